@@ -1,0 +1,130 @@
+"""From bytes or a file to uint8 pixels: the only decode, limit and resize code, used by training and by serving alike.
+
+Knows nothing of models, data sets or HTTP. The whole picture is always kept: no crop.
+"""
+
+import io
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from pupila.errors import ImageError
+
+Pixels = NDArray[np.uint8]
+"""uint8 [H, W, 3], RGB."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF")
+"""What is decoded, recognised by content and not by name. A short list keeps rarely used decoders out of reach."""
+
+BACKGROUND = (255, 255, 255)
+"""What shows through transparent pixels."""
+
+# Our own limit is checked on the header and names the fix; Pillow's louder one stays as a second line of defence.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """What one picture may cost: checked on the number of bytes, then on the header, before any pixel is decoded."""
+
+    max_bytes: int = 20 * 2**20
+    max_pixels: int = 50_000_000
+
+
+DEFAULT_LIMITS = ImageLimits()
+
+
+def decode(source: bytes | Path, size: int, limits: ImageLimits = DEFAULT_LIMITS) -> Pixels:
+    """Return the picture as uint8 [size, size, 3], upright, on a white background, the whole of it squashed to a square.
+
+    Raises ImageError for anything that is not a whole picture within the limits; OSError if a path cannot be read.
+    """
+    data = source.read_bytes() if isinstance(source, Path) else source
+    image = _open(data, limits)
+    image.draft("RGB", (2 * size, 2 * size))  # JPEG only: decodes at 1/2, 1/4 or 1/8, never below twice the size
+    return np.asarray(_resize(_to_rgb(_upright(_load(image))), size))
+
+
+def stack(pictures: Sequence[Pixels]) -> NDArray[np.uint8]:
+    """Join N pictures of one size into uint8 [N, H, W, 3]."""
+    return np.stack(pictures) if len(pictures) > 1 else pictures[0][np.newaxis]
+
+
+def encode_png(pixels: Pixels) -> bytes:
+    """Return the pixels as a PNG file, which decodes to exactly the same pixels."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _open(data: bytes, limits: ImageLimits) -> Image.Image:
+    """Read the header only, and check the limits against it."""
+    if not data:
+        raise ImageError("image_empty", "The picture is empty (0 bytes). Send the file's content.")
+    if len(data) > limits.max_bytes:
+        raise ImageError(
+            "image_too_many_bytes",
+            f"The picture has {len(data):,} bytes, over the limit of {limits.max_bytes:,}. Make it smaller.",
+        )
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_many_pixels("The picture's size", limits) from error
+    except Exception as error:  # Pillow's parsers raise nearly any type on hostile headers
+        raise ImageError("image_unrecognised", f"Not a picture that can be read. Send one of {', '.join(FORMATS)}.") from error
+    if image.width * image.height > limits.max_pixels:
+        raise _too_many_pixels(f"{image.width} x {image.height}", limits)
+    return image
+
+
+def _too_many_pixels(what: str, limits: ImageLimits) -> ImageError:
+    megapixels = limits.max_pixels / 1e6
+    return ImageError("image_too_many_pixels", f"{what} is over the limit of {megapixels:g} megapixels. Scale it down.")
+
+
+def _load(image: Image.Image) -> Image.Image:
+    try:
+        image.load()
+    except Exception as error:
+        raise ImageError("image_truncated", "The picture is cut off or damaged. Send the whole file.") from error
+    return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Turn any mode into RGB: 16 bit to 8, CMYK to RGB, transparency onto the background."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _eight_bit(image)
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        canvas = Image.new("RGBA", layer.size, (*BACKGROUND, 255))
+        image = Image.alpha_composite(canvas, layer)
+    return image.convert("RGB")
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Scale gray values of 16 bit (65,535 is white), or floats in 0 to 1, to 8 bit."""
+    values = np.asarray(image, dtype=np.float64)
+    scale = 255.0 if image.mode == "F" and values.max(initial=0.0) <= 1.0 else 255.0 / 65535.0
+    return Image.fromarray(np.clip(np.nan_to_num(values) * scale + 0.5, 0, 255).astype(np.uint8))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF rotation; a damaged EXIF block counts as none."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        return image
+
+
+def _resize(image: Image.Image, size: int) -> Image.Image:
+    """Antialiased bilinear resize of the whole picture; a picture of the right size passes untouched."""
+    if image.size == (size, size):
+        return image
+    return image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)

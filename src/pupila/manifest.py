@@ -1,0 +1,75 @@
+"""What a model file says of itself, as JSON in one ONNX metadata property. Knows nothing of how it is stored or used."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pupila.errors import ModelError
+
+FORMAT_VERSION = 1
+METADATA_KEY = "pupila.manifest"
+MAX_JSON_BYTES = 4 * 2**20
+
+
+@dataclass(frozen=True)
+class GoldenPicture:
+    """One input and the logits it must give: re-computed at every load, so that a damaged file refuses to serve."""
+
+    png: str
+    """Base64 of a PNG of input_size x input_size pixels."""
+    logits: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything about a model but its weights. Metrics are fractions in 0 to 1 unless their name says otherwise."""
+
+    name: str
+    classes: tuple[str, ...]
+    input_size: int
+    """Pixels a side of the `images` input: uint8 [N, input_size, input_size, 3]."""
+    network_size: int
+    """Pixels a side that the network works at; the enlargement is inside the graph."""
+    precision: str
+    """Of the weights and activations in the file: float32, float16 or int8."""
+    weights: str
+    """What training started from: none, bundled, imagenet, or a file's name and hash."""
+    recipe: Mapping[str, Any]
+    data: Mapping[str, Any]
+    """Source, fingerprint and number of pictures of each split."""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    temperature: float = 1.0
+    """Logits are divided by it before the softmax (Guo et al., "On Calibration of Modern Neural Networks", 2017)."""
+    unknown_threshold: float | None = None
+    """A picture whose unknown score is above it is none of the classes; None where no threshold was fitted."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    golden: tuple[GoldenPicture, ...] = ()
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> str:
+        """Return the manifest as one line of JSON, keys sorted, so that equal manifests are equal bytes."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Manifest":
+        """Read a manifest; raises ModelError if it is too long, not JSON, of another version, or lacks a field."""
+        if len(text) > MAX_JSON_BYTES:
+            raise ModelError(f"The model's manifest has {len(text):,} bytes, over the limit of {MAX_JSON_BYTES:,}.")
+        try:
+            fields = json.loads(text)
+            version = fields["format_version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelError("The model's manifest is not one that Pupila wrote. Export the model again.") from error
+        if version != FORMAT_VERSION:
+            raise ModelError(f"The model has format version {version}; this Pupila reads {FORMAT_VERSION}. Upgrade Pupila.")
+        try:
+            golden = tuple(GoldenPicture(g["png"], tuple(g["logits"])) for g in fields.pop("golden"))
+            return cls(**{**fields, "classes": tuple(fields["classes"]), "golden": golden})
+        except (KeyError, TypeError) as error:
+            raise ModelError(f"The model's manifest is incomplete ({error}). Export the model again.") from error
+
+    def without_golden(self) -> dict[str, Any]:
+        """Return what a person wants to read: all but the golden pictures, whose number stands in their place."""
+        return {**dataclasses.asdict(self), "golden": len(self.golden)}

@@ -1,0 +1,158 @@
+"""A model file made callable: ONNX Runtime session + manifest -> predictions. Shared by CLI, server and evaluation.
+
+Knows nothing of HTTP or training. A Predictor may be called from several threads at once.
+"""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from pupila import images
+from pupila.errors import ModelError
+from pupila.manifest import METADATA_KEY, Manifest
+
+GOLDEN_TOLERANCE = 0.05
+"""Largest difference of a golden probability between machines: int8 kernels of different CPUs round differently."""
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One class and the calibrated probability that it is the right one."""
+
+    category: str
+    category_index: int
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one picture: its choices from the most probable on, as many as were asked for."""
+
+    top: tuple[Choice, ...]
+    unknown: bool
+    """True if the picture looks like none of the classes; False too where the model has no threshold for it."""
+
+    @property
+    def best(self) -> Choice:
+        """The most probable class."""
+        return self.top[0]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Raw outputs of the graph for N pictures: logits [N, K], features [N, 512], cam [N, K, h, w], all float32."""
+
+    logits: Floats
+    features: Floats
+    cam: Floats
+
+
+class Predictor:
+    """A model file, verified and ready."""
+
+    def __init__(self, session: ort.InferenceSession, manifest: Manifest, version: str) -> None:
+        self._session = session
+        self._options = ort.RunOptions()
+        self._options.only_execute_path_to_fetches = True  # class activation maps cost nothing unless asked for
+        self.manifest = manifest
+        self.version = version
+        """First 12 hex digits of the file's SHA-256: names this exact file in answers, logs and metrics."""
+
+    @classmethod
+    def load(cls, path: Path, threads: int = 1) -> "Predictor":
+        """Read and verify a model file: its manifest, then its golden set. `threads` is for one call's computation.
+
+        Raises ModelError if the file is missing, truncated, foreign, or answers its golden set differently.
+        """
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ModelError(f"{path}: cannot be read ({error.strerror}). Give the path of a .onnx model file.") from error
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        try:
+            session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime raises a dozen types of its own
+            raise ModelError(f"{path}: is damaged or not an ONNX file. Export or copy the model again.") from error
+        manifest_json = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        if manifest_json is None:
+            raise ModelError(f"{path}: is an ONNX file without Pupila's manifest. Export it with: pupila train")
+        try:
+            predictor = cls(session, Manifest.from_json(manifest_json), hashlib.sha256(data).hexdigest()[:12])
+            predictor.check_golden()
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from error
+        return predictor
+
+    def check_golden(self) -> float:
+        """Answer the golden set and return the largest difference of a probability; above the tolerance: ModelError."""
+        golden = self.manifest.golden
+        if not golden:
+            raise ModelError("The model has no golden set, so it cannot be verified. Export it again.")
+        size = self.manifest.input_size
+        pictures = images.stack([images.decode(base64.b64decode(g.png), size) for g in golden])
+        expected = self.probabilities(np.asarray([g.logits for g in golden], dtype=np.float32))
+        difference = float(np.abs(self.probabilities(self.logits(pictures)) - expected).max())
+        if not difference <= GOLDEN_TOLERANCE:
+            raise ModelError(
+                f"The model answers its golden set differently (by {difference:.3f}): the file is damaged. "
+                "Copy or export it again."
+            )
+        return difference
+
+    def logits(self, pictures: NDArray[np.uint8]) -> Floats:
+        """Return float32 [N, K] for uint8 [N, H, W, 3], H = W = manifest.input_size."""
+        return self._run(["logits"], pictures)[0]
+
+    def outputs(self, pictures: NDArray[np.uint8]) -> Outputs:
+        """Return logits, features and class activation maps for uint8 [N, H, W, 3]."""
+        return Outputs(*self._run(["logits", "features", "cam"], pictures))
+
+    def probabilities(self, logits: Floats) -> Floats:
+        """Return calibrated probabilities [N, K]: the softmax of logits / temperature."""
+        scaled = logits / self.manifest.temperature
+        exponents = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        return np.asarray(exponents / exponents.sum(axis=1, keepdims=True), dtype=np.float32)
+
+    def unknown_scores(self, logits: Floats) -> Floats:
+        """Return [N], higher for pictures less like the training data: the energy -T log sum exp(logits / T).
+
+        Liu et al., "Energy-based Out-of-distribution Detection", 2020.
+        """
+        temperature = self.manifest.temperature
+        peak = logits.max(axis=1)
+        spread = np.exp((logits - peak[:, np.newaxis]) / temperature).sum(axis=1)
+        return np.asarray(-peak - temperature * np.log(spread), dtype=np.float32)
+
+    def predict(self, pictures: NDArray[np.uint8], top: int = 1) -> list[Prediction]:
+        """Return one Prediction a picture, in order, each with min(top, K) choices."""
+        return self.interpret(self.logits(pictures), top)
+
+    def interpret(self, logits: Floats, top: int = 1) -> list[Prediction]:
+        """Turn logits [N, K] into N predictions."""
+        threshold = self.manifest.unknown_threshold
+        limit = np.inf if threshold is None else threshold
+        unknown = self.unknown_scores(logits) > limit
+        probabilities = self.probabilities(logits)
+        return [Prediction(self._choices(row, top), bool(u)) for row, u in zip(probabilities, unknown, strict=True)]
+
+    def _choices(self, probabilities: Floats, top: int) -> tuple[Choice, ...]:
+        order = np.argsort(-probabilities, kind="stable")[: max(top, 1)]
+        return tuple(Choice(self.manifest.classes[i], int(i), float(probabilities[i])) for i in order)
+
+    def _run(self, names: Sequence[str], pictures: NDArray[np.uint8]) -> list[Floats]:
+        size = self.manifest.input_size
+        if pictures.dtype != np.uint8 or pictures.shape[1:] != (size, size, 3):
+            raise ValueError(f"Expected uint8 [N, {size}, {size}, 3], got {pictures.dtype} {list(pictures.shape)}.")
+        outputs: list[Floats] = self._session.run(names, {"images": pictures}, self._options)
+        return outputs

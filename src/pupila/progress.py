@@ -1,0 +1,28 @@
+"""A progress bar with an ETA on a terminal, silence elsewhere. Everything long uses this one."""
+
+import sys
+from types import TracebackType
+
+import click
+
+
+class Progress:
+    """Counts work done against a total: `with Progress("decoding", 60_000) as bar: bar.advance(100)`."""
+
+    def __init__(self, label: str, total: int) -> None:
+        self._bar = click.progressbar(
+            length=total, label=label, file=sys.stderr, show_pos=True, hidden=not sys.stderr.isatty()
+        )
+
+    def __enter__(self) -> "Progress":
+        self._bar.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.__exit__(kind, value, trace)
+
+    def advance(self, steps: int = 1) -> None:
+        """Say that so many more of the total are done."""
+        self._bar.update(steps)
