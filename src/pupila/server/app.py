@@ -1,0 +1,64 @@
+"""The app factory: a predictor and settings in, a WSGI application out. Importing it reads and sets nothing."""
+
+import logging
+import math
+
+from flask import Flask, Response
+from werkzeug.exceptions import HTTPException
+
+from pupila.predictor import Predictor
+from pupila.server.classifier import Classifier
+from pupila.server.problems import RequestError
+from pupila.server.scheduler import DeadlineError, QueueFullError
+from pupila.server.settings import Settings
+from pupila.server.views import EXTENSION, core, json_response
+
+log = logging.getLogger("pupila.server")
+
+
+def create_app(predictor: Predictor, settings: Settings | None = None) -> Flask:
+    """Return the application; it may be called by several threads at once, under any WSGI server."""
+    settings = settings or Settings()
+    app = Flask("pupila.server", static_folder=None, template_folder=None)
+    app.extensions[EXTENSION] = Classifier(predictor, settings), settings
+    app.register_blueprint(core)
+    app.register_error_handler(RequestError, show_problem)
+    app.register_error_handler(QueueFullError, show_queue_full)
+    app.register_error_handler(DeadlineError, show_deadline)
+    app.register_error_handler(HTTPException, show_http_error)
+    app.register_error_handler(Exception, show_own_fault)
+    return app
+
+
+def show_problem(problem: RequestError) -> Response:
+    """Answer with the problem's status and the error body that all errors share."""
+    response = json_response(problem.to_json(), problem.status)
+    if problem.retry_after is not None:
+        response.headers["Retry-After"] = str(max(1, math.ceil(problem.retry_after)))
+    return response
+
+
+def show_queue_full(error: QueueFullError) -> Response:
+    """Overload: say at once when to come back."""
+    message = "The server has more to do than it can answer in time. Try again later."
+    return show_problem(RequestError(503, "overloaded", message, retry_after=error.retry_after))
+
+
+def show_deadline(_: DeadlineError) -> Response:
+    """The request's time is over."""
+    return show_problem(RequestError(504, "deadline_exceeded", "The answer was not ready by the request's deadline."))
+
+
+def show_http_error(error: HTTPException) -> Response:
+    """Errors of the HTTP layer (no such path, method not allowed) in the same shape as all others."""
+    code = error.name.lower().replace(" ", "_")
+    response = show_problem(RequestError(error.code or 500, code, error.description or error.name))
+    if "Allow" in (kept := dict(error.get_headers())):
+        response.headers["Allow"] = kept["Allow"]
+    return response
+
+
+def show_own_fault(error: Exception) -> Response:
+    """A fault of the server's own: logged with its trace, of which the client sees nothing."""
+    log.error("unexpected fault", exc_info=error)
+    return show_problem(RequestError(500, "internal_error", "The server failed on this request. It has been logged."))

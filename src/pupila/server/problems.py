@@ -1,0 +1,65 @@
+"""What can be wrong with a request, and how an answer says so. Knows HTTP status codes, but not Flask."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pupila.errors import ImageError
+
+STATUS_OF_IMAGE_ERROR = {
+    "image_empty": 400,
+    "image_unrecognised": 415,
+    "image_truncated": 422,
+    "image_too_many_bytes": 413,
+    "image_too_many_pixels": 413,
+}
+
+
+@dataclass(frozen=True)
+class BadPart:
+    """One picture of a request that cannot be used."""
+
+    index: int
+    """Its place among the request's pictures, from 0."""
+    filename: str
+    code: str
+    message: str
+    status: int = 400
+
+    @classmethod
+    def of(cls, index: int, filename: str, error: ImageError) -> "BadPart":
+        """Say where the picture is that the error is about."""
+        return cls(index, filename, error.code, str(error), STATUS_OF_IMAGE_ERROR[error.code])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the client reads."""
+        return {"index": self.index, "filename": self.filename, "code": self.code, "message": self.message}
+
+
+class RequestError(Exception):
+    """Ends a request with a status and an error body."""
+
+    def __init__(
+        self, status: int, code: str, message: str, parts: Sequence[BadPart] = (), retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.parts = tuple(parts)
+        self.retry_after = retry_after
+        """Seconds after which it pays to try again; None where it does not."""
+
+    @classmethod
+    def of_parts(cls, bad: Sequence[BadPart], total: int) -> "RequestError":
+        """Sum up the bad pictures of a request: their own code and status where they agree, else 400."""
+        first = bad[0]
+        same = all(part.code == first.code for part in bad)
+        named = ", ".join(f"part {part.index}{f' ({part.filename})' if part.filename else ''}" for part in bad[:5])
+        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+        message = f"{len(bad)} of {total} pictures cannot be used: {named}{more}. {first.message}"
+        return cls(first.status if same else 400, first.code if same else "images_rejected", message, bad)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the body that every error has."""
+        parts = [part.to_json() for part in self.parts]
+        return {"error": {"code": self.code, "message": str(self), "parts": parts}}

@@ -1,0 +1,106 @@
+"""From a model file to a running server: binds, forks workers, loads the model in each of them. Knows gunicorn."""
+
+import errno
+import math
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from flask import Flask
+from gunicorn.app.base import BaseApplication
+
+from pupila.errors import ModelError, SettingsError
+from pupila.predictor import Predictor
+from pupila.server.app import create_app
+from pupila.server.plan import make_plan
+from pupila.server.settings import Settings
+
+LOAD_FAILED = 4
+"""Exit status by which a worker tells gunicorn that the application cannot be loaded, so that it does not try again."""
+
+
+def serve(model: Path, settings: Settings) -> None:
+    """Serve a model file until SIGTERM or SIGINT; raises SettingsError or ModelError if it cannot be."""
+    listener = bind(settings)
+    reader, writer = os.pipe()
+    try:
+        Server(model, settings, listener, writer).run()
+    except SystemExit as stop:
+        os.set_blocking(reader, False)
+        if stop.code == LOAD_FAILED:
+            raise ModelError(os.read(reader, 65536).decode()) from None
+        if stop.code:
+            raise
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def bind(settings: Settings) -> socket.socket:
+    """Return a listening socket; raises SettingsError with the fix if the address cannot be had."""
+    host, port = settings.host, settings.port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            fix = f"Stop the program that uses it, or choose another port: --port {port + 1}"
+            raise SettingsError(f"Port {port} is in use. {fix}") from error
+        raise SettingsError(f"Cannot listen on {host} port {port} ({error.strerror}). Choose another.") from error
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """Return the address to ask, with the port that was chosen if 0 was given."""
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn with our settings; it forks the workers and replaces those that die."""
+
+    def __init__(self, model: Path, settings: Settings, listener: socket.socket, failures: int) -> None:
+        self.model = model
+        self.settings = settings
+        self.url = url_of(listener)
+        self.listener = listener.detach()  # gunicorn owns and closes it from here on
+        self.failures = failures
+        self.plan = make_plan(settings.workers)
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Tell gunicorn what we chose."""
+        chosen: dict[str, Any] = {
+            "bind": f"fd://{self.listener}",
+            "workers": self.plan.workers,
+            "worker_class": "gthread",
+            "threads": 16,
+            "timeout": 30,
+            "graceful_timeout": math.ceil(self.settings.drain),
+            "control_socket_disable": True,
+            "errorlog": "-",
+            "loglevel": "warning",
+            "post_worker_init": self.announce,
+        }
+        for name, value in chosen.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Flask:
+        """Load the model in a worker, after the fork: ONNX Runtime's threads do not survive one."""
+        try:
+            return create_app(Predictor.load(self.model), self.settings)
+        except ModelError as error:
+            os.write(self.failures, str(error).encode())
+            sys.exit(LOAD_FAILED)
+
+    def announce(self, worker: Any) -> None:
+        """Say, once the first worker is ready, where it listens and what to try."""
+        if worker.age == 1:
+            print(f"Listening on {self.url} with {self.plan}. Stop with Ctrl-C.", flush=True)
+            print(f"Try: curl -F file=@photo.jpg {self.url}/predict", flush=True)

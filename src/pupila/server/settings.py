@@ -1,0 +1,49 @@
+"""Every choice a person can make about the server, checked once. Reads no environment and no file."""
+
+from dataclasses import dataclass, fields
+
+from pupila.errors import SettingsError
+from pupila.images import ImageLimits
+
+MEBIBYTE = 2**20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to serve. Raises SettingsError for a value out of range."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; the default can be reached from this machine only."""
+    port: int = 3000
+    workers: int = 0
+    """Worker processes; 0 means one per CPU that this process may use."""
+    deadline: float = 10.0
+    """Seconds from a request's first byte to its answer: upload, decoding, waiting and computation together."""
+    idle: float = 60.0
+    """Seconds that a connection may stay open without a request."""
+    drain: float = 30.0
+    """Seconds that accepted requests have to finish after SIGTERM."""
+    connections: int = 1024
+    """Open connections a worker; further ones wait in the kernel's queue."""
+    max_waiting: int = 256
+    """Pictures that may wait for their computation in one worker; further requests are told when to come back."""
+    max_parts: int = 128
+    """Pictures in one request."""
+    max_part_bytes: int = 20 * MEBIBYTE
+    max_body_bytes: int = 64 * MEBIBYTE
+    max_pixels: int = 50_000_000
+    """Width times height of one picture, checked on its header."""
+
+    def __post_init__(self) -> None:
+        low = {"port": 0, "workers": 0}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, int | float) and value < low.get(field.name, 0.001):
+                raise SettingsError(f"{field.name} = {value} is too low. Give a value above zero.")
+        if self.port > 65535:
+            raise SettingsError(f"port = {self.port} is not a port. Give one from 1 to 65535.")
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        """What one picture may cost."""
+        return ImageLimits(max_bytes=self.max_part_bytes, max_pixels=self.max_pixels)
