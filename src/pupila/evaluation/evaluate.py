@@ -1,0 +1,111 @@
+"""Runs a model file over a data set on all cores. Knows Predictor and Dataset; what the logits mean is metrics.py."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pupila.data import Dataset
+from pupila.errors import DataError
+from pupila.evaluation.logits import Int64
+from pupila.evaluation.metrics import Scores, score
+from pupila.evaluation.unknown import Answers
+from pupila.predictor import Floats, Predictor
+from pupila.progress import Progress
+
+T = TypeVar("T")
+Pictures = NDArray[np.uint8]
+
+REFERENCE_SIZE = 64
+"""Up to this network size a whole batch goes in one call; a larger network gets fewer pictures, for equal memory."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A model's answers on a labelled data set, and their scores."""
+
+    logits: Floats
+    labels: Int64
+    """Indices into the model's classes, which may be in another order than the data set's."""
+    scores: Scores
+
+
+def evaluate(predictor: Predictor, dataset: Dataset, batch: int = 256) -> Evaluation:
+    """Score a model on every picture of a data set. Load the predictor with one thread: the cores share the batches.
+
+    Raises DataError if the data set has no pictures, other classes than the model, or pictures of another size.
+    """
+    labels = bind(dataset, predictor.manifest.classes)
+    check_size(predictor, dataset.images)
+    logits = predict_logits(predictor, dataset.images, batch)
+    manifest = predictor.manifest
+    return Evaluation(logits, labels, score(logits, labels, manifest.classes, manifest.temperature))
+
+
+def bind(dataset: Dataset, classes: Sequence[str]) -> Int64:
+    """Return the data set's labels as indices into `classes`, matched by name; DataError if the names differ."""
+    missing = sorted(set(classes) - set(dataset.classes))
+    foreign = sorted(set(dataset.classes) - set(classes))
+    if missing or foreign:
+        differences = [f"{what}: {_listing(names)}" for what, names in _named(missing, foreign)]
+        raise DataError(
+            f"The data set's classes are not the model's ({'; '.join(differences)}). "
+            "Give the model's own data, or rename the class folders."
+        )
+    table = np.asarray([classes.index(name) for name in dataset.classes], dtype=np.int64)
+    return np.asarray(table[dataset.labels])
+
+
+def check_size(predictor: Predictor, pictures: Pictures) -> None:
+    """Raise DataError if the pictures are not of the model's input size, or if there are none."""
+    size = predictor.manifest.input_size
+    if not len(pictures):
+        raise DataError("There are no pictures to evaluate. Give a split with at least one.")
+    if pictures.shape[1:] != (size, size, 3):
+        height, width = pictures.shape[1:3]
+        raise DataError(f"The pictures are {width} x {height}, the model takes {size} x {size}. Load them at {size}.")
+
+
+def predict_logits(predictor: Predictor, pictures: Pictures, batch: int = 256) -> Floats:
+    """Return float32 [N, K] for uint8 [N, H, W, 3], in order."""
+    return np.concatenate(list(_run(predictor, predictor.logits, pictures, batch)))
+
+
+def answers(predictor: Predictor, pictures: Pictures, batch: int = 256) -> Answers:
+    """Return logits and features of uint8 [N, H, W, 3], in order: what the unknown scores are computed from."""
+
+    def call(part: Pictures) -> tuple[Floats, Floats]:
+        outputs = predictor.outputs(part)
+        return outputs.logits, outputs.features
+
+    logits, features = zip(*_run(predictor, call, pictures, batch), strict=True)
+    return Answers(np.concatenate(logits), np.concatenate(features))
+
+
+def _run(predictor: Predictor, call: Callable[[Pictures], T], pictures: Pictures, batch: int) -> Iterator[T]:
+    """Yield what `call` says of each batch, in order, computed by one thread a core."""
+    step = max(1, min(batch, batch * REFERENCE_SIZE**2 // predictor.manifest.network_size**2))
+    parts = [pictures[start : start + step] for start in range(0, len(pictures), step)]
+    with ThreadPoolExecutor(_cores()) as pool, Progress("evaluating", len(pictures)) as bar:
+        for part, result in zip(parts, pool.map(call, parts), strict=True):
+            bar.advance(len(part))
+            yield result
+
+
+def _cores() -> int:
+    """Return the number of cores that this process may use, which a container can set below the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _named(missing: list[str], foreign: list[str]) -> list[tuple[str, list[str]]]:
+    pairs = [("only the model has", missing), ("only the data set has", foreign)]
+    return [(what, names) for what, names in pairs if names]
+
+
+def _listing(names: list[str], most: int = 5) -> str:
+    shown = ", ".join(repr(name) for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

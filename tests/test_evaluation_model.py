@@ -1,0 +1,231 @@
+"""A real, tiny model file evaluated: binding by name, all batches in order, gallery and report."""
+
+import base64
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from pupila import images
+from pupila.data import Dataset
+from pupila.errors import DataError
+from pupila.evaluation import gallery, unknown
+from pupila.evaluation.evaluate import answers, evaluate
+from pupila.evaluation.report import write_report
+from pupila.manifest import METADATA_KEY, GoldenPicture, Manifest
+from pupila.predictor import Predictor
+
+CLASSES = ("red <script>alert(1)</script>", "green & $co$", "blue")
+HEAD = 30.0 * np.eye(3, dtype=np.float32) - 10.0
+
+
+def graph():
+    """Mean colour of each 8 x 8 tile -> activation maps -> logits: a linear classifier of colours."""
+    maps = (TensorProto.FLOAT, ["n", 3, 4, 4])
+    nodes = [
+        helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["floats", "scale"], ["scaled"]),
+        helper.make_node("Transpose", ["scaled"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("AveragePool", ["planes"], ["tiles"], kernel_shape=[8, 8], strides=[8, 8]),
+        helper.make_node("Conv", ["tiles", "head"], ["cam"]),
+        helper.make_node("ReduceMean", ["tiles"], ["features"], axes=[2, 3], keepdims=0),
+        helper.make_node("ReduceMean", ["cam"], ["logits"], axes=[2, 3], keepdims=0),
+    ]
+    outputs = {"logits": (TensorProto.FLOAT, ["n", 3]), "features": (TensorProto.FLOAT, ["n", 3]), "cam": maps}
+    return helper.make_graph(
+        nodes,
+        "colours",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", 32, 32, 3])],
+        [helper.make_tensor_value_info(name, *kind) for name, kind in outputs.items()],
+        [
+            numpy_helper.from_array(np.float32(1 / 255), "scale"),
+            numpy_helper.from_array(HEAD.reshape(3, 3, 1, 1), "head"),
+        ],
+    )
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory):
+    model = helper.make_model(graph(), opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    golden = GoldenPicture(
+        base64.b64encode(images.encode_png(np.zeros((32, 32, 3), dtype=np.uint8))).decode(), (0.0, 0.0, 0.0)
+    )
+    manifest = Manifest(
+        "colours <1>", CLASSES, 32, 64, "float32", "none", {}, {}, golden=(golden,), temperature=1.5,
+        unknown_threshold=-2.0,
+    )  # fmt: skip
+    helper.set_model_props(model, {METADATA_KEY: manifest.to_json()})
+    path = tmp_path_factory.mktemp("model") / "colours.onnx"
+    onnx.save(model, path)
+    return Predictor.load(path)
+
+
+def colours(n=150, classes=CLASSES, seed=0):
+    """Noise with one channel a little stronger: about three in four are told right."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 3, n)
+    levels = 90 + 40 * np.eye(3)[labels] + random.normal(0, 25, (n, 3))
+    pictures = levels[:, None, None] + random.normal(0, 20, (n, 32, 32, 3))
+    return Dataset(np.clip(pictures, 0, 255).astype(np.uint8), labels, tuple(classes))
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return colours()
+
+
+def test_evaluation_gives_the_logits_of_every_picture_in_order(predictor, dataset):
+    evaluation = evaluate(predictor, dataset, batch=7)
+    np.testing.assert_allclose(evaluation.logits, predictor.logits(dataset.images), rtol=1e-5, atol=1e-5)
+
+
+def test_evaluation_scores_at_the_temperature_of_the_model(predictor, dataset):
+    scores = evaluate(predictor, dataset).scores
+    assert (scores.temperature, scores.n) == (1.5, 150)
+    assert 0.6 < scores.accuracy < 0.9
+
+
+def test_classes_in_another_order_are_bound_by_name(predictor, dataset):
+    shuffled = Dataset(dataset.images, (dataset.labels + 1) % 3, (CLASSES[2], CLASSES[0], CLASSES[1]))
+    again, first = evaluate(predictor, shuffled), evaluate(predictor, dataset)
+    np.testing.assert_array_equal(again.labels, dataset.labels)
+    assert again.scores.to_json() == first.scores.to_json()
+
+
+def test_other_classes_are_an_error_that_names_the_difference(predictor, dataset):
+    other = replace(dataset, classes=(CLASSES[0], CLASSES[1], "purple"))
+    with pytest.raises(DataError, match=r"only the model has: 'blue'; only the data set has: 'purple'"):
+        evaluate(predictor, other)
+
+
+def test_a_missing_class_is_an_error_too(predictor, dataset):
+    two = dataset.take(np.flatnonzero(dataset.labels < 2))
+    with pytest.raises(DataError, match=r"only the model has: 'blue'\)"):
+        evaluate(predictor, replace(two, classes=CLASSES[:2]))
+
+
+def test_pictures_of_another_size_are_an_error_that_names_both(predictor, dataset):
+    with pytest.raises(DataError, match="16 x 16, the model takes 32 x 32"):
+        evaluate(predictor, replace(dataset, images=dataset.images[:, ::2, ::2]))
+
+
+def test_answers_hold_logits_and_features(predictor, dataset):
+    both = answers(predictor, dataset.images, batch=64)
+    np.testing.assert_allclose(both.logits, 3 * both.features @ HEAD / 3, rtol=1e-4, atol=1e-4)
+
+
+def test_energy_agrees_with_the_score_that_is_served(predictor, dataset):
+    logits = predictor.logits(dataset.images)
+    np.testing.assert_allclose(unknown.energy(logits, 1.5), predictor.unknown_scores(logits), rtol=1e-5)
+
+
+def test_confident_mistakes_are_wrong_and_sorted(predictor, dataset):
+    probabilities = predictor.probabilities(predictor.logits(dataset.images))
+    indices = gallery.confident_mistakes(probabilities, dataset.labels, 10)
+    assert len(indices) == 10
+    assert (probabilities[indices].argmax(axis=1) != dataset.labels[indices]).all()
+    assert (np.diff(probabilities[indices].max(axis=1)) <= 0).all()
+
+
+def test_confused_pairs_count_both_directions_and_skip_those_never_confused():
+    confusion = np.array([[9, 1, 0], [2, 9, 0], [4, 0, 9]])
+    pairs = gallery.confused_pairs(confusion, 5)
+    assert [(p.first, p.second, p.first_as_second, p.second_as_first) for p in pairs] == [(0, 2, 0, 4), (0, 1, 1, 2)]
+
+
+def test_mistakes_of_a_pair_are_of_that_pair(predictor, dataset):
+    evaluation = evaluate(predictor, dataset)
+    pair = gallery.confused_pairs(evaluation.scores.confusion, 1)[0]
+    probabilities = predictor.probabilities(evaluation.logits)
+    indices = gallery.mistakes_of(pair, probabilities, dataset.labels, 1000)
+    assert len(indices) == pair.first_as_second + pair.second_as_first
+    assert set(dataset.labels[indices]) <= {pair.first, pair.second}
+
+
+def test_exhibit_is_hot_where_the_answered_colour_is(predictor):
+    picture = np.zeros((32, 32, 3), dtype=np.uint8)
+    picture[:16, :16, 0] = 255
+    shown = gallery.exhibits(predictor, picture[None], np.array([2]), [0])[0]
+    change = np.abs(shown.overlay.astype(int) - shown.picture).sum(axis=2)
+    assert (shown.answer, shown.truth, shown.picture.shape) == (CLASSES[0], "blue", (96, 96, 3))
+    assert change[:32, :32].min() > 100
+    assert change[64:, 64:].max() == 0
+
+
+def test_large_picture_is_shown_smaller():
+    assert gallery.enlarge(np.full((224, 224, 3), 7, dtype=np.uint8)).shape == (96, 96, 3)
+
+
+def test_activation_map_without_a_positive_place_leaves_the_picture_as_it_is():
+    picture = np.random.default_rng(0).integers(0, 256, (96, 96, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(gallery.overlaid(picture, np.full((2, 2), -1.0)), picture)
+
+
+ROWS = [{"epoch": e, "train_loss": 1 / e, "train_accuracy": 0.5, "validation_accuracy": 0.4} for e in (1, 2, 3)]
+
+
+@pytest.fixture(scope="module")
+def report(predictor, dataset, tmp_path_factory):
+    return write_report(tmp_path_factory.mktemp("run"), predictor, dataset, ROWS)
+
+
+class Elements(HTMLParser):
+    """Lists what a page is made of."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.seen, self.open = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+        if tag not in {"meta", "img", "br"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_report_lies_with_its_plots_in_the_folder(report):
+    assert sorted(path.name for path in report.parent.iterdir()) == [
+        "confusion.png", "curves.png", "reliability.png", "report.html",
+    ]  # fmt: skip
+
+
+def test_report_asks_for_nothing_from_outside(report):
+    elements = Elements(report.read_text("utf-8"))
+    sources = [attrs["src"] for tag, attrs in elements.seen if tag == "img"]
+    assert len(sources) > 20
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert not {"script", "link", "iframe", "a"} & {tag for tag, _ in elements.seen}
+    assert not elements.open
+
+
+def test_report_escapes_class_names_and_the_name_of_the_model(report):
+    text = report.read_text("utf-8")
+    assert "<script>" not in text
+    assert "red &lt;script&gt;" in text
+    assert "<title>colours &lt;1&gt;: report</title>" in text
+
+
+def test_report_shows_the_accuracy_and_its_interval(report, predictor, dataset):
+    scores = evaluate(predictor, dataset).scores
+    assert f"<b>{scores.accuracy:.2%}</b>accuracy<br><small>{scores.interval[0]:.2%} to" in report.read_text("utf-8")
+
+
+def test_report_without_rows_has_no_curves(predictor, dataset, tmp_path):
+    path = write_report(tmp_path / "new" / "folder", predictor, dataset, [])
+    assert "Training" not in path.read_text("utf-8")
+    assert not (path.parent / "curves.png").exists()
+
+
+def test_report_of_a_model_without_mistakes_says_so(predictor, tmp_path):
+    pure = Dataset(np.uint8(255) * np.eye(3, dtype=np.uint8)[:, None, None].repeat(32, 1).repeat(32, 2),
+                   np.arange(3), CLASSES)  # fmt: skip
+    text = write_report(tmp_path, predictor, pure, ROWS).read_text("utf-8")
+    assert "There is no mistake." in text
+    assert re.search("<b>100.00%</b>accuracy", text)

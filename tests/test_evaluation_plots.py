@@ -1,0 +1,64 @@
+"""Plots are PNG files; that they look good was seen by eye."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pupila.evaluation.calibration import reliability
+from pupila.evaluation.plots import plot_confusion, plot_curves, plot_reliability
+
+
+def curve_rows(epochs):
+    return [
+        {"epoch": e, "train_loss": 2 / e, "train_accuracy": 1 - 1 / (e + 1), "validation_accuracy": 1 - 1.2 / (e + 1)}
+        for e in range(1, epochs + 1)
+    ]
+
+
+def size_of(path):
+    with Image.open(path) as image:
+        image.load()
+        assert image.format == "PNG"
+        return image.size
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 12])
+def test_curves_are_drawn_for_any_number_of_epochs(tmp_path, epochs):
+    plot_curves(curve_rows(epochs), tmp_path / "curves.png")
+    assert size_of(tmp_path / "curves.png") == (720, 504)
+
+
+def test_curves_with_a_loss_that_is_not_finite_are_drawn(tmp_path):
+    plot_curves([*curve_rows(2), {**curve_rows(3)[2], "train_loss": float("nan")}], tmp_path / "curves.png")
+    assert size_of(tmp_path / "curves.png")
+
+
+def test_reliability_is_drawn_before_and_after(tmp_path):
+    logits, labels = np.random.default_rng(0).normal(size=(50, 4)), np.arange(50) % 4
+    plot_reliability(reliability(logits, labels), reliability(logits, labels, 2.0), 2.0, tmp_path / "r.png")
+    assert size_of(tmp_path / "r.png")
+
+
+@pytest.mark.parametrize("count", [2, 10, 200])
+def test_confusion_matrix_gives_each_class_room(tmp_path, count):
+    plot_confusion(np.eye(count, dtype=np.int64), [f"class {i}" for i in range(count)], tmp_path / "c.png")
+    assert size_of(tmp_path / "c.png")[0] >= 12 * count
+
+
+def test_confusion_matrix_of_a_thousand_classes_stays_small(tmp_path):
+    plot_confusion(np.eye(1000, dtype=np.int64), [f"class {i}" for i in range(1000)], tmp_path / "c.png")
+    assert size_of(tmp_path / "c.png")[0] < 2000
+
+
+def test_class_names_are_drawn_as_they_are_in_any_script(tmp_path):
+    names = ["$x^2", "猫", "a_very_long_name_" * 9, "{\\frac}"]
+    plot_confusion(np.eye(4, dtype=np.int64), names, tmp_path / "c.png")
+    assert size_of(tmp_path / "c.png")
+
+
+def test_importing_the_plots_loads_no_matplotlib():
+    code = "import pupila.evaluation.report, sys; sys.exit('matplotlib' in sys.modules or 'sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
