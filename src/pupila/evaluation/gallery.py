@@ -113,7 +113,7 @@ def overlaid(picture: Pixels, activation: Floats) -> Pixels:
     heat /= max(float(heat.max()), 1e-12)
     steps = np.linspace(0.0, 1.0, len(HEAT))
     colours = np.stack([np.interp(heat, steps, HEAT[:, channel]) for channel in range(3)], axis=2)
-    opacity = HEAT_OPACITY * np.sqrt(heat)[:, :, np.newaxis]
+    opacity = HEAT_OPACITY * heat[:, :, np.newaxis]
     return np.asarray(np.rint((1 - opacity) * picture + opacity * colours), dtype=np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""Scores as PNG files: training curves, reliability, confusion matrix. Knows numbers and names, not models or HTML.
+"""Scores as PNG files: training curves, reliability, confusion matrix, mistakes. Knows no models and no HTML.
 
 Uses matplotlib's objects and no pyplot, so nothing global is set and any thread may draw.
 """
@@ -12,6 +12,7 @@ import numpy as np
 
 from pupila.errors import MissingExtraError
 from pupila.evaluation.calibration import Bin, expected_calibration_error
+from pupila.evaluation.gallery import Exhibit
 from pupila.evaluation.logits import Int64
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ COUNTS_UP_TO = 20
 
 NAMES_UP_TO = 300
 """Largest number of classes whose names stand beside the matrix, 4,000 pixels a side; beyond, its pattern shows."""
+
+
+EXHIBITS_A_ROW = 4
 
 
 def plot_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
@@ -84,6 +88,19 @@ def plot_confusion(confusion: Int64, classes: Sequence[str], path: Path) -> None
         _name_cells(axes, classes)
     if count <= COUNTS_UP_TO:
         _write_counts(axes, confusion, shares)
+    _save(figure, path)
+
+
+def plot_exhibits(exhibits: Sequence[Exhibit], path: Path) -> None:
+    """Draw pictures beside their activation maps, four to a row, each under its truth, answer and confidence."""
+    rows = -(-len(exhibits) // EXHIBITS_A_ROW)
+    figure = _figure(2.6 * EXHIBITS_A_ROW, 1.65 * max(rows, 1))
+    for place, exhibit in enumerate(exhibits, start=1):
+        axes = figure.add_subplot(rows, EXHIBITS_A_ROW, place)
+        axes.imshow(np.concatenate([exhibit.picture, exhibit.overlay], axis=1), interpolation="nearest")
+        caption = f"{shorten(exhibit.truth, 16)} → {shorten(exhibit.answer, 16)}, {exhibit.confidence:.0%}"
+        axes.set_title(caption, fontsize=8, parse_math=False)
+        axes.set_axis_off()
     _save(figure, path)
 
 

@@ -34,7 +34,7 @@ def write_report(
     rows: Sequence[Mapping[str, float]],
     evaluation: Evaluation | None = None,
 ) -> Path:
-    """Evaluate; write report.html, curves.png, reliability.png and confusion.png into the folder; return the page.
+    """Evaluate, write report.html and its plots as PNGs into the folder, and return the path of the page.
 
     `rows` are one an epoch (see plots.plot_curves), or none; an evaluation already made saves making it again.
     Raises what evaluate() raises, and MissingExtraError without matplotlib.
@@ -60,7 +60,7 @@ def _sections(folder: Path, subject: Subject, rows: Sequence[Mapping[str, float]
         "Classes", "Precision: how often an answer is right. Recall: how many of the class are found.",
         page.class_table(subject.evaluation.scores.classes),
     )  # fmt: skip
-    yield _mistakes(subject)
+    yield _mistakes(folder, subject)
     yield _pairs(subject)
 
 
@@ -108,10 +108,12 @@ def _confusion(folder: Path, subject: Subject) -> str:
     return page.section("Confusion matrix", text, page.plot(path.read_bytes(), "Confusion matrix", large))
 
 
-def _mistakes(subject: Subject) -> str:
+def _mistakes(folder: Path, subject: Subject) -> str:
     evaluation = subject.evaluation
     indices = gallery.confident_mistakes(subject.probabilities, evaluation.labels, MISTAKES)
     shown = gallery.exhibits(subject.predictor, subject.dataset.images, evaluation.labels, indices)
+    if shown:
+        plots.plot_exhibits(shown, folder / "mistakes.png")
     text = (
         "Truth → answer, with its confidence. The right picture of each shows where the model saw what it answered. "
         "A wrong label is often found here."
