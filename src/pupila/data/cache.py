@@ -1,0 +1,107 @@
+"""Decoded data sets kept on disk, so that the second start reads in under a second. Knows nothing of how they are made.
+
+    <cache>/datasets/<key of the source>/<size>/about.json, train.npy, train-labels.npy, test.npy, ...
+    <cache>/datasets/<key of the source>/size            the size chosen, where none was asked for
+
+A cache can be deleted at any time. It never stops anything: if it cannot be written, that is said in one line.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import zlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pupila.data.dataset import Dataset, Skipped, Splits
+from pupila.errors import DataError
+
+VERSION = 1
+"""Part of every key: raise it when the same files would give other pixels, labels or order than before."""
+
+
+def cache_folder(cache: Path | None = None) -> Path:
+    """Return the folder for everything that can be made or fetched again: the argument, $PUPILA_CACHE, ~/.cache/pupila."""
+    chosen = cache or os.environ.get("PUPILA_CACHE") or Path.home() / ".cache" / "pupila"
+    return Path(chosen).expanduser()
+
+
+class DatasetCache:
+    """The kept data set of one source, in any number of sizes."""
+
+    def __init__(self, folder: Path, identity: object) -> None:
+        """`identity` is what tells this source, in this state, from all others; it must have a JSON form."""
+        text = json.dumps([VERSION, identity])
+        self._folder = folder / "datasets" / hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def load(self, size: int | None) -> Splits | None:
+        """Return what was saved, or None if there is nothing, or it is damaged."""
+        try:
+            chosen = size or int((self._folder / "size").read_text())
+            return _read(self._folder / str(chosen))
+        except (OSError, ValueError, KeyError, TypeError, EOFError, DataError):
+            return None
+
+    def save(self, splits: Splits, size_was_chosen: bool) -> None:
+        """Keep the data set, whole or not at all; on failure, say so in one line on standard error."""
+        target = self._folder / str(splits.train.size)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".writing-", dir=self._folder, ignore_cleanup_errors=True) as name:
+                _write(splits, Path(name))
+                _replace(Path(name), target)
+            if size_was_chosen:
+                (self._folder / "size").write_text(str(splits.train.size))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            print(f"Warning: the decoded pictures were not cached in {self._folder} ({reason}).", file=sys.stderr)
+
+
+def _write(splits: Splits, folder: Path) -> None:
+    parts = splits.parts()
+    for name, part in parts.items():
+        np.save(folder / f"{name}.npy", part.images, allow_pickle=False)
+        np.save(folder / f"{name}-labels.npy", part.labels, allow_pickle=False)
+    about = {
+        "name": splits.name,
+        "classes": splits.train.classes,
+        "fingerprint": splits.fingerprint,
+        "skipped": [asdict(picture) for picture in splits.skipped],
+        "checksums": {name: _checksum(part.images, part.labels) for name, part in parts.items()},
+    }
+    (folder / "about.json").write_text(json.dumps(about))
+
+
+def _replace(ready: Path, target: Path) -> None:
+    """Put the folder in place; one that lies there already is damaged, or another process was just as fast."""
+    if target.exists():
+        shutil.rmtree(target, ignore_errors=True)
+    ready.rename(target)
+    ready.mkdir()  # TemporaryDirectory wants to remove it
+
+
+def _read(folder: Path) -> Splits:
+    about: dict[str, Any] = json.loads((folder / "about.json").read_text())
+    classes = tuple(about["classes"])
+    parts: dict[str, Dataset] = {}
+    for name, checksum in about["checksums"].items():
+        images = np.load(folder / f"{name}.npy", allow_pickle=False)
+        labels = np.load(folder / f"{name}-labels.npy", allow_pickle=False)
+        if _checksum(images, labels) != checksum:
+            raise ValueError(name)
+        parts[name] = Dataset(images, labels, classes)
+    skipped = tuple(Skipped(**picture) for picture in about["skipped"])
+    validation, test = parts.get("validation"), parts.get("test")
+    return Splits(about["name"], parts["train"], validation, test, skipped, about["fingerprint"])
+
+
+def _checksum(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> int:
+    """Guards against damage on disk, not against people: a fast one is enough."""
+    return zlib.crc32(labels.tobytes(), zlib.crc32(np.ascontiguousarray(images).data))

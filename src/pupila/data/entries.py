@@ -1,0 +1,39 @@
+"""One file of a data set, before it is a picture: a name and its bytes or its path. Knows nothing of layouts."""
+
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+
+# Files that come with data sets and are no pictures: passed over in silence. All else is judged by its content.
+NOT_PICTURES = frozenset(
+    (".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".md", ".rst", ".html", ".yaml", ".yml", ".ini", ".db", ".py")
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file within a data set: as bytes if it comes out of an archive, else as the path to read it from."""
+
+    parts: tuple[str, ...]
+    """Folders and file name, in Unicode normal form C: macOS would give the same name another spelling."""
+    source: bytes | Path
+
+    @property
+    def name(self) -> str:
+        """The path within the data set, with forward slashes."""
+        return "/".join(self.parts)
+
+    @property
+    def may_be_picture(self) -> bool:
+        """False for notes and tables that lie beside the pictures."""
+        return Path(self.parts[-1]).suffix.lower() not in NOT_PICTURES
+
+
+def parts_of(name: str) -> tuple[str, ...]:
+    """Split a name with forward slashes into its parts, without `.` and empty ones."""
+    return tuple(part for part in unicodedata.normalize("NFC", name).split("/") if part not in ("", "."))
+
+
+def is_hidden(parts: tuple[str, ...]) -> bool:
+    """True if the file or a folder that it is in is hidden, or is left behind by a packer."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
