@@ -50,6 +50,16 @@ def decode(source: bytes | Path, size: int, limits: ImageLimits = DEFAULT_LIMITS
     return np.asarray(_resize(_to_rgb(_upright(_load(image))), size))
 
 
+def resize(pixels: Pixels, size: int) -> Pixels:
+    """Return pixels that come from elsewhere than a picture file as [size, size, 3], resized as decode() does it."""
+    return np.asarray(_resize(Image.fromarray(pixels), size))
+
+
+def shorter_side(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> int:
+    """Return the shorter side in pixels, from the header alone; raises ImageError as decode() does."""
+    return min(_open(data, limits).size)
+
+
 def stack(pictures: Sequence[Pixels]) -> NDArray[np.uint8]:
     """Join N pictures of one size into uint8 [N, H, W, 3]."""
     return np.stack(pictures) if len(pictures) > 1 else pictures[0][np.newaxis]
