@@ -217,8 +217,8 @@ def test_report_shows_the_accuracy_and_its_interval(report, predictor, dataset):
     assert f"<b>{scores.accuracy:.2%}</b>accuracy<br><small>{scores.interval[0]:.2%} to" in report.read_text("utf-8")
 
 
-def test_report_without_rows_has_no_curves(predictor, dataset, tmp_path):
-    path = write_report(tmp_path / "new" / "folder", predictor, dataset, [])
+def test_report_without_rows_has_no_curves(predictor, tmp_path):
+    path = write_report(tmp_path / "new" / "folder", predictor, colours(5), [])
     assert "Training" not in path.read_text("utf-8")
     assert not (path.parent / "curves.png").exists()
 

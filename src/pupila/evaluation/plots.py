@@ -94,13 +94,16 @@ def plot_confusion(confusion: Int64, classes: Sequence[str], path: Path) -> None
 def plot_exhibits(exhibits: Sequence[Exhibit], path: Path) -> None:
     """Draw pictures beside their activation maps, four to a row, each under its truth, answer and confidence."""
     rows = -(-len(exhibits) // EXHIBITS_A_ROW)
-    figure = _figure(2.6 * EXHIBITS_A_ROW, 1.65 * max(rows, 1))
-    for place, exhibit in enumerate(exhibits, start=1):
-        axes = figure.add_subplot(rows, EXHIBITS_A_ROW, place)
-        axes.imshow(np.concatenate([exhibit.picture, exhibit.overlay], axis=1), interpolation="nearest")
+    figure = _figure(2.6 * EXHIBITS_A_ROW, 1.6 * rows)
+    axes = figure.add_subplot()  # one for all: laying out two dozen takes seconds
+    for place, exhibit in enumerate(exhibits):
+        top, left = place // EXHIBITS_A_ROW, place % EXHIBITS_A_ROW
+        both = np.concatenate([exhibit.picture, exhibit.overlay], axis=1)
+        axes.imshow(both, extent=(left, left + 0.96, top + 0.98, top + 0.2), interpolation="nearest", aspect="auto")
         caption = f"{shorten(exhibit.truth, 16)} → {shorten(exhibit.answer, 16)}, {exhibit.confidence:.0%}"
-        axes.set_title(caption, fontsize=8, parse_math=False)
-        axes.set_axis_off()
+        axes.text(left + 0.48, top + 0.16, caption, fontsize=8, ha="center", parse_math=False)
+    axes.set(xlim=(0, EXHIBITS_A_ROW), ylim=(rows, 0))
+    axes.set_axis_off()
     _save(figure, path)
 
 
