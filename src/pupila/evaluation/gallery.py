@@ -101,7 +101,7 @@ def enlarge(picture: Pixels, side: int = SIDE) -> Pixels:
     size = picture.shape[0]
     if side % size == 0:
         return picture.repeat(side // size, axis=0).repeat(side // size, axis=1)
-    return images.decode(images.encode_png(picture), side)
+    return images.resize(picture, side)
 
 
 def overlaid(picture: Pixels, activation: Floats) -> Pixels:
