@@ -86,7 +86,9 @@ def _open(data: bytes, limits: ImageLimits) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_many_pixels("The picture's size", limits) from error
     except Exception as error:  # Pillow's parsers raise nearly any type on hostile headers
-        raise ImageError("image_unrecognised", f"Not a picture that can be read. Send one of {', '.join(FORMATS)}.") from error
+        raise ImageError(
+            "image_unrecognised", f"Not a picture that can be read. Send one of {', '.join(FORMATS)}."
+        ) from error
     if image.width * image.height > limits.max_pixels:
         raise _too_many_pixels(f"{image.width} x {image.height}", limits)
     return image

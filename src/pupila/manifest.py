@@ -63,7 +63,9 @@ class Manifest:
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError("The model's manifest is not one that Pupila wrote. Export the model again.") from error
         if version != FORMAT_VERSION:
-            raise ModelError(f"The model has format version {version}; this Pupila reads {FORMAT_VERSION}. Upgrade Pupila.")
+            raise ModelError(
+                f"The model has format version {version}; this Pupila reads {FORMAT_VERSION}. Upgrade Pupila."
+            )
         try:
             golden = tuple(GoldenPicture(g["png"], tuple(g["logits"])) for g in fields.pop("golden"))
             return cls(**{**fields, "classes": tuple(fields["classes"]), "golden": golden})

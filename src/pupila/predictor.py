@@ -5,7 +5,7 @@ Knows nothing of HTTP or training. A Predictor may be called from several thread
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from pupila import images
-from pupila.errors import ModelError
+from pupila.errors import ImageError, ModelError
 from pupila.manifest import METADATA_KEY, Manifest
 
 GOLDEN_TOLERANCE = 0.05
@@ -75,7 +75,19 @@ class Predictor:
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise ModelError(f"{path}: cannot be read ({error.strerror}). Give the path of a .onnx model file.") from error
+            raise ModelError(
+                f"{path}: cannot be read ({error.strerror}). Give the path of a .onnx model file."
+            ) from error
+        try:
+            predictor = cls.from_bytes(data, threads)
+            predictor.check_golden()
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from error
+        return predictor
+
+    @classmethod
+    def from_bytes(cls, data: bytes, threads: int = 1) -> "Predictor":
+        """Read a model file's content without checking its golden set: for the exporter, which has yet to make one."""
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -83,16 +95,11 @@ class Predictor:
         try:
             session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises a dozen types of its own
-            raise ModelError(f"{path}: is damaged or not an ONNX file. Export or copy the model again.") from error
+            raise ModelError("It is damaged or not an ONNX file. Export or copy the model again.") from error
         manifest_json = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         if manifest_json is None:
-            raise ModelError(f"{path}: is an ONNX file without Pupila's manifest. Export it with: pupila train")
-        try:
-            predictor = cls(session, Manifest.from_json(manifest_json), hashlib.sha256(data).hexdigest()[:12])
-            predictor.check_golden()
-        except ModelError as error:
-            raise ModelError(f"{path}: {error}") from error
-        return predictor
+            raise ModelError("It is an ONNX file without Pupila's manifest. Make one with: pupila train")
+        return cls(session, Manifest.from_json(manifest_json), hashlib.sha256(data).hexdigest()[:12])
 
     def check_golden(self) -> float:
         """Answer the golden set and return the largest difference of a probability; above the tolerance: ModelError."""
@@ -156,3 +163,18 @@ class Predictor:
             raise ValueError(f"Expected uint8 [N, {size}, {size}, 3], got {pictures.dtype} {list(pictures.shape)}.")
         outputs: list[Floats] = self._session.run(names, {"images": pictures}, self._options)
         return outputs
+
+
+def predict_files(
+    predictor: Predictor, paths: Sequence[Path], top: int = 1
+) -> Iterator[tuple[Path, Prediction | ImageError]]:
+    """Yield each path with its prediction, or with the reason why the picture could not be read."""
+    for path in paths:
+        try:
+            pixels = images.decode(path, predictor.manifest.input_size)
+        except ImageError as error:
+            yield path, error
+        except OSError as error:
+            yield path, ImageError("image_unrecognised", f"It cannot be read ({error.strerror}). Check the path.")
+        else:
+            yield path, predictor.predict(pixels[np.newaxis], top)[0]

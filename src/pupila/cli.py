@@ -1,0 +1,211 @@
+"""The command line: each command parses, calls one function, and prints. Heavy imports are inside the commands.
+
+Exit codes: 0 done, 1 a PupilaError (one sentence on standard error), 2 wrong usage, 130 stopped by Ctrl-C.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from pupila import __version__
+from pupila.errors import PupilaError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class PupilaGroup(click.Group):
+    """Turns the errors that a user can act on into one sentence and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; see the module's docstring for the exit codes."""
+        try:
+            return super().invoke(ctx)
+        except PupilaError as error:
+            click.echo(f"pupila: {error}", err=True)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            click.echo("pupila: stopped.", err=True)
+            sys.exit(130)
+
+
+@click.group(cls=PupilaGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="pupila")
+def main() -> None:
+    """Photos in, answers out: train a ResNet-18 on any folder of photos, and serve it."""
+
+
+def json_option(command: Command) -> Command:
+    """The one --json flag."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")(command)
+
+
+@main.command()
+@click.argument("data")
+@click.option("--recipe", default="standard", show_default=True, help="A shipped recipe's name, or a .toml file.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one value of the recipe.")
+@click.option("--weights", help="Start from auto, imagenet, bundled, none, or a .pth or .safetensors file.")
+@click.option("--epochs", type=int, help="Times to go through the pictures.")
+@click.option("--minutes", type=float, help="Wall-clock budget that the schedule is fitted to, in place of epochs.")
+@click.option("--seed", type=int, help="Decides the split, the order and the augmentation.")
+@click.option(
+    "--size", type=click.IntRange(8, 512), help="Pixels a side that pictures are stored at [default: by the data]."
+)
+@click.option("--name", help="Name of the run [default: the data's and the recipe's].")
+@click.option(
+    "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of runs."
+)
+@click.option("--resume", is_flag=True, help="Go on with the run of this name from its last checkpoint.")
+def train(
+    data: str,
+    recipe: str,
+    overrides: tuple[str, ...],
+    weights: str | None,
+    epochs: int | None,
+    minutes: float | None,
+    seed: int | None,
+    size: int | None,
+    name: str | None,
+    runs: Path,
+    resume: bool,
+) -> None:
+    """Train on DATA (a folder or archive of class folders, `cifar10`, or `digits`) and write a model file."""
+    from pupila.recipe import load_recipe
+    from pupila.training.train import train as run
+
+    given = {"weights": weights, "epochs": epochs, "minutes": minutes, "seed": seed}
+    pairs = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    chosen = load_recipe(recipe, [*overrides, *pairs])
+    folder = runs / (name or f"{Path(data).name.split('.')[0]}-{chosen.name}")
+    trained = run(data, chosen, folder, size=size, resume=resume)
+    click.echo(f"Serve it with: pupila serve {trained.model}")
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("data")
+@click.option(
+    "--split", "part", type=click.Choice(["train", "validation", "test", "all"]), help="[default: test, or all]"
+)
+@click.option("--report", type=click.Path(path_type=Path), help="Write a report page and its plots into this folder.")
+@json_option
+def evaluate(model: Path, data: str, part: str | None, report: Path | None, as_json: bool) -> None:
+    """Score MODEL on DATA: accuracy with its 95 % interval, per class, calibration."""
+    from pupila.data import load_dataset
+    from pupila.evaluation.evaluate import evaluate as run
+    from pupila.evaluation.report import write_report
+    from pupila.predictor import Predictor
+
+    predictor = Predictor.load(model)
+    dataset, part = load_dataset(data, predictor.manifest.input_size).part(part)
+    evaluation = run(predictor, dataset)
+    result = {**evaluation.scores.to_json(), "split": part, "model": str(model), "version": predictor.version}
+    if report is not None:
+        result["report"] = str(write_report(report, predictor, dataset, [], evaluation))
+    click.echo(json.dumps(result) if as_json else _scores_text(result))
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="Choices a picture.")
+@json_option
+def predict(model: Path, paths: tuple[Path, ...], top: int, as_json: bool) -> None:
+    """Say what is on the pictures at PATHS, one line each; a picture that cannot be read gets its reason."""
+    from pupila.predictor import Predictor, predict_files
+
+    failed = False
+    for path, answer in predict_files(Predictor.load(model), paths, top):
+        failed |= isinstance(answer, PupilaError)
+        click.echo(_answer_json(path, answer) if as_json else _answer_text(path, answer))
+    if failed:
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@json_option
+def inspect(model: Path, as_json: bool) -> None:
+    """Verify MODEL and show its manifest."""
+    from pupila.predictor import Predictor
+
+    predictor = Predictor.load(model)
+    manifest = {**predictor.manifest.without_golden(), "version": predictor.version}
+    if as_json:
+        click.echo(json.dumps(manifest))
+        return
+    for key, value in manifest.items():
+        click.echo(f"{key}: {json.dumps(value)}")
+
+
+@main.command()
+@click.argument("name", required=False)
+def recipes(name: str | None) -> None:
+    """List the shipped recipes, or show one."""
+    from pupila.recipe import read_shipped, shipped
+
+    if name is not None:
+        click.echo(read_shipped(name), nl=False)
+        return
+    for shipped_name in shipped():
+        click.echo(f"{shipped_name:10} {read_shipped(shipped_name).splitlines()[0].lstrip('# ')}")
+
+
+def _scores_text(result: dict[str, Any]) -> str:
+    low, high = result["interval"]
+    lines = [
+        f"{result['split']}: accuracy {result['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}), "
+        f"n = {result['n']:,}, expected calibration error {result['ece']:.4f}",
+        f"{'class':20} {'precision':>9} {'recall':>7} {'f1':>7} {'pictures':>9}",
+    ]
+    for row in result["classes"]:
+        lines.append(
+            f"{row['name']:20} {row['precision']:9.3f} {row['recall']:7.3f} {row['f1']:7.3f} {row['support']:9,}"
+        )
+    return "\n".join(lines)
+
+
+def _answer_text(path: Path, answer: Any) -> str:
+    if isinstance(answer, PupilaError):
+        return f"{path}: {answer}"
+    return f"{path}: " + ", ".join(f"{choice.category} {choice.confidence:.3f}" for choice in answer.top)
+
+
+def _answer_json(path: Path, answer: Any) -> str:
+    if isinstance(answer, PupilaError):
+        return json.dumps({"path": str(path), "error": str(answer)})
+    return json.dumps({"path": str(path), "unknown": answer.unknown, "top": [vars(choice) for choice in answer.top]})
+
+
+class ServeCommand(click.Command):
+    """Has one option for each of the server's settings, made when asked for: other commands do not load the server."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the arguments and options, the settings' among them."""
+        from pupila.server.settings import Settings
+
+        known = {parameter.name for parameter in self.params}
+        for field in dataclasses.fields(Settings):
+            if field.name not in known:
+                flag = "--" + field.name.replace("_", "-")
+                help_text = field.metadata.get("help")
+                option = click.Option(
+                    [flag], type=type(field.default), default=field.default, show_default=True, help=help_text
+                )
+                self.params.append(option)
+        return super().get_params(ctx)
+
+
+@main.command(cls=ServeCommand)
+@click.argument("model", type=click.Path(path_type=Path), required=False)
+def serve(model: Path | None, **chosen: Any) -> None:
+    """Serve MODEL, or the bundled CIFAR-10 model, as an HTTP API."""
+    from pupila.models import bundled_model
+    from pupila.server import Settings
+    from pupila.server import serve as run
+
+    run(model or bundled_model(), Settings(**chosen))

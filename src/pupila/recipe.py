@@ -1,0 +1,213 @@
+"""Every number that can change what training yields, in one frozen value. Knows nothing of torch or of files' layout.
+
+A recipe is read from TOML (shipped ones in `recipes/`) and overridden by KEY=VALUE; every mistake is named at once.
+"""
+
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pupila.errors import RecipeError
+
+CHOICES = {
+    "schedule": ("one_cycle", "step"),
+    "flip": ("alternating", "random", "none"),
+    "precision": ("auto", "float32", "bfloat16"),
+    "trains": ("all", "head"),
+    "export": ("int8", "float16", "float32"),
+}
+RANGES: dict[str, tuple[float, float]] = {
+    "epochs": (1, 10_000),
+    "minutes": (0, 100_000),
+    "batch_size": (2, 65_536),
+    "network_size": (32, 512),
+    "learning_rate": (1e-8, 100),
+    "head_factor": (1e-3, 1e3),
+    "momentum": (0, 0.9999),
+    "weight_decay": (0, 1),
+    "lr_period": (1, 10_000),
+    "lr_decay": (1e-6, 1),
+    "warmup": (0, 0.9),
+    "label_smoothing": (0, 0.9),
+    "crop_padding": (0, 0.5),
+    "crop_area": (0.01, 1),
+    "ema": (0, 0.99999),
+    "validation_fraction": (0.001, 0.9),
+    "sample": (0, 10**9),
+    "seed": (0, 2**31),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. Defaults are the `standard` recipe's; raises RecipeError if a value is out of range."""
+
+    name: str = "standard"
+    weights: str = "auto"
+    """What to start from: auto, bundled, imagenet, none, or the path of a .pth or .safetensors file."""
+    trains: str = "all"
+    """`all`, or `head`: the trunk stays as it is, its features are computed once, and only the last layer is fitted."""
+    epochs: int = 8
+    minutes: float = 0.0
+    """Wall-clock budget that the schedule is fitted to, in place of `epochs`; 0 for none."""
+    batch_size: int = 128
+    network_size: int = 64
+    """Pixels a side that pictures are enlarged to inside the network."""
+    progressive: tuple[tuple[int, float], ...] = ()
+    """Smaller sizes to begin with: (pixels a side, share of the run) in turn; the rest runs at network_size."""
+    learning_rate: float = 0.05
+    """Peak rate of the trunk."""
+    head_factor: float = 1.0
+    """The new last layer's rate, in multiples of the trunk's."""
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    schedule: str = "one_cycle"
+    warmup: float = 0.2
+    """one_cycle: share of the run in which the rate climbs; then it falls to zero in a straight line."""
+    lr_period: int = 4
+    """step: epochs between two reductions."""
+    lr_decay: float = 0.9
+    """step: what the rate is multiplied by."""
+    label_smoothing: float = 0.1
+    crop_padding: float = 0.125
+    """Random shift of up to this share of a side, the edge reflected."""
+    crop_area: float = 1.0
+    """Random resized crop: the smallest share of the area that is kept; 1 for none."""
+    flip: str = "alternating"
+    """Horizontal flip; alternating: random in the first epoch, then each picture's turns about every epoch."""
+    ema: float = 0.0
+    """Decay a step of the exponential moving average of the weights, which is what is validated and kept; 0 for none."""
+    precision: str = "auto"
+    """Of the convolutions; auto: bfloat16 where the processor computes in it, else float32."""
+    validation_fraction: float = 0.1
+    sample: int = 0
+    """Train on a stratified sample of so many pictures, validation among them; 0 for all."""
+    seed: int = 0
+    export: str = "int8"
+
+    def __post_init__(self) -> None:
+        mistakes = [*_bad_choices(self), *_bad_ranges(self), *_bad_progressive(self)]
+        if mistakes:
+            raise RecipeError(f"Recipe {self.name}: " + " ".join(mistakes))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as the manifest stores them."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str) -> "Recipe":
+        """Check keys and types; `where` begins the error message."""
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        mistakes = [_unknown(key, fields) for key in values if key not in fields]
+        typed: dict[str, Any] = {}
+        for key in values.keys() & fields.keys():
+            try:
+                typed[key] = _typed(key, values[key], type(fields[key].default))
+            except (TypeError, ValueError):
+                mistakes.append(f"{key} must be {_described(key)}, not {values[key]!r}.")
+        if mistakes:
+            raise RecipeError(f"{where}: " + " ".join(sorted(mistakes)))
+        return cls(**typed)
+
+    def override(self, pairs: Iterable[str]) -> "Recipe":
+        """Return a recipe with KEY=VALUE pairs applied; every mistake is named in one RecipeError."""
+        values = self.to_dict()
+        for pair in pairs:
+            key, equals, value = pair.partition("=")
+            if not equals:
+                raise RecipeError(f"{pair!r} is not KEY=VALUE. Write for instance epochs=20.")
+            values[key.strip()] = _parsed(value.strip())
+        return Recipe.from_dict(values, self.name)
+
+
+def shipped() -> list[str]:
+    """Names of the recipes that come with Pupila."""
+    folder = resources.files("pupila") / "recipes"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def read_shipped(name: str) -> str:
+    """Return the TOML text of a shipped recipe; raises RecipeError with the nearest name."""
+    if name not in shipped():
+        raise RecipeError(f"There is no recipe {name!r}.{_nearest(name, shipped())} See them with: pupila recipes")
+    return (resources.files("pupila") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+
+
+def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
+    """Load a shipped recipe by name, or one's own by the path of a .toml file, and apply KEY=VALUE overrides."""
+    path = Path(name)
+    try:
+        text = path.read_text(encoding="utf-8") if path.suffix == ".toml" else read_shipped(name)
+        values = tomllib.loads(text)
+    except OSError as error:
+        raise RecipeError(f"{name}: cannot be read ({error.strerror}).") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{name}: is not valid TOML ({error}).") from error
+    return Recipe.from_dict({"name": path.stem, **values}, path.name).override(overrides)
+
+
+def _parsed(value: str) -> Any:
+    """Read a value as TOML would, and as a plain string where it is none."""
+    try:
+        return tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return value
+
+
+def _typed(key: str, value: Any, kind: type) -> Any:
+    if key == "progressive":
+        return tuple((int(size), float(share)) for size, share in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise TypeError(key)
+    return value
+
+
+def _described(key: str) -> str:
+    kind = type(getattr(Recipe(), key))
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return names.get(kind, "a list of [size, share]")
+
+
+def _unknown(key: str, fields: Iterable[str]) -> str:
+    return f"unknown key {key!r}.{_nearest(key, fields)}"
+
+
+def _nearest(word: str, words: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(words), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def _bad_choices(recipe: Recipe) -> list[str]:
+    return [
+        f"{key} must be one of {', '.join(choices)}, not {getattr(recipe, key)!r}."
+        for key, choices in CHOICES.items()
+        if getattr(recipe, key) not in choices
+    ]
+
+
+def _bad_ranges(recipe: Recipe) -> list[str]:
+    return [
+        f"{key} must be from {low:g} to {high:g}, not {getattr(recipe, key):g}."
+        for key, (low, high) in RANGES.items()
+        if not low <= getattr(recipe, key) <= high
+    ]
+
+
+def _bad_progressive(recipe: Recipe) -> list[str]:
+    total = sum(share for _, share in recipe.progressive)
+    sizes = [size for size, _ in recipe.progressive]
+    if total >= 1 or any(share <= 0 for _, share in recipe.progressive):
+        return [f"the shares of progressive must be above 0 and add up to less than 1, not {total:g}."]
+    if sizes != sorted(sizes) or any(not 32 <= size < recipe.network_size for size in sizes):
+        return [
+            f"the sizes of progressive must climb from 32 to below network_size ({recipe.network_size}), not {sizes}."
+        ]
+    return []

@@ -1,0 +1,8 @@
+"""Training: from a Dataset to a model file. The only room that knows torch."""
+
+try:
+    import torch  # noqa: F401
+except ModuleNotFoundError as error:
+    from pupila.errors import MissingExtraError
+
+    raise MissingExtraError("Training", "train") from error

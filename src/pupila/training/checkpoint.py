@@ -1,0 +1,102 @@
+"""A run's whole state in one safetensors file, written beside and renamed: a killed run goes on where it was.
+
+Tensors are weights, optimizer momentum, moving average and the best weights so far; JSON in the header holds the rest.
+No pickle. Random state is not stored, since every draw follows from (seed, epoch, batch).
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pupila.errors import TrainingError
+
+
+@dataclass
+class Position:
+    """How far a run has come; all plain numbers."""
+
+    epoch: int = 0
+    batch: int = 0
+    """Batches done in this epoch."""
+    steps: int = 0
+    seconds: float = 0.0
+    """Time spent in training, over all starts."""
+    loss_sum: float = 0.0
+    correct: int = 0
+    seen: int = 0
+    """Pictures this epoch, and over them the sum of the loss and the number of right answers."""
+    best: float = -1.0
+    best_epoch: int = -1
+    best_size: int = 0
+    """Network size that the best weights were validated at."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """One mapping of metrics an epoch."""
+
+
+def save_checkpoint(
+    path: Path, position: Position, groups: Mapping[str, Mapping[str, Tensor]], identity: Mapping[str, Any]
+) -> None:
+    """Write atomically. groups: tensors under names such as `network`, `momentum`, `average`, `best`.
+
+    identity: recipe and data fingerprint, compared at resume. Raises TrainingError if the disk is full.
+    """
+    tensors = {f"{group}/{name}": t.contiguous() for group, named in groups.items() for name, t in named.items()}
+    header = {"position": json.dumps(dataclasses.asdict(position)), "identity": json.dumps(identity, sort_keys=True)}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(tensors, temporary, header)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise TrainingError(
+            f"{path}: cannot be written ({error}). Make room on the disk; resume with --resume."
+        ) from error
+
+
+def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> tuple[Position, dict[str, dict[str, Tensor]]]:
+    """Read a checkpoint; raises TrainingError if it is damaged or of another recipe or data set."""
+    groups: dict[str, dict[str, Tensor]] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            for key in file.keys():  # noqa: SIM118, it is not a mapping
+                group, _, name = key.partition("/")
+                groups.setdefault(group, {})[name] = file.get_tensor(key)
+        position = Position(**json.loads(header["position"]))
+        theirs = json.loads(header["identity"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise TrainingError(f"{path}: is not a whole checkpoint ({error}). Delete it and train again.") from error
+    ours = json.loads(json.dumps(identity))
+    different = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+    if different:
+        changes = ", ".join(f"{key} was {theirs.get(key)} and is {ours.get(key)}" for key in different)
+        raise TrainingError(f"{path}: is of another run ({changes}). Use the same settings, or another --name.")
+    return position, groups
+
+
+def momentum_of(optimizer: torch.optim.SGD) -> dict[str, Tensor]:
+    """Return SGD's momentum buffers by the parameter's number; empty before the first step."""
+    state = optimizer.state_dict()["state"]
+    return {
+        str(number): values["momentum_buffer"]
+        for number, values in state.items()
+        if values.get("momentum_buffer") is not None
+    }
+
+
+def restore_momentum(optimizer: torch.optim.SGD, momentum: Mapping[str, Tensor]) -> None:
+    """Give SGD its momentum buffers back."""
+    state = optimizer.state_dict()
+    state["state"] = {int(number): {"momentum_buffer": tensor} for number, tensor in momentum.items()}
+    optimizer.load_state_dict(state)

@@ -1,0 +1,32 @@
+"""What this machine computes on and in: the one place that asks torch about hardware."""
+
+import contextlib
+from typing import Any
+
+import torch
+
+from pupila.recipe import Recipe
+
+
+def pick_device() -> torch.device:
+    """CUDA where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def precision(recipe: Recipe, device: torch.device) -> str:
+    """Resolve `auto`: bfloat16 where the hardware multiplies in it (about twice as fast), else float32."""
+    if recipe.precision != "auto":
+        return recipe.precision
+    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bfloat16()
+    return "bfloat16" if fast else "float32"
+
+
+def autocast(recipe: Recipe, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Context in which convolutions and matrix products run at the recipe's precision; weights stay float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision(recipe, device) == "bfloat16")
+
+
+def _cpu_has_bfloat16() -> bool:
+    """True with AVX512-BF16 or AMX; elsewhere bfloat16 is emulated and slower than float32."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

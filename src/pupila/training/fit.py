@@ -1,0 +1,238 @@
+"""The training loop, top to bottom. Knows tensors and a recipe; neither files of pictures nor the model file.
+
+One epoch: augmented batches -> loss -> SGD step -> moving average; then validation, and the best weights are kept.
+Stopped at any instruction, a run goes on from its last checkpoint and ends with the same weights bit for bit (on a CPU
+with the same number of threads; by epochs, not by minutes).
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pupila.data import Dataset
+from pupila.errors import TrainingError
+from pupila.progress import Progress
+from pupila.recipe import Recipe
+from pupila.training.batches import Batch, batch_count, batches
+from pupila.training.checkpoint import Position, load_checkpoint, momentum_of, restore_momentum, save_checkpoint
+from pupila.training.device import autocast, pick_device, precision
+from pupila.training.optim import MovingAverage, learning_rate, set_learning_rate, sgd
+from pupila.training.resnet import ResNet18, enlarged
+
+CHECKPOINT_SECONDS = 60.0
+"""Between two checkpoints inside an epoch: what a killed run loses at most."""
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a run ends with: the network with its best weights, on the CPU, and the size these were validated at."""
+
+    network: ResNet18
+    network_size: int
+    best_epoch: int
+    rows: list[dict[str, Any]]
+    examples_per_second: float
+
+
+@dataclass
+class _Run:
+    """The moving parts of one run, passed from step to step."""
+
+    recipe: Recipe
+    device: torch.device
+    network: ResNet18
+    optimizer: torch.optim.SGD
+    average: MovingAverage
+    position: Position
+    best: dict[str, Tensor]
+    checkpoint: Path
+    identity: Mapping[str, Any]
+
+    def save(self) -> None:
+        groups = {
+            "network": self.network.state_dict(),
+            "momentum": momentum_of(self.optimizer),
+            "average": self.average.state if self.recipe.ema else {},
+            "best": self.best,
+        }
+        save_checkpoint(self.checkpoint, self.position, groups, self.identity)
+
+
+def fit(
+    recipe: Recipe,
+    network: ResNet18,
+    train: Dataset,
+    validation: Dataset,
+    checkpoint: Path,
+    *,
+    identity: Mapping[str, Any],
+    resume: bool = False,
+    on_epoch: Callable[[Row], None] = lambda _: None,
+) -> Fitted:
+    """Train until the recipe's epochs or minutes are over, or until Ctrl-C; return the best epoch's weights.
+
+    identity: what a checkpoint must agree with to be resumed. Raises TrainingError if the loss is no longer finite, if
+    the checkpoint cannot be written or belongs to another run, or if stopped before the first epoch was over.
+    """
+    run = _begin(recipe, network, checkpoint, identity, resume)
+    pictures, labels = _on_device(train, run.device)
+    steps_per_epoch = batch_count(len(train), recipe.batch_size)
+    try:
+        while (progress := _progress(recipe, run.position, steps_per_epoch)) < 1:
+            size = size_at(recipe, progress)
+            _train_epoch(run, pictures, labels, size, steps_per_epoch)
+            row = _validate_epoch(run, validation, size)
+            run.save()
+            on_epoch(row)
+    except KeyboardInterrupt:
+        if run.position.best_epoch < 0:
+            raise TrainingError("Stopped before the first epoch was over. Go on with: --resume") from None
+    return _finish(run)
+
+
+def size_at(recipe: Recipe, progress: float) -> int:
+    """Return the network size at `progress` in 0 to 1 of the run."""
+    end = 0.0
+    for size, share in recipe.progressive:
+        end += share
+        if progress < end - 1e-9:
+            return size
+    return recipe.network_size
+
+
+def validate(network: ResNet18, dataset: Dataset, size: int, recipe: Recipe, batch: int = 250) -> Tensor:
+    """Return logits float32 [N, K] of plain pictures at network size `size`; leaves the network in training mode."""
+    device = next(network.parameters()).device
+    network.eval()
+    with torch.inference_mode(), autocast(recipe, device):
+        pictures = torch.from_numpy(dataset.images)
+        logits = [network(enlarged(part.to(device), size)).float().cpu() for part in pictures.split(batch)]
+    network.train()
+    return torch.cat(logits)
+
+
+def _begin(recipe: Recipe, network: ResNet18, checkpoint: Path, identity: Mapping[str, Any], resume: bool) -> _Run:
+    device = pick_device()
+    network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    optimizer = sgd(network, recipe)
+    average = MovingAverage(network, recipe.ema)
+    run = _Run(recipe, device, network, optimizer, average, Position(), {}, checkpoint, identity)
+    if resume and checkpoint.exists():
+        run.position, groups = load_checkpoint(checkpoint, identity)
+        network.load_state_dict(groups["network"])
+        restore_momentum(optimizer, groups.get("momentum", {}))
+        average.restore(groups.get("average", {}), run.position.steps)
+        run.best = groups.get("best", {})
+    return run
+
+
+def _on_device(dataset: Dataset, device: torch.device) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(dataset.images).to(device), torch.from_numpy(dataset.labels).to(device)
+
+
+def _progress(recipe: Recipe, position: Position, steps_per_epoch: int) -> float:
+    """Return the share of the run that is over: of its budget in minutes if it has one, else of its epochs."""
+    if recipe.minutes:
+        return position.seconds / (60 * recipe.minutes)
+    return position.steps / (recipe.epochs * steps_per_epoch)
+
+
+def _train_epoch(run: _Run, pictures: Tensor, labels: Tensor, size: int, steps_per_epoch: int) -> None:
+    """Go through the rest of the current epoch; ends early when a budget in minutes is used up."""
+    recipe, position = run.recipe, run.position
+    begun = saved = time.monotonic()
+    with Progress(f"epoch {position.epoch + 1} at {size} px", steps_per_epoch) as bar:
+        bar.advance(position.batch)
+        for batch in batches(pictures, labels, recipe, size=size, epoch=position.epoch, start=position.batch):
+            progress = _progress(recipe, position, steps_per_epoch)
+            if progress >= 1:
+                break
+            set_learning_rate(run.optimizer, learning_rate(recipe, progress, position.epoch))
+            loss, correct = _step(run, batch)
+            position.loss_sum += loss * len(batch.labels)
+            position.correct += correct
+            position.seen += len(batch.labels)
+            position.batch += 1
+            position.steps += 1
+            position.seconds += (now := time.monotonic()) - begun
+            begun = now
+            if now - saved > CHECKPOINT_SECONDS:
+                run.save()
+                saved = now
+            bar.advance()
+
+
+def _step(run: _Run, batch: Batch) -> tuple[float, int]:
+    """One SGD step; returns the mean loss and the number of right answers."""
+    with autocast(run.recipe, run.device):
+        logits = run.network(batch.pictures).float()
+    loss = functional.cross_entropy(logits, batch.labels, label_smoothing=run.recipe.label_smoothing)
+    value = loss.item()
+    if not math.isfinite(value):
+        raise TrainingError(
+            f"The loss is {value} in epoch {run.position.epoch + 1}. Lower the learning rate "
+            f"(now {run.recipe.learning_rate:g}), for instance: --set learning_rate={run.recipe.learning_rate / 10:g}"
+        )
+    run.optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    run.optimizer.step()
+    run.average.update()
+    return value, int((logits.argmax(1) == batch.labels).sum())
+
+
+def _validate_epoch(run: _Run, validation: Dataset, size: int) -> Row:
+    """Validate the averaged weights, keep them if they are the best at this size, and begin the next epoch."""
+    position, begun = run.position, time.monotonic()
+    accuracy, loss = _validation_scores(run, validation, size)
+    if size > position.best_size or accuracy > position.best:
+        position.best, position.best_size, position.best_epoch = accuracy, size, position.epoch
+        run.best = {name: value.detach().clone() for name, value in run.average.state.items()}
+    seen = max(position.seen, 1)
+    position.seconds += time.monotonic() - begun
+    row = {
+        "epoch": position.epoch + 1,
+        "network_size": size,
+        "learning_rate": run.optimizer.param_groups[0]["lr"],
+        "train_loss": position.loss_sum / seen,
+        "train_accuracy": position.correct / seen,
+        "validation_loss": loss,
+        "validation_accuracy": accuracy,
+        "seconds": position.seconds,
+        "pictures": position.seen,
+    }
+    position.rows.append(row)
+    position.epoch, position.batch = position.epoch + 1, 0
+    position.loss_sum, position.correct, position.seen = 0.0, 0, 0
+    return row
+
+
+def _validation_scores(run: _Run, validation: Dataset, size: int) -> tuple[float, float]:
+    judged = run.network
+    if run.recipe.ema:
+        judged = ResNet18(len(validation.classes)).to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        judged.load_state_dict(dict(run.average.state))
+    logits = validate(judged, validation, size, run.recipe)
+    labels = torch.from_numpy(validation.labels)
+    accuracy = float((logits.argmax(1) == labels).double().mean())
+    return accuracy, float(functional.cross_entropy(logits, labels))
+
+
+def _finish(run: _Run) -> Fitted:
+    position = run.position
+    network = ResNet18(run.network.fc.out_features)
+    network.load_state_dict(run.best)
+    seen = sum(row["pictures"] for row in position.rows)
+    speed = seen / position.seconds if position.seconds else 0.0
+    return Fitted(network.eval(), position.best_size, position.best_epoch, position.rows, speed)
+
+
+__all__ = ["Fitted", "fit", "precision", "size_at", "validate"]

@@ -1,0 +1,71 @@
+"""SGD, its learning rate as a function of the run's progress, and the moving average of the weights."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from pupila.recipe import Recipe
+
+
+def sgd(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    """SGD with momentum over two groups: the trunk, and the head `fc` whose rate is `head_factor` times the trunk's."""
+    head = [p for name, p in network.named_parameters() if name.startswith("fc.")]
+    trunk = [p for name, p in network.named_parameters() if not name.startswith("fc.")]
+    return torch.optim.SGD(
+        [{"params": trunk, "factor": 1.0}, {"params": head, "factor": recipe.head_factor}],
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+    )
+
+
+def learning_rate(recipe: Recipe, progress: float, epoch: int) -> float:
+    """Return the trunk's rate at `progress` in 0 to 1 of the run, in epoch number `epoch` from 0.
+
+    one_cycle: up in a straight line for `warmup` of the run, then down to zero (Smith and Topin, "Super-Convergence",
+    2017); step: times `lr_decay` every `lr_period` epochs.
+    """
+    if recipe.schedule == "step":
+        return recipe.learning_rate * float(recipe.lr_decay ** (epoch // recipe.lr_period))
+    if progress < recipe.warmup:
+        return recipe.learning_rate * (0.05 + 0.95 * progress / recipe.warmup)
+    return recipe.learning_rate * max((1 - progress) / (1 - recipe.warmup), 0.0)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give each group its multiple of the rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["factor"]
+
+
+class MovingAverage:
+    """Exponential moving average of weights and batch-norm statistics; with decay 0 it is the network itself."""
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self._decay = decay
+        self._live = network.state_dict()  # shares storage with the network: always current
+        self._mean = {name: value.clone() for name, value in self._live.items()} if decay else self._live
+        self._steps = 0
+
+    @property
+    def state(self) -> Mapping[str, Tensor]:
+        """The averaged state dict: do not write to it."""
+        return self._mean
+
+    def update(self) -> None:
+        """Take the network's current weights in; the decay grows from 0.1 so that the start is soon forgotten."""
+        if not self._decay:
+            return
+        decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
+        self._steps += 1
+        floats = [name for name, value in self._live.items() if value.is_floating_point()]
+        torch._foreach_lerp_([self._mean[n] for n in floats], [self._live[n] for n in floats], 1 - decay)
+
+    def restore(self, state: Mapping[str, Tensor], steps: int) -> None:
+        """Go on from a checkpoint's average after `steps` updates."""
+        self._steps = steps
+        if self._decay:
+            for name, value in self._mean.items():
+                value.copy_(state[name])

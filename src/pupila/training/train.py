@@ -1,0 +1,114 @@
+"""The whole way from a data set's name to a run folder: load, split, fit, evaluate, export.
+
+A run folder holds recipe.toml, metrics.jsonl, curves.png, checkpoint.safetensors, trunk.safetensors and model.onnx.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pupila.data import Dataset, Splits, load_dataset, sample, split
+from pupila.errors import DataError, TrainingError
+from pupila.evaluation.plots import plot_curves
+from pupila.recipe import Recipe
+from pupila.training.device import pick_device
+from pupila.training.export import Exported, export
+from pupila.training.fit import Fitted, fit
+from pupila.training.weights import save_trunk, starting_network
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run: where its model file is, and what it reached."""
+
+    model: Path
+    folder: Path
+    fitted: Fitted
+    exported: Exported
+
+
+def train(source: str, recipe: Recipe, folder: Path, *, size: int | None = None, resume: bool = False) -> Trained:
+    """Train on `source` as `recipe` says and leave everything in `folder`; prints one line an epoch and a closing line.
+
+    size: pixels a side that pictures are stored at, None to choose it from the data. The test split is not touched.
+    Raises PupilaError's kinds; see fit, load_dataset and export.
+    """
+    splits = load_dataset(source, size)
+    _report(splits)
+    training, validation = training_split(splits, recipe)
+    start = starting_network(recipe.weights, len(training.classes), recipe.seed)
+    print(
+        f"{len(training):,} pictures to train on, {len(validation):,} to validate, {len(training.classes)} classes, "
+        f"{training.size} px; starting from {start.origin}; on {pick_device().type}"
+    )
+    _prepare(folder, recipe, resume)
+    identity = {"recipe": recipe.to_dict(), "data": splits.fingerprint, "weights": start.origin}
+    fitted = fit(
+        recipe,
+        start.network,
+        training,
+        validation,
+        folder / "checkpoint.safetensors",
+        identity=identity,
+        resume=resume,
+        on_epoch=lambda row: _record(folder, row),
+    )
+    print(closing_line(fitted))
+    plot_curves(fitted.rows, folder / "curves.png")
+    save_trunk(fitted.network, folder / "trunk.safetensors")
+    exported = export(fitted, recipe, training, validation, folder / "model.onnx", splits=splits, origin=start.origin)
+    return Trained(folder / "model.onnx", folder, fitted, exported)
+
+
+def training_split(splits: Splits, recipe: Recipe) -> tuple[Dataset, Dataset]:
+    """Return what to train on and what to validate on: the data's own validation split, or a stratified share."""
+    pool = splits.train
+    if recipe.sample:
+        if recipe.sample > len(pool):
+            raise DataError(f"{splits.name}: sample={recipe.sample} is more than its {len(pool):,} pictures. Lower it.")
+        pool = sample(pool, recipe.sample, recipe.seed)
+    elif splits.validation is not None:
+        return pool, splits.validation
+    return split(pool, recipe.validation_fraction, recipe.seed)
+
+
+def closing_line(fitted: Fitted) -> str:
+    """Return the two figures lines in the words of d2l's training function, of the best epoch."""
+    row = fitted.rows[fitted.best_epoch]
+    return (
+        f"loss {row['train_loss']:.3f}, train acc {row['train_accuracy']:.3f}, valid acc {row['validation_accuracy']:.3f}\n"
+        f"{fitted.examples_per_second:.1f} examples/sec on {pick_device().type}"
+    )
+
+
+def _report(splits: Splits) -> None:
+    if splits.skipped:
+        print(f"{splits.name}: skipped {len(splits.skipped)} unreadable pictures:")
+        for skipped in splits.skipped[:10]:
+            print(f"  {skipped.name}: {skipped.reason}")
+
+
+def _prepare(folder: Path, recipe: Recipe, resume: bool) -> None:
+    """Make the run folder; a folder that holds a run already is never overwritten."""
+    if (folder / "metrics.jsonl").exists() and not resume:
+        raise TrainingError(f"{folder}: holds a run already. Go on with --resume, or choose another --name.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "recipe.json").write_text(json.dumps(recipe.to_dict(), indent=2) + "\n")
+    except OSError as error:
+        raise TrainingError(
+            f"{folder}: cannot be written ({error.strerror}). Choose another place with --runs."
+        ) from error
+
+
+def _record(folder: Path, row: Mapping[str, Any]) -> None:
+    with (folder / "metrics.jsonl").open("a") as lines:
+        lines.write(json.dumps(row) + "\n")
+    print(
+        f"{time.strftime('%H:%M:%S')} epoch {row['epoch']} at {row['network_size']} px: loss {row['train_loss']:.3f}, "
+        f"train acc {row['train_accuracy']:.3f}, valid acc {row['validation_accuracy']:.3f}, {row['seconds']:.0f} s",
+        flush=True,
+    )

@@ -1,0 +1,107 @@
+"""What training starts from: the published ImageNet weights, the bundled trunk, a file of one's own, or nothing."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pupila.errors import DownloadError, ModelError
+from pupila.models import bundled_trunk
+from pupila.training.resnet import ResNet18
+
+IMAGENET_URL = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
+IMAGENET_SHA256_PREFIX = "f37072fd"  # the published file carries the start of its hash in its name
+
+
+@dataclass(frozen=True)
+class Start:
+    """A network ready to be trained, and the words for where its weights come from."""
+
+    network: ResNet18
+    origin: str
+
+
+def starting_network(weights: str, classes: int, seed: int, *, url: str = IMAGENET_URL) -> Start:
+    """Return a ResNet-18 with a new head of K classes, initialised from `weights`; see Recipe.weights.
+
+    Raises DownloadError without network, ModelError if a file is damaged or not a ResNet-18.
+    """
+    torch.manual_seed(seed)
+    network = ResNet18(classes)
+    state, origin = _state(weights, url)
+    if state is not None:
+        _load_trunk(network, state, origin)
+    return Start(network, origin)
+
+
+def save_trunk(network: ResNet18, path: Path, dtype: torch.dtype = torch.float16) -> None:
+    """Write all but the head as safetensors; float16 halves the file at no cost in accuracy after training goes on."""
+    state = {name: value for name, value in network.state_dict().items() if not name.startswith("fc.")}
+    temporary = path.with_name(f".{path.name}.tmp")
+    save_file({n: v.to(dtype).contiguous() if v.is_floating_point() else v for n, v in state.items()}, temporary)
+    temporary.replace(path)
+
+
+def _state(weights: str, url: str) -> tuple[dict[str, Tensor] | None, str]:
+    if weights == "none":
+        return None, "none"
+    if weights == "bundled":
+        return read_weights(bundled_trunk()), "bundled"
+    if weights == "imagenet":
+        return read_weights(_imagenet_file(url)), "imagenet"
+    if weights == "auto":
+        return _auto(url)
+    path = Path(weights)
+    return read_weights(path), f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
+
+
+def _auto(url: str) -> tuple[dict[str, Tensor] | None, str]:
+    """ImageNet's weights if they are cached or can be had, else the bundled trunk."""
+    try:
+        return _state("imagenet", url)
+    except DownloadError as error:
+        print(f"Starting from the bundled weights, because ImageNet's cannot be had: {error}")
+        return _state("bundled", url)
+
+
+def _imagenet_file(url: str) -> Path:
+    from pupila.data.download import cache_folder, download
+
+    path = cache_folder() / Path(url).name
+    try:
+        return download(url, path, sha256=IMAGENET_SHA256_PREFIX)
+    except DownloadError as error:
+        raise DownloadError(f"{error} Or start from --weights bundled, none, or the path of a .pth file.") from error
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a .safetensors file, or a .pth state dict without running any code that its pickle may hold."""
+    if not path.exists():
+        raise ModelError(f"{path}: there is no such weights file. Use --weights imagenet, bundled, none, or a path.")
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, Exception) as error:  # torch.load raises a dozen types on a damaged or hostile file
+        raise ModelError(f"{path}: is damaged or not a weights file. Download it again.") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ModelError(f"{path}: is not a plain state dict. Save it with: torch.save(model.state_dict(), path)")
+    return state
+
+
+def _load_trunk(network: ResNet18, state: dict[str, Tensor], origin: str) -> None:
+    """Copy all but the head; the head is kept too where it has the same classes."""
+    own = network.state_dict()
+    trunk = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    trunk = {name: value for name, value in trunk.items() if not name.startswith("fc.")}
+    wrong = [name for name in own if not name.startswith("fc.") and not name.endswith("num_batches_tracked")]
+    wrong = [name for name in wrong if name not in trunk or trunk[name].shape != own[name].shape]
+    if wrong:
+        raise ModelError(
+            f"{origin}: is not a ResNet-18: {wrong[0]} is missing or of another shape ({len(wrong)} such)."
+        )
+    network.load_state_dict({**own, **{name: trunk[name] for name in trunk.keys() & own.keys()}})
