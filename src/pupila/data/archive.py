@@ -9,12 +9,15 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from pupila.data.entries import Entry, is_hidden, parts_of
 from pupila.errors import DataError
+from pupila.progress import Progress
 
 MEMBER_BYTES = 64 * 2**20
 """A member is read up to here and one byte more, so that a bomb costs no more; a CIFAR-10 batch has 31 MB."""
+REPORT_EVERY = 2**20
 TOTAL_BYTES = 8 * 2**30
 """All members together are held in memory: beyond this, unpacking first is the better way."""
 
@@ -28,19 +31,26 @@ def read_archive(path: Path) -> list[Entry]:
 
     Raises DataError if it is neither, is damaged, encrypted, or too large to hold in memory.
     """
-    entries: list[Entry] = []
+    entries: dict[tuple[str, ...], Entry] = {}  # of two members with one name the later counts, as when unpacking
     total = 0
     try:
-        for name, data in _members(path):
-            parts = parts_of(name)
-            total += len(data)
-            if total > TOTAL_BYTES:
-                raise DataError(f"{path}: holds more than {TOTAL_BYTES // 2**30} GiB. Unpack it and give the folder.")
-            if parts and not is_hidden(parts):
-                entries.append(Entry(parts, data))
+        with path.open("rb") as file, Progress("reading", path.stat().st_size) as bar:
+            seen = 0
+            for name, data in _members(path, file):
+                parts = parts_of(name)
+                total += len(data)
+                if total > TOTAL_BYTES:
+                    raise DataError(f"{path}: holds over {TOTAL_BYTES // 2**30} GiB. Unpack it and give the folder.")
+                if parts and not is_hidden(parts):
+                    entries[parts] = Entry(parts, data)
+                if file.tell() - seen > REPORT_EVERY:
+                    bar.advance(file.tell() - seen)
+                    seen = file.tell()
+    except PermissionError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}). Check its permissions.") from error
     except DAMAGED as error:
         raise DataError(f"{path}: the archive is cut off or damaged ({error}). Copy or download it again.") from error
-    return entries
+    return list(entries.values())
 
 
 def stem(path: Path) -> str:
@@ -51,44 +61,40 @@ def stem(path: Path) -> str:
     return path.stem
 
 
-def _members(path: Path) -> Iterator[tuple[str, bytes]]:
-    if zipfile.is_zipfile(path):
-        return _zip_members(path)
-    if _is_tar(path):
-        return _tar_members(path)
-    raise DataError(
-        f"{path}: is neither a folder nor an archive that can be read. Give a folder, {', '.join(SUFFIXES)}."
-    )
+def _members(path: Path, file: BinaryIO) -> Iterator[tuple[str, bytes]]:
+    if _is_tar(file):  # asked first: a tar that holds a zip looks like a zip too
+        return _tar_members(file)
+    if zipfile.is_zipfile(file):
+        return _zip_members(path, file)
+    raise DataError(f"{path}: is no archive that can be read. Give a folder, or one of {', '.join(SUFFIXES)}.")
 
 
-def _is_tar(path: Path) -> bool:
+def _is_tar(file: BinaryIO) -> bool:
     """True for a tar archive and for anything packed with gzip, bzip2 or xz: damage to those is then named as such."""
-    with path.open("rb") as file:
-        start = file.read(6)
-    if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")):
-        return True
-    return tarfile.is_tarfile(path)
+    file.seek(0)
+    start = file.read(6)
+    file.seek(0)
+    packed = start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00"))
+    is_tar = packed or tarfile.is_tarfile(file)
+    file.seek(0)
+    return is_tar
 
 
-def _tar_members(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield members in order. Asking for no more than their size matters: a larger buffer is set aside for each one."""
-    with tarfile.open(path, "r:*") as archive:
+def _tar_members(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
+    """Yield regular files. Asking for no more than their size matters: a buffer of what is asked for is set aside."""
+    with tarfile.open(fileobj=file, mode="r:*") as archive:
         for member in archive:
-            file = archive.extractfile(member) if member.isreg() else None
-            if file is not None:
-                yield member.name, file.read(_bound(member.size))
+            content = archive.extractfile(member) if member.isreg() else None
+            if content is not None:
+                yield member.name, content.read(min(member.size, MEMBER_BYTES + 1))
 
 
-def _zip_members(path: Path) -> Iterator[tuple[str, bytes]]:
-    with zipfile.ZipFile(path) as archive:
+def _zip_members(path: Path, file: BinaryIO) -> Iterator[tuple[str, bytes]]:
+    with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             if member.flag_bits & 0x1:
                 raise DataError(f"{path}: is encrypted. Unpack it and give the folder.")
             if not member.is_dir():
-                with archive.open(member) as file:
-                    yield member.filename, file.read(_bound(member.file_size))
-
-
-def _bound(announced: int) -> int:
-    """How much to ask for: a read reserves all of it first, and 60,000 reserves of 64 MiB exhaust the memory maps."""
-    return min(announced, MEMBER_BYTES) + 1
+                with archive.open(member) as content:
+                    name = member.filename.replace("\\", "/")  # some packers on Windows write it so
+                    yield name, content.read(min(member.file_size, MEMBER_BYTES + 1))

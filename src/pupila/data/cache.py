@@ -8,7 +8,6 @@ A cache can be deleted at any time. It never stops anything: if it cannot be wri
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -20,17 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pupila.data.dataset import Dataset, Skipped, Splits
+from pupila.data.dataset import Dataset
+from pupila.data.splits import Skipped, Splits
 from pupila.errors import DataError
 
 VERSION = 1
 """Part of every key: raise it when the same files would give other pixels, labels or order than before."""
-
-
-def cache_folder(cache: Path | None = None) -> Path:
-    """Return the folder for everything that can be made or fetched again: the argument, $PUPILA_CACHE, ~/.cache/pupila."""
-    chosen = cache or os.environ.get("PUPILA_CACHE") or Path.home() / ".cache" / "pupila"
-    return Path(chosen).expanduser()
 
 
 class DatasetCache:

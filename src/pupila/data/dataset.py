@@ -1,4 +1,4 @@
-"""Labelled pictures in memory, and the parts they come in. Knows nothing of files, archives or where they came from."""
+"""Labelled pictures in memory. Knows nothing of files, archives or where they came from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,32 +59,3 @@ class Dataset:
         if labels.min() < 0 or labels.max() >= len(classes):
             return f"its labels go from {labels.min()} to {labels.max()}, and it has {len(classes)} class names"
         return ""
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """One picture that could not be read, and why."""
-
-    name: str
-    """Its path within the data set, for example train/cat/0001.jpg."""
-    reason: str
-
-
-@dataclass(frozen=True, eq=False)
-class Splits:
-    """A data set as it was published: with its own validation and test parts, or without."""
-
-    name: str
-    train: Dataset
-    validation: Dataset | None
-    """None where the source has none: cut one off `train` with split()."""
-    test: Dataset | None
-    """Never touched by training."""
-    skipped: tuple[Skipped, ...]
-    fingerprint: str
-    """SHA-256, hex, over names, labels and pixels: the same on any machine, however its files are listed or packed."""
-
-    def parts(self) -> dict[str, Dataset]:
-        """Return the parts that there are, by name, in the order train, validation, test."""
-        named = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {name: part for name, part in named.items() if part is not None}

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
@@ -14,14 +14,17 @@ from types import TracebackType
 import numpy as np
 
 from pupila import images
+from pupila.data.dataset import Pictures
 from pupila.data.worker import Decoded, decode_all, pack, read
 from pupila.errors import DataError, ImageError
 from pupila.images import ImageLimits
 from pupila.progress import Progress
 
-CHUNK = 256
-"""Pictures in one job: small enough for a smooth progress bar, large enough for its cost not to matter."""
-FEW = 1024
+CHUNK = 128
+"""Pictures in one job, at most: few enough for a smooth progress bar, enough for its own cost not to matter."""
+CHUNK_BYTES = 16 * 2**20
+"""Bytes in one job, at most, but for the last picture: they are copied to the worker."""
+FEW = 256
 """Up to here this process decodes by itself: starting others takes longer than they would save."""
 SIZES = (32, 64, 96, 128, 160, 224)
 SIZE_SAMPLE = 1000
@@ -34,18 +37,13 @@ def decode_pictures(sources: Sources, size: int, limits: ImageLimits) -> Decoded
     """Return uint8 [N, size, size, 3] and, by index, the reason for each picture that could not be read."""
     pixels = np.zeros((len(sources), size, size, 3), dtype=np.uint8)
     failed: dict[int, str] = {}
-    starts = range(0, len(sources), CHUNK)
+    start = 0
     with Progress("decoding", len(sources)) as bar, _Workers(_worker_count(len(sources))) as workers:
-        waiting: deque[tuple[int, Future[Decoded]]] = deque()
-        for start in (*starts, *([None] * workers.window)):
-            if start is not None:
-                waiting.append((start, workers.submit(sources[start : start + CHUNK], size, limits)))
-            if waiting and (start is None or len(waiting) > workers.window):
-                first, future = waiting.popleft()
-                part, problems = future.result()
-                pixels[first : first + len(part)] = part
-                failed.update({first + index: reason for index, reason in problems.items()})
-                bar.advance(len(part))
+        for part, problems in workers.map(_chunks(sources), size, limits):
+            pixels[start : start + len(part)] = part
+            failed.update({start + index: reason for index, reason in problems.items()})
+            start += len(part)
+            bar.advance(len(part))
     return pixels, failed
 
 
@@ -61,6 +59,27 @@ def choose_size(sources: Sources, limits: ImageLimits) -> int:
     return next((size for size in SIZES if size >= median), SIZES[-1])
 
 
+def resize_pictures(pictures: Pictures, size: int) -> Pictures:
+    """Bring uint8 [N, H, W, 3] to [N, size, size, 3] just as picture files are."""
+    if pictures.shape[1:3] == (size, size):
+        return pictures
+    resized = np.empty((len(pictures), size, size, 3), dtype=np.uint8)
+    with Progress("resizing", len(pictures)) as bar:
+        for index, pixels in enumerate(pictures):
+            resized[index] = images.resize(pixels, size)
+            bar.advance()
+    return resized
+
+
+def _chunks(sources: Sources) -> Iterator[Sources]:
+    start = total = 0
+    for index, source in enumerate(sources, 1):
+        total += len(source) if isinstance(source, bytes) else 0
+        if index - start == CHUNK or total >= CHUNK_BYTES or index == len(sources):
+            yield sources[start:index]
+            start, total = index, 0
+
+
 def _worker_count(pictures: int) -> int:
     """Return how many processes to start: one a core that we may use, or none for few pictures."""
     if pictures <= FEW or not sys.executable:
@@ -73,8 +92,6 @@ class _Workers:
     """N child processes, each fed by a thread of its own; with N = 0, this very thread."""
 
     def __init__(self, count: int) -> None:
-        self.window = 2 * count
-        """Jobs that may wait beside those under way: bounds the memory that answers take."""
         self._idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
         self._processes = [_start() for _ in range(count)]
         for process in self._processes:
@@ -94,12 +111,18 @@ class _Workers:
         for process in self._processes:
             process.communicate()
 
-    def submit(self, sources: Sources, size: int, limits: ImageLimits) -> Future[Decoded]:
-        if self._processes:
-            return self._threads.submit(self._ask, sources, size, limits)
-        done: Future[Decoded] = Future()
-        done.set_result(decode_all(sources, size, limits))
-        return done
+    def map(self, chunks: Iterator[Sources], size: int, limits: ImageLimits) -> Iterator[Decoded]:
+        """Yield the answer to each chunk, in order; only so many are under way that their memory does not matter."""
+        waiting: deque[Future[Decoded]] = deque()
+        for chunk in chunks:
+            if not self._processes:
+                yield decode_all(chunk, size, limits)
+                continue
+            waiting.append(self._threads.submit(self._ask, chunk, size, limits))
+            if len(waiting) > 3 * len(self._processes):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
     def _ask(self, sources: Sources, size: int, limits: ImageLimits) -> Decoded:
         process = self._idle.get()
@@ -124,7 +147,7 @@ def _answer(process: subprocess.Popen[bytes], sources: Sources, size: int, limit
         process.stdin.write(pack(sources, size, limits))
         process.stdin.flush()
         head = process.stdout.readline()
-        filled = process.stdout.readinto(memoryview(pixels).cast("B"))  # type: ignore[attr-defined]
+        filled = process.stdout.readinto(pixels.reshape(-1).data)  # type: ignore[attr-defined]
     except OSError:
         head, filled = b"", 0
     if filled != pixels.nbytes:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pupila.data.entries import Entry, is_hidden, parts_of
-from pupila.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -19,11 +18,11 @@ class Listed:
 
 
 def list_folder(root: Path) -> list[Listed]:
-    """Return all files below a folder that are not hidden, sorted by name; links are followed, but not in circles."""
-    try:
-        return sorted(_walk(root, (), frozenset()), key=lambda listed: listed.entry.parts)
-    except OSError as error:
-        raise DataError(f"{error.filename}: cannot be read ({error.strerror}). Check its permissions.") from error
+    """Return all files below a folder that are not hidden, sorted by name. Raises OSError.
+
+    Links are followed, but not in circles.
+    """
+    return sorted(_walk(root, (), frozenset()), key=lambda listed: listed.entry.parts)
 
 
 def _walk(folder: Path, above: tuple[str, ...], seen: frozenset[tuple[int, int]]) -> Iterator[Listed]:

@@ -1,6 +1,6 @@
 """Which file is of which split and which class, told from folder names alone. Knows nothing of bytes or pixels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pupila.data.entries import Entry
@@ -15,60 +15,84 @@ SPLIT_FOLDERS = {
     "test": "test",
     "testing": "test",
 }
+HINT = "Put them into one folder a class, like cat/1.jpg and dog/1.jpg."
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """A file with its class and its name within the split's class folder."""
+    """A file with its class and its name within the class folder."""
 
     category: str
     name: str
     entry: Entry
 
 
-def arrange(entries: Sequence[Entry], where: str) -> dict[str, list[Labelled]]:
-    """Return the files of each split (train, validation, test), sorted by class, then by name.
+@dataclass(frozen=True)
+class Arranged:
+    """Labelled files by split, sorted by class, then by name; and the files that are in no class folder."""
+
+    splits: Mapping[str, Sequence[Labelled]]
+    strays: Sequence[Entry]
+
+
+Found = list[tuple[tuple[str, ...], Entry]]
+"""Files with the part of their path that still counts."""
+
+
+def arrange(entries: Sequence[Entry], where: str) -> Arranged:
+    """Tell the splits and classes of files apart.
 
     Understands <class>/..., train/<class>/... with valid|val|validation/ and test/ beside it, and either of them
     within wrapping folders. Raises DataError, whose text begins with `where`, if there is no such layout.
     """
-    found = [(entry.parts, entry) for entry in entries if entry.may_be_picture]
+    found: Found = [(entry.parts, entry) for entry in entries if entry.may_be_picture]
     if not found:
-        raise DataError(
-            f"{where}: holds no picture. Put pictures into one folder a class, like cat/1.jpg and dog/1.jpg."
-        )
-    while _is_wrapped(found):
-        found = [(parts[1:], entry) for parts, entry in found]
+        raise DataError(f"{where}: there are no pictures in it. {HINT}")
+    found = _unwrap(found)
     folders = _split_folders(found)
-    if not folders:
-        return {"train": _by_class([(parts, entry) for parts, entry in found if len(parts) > 1], where)}
-    _check_folders(folders, where)
-    return {
-        folders[top]: _by_class([(parts[1:], e) for parts, e in found if parts[0] == top], where)
-        for top in sorted(folders)
-    }
+    parts = {"train": found}
+    if folders:
+        _check_folders(folders, where)
+        parts = {split: [(path[1:], e) for path, e in found if path[0] == top] for top, split in folders.items()}
+    splits = {split: _labelled(parts[split]) for split in sorted(parts)}
+    if not splits["train"]:
+        raise DataError(f"{where}: its pictures are in no class folder. {HINT}")
+    used = {id(item.entry) for members in splits.values() for item in members}
+    strays = sorted((e for _, e in found if id(e) not in used and "." in e.parts[-1]), key=lambda entry: entry.parts)
+    return Arranged(splits, strays)
 
 
-Found = list[tuple[tuple[str, ...], Entry]]
+def class_names(splits: Mapping[str, Sequence[Labelled]], where: str) -> tuple[str, ...]:
+    """Return the classes of train, sorted; raises DataError if there is one only, or another split has one more."""
+    classes = {item.category for item in splits["train"]}
+    if len(classes) < 2:
+        raise DataError(f"{where}: has one class only, '{min(classes)}'. Put a folder of another class beside it.")
+    for split, members in splits.items():
+        own = {item.category for item in members}
+        if own - classes:
+            missing = f" It lacks {_some(classes - own)}." if classes - own else ""
+            raise DataError(
+                f"{where}: {split} has classes that train lacks: {_some(own - classes)}.{missing} Name them alike."
+            )
+    return tuple(sorted(classes))
 
 
-def _is_wrapped(found: Found) -> bool:
-    """True if all is in one folder that holds further folders, and that folder is not a split's."""
-    top = {parts[0] for parts, _ in found}
-    return len(top) == 1 and max(len(parts) for parts, _ in found) > 2 and not _split_folders(found)
+def _unwrap(found: Found) -> Found:
+    """Leave out folders that hold all the others: an archive often has its own name as the first one."""
+    while True:
+        top = {path[0] for path, _ in found if len(path) > 1}
+        if len(top) != 1 or _split_folders(found) or max(len(path) for path, _ in found) < 3:
+            return found
+        found = [(path[1:], entry) for path, entry in found if path[0] in top and len(path) > 1]
 
 
 def _split_folders(found: Found) -> dict[str, str]:
-    """Map top folders to splits. A folder `train` with pictures right in it is a class: of trains, beside cars."""
-    folders: dict[str, str] = {}
-    for top in {parts[0] for parts, _ in found if len(parts) > 2}:
-        split = SPLIT_FOLDERS.get(top.casefold())
-        if split and not any(len(parts) == 2 for parts, _ in found if parts[0] == top):
-            folders[top] = split
-    return folders
+    """Map top folders to splits. A folder `train` that holds no folders is a class: pictures of trains, beside cars."""
+    holding_folders = {path[0] for path, _ in found if len(path) > 2}
+    return {top: SPLIT_FOLDERS[top.casefold()] for top in holding_folders if top.casefold() in SPLIT_FOLDERS}
 
 
-def _check_folders(folders: dict[str, str], where: str) -> None:
+def _check_folders(folders: Mapping[str, str], where: str) -> None:
     for split in set(folders.values()):
         same = sorted(top for top in folders if folders[top] == split)
         if len(same) > 1:
@@ -78,33 +102,11 @@ def _check_folders(folders: dict[str, str], where: str) -> None:
         raise DataError(f"{where}: has {top}/ but no train/. Add train/<class>/, or give the path of {top}/ itself.")
 
 
-def _by_class(found: Found, where: str) -> list[Labelled]:
-    if not found:
-        raise DataError(
-            f"{where}: its pictures are in no class folder. Put them into one folder a class, like cat/1.jpg."
-        )
-    labelled = [Labelled(parts[0], "/".join(parts[1:]), entry) for parts, entry in found]
+def _labelled(found: Found) -> list[Labelled]:
+    labelled = [Labelled(path[0], "/".join(path[1:]), entry) for path, entry in found if len(path) > 1]
     return sorted(labelled, key=lambda item: (item.category, item.name))
 
 
-def class_names(arranged: dict[str, list[Labelled]], where: str) -> tuple[str, ...]:
-    """Return the classes of train, sorted; raises DataError if it has only one, or another split has one more."""
-    classes = sorted({item.category for item in arranged["train"]})
-    if len(classes) < 2:
-        raise DataError(
-            f"{where}: has one class only ('{classes[0]}'). Put pictures of at least two classes beside it."
-        )
-    for split, items in arranged.items():
-        unknown = sorted({item.category for item in items} - set(classes))
-        if unknown:
-            missing = sorted(set(classes) - {item.category for item in items})
-            only = f"; only in train: {_some(missing)}" if missing else ""
-            raise DataError(
-                f"{where}: {split} has classes that train lacks: {_some(unknown)}{only}. Name the folders alike in both."
-            )
-    return tuple(classes)
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:5])
+def _some(names: set[str]) -> str:
+    shown = ", ".join(sorted(names)[:5])
     return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown

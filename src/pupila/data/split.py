@@ -1,4 +1,4 @@
-"""Cut one data set in two, or take a part of it: stratified, seeded, the same on any machine. Knows nothing of files."""
+"""Cut one data set in two, or take a part of it: stratified, seeded, the same anywhere. Knows nothing of files."""
 
 import numpy as np
 
@@ -47,21 +47,16 @@ def _pictures(count: int) -> str:
 
 
 def _shares(counts: Integers, total: int) -> Integers:
-    """Share `total` out in proportion to `counts` by largest remainders, with at least one to each that is not 0."""
-    floor = np.minimum(counts, 1)
-    above = counts - floor  # each class keeps one for itself; the rest is shared out
-    rest = total - int(floor.sum())
-    ideal = np.minimum(np.maximum(counts * (total / counts.sum()) - floor, 0), above)
-    if ideal.sum() > 0:
-        ideal = np.minimum(ideal * (rest / ideal.sum()), above)
-    shares = np.floor(ideal).astype(np.int64)
-    order = np.argsort(-(ideal - shares), kind="stable")
-    missing = rest - int(shares.sum())
-    while missing > 0:
-        for k in order[shares[order] < above[order]][:missing]:
-            shares[k] += 1
-            missing -= 1
-    return np.asarray(shares + floor, dtype=np.int64)
+    """Share `total` out in proportion to `counts`, largest remainders first, at least one to each that is not 0."""
+    whole = int(counts.sum())
+    exact = counts * total  # in units of 1 / whole: whole numbers only, the same on any machine
+    shares = np.clip(exact // whole, np.minimum(counts, 1), counts)
+    while (short := total - int(shares.sum())) != 0:
+        step = 1 if short > 0 else -1
+        room = shares < counts if short > 0 else shares > 1
+        owed = np.where(room, step * (exact - shares * whole), np.iinfo(np.int64).min)
+        shares[int(owed.argmax())] += step
+    return np.asarray(shares, dtype=np.int64)
 
 
 def _choose(dataset: Dataset, wanted: Integers, seed: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

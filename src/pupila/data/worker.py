@@ -37,7 +37,7 @@ def decode_all(sources: Sequence[bytes | Path], size: int, limits: ImageLimits) 
             except ImageError as error:
                 failed[index] = str(error)
             except OSError as error:
-                failed[index] = f"The file cannot be read ({error.strerror})."
+                failed[index] = f"The file cannot be read ({error.strerror or error})."
     return pixels, failed
 
 

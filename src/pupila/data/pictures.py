@@ -1,0 +1,47 @@
+"""Picture files in class folders, made into Splits. Knows the steps in between, and nothing of where the files lie."""
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import numpy as np
+
+from pupila.data.decoding import choose_size, decode_pictures
+from pupila.data.entries import Entry
+from pupila.data.layout import Labelled, arrange, class_names
+from pupila.data.splits import Part, Skipped, Splits, assemble
+from pupila.errors import DataError
+from pupila.images import ImageLimits
+
+
+def read_pictures(entries: Sequence[Entry], name: str, where: str, size: int | None, limits: ImageLimits) -> Splits:
+    """Decode all splits in one go, so that there is one progress bar and the workers start once.
+
+    Raises DataError, whose text begins with `where`, if the folders make no data set or a class is unreadable.
+    """
+    arranged = arrange(entries, where)
+    classes = class_names(arranged.splits, where)
+    items = [item for members in arranged.splits.values() for item in members]
+    sources = [item.entry.source for item in items]
+    images, failed = decode_pictures(sources, size or choose_size(sources, limits), limits)
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = np.asarray([numbers[item.category] for item in items], dtype=np.int64)
+    readable = np.ones(len(items), dtype=np.bool_)
+    readable[list(failed)] = False
+    parts: dict[str, Part] = {}
+    ends = list(accumulate(len(members) for members in arranged.splits.values()))
+    for (split, members), end in zip(arranged.splits.items(), ends, strict=True):
+        all_rows = slice(end - len(members), end)
+        rows = np.arange(end - len(members), end)[readable[all_rows]]
+        chosen = [items[row] for row in rows]
+        _check_readable(members, chosen, f"{where}: {split}")
+        pixels = images[all_rows] if len(chosen) == len(members) else images[rows]  # a view where it can be
+        parts[split] = Part(pixels, labels[rows], [f"{item.category}/{item.name}" for item in chosen])
+    skipped = [Skipped(items[row].entry.name, reason) for row, reason in sorted(failed.items())]
+    skipped += [Skipped(entry.name, "It lies in no class folder.") for entry in arranged.strays]
+    return assemble(name, classes, parts, skipped)
+
+
+def _check_readable(members: Sequence[Labelled], readable: Sequence[Labelled], where: str) -> None:
+    lost = sorted({item.category for item in members} - {item.category for item in readable})
+    if lost:
+        raise DataError(f"{where}: none of the pictures of '{lost[0]}' can be read. Replace them or remove the class.")

@@ -1,0 +1,85 @@
+"""A data set in its published parts, and the fingerprint that tells it from all others. Knows nothing of files."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pupila.data.dataset import Dataset, Integers, Pictures
+from pupila.errors import DataError
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """One picture that could not be used, and why."""
+
+    name: str
+    """Its path within the data set, for example train/cat/0001.jpg."""
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """A data set as it was published: with its own validation and test parts, or without."""
+
+    name: str
+    train: Dataset
+    validation: Dataset | None
+    """None where the source has none: cut one off `train` with split()."""
+    test: Dataset | None
+    """Never touched by training."""
+    skipped: tuple[Skipped, ...]
+    fingerprint: str
+    """SHA-256, hex, over names, labels and pixels: the same on any machine, however its files are listed or packed."""
+
+    def parts(self) -> dict[str, Dataset]:
+        """Return the parts that there are, by name, in the order train, validation, test."""
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: part for name, part in named.items() if part is not None}
+
+    def part(self, name: str | None) -> tuple[Dataset, str]:
+        """Return the part of that name and the name; None: test if there is one, else all there is.
+
+        Raises DataError if the source has no such part.
+        """
+        parts = self.parts()
+        name = name or ("test" if "test" in parts else "all")
+        if name == "all":
+            pictures = np.concatenate([part.images for part in parts.values()])
+            labels = np.concatenate([part.labels for part in parts.values()])
+            return Dataset(pictures, labels, self.train.classes), name
+        if name not in parts:
+            raise DataError(
+                f"{self.name}: has no {name} part, only {', '.join(parts)}. Use --split {next(iter(parts))} or all."
+            )
+        return parts[name], name
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The pictures of one split in a fixed order, with the name of each: what a source hands over."""
+
+    images: Pictures
+    labels: Integers
+    names: Sequence[str]
+
+
+def assemble(name: str, classes: tuple[str, ...], parts: Mapping[str, Part], skipped: Sequence[Skipped] = ()) -> Splits:
+    """Join the parts (train, and perhaps validation and test) into validated Splits with their fingerprint."""
+    made = {split: Dataset(part.images, part.labels, classes) for split, part in parts.items()}
+    digest = fingerprint(classes, parts)
+    return Splits(name, made["train"], made.get("validation"), made.get("test"), tuple(skipped), digest)
+
+
+def fingerprint(classes: tuple[str, ...], parts: Mapping[str, Part]) -> str:
+    """Return the SHA-256 over all that training sees. Texts go in with their lengths: none runs into the next."""
+    digest = hashlib.sha256()
+    for split in sorted(parts):
+        part = parts[split]
+        for text in (split, str(part.images.shape), *classes, *part.names):
+            data = text.encode("utf-8", "surrogateescape")
+            digest.update(b"%d:" % len(data) + data)
+        digest.update(part.labels.astype("<i8").tobytes())
+        digest.update(np.ascontiguousarray(part.images).data)
+    return digest.hexdigest()
