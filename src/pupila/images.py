@@ -40,7 +40,7 @@ DEFAULT_LIMITS = ImageLimits()
 
 
 def decode(source: bytes | Path, size: int, limits: ImageLimits = DEFAULT_LIMITS) -> Pixels:
-    """Return the picture as uint8 [size, size, 3], upright, on a white background, the whole of it squashed to a square.
+    """Return the picture as uint8 [size, size, 3]: upright, on white, the whole of it squashed to a square.
 
     Raises ImageError for anything that is not a whole picture within the limits; OSError if a path cannot be read.
     """

@@ -1,4 +1,4 @@
-"""What a model file says of itself, as JSON in one ONNX metadata property. Knows nothing of how it is stored or used."""
+"""What a model file says of itself, as JSON in one ONNX metadata property. Knows nothing of how it is used."""
 
 import dataclasses
 import json

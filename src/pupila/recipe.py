@@ -82,7 +82,7 @@ class Recipe:
     flip: str = "alternating"
     """Horizontal flip; alternating: random in the first epoch, then each picture's turns about every epoch."""
     ema: float = 0.0
-    """Decay a step of the exponential moving average of the weights, which is what is validated and kept; 0 for none."""
+    """Decay a step of the moving average of the weights, which is then what is validated and kept; 0 for none."""
     precision: str = "auto"
     """Of the convolutions; auto: bfloat16 where the processor computes in it, else float32."""
     validation_fraction: float = 0.1

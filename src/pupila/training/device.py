@@ -28,5 +28,5 @@ def autocast(recipe: Recipe, device: torch.device) -> contextlib.AbstractContext
 
 def _cpu_has_bfloat16() -> bool:
     """True with AVX512-BF16 or AMX; elsewhere bfloat16 is emulated and slower than float32."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -177,7 +177,8 @@ def _choose(candidates: list[Candidate]) -> Candidate:
     if lost <= GATE:
         return wanted
     print(
-        f"{wanted.precision} loses {100 * lost:.2f} points on validation, over the limit of {100 * GATE:g}: float32 kept."
+        f"{wanted.precision} loses {100 * lost:.2f} points on validation, over the limit of {100 * GATE:g}: "
+        "float32 is kept."
     )
     return exact
 
@@ -229,8 +230,8 @@ def _report(candidates: list[Candidate], chosen: Candidate, parity: float, path:
     for candidate in candidates:
         mark = "*" if candidate is chosen else " "
         print(
-            f"{mark} {candidate.precision}: {candidate.size_bytes / 1e6:.1f} MB, {candidate.milliseconds:.2f} ms a picture "
-            f"on one thread, valid acc {candidate.accuracy:.4f}"
+            f"{mark} {candidate.precision}: {candidate.size_bytes / 1e6:.1f} MB, "
+            f"{candidate.milliseconds:.2f} ms a picture on one thread, valid acc {candidate.accuracy:.4f}"
         )
     print(f"parity with the training model: largest probability difference {parity:.1e}")
     print(f"wrote {path}")

@@ -115,7 +115,7 @@ def validate(network: ResNet18, dataset: Dataset, size: int, recipe: Recipe, bat
     network.eval()
     with torch.inference_mode(), autocast(recipe, device):
         pictures = torch.from_numpy(dataset.images)
-        logits = [network(enlarged(part.to(device), size)).float().cpu() for part in pictures.split(batch)]
+        logits = [network(enlarged(part.to(device), size)).float().cpu() for part in torch.split(pictures, batch)]
     network.train()
     return torch.cat(logits)
 

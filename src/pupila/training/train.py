@@ -79,7 +79,8 @@ def closing_line(fitted: Fitted) -> str:
     """Return the two figures lines in the words of d2l's training function, of the best epoch."""
     row = fitted.rows[fitted.best_epoch]
     return (
-        f"loss {row['train_loss']:.3f}, train acc {row['train_accuracy']:.3f}, valid acc {row['validation_accuracy']:.3f}\n"
+        f"loss {row['train_loss']:.3f}, train acc {row['train_accuracy']:.3f}, "
+        f"valid acc {row['validation_accuracy']:.3f}\n"
         f"{fitted.examples_per_second:.1f} examples/sec on {pick_device().type}"
     )
 

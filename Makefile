@@ -1,0 +1,36 @@
+# run: serve the bundled model.  test: everything CI checks.  train: the bundled model's training, on DATA.
+PYTHON ?= python3
+DATA ?= cifar10
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: run test check train clean
+
+run: .venv/serving
+	@$(BIN)/pupila serve
+
+test: check
+	$(BIN)/python -m pytest
+
+check: .venv/everything
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+train: .venv/everything
+	$(BIN)/pupila train $(DATA)
+
+clean:
+	rm -rf .venv build
+
+# Each marker file stands for an installed set; it is made anew when what it was made from changes.
+.venv/serving: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing what serving needs (once)..."
+	@$(PIP) --editable .
+	@touch $@
+
+.venv/everything: .venv/serving
+	@echo "Installing what training and testing need (once)..."
+	@$(PIP) --editable '.[dev]'
+	@touch $@
