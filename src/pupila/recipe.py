@@ -87,7 +87,7 @@ class Recipe:
     """Of the convolutions; auto: bfloat16 where the processor computes in it, else float32."""
     validation_fraction: float = 0.1
     sample: int = 0
-    """Train on a stratified sample of so many pictures, validation among them; 0 for all."""
+    """Use a stratified sample of at most so many pictures, validation among them; 0 for all."""
     seed: int = 0
     export: str = "int8"
 

@@ -7,16 +7,18 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pupila.data import Dataset, Splits, load_dataset, sample, split
-from pupila.errors import DataError, TrainingError
+from pupila.errors import TrainingError
 from pupila.evaluation.plots import plot_curves
 from pupila.recipe import Recipe
 from pupila.training.device import pick_device
 from pupila.training.export import Exported, export
 from pupila.training.fit import Fitted, fit
+from pupila.training.head import fit_head
 from pupila.training.weights import save_trunk, starting_network
 
 
@@ -45,17 +47,16 @@ def train(source: str, recipe: Recipe, folder: Path, *, size: int | None = None,
         f"{training.size} px; starting from {start.origin}; on {pick_device().type}"
     )
     _prepare(folder, recipe, resume)
+    on_epoch = partial(_record, folder)
     identity = {"recipe": recipe.to_dict(), "data": splits.fingerprint, "weights": start.origin}
-    fitted = fit(
-        recipe,
-        start.network,
-        training,
-        validation,
-        folder / "checkpoint.safetensors",
-        identity=identity,
-        resume=resume,
-        on_epoch=lambda row: _record(folder, row),
-    )
+    if recipe.trains == "head":
+        fitted = fit_head(recipe, start.network, training, validation, on_epoch)
+    else:
+        checkpoint = folder / "checkpoint.safetensors"
+        fitted = fit(
+            recipe, start.network, training, validation, checkpoint,
+            identity=identity, resume=resume, on_epoch=on_epoch,
+        )  # fmt: skip
     print(closing_line(fitted))
     plot_curves(fitted.rows, folder / "curves.png")
     save_trunk(fitted.network, folder / "trunk.safetensors")
@@ -66,9 +67,7 @@ def train(source: str, recipe: Recipe, folder: Path, *, size: int | None = None,
 def training_split(splits: Splits, recipe: Recipe) -> tuple[Dataset, Dataset]:
     """Return what to train on and what to validate on: the data's own validation split, or a stratified share."""
     pool = splits.train
-    if recipe.sample:
-        if recipe.sample > len(pool):
-            raise DataError(f"{splits.name}: sample={recipe.sample} is more than its {len(pool):,} pictures. Lower it.")
+    if 0 < recipe.sample < len(pool):
         pool = sample(pool, recipe.sample, recipe.seed)
     elif splits.validation is not None:
         return pool, splits.validation
