@@ -80,15 +80,15 @@ def _graph(directions: NDArray[np.float32], offset: NDArray[np.float32]) -> onnx
 SHAPES: dict[str, list[Any]] = {"logits": [4], "features": [3], "cam": [4, 2, 2]}
 
 
-def picture(colour: str = "red", format: str = "PNG", size: tuple[int, int] = (SIZE, SIZE), **options: Any) -> bytes:
+def picture(colour: str = "red", kind: str = "PNG", size: tuple[int, int] = (SIZE, SIZE), **options: Any) -> bytes:
     """Return a picture file of one colour."""
-    return encode(Image.new("RGB", size, COLOURS[colour]), format, **options)
+    return encode(Image.new("RGB", size, COLOURS[colour]), kind, **options)
 
 
-def encode(image: Image.Image, format: str, **options: Any) -> bytes:
+def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
     """Return an image as a file."""
     buffer = io.BytesIO()
-    image.save(buffer, format, **options)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -154,6 +154,7 @@ def serving(model: Path, log: Path, settings: str = '{"port": 0, "workers": 2}')
             process.wait(20)
         finally:
             process.kill()
+            process.wait()
 
 
 def wait_for_url(process: subprocess.Popen[str], log: Path) -> str:

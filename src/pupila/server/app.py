@@ -8,19 +8,20 @@ from werkzeug.exceptions import HTTPException
 
 from pupila.predictor import Predictor
 from pupila.server.classifier import Classifier
+from pupila.server.health import Health
 from pupila.server.problems import RequestError
 from pupila.server.scheduler import DeadlineError, QueueFullError
 from pupila.server.settings import Settings
-from pupila.server.views import EXTENSION, core, json_response
+from pupila.server.views import EXTENSION, Room, core, json_response
 
 log = logging.getLogger("pupila.server")
 
 
-def create_app(predictor: Predictor, settings: Settings | None = None) -> Flask:
+def create_app(predictor: Predictor, settings: Settings | None = None, health: Health | None = None) -> Flask:
     """Return the application; it may be called by several threads at once, under any WSGI server."""
     settings = settings or Settings()
     app = Flask("pupila.server", static_folder=None, template_folder=None)
-    app.extensions[EXTENSION] = Classifier(predictor, settings), settings
+    app.extensions[EXTENSION] = Room(Classifier(predictor, settings), settings, health or Health())
     app.register_blueprint(core)
     app.register_error_handler(RequestError, show_problem)
     app.register_error_handler(QueueFullError, show_queue_full)

@@ -1,10 +1,13 @@
 """From a model file to a running server: binds, forks workers, loads the model in each of them. Knows gunicorn."""
 
 import errno
+import logging
 import math
 import os
 import socket
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +17,24 @@ from gunicorn.app.base import BaseApplication
 from pupila.errors import ModelError, SettingsError
 from pupila.predictor import Predictor
 from pupila.server.app import create_app
+from pupila.server.board import Board
+from pupila.server.health import Health
 from pupila.server.plan import make_plan
 from pupila.server.settings import Settings
+from pupila.server.worker import LoopArbiter, LoopWorker
+
+log = logging.getLogger("pupila.server")
 
 LOAD_FAILED = 4
 """Exit status by which a worker tells gunicorn that the application cannot be loaded, so that it does not try again."""
 
 
-def serve(model: Path, settings: Settings) -> None:
+def serve(model: Path, settings: Settings, load: Callable[[Path], Predictor] = Predictor.load) -> None:
     """Serve a model file until SIGTERM or SIGINT; raises SettingsError or ModelError if it cannot be."""
     listener = bind(settings)
     reader, writer = os.pipe()
     try:
-        Server(model, settings, listener, writer).run()
+        Server(model, settings, load, listener, writer).run()
     except SystemExit as stop:
         os.set_blocking(reader, False)
         if stop.code == LOAD_FAILED:
@@ -65,27 +73,38 @@ def url_of(listener: socket.socket) -> str:
 class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn with our settings; it forks the workers and replaces those that die."""
 
-    def __init__(self, model: Path, settings: Settings, listener: socket.socket, failures: int) -> None:
+    def __init__(
+        self, model: Path, settings: Settings, load: Callable[[Path], Predictor], listener: socket.socket, failures: int
+    ) -> None:
         self.model = model
         self.settings = settings
+        self.load_model = load
         self.url = url_of(listener)
         self.listener = listener.detach()  # gunicorn owns and closes it from here on
         self.failures = failures
         self.plan = make_plan(settings.workers)
+        self.board = Board(self.plan.workers)
+        self.health = Health(self.board)
+        self.booted = False
+        """Whether a worker was ready once: from then on a worker that cannot load does not end the server."""
         super().__init__()
+
+    def run(self) -> None:
+        """Fork the workers and look after them until told to stop."""
+        LoopArbiter(self).run()
 
     def load_config(self) -> None:
         """Tell gunicorn what we chose."""
         chosen: dict[str, Any] = {
             "bind": f"fd://{self.listener}",
             "workers": self.plan.workers,
-            "worker_class": "gthread",
-            "threads": 16,
-            "timeout": 30,
+            "worker_class": LoopWorker,
             "graceful_timeout": math.ceil(self.settings.drain),
             "control_socket_disable": True,
             "errorlog": "-",
             "loglevel": "warning",
+            "pre_fork": self.give_slot,
+            "child_exit": self.clear_slot,
             "post_worker_init": self.announce,
         }
         for name, value in chosen.items():
@@ -94,10 +113,26 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     def load(self) -> Flask:
         """Load the model in a worker, after the fork: ONNX Runtime's threads do not survive one."""
         try:
-            return create_app(Predictor.load(self.model), self.settings)
+            return create_app(self.load_model(self.model), self.settings, self.health)
         except ModelError as error:
+            if self.booted:
+                log.error("a new worker cannot load the model: %s", error)
+                time.sleep(1)  # the arbiter tries again at once
+                sys.exit(1)
             os.write(self.failures, str(error).encode())
             sys.exit(LOAD_FAILED)
+
+    def give_slot(self, arbiter: Any, worker: Any) -> None:
+        """Give a worker that is about to be forked its row of the board."""
+        taken = {other.slot for other in arbiter.WORKERS.values()}
+        worker.slot = min(set(range(self.board.rows + len(taken) + 1)) - taken)
+        worker.born = time.monotonic()
+        self.board.clear(worker.slot)
+
+    def clear_slot(self, arbiter: Any, worker: Any) -> None:
+        """Forget a worker that has ended."""
+        if worker.slot not in {other.slot for other in arbiter.WORKERS.values()}:
+            self.board.clear(worker.slot)
 
     def announce(self, worker: Any) -> None:
         """Say, once the first worker is ready, where it listens and what to try."""

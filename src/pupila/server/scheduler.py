@@ -63,8 +63,6 @@ class Scheduler(Generic[Item, Result, Lane]):
         self._busy = False
         self._waiting = 0
         self._seconds_per_item = 0.0
-        self.running_since: float | None = None
-        """When the batch in computation began, by the clock given: a long time ago means that it is stuck."""
 
     @property
     def waiting(self) -> int:
@@ -145,7 +143,7 @@ class Scheduler(Generic[Item, Result, Lane]):
     def _run(self, batch: list[tuple[Ticket[Item, Result, Lane], int]]) -> None:
         """Compute a batch and answer it. If it fails it is split, so that only the culprit's request fails."""
         items = [ticket.items[index] for ticket, index in batch]
-        self.running_since = started = self._clock()
+        started = self._clock()
         try:
             results = self._compute(items, batch[0][0].lane)
         except Exception as error:
@@ -155,8 +153,6 @@ class Scheduler(Generic[Item, Result, Lane]):
                 return
             self._fail(batch[0][0], error)
             return
-        finally:
-            self.running_since = None
         each = (self._clock() - started) / len(batch)
         self._seconds_per_item += 0.1 * (each - self._seconds_per_item)
         self._answer(batch, results)

@@ -27,6 +27,8 @@ class Settings:
     """Open connections a worker; further ones wait in the kernel's queue."""
     max_waiting: int = 256
     """Pictures that may wait for their computation in one worker; further requests are told when to come back."""
+    max_buffered_bytes: int = 256 * MEBIBYTE
+    """Bodies of all requests in one worker together."""
     max_parts: int = 128
     """Pictures in one request."""
     max_part_bytes: int = 20 * MEBIBYTE

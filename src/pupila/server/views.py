@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from io import BufferedIOBase
 
 from flask import Blueprint, Response, current_app, request
 
 from pupila.server import answers, payload
 from pupila.server.classifier import Classifier, Stages
+from pupila.server.health import Health
 from pupila.server.problems import BadPart, RequestError
 from pupila.server.query import Query
 from pupila.server.settings import Settings
@@ -21,14 +23,14 @@ core = Blueprint("core", __name__)
 @core.post("/predict")
 def predict() -> Response:
     """Answer every picture of the request, in order."""
-    classifier, settings = parts_of_app()
+    room = this_room()
     stages = Stages()
     query = Query.parse(request.environ["QUERY_STRING"])
-    deadline = request.environ.get("pupila.deadline") or time.monotonic() + settings.deadline
-    body = read_body(request.environ, settings)
-    parts = payload.read_pictures(request.environ.get("CONTENT_TYPE", ""), body, settings)
+    deadline = request.environ.get("pupila.deadline") or time.monotonic() + room.settings.deadline
+    body = read_body(request.environ, room.settings)
+    parts = payload.read_pictures(request.environ.get("CONTENT_TYPE", ""), body, room.settings)
     stages.end("parse")
-    predictor, found = classifier.classify(parts, query.top or 1, query.explain, deadline, stages)
+    predictor, found = room.classifier.classify(parts, query.top or 1, query.explain, deadline, stages)
     bad = [BadPart.of(i, parts[i].filename, a) for i, a in enumerate(found) if isinstance(a, Exception)]
     if bad and not query.partial:
         raise RequestError.of_parts(bad, len(parts))
@@ -40,7 +42,7 @@ def predict() -> Response:
 @core.get("/model")
 def model() -> Response:
     """Show the manifest of the model that serves."""
-    predictor = parts_of_app()[0].predictor
+    predictor = this_room().classifier.predictor
     response = json_response({"version": predictor.version, **predictor.manifest.without_golden()})
     response.headers["Pupila-Model"] = predictor.version
     return response
@@ -54,15 +56,27 @@ def healthz() -> Response:
 
 @core.get("/readyz")
 def readyz() -> Response:
-    """Say whether a model is loaded and verified."""
-    predictor = parts_of_app()[0].predictor
-    return json_response({"status": "ready", "model": predictor.manifest.name, "version": predictor.version})
+    """Say whether a verified model is loaded, and a worker there to use it."""
+    room = this_room()
+    status = room.health.status()
+    detail = {"model": room.classifier.predictor.manifest.name, "version": room.classifier.predictor.version}
+    document = {"status": status, "workers": room.health.workers(), **detail}
+    return json_response(document, 200 if status == "ready" else 503)
 
 
-def parts_of_app() -> tuple[Classifier, Settings]:
-    """Return what create_app was given."""
-    found: tuple[Classifier, Settings] = current_app.extensions[EXTENSION]
-    return found
+@dataclass(frozen=True)
+class Room:
+    """What the views of one application work with."""
+
+    classifier: Classifier
+    settings: Settings
+    health: Health
+
+
+def this_room() -> Room:
+    """Return the room of the application that handles the request."""
+    room: Room = current_app.extensions[EXTENSION]
+    return room
 
 
 def json_response(document: Mapping[str, object], status: int = 200) -> Response:

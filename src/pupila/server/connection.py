@@ -1,0 +1,144 @@
+"""One client's connection: bytes in, whole requests out. Knows sockets, but neither threads nor WSGI."""
+
+import contextlib
+import socket
+import threading
+from dataclasses import dataclass, field
+from selectors import EVENT_READ
+
+from pupila.server.http1 import HEAD_END, MAX_HEAD, Chunks, Head, ProtocolError, parse_head
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+@dataclass(slots=True)
+class Request:
+    """A request that has arrived completely."""
+
+    head: Head
+    body: bytes
+    address: str
+    started: float
+    """When its first byte came, on the clock of time.monotonic; its deadline counts from here."""
+    arrived: float
+    """When its last byte came."""
+    deadline: float
+    taken: bool = False
+    """A thread works on it."""
+    claim: threading.Lock = field(default_factory=threading.Lock)
+    """Who takes it answers the request: a thread that is done, or the loop when the deadline has passed."""
+
+
+class Connection:
+    """Reads requests off one socket, one after the other."""
+
+    __slots__ = (
+        "_chunks", "_head", "_searched", "address", "allowance", "body_bytes", "buffer", "closing", "deadline", "ended",
+        "expires", "fd", "lingers", "out", "request", "sock", "started", "watched",
+    )  # fmt: skip
+
+    def __init__(self, sock: socket.socket, address: str, now: float, idle: float) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.address = address
+        self.buffer = bytearray()
+        self.request: Request | None = None
+        """The request in work; the next one is not taken up before it is answered."""
+        self.out = b""
+        """What the socket did not take at once."""
+        self.closing = False
+        """The connection ends once `out` is sent."""
+        self.lingers = False
+        """After that the client may go on sending for a while, which is read and thrown away."""
+        self.ended = False
+        """The client will send nothing more."""
+        self.started = 0.0
+        """When the first byte of the request that is arriving came; 0 between requests."""
+        self.deadline = 0.0
+        self.expires = now + idle
+        self.watched = 0
+        """Events that the loop's selector watches for."""
+        self.body_bytes = 0
+        """Bytes of body that are reserved in the worker's memory for this connection."""
+        self._head: Head | None = None
+        self._chunks: Chunks | None = None
+        self._searched = 0
+
+    def begin(self, now: float, deadline: float) -> None:
+        """Start the clock of the request whose first bytes are in the buffer."""
+        self.started = now
+        self.deadline = now + deadline
+
+    def finish(self, now: float, idle: float) -> None:
+        """Make ready for the next request."""
+        self.started = 0.0
+        self.body_bytes = 0
+        self.expires = now + idle
+        self.request = None
+
+    @property
+    def fresh(self) -> bool:
+        """No byte of a request is here, and none is in work."""
+        return not self.started and self.request is None and not self.buffer
+
+    @property
+    def needs_loop(self) -> bool:
+        """There is more to do than to wait for the next request."""
+        return self.closing or bool(self.out) or bool(self.buffer) or self.ended or self.watched != EVENT_READ
+
+    def head_arrived(self, max_body: int) -> Head | None:
+        """Return the head of the arriving request once, when it is complete. Raises ProtocolError."""
+        if self._head is not None:
+            return None
+        while not self._searched and self.buffer.startswith(b"\r\n"):
+            del self.buffer[:2]  # RFC 9112, 2.2: old clients send a stray line end after a body
+        end = self.buffer.find(HEAD_END, max(0, self._searched - 3))
+        if end < 0 or end > MAX_HEAD:
+            self._searched = len(self.buffer)
+            if self._searched > MAX_HEAD:
+                raise ProtocolError(431, "head_too_large", f"The request's head is over {MAX_HEAD:,} bytes.")
+            return None
+        head = parse_head(self.buffer, end + 2)
+        if head.length > max_body:
+            raise ProtocolError(413, "body_too_large", f"The body is over the limit of {max_body:,} bytes.")
+        del self.buffer[: end + 4]
+        self._head = head
+        self._chunks = Chunks(max_body) if head.chunked else None
+        return head
+
+    def take(self, now: float) -> Request | None:
+        """Return the arriving request if all of its body is here. Raises ProtocolError."""
+        head, chunks = self._head, self._chunks
+        if head is None:
+            return None
+        if chunks is not None:
+            chunks.feed(self.buffer)
+            self.body_bytes = len(chunks.body)
+            if not chunks.done:
+                return None
+            body = bytes(chunks.body)
+        else:
+            if len(self.buffer) < head.length:
+                return None
+            body = bytes(self.buffer) if len(self.buffer) == head.length else bytes(self.buffer[: head.length])
+            del self.buffer[: head.length]
+        self._head = self._chunks = None
+        self._searched = 0
+        return Request(head, body, self.address, self.started, now, self.deadline)
+
+    def send(self, data: bytes) -> bool:
+        """Send what the socket takes now, and keep the rest; False if the client is gone."""
+        self.out += data
+        try:
+            while self.out:
+                self.out = self.out[self.sock.send(self.out) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close the socket."""
+        with contextlib.suppress(OSError):
+            self.sock.close()

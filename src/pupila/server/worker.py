@@ -1,0 +1,90 @@
+"""gunicorn's side: a worker process that runs the loop, and an arbiter that replaces a worker that does not answer."""
+
+import logging
+import os
+import resource
+import signal
+import sys
+import time
+from typing import Any
+
+from gunicorn.arbiter import Arbiter
+from gunicorn.workers.base import Worker
+
+from pupila.server.board import BEAT, DUE, PID, Board
+from pupila.server.loop import Loop
+
+log = logging.getLogger("pupila.server")
+
+STALLED = 3.0
+"""Seconds without a sign of life after which a worker is killed, whatever it does."""
+SILENT = 0.6
+"""Seconds without a sign of life, three beats: no reason yet to kill an idle worker on a busy machine ..."""
+OVERDUE = 0.4
+"""... but reason enough when one of its requests is so many seconds past its deadline."""
+BOOT = 60.0
+"""Seconds that a worker may take to load the model."""
+LOOK = 0.2
+"""Seconds between two looks at the workers."""
+
+
+class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
+    """A worker process with one loop."""
+
+    slot: int
+    """Its row of the board, given to it before the fork."""
+    born: float
+
+    def init_signals(self) -> None:
+        """SIGTERM drains, SIGQUIT ends at once; Ctrl-C goes to the whole group, of which the arbiter drains us."""
+        super().init_signals()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGQUIT, lambda *_: os._exit(0))
+
+    def run(self) -> None:
+        """Serve until told to stop, then leave at once: threads that are stuck must not hold the process."""
+        raise_descriptor_limit(self.app.settings.connections + 64)
+        listener = self.sockets[0].sock
+        loop = Loop(self.wsgi, listener, self.app.settings, self.app.board, self.app.health, self.slot)
+        self.app.board.row(self.slot)[PID] = os.getpid()
+        loop.run(lambda: self.alive and os.getppid() == self.ppid, self.notify)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1 if loop.wedged else 0)
+
+
+def raise_descriptor_limit(wanted: int) -> None:
+    """Ask for as many open files as there may be connections, as far as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard < 0 else min(wanted, hard), hard))
+
+
+class LoopArbiter(Arbiter):  # type: ignore[misc]
+    """gunicorn's arbiter, but it looks more often and at more, so that a stopped worker is gone in time."""
+
+    def __init__(self, app: Any) -> None:
+        self.board: Board = app.board
+        super().__init__(app)
+
+    def handle_int(self) -> None:
+        """Ctrl-C drains like SIGTERM; a second one ends at once."""
+        raise StopIteration
+
+    def wait_for_signals(self, timeout: float = LOOK) -> list[Any]:
+        """Look at the workers several times a second."""
+        signals: list[Any] = super().wait_for_signals(min(timeout, LOOK))
+        return signals
+
+    def murder_workers(self) -> None:
+        """Kill the workers that show no sign of life; SIGKILL, as a stopped process hears nothing else."""
+        self.app.booted = self.app.booted or self.board.ready() > 0
+        now = time.monotonic()
+        stalled = min(STALLED, max(1.0, self.app.settings.deadline))
+        for pid, worker in list(self.WORKERS.items()):
+            row = self.board.row(worker.slot)
+            silence = now - row[BEAT] if row[BEAT] else now - worker.born - BOOT
+            overdue = 0 < row[DUE] < now - OVERDUE and silence > SILENT
+            if overdue or silence > stalled:
+                log.error("worker %d shows no sign of life: it is replaced", pid)
+                self.kill_worker(pid, signal.SIGKILL)

@@ -1,0 +1,90 @@
+"""The HTTP parser: one request has one reading, or it is refused."""
+
+import random
+
+import pytest
+
+from pupila.server.http1 import HEAD_END, Chunks, Head, ProtocolError, parse_head
+
+
+def parse(data: bytes) -> Head:
+    return parse_head(data, data.index(HEAD_END) + 2)
+
+
+def test_request_is_read() -> None:
+    head = parse(b"POST /predict%20x?top=3 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nX-A: 1\r\nx-a: 2\r\n\r\n")
+    assert (head.method, head.path, head.query, head.length) == ("POST", "/predict x", "top=3", 5)
+    assert head.headers["HTTP_X_A"] == "1,2"
+    assert head.keep_alive and not head.chunked
+
+
+def test_old_clients_are_not_kept_unless_they_ask() -> None:
+    assert not parse(b"GET / HTTP/1.0\r\n\r\n").keep_alive
+    assert parse(b"GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n").keep_alive
+    assert not parse(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").keep_alive
+
+
+def test_header_with_an_underscore_cannot_pose_as_another() -> None:
+    assert "HTTP_X_KEY" not in parse(b"GET / HTTP/1.1\r\nHost: a\r\nX_Key: 1\r\n\r\n").headers
+
+
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        (b"GET / HTTP/2.0\r\nHost: a", 505),
+        (b"GET /\r\nHost: a", 400),
+        (b"get / HTTP/1.1\r\nHost: a", 400),
+        (b"GET /a b HTTP/1.1\r\nHost: a", 400),
+        (b"GET / HTTP/1.1", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b", 400),
+        (b"GET / HTTP/1.1\r\nHost : a", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n folded: b", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX: a\x00b", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX: a\nY: b", 400),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2", 400),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +1", 400),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1", 400),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1", 400),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked", 400),
+        (b"POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked", 400),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked", 501),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"\r\n".join(b"X%d: 1" % i for i in range(80)), 431),
+    ],
+)
+def test_ambiguous_requests_are_refused(lines: bytes, status: int) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        parse(lines + HEAD_END)
+    assert caught.value.status == status
+
+
+def test_chunked_body_is_put_together_however_it_is_cut() -> None:
+    wire = b"4\r\nWiki\r\n6;name=value\r\npedia \r\nC\r\nin\r\nchunks.\n\r\n0\r\nTrailer: x\r\n\r\nNEXT"
+    for seed in range(200):
+        rng = random.Random(seed)
+        chunks, buffer, at = Chunks(1000), bytearray(), 0
+        while at < len(wire):
+            step = rng.randint(1, 9)
+            buffer += wire[at : at + step]
+            at += step
+            chunks.feed(buffer)
+        assert chunks.done
+        assert bytes(chunks.body) == b"Wikipedia in\r\nchunks.\n"
+        assert bytes(buffer) == b"NEXT"
+
+
+@pytest.mark.parametrize(
+    ("wire", "status"),
+    [
+        (b"zz\r\n", 400),
+        (b"-1\r\n", 400),
+        (b"0x1\r\n", 400),
+        (b"2\r\nabc\r\n", 400),
+        (b"1" + b"0" * 300, 400),
+        (b"FFFFFFFF\r\n", 413),
+        (b"0\r\n" + b"a: b\r\n" * 2000, 400),
+    ],
+)
+def test_broken_or_oversized_chunks_are_refused(wire: bytes, status: int) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        Chunks(1000).feed(bytearray(wire))
+    assert caught.value.status == status

@@ -1,0 +1,134 @@
+"""The body parser: finds the pictures that are there, whatever surrounds them, and refuses the rest with a reason."""
+
+import base64
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pupila.server.payload import Part, read_pictures
+from pupila.server.problems import RequestError
+from pupila.server.settings import Settings
+
+SMALL = Settings(max_parts=4, max_part_bytes=1000, max_body_bytes=10_000)
+FORM = "multipart/form-data; boundary=XX"
+
+
+def form(*parts: tuple[str, bytes], boundary: bytes = b"XX") -> bytes:
+    """Write a multipart body."""
+    pieces = [
+        b"--" + boundary + b"\r\nContent-Disposition: form-data; " + head.encode() + b"\r\n\r\n" + data + b"\r\n"
+        for head, data in parts
+    ]
+    return b"".join(pieces) + b"--" + boundary + b"--\r\n"
+
+
+def refusal(content_type: str, body: bytes) -> RequestError:
+    with pytest.raises(RequestError) as caught:
+        read_pictures(content_type, body, SMALL)
+    return caught.value
+
+
+def test_parts_come_in_order_with_their_names() -> None:
+    body = form(('name="file"; filename="a.jpg"', b"one"), ('name="file"; filename="b.jpg"', b"two"))
+    assert read_pictures(FORM, body, SMALL) == [Part("a.jpg", b"one"), Part("b.jpg", b"two")]
+
+
+def test_parts_of_other_names_are_passed_over() -> None:
+    body = form(('name="note"', b"hello"), ('name="file"', b"one"))
+    assert read_pictures(FORM, body, SMALL) == [Part("", b"one")]
+
+
+def test_quoted_boundary_preamble_epilogue_and_padding_are_read() -> None:
+    body = b"preamble\r\n--XX \t\r\n" + form(('name="file"', b"one"))[6:] + b"epilogue"
+    assert read_pictures('multipart/form-data; charset=utf-8; boundary="XX"', body, SMALL) == [Part("", b"one")]
+
+
+def test_boundary_inside_the_data_is_data() -> None:
+    data = b"\r\n--XXY and --XX and \r\n--X"
+    assert read_pictures(FORM, form(('name="file"', data)), SMALL) == [Part("", data)]
+
+
+def test_file_name_is_not_mistaken_for_the_field_name() -> None:
+    body = form(('filename="x; name=other"; name="file"', b"one"))
+    assert read_pictures(FORM, body, SMALL) == [Part("x; name=other", b"one")]
+
+
+def test_encoded_file_name_is_decoded() -> None:
+    body = form(("name=\"file\"; filename*=UTF-8''%C3%A3o.jpg", b"one"))
+    assert read_pictures(FORM, body, SMALL) == [Part("ão.jpg", b"one")]
+
+
+def test_empty_part_is_kept_for_the_decoder_to_name() -> None:
+    assert read_pictures(FORM, form(('name="file"', b"")), SMALL) == [Part("", b"")]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "status", "code"),
+    [
+        (FORM, b"", 400, "multipart_malformed"),
+        (FORM, form(('name="file"', b"x"), boundary=b"YY"), 400, "multipart_malformed"),
+        (FORM, form(('name="file"', b"x"))[:-8], 400, "multipart_malformed"),
+        (FORM, b"--XX\r\n" + b"a" * 9000, 400, "multipart_malformed"),
+        ("multipart/form-data", form(('name="file"', b"x")), 400, "multipart_malformed"),
+        ("multipart/form-data; boundary=" + "x" * 80, b"", 400, "multipart_malformed"),
+        (FORM, b"--XX--\r\n", 400, "no_picture"),
+        (FORM, form(('name="image"', b"x")), 400, "no_picture"),
+        (FORM, form(*[('name="file"', b"x")] * 5), 413, "too_many_parts"),
+        (FORM, form(*[('name="other"', b"x")] * 5), 413, "too_many_parts"),
+        (FORM, form(('name="file"', b"x" * 1001)), 413, "image_too_many_bytes"),
+        ("image/png", b"", 400, "no_picture"),
+        ("text/plain", b"hello", 415, "content_type_unsupported"),
+        ("application/json", b"{", 400, "json_malformed"),
+        ("application/json", b"[" * 100_000, 400, "json_malformed"),
+        ("application/json", b"\xff\xfe", 400, "json_malformed"),
+        ("application/json", b'{"pictures": []}', 400, "json_malformed"),
+        ("application/json", b'{"images": "abc"}', 400, "json_malformed"),
+        ("application/json", b'{"images": []}', 400, "no_picture"),
+        ("application/json", b'{"images": ["!!"]}', 400, "base64_malformed"),
+        ("application/json", b'{"images": [7]}', 400, "base64_malformed"),
+        ("application/json", b'{"images": ["","","","",""]}', 413, "too_many_parts"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_its_reason(content_type: str, body: bytes, status: int, code: str) -> None:
+    error = refusal(content_type, body)
+    assert (error.status, error.code) == (status, code)
+
+
+def test_refusal_of_a_wrong_name_shows_the_names_that_were_sent() -> None:
+    assert "'image'" in str(refusal(FORM, form(('name="image"', b"x"))))
+
+
+def test_too_big_part_is_named() -> None:
+    body = form(('name="file"; filename="ok.png"', b"x"), ('name="file"; filename="big.png"', b"x" * 1001))
+    assert [(part.index, part.filename) for part in refusal(FORM, body).parts] == [(1, "big.png")]
+
+
+def test_raw_body_is_one_picture() -> None:
+    assert read_pictures("image/webp", b"raw", SMALL) == [Part("", b"raw")]
+    assert read_pictures("application/octet-stream", b"raw", SMALL) == [Part("", b"raw")]
+
+
+def test_json_takes_base64_and_data_urls() -> None:
+    text = base64.b64encode(b"one").decode()
+    body = json.dumps({"images": [text, "data:image/png;base64," + text]}).encode()
+    assert read_pictures("application/json; charset=utf-8", body, SMALL) == [Part("", b"one")] * 2
+
+
+@given(st.lists(st.binary(max_size=200), min_size=1, max_size=4))
+@settings(max_examples=200, deadline=None)
+def test_any_bytes_come_back_as_they_were_sent(contents: list[bytes]) -> None:
+    boundary = b"a-boundary-that-random-bytes-will-not-hold"
+    body = form(*[('name="file"', data) for data in contents], boundary=boundary)
+    parts = read_pictures(f"multipart/form-data; boundary={boundary.decode()}", body, SMALL)
+    assert [part.data for part in parts] == contents
+
+
+@given(st.binary(max_size=300), st.sampled_from([FORM, "application/json", "image/png", ""]))
+@settings(max_examples=300, deadline=None)
+def test_no_bytes_make_the_parser_fail_otherwise_than_by_refusing(body: bytes, content_type: str) -> None:
+    try:
+        assert read_pictures(content_type, body, SMALL)
+    except RequestError as error:
+        assert 400 <= error.status < 500

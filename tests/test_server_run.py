@@ -1,0 +1,258 @@
+"""Starting, stopping and surviving: real processes, real signals."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from server_kit import Running, launch, picture, serving, write_model
+
+from pupila.errors import SettingsError
+from pupila.server import Settings
+from pupila.server.plan import make_plan
+
+DEADLINE = 2.0
+BODY = b'--XX\r\nContent-Disposition: form-data; name="file"\r\n\r\n' + picture() + b"\r\n--XX--\r\n"
+POST = (
+    b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=XX\r\n"
+    b"Content-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
+)
+"""A whole request as it goes over the wire."""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "colours.onnx")
+
+
+@pytest.fixture
+def server(model: Path, tmp_path: Path) -> Iterator[Running]:
+    with serving(model, tmp_path / "log", json.dumps({"port": 0, "workers": 2, "deadline": DEADLINE})) as running:
+        wait_until(lambda: len(running.workers()) == 2)
+        yield running
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 10) -> float:
+    """Return how long it took."""
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() < started + seconds, "this took too long"
+        time.sleep(0.01)
+    return time.monotonic() - started
+
+
+def answers(server: Running) -> bool:
+    try:
+        return server.predict(picture(), timeout=0.5).status_code == 200
+    except requests.RequestException:
+        return False
+
+
+def failure(model: Path, log: Path, settings: str) -> str:
+    process = launch(model, log, settings)
+    assert process.wait(20) == 1
+    return log.read_text()
+
+
+def test_port_in_use_is_one_sentence_with_the_fix(model: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        text = failure(model, tmp_path / "log", json.dumps({"port": port}))
+    assert text.strip() == (
+        f"SettingsError: Port {port} is in use. "
+        f"Stop the program that uses it, or choose another port: --port {port + 1}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("missing.onnx", None), ("empty.onnx", b""), ("foreign.onnx", b"hello"), ("cut.onnx", b"cut")]
+)
+def test_model_that_cannot_be_used_is_one_sentence(
+    model: Path, tmp_path: Path, name: str, content: bytes | None
+) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(model.read_bytes()[:-400] if content == b"cut" else content)
+    text = failure(path, tmp_path / "log", '{"port": 0}')
+    assert text.startswith(f"ModelError: {path}: ") and text.count("\n") == 1, text
+
+
+def test_model_that_fails_its_golden_set_does_not_serve(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "bad.onnx", spoil_golden=True)
+    assert "golden set differently" in failure(path, tmp_path / "log", '{"port": 0}')
+
+
+@pytest.mark.parametrize("values", [{"port": 70_000}, {"port": -1}, {"deadline": 0}, {"max_parts": -5}])
+def test_settings_out_of_range_are_refused(values: dict[str, int]) -> None:
+    with pytest.raises(SettingsError, match=next(iter(values))):
+        Settings(**values)
+
+
+def test_plan_follows_the_quota_of_the_control_group(tmp_path: Path) -> None:
+    quota = tmp_path / "cpu.max"
+    quota.write_text("50000 100000\n")
+    assert (make_plan(0, quota).workers, make_plan(0, quota).cpus) == (1, 0.5)
+    quota.write_text("max 100000\n")
+    assert make_plan(0, quota).workers == make_plan(0, tmp_path / "none").workers >= 1
+    assert make_plan(7, quota).workers == 7
+
+
+def test_serving_loads_no_training_library() -> None:
+    code = "import sys, pupila.server; print(sorted({'torch', 'onnx', 'ray', 'matplotlib'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_sigterm_lets_accepted_requests_finish_and_exits_with_0(server: Running) -> None:
+    codes: list[int] = []
+    with socket.create_connection(("127.0.0.1", server.port), 9) as sock:
+        sock.sendall(POST[:-20])
+        time.sleep(0.3)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        sock.sendall(POST[-20:])
+        answer = sock.recv(65536)
+        codes.append(int(answer.split()[1]))
+        assert b"Connection: close" in answer
+    assert codes == [200]
+    assert server.process.wait(5) == 0
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_draining_refuses_new_connections_and_is_not_ready(server: Running) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), 9) as sock:
+        sock.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n")
+        time.sleep(0.3)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.6)
+        with pytest.raises(requests.ConnectionError):
+            server.get("/readyz")
+
+
+def test_killed_worker_is_replaced_within_3_seconds_and_others_notice_nothing(server: Running) -> None:
+    victim = server.workers()[0]
+    signal_worker(victim, signal.SIGKILL)
+    assert wait_until(lambda: len(server.workers()) == 2 and victim not in server.workers()) < 3
+    assert wait_until(lambda: server.get("/readyz").json()["workers"] == 2) < 3
+    assert all(answers(server) for _ in range(20))
+
+
+def signal_worker(pid: int, number: signal.Signals) -> None:
+    subprocess.run(["kill", f"-{int(number)}", str(pid)], check=True)
+
+
+def test_stopped_worker_is_replaced_and_its_clients_are_let_go_in_time(server: Running) -> None:
+    """Clients that were connected to the stopped worker get an answer or a closed connection by deadline + 1 s."""
+    waits: list[float] = []
+    replies: list[bytes] = []
+
+    def client(sock: socket.socket) -> None:
+        started = time.monotonic()
+        try:
+            sock.sendall(POST)
+            replies.append(sock.recv(65536)[:12])
+        except OSError:
+            replies.append(b"")
+        waits.append(time.monotonic() - started)
+
+    socks = [socket.create_connection(("127.0.0.1", server.port), 20) for _ in range(8)]
+    for sock in socks:  # accepted and warm
+        sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        sock.recv(65536)
+    victim = server.workers()[0]
+    signal_worker(victim, signal.SIGSTOP)
+    threads = [threading.Thread(target=client, args=(sock,)) for sock in socks]
+    [thread.start() for thread in threads]
+    [thread.join(20) for thread in threads]
+    [sock.close() for sock in socks]
+    assert max(waits) < DEADLINE + 1
+    assert set(replies) <= {b"", b"HTTP/1.1 200"} and replies.count(b"HTTP/1.1 200") >= 1
+    assert b"" in replies
+    wait_until(lambda: victim not in server.workers(), 3)
+    wait_until(lambda: answers(server), 3)
+
+
+def test_slow_uploads_do_not_keep_others_waiting_and_end_at_the_deadline(server: Running) -> None:
+    slow = [socket.create_connection(("127.0.0.1", server.port), 20) for _ in range(100)]
+    started = time.monotonic()
+    for sock in slow:
+        sock.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n\r\n")
+    waits = []
+    while time.monotonic() < started + DEADLINE - 0.5:
+        for sock in slow[:20]:
+            sock.sendall(b"x")
+        before = time.monotonic()
+        assert server.predict(picture()).status_code == 200
+        waits.append(time.monotonic() - before)
+        time.sleep(0.05)
+    assert sorted(waits)[len(waits) // 2] < 0.2
+    for sock in slow:
+        assert sock.recv(65536).startswith(b"HTTP/1.1 408")
+        sock.close()
+    assert time.monotonic() - started < DEADLINE + 1
+
+
+def test_idle_connections_are_closed_and_requests_in_a_row_share_one(model: Path, tmp_path: Path) -> None:
+    with (
+        serving(model, tmp_path / "log", '{"port": 0, "workers": 1, "idle": 0.5}') as server,
+        socket.create_connection(("127.0.0.1", server.port), 9) as sock,
+    ):
+        for _ in range(3):
+            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n" * 2)  # pipelined
+            received = b""
+            while received.count(b'{"status":"alive"}') < 2:
+                received += sock.recv(65536)
+        assert sock.recv(65536) == b""
+
+
+def test_server_answers_with_more_connections_than_it_keeps(model: Path, tmp_path: Path) -> None:
+    with serving(model, tmp_path / "log", '{"port": 0, "workers": 1, "connections": 10}') as server:
+        idle = [socket.create_connection(("127.0.0.1", server.port), 9) for _ in range(40)]
+        assert answers(server)
+        [sock.close() for sock in idle]
+
+
+def test_stuck_computation_is_answered_and_its_worker_replaced(model: Path, tmp_path: Path) -> None:
+    """A computation that never ends costs its clients a 504 at the deadline, and its process its life."""
+    script = tmp_path / "stuck.py"
+    script.write_text(STUCK)
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen([sys.executable, str(script), str(model)], stdout=output, stderr=output, text=True)
+    try:
+        wait_until(lambda: "Listening on" in log.read_text())
+        server = Running(process, log.read_text().split()[2], log)
+        assert answers(server)
+        started = time.monotonic()
+        response = server.predict(picture("blue"), timeout=9)
+        assert (response.status_code, response.json()["error"]["code"]) == (504, "deadline_exceeded")
+        assert 0.9 < time.monotonic() - started < 2
+        assert server.get("/healthz").status_code == 200
+        victim = server.workers()
+        wait_until(lambda: server.workers() and server.workers() != victim, 6)
+        wait_until(lambda: answers(server), 5)
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+STUCK = """
+import sys, time
+from pathlib import Path
+from pupila.predictor import Predictor
+from pupila.server import Settings, serve
+
+class Sticky(Predictor):
+    def logits(self, pictures):
+        if len(pictures) == 1 and pictures[0, 0, 0, 2] > 150 and pictures[0, 0, 0, 0] < 100:
+            time.sleep(60)
+        return super().logits(pictures)
+
+serve(Path(sys.argv[1]), Settings(port=0, workers=1, deadline=1.0), Sticky.load)
+"""
