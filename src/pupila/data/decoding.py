@@ -35,7 +35,7 @@ Sources = Sequence[bytes | Path]
 
 def decode_pictures(sources: Sources, size: int, limits: ImageLimits) -> Decoded:
     """Return uint8 [N, size, size, 3] and, by index, the reason for each picture that could not be read."""
-    pixels = np.zeros((len(sources), size, size, 3), dtype=np.uint8)
+    pixels = _room_for(len(sources), size)
     failed: dict[int, str] = {}
     start = 0
     with Progress("decoding", len(sources)) as bar, _Workers(_worker_count(len(sources))) as workers:
@@ -45,6 +45,16 @@ def decode_pictures(sources: Sources, size: int, limits: ImageLimits) -> Decoded
             start += len(part)
             bar.advance(len(part))
     return pixels, failed
+
+
+def _room_for(count: int, size: int) -> Pictures:
+    try:
+        return np.zeros((count, size, size, 3), dtype=np.uint8)
+    except MemoryError as error:
+        needed = count * size * size * 3 / 2**30
+        raise DataError(
+            f"{count:,} pictures of {size} x {size} pixels need {needed:.0f} GiB of memory. Choose a smaller size."
+        ) from error
 
 
 def choose_size(sources: Sources, limits: ImageLimits) -> int:
@@ -151,8 +161,9 @@ def _answer(process: subprocess.Popen[bytes], sources: Sources, size: int, limit
     except OSError:
         head, filled = b"", 0
     if filled != pixels.nbytes:
+        process.kill()
         raise DataError(
-            f"A decoding process ended before its work was done (exit code {process.poll()}). "
+            f"A decoding process ended before its work was done (exit code {process.wait()}). "
             "The machine may be out of memory: close other programs, or use smaller pictures."
         )
     return pixels, {int(index): reason for index, reason in json.loads(head).items()}

@@ -106,10 +106,9 @@ def _fetch(url: str, part: Path) -> None:
 
 def _fetch_once(url: str, part: Path, start: int) -> bool:
     """Append what one connection brings; True if that is all there is."""
-    request = urllib.request.Request(url, headers={"User-Agent": "pupila"})  # noqa: S310 - the caller's own address
-    if start:
-        request.add_header("Range", f"bytes={start}-")
+    headers = {"User-Agent": "pupila", **({"Range": f"bytes={start}-"} if start else {})}
     try:
+        request = urllib.request.Request(url, headers=headers)  # noqa: S310 - the caller's own address
         response = urllib.request.urlopen(request, timeout=TIMEOUT)  # noqa: S310
     except urllib.error.HTTPError as error:
         with error:

@@ -83,7 +83,7 @@ def _unwrap(found: Found) -> Found:
         top = {path[0] for path, _ in found if len(path) > 1}
         if len(top) != 1 or _split_folders(found) or max(len(path) for path, _ in found) < 3:
             return found
-        found = [(path[1:], entry) for path, entry in found if path[0] in top and len(path) > 1]
+        found = [(path[1:] if len(path) > 1 else path, entry) for path, entry in found]
 
 
 def _split_folders(found: Found) -> dict[str, str]:

@@ -1,0 +1,122 @@
+"""What was decoded is kept, and is never trusted when it should not be."""
+
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_kit import files_of, make_folder, make_tar, picture
+
+from pupila.data import Splits, load_dataset
+
+COUNTS = {"train/cat": 2, "train/dog": 2, "test/dog": 1}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return make_folder(tmp_path / "pets", COUNTS)
+
+
+def load(source: Path, size: int | None = 32) -> Splits:
+    return load_dataset(source, size, cache=source.parent / "cache")
+
+
+def kept(root: Path, pattern: str) -> list[Path]:
+    return sorted((root.parent / "cache").rglob(pattern))
+
+
+def spoil_pictures_in_place(root: Path) -> None:
+    """Replace all content but neither size nor time, so that only a read of the files themselves would notice."""
+    for path in root.rglob("*.png"):
+        status = path.stat()
+        path.write_bytes(bytes(status.st_size))
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def same(one: Splits, other: Splits) -> bool:
+    pairs = zip(one.parts().values(), other.parts().values(), strict=True)
+    equal = all(np.array_equal(a.images, b.images) and np.array_equal(a.labels, b.labels) for a, b in pairs)
+    return equal and (one.name, one.fingerprint, one.skipped) == (other.name, other.fingerprint, other.skipped)
+
+
+def test_second_start_reads_the_cache_and_not_the_pictures(root: Path) -> None:
+    (root / "train" / "cat" / "bad.png").write_bytes(b"broken")
+    first = load(root)
+    spoil_pictures_in_place(root)
+    assert same(first, load(root))
+
+
+def test_chosen_size_is_remembered(root: Path) -> None:
+    first = load(root, size=None)
+    spoil_pictures_in_place(root)
+    assert same(first, load(root, size=None))
+    assert same(first, load(root, size=first.train.size))
+
+
+def test_each_size_is_kept_for_itself(root: Path) -> None:
+    assert [load(root, size).train.size for size in (8, 16, 8)] == [8, 16, 8]
+    assert len(kept(root, "train.npy")) == 2
+
+
+def test_changed_picture_is_noticed(root: Path) -> None:
+    before = load(root).fingerprint
+    (root / "train" / "cat" / "000.png").write_bytes(picture(99))
+    assert load(root).fingerprint != before
+
+
+def test_changed_archive_is_noticed(root: Path) -> None:
+    path = make_tar(root.parent / "pets.tar", files_of(root))
+    before = load(path).fingerprint
+    make_tar(path, {**files_of(root), "train/cat/000.png": picture(99)})
+    os.utime(path, (1, 1))
+    assert load(path).fingerprint != before
+
+
+@pytest.mark.parametrize("name", ["train.npy", "train-labels.npy", "test.npy", "about.json"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "missing"])
+def test_damaged_cache_is_made_again(root: Path, name: str, damage: str) -> None:
+    first = load(root)
+    [path] = kept(root, name)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(data if damage == "flipped" else data[: len(data) // 2])
+    assert same(first, load(root))
+    spoil_pictures_in_place(root)
+    assert same(first, load(root))
+
+
+def test_cache_that_cannot_be_written_is_one_line_and_no_error(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root.parent / "cache").write_text("a file in the way")
+    assert len(load(root).train) == 4
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_full_disk_is_one_line_and_leaves_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with no_file_longer_than(1000):
+        assert len(load(root).train) == 4
+    assert "Warning: the decoded pictures were not cached" in capsys.readouterr().err
+    assert kept(root, "*.npy") == []
+    assert len(load(root).train) == 4
+
+
+def test_setting_names_the_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PUPILA_CACHE", str(root.parent / "elsewhere"))
+    load_dataset(root, 32)
+    assert list((root.parent / "elsewhere").rglob("train.npy"))
+
+
+@contextmanager
+def no_file_longer_than(size: int) -> Iterator[None]:
+    """Let the system refuse writes, as it does when a disk is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

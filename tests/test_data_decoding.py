@@ -1,0 +1,70 @@
+"""Bad pictures among good ones, and the same result however many processes decode."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_kit import make_folder, picture
+
+from pupila import images
+from pupila.data import load_dataset
+from pupila.data.decoding import CHUNK, FEW, decode_pictures, resize_pictures
+from pupila.errors import DataError
+from pupila.images import DEFAULT_LIMITS, ImageLimits
+
+
+def test_unreadable_pictures_are_skipped_listed_and_counted(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "pets", {"cat": 3, "dog": 3})
+    (root / "cat" / "000.png").write_bytes(b"")
+    (root / "dog" / "001.png").write_bytes(picture()[:100])
+    (root / "dog" / "text.png").write_text("not a picture")
+    splits = load_dataset(root, 32, cache=tmp_path / "cache")
+    assert [(item.name, item.reason.split(".")[0]) for item in splits.skipped] == [
+        ("cat/000.png", "The picture is empty (0 bytes)"),
+        ("dog/001.png", "The picture is cut off or damaged"),
+        ("dog/text.png", "Not a picture that can be read"),
+    ]
+    assert splits.train.counts().tolist() == [2, 2]
+    expected = images.decode(root / "dog" / "002.png", 32)
+    assert np.array_equal(splits.train.images[3], expected)
+
+
+def test_picture_over_the_limits_is_skipped(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "pets", {"cat": 1, "dog": 2})
+    (root / "dog" / "000.png").write_bytes(picture(0, 200, 200))
+    splits = load_dataset(root, 32, cache=tmp_path / "cache", limits=ImageLimits(max_pixels=10_000))
+    assert [(item.name, "over the limit" in item.reason) for item in splits.skipped] == [("dog/000.png", True)]
+
+
+def test_class_without_a_readable_picture_is_an_error(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "pets", {"train/cat": 2, "train/dog": 1, "test/cat": 1})
+    (root / "train" / "dog" / "000.png").write_bytes(b"broken")
+    with pytest.raises(DataError, match="pets: train: none of the pictures of 'dog' can be read"):
+        load_dataset(root, 32, cache=tmp_path / "cache")
+
+
+def test_many_pictures_are_decoded_by_several_processes_in_order(tmp_path: Path) -> None:
+    sources: list[bytes | Path] = [picture(index, 9, 9) for index in range(FEW + CHUNK + 7)]
+    sources[5] = b"broken"
+    sources[FEW] = tmp_path / "missing.png"
+    on_disk = tmp_path / "caf\u00e9.png"
+    on_disk.write_bytes(picture(1, 9, 9))
+    sources[-1] = on_disk
+    pixels, failed = decode_pictures(sources, 9, DEFAULT_LIMITS)
+    assert sorted(failed) == [5, FEW]
+    assert "No such file" in failed[FEW]
+    for index in (0, CHUNK - 1, CHUNK, FEW + 1, len(sources) - 2):
+        assert np.array_equal(pixels[index], images.decode(picture(index, 9, 9), 9))
+    assert np.array_equal(pixels[-1], pixels[1])
+
+
+def test_pictures_too_many_for_memory_are_an_error() -> None:
+    with pytest.raises(DataError, match="GiB of memory"):
+        decode_pictures([b""] * 10, 10**8, DEFAULT_LIMITS)
+
+
+def test_pixels_that_are_no_files_are_resized_as_files_are() -> None:
+    data = picture(3, 20, 20)
+    pixels = images.decode(data, 20)[np.newaxis]
+    assert np.array_equal(resize_pictures(pixels, 13)[0], images.decode(data, 13))
+    assert resize_pictures(pixels, 20) is pixels

@@ -1,0 +1,136 @@
+"""Class folders in all their arrangements, and what is said when there is none."""
+
+from pathlib import Path
+
+import pytest
+from data_kit import make_folder, picture
+
+from pupila.data import Splits, load_dataset
+from pupila.data.decoding import choose_size
+from pupila.errors import DataError
+from pupila.images import DEFAULT_LIMITS
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "pets"
+
+
+def load(root: Path, size: int | None = 8) -> Splits:
+    return load_dataset(root, size, cache=root.parent / "cache")
+
+
+def test_class_folders_without_splits_are_all_train(root: Path) -> None:
+    splits = load(make_folder(root, {"dog": 2, "cat": 3}))
+    assert (splits.name, splits.train.classes) == ("pets", ("cat", "dog"))
+    assert splits.train.labels.tolist() == [0, 0, 0, 1, 1]
+    assert splits.validation is None and splits.test is None and splits.skipped == ()
+
+
+@pytest.mark.parametrize("name", ["valid", "val", "validation", "Val"])
+def test_validation_folder_goes_by_many_names(root: Path, name: str) -> None:
+    splits = load(make_folder(root, {"train/cat": 2, "train/dog": 2, f"{name}/dog": 1, "test/cat": 3}))
+    assert splits.validation is not None and splits.test is not None
+    assert (splits.validation.labels.tolist(), splits.test.labels.tolist()) == ([1], [0, 0, 0])
+
+
+def test_wrapping_folders_are_left_out(root: Path) -> None:
+    splits = load(make_folder(root, {"a/b/train/cat": 1, "a/b/train/dog": 1, "a/b/test/dog": 1}))
+    assert list(splits.parts()) == ["train", "test"]
+
+
+def test_wrapped_class_folders_beside_a_readme_are_found(root: Path) -> None:
+    make_folder(root, {"pets-v2/cat": 1, "pets-v2/dog": 1})
+    (root / "README").write_text("Pets.")
+    assert load(root).train.classes == ("cat", "dog")
+
+
+def test_pictures_in_deeper_folders_belong_to_their_class(root: Path) -> None:
+    splits = load(make_folder(root, {"train/cat/images": 2, "train/dog/indoor": 1, "train/dog/outdoor": 1}))
+    assert splits.train.counts().tolist() == [2, 2]
+
+
+def test_class_named_train_is_a_class_where_it_holds_pictures(root: Path) -> None:
+    assert load(make_folder(root, {"car": 1, "train": 1})).train.classes == ("car", "train")
+
+
+def test_hidden_empty_and_text_files_are_passed_over(root: Path) -> None:
+    make_folder(root, {"cat": 1, "dog": 1, ".cache/x": 1, "__MACOSX/cat": 1})
+    (root / "empty").mkdir()
+    (root / "cat" / ".DS_Store").write_bytes(b"\0")
+    (root / "class_names.csv").write_text("cat,Cat")
+    (root / "dog" / "notes.txt").write_text("good dog")
+    splits = load(root)
+    assert (splits.train.classes, splits.skipped) == (("cat", "dog"), ())
+
+
+def test_pictures_in_no_class_folder_are_listed(root: Path) -> None:
+    make_folder(root, {"train/cat": 1, "train/dog": 1, "test": 1, "train": 1})
+    assert [picture.name for picture in load(root).skipped] == ["test/000.png", "train/000.png"]
+    assert "no class folder" in load(root).skipped[0].reason
+
+
+def test_link_to_a_folder_above_ends(root: Path) -> None:
+    make_folder(root, {"cat": 1, "dog": 1})
+    (root / "cat" / "again").symlink_to(root, target_is_directory=True)
+    assert load(root).train.classes == ("cat", "dog")
+
+
+def test_one_spelling_of_an_accent_is_as_good_as_the_other(root: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    splits = load(make_folder(root, {f"train/{composed}": 1, "train/te": 1, f"test/{decomposed}": 1}))
+    assert splits.train.classes == (composed, "te")
+
+
+def test_test_class_that_train_lacks_is_named_on_both_sides(root: Path) -> None:
+    make_folder(root, {"train/cat": 1, "train/dog": 1, "test/cats": 1, "test/dog": 1})
+    with pytest.raises(DataError, match=r"test has classes that train lacks: cats. It lacks cat. Name them alike"):
+        load(root)
+
+
+def test_long_lists_of_classes_are_cut_short(root: Path) -> None:
+    make_folder(root, {"train/a": 1, "train/b": 1, **{f"test/x{k}": 1 for k in range(9)}})
+    with pytest.raises(DataError, match="x0, x1, x2, x3, x4 and 4 more"):
+        load(root)
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({}, "there are no pictures in it. Put them into one folder a class"),
+        ({"": 3}, "its pictures are in no class folder"),
+        ({"cat": 3}, "has one class only, 'cat'"),
+        ({"train/cat": 3, "test/cat": 1}, "has one class only, 'cat'"),
+        ({"test/cat": 1, "test/dog": 1}, "has test/ but no train/"),
+        ({"train/cat": 1, "val/cat": 1, "valid/cat": 1}, "has both val/ and valid/"),
+    ],
+)
+def test_folder_that_cannot_be_used_says_why(root: Path, counts: dict[str, int], message: str) -> None:
+    root.mkdir()
+    with pytest.raises(DataError, match=message):
+        load(make_folder(root, counts))
+
+
+def test_missing_path_is_named(root: Path) -> None:
+    with pytest.raises(DataError, match="pets: there is no such file or folder"):
+        load(root)
+
+
+def test_mistyped_name_is_answered_with_the_right_one() -> None:
+    with pytest.raises(DataError, match="Did you mean 'cifar10'"):
+        load_dataset("cifar-10")
+
+
+def test_size_below_one_is_refused(root: Path) -> None:
+    with pytest.raises(DataError, match="size of 0 pixels"):
+        load(root, size=0)
+
+
+@pytest.mark.parametrize(("side", "size"), [(8, 32), (32, 32), (33, 64), (100, 128), (200, 224), (500, 224)])
+def test_size_is_chosen_from_the_shorter_sides(side: int, size: int) -> None:
+    pictures = [picture(0, side, side + 50), picture(1, side + 9, side), picture(2, 1, 1), b"no picture"]
+    assert choose_size(pictures, DEFAULT_LIMITS) == size
+
+
+def test_chosen_size_is_the_size_of_the_pictures(root: Path) -> None:
+    assert load(make_folder(root, {"cat": 2, "dog": 2}, size=40), size=None).train.size == 64

@@ -1,0 +1,44 @@
+"""The real archives, where they are at hand."""
+
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+from data_kit import real_data
+
+from pupila.data import load_dataset, split
+from pupila.data.entries import Entry, parts_of
+from pupila.data.layout import arrange, class_names
+
+
+@pytest.mark.slow
+def test_cifar10_as_jpeg_loads_whole_and_the_second_time_within_a_second(tmp_path: Path) -> None:
+    path = real_data("cifar10-jpeg.tar.xz")
+    first = load_dataset(path, cache=tmp_path)
+    assert first.test is not None and first.skipped == ()
+    assert (first.train.size, first.train.counts().tolist()) == (32, [5000] * 10)
+    assert first.test.counts().tolist() == [1000] * 10
+    assert first.train.classes[7] == "horse"
+    _, validation = split(first.train, 0.1, seed=0)
+    assert validation.counts().tolist() == [500] * 10
+    assert min(_seconds_to_load(path, tmp_path) for _ in range(3)) < 1.0
+
+
+def _seconds_to_load(path: Path, cache: Path) -> float:
+    start = time.perf_counter()
+    load_dataset(path, cache=cache)
+    return time.perf_counter() - start
+
+
+@pytest.mark.slow
+def test_tiny_imagenet_is_found_inside_its_wrapping_folder() -> None:
+    with tarfile.open(real_data("tiny-imagenet-32.tar.xz")) as archive:
+        entries = [Entry(parts_of(member.name), b"") for member in archive if member.isreg()]
+    arranged = arrange(entries, "tiny")
+    assert {split: len(members) for split, members in arranged.splits.items()} == {
+        "train": 100_000,
+        "validation": 10_000,
+    }
+    assert len(class_names(arranged.splits, "tiny")) == 200
+    assert arranged.strays == []
