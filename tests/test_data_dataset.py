@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pupila.data import Dataset
+from pupila.data import Dataset, Splits
 from pupila.errors import DataError
 
 IMAGES = np.arange(4 * 2 * 2 * 3, dtype=np.uint8).reshape(4, 2, 2, 3)
@@ -42,3 +42,22 @@ def test_dataset_rejects_parts_that_do_not_fit(
 ) -> None:
     with pytest.raises(DataError, match=problem):
         Dataset(images, labels, classes)
+
+
+SPLITS = Splits(
+    "pets", Dataset(IMAGES, LABELS, ("cat", "dog")), None, Dataset(IMAGES[:1], LABELS[:1], ("cat", "dog")), (), ""
+)
+
+
+def test_part_is_test_where_none_is_named() -> None:
+    assert SPLITS.part(None) == (SPLITS.test, "test")
+
+
+def test_part_all_joins_what_there_is() -> None:
+    part, name = SPLITS.part("all")
+    assert (name, part.labels.tolist()) == ("all", [0, 1, 1, 0, 0])
+
+
+def test_part_that_is_missing_names_those_there_are() -> None:
+    with pytest.raises(DataError, match="pets: has no validation part, only train, test"):
+        SPLITS.part("validation")

@@ -1,5 +1,7 @@
 """Bad pictures among good ones, and the same result however many processes decode."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ from data_kit import make_folder, picture
 
 from pupila import images
 from pupila.data import load_dataset
-from pupila.data.decoding import CHUNK, FEW, decode_pictures, resize_pictures
+from pupila.data.decoding import CHUNK, FEW, answer, decode_pictures, resize_pictures
 from pupila.errors import DataError
 from pupila.images import DEFAULT_LIMITS, ImageLimits
 
@@ -68,3 +70,12 @@ def test_pixels_that_are_no_files_are_resized_as_files_are() -> None:
     pixels = images.decode(data, 20)[np.newaxis]
     assert np.array_equal(resize_pictures(pixels, 13)[0], images.decode(data, 13))
     assert resize_pictures(pixels, 20) is pixels
+
+
+def test_process_that_ends_too_early_is_an_error() -> None:
+    command = [sys.executable, "-c", "raise SystemExit(9)"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process.wait()
+    with pytest.raises(DataError, match=r"ended before its work was done \(exit code 9\)"):
+        answer(process, [picture()], 32, DEFAULT_LIMITS)
+    process.communicate()

@@ -137,7 +137,7 @@ class _Workers:
     def _ask(self, sources: Sources, size: int, limits: ImageLimits) -> Decoded:
         process = self._idle.get()
         try:
-            return _answer(process, sources, size, limits)
+            return answer(process, sources, size, limits)
         finally:
             self._idle.put(process)
 
@@ -150,7 +150,8 @@ def _start() -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
 
-def _answer(process: subprocess.Popen[bytes], sources: Sources, size: int, limits: ImageLimits) -> Decoded:
+def answer(process: subprocess.Popen[bytes], sources: Sources, size: int, limits: ImageLimits) -> Decoded:
+    """Give a decoding process one job and return its answer; raises DataError if it ends before it is done."""
     assert process.stdin is not None and process.stdout is not None  # noqa: S101 - for the type checker
     pixels = np.empty((len(sources), size, size, 3), dtype=np.uint8)
     try:
