@@ -33,9 +33,9 @@ def write_model(path: Path, name: str = "colours", bias: float = 0.0, spoil_gold
     directions = np.array([[4, -2, -2], [-2, 4, -2], [-2, -2, 4], [2, 2, 2]], np.float32)
     offset = np.array([0, 0, 0, -2.2], np.float32) + bias
     golden = []
-    for row, colour in enumerate(COLOURS.values()):
+    for colour in COLOURS.values():
         picture = np.full((SIZE, SIZE, 3), colour, np.uint8)
-        logits = directions @ (np.array(colour, np.float32) / 255) + offset + (9 * row if spoil_golden else 0)
+        logits = (directions @ (np.array(colour, np.float32) / 255) + offset) * (-1 if spoil_golden else 1)
         png = base64.b64encode(images.encode_png(picture)).decode()
         golden.append(GoldenPicture(png, tuple(float(x) for x in logits)))
     manifest = Manifest(

@@ -35,7 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def server(model: Path, tmp_path: Path) -> Iterator[Running]:
     with serving(model, tmp_path / "log", json.dumps({"port": 0, "workers": 2, "deadline": DEADLINE})) as running:
-        wait_until(lambda: len(running.workers()) == 2)
+        wait_until(lambda: running.get("/readyz").json()["workers"] == 2)
         yield running
 
 
@@ -57,8 +57,12 @@ def answers(server: Running) -> bool:
 
 def failure(model: Path, log: Path, settings: str) -> str:
     process = launch(model, log, settings)
-    assert process.wait(20) == 1
-    return log.read_text()
+    try:
+        assert process.wait(20) == 1
+        return log.read_text()
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_port_in_use_is_one_sentence_with_the_fix(model: Path, tmp_path: Path) -> None:

@@ -1,11 +1,11 @@
 """From a model file to a running server: binds, forks workers, loads the model in each of them. Knows gunicorn."""
 
+import contextlib
 import errno
 import logging
 import math
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,25 +25,17 @@ from pupila.server.worker import LoopArbiter, LoopWorker
 
 log = logging.getLogger("pupila.server")
 
-LOAD_FAILED = 4
-"""Exit status by which a worker tells gunicorn that the application cannot be loaded, so that it does not try again."""
-
 
 def serve(model: Path, settings: Settings, load: Callable[[Path], Predictor] = Predictor.load) -> None:
     """Serve a model file until SIGTERM or SIGINT; raises SettingsError or ModelError if it cannot be."""
-    listener = bind(settings)
-    reader, writer = os.pipe()
+    server = Server(model, settings, load, bind(settings))
     try:
-        Server(model, settings, load, listener, writer).run()
+        server.run()
     except SystemExit as stop:
-        os.set_blocking(reader, False)
-        if stop.code == LOAD_FAILED:
-            raise ModelError(os.read(reader, 65536).decode()) from None
+        if server.failure:
+            raise ModelError(server.failure) from None
         if stop.code:
             raise
-    finally:
-        os.close(reader)
-        os.close(writer)
 
 
 def bind(settings: Settings) -> socket.socket:
@@ -74,14 +66,17 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn with our settings; it forks the workers and replaces those that die."""
 
     def __init__(
-        self, model: Path, settings: Settings, load: Callable[[Path], Predictor], listener: socket.socket, failures: int
+        self, model: Path, settings: Settings, load: Callable[[Path], Predictor], listener: socket.socket
     ) -> None:
         self.model = model
         self.settings = settings
         self.load_model = load
         self.url = url_of(listener)
         self.listener = listener.detach()  # gunicorn owns and closes it from here on
-        self.failures = failures
+        self.failure = ""
+        """Why no worker could load the model, when the server was started."""
+        self.failures, self.report = os.pipe()
+        os.set_blocking(self.failures, False)
         self.plan = make_plan(settings.workers)
         self.board = Board(self.plan.workers)
         self.health = Health(self.board)
@@ -118,9 +113,16 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             if self.booted:
                 log.error("a new worker cannot load the model: %s", error)
                 time.sleep(1)  # the arbiter tries again at once
-                sys.exit(1)
-            os.write(self.failures, str(error).encode())
-            sys.exit(LOAD_FAILED)
+                os._exit(1)
+            os.write(self.report, f"{error}\n".encode())
+            os._exit(0)  # not sys.exit: that would unwind into the caller of `serve`, in the worker
+
+    def load_failed(self) -> bool:
+        """Return whether a worker has reported that it cannot load the model."""
+        if not self.booted and not self.failure:
+            with contextlib.suppress(BlockingIOError):
+                self.failure = os.read(self.failures, 65536).decode().splitlines()[0]
+        return bool(self.failure)
 
     def give_slot(self, arbiter: Any, worker: Any) -> None:
         """Give a worker that is about to be forked its row of the board."""

@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
 from gunicorn.workers.base import Worker
 
 from pupila.server.board import BEAT, DUE, PID, Board
@@ -65,6 +66,7 @@ class LoopArbiter(Arbiter):  # type: ignore[misc]
 
     def __init__(self, app: Any) -> None:
         self.board: Board = app.board
+        self.halting = False
         super().__init__(app)
 
     def handle_int(self) -> None:
@@ -75,6 +77,13 @@ class LoopArbiter(Arbiter):  # type: ignore[misc]
         """Look at the workers several times a second."""
         signals: list[Any] = super().wait_for_signals(min(timeout, LOOK))
         return signals
+
+    def reap_workers(self) -> None:
+        """Replace workers that have ended, unless the model cannot be loaded at all: then end."""
+        super().reap_workers()
+        if not self.halting and self.app.load_failed():
+            self.halting = True  # or `halt`, which reaps once more, would come here again
+            raise HaltServer(self.app.failure, 0)  # `serve` raises it as an error
 
     def murder_workers(self) -> None:
         """Kill the workers that show no sign of life; SIGKILL, as a stopped process hears nothing else."""
