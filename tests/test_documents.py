@@ -1,0 +1,350 @@
+"""The documents tell the truth: commands exist, links lead somewhere, examples run, every error code is explained."""
+
+import ast
+import dataclasses
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+import requests
+from flask import Flask
+from PIL import Image
+from server_kit import Running, encode, picture, serving, write_model
+
+import pupila.errors
+from pupila.cli import main
+from pupila.models import bundled_model, bundled_trunk
+from pupila.predictor import Predictor
+from pupila.recipe import shipped
+from pupila.server import Settings, create_app
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "pupila"
+READMES = [ROOT / "README.md", ROOT / "README.pt-BR.md"]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+HTTP = ROOT / "docs" / "http.md"
+MODEL_FILE = ROOT / "docs" / "model-file.md"
+DEFAULT_URL = "http://127.0.0.1:3000"
+WITH_THE_MODEL = {
+    bundled_model(),
+    bundled_trunk(),
+    ROOT / "docs" / "models",
+    ROOT / "docs" / "models" / "cifar10.md",
+    ROOT / "docs" / "experiments.md",
+}
+"""What comes into the repository together with the bundled model, and may be missing as long as that is."""
+
+every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+every_readme = pytest.mark.parametrize("readme", READMES, ids=lambda path: path.name)
+
+
+def blocks(document: Path, language: str | None = None) -> list[str]:
+    """Return the document's code blocks, those of one language or all."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", document.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [text for named, text in found if language is None or named == language]
+
+
+def headings(document: Path) -> list[str]:
+    """Return the heading lines, code blocks left out."""
+    prose = re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"^#+ .*$", prose, re.MULTILINE)
+
+
+def commands(document: Path, program: str) -> list[list[str]]:
+    """Return the arguments of each call of a program, in code blocks and in `code`."""
+    text = document.read_text(encoding="utf-8")
+    lines = [line.strip() for block in blocks(document) for line in block.splitlines()]
+    lines += re.findall(r"`([^`\n]+)`", text)
+    lines = [re.sub(r"^(\$ |\.venv/bin/)", "", line) for line in lines]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith(f"{program} ")]
+
+
+def missing(paths: set[Path]) -> set[Path]:
+    """Return those that do not exist, though they should by now."""
+    expected = paths if bundled_model().exists() else paths - WITH_THE_MODEL
+    return {path for path in expected if not path.exists()}
+
+
+# What is written about commands
+
+
+@every_document
+def test_every_pupila_command_and_option_exists(document: Path) -> None:
+    for arguments in commands(document, "pupila"):
+        try:
+            _parse(arguments)
+        except click.ClickException as error:
+            pytest.fail(f"pupila {' '.join(arguments)}: {error.format_message()}")
+
+
+def _parse(arguments: list[str]) -> None:
+    context = click.Context(main)
+    command = main.get_command(context, arguments[0])
+    if arguments[0].startswith("-") or arguments[0] == "...":
+        return
+    if command is None:
+        raise click.UsageError(f"there is no command {arguments[0]}")
+    rest = arguments[1:]
+    complete = bool(rest) or not any(p.required for p in command.get_params(context))
+    if complete:  # `pupila train` alone names the command; with anything after it, it must be callable
+        parsed = command.make_context(arguments[0], rest, parent=context)
+        recipe = parsed.params.get("recipe")
+        if recipe and not recipe.endswith(".toml") and not recipe.isupper() and recipe not in shipped():
+            raise click.UsageError(f"there is no recipe {recipe}")
+
+
+@every_document
+def test_every_make_target_exists(document: Path) -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {arguments[0] for arguments in commands(document, "make")} <= targets
+
+
+@every_document
+def test_every_extra_exists(document: Path) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    found = re.findall(r"pip install [^`\n]*\[(\w+)\]", document.read_text(encoding="utf-8"))
+    assert set(found) <= set(extras)
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    rows = dict(re.findall(r"^\| `--([\w-]+)` \| (\S+) \|", HTTP.read_text(), re.MULTILINE))
+    settings = {field.name.replace("_", "-"): field.default for field in dataclasses.fields(Settings)}
+    assert rows.keys() == settings.keys()
+    assert {name: type(settings[name])(text) for name, text in rows.items()} == settings
+
+
+# What is written about files
+
+
+@every_document
+def test_every_relative_link_leads_somewhere(document: Path) -> None:
+    targets = re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8"))
+    linked = [target.partition("#") for target in targets if "://" not in target]
+    paths = {document.parent / path if path else document for path, _, _ in linked}
+    assert missing({path.resolve() for path in paths}) == set()
+    for path, _, anchor in linked:
+        if anchor:
+            assert anchor in [_anchor(heading) for heading in headings(document.parent / path if path else document)]
+
+
+def _anchor(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.lstrip("# ").lower()).replace(" ", "-")
+
+
+def tree(readme: Path) -> dict[Path, str]:
+    """Return each path of the file tree that ends a README, with its comment."""
+    found: dict[Path, str] = {}
+    folders: list[str] = []
+    for line in blocks(readme)[-1].splitlines():
+        match = re.fullmatch(r"( *)(\S+)(?: +# (.+))?", line)
+        assert match, line
+        folders = folders[: len(match[1]) // 2]
+        found[ROOT.joinpath(*folders, match[2])] = match[3] or ""
+        if match[2].endswith("/"):
+            folders.append(match[2])
+    return found
+
+
+@every_readme
+def test_file_tree_names_only_what_is_there_each_with_a_comment(readme: Path) -> None:
+    found = tree(readme)
+    assert missing(set(found)) == set()
+    assert [path for path, comment in found.items() if not comment and path.suffix] == []
+
+
+@every_readme
+def test_file_tree_names_every_module_recipe_and_document(readme: Path) -> None:
+    kept = {
+        path
+        for pattern in ("src/pupila/**/*.py", "src/pupila/**/*.toml", "docs/**/*.md", "*.md")
+        for path in ROOT.glob(pattern)
+    }
+    assert {str(path.relative_to(ROOT)) for path in kept - tree(readme).keys()} == set()
+
+
+# Two languages, one text
+
+
+def test_readmes_have_the_same_sections() -> None:
+    english, portuguese = (
+        [re.match("#+", heading)[0] for heading in headings(readme)]  # type: ignore[index]
+        for readme in READMES
+    )
+    assert english == portuguese
+
+
+def test_readmes_have_the_same_code_but_for_comments() -> None:
+    english, portuguese = (
+        [re.sub(r" +# .*$", "", block, flags=re.MULTILINE) for block in blocks(readme)] for readme in READMES
+    )
+    assert english == portuguese
+
+
+def test_readmes_lead_to_each_other_and_hold_the_same_links() -> None:
+    english, portuguese = (re.findall(r"\]\(([^)\s]+)\)", readme.read_text(encoding="utf-8")) for readme in READMES)
+    assert english[0] == READMES[1].name
+    assert portuguese[0] == READMES[0].name
+    assert english[1:] == portuguese[1:]
+
+
+# What is written about errors
+
+
+def codes_in_source() -> set[tuple[int, str]]:
+    """Return (status, code) of every error that the server's source can answer with."""
+    from pupila.server.problems import STATUS_OF_IMAGE_ERROR
+
+    found = {(status, code) for code, status in STATUS_OF_IMAGE_ERROR.items()}
+    for path in SOURCE.glob("server/**/*.py"):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call):
+                found |= _status_and_code(call)
+    return found
+
+
+def _status_and_code(call: ast.Call) -> set[tuple[int, str]]:
+    """Return what f(..., 413, "body_too_large", ...) answers with; f(x if y else 400, ...) counts too."""
+    plain = [branch for argument in call.args for branch in _branches(argument)]
+    values = [node.value for node in plain if isinstance(node, ast.Constant)]
+    codes = [value for value in values if isinstance(value, str) and re.fullmatch(r"[a-z0-9]+(_[a-z0-9]+)*", value)]
+    statuses = [value for value in values if isinstance(value, int) and 400 <= value < 600]
+    if isinstance(call.func, ast.Name) and call.func.id == "BadPart":
+        statuses.append(400)  # the class's own default
+    return {(status, code) for status in statuses[:1] for code in codes}
+
+
+def _branches(node: ast.expr) -> list[ast.expr]:
+    return [node.body, node.orelse] if isinstance(node, ast.IfExp) else [node]
+
+
+def codes_in_page() -> set[tuple[int, str]]:
+    """Return (status, code) of every row of the table of errors."""
+    rows = re.findall(r"^\| (\d{3}) \| `(\w+)` \| \S", HTTP.read_text(encoding="utf-8"), re.MULTILINE)
+    return {(int(status), code) for status, code in rows}
+
+
+def test_every_error_code_is_documented_with_its_status_and_no_other() -> None:
+    from_flask = {(404, "not_found"), (405, "method_not_allowed")}
+    assert codes_in_page() == codes_in_source() | from_flask
+
+
+def test_every_error_class_is_documented() -> None:
+    named = re.findall(r"^\| `(\w+Error)` \|", (ROOT / "docs" / "errors.md").read_text(), re.MULTILINE)
+    classes = [name for name, value in vars(pupila.errors).items() if isinstance(value, type) and "Error" in name]
+    assert sorted(named) == sorted(classes)
+
+
+def test_every_sentence_that_the_errors_page_quotes_is_in_the_source() -> None:
+    page = (ROOT / "docs" / "errors.md").read_text()
+    table = page.partition("| you see |")[2].partition("\n\n")[0]
+    source = "\n".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
+    quoted = [text.replace("3000", "{port}") for text in re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)]
+    assert quoted
+    assert [text for text in quoted if text not in source] == []
+
+
+# Examples run
+
+
+@pytest.fixture(scope="module", params=["small", "bundled"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the tests' own, and the one that the documents speak of."""
+    if request.param == "small":
+        return write_model(tmp_path_factory.mktemp("model") / "colours.onnx")
+    if not bundled_model().exists():
+        pytest.skip("the bundled model is not in the repository yet")
+    return bundled_model()
+
+
+@pytest.fixture(scope="module")
+def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with serving(model, tmp_path_factory.mktemp("log") / "log", '{"port": 0, "workers": 1}') as running:
+        yield running
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder that holds the pictures which the documents speak of."""
+    for name, colour in (("horse", "red"), ("dog", "green"), ("frog", "blue")):
+        (tmp_path / f"{name}.jpg").write_bytes(picture(colour, "JPEG", (160, 120)))
+    return tmp_path
+
+
+def run(program: list[str], text: str, folder: Path, server: Running) -> str:
+    """Run an example where its pictures are, against the server that the tests have started; return what it prints."""
+    text = text.replace(DEFAULT_URL, server.url)
+    done = subprocess.run([*program, text], cwd=folder, capture_output=True, text=True, timeout=15)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_readme_python_example_answers_three_pictures(pictures: Path, server: Running) -> None:
+    (example,) = blocks(READMES[0], "python")
+    answer = ast.literal_eval(run([sys.executable, "-c"], example, pictures, server))
+    promised = ast.literal_eval(blocks(READMES[0], "")[0])
+    assert [entry.keys() for entry in promised["predictions"]] == [
+        e.keys() - {"unknown"} for e in answer["predictions"]
+    ]
+
+
+@pytest.mark.parametrize("document", [READMES[0], HTTP], ids=lambda path: path.name)
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_curl_examples_answer(document: Path, pictures: Path, server: Running) -> None:
+    examples = [block for block in blocks(document, "sh") if "curl" in block]
+    assert examples
+    for example in examples:
+        answer = run(["bash", "-ec"], example.replace("curl ", "curl --fail --silent --noproxy '*' "), pictures, server)
+        assert json.loads(answer)["predictions"]
+
+
+@pytest.mark.parametrize("document", [*READMES, HTTP], ids=lambda path: path.name)
+def test_error_example_is_what_the_server_answers(document: Path, server: Running) -> None:
+    whole = encode(Image.effect_noise((160, 120), 64), "JPEG")
+    cut_off = {"file": ("frog.jpg", whole[: len(whole) // 2])}
+    parts = [("file", ("horse.jpg", whole)), *cut_off.items()]
+    answer = requests.post(f"{server.url}/predict", files=parts, timeout=10)
+    assert answer.status_code == 422
+    assert answer.json() == json.loads(blocks(document, "json")[0])
+
+
+def test_codes_that_flask_makes_are_as_documented(server: Running) -> None:
+    lost = requests.get(f"{server.url}/nowhere", timeout=10)
+    wrong = requests.get(f"{server.url}/predict", timeout=10)
+    assert (lost.status_code, lost.json()["error"]["code"]) == (404, "not_found")
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
+    assert "POST" in wrong.headers["Allow"]
+
+
+def test_every_route_is_documented(model: Path) -> None:
+    app: Flask = create_app(Predictor.load(model))
+    page = HTTP.read_text(encoding="utf-8")
+    routes = {
+        f"`{method} {rule.rule}`"
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    assert {route for route in routes if route not in page} == set()
+
+
+def test_model_file_examples_read_and_verify_a_model_without_pupila(model: Path, tmp_path: Path) -> None:
+    examples = "\n".join(blocks(MODEL_FILE, "python")).replace("src/pupila/models/cifar10.onnx", str(model))
+    script = tmp_path / "example.py"
+    script.write_text(examples + "\nimport sys\nassert 'pupila' not in sys.modules\n")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=15)
+    assert done.returncode == 0, done.stderr
+    for name in Predictor.load(model).manifest.classes:
+        assert f"'{name}': " in done.stdout
+
+
+def test_model_file_page_explains_every_field_of_the_manifest(model: Path) -> None:
+    page = MODEL_FILE.read_text(encoding="utf-8")
+    fields = {field.name for field in dataclasses.fields(Predictor.load(model).manifest)}
+    assert set(re.findall(r"^\| `(\w+)` \| (?!uint8|float32)", page, re.MULTILINE)) == fields
