@@ -59,6 +59,7 @@ def json_option(command: Command) -> Command:
 @click.option(
     "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of runs."
 )
+@click.option("--checkpoint-seconds", type=float, default=60.0, show_default=True, help="What a kill may cost at most.")
 @click.option("--resume", is_flag=True, help="Go on with the run of this name from its last checkpoint.")
 def train(
     data: str,
@@ -71,6 +72,7 @@ def train(
     size: int | None,
     name: str | None,
     runs: Path,
+    checkpoint_seconds: float,
     resume: bool,
 ) -> None:
     """Train on DATA (a folder or archive of class folders, `cifar10`, or `digits`) and write a model file."""
@@ -81,7 +83,7 @@ def train(
     pairs = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
     chosen = load_recipe(recipe, [*overrides, *pairs])
     folder = runs / (name or f"{Path(data).name.split('.')[0]}-{chosen.name}")
-    trained = run(data, chosen, folder, size=size, resume=resume)
+    trained = run(data, chosen, folder, size=size, resume=resume, checkpoint_seconds=checkpoint_seconds)
     click.echo(f"Serve it with: pupila serve {trained.model}")
 
 

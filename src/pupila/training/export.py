@@ -61,7 +61,8 @@ class Exported:
     """A published model file."""
 
     path: Path
-    manifest: Manifest
+    predictor: Predictor
+    """The file, loaded again and verified."""
     candidates: tuple[Candidate, ...]
     parity: float
     """Largest difference of a probability between the float32 file, from encoded pictures on, and the torch model."""
@@ -94,9 +95,8 @@ def export(
     chosen = _choose(candidates)
     manifest = _complete(chosen, draft, validation)
     _publish(graph.with_metadata(chosen.model, {METADATA_KEY: manifest.to_json()}), path)
-    Predictor.load(path)
-    _report(candidates, chosen, parity, path)
-    return Exported(path, manifest, tuple(candidates), parity)
+    _report(candidates, chosen, parity)
+    return Exported(path, Predictor.load(path), tuple(candidates), parity)
 
 
 def _draft(
@@ -226,7 +226,7 @@ def _publish(model: onnx.ModelProto, path: Path) -> None:
         ) from error
 
 
-def _report(candidates: list[Candidate], chosen: Candidate, parity: float, path: Path) -> None:
+def _report(candidates: list[Candidate], chosen: Candidate, parity: float) -> None:
     for candidate in candidates:
         mark = "*" if candidate is chosen else " "
         print(
@@ -234,4 +234,3 @@ def _report(candidates: list[Candidate], chosen: Candidate, parity: float, path:
             f"{candidate.milliseconds:.2f} ms a picture on one thread, valid acc {candidate.accuracy:.4f}"
         )
     print(f"parity with the training model: largest probability difference {parity:.1e}")
-    print(f"wrote {path}")

@@ -7,7 +7,7 @@ with the same number of threads; by epochs, not by minutes).
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,16 @@ from pupila.progress import Progress
 from pupila.recipe import Recipe
 from pupila.training.batches import Batch, batch_count, batches
 from pupila.training.checkpoint import Position, load_checkpoint, momentum_of, restore_momentum, save_checkpoint
-from pupila.training.device import autocast, pick_device, precision
+from pupila.training.device import autocast, pick_device
 from pupila.training.optim import MovingAverage, learning_rate, set_learning_rate, sgd
 from pupila.training.resnet import ResNet18, enlarged
 
 CHECKPOINT_SECONDS = 60.0
 """Between two checkpoints inside an epoch: what a killed run loses at most."""
 
-Row = Mapping[str, Any]
+Row = dict[str, Any]
+OnEpoch = Callable[[Sequence[Row]], None]
+"""Called after each epoch with the metrics of all epochs so far."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,17 @@ class Fitted:
     network: ResNet18
     network_size: int
     best_epoch: int
-    rows: list[dict[str, Any]]
+    rows: list[Row]
     examples_per_second: float
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Where and how often the run is saved, and what it must agree with to be resumed."""
+
+    checkpoint: Path
+    seconds: float
+    identity: Mapping[str, Any]
 
 
 @dataclass
@@ -54,8 +65,7 @@ class _Run:
     average: MovingAverage
     position: Position
     best: dict[str, Tensor]
-    checkpoint: Path
-    identity: Mapping[str, Any]
+    files: _Files
 
     def save(self) -> None:
         groups = {
@@ -64,7 +74,7 @@ class _Run:
             "average": self.average.state if self.recipe.ema else {},
             "best": self.best,
         }
-        save_checkpoint(self.checkpoint, self.position, groups, self.identity)
+        save_checkpoint(self.files.checkpoint, self.position, groups, self.files.identity)
 
 
 def fit(
@@ -76,23 +86,24 @@ def fit(
     *,
     identity: Mapping[str, Any],
     resume: bool = False,
-    on_epoch: Callable[[Row], None] = lambda _: None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    on_epoch: OnEpoch = lambda _: None,
 ) -> Fitted:
     """Train until the recipe's epochs or minutes are over, or until Ctrl-C; return the best epoch's weights.
 
     identity: what a checkpoint must agree with to be resumed. Raises TrainingError if the loss is no longer finite, if
     the checkpoint cannot be written or belongs to another run, or if stopped before the first epoch was over.
     """
-    run = _begin(recipe, network, checkpoint, identity, resume)
+    run = _begin(_Files(checkpoint, checkpoint_seconds, identity), recipe, network, resume)
     pictures, labels = _on_device(train, run.device)
     steps_per_epoch = batch_count(len(train), recipe.batch_size)
     try:
         while (progress := _progress(recipe, run.position, steps_per_epoch)) < 1:
             size = size_at(recipe, progress)
             _train_epoch(run, pictures, labels, size, steps_per_epoch)
-            row = _validate_epoch(run, validation, size)
+            _validate_epoch(run, validation, size)
             run.save()
-            on_epoch(row)
+            on_epoch(run.position.rows)
     except KeyboardInterrupt:
         if run.position.best_epoch < 0:
             raise TrainingError("Stopped before the first epoch was over. Go on with: --resume") from None
@@ -120,14 +131,14 @@ def validate(network: ResNet18, dataset: Dataset, size: int, recipe: Recipe, bat
     return torch.cat(logits)
 
 
-def _begin(recipe: Recipe, network: ResNet18, checkpoint: Path, identity: Mapping[str, Any], resume: bool) -> _Run:
+def _begin(files: _Files, recipe: Recipe, network: ResNet18, resume: bool) -> _Run:
     device = pick_device()
     network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = sgd(network, recipe)
     average = MovingAverage(network, recipe.ema)
-    run = _Run(recipe, device, network, optimizer, average, Position(), {}, checkpoint, identity)
-    if resume and checkpoint.exists():
-        run.position, groups = load_checkpoint(checkpoint, identity)
+    run = _Run(recipe, device, network, optimizer, average, Position(), {}, files)
+    if resume and files.checkpoint.exists():
+        run.position, groups = load_checkpoint(files.checkpoint, files.identity)
         network.load_state_dict(groups["network"])
         restore_momentum(optimizer, groups.get("momentum", {}))
         average.restore(groups.get("average", {}), run.position.steps)
@@ -165,7 +176,7 @@ def _train_epoch(run: _Run, pictures: Tensor, labels: Tensor, size: int, steps_p
             position.steps += 1
             position.seconds += (now := time.monotonic()) - begun
             begun = now
-            if now - saved > CHECKPOINT_SECONDS:
+            if now - saved > run.files.seconds:
                 run.save()
                 saved = now
             bar.advance()
@@ -189,7 +200,7 @@ def _step(run: _Run, batch: Batch) -> tuple[float, int]:
     return value, int((logits.argmax(1) == batch.labels).sum())
 
 
-def _validate_epoch(run: _Run, validation: Dataset, size: int) -> Row:
+def _validate_epoch(run: _Run, validation: Dataset, size: int) -> None:
     """Validate the averaged weights, keep them if they are the best at this size, and begin the next epoch."""
     position, begun = run.position, time.monotonic()
     accuracy, loss = _validation_scores(run, validation, size)
@@ -198,7 +209,7 @@ def _validate_epoch(run: _Run, validation: Dataset, size: int) -> Row:
         run.best = {name: value.detach().clone() for name, value in run.average.state.items()}
     seen = max(position.seen, 1)
     position.seconds += time.monotonic() - begun
-    row = {
+    row: Row = {
         "epoch": position.epoch + 1,
         "network_size": size,
         "learning_rate": run.optimizer.param_groups[0]["lr"],
@@ -212,7 +223,6 @@ def _validate_epoch(run: _Run, validation: Dataset, size: int) -> Row:
     position.rows.append(row)
     position.epoch, position.batch = position.epoch + 1, 0
     position.loss_sum, position.correct, position.seen = 0.0, 0, 0
-    return row
 
 
 def _validation_scores(run: _Run, validation: Dataset, size: int) -> tuple[float, float]:
@@ -233,6 +243,3 @@ def _finish(run: _Run) -> Fitted:
     seen = sum(row["pictures"] for row in position.rows)
     speed = seen / position.seconds if position.seconds else 0.0
     return Fitted(network.eval(), position.best_size, position.best_epoch, position.rows, speed)
-
-
-__all__ = ["Fitted", "fit", "precision", "size_at", "validate"]

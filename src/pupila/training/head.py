@@ -4,8 +4,6 @@ The first usable model in under a minute. A fit is short, so that there is nothi
 """
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +13,7 @@ from pupila.data import Dataset
 from pupila.progress import Progress
 from pupila.recipe import Recipe
 from pupila.training.device import autocast, pick_device
-from pupila.training.fit import Fitted
+from pupila.training.fit import Fitted, OnEpoch, Row
 from pupila.training.resnet import ResNet18, enlarged
 
 ITERATIONS = 10
@@ -28,7 +26,7 @@ def fit_head(
     network: ResNet18,
     train: Dataset,
     validation: Dataset,
-    on_epoch: Callable[[Mapping[str, Any]], None] = lambda _: None,
+    on_epoch: OnEpoch = lambda _: None,
 ) -> Fitted:
     """Return the network with its last layer fitted to `train`: the weights of the epoch that validates best.
 
@@ -41,11 +39,12 @@ def fit_head(
     mean, spread = features.mean(0), features.std(0) + 1e-6
     x, held_out = (features - mean) / spread, (held_out - mean) / spread
     weight, bias = torch.zeros(len(train.classes), x.shape[1]), torch.zeros(len(train.classes))
-    best, rows = (-1.0, 0, weight, bias), []
+    best = (-1.0, 0, weight, bias)
+    rows: list[Row] = []
     for epoch in range(recipe.epochs):
         loss = _minimise(weight, bias, x, labels, recipe)
         logits = functional.linear(held_out, weight, bias)
-        row = {
+        row: Row = {
             "epoch": epoch + 1,
             "network_size": recipe.network_size,
             "train_loss": loss,
@@ -56,7 +55,7 @@ def fit_head(
             "pictures": len(train) if epoch == 0 else 0,
         }
         rows.append(row)
-        on_epoch(row)
+        on_epoch(rows)
         if row["validation_accuracy"] > best[0]:
             best = (row["validation_accuracy"], epoch, weight.clone(), bias.clone())
     _, best_epoch, weight, bias = best

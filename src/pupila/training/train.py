@@ -1,23 +1,22 @@
 """The whole way from a data set's name to a run folder: load, split, fit, evaluate, export.
 
-A run folder holds recipe.toml, metrics.jsonl, curves.png, checkpoint.safetensors, trunk.safetensors and model.onnx.
+A run folder holds recipe.json, metrics.jsonl, checkpoint.safetensors, trunk.safetensors, model.onnx, and
+report.html with its plots, curves.png among them.
 """
 
 import json
-import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pupila.data import Dataset, Splits, load_dataset, sample, split
 from pupila.errors import TrainingError
-from pupila.evaluation.plots import plot_curves
+from pupila.evaluation.report import write_report
 from pupila.recipe import Recipe
 from pupila.training.device import pick_device
 from pupila.training.export import Exported, export
-from pupila.training.fit import Fitted, fit
+from pupila.training.fit import CHECKPOINT_SECONDS, Fitted, Row, fit
 from pupila.training.head import fit_head
 from pupila.training.weights import save_trunk, starting_network
 
@@ -32,12 +31,21 @@ class Trained:
     exported: Exported
 
 
-def train(source: str, recipe: Recipe, folder: Path, *, size: int | None = None, resume: bool = False) -> Trained:
+def train(
+    source: str,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    size: int | None = None,
+    resume: bool = False,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> Trained:
     """Train on `source` as `recipe` says and leave everything in `folder`; prints one line an epoch and a closing line.
 
     size: pixels a side that pictures are stored at, None to choose it from the data. The test split is not touched.
     Raises PupilaError's kinds; see fit, load_dataset and export.
     """
+    _refuse_to_overwrite(folder, resume)
     splits = load_dataset(source, size)
     _report(splits)
     training, validation = training_split(splits, recipe)
@@ -46,7 +54,7 @@ def train(source: str, recipe: Recipe, folder: Path, *, size: int | None = None,
         f"{len(training):,} pictures to train on, {len(validation):,} to validate, {len(training.classes)} classes, "
         f"{training.size} px; starting from {start.origin}; on {pick_device().type}"
     )
-    _prepare(folder, recipe, resume)
+    _write(folder / "recipe.json", json.dumps(recipe.to_dict(), indent=2))
     on_epoch = partial(_record, folder)
     identity = {"recipe": recipe.to_dict(), "data": splits.fingerprint, "weights": start.origin}
     if recipe.trains == "head":
@@ -55,13 +63,14 @@ def train(source: str, recipe: Recipe, folder: Path, *, size: int | None = None,
         checkpoint = folder / "checkpoint.safetensors"
         fitted = fit(
             recipe, start.network, training, validation, checkpoint,
-            identity=identity, resume=resume, on_epoch=on_epoch,
+            identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds, on_epoch=on_epoch,
         )  # fmt: skip
     print(closing_line(fitted))
-    plot_curves(fitted.rows, folder / "curves.png")
     save_trunk(fitted.network, folder / "trunk.safetensors")
     exported = export(fitted, recipe, training, validation, folder / "model.onnx", splits=splits, origin=start.origin)
-    return Trained(folder / "model.onnx", folder, fitted, exported)
+    report = write_report(folder, exported.predictor, validation, fitted.rows)
+    print(f"wrote {exported.path} and {report}")
+    return Trained(exported.path, folder, fitted, exported)
 
 
 def training_split(splits: Splits, recipe: Recipe) -> tuple[Dataset, Dataset]:
@@ -91,24 +100,28 @@ def _report(splits: Splits) -> None:
             print(f"  {skipped.name}: {skipped.reason}")
 
 
-def _prepare(folder: Path, recipe: Recipe, resume: bool) -> None:
-    """Make the run folder; a folder that holds a run already is never overwritten."""
-    if (folder / "metrics.jsonl").exists() and not resume:
+def _refuse_to_overwrite(folder: Path, resume: bool) -> None:
+    if not resume and any((folder / name).exists() for name in ("checkpoint.safetensors", "model.onnx")):
         raise TrainingError(f"{folder}: holds a run already. Go on with --resume, or choose another --name.")
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a small file whole or not at all; raises TrainingError if it cannot be written."""
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "recipe.json").write_text(json.dumps(recipe.to_dict(), indent=2) + "\n")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.replace(path)
     except OSError as error:
-        raise TrainingError(
-            f"{folder}: cannot be written ({error.strerror}). Choose another place with --runs."
-        ) from error
+        raise TrainingError(f"{path}: cannot be written ({error.strerror}). Make room, or choose --runs.") from error
 
 
-def _record(folder: Path, row: Mapping[str, Any]) -> None:
-    with (folder / "metrics.jsonl").open("a") as lines:
-        lines.write(json.dumps(row) + "\n")
+def _record(folder: Path, rows: Sequence[Row]) -> None:
+    """Bring metrics.jsonl up to date and print the newest epoch's line."""
+    _write(folder / "metrics.jsonl", "\n".join(json.dumps(row) for row in rows))
+    row = rows[-1]
     print(
-        f"{time.strftime('%H:%M:%S')} epoch {row['epoch']} at {row['network_size']} px: loss {row['train_loss']:.3f}, "
+        f"epoch {row['epoch']} at {row['network_size']} px: loss {row['train_loss']:.3f}, "
         f"train acc {row['train_accuracy']:.3f}, valid acc {row['validation_accuracy']:.3f}, {row['seconds']:.0f} s",
         flush=True,
     )

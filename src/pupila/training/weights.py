@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pupila.data.download import cache_folder, download
 from pupila.errors import DownloadError, ModelError
 from pupila.models import bundled_trunk
 from pupila.training.resnet import ResNet18
@@ -60,17 +61,17 @@ def _state(weights: str, url: str) -> tuple[dict[str, Tensor] | None, str]:
 
 
 def _auto(url: str) -> tuple[dict[str, Tensor] | None, str]:
-    """ImageNet's weights if they are cached or can be had, else the bundled trunk."""
+    """ImageNet's weights if they are cached or can be had, else the bundled trunk, else none; says which and why."""
     try:
         return _state("imagenet", url)
     except DownloadError as error:
-        print(f"Starting from the bundled weights, because ImageNet's cannot be had: {error}")
-        return _state("bundled", url)
+        weights = "bundled" if bundled_trunk().exists() else "none"
+        words = {"bundled": "the bundled weights", "none": "random weights, which needs more pictures and time"}
+        print(f"Starting from {words[weights]}: {error}")
+        return _state(weights, url)
 
 
 def _imagenet_file(url: str) -> Path:
-    from pupila.data.download import cache_folder, download
-
     path = cache_folder() / Path(url).name
     try:
         return download(url, path, sha256=IMAGENET_SHA256_PREFIX)

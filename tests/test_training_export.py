@@ -1,0 +1,130 @@
+"""The model file answers as the network in torch does, at every precision, or is not published."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from training_kit import TINY, colours, noise
+
+from pupila.data import Splits
+from pupila.errors import ModelError, TrainingError
+from pupila.predictor import Predictor
+from pupila.training import export as exporting
+from pupila.training import graph
+from pupila.training.export import export
+from pupila.training.fit import Fitted
+from pupila.training.resnet import ResNet18, enlarged
+
+TRAINING, VALIDATION = colours(90), colours(30, seed=1)
+SPLITS = Splits("colours", TRAINING, VALIDATION, None, (), "0" * 64)
+
+
+def random_network(classes=3, seed=0):
+    """A network whose batch-norm statistics are not the ones it was born with."""
+    torch.manual_seed(seed)
+    network = ResNet18(classes).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.running_mean, 0, 0.1)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, 0, 0.1)
+    return network
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return Fitted(random_network(), network_size=32, best_epoch=0, rows=[], examples_per_second=0.0)
+
+
+def exported(fitted, folder, **changes):
+    recipe = replace(TINY, **changes)
+    return export(fitted, recipe, TRAINING, VALIDATION, folder / "model.onnx", splits=SPLITS, origin="none")
+
+
+@pytest.mark.parametrize(("size", "network_size"), [(32, 32), (32, 64), (48, 64), (64, 48)])
+def test_graph_equals_the_network(size, network_size):
+    network = random_network()
+    state = {name: value.numpy() for name, value in network.state_dict().items()}
+    manifest = exporting.Manifest("x", ("a", "b", "c"), size, network_size, "float32", "none", {}, {})
+    model = graph.with_metadata(graph.build(state, size, network_size), {exporting.METADATA_KEY: manifest.to_json()})
+    predictor = Predictor.from_bytes(model.SerializeToString())
+    pictures = noise(5, size).images
+    outputs = predictor.outputs(pictures)
+    with torch.inference_mode():
+        x = enlarged(torch.from_numpy(pictures), network_size)
+        features, logits = network.features(x).numpy(), network(x).numpy()
+    assert np.allclose(outputs.logits, logits, atol=1e-4)
+    assert np.allclose(outputs.features, features, atol=1e-4)
+    assert np.allclose(outputs.cam.mean((2, 3)) + state["fc.bias"], logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_every_precision_is_published_with_its_manifest(trained, tmp_path, precision):
+    done = exported(trained, tmp_path, export=precision)
+    manifest = done.predictor.manifest
+    assert manifest.precision == precision
+    assert manifest.metrics["n"] == 30 and manifest.metrics["split"] == "validation"
+    assert manifest.temperature > 0 and manifest.unknown_threshold is not None
+    assert len(manifest.golden) == 4 and done.parity < 1e-3
+
+
+def test_smaller_precisions_are_smaller(trained, tmp_path):
+    sizes = {p: exported(trained, tmp_path, export=p).path.stat().st_size for p in ("float32", "float16", "int8")}
+    assert sizes["int8"] < 12e6 < sizes["float16"] < 24e6 < sizes["float32"] < 48e6
+
+
+def test_gate_keeps_float32_and_says_so(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(exporting, "GATE", -1.1)  # no file passes it
+    done = exported(trained, tmp_path, export="int8")
+    assert done.predictor.manifest.precision == "float32"
+    assert "float32 is kept" in capsys.readouterr().out
+
+
+def test_file_that_differs_from_the_network_is_not_published(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(graph, "MEAN", (0.5, 0.5, 0.5))  # as if the graph normalised otherwise than training
+    with pytest.raises(TrainingError, match="differs from the trained network"):
+        exported(trained, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_golden_pictures_are_nobodys_photos(trained, tmp_path):
+    import base64
+
+    from pupila import images
+
+    golden = exported(trained, tmp_path).predictor.manifest.golden
+    decoded = [images.decode(base64.b64decode(picture.png), 32) for picture in golden]
+    assert not any((picture == own).all() for picture in decoded for own in [*TRAINING.images, *VALIDATION.images])
+
+
+def test_flipped_weight_is_refused_by_the_golden_set(trained, tmp_path):
+    path = exported(trained, tmp_path).path
+    data = bytearray(path.read_bytes())
+    weights = np.frombuffer(data, dtype=np.uint8, offset=len(data) // 2, count=400_000)
+    weights[3::4] ^= 0x40  # an exponent bit of 100,000 floats
+    path.write_bytes(data)
+    with pytest.raises(ModelError, match=r"model\.onnx: .*(golden set|damaged)"):
+        Predictor.load(path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+def test_truncated_file_is_refused(trained, tmp_path, share):
+    path = exported(trained, tmp_path).path
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(ModelError, match=r"model\.onnx"):
+        Predictor.load(path)
+
+
+def test_unwritable_place_is_named(trained, tmp_path):
+    with pytest.raises(TrainingError, match="cannot be written"):
+        exported(trained, tmp_path / "missing")
+
+
+def test_answers_do_not_depend_on_batch_mates(trained, tmp_path):
+    predictor = exported(trained, tmp_path, export="int8").predictor
+    pictures = noise(9).images
+    alone = np.concatenate([predictor.logits(picture[None]) for picture in pictures])
+    assert np.allclose(predictor.logits(pictures), alone, atol=1e-5)

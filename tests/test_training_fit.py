@@ -1,0 +1,180 @@
+"""The loop: it learns, keeps the best, survives being killed, keeps to its budget, and stops when there is no sense."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_kit import TINY, colours, noise
+
+from pupila.errors import TrainingError
+from pupila.training.fit import fit, size_at
+from pupila.training.optim import MovingAverage, learning_rate
+from pupila.training.resnet import ResNet18
+
+
+def run(recipe, folder, train=None, **options):
+    torch.manual_seed(recipe.seed)
+    train = train or colours(60)
+    network = ResNet18(len(train.classes))
+    return fit(recipe, network, train, colours(30, seed=1), folder / "checkpoint.safetensors", identity={}, **options)
+
+
+def test_it_learns_what_can_be_learned(tmp_path):
+    assert run(replace(TINY, epochs=12), tmp_path).rows[-1]["validation_accuracy"] > 0.9
+
+
+def test_best_epoch_is_kept(tmp_path):
+    fitted = run(replace(TINY, epochs=4), tmp_path)
+    accuracies = [row["validation_accuracy"] for row in fitted.rows]
+    assert accuracies[fitted.best_epoch] == max(accuracies)
+
+
+def test_same_seed_gives_the_same_weights(tmp_path):
+    first, second = (run(TINY, tmp_path).network.state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_progressive_run_ends_at_the_network_size(tmp_path):
+    recipe = replace(TINY, epochs=3, network_size=48, progressive=((32, 0.5),))
+    fitted = run(recipe, tmp_path)
+    assert [row["network_size"] for row in fitted.rows] == [32, 32, 48]
+    assert fitted.network_size == 48
+
+
+def test_size_at_follows_the_shares():
+    recipe = replace(TINY, network_size=64, progressive=((32, 0.25), (48, 0.25)))
+    assert [size_at(recipe, p) for p in (0, 0.24, 0.25, 0.49, 0.5, 0.99)] == [32, 32, 48, 48, 64, 64]
+
+
+def test_loss_that_is_not_finite_stops_with_advice(tmp_path):
+    with pytest.raises(TrainingError, match=r"Lower the learning rate .* --set learning_rate=10"):
+        run(replace(TINY, learning_rate=100.0, warmup=0.0, schedule="step", epochs=30), tmp_path, noise(60))
+
+
+@pytest.mark.slow
+def test_budget_in_minutes_is_kept_within_a_tenth(tmp_path):
+    begun = time.monotonic()
+    run(replace(TINY, minutes=0.2), tmp_path, colours(600))
+    assert 0.9 * 12 <= time.monotonic() - begun <= 1.1 * 12 + 1  # a second for building the network
+
+
+def test_ctrl_c_returns_the_best_so_far(tmp_path):
+    def stop_after_first(_):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    assert len(run(replace(TINY, epochs=50), tmp_path, on_epoch=stop_after_first).rows) == 1
+
+
+def test_ctrl_c_before_the_first_epoch_says_how_to_go_on(tmp_path):
+    class Impatient(ResNet18):
+        def forward(self, _):
+            raise KeyboardInterrupt
+
+    with pytest.raises(TrainingError, match="--resume"):
+        fit(TINY, Impatient(3), colours(60), colours(30), tmp_path / "checkpoint.safetensors", identity={})
+
+
+def test_resume_of_another_run_names_what_differs(tmp_path):
+    run(TINY, tmp_path)
+    with pytest.raises(TrainingError, match="data was None and is other"):
+        fit(
+            TINY,
+            ResNet18(3),
+            colours(60),
+            colours(30),
+            tmp_path / "checkpoint.safetensors",
+            identity={"data": "other"},
+            resume=True,
+        )
+
+
+def test_damaged_checkpoint_is_named(tmp_path):
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"{")
+    with pytest.raises(TrainingError, match="is not a whole checkpoint"):
+        run(TINY, tmp_path, resume=True)
+
+
+def test_full_disk_ends_in_one_sentence(tmp_path):
+    (tmp_path / "run").write_text("a file where the folder should be")
+    with pytest.raises(TrainingError, match="cannot be written"):
+        run(TINY, tmp_path / "run")
+
+
+def test_one_cycle_climbs_and_falls_to_zero():
+    recipe = replace(TINY, learning_rate=1.0, warmup=0.2)
+    rates = [learning_rate(recipe, p, 0) for p in np.linspace(0, 1, 101)]
+    assert rates[20] == pytest.approx(1.0) == max(rates)
+    assert rates[0] == pytest.approx(0.05) and rates[100] == 0
+
+
+def test_step_schedule_falls_every_so_many_epochs():
+    recipe = replace(TINY, schedule="step", learning_rate=1.0, lr_period=4, lr_decay=0.9)
+    assert [learning_rate(recipe, 0.0, epoch) for epoch in (0, 3, 4, 8)] == pytest.approx([1, 1, 0.9, 0.81])
+
+
+def test_moving_average_equals_the_slow_version():
+    network = torch.nn.Linear(2, 1, bias=False)
+    average, slow = MovingAverage(network, 0.9), network.weight.detach().clone()
+    for step in range(20):
+        with torch.no_grad():
+            network.weight.add_(1.0)
+        average.update()
+        decay = min(0.9, (1 + step) / (10 + step))
+        slow = decay * slow + (1 - decay) * network.weight.detach()
+    assert torch.allclose(average.state["weight"], slow)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from pupila.recipe import load_recipe
+from pupila.training.train import train
+overrides = ["weights=none", "epochs=3", "sample=240", "batch_size=32", "network_size=32", "progressive=[]",
+             "ema=0.9", "export=float32"]
+train("digits", load_recipe("standard", overrides), Path(sys.argv[1]), resume=True, checkpoint_seconds=0.0)
+"""
+
+
+def start(folder):
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def steps_done(checkpoint):
+    if not checkpoint.exists():
+        return 0
+    size = int.from_bytes(checkpoint.open("rb").read(8), "little")
+    header = json.loads(checkpoint.open("rb").read(8 + size)[8:])
+    return json.loads(header["__metadata__"]["position"])["steps"]
+
+
+@pytest.mark.slow
+def test_killed_run_ends_with_the_same_weights_bit_for_bit(tmp_path):
+    undisturbed = start(tmp_path / "undisturbed")
+    assert undisturbed.wait(300) == 0, undisturbed.stdout.read()
+    checkpoint = tmp_path / "killed" / "checkpoint.safetensors"
+    for steps in (3, 10):  # in the middle of the first epoch, and of the second
+        process = start(tmp_path / "killed")
+        deadline = time.monotonic() + 120
+        while steps_done(checkpoint) < steps and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.02)
+        assert process.poll() is None, process.stdout.read()
+        process.kill()
+        process.wait(30)
+        process.stdout.close()
+    last = start(tmp_path / "killed")
+    assert last.wait(300) == 0, last.stdout.read()
+    ours, theirs = (load_file(tmp_path / run / "checkpoint.safetensors") for run in ("killed", "undisturbed"))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    for process in (undisturbed, last):
+        process.stdout.close()

@@ -1,0 +1,25 @@
+"""Small real data for the tests of training."""
+
+import numpy as np
+
+from pupila.data import Dataset
+from pupila.recipe import Recipe
+
+TINY = Recipe(
+    name="tiny", weights="none", epochs=2, batch_size=16, network_size=32, precision="float32", export="float32"
+)
+
+
+def colours(count=60, size=32, seed=0, classes=("red", "green", "blue")):
+    """Pictures whose class is the channel that is brightest: learned in a few steps."""
+    draw = np.random.default_rng(seed)
+    labels = np.arange(count, dtype=np.int64) % len(classes)
+    images = draw.integers(0, 120, (count, size, size, 3)).astype(np.uint8)
+    images[np.arange(count), :, :, labels] += 100
+    return Dataset(images, labels, classes)
+
+
+def noise(count=40, size=32, seed=0):
+    """Pictures without any pattern."""
+    images = np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+    return Dataset(images, np.arange(count, dtype=np.int64) % 2, ("heads", "tails"))
