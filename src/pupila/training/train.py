@@ -57,6 +57,8 @@ def train(
     _write(folder / "recipe.json", json.dumps(recipe.to_dict(), indent=2))
     on_epoch = partial(_record, folder)
     identity = {"recipe": recipe.to_dict(), "data": splits.fingerprint, "weights": start.origin}
+    if recipe.trains == "head" and start.origin == "none":
+        raise TrainingError("trains=head builds on trained weights, and there are none. Use --set trains=all.")
     if recipe.trains == "head":
         fitted = fit_head(recipe, start.network, training, validation, on_epoch)
     else:

@@ -1,0 +1,167 @@
+"""The command line as a person uses it: from data to a model file and back, and what it says of mistakes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from training_kit import colours
+
+from pupila.cli import main
+
+SMALL = [
+    "--weights",
+    "none",
+    "--epochs",
+    "2",
+    "--set",
+    "batch_size=16",
+    "--set",
+    "network_size=32",
+    "--set",
+    "progressive=[]",
+]
+
+
+def pupila(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Class folders of 90 pictures, one of them broken."""
+    root = tmp_path_factory.mktemp("photos") / "colours"
+    data = colours(90)
+    for number, (picture, label) in enumerate(zip(data.images, data.labels, strict=True)):
+        path = root / data.classes[label] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
+    (root / "red" / "broken.jpg").write_bytes(b"\xff\xd8\xff and no more")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(folder, tmp_path_factory):
+    """What `pupila train` printed, and the run folder that it left."""
+    runs = tmp_path_factory.mktemp("runs")
+    done = pupila("train", folder, "--runs", runs, "--name", "first", *SMALL)
+    assert done.exit_code == 0, done.output
+    return done.output, runs / "first"
+
+
+def test_training_ends_with_the_two_closing_lines(run):
+    lines = run[0].splitlines()
+    closing = next(number for number, line in enumerate(lines) if line.startswith("loss "))
+    assert ", train acc " in lines[closing] and ", valid acc " in lines[closing]
+    assert lines[closing + 1].endswith(" examples/sec on cpu")
+
+
+def test_run_folder_holds_all_that_is_promised(run):
+    promised = {
+        "recipe.json",
+        "metrics.jsonl",
+        "checkpoint.safetensors",
+        "trunk.safetensors",
+        "model.onnx",
+        "curves.png",
+    }
+    assert promised | {"report.html"} <= {path.name for path in run[1].iterdir()}
+
+
+def test_metrics_have_one_line_an_epoch(run):
+    rows = [json.loads(line) for line in (run[1] / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+
+
+def test_unreadable_picture_is_listed_and_skipped(run):
+    assert "skipped 1 unreadable" in run[0] and "red/broken.jpg" in run[0]
+
+
+def test_evaluate_prints_accuracy_first_as_json(run, folder):
+    done = pupila("evaluate", run[1] / "model.onnx", folder, "--json")
+    result = json.loads(done.output.splitlines()[-1])
+    assert list(result)[:2] == ["accuracy", "n"] and result["n"] == 90
+
+
+def test_evaluate_prints_a_line_a_class(run, folder):
+    output = pupila("evaluate", run[1] / "model.onnx", folder).output
+    assert all(f"\n{name} " in output for name in ("red", "green", "blue"))
+
+
+def test_evaluate_says_which_splits_there_are(run, folder):
+    done = pupila("evaluate", run[1] / "model.onnx", folder, "--split", "test")
+    assert done.exit_code == 1 and "has no test part" in done.output
+
+
+def test_inspect_shows_the_manifest(run):
+    manifest = json.loads(pupila("inspect", run[1] / "model.onnx", "--json").output)
+    assert manifest["classes"] == ["blue", "green", "red"] and manifest["data"]["source"] == "colours"
+
+
+def test_predict_answers_good_pictures_and_explains_bad_ones(run, folder):
+    done = pupila(
+        "predict", run[1] / "model.onnx", folder / "red" / "0.png", folder / "red" / "broken.jpg", folder / "no.png"
+    )
+    good, broken, missing = done.output.splitlines()
+    assert "0.png: " in good and "Send one of" in broken and "No such file" in missing
+    assert done.exit_code == 1
+
+
+def test_training_never_overwrites_a_run(run, folder):
+    done = pupila("train", folder, "--runs", run[1].parent, "--name", "first", *SMALL)
+    assert done.exit_code == 1 and "holds a run already" in done.output
+
+
+def test_head_alone_is_fitted_on_given_weights(run, folder, tmp_path):
+    weights = run[1] / "trunk.safetensors"
+    done = pupila("train", folder, "--runs", tmp_path, *SMALL, "--weights", weights, "--set", "trains=head")
+    assert done.exit_code == 0, done.output
+    assert "starting from trunk.safetensors" in done.output
+
+
+def test_head_alone_needs_weights(folder, tmp_path):
+    done = pupila("train", folder, "--runs", tmp_path, *SMALL, "--set", "trains=head")
+    assert done.exit_code == 1 and "builds on trained weights" in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "code"),
+    [
+        (["train", "no-such-folder"], "no-such-folder", 1),
+        (["train", "digits", "--set", "epoch=3"], "Did you mean 'epochs'?", 1),
+        (["train", "digits", "--recipe", "quik"], "Did you mean 'quick'?", 1),
+        (["train"], "Missing argument 'DATA'", 2),
+        (["train", "digits", "--epoch", "3"], "--epochs", 2),
+        (["evaluate", "no.onnx", "digits"], "no.onnx: cannot be read", 1),
+        (["inspect", "Makefile"], "is damaged or not an ONNX file", 1),
+        (["serve", "no.onnx", "--port", "99999999"], "port", 1),
+        (["recipes", "clasic"], "Did you mean 'classic'?", 1),
+    ],
+)
+def test_mistake_is_named_with_its_fix(arguments, words, code, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    done = pupila(*arguments)
+    assert words in done.output and done.exit_code == code
+    assert "Traceback" not in done.output
+
+
+def test_recipes_are_listed_and_shown():
+    assert "classic" in pupila("recipes").output
+    assert "lr_period = 4" in pupila("recipes", "classic").output
+
+
+def test_training_without_torch_says_what_to_install():
+    code = "import sys; sys.modules['torch'] = None; from pupila.cli import main; main(['train', 'digits'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("Install it with: pip install 'pupila[train]'")
+
+
+def test_python_dash_m_is_the_same_program():
+    done = subprocess.run(
+        [sys.executable, "-m", "pupila", "--version"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.startswith("pupila, version ")
