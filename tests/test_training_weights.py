@@ -132,11 +132,11 @@ def test_imagenet_weights_are_fetched_checked_and_cached(web, published, monkeyp
 def test_auto_without_network_goes_on_and_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PUPILA_CACHE", str(tmp_path))
     start = starting_network("auto", 2, 0, url="http://127.0.0.1:9/resnet18-f37072fd.pth")
-    assert start.origin in ("bundled", "none")
-    assert capsys.readouterr().out.startswith("Starting from")
+    assert start.origin == "none"
+    assert capsys.readouterr().out.startswith("Starting from random weights")
 
 
 def test_imagenet_without_network_names_the_alternatives(tmp_path, monkeypatch):
     monkeypatch.setenv("PUPILA_CACHE", str(tmp_path))
-    with pytest.raises(DownloadError, match="--weights bundled, none"):
+    with pytest.raises(DownloadError, match="--weights none"):
         starting_network("imagenet", 2, 0, url="http://127.0.0.1:9/resnet18-f37072fd.pth")

@@ -3,7 +3,10 @@
 Exit codes: 0 done, 1 a PupilaError (one sentence on standard error), 2 wrong usage, 130 stopped by Ctrl-C.
 """
 
+import ast
 import dataclasses
+import inspect
+import itertools
 import json
 import sys
 from collections.abc import Callable
@@ -48,7 +51,7 @@ def json_option(command: Command) -> Command:
 @click.argument("data")
 @click.option("--recipe", default="standard", show_default=True, help="A shipped recipe's name, or a .toml file.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one value of the recipe.")
-@click.option("--weights", help="Start from auto, imagenet, bundled, none, or a .pth or .safetensors file.")
+@click.option("--weights", help="Start from auto, imagenet, none, or a .pth or .safetensors file.")
 @click.option("--epochs", type=int, help="Times to go through the pictures.")
 @click.option("--minutes", type=float, help="Wall-clock budget that the schedule is fitted to, in place of epochs.")
 @click.option("--seed", type=int, help="Decides the split, the order and the augmentation.")
@@ -128,10 +131,10 @@ def predict(model: Path, paths: tuple[Path, ...], top: int, as_json: bool) -> No
         sys.exit(1)
 
 
-@main.command()
+@main.command("inspect")
 @click.argument("model", type=click.Path(path_type=Path))
 @json_option
-def inspect(model: Path, as_json: bool) -> None:
+def inspect_(model: Path, as_json: bool) -> None:
     """Verify MODEL and show its manifest."""
     from pupila.predictor import Predictor
 
@@ -146,10 +149,16 @@ def inspect(model: Path, as_json: bool) -> None:
 
 @main.command()
 @click.argument("name", required=False)
-def recipes(name: str | None) -> None:
+@click.option("--keys", is_flag=True, help="Explain every key that a recipe can have.")
+def recipes(name: str | None, keys: bool) -> None:
     """List the shipped recipes, or show one."""
-    from pupila.recipe import read_shipped, shipped
+    from pupila.recipe import Recipe, read_shipped, shipped
 
+    if keys:
+        docs = field_docs(Recipe)
+        for field in dataclasses.fields(Recipe):
+            click.echo(f"{field.name} = {json.dumps(field.default)}  {docs.get(field.name, '')}".rstrip())
+        return
     if name is not None:
         click.echo(read_shipped(name), nl=False)
         return
@@ -183,6 +192,16 @@ def _answer_json(path: Path, answer: Any) -> str:
     return json.dumps({"path": str(path), "unknown": answer.unknown, "top": [vars(choice) for choice in answer.top]})
 
 
+def field_docs(cls: type) -> dict[str, str]:
+    """Return what the docstring under each field of a dataclass says, on one line: help that cannot go stale."""
+    body = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]
+    docs = {}
+    for field, below in itertools.pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            docs[ast.unparse(field.target)] = " ".join(str(below.value.value).split())
+    return docs
+
+
 class ServeCommand(click.Command):
     """Has one option for each of the server's settings, made when asked for: other commands do not load the server."""
 
@@ -190,15 +209,13 @@ class ServeCommand(click.Command):
         """Return the arguments and options, the settings' among them."""
         from pupila.server.settings import Settings
 
+        docs = field_docs(Settings)
         known = {parameter.name for parameter in self.params}
         for field in dataclasses.fields(Settings):
             if field.name not in known:
-                flag = "--" + field.name.replace("_", "-")
-                help_text = field.metadata.get("help")
-                option = click.Option(
-                    [flag], type=type(field.default), default=field.default, show_default=True, help=help_text
-                )
-                self.params.append(option)
+                flag, kind = "--" + field.name.replace("_", "-"), type(field.default)
+                doc = docs.get(field.name)
+                self.params.append(click.Option([flag], type=kind, default=field.default, show_default=True, help=doc))
         return super().get_params(ctx)
 
 

@@ -35,7 +35,7 @@ class Manifest:
     precision: str
     """Of the weights and activations in the file: float32, float16 or int8."""
     weights: str
-    """What training started from: none, bundled, imagenet, or a file's name and hash."""
+    """What training started from: none, imagenet, or a file's name and hash."""
     recipe: Mapping[str, Any]
     data: Mapping[str, Any]
     """Source, fingerprint and number of pictures of each split."""

@@ -49,7 +49,7 @@ class Recipe:
 
     name: str = "standard"
     weights: str = "auto"
-    """What to start from: auto, bundled, imagenet, none, or the path of a .pth or .safetensors file."""
+    """What to start from: imagenet, none, the path of a .pth or .safetensors file; auto: imagenet if it can be had."""
     trains: str = "all"
     """`all`, or `head`: the trunk stays as it is, its features are computed once, and only the last layer is fitted."""
     epochs: int = 8

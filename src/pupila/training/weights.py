@@ -1,4 +1,4 @@
-"""What training starts from: the published ImageNet weights, the bundled trunk, a file of one's own, or nothing."""
+"""What training starts from: the published ImageNet weights, a file of one's own, or nothing."""
 
 import hashlib
 from dataclasses import dataclass
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from pupila.data.download import cache_folder, download
 from pupila.errors import DownloadError, ModelError
-from pupila.models import bundled_trunk
 from pupila.training.resnet import ResNet18
 
 IMAGENET_URL = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
@@ -50,8 +49,6 @@ def save_trunk(network: ResNet18, path: Path, dtype: torch.dtype = torch.float16
 def _state(weights: str, url: str) -> tuple[dict[str, Tensor] | None, str]:
     if weights == "none":
         return None, "none"
-    if weights == "bundled":
-        return read_weights(bundled_trunk()), "bundled"
     if weights == "imagenet":
         return read_weights(_imagenet_file(url)), "imagenet"
     if weights == "auto":
@@ -61,14 +58,12 @@ def _state(weights: str, url: str) -> tuple[dict[str, Tensor] | None, str]:
 
 
 def _auto(url: str) -> tuple[dict[str, Tensor] | None, str]:
-    """ImageNet's weights if they are cached or can be had, else the bundled trunk, else none; says which and why."""
+    """ImageNet's weights if they are cached or can be had, else none; says so and why."""
     try:
         return _state("imagenet", url)
     except DownloadError as error:
-        weights = "bundled" if bundled_trunk().exists() else "none"
-        words = {"bundled": "the bundled weights", "none": "random weights, which needs more pictures and time"}
-        print(f"Starting from {words[weights]}: {error}")
-        return _state(weights, url)
+        print(f"Starting from random weights, which takes more pictures and time: {error}")
+        return _state("none", url)
 
 
 def _imagenet_file(url: str) -> Path:
@@ -76,13 +71,13 @@ def _imagenet_file(url: str) -> Path:
     try:
         return download(url, path, sha256=IMAGENET_SHA256_PREFIX)
     except DownloadError as error:
-        raise DownloadError(f"{error} Or start from --weights bundled, none, or the path of a .pth file.") from error
+        raise DownloadError(f"{error} Or start from --weights none, or the path of a .pth file.") from error
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a .safetensors file, or a .pth state dict without running any code that its pickle may hold."""
     if not path.exists():
-        raise ModelError(f"{path}: there is no such weights file. Use --weights imagenet, bundled, none, or a path.")
+        raise ModelError(f"{path}: there is no such weights file. Use --weights imagenet, none, or a path.")
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
