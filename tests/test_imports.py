@@ -61,8 +61,8 @@ def test_heavy_packages_stay_in_their_rooms(path):
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
-        ("pupila", ["torch", "onnx", "flask", "gunicorn", "matplotlib", "sklearn"]),
-        ("pupila.cli", ["torch", "onnx", "flask", "gunicorn", "matplotlib", "sklearn"]),
+        ("pupila", ["torch", "onnx", "onnxruntime", "numpy", "PIL", "flask", "gunicorn", "matplotlib", "sklearn"]),
+        ("pupila.cli", ["torch", "onnx", "onnxruntime", "flask", "gunicorn", "matplotlib", "sklearn"]),
         ("pupila.server", ["torch", "onnx", "ray", "matplotlib", "sklearn"]),
     ],
 )
@@ -70,3 +70,13 @@ def test_importing_stays_light(module, unwanted):
     code = f"import {module}, sys; print(sorted(set({unwanted!r}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", pupila.__all__)
+def test_public_names_are_there(name):
+    assert getattr(pupila, name) is not None
+
+
+def test_other_names_are_not():
+    with pytest.raises(AttributeError, match="no attribute 'Predictr'"):
+        pupila.Predictr  # noqa: B018
