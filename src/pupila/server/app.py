@@ -8,20 +8,37 @@ from werkzeug.exceptions import HTTPException
 
 from pupila.predictor import Predictor
 from pupila.server.classifier import Classifier
+from pupila.server.guard import Guard
 from pupila.server.health import Health
+from pupila.server.hooks import install
+from pupila.server.ledger import Ledger
 from pupila.server.problems import RequestError
 from pupila.server.scheduler import DeadlineError, QueueFullError
 from pupila.server.settings import Settings
+from pupila.server.telemetry import Telemetry
 from pupila.server.views import EXTENSION, Room, core, json_response
 
 log = logging.getLogger("pupila.server")
 
 
-def create_app(predictor: Predictor, settings: Settings | None = None, health: Health | None = None) -> Flask:
-    """Return the application; it may be called by several threads at once, under any WSGI server."""
+def create_app(
+    predictor: Predictor,
+    settings: Settings | None = None,
+    health: Health | None = None,
+    ledger: Ledger | None = None,
+    guard: Guard | None = None,
+) -> Flask:
+    """Return the application; it may be called by several threads at once, under any WSGI server.
+
+    `serve` gives health, ledger and guard, which its processes share; without them this process stands for itself.
+    """
     settings = settings or Settings()
+    ledger = ledger or Ledger(Telemetry(), settings.access_log)
+    guard = guard or (Guard(settings.api_keys) if settings.api_keys else None)
     app = Flask("pupila.server", static_folder=None, template_folder=None)
-    app.extensions[EXTENSION] = Room(Classifier(predictor, settings), settings, health or Health())
+    classifier = Classifier(predictor, settings, ledger.telemetry.batch)
+    app.extensions[EXTENSION] = Room(classifier, settings, health or Health(), ledger)
+    install(app, settings, ledger, guard)
     app.register_blueprint(core)
     app.register_error_handler(RequestError, show_problem)
     app.register_error_handler(QueueFullError, show_queue_full)
@@ -36,6 +53,8 @@ def show_problem(problem: RequestError) -> Response:
     response = json_response(problem.to_json(), problem.status)
     if problem.retry_after is not None:
         response.headers["Retry-After"] = str(max(1, math.ceil(problem.retry_after)))
+    if problem.status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
     return response
 
 

@@ -1,49 +1,55 @@
-"""What the processes of one server know of each other: a page of shared memory, one row a worker. Knows no HTTP.
+"""What the processes of one server know of each other: a row of shared memory for each worker. Knows no HTTP.
 
-Made before the fork. Each worker writes its own row only; the arbiter and the other workers read it.
+A worker writes its own row; the arbiter and the other workers read it.
 """
 
-import mmap
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
-FIELDS = ("pid", "beat", "due", "ready", "connections", "waiting", "load")
-PID, BEAT, DUE, READY, CONNECTIONS, WAITING, LOAD = range(len(FIELDS))
+from pupila.server.shared import Table
+
+PID, BEAT, DUE, READY, CONNECTIONS, WAITING, STARTS = range(7)
 
 FRESH = 1.0
 """Seconds without a sign of life after which a worker does not count as alive."""
 
 
-class Board:
-    """Rows of float64."""
+class Board(Table):
+    """Rows of the columns named above; times are of time.monotonic, which all processes share."""
 
-    def __init__(self, rows: int) -> None:
-        self.rows = rows
-        self._memory = mmap.mmap(-1, max(rows * len(FIELDS) * 8, mmap.PAGESIZE))
-        self._cells = memoryview(self._memory).cast("d")
-
-    def row(self, slot: int) -> "memoryview[float]":
-        """Return one worker's row, to be indexed by PID, BEAT, ..."""
-        width = len(FIELDS)
-        return self._cells[slot * width : (slot + 1) * width]
+    def __init__(self, workers: int) -> None:
+        super().__init__(workers, 7)
 
     def clear(self, slot: int) -> None:
-        """Forget the worker that used this row."""
+        """Forget the worker that used this row, but not how many there were."""
         row = self.row(slot)
-        for index in range(len(FIELDS)):
-            row[index] = 0.0
+        for column in (PID, BEAT, DUE, READY, CONNECTIONS, WAITING):
+            row[column] = 0.0
+
+    def living(self) -> "Iterator[memoryview[float]]":
+        """Yield the rows of the workers that are ready and have shown a sign of life just now."""
+        now = time.monotonic()
+        for slot in range(self.rows):
+            row = self.row(slot)
+            if row[READY] and now - row[BEAT] < FRESH:
+                yield row
 
     def ready(self) -> int:
-        """Return how many workers are ready and have shown a sign of life just now."""
-        now = time.monotonic()
-        rows = [self.row(slot) for slot in range(self.rows)]
-        return sum(1 for row in rows if row[READY] and now - row[BEAT] < FRESH)
+        """Return how many workers are ready."""
+        return sum(1 for _ in self.living())
 
     def fewest_connections(self) -> float:
         """Return the connections of the living worker that has the fewest."""
-        now = time.monotonic()
-        rows = [self.row(slot) for slot in range(self.rows)]
-        return min((row[CONNECTIONS] for row in rows if row[READY] and now - row[BEAT] < FRESH), default=0.0)
+        return min((row[CONNECTIONS] for row in self.living()), default=0.0)
 
-    def waiting(self) -> float:
-        """Return the requests that wait in all workers."""
-        return sum(self.row(slot)[WAITING] for slot in range(self.rows))
+    def resident_bytes(self) -> dict[int, int]:
+        """Return the memory of each living worker, by row."""
+        found: dict[int, int] = {}
+        for slot in range(self.rows):
+            try:
+                pages = int(Path(f"/proc/{int(self.row(slot)[PID])}/statm").read_text().split()[1])
+            except (OSError, ValueError, IndexError):
+                continue
+            found[slot] = pages * 4096
+        return found

@@ -1,8 +1,8 @@
 """From pictures' bytes to predictions by a deadline: decodes, waits for its turn, computes. Knows nothing of HTTP."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,27 +44,30 @@ class Answer:
     """float32 [h, w]: where the picture speaks for its most probable class; None unless asked for."""
 
 
-@dataclass
 class Stages:
-    """Seconds spent on each stage of one request, in order."""
+    """A stopwatch: seconds spent on each stage of one request, in order, on the clock of time.monotonic."""
 
-    seconds: dict[str, float] = field(default_factory=dict)
-    last: float = field(default_factory=time.perf_counter)
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds = seconds
+        self._last = time.monotonic()
 
-    def end(self, stage: str) -> None:
-        """Say that a stage is over."""
-        now = time.perf_counter()
-        self.seconds[stage] = now - self.last
-        self.last = now
+    def end(self, stage: str, at: float | None = None) -> None:
+        """Say that a stage is over, now or at a time that is past."""
+        at = time.monotonic() if at is None else at
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + at - self._last
+        self._last = at
 
 
 class Classifier:
     """A predictor shared by many requests. `predictor` may be replaced at any time; running requests keep theirs."""
 
-    def __init__(self, predictor: Predictor, settings: Settings) -> None:
+    def __init__(
+        self, predictor: Predictor, settings: Settings, on_batch: Callable[[int], None] = lambda _: None
+    ) -> None:
         self.predictor = predictor
         self.limits = settings.image_limits
-        self.scheduler: Scheduler[images.Pixels, Row, Kind] = Scheduler(compute, BATCH, settings.max_waiting)
+        self.on_batch = on_batch
+        self.scheduler: Scheduler[images.Pixels, Row, Kind] = Scheduler(self._compute, BATCH, settings.max_waiting)
 
     def classify(
         self, parts: Sequence[Part], top: int, explain: bool, deadline: float, stages: Stages
@@ -77,10 +80,17 @@ class Classifier:
         decoded = [self._decode(part, predictor.manifest.input_size, deadline) for part in parts]
         stages.end("decode")
         good = [item for item in decoded if not isinstance(item, ImageError)]
-        rows = self.scheduler.run(good, Kind(predictor, explain), deadline) if good else []
-        stages.end("compute")
+        rows: list[Row] = []
+        if good:
+            rows, begun = self.scheduler.run_timed(good, Kind(predictor, explain), deadline)
+            stages.end("wait", begun)
+            stages.end("compute")
         answers = iter(interpret(predictor, rows, top))
         return predictor, [item if isinstance(item, ImageError) else next(answers) for item in decoded]
+
+    def _compute(self, pictures: Sequence[images.Pixels], kind: Kind) -> list[Row]:
+        self.on_batch(len(pictures))
+        return compute(pictures, kind)
 
     def _decode(self, part: Part, size: int, deadline: float) -> images.Pixels | ImageError:
         if time.monotonic() >= deadline:

@@ -86,6 +86,11 @@ class Connection:
         """There is more to do than to wait for the next request."""
         return self.closing or bool(self.out) or bool(self.buffer) or self.ended or self.watched != EVENT_READ
 
+    @property
+    def head(self) -> Head | None:
+        """The head of the request that is arriving, once it is there."""
+        return self._head
+
     def head_arrived(self, max_body: int) -> Head | None:
         """Return the head of the arriving request once, when it is complete. Raises ProtocolError."""
         if self._head is not None:

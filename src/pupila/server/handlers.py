@@ -7,7 +7,9 @@ from queue import SimpleQueue
 from wsgiref.types import WSGIApplication
 
 from pupila.server.connection import Connection, Request
-from pupila.server.wsgi import environ_of, respond
+from pupila.server.ledger import Ledger
+from pupila.server.telemetry import Note
+from pupila.server.wsgi import environ_of, respond, status_of
 
 HEAVY = 131072
 """Bytes of body from which a request counts as heavy: its decoding may take long, so it goes to threads of its own."""
@@ -22,9 +24,15 @@ class Handlers:
     """A fixed number of threads: memory and contention stay the same however many clients there are."""
 
     def __init__(
-        self, app: WSGIApplication, server: tuple[str, str], idle: float, hand_back: Callable[[Connection], None]
+        self,
+        app: WSGIApplication,
+        server: tuple[str, str],
+        idle: float,
+        ledger: Ledger,
+        hand_back: Callable[[Connection], None],
     ) -> None:
         self.app = app
+        self.ledger = ledger
         self.server = server
         self.idle = idle
         self.hand_back = hand_back
@@ -55,9 +63,13 @@ class Handlers:
     def answer(self, connection: Connection, request: Request) -> None:
         """Call the application and send its answer, unless the deadline has passed and the loop has answered."""
         close = self.closing or not request.head.keep_alive
-        response = respond(self.app, environ_of(request, self.server), close)
+        environ = environ_of(request, self.server)
+        response = respond(self.app, environ, close)
         if not request.claim.acquire(blocking=False):
             return
+        head = request.head
+        note = environ.get("pupila.note") or Note()
+        self.ledger.record(note, head.method, head.path, status_of(response), request.started, request.address)
         if not connection.send(response) or close:
             connection.closing = True
         self.answered += 1

@@ -8,19 +8,21 @@ answers in their place.
 import contextlib
 import logging
 import math
-import selectors
 import socket
 import time
 from collections import deque
 from collections.abc import Callable
 from wsgiref.types import WSGIApplication
 
-from pupila.server.board import BEAT, CONNECTIONS, DUE, READY, WAITING, Board
+from pupila.server.board import BEAT, DUE, READY, WAITING, Board
 from pupila.server.connection import CONTINUE, Connection, Request
 from pupila.server.handlers import Handlers
 from pupila.server.health import Health
 from pupila.server.http1 import Head, ProtocolError
+from pupila.server.ledger import Ledger, route_of
+from pupila.server.pool import READ, WRITE, Pool
 from pupila.server.settings import Settings
+from pupila.server.telemetry import Note
 from pupila.server.wsgi import plain_response
 
 log = logging.getLogger("pupila.server")
@@ -41,7 +43,6 @@ RECEIVE = 262144
 MAX_PIPELINED = 65536
 SMALL = 65536
 """Bodies up to this are not counted against the memory for bodies: the number of connections bounds them."""
-READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 INLINE = frozenset(("/healthz", "/readyz", "/metrics", "/ping", "/v2/health/live", "/v2/health/ready"))
 """Answered by the loop itself: health never waits behind inference."""
@@ -51,28 +52,36 @@ class Loop:
     """One worker's connections."""
 
     def __init__(
-        self, app: WSGIApplication, listener: socket.socket, settings: Settings, board: Board, health: Health, slot: int
+        self,
+        app: WSGIApplication,
+        listener: socket.socket,
+        settings: Settings,
+        health: Health,
+        ledger: Ledger,
+        board: Board,
+        slot: int,
     ) -> None:
+        self.ledger = ledger
         self.listener = listener
         self.settings = settings
         self.board = board
         self.health = health
         self.row = board.row(slot)
-        self.selector = selectors.DefaultSelector()
-        self.connections: dict[int, Connection] = {}
+        self.pool = Pool(self.row, settings.idle)
+        self.selector = self.pool.selector
         self.posted: deque[Connection] = deque()
         self.wake_reader, self.wake_writer = socket.socketpair()
         self.wake_reader.setblocking(False)
         self.wake_writer.setblocking(False)
         server = (settings.host, str(listener.getsockname()[1]))
-        self.handlers = Handlers(app, server, settings.idle, self.post)
+        self.handlers = Handlers(app, server, settings.idle, ledger, self.post)
         self.draining = False
         self.wedged = False
         """A request runs long past its deadline: the process has to be replaced."""
         self.listening = False
         self.step_back_until = 0.0
         self.rate = 0.0
-        """Answers a second, averaged over some seconds."""
+        """Answers a second while others waited, averaged over some ticks; 0 if nothing has waited yet."""
         self.counted = (0.0, 0)
 
     def run(self, still_wanted: Callable[[], bool], beat: Callable[[], object]) -> None:
@@ -89,7 +98,7 @@ class Loop:
             if not self.draining and (self.wedged or not still_wanted()):
                 self.drain(now)
                 end = now + (self.settings.deadline if self.wedged else self.settings.drain)
-            if self.draining and (now >= end or not self.connections):
+            if self.draining and (now >= end or not self.pool):
                 return
             self.watch_listener(now)
             for key, events in self.selector.select(TICK if now >= self.step_back_until else STEP_BACK):
@@ -108,7 +117,7 @@ class Loop:
         elif not isinstance(connection, Connection):
             connection()
         elif events & WRITE:
-            self.settle(connection)
+            self.resume(connection)
         else:
             self.receive(connection)
 
@@ -118,8 +127,14 @@ class Loop:
             self.wake_reader.recv(4096)
         while self.posted:
             connection = self.posted.popleft()
-            if self.connections.get(connection.fd) is connection:
-                self.settle(connection)
+            if connection in self.pool:
+                self.resume(connection)
+
+    def resume(self, connection: Connection) -> None:
+        """Go on with a connection whose last answer is on its way."""
+        self.pool.settle(connection)
+        if connection in self.pool:
+            self.advance(connection)
 
     # New connections
 
@@ -135,35 +150,15 @@ class Loop:
 
     def accept(self) -> None:
         """Take a new connection, unless another worker has fewer: then give that one a moment's start."""
-        mine = len(self.connections)
+        mine = len(self.pool)
         if mine > self.board.fewest_connections() and time.monotonic() >= self.step_back_until + TICK:
             self.step_back_until = time.monotonic() + STEP_BACK
             return
         self.step_back_until = 0.0
-        if mine >= self.settings.connections and not self.evict():
+        if mine >= self.settings.connections and not self.pool.evict():
             self.step_back_until = time.monotonic() + TICK
             return
-        self.accept_one()
-
-    def accept_one(self) -> bool:
-        """Accept one connection; False if none waits."""
-        try:
-            sock, address = self.listener.accept()
-        except OSError:  # taken by another worker, or gone, or no descriptor left
-            return False
-        sock.setblocking(False)
-        connection = Connection(sock, str(address[0]), time.monotonic(), self.settings.idle)
-        self.connections[connection.fd] = connection
-        self.row[CONNECTIONS] = len(self.connections)
-        self.watch(connection, READ)
-        return True
-
-    def evict(self) -> bool:
-        """Close the connection that has been idle longest; False if none is idle."""
-        idle = min((c for c in self.connections.values() if c.fresh), key=lambda c: c.expires, default=None)
-        if idle is not None:
-            self.drop(idle)
-        return idle is not None
+        self.pool.accept(self.listener)
 
     # Reading
 
@@ -180,17 +175,17 @@ class Loop:
         elif not connection.closing:
             connection.buffer += data
             if connection.request is not None and len(connection.buffer) > MAX_PIPELINED:
-                self.watch(connection, 0)
+                self.pool.watch(connection, 0)
             self.advance(connection)
 
     def end_of_input(self, connection: Connection) -> None:
         """The client has closed: drop its request if nobody works on it yet, as nginx does."""
         request = connection.request
         if request is None or (not request.taken and request.claim.acquire(blocking=False)):
-            self.drop(connection)
+            self.pool.drop(connection)
         else:
             connection.ended = True
-            self.watch(connection, 0)
+            self.pool.watch(connection, 0)
 
     def advance(self, connection: Connection) -> None:
         """Take up the requests that are complete, one after the other."""
@@ -208,6 +203,8 @@ class Loop:
                 if request is None:
                     return
                 self.hand_over(connection, request)
+            if connection.request is None:
+                self.pool.settle(connection)
         except ProtocolError as error:
             self.refuse(connection, error.status, error.code, str(error))
 
@@ -215,7 +212,7 @@ class Loop:
         """Reserve memory for a big body before it is sent, and tell a client that asks to send it."""
         connection.body_bytes = head.length
         if head.length > SMALL or head.chunked:
-            total = sum(other.body_bytes for other in self.connections.values())
+            total = self.pool.body_bytes()
             if total > self.settings.max_buffered_bytes:
                 self.refuse(connection, 503, "overloaded", "Too many big uploads at once. Try again later.", 1)
                 return False
@@ -231,78 +228,54 @@ class Loop:
         if request.head.path in INLINE:
             self.handlers.answer(connection, request)
         elif waiting >= self.settings.max_waiting or time.monotonic() + delay >= request.deadline:
-            message = "The server has more to do than it can answer in time. Try again later."
-            retry_after = max(1, math.ceil(delay))
-            self.reply(connection, plain_response(503, "overloaded", message, self.draining, retry_after))
+            self.reply_busy(connection, request, delay)
         else:
             self.handlers.submit(connection, request)
 
     # Answering in the application's place
 
-    def reply(self, connection: Connection, response: bytes) -> None:
-        """Answer a request that was read to its end; the connection lives on."""
-        sent = connection.send(response)
+    def reply_busy(self, connection: Connection, request: Request, delay: float) -> None:
+        """Answer a request that was read to its end with "too much to do"; the connection lives on."""
+        message = "The server has more to do than it can answer in time. Try again later."
+        sent = connection.send(
+            self.own_answer(503, "overloaded", message, request.head, request.started, self.draining, delay)
+        )
         connection.closing = not sent or self.draining
         connection.finish(time.monotonic(), self.settings.idle)
-        self.settle(connection)
 
-    def refuse(self, connection: Connection, status: int, code: str, message: str, retry_after: int = 0) -> None:
+    def refuse(self, connection: Connection, status: int, code: str, message: str, delay: float = -1) -> None:
         """Answer and end the connection, but let the client finish sending, or it would not see the answer."""
-        connection.send(plain_response(status, code, message, True, retry_after))
+        head = connection.request.head if connection.request else connection.head
+        connection.send(self.own_answer(status, code, message, head, connection.started, True, delay))
         connection.closing = True
         connection.finish(time.monotonic(), LINGER)
         connection.buffer.clear()
         connection.lingers = True
-        self.settle(connection)
+        self.pool.settle(connection)
 
-    def settle(self, connection: Connection) -> None:
-        """Bring a connection into the state that it should be in: sending, closing, lingering or reading."""
-        if connection.out and not connection.send(b""):
-            self.drop(connection)
-        elif connection.out:
-            self.watch(connection, WRITE)
-        elif connection.closing and not connection.lingers:
-            self.drop(connection)
-        elif connection.closing:
-            with contextlib.suppress(OSError):
-                connection.sock.shutdown(socket.SHUT_WR)
-            self.watch(connection, READ)
-        elif connection.ended:
-            self.drop(connection)
-        else:
-            self.watch(connection, READ)
-            self.advance(connection)
-
-    def watch(self, connection: Connection, events: int) -> None:
-        """Have the selector report these events of a connection, and no others."""
-        if events == connection.watched:
-            return
-        if not connection.watched:
-            self.selector.register(connection.sock, events, connection)
-        elif not events:
-            self.selector.unregister(connection.sock)
-        else:
-            self.selector.modify(connection.sock, events, connection)
-        connection.watched = events
-
-    def drop(self, connection: Connection) -> None:
-        """Close a connection and forget it."""
-        self.watch(connection, 0)
-        self.connections.pop(connection.fd, None)
-        self.row[CONNECTIONS] = len(self.connections)
-        connection.close()
+    def own_answer(
+        self, status: int, code: str, message: str, head: Head | None, started: float, close: bool, delay: float
+    ) -> bytes:
+        """Return an error answer, and write it down. A `delay` from 0 says when to come back."""
+        note = Note(route_of(head.path) if head else "other")
+        note.request_id = self.ledger.request_id(head.headers.get("HTTP_X_REQUEST_ID") if head else None)
+        method, path = (head.method, head.path) if head else ("-", "-")
+        self.ledger.record(note, method, path, status, started or time.monotonic(), "")
+        retry_after = max(1, math.ceil(delay)) if delay >= 0 else 0
+        return plain_response(status, code, message, close, note.request_id, retry_after)
 
     # Time
 
     def tick(self, now: float) -> None:
         """Enforce every deadline, and show the others a sign of life."""
         due = math.inf
-        for connection in list(self.connections.values()):
+        for connection in list(self.pool.open.values()):
             due = min(due, self.check(connection, now))
         self.wedged = any(now > request.deadline + WEDGED for request in list(self.handlers.running.values()))
         since, answered = self.counted
-        if now > since:
-            self.rate += 0.1 * ((self.handlers.answered - answered) / (now - since) - self.rate)
+        if self.handlers.waiting and self.row[WAITING] and now > since:  # idle time says nothing of what can be done
+            measured = (self.handlers.answered - answered) / (now - since)
+            self.rate = measured if not self.rate else 0.7 * self.rate + 0.3 * measured
         self.counted = (now, self.handlers.answered)
         self.row[BEAT] = now
         self.row[DUE] = due
@@ -321,14 +294,14 @@ class Loop:
             message = f"The request did not arrive within {self.settings.deadline:g} seconds."
             self.refuse(connection, 408, "upload_too_slow", message)
         elif not connection.started and now >= connection.expires:
-            self.drop(connection)
+            self.pool.drop(connection)
         elif self.draining and connection.fresh:
             connection.expires = min(connection.expires, now + LAST_WORDS)
         return connection.deadline if connection.started else math.inf
 
     def drain(self, now: float) -> None:
         """Take what has been connected already, and nothing new; answers from now on close their connection."""
-        while self.accept_one():
+        while self.pool.accept(self.listener):
             pass
         self.draining = self.handlers.closing = self.health.draining = True
         self.watch_listener(now)

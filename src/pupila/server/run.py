@@ -17,10 +17,14 @@ from gunicorn.app.base import BaseApplication
 from pupila.errors import ModelError, SettingsError
 from pupila.predictor import Predictor
 from pupila.server.app import create_app
-from pupila.server.board import Board
+from pupila.server.board import STARTS, Board
+from pupila.server.guard import Guard
 from pupila.server.health import Health
+from pupila.server.ledger import Ledger
 from pupila.server.plan import make_plan
 from pupila.server.settings import Settings
+from pupila.server.shared import Table
+from pupila.server.telemetry import LAYOUT, Telemetry
 from pupila.server.worker import LoopArbiter, LoopWorker
 
 log = logging.getLogger("pupila.server")
@@ -80,6 +84,8 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         self.plan = make_plan(settings.workers)
         self.board = Board(self.plan.workers)
         self.health = Health(self.board)
+        self.counts = Table(self.plan.workers, LAYOUT.columns)
+        self.guard = Guard(settings.api_keys) if settings.api_keys else None
         self.booted = False
         """Whether a worker was ready once: from then on a worker that cannot load does not end the server."""
         super().__init__()
@@ -108,7 +114,8 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     def load(self) -> Flask:
         """Load the model in a worker, after the fork: ONNX Runtime's threads do not survive one."""
         try:
-            return create_app(self.load_model(self.model), self.settings, self.health)
+            self.ledger = Ledger(Telemetry(self.counts, self.slot), self.settings.access_log)
+            return self.make_app()
         except ModelError as error:
             if self.booted:
                 log.error("a new worker cannot load the model: %s", error)
@@ -116,6 +123,10 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
                 os._exit(1)
             os.write(self.report, f"{error}\n".encode())
             os._exit(0)  # not sys.exit: that would unwind into the caller of `serve`, in the worker
+
+    def make_app(self) -> Flask:
+        """Load the model and put the application together."""
+        return create_app(self.load_model(self.model), self.settings, self.health, self.ledger, self.guard)
 
     def load_failed(self) -> bool:
         """Return whether a worker has reported that it cannot load the model."""
@@ -130,6 +141,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         worker.slot = min(set(range(self.board.rows + len(taken) + 1)) - taken)
         worker.born = time.monotonic()
         self.board.clear(worker.slot)
+        self.board.row(worker.slot)[STARTS] += 1
 
     def clear_slot(self, arbiter: Any, worker: Any) -> None:
         """Forget a worker that has ended."""

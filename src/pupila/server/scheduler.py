@@ -31,7 +31,7 @@ class DeadlineError(Exception):
 class Ticket(Generic[Item, Result, Lane]):
     """One request's place in the queue."""
 
-    __slots__ = ("answered", "error", "items", "lane", "results", "taken", "turn")
+    __slots__ = ("answered", "begun", "error", "items", "lane", "results", "taken", "turn")
 
     def __init__(self, items: Sequence[Item], lane: Lane, turn: threading.Lock) -> None:
         self.items = items
@@ -40,6 +40,7 @@ class Ticket(Generic[Item, Result, Lane]):
         """Held while there is nothing to do for the waiting thread; released to wake it."""
         self.taken = 0
         self.answered = 0
+        self.begun = 0.0
         self.results: list[Result | None] = [None] * len(items)
         self.error: BaseException | None = None
 
@@ -74,6 +75,10 @@ class Scheduler(Generic[Item, Result, Lane]):
 
         Raises QueueFullError at once, DeadlineError when the clock reaches `deadline`, or what an item raised.
         """
+        return self.run_timed(items, lane, deadline)[0]
+
+    def run_timed(self, items: Sequence[Item], lane: Lane, deadline: float) -> tuple[list[Result], float]:
+        """Like `run`; return also when the first item's computation began, by the clock given."""
         turn = threading.Lock()
         turn.acquire()
         ticket = Ticket[Item, Result, Lane](items, lane, turn)
@@ -89,7 +94,7 @@ class Scheduler(Generic[Item, Result, Lane]):
             raise ticket.error
         if ticket.answered < len(items):
             raise DeadlineError
-        return ticket.results  # type: ignore[return-value]  # every place is filled
+        return ticket.results, ticket.begun  # type: ignore[return-value]  # every place is filled
 
     def _admit(self, ticket: Ticket[Item, Result, Lane], deadline: float) -> None:
         """Take the ticket into the queue. A request is let in on an empty queue whatever its size."""
@@ -144,6 +149,8 @@ class Scheduler(Generic[Item, Result, Lane]):
         """Compute a batch and answer it. If it fails it is split, so that only the culprit's request fails."""
         items = [ticket.items[index] for ticket, index in batch]
         started = self._clock()
+        for ticket, _ in batch:
+            ticket.begun = ticket.begun or started
         try:
             results = self._compute(items, batch[0][0].lane)
         except Exception as error:

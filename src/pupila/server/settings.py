@@ -1,9 +1,11 @@
 """Every choice a person can make about the server, checked once. Reads no environment and no file."""
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 from pupila.errors import SettingsError
 from pupila.images import ImageLimits
+from pupila.server.guard import Key
 
 MEBIBYTE = 2**20
 
@@ -35,6 +37,13 @@ class Settings:
     max_body_bytes: int = 64 * MEBIBYTE
     max_pixels: int = 50_000_000
     """Width times height of one picture, checked on its header."""
+
+    api_keys: tuple[Key, ...] = ()
+    """Who may ask; none means everybody. See `guard.read_keys`."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose pages may ask from a browser, as https://example.org."""
+    access_log: Path | None = None
+    """File that gets one line of JSON for every answer."""
 
     def __post_init__(self) -> None:
         low = {"port": 0, "workers": 0}

@@ -42,11 +42,17 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGQUIT, lambda *_: os._exit(0))
 
+    def load_wsgi(self) -> None:
+        """Load the model; the application counts in this worker's row."""
+        self.app.slot = self.slot
+        super().load_wsgi()
+
     def run(self) -> None:
         """Serve until told to stop, then leave at once: threads that are stuck must not hold the process."""
         raise_descriptor_limit(self.app.settings.connections + 64)
         listener = self.sockets[0].sock
-        loop = Loop(self.wsgi, listener, self.app.settings, self.app.board, self.app.health, self.slot)
+        app = self.app
+        loop = Loop(self.wsgi, listener, app.settings, app.health, app.ledger, app.board, self.slot)
         self.app.board.row(self.slot)[PID] = os.getpid()
         loop.run(lambda: self.alive and os.getppid() == self.ppid, self.notify)
         sys.stdout.flush()

@@ -51,6 +51,11 @@ def environ_of(request: Request, server: tuple[str, str]) -> dict[str, Any]:
     return environ
 
 
+def status_of(response: bytes) -> int:
+    """Return the status of a response as it goes over the wire."""
+    return int(response[9:12])
+
+
 def respond(app: WSGIApplication, environ: dict[str, Any], close: bool) -> bytes:
     """Call the application and return its whole response; an application that raises is answered with 500."""
     started: list[Any] = []
@@ -86,11 +91,15 @@ def response_bytes(status: str, headers: list[tuple[str, str]], body: bytes, clo
     return "\r\n".join(lines).encode("latin-1") + (b"" if head_only else body)
 
 
-def plain_response(status: int, code: str, message: str, close: bool = True, retry_after: int = 0) -> bytes:
+def plain_response(
+    status: int, code: str, message: str, close: bool = True, request_id: str = "", retry_after: int = 0
+) -> bytes:
     """Return an error response without asking the application, in the shape of all errors."""
     text = message.replace("\\", "\\\\").replace('"', '\\"')
     body = f'{{"error":{{"code":"{code}","message":"{text}","parts":[]}}}}'.encode()
-    headers = [("Content-Type", "application/json")]
+    headers = [("Content-Type", "application/json"), ("X-Content-Type-Options", "nosniff")]
+    if request_id:
+        headers.append(("X-Request-Id", request_id))
     if retry_after:
         headers.append(("Retry-After", str(retry_after)))
     return response_bytes(f"{status} {STATUS_TEXT[status]}", headers, body, close, False)

@@ -1,0 +1,7 @@
+"""The same application under gunicorn's gthread workers."""
+
+import sys
+
+from under_gunicorn import run
+
+run(sys.argv[1], sys.argv[2], "gthread", 4)

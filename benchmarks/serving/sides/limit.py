@@ -1,0 +1,21 @@
+"""The limit: decode, resize and session in a plain loop, no HTTP. Prints [pictures a second, CPU ms a picture]."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from pupila import images
+from pupila.predictor import Predictor
+
+predictor = Predictor.load(Path(sys.argv[1]))
+data = Path(sys.argv[2]).read_bytes()
+seconds = float(sys.argv[3])
+size = predictor.manifest.input_size
+for _ in range(50):
+    predictor.predict(images.stack([images.decode(data, size)]))
+count, cpu, started = 0, time.process_time(), time.perf_counter()
+while time.perf_counter() - started < seconds:
+    predictor.predict(images.stack([images.decode(data, size)]))
+    count += 1
+print(json.dumps([count / (time.perf_counter() - started), 1000 * (time.process_time() - cpu) / count]))

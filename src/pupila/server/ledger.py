@@ -1,0 +1,68 @@
+"""What is written down of every answered request: the counts, and one line of JSON if wanted. Knows no Flask."""
+
+import itertools
+import json
+import os
+import re
+import time
+from pathlib import Path
+
+from pupila.server.telemetry import Note, Telemetry
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+ROUTE_OF_PATH = {
+    "/predict": "predict",
+    "/model": "model",
+    "/healthz": "health",
+    "/readyz": "health",
+    "/ping": "health",
+    "/v2/health/live": "health",
+    "/v2/health/ready": "health",
+    "/metrics": "metrics",
+}
+
+
+def route_of(path: str) -> str:
+    """Return the route that a path counts under."""
+    if path in ROUTE_OF_PATH:
+        return ROUTE_OF_PATH[path]
+    if path.startswith("/v2/"):
+        return "infer" if path.endswith("/infer") else "model"
+    return "predictions" if path.startswith("/predictions/") else "other"
+
+
+class Ledger:
+    """One worker's; its methods may be called from several threads."""
+
+    def __init__(self, telemetry: Telemetry, log: Path | None = None) -> None:
+        self.telemetry = telemetry
+        self._log = None if log is None else os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        self._prefix = os.urandom(6).hex()
+        self._numbers = itertools.count(1)
+
+    def request_id(self, given: str | None) -> str:
+        """Return the client's own request id if it is a sane one, else a new one."""
+        if given is not None and REQUEST_ID.fullmatch(given):
+            return given
+        return f"{self._prefix}-{next(self._numbers):x}"
+
+    def record(self, note: Note, method: str, path: str, status: int, started: float, address: str) -> None:
+        """Count a request, and write its line; called before its answer is sent, so that no client is ahead of it."""
+        seconds = time.monotonic() - started
+        self.telemetry.request(note, status, seconds)
+        if self._log is None:
+            return
+        line = {
+            "time": round(time.time(), 3),
+            "id": note.request_id,
+            "client": address,
+            "key": note.key,
+            "method": method,
+            "path": path,
+            "status": status,
+            "ms": round(1000 * seconds, 2),
+            "stages_ms": {stage: round(1000 * spent, 2) for stage, spent in note.stages.items()},
+            "pictures": len(note.confidences),
+            "model": note.model,
+        }
+        os.write(self._log, (json.dumps(line, separators=(",", ":")) + "\n").encode())

@@ -1,0 +1,87 @@
+"""The open connections of one worker, and what the selector watches of each. Knows sockets, but not HTTP."""
+
+import contextlib
+import selectors
+import socket
+import time
+
+from pupila.server.board import CONNECTIONS
+from pupila.server.connection import Connection
+
+READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+
+
+class Pool:
+    """Used by the loop's thread only."""
+
+    def __init__(self, row: "memoryview[float]", idle: float) -> None:
+        self.row = row
+        self.idle = idle
+        self.selector = selectors.DefaultSelector()
+        self.open: dict[int, Connection] = {}
+
+    def __len__(self) -> int:
+        return len(self.open)
+
+    def __contains__(self, connection: Connection) -> bool:
+        return self.open.get(connection.fd) is connection
+
+    def accept(self, listener: socket.socket) -> bool:
+        """Accept one connection; False if none waits."""
+        try:
+            sock, address = listener.accept()
+        except OSError:  # taken by another worker, or gone, or no descriptor left
+            return False
+        sock.setblocking(False)
+        connection = Connection(sock, str(address[0]), time.monotonic(), self.idle)
+        self.open[connection.fd] = connection
+        self.row[CONNECTIONS] = len(self.open)
+        self.watch(connection, READ)
+        return True
+
+    def evict(self) -> bool:
+        """Close the connection that has been idle longest; False if none is idle."""
+        idle = min((c for c in self.open.values() if c.fresh), key=lambda c: c.expires, default=None)
+        if idle is not None:
+            self.drop(idle)
+        return idle is not None
+
+    def settle(self, connection: Connection) -> None:
+        """Bring a connection into the state that it should be in: sending, closing, lingering or reading."""
+        if connection.out and not connection.send(b""):
+            self.drop(connection)
+        elif connection.out:
+            self.watch(connection, WRITE)
+        elif connection.closing and not connection.lingers:
+            self.drop(connection)
+        elif connection.closing:
+            with contextlib.suppress(OSError):
+                connection.sock.shutdown(socket.SHUT_WR)
+            self.watch(connection, READ)
+        elif connection.ended:
+            self.drop(connection)
+        else:
+            self.watch(connection, READ)
+
+    def watch(self, connection: Connection, events: int) -> None:
+        """Have the selector report these events of a connection, and no others."""
+        if events == connection.watched:
+            return
+        if not connection.watched:
+            self.selector.register(connection.sock, events, connection)
+        elif not events:
+            self.selector.unregister(connection.sock)
+        else:
+            self.selector.modify(connection.sock, events, connection)
+        connection.watched = events
+
+    def drop(self, connection: Connection) -> None:
+        """Close a connection and forget it."""
+        self.watch(connection, 0)
+        self.open.pop(connection.fd, None)
+        self.row[CONNECTIONS] = len(self.open)
+        connection.close()
+
+    def body_bytes(self) -> int:
+        """Return the memory that is reserved for bodies."""
+        return sum(connection.body_bytes for connection in self.open.values())
