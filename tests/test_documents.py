@@ -21,7 +21,7 @@ from server_kit import Running, encode, picture, serving, write_model
 
 import pupila.errors
 from pupila.cli import main
-from pupila.models import bundled_model, bundled_trunk
+from pupila.models import bundled_model
 from pupila.predictor import Predictor
 from pupila.recipe import shipped
 from pupila.server import Settings, create_app
@@ -35,7 +35,6 @@ MODEL_FILE = ROOT / "docs" / "model-file.md"
 DEFAULT_URL = "http://127.0.0.1:3000"
 WITH_THE_MODEL = {
     bundled_model(),
-    bundled_trunk(),
     ROOT / "docs" / "models",
     ROOT / "docs" / "models" / "cifar10.md",
     ROOT / "docs" / "experiments.md",
