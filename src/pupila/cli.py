@@ -52,7 +52,7 @@ def json_option(command: Command) -> Command:
 @click.option("--recipe", default="standard", show_default=True, help="A shipped recipe's name, or a .toml file.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one value of the recipe.")
 @click.option("--weights", help="Start from auto, imagenet, none, or a .pth or .safetensors file.")
-@click.option("--epochs", type=int, help="Times to go through the pictures.")
+@click.option("--epochs", type=int, help="Times to go through the pictures, in place of a budget in minutes.")
 @click.option("--minutes", type=float, help="Wall-clock budget that the schedule is fitted to, in place of epochs.")
 @click.option("--seed", type=int, help="Decides the split, the order and the augmentation.")
 @click.option(
@@ -82,6 +82,8 @@ def train(
     from pupila.recipe import load_recipe
     from pupila.training.train import train as run
 
+    if epochs is not None and minutes is None:
+        minutes = 0.0  # asked for epochs, a person does not want the recipe's budget in minutes
     given = {"weights": weights, "epochs": epochs, "minutes": minutes, "seed": seed}
     pairs = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
     chosen = load_recipe(recipe, [*overrides, *pairs])

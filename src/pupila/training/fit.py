@@ -27,7 +27,7 @@ from pupila.training.optim import MovingAverage, learning_rate, set_learning_rat
 from pupila.training.resnet import ResNet18, enlarged
 
 CHECKPOINT_SECONDS = 60.0
-"""Between two checkpoints inside an epoch: what a killed run loses at most."""
+"""Between two checkpoints: what a killed run loses at most."""
 
 Row = dict[str, Any]
 OnEpoch = Callable[[Sequence[Row]], None]
@@ -66,8 +66,16 @@ class _Run:
     position: Position
     best: dict[str, Tensor]
     files: _Files
+    saved: float
+    """When the last checkpoint was written, on the clock of time.monotonic."""
+
+    def save_if_due(self) -> None:
+        """Write a checkpoint if the last one is old enough: short epochs shall not be spent on writing."""
+        if time.monotonic() - self.saved > self.files.seconds:
+            self.save()
 
     def save(self) -> None:
+        """Write a checkpoint."""
         groups = {
             "network": self.network.state_dict(),
             "momentum": momentum_of(self.optimizer),
@@ -75,6 +83,7 @@ class _Run:
             "best": self.best,
         }
         save_checkpoint(self.files.checkpoint, self.position, groups, self.files.identity)
+        self.saved = time.monotonic()
 
 
 def fit(
@@ -102,8 +111,9 @@ def fit(
             size = size_at(recipe, progress)
             _train_epoch(run, pictures, labels, size, steps_per_epoch)
             _validate_epoch(run, validation, size)
-            run.save()
+            run.save_if_due()
             on_epoch(run.position.rows)
+        run.save()
     except KeyboardInterrupt:
         if run.position.best_epoch < 0:
             raise TrainingError("Stopped before the first epoch was over. Go on with: --resume") from None
@@ -136,7 +146,7 @@ def _begin(files: _Files, recipe: Recipe, network: ResNet18, resume: bool) -> _R
     network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = sgd(network, recipe)
     average = MovingAverage(network, recipe.ema)
-    run = _Run(recipe, device, network, optimizer, average, Position(), {}, files)
+    run = _Run(recipe, device, network, optimizer, average, Position(), {}, files, time.monotonic())
     if resume and files.checkpoint.exists():
         run.position, groups = load_checkpoint(files.checkpoint, files.identity)
         network.load_state_dict(groups["network"])
@@ -160,7 +170,7 @@ def _progress(recipe: Recipe, position: Position, steps_per_epoch: int) -> float
 def _train_epoch(run: _Run, pictures: Tensor, labels: Tensor, size: int, steps_per_epoch: int) -> None:
     """Go through the rest of the current epoch; ends early when a budget in minutes is used up."""
     recipe, position = run.recipe, run.position
-    begun = saved = time.monotonic()
+    begun = time.monotonic()
     with Progress(f"epoch {position.epoch + 1} at {size} px", steps_per_epoch) as bar:
         bar.advance(position.batch)
         for batch in batches(pictures, labels, recipe, size=size, epoch=position.epoch, start=position.batch):
@@ -176,9 +186,7 @@ def _train_epoch(run: _Run, pictures: Tensor, labels: Tensor, size: int, steps_p
             position.steps += 1
             position.seconds += (now := time.monotonic()) - begun
             begun = now
-            if now - saved > run.files.seconds:
-                run.save()
-                saved = now
+            run.save_if_due()
             bar.advance()
 
 
