@@ -28,10 +28,10 @@ COLOURS = {"red": (200, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 200), 
 SIZE = 32
 
 
-def write_model(path: Path, name: str = "colours", bias: float = 0.0, spoil_golden: bool = False) -> Path:
+def write_model(path: Path, name: str = "colours", white: float = 0.0, spoil_golden: bool = False) -> Path:
     """Write a model that names a picture's mean colour; its arithmetic is plain enough to check by hand."""
     directions = np.array([[4, -2, -2], [-2, 4, -2], [-2, -2, 4], [2, 2, 2]], np.float32)
-    offset = np.array([0, 0, 0, -2.2], np.float32) + bias
+    offset = np.array([0, 0, 0, white - 2.2], np.float32)
     golden = []
     for colour in COLOURS.values():
         picture = np.full((SIZE, SIZE, 3), colour, np.uint8)
@@ -121,6 +121,11 @@ class Running:
         return sum(pages) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+def signal_worker(pid: int, number: int) -> None:
+    """Send a signal to one process."""
+    os.kill(pid, number)
+
+
 SCRIPT = """
 import json, sys
 from pathlib import Path
@@ -159,7 +164,7 @@ def serving(model: Path, log: Path, settings: str = '{"port": 0, "workers": 2}')
 
 def wait_for_url(process: subprocess.Popen[str], log: Path) -> str:
     """Return the address that the server prints."""
-    limit = time.monotonic() + 20
+    limit = time.monotonic() + 60  # a busy machine may take its time
     while time.monotonic() < limit and process.poll() is None:
         if found := re.search(r"Listening on (http://\S+)", log.read_text()):
             return found[1]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from server_kit import Running, launch, picture, serving, write_model
+from server_kit import Running, launch, picture, serving, signal_worker, write_model
 
 from pupila.errors import SettingsError
 from pupila.server import Settings
@@ -145,10 +145,6 @@ def test_killed_worker_is_replaced_within_3_seconds_and_others_notice_nothing(se
     assert wait_until(lambda: len(server.workers()) == 2 and victim not in server.workers()) < 3
     assert wait_until(lambda: server.get("/readyz").json()["workers"] == 2) < 3
     assert all(answers(server) for _ in range(20))
-
-
-def signal_worker(pid: int, number: signal.Signals) -> None:
-    subprocess.run(["kill", f"-{int(number)}", str(pid)], check=True)
 
 
 def test_stopped_worker_is_replaced_and_its_clients_are_let_go_in_time(server: Running) -> None:

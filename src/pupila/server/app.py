@@ -12,10 +12,13 @@ from pupila.server.guard import Guard
 from pupila.server.health import Health
 from pupila.server.hooks import install
 from pupila.server.ledger import Ledger
+from pupila.server.oip import oip
+from pupila.server.openapi import openapi
 from pupila.server.problems import RequestError
 from pupila.server.scheduler import DeadlineError, QueueFullError
 from pupila.server.settings import Settings
 from pupila.server.telemetry import Telemetry
+from pupila.server.torchserve import torchserve
 from pupila.server.views import EXTENSION, Room, core, json_response
 
 log = logging.getLogger("pupila.server")
@@ -39,7 +42,8 @@ def create_app(
     classifier = Classifier(predictor, settings, ledger.telemetry.batch)
     app.extensions[EXTENSION] = Room(classifier, settings, health or Health(), ledger)
     install(app, settings, ledger, guard)
-    app.register_blueprint(core)
+    for blueprint in (core, oip, torchserve, openapi):
+        app.register_blueprint(blueprint)
     app.register_error_handler(RequestError, show_problem)
     app.register_error_handler(QueueFullError, show_queue_full)
     app.register_error_handler(DeadlineError, show_deadline)

@@ -77,16 +77,28 @@ class Classifier:
         Raises DeadlineError or QueueFullError. `deadline` is on the clock of time.monotonic.
         """
         predictor = self.predictor
-        decoded = [self._decode(part, predictor.manifest.input_size, deadline) for part in parts]
-        stages.end("decode")
+        decoded = self.decode(parts, predictor.manifest.input_size, deadline, stages)
         good = [item for item in decoded if not isinstance(item, ImageError)]
-        rows: list[Row] = []
-        if good:
-            rows, begun = self.scheduler.run_timed(good, Kind(predictor, explain), deadline)
-            stages.end("wait", begun)
-            stages.end("compute")
+        rows = self.rows(Kind(predictor, explain), good, deadline, stages)
         answers = iter(interpret(predictor, rows, top))
         return predictor, [item if isinstance(item, ImageError) else next(answers) for item in decoded]
+
+    def decode(
+        self, parts: Sequence[Part], size: int, deadline: float, stages: Stages
+    ) -> list[images.Pixels | ImageError]:
+        """Return the pixels of each part, or what is wrong with it. Raises DeadlineError."""
+        decoded = [self._decode(part, size, deadline) for part in parts]
+        stages.end("decode")
+        return decoded
+
+    def rows(self, kind: Kind, pictures: Sequence[images.Pixels], deadline: float, stages: Stages) -> list[Row]:
+        """Return the graph's outputs for pictures of the right size. Raises DeadlineError or QueueFullError."""
+        if not pictures:
+            return []
+        rows, begun = self.scheduler.run_timed(pictures, kind, deadline)
+        stages.end("wait", begun)
+        stages.end("compute")
+        return rows
 
     def _compute(self, pictures: Sequence[images.Pixels], kind: Kind) -> list[Row]:
         self.on_batch(len(pictures))

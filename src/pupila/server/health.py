@@ -12,6 +12,8 @@ class Health:
     board: Board | None = None
     """None outside `serve`, where this process is the only one we know of."""
     draining: bool = False
+    refused: str | None = None
+    """Why the model file that is in place now is not the one that serves."""
 
     def workers(self) -> int:
         """Return how many workers are ready."""

@@ -51,23 +51,25 @@ def read_pictures(content_type: str, body: bytes, settings: Settings) -> list[Pa
     return parts
 
 
-def read_multipart(content_type: str, body: bytes, settings: Settings) -> list[Part]:
-    """Return the parts named 'file' in order; raises RequestError for a body that is not multipart or over a limit."""
+def read_multipart(
+    content_type: str, body: bytes, settings: Settings, names: tuple[str, ...] = (PART_NAME,)
+) -> list[Part]:
+    """Return the parts of these names in order; raises RequestError for a broken body, or one over a limit."""
     parts: list[Part] = []
     others: set[str] = set()
     for count, (header, start, end) in enumerate(split_multipart(boundary_of(content_type), body)):
         if count >= settings.max_parts:
             raise too_many_parts(settings)
         name, filename = names_of(header)
-        if name != PART_NAME:
+        if name not in names:
             others.add(name[:40])
             continue
         parts.append(Part(filename, body[start:end]))
         if end - start > settings.max_part_bytes:
             raise too_big_part(len(parts) - 1, parts[-1].filename, end - start, settings)
     if not parts and others:
-        names = ", ".join(repr(name) for name in sorted(others)[:5])
-        raise RequestError(400, "no_picture", f"No part is named 'file'; the request has {names}. {HOW_TO}")
+        sent = ", ".join(repr(name) for name in sorted(others)[:5])
+        raise RequestError(400, "no_picture", f"No part is named {names[0]!r}; the request has {sent}. {HOW_TO}")
     return parts
 
 

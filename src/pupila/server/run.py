@@ -24,7 +24,9 @@ from pupila.server.ledger import Ledger
 from pupila.server.plan import make_plan
 from pupila.server.settings import Settings
 from pupila.server.shared import Table
+from pupila.server.swap import Swapper, load_first, open_file, stamp_of
 from pupila.server.telemetry import LAYOUT, Telemetry
+from pupila.server.views import EXTENSION
 from pupila.server.worker import LoopArbiter, LoopWorker
 
 log = logging.getLogger("pupila.server")
@@ -86,6 +88,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         self.health = Health(self.board)
         self.counts = Table(self.plan.workers, LAYOUT.columns)
         self.guard = Guard(settings.api_keys) if settings.api_keys else None
+        self.original = open_file(model)
         self.booted = False
         """Whether a worker was ready once: from then on a worker that cannot load does not end the server."""
         super().__init__()
@@ -125,8 +128,14 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             os._exit(0)  # not sys.exit: that would unwind into the caller of `serve`, in the worker
 
     def make_app(self) -> Flask:
-        """Load the model and put the application together."""
-        return create_app(self.load_model(self.model), self.settings, self.health, self.ledger, self.guard)
+        """Load the model, put the application together, and watch for the next model."""
+        stamp = stamp_of(self.model)
+        predictor, self.health.refused = load_first(self.model, self.load_model, self.original if self.booted else None)
+        app = create_app(predictor, self.settings, self.health, self.ledger, self.guard)
+        swapper = Swapper(self.model, app.extensions[EXTENSION].classifier, self.health, self.load_model, stamp)
+        swapper.on_new_classes = self.ledger.telemetry.forget_classes
+        swapper.start()
+        return app
 
     def load_failed(self) -> bool:
         """Return whether a worker has reported that it cannot load the model."""

@@ -66,7 +66,9 @@ def readyz() -> Response:
     room = this_room()
     status = room.health.status()
     detail = {"model": room.classifier.predictor.manifest.name, "version": room.classifier.predictor.version}
-    document = {"status": status, "workers": room.health.workers(), **detail}
+    document: dict[str, object] = {"status": status, "workers": room.health.workers(), **detail}
+    if room.health.refused:
+        document["refused"] = room.health.refused
     return json_response(document, 200 if status == "ready" else 503)
 
 
@@ -122,7 +124,7 @@ def note_answers(environ: dict[str, Any], predictor: Predictor, found: Sequence[
             note.confidences.append((best.category_index, best.confidence, answer.prediction.unknown))
 
 
-def json_response(document: Mapping[str, object], status: int = 200) -> Response:
+def json_response(document: object, status: int = 200) -> Response:
     """Return an answer of compact JSON."""
     return Response(answers.to_bytes(document), status, mimetype="application/json")
 

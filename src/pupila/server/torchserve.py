@@ -1,0 +1,53 @@
+"""The two calls of TorchServe that its clients make: /ping and /predictions/NAME. Knows Flask."""
+
+from typing import Any
+
+from flask import Blueprint, Response, request
+
+from pupila.errors import ImageError
+from pupila.server import payload
+from pupila.server.classifier import Answer, Stages
+from pupila.server.oip import asked_for
+from pupila.server.problems import BadPart, RequestError
+from pupila.server.views import deadline_of, json_response, note_answers, read_body, stages_of, this_room
+
+TOP = 5
+"""Classes that TorchServe's image classifier lists."""
+
+torchserve = Blueprint("torchserve", __name__)
+
+
+@torchserve.get("/ping")
+def ping() -> Response:
+    """Say whether the server is healthy, in TorchServe's words."""
+    healthy = this_room().health.status() == "ready"
+    return json_response({"status": "Healthy" if healthy else "Unhealthy"}, 200 if healthy else 503)
+
+
+@torchserve.route("/predictions/<name>", methods=["POST", "PUT"])
+@torchserve.route("/predictions/<name>/<version>", methods=["POST", "PUT"])
+def predictions(name: str, version: str = "") -> Response:
+    """Answer {class: probability} for one picture, as a raw body or the part 'data'; a list for several parts."""
+    asked_for(name, version)
+    room, environ = this_room(), request.environ
+    stages = Stages(stages_of(environ))
+    body, kind = read_body(environ, room.settings), environ.get("CONTENT_TYPE", "")
+    if kind.startswith("multipart/"):
+        parts = payload.read_multipart(kind, body, room.settings, ("data", "file"))
+    else:
+        parts = payload.read_pictures("image/*", body, room.settings)  # as curl -T sends it, of any type
+    stages.end("parse")
+    predictor, found = room.classifier.classify(parts, TOP, False, deadline_of(environ, room.settings), stages)
+    bad = [BadPart.of(i, parts[i].filename, a) for i, a in enumerate(found) if isinstance(a, ImageError)]
+    if bad:
+        raise RequestError.of_parts(bad, len(parts))
+    note_answers(environ, predictor, found)
+    documents = [scores(answer) for answer in found if isinstance(answer, Answer)]
+    response = json_response(documents[0] if len(documents) == 1 else documents)
+    response.headers["Pupila-Model"] = predictor.version
+    return response
+
+
+def scores(answer: Answer) -> dict[str, Any]:
+    """Return the best classes and their probabilities."""
+    return {choice.category: choice.confidence for choice in answer.prediction.top}

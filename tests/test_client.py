@@ -1,0 +1,111 @@
+"""The client against a real server, and against a peer that sends exactly what a test needs."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from server_kit import Running, picture, serving, write_model
+
+from pupila.client import Client, ServerError
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("server")
+    with serving(write_model(folder / "colours.onnx"), folder / "log") as running:
+        yield running
+
+
+class Peer:
+    """Answers one request after the other with the bytes that it was given, and notes when each came."""
+
+    def __init__(self, *answers: bytes) -> None:
+        self.times: list[float] = []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.thread = threading.Thread(target=self.answer, args=(answers,))
+        self.thread.start()
+
+    def answer(self, answers: tuple[bytes, ...]) -> None:
+        for answer in answers:
+            sock, _ = self.listener.accept()
+            with sock:
+                received = b""
+                while b"--\r\n" not in received and b"GET" not in received:
+                    received += sock.recv(65536)
+                self.times.append(time.monotonic())
+                sock.sendall(answer)
+
+    def __enter__(self) -> "Peer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.thread.join(10)
+        self.listener.close()
+
+
+def reply(status: int, body: bytes, headers: str = "") -> bytes:
+    return f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\nConnection: close\r\n{headers}\r\n".encode() + body
+
+
+GOOD = reply(200, b'{"predictions":[{"category":"red","category_index":0,"confidence":0.9}]}')
+BUSY = b'{"error":{"code":"overloaded","message":"Too much to do.","parts":[]}}'
+
+
+def test_pictures_are_answered_in_order_whatever_they_are_given_as(server: Running, tmp_path: Path) -> None:
+    path = tmp_path / "blue.png"
+    path.write_bytes(picture("blue"))
+    with Client(server.url) as client:
+        found = client.predict(picture("red"), path, str(path), top=2)
+        assert [answer.category for answer in found] == ["red", "blue", "blue"]
+        assert found[0].top[0] == ("red", found[0].confidence) and len(found[0].top) == 2
+        assert client.ready()
+        assert client.model()["name"] == "colours"
+
+
+def test_bad_picture_is_raised_with_its_place(server: Running) -> None:
+    with Client(server.url) as client, pytest.raises(ServerError) as caught:
+        client.predict(picture(), b"text")
+    assert (caught.value.status, caught.value.code) == (415, "image_unrecognised")
+    assert [part["index"] for part in caught.value.parts] == [1]
+
+
+def test_busy_server_is_asked_again_after_as_long_as_it_says() -> None:
+    with Peer(reply(503, BUSY, "Retry-After: 1\r\n"), GOOD) as peer, Client(peer.url) as client:
+        assert client.predict(b"x")[0].category == "red"
+    assert 0.9 < peer.times[1] - peer.times[0] < 3
+
+
+def test_busy_server_is_given_up_in_its_own_words() -> None:
+    busy = reply(503, BUSY, "Retry-After: 0\r\n")
+    with (
+        Peer(busy, busy) as peer,
+        Client(peer.url, retries=1) as client,
+        pytest.raises(ServerError, match="Too much to do"),
+    ):
+        client.predict(b"x")
+
+
+def test_dropped_connection_is_opened_again() -> None:
+    with Peer(b"", GOOD) as peer, Client(peer.url) as client:
+        assert client.predict(b"x")[0].confidence == 0.9
+
+
+def test_answer_that_is_not_json_is_an_error_with_the_status() -> None:
+    with Peer(reply(502, b"<html>")) as peer, Client(peer.url) as client, pytest.raises(ServerError, match="502"):
+        client.predict(b"x")
+
+
+def test_unreachable_server_is_not_ready() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with Client(f"http://127.0.0.1:{port}") as client:
+        assert not client.ready()
+
+
+def test_address_without_a_scheme_is_refused() -> None:
+    with pytest.raises(ValueError, match="http://127"):
+        Client("127.0.0.1:3000")

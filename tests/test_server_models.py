@@ -1,0 +1,114 @@
+"""Models change while the server serves: no request is lost, none is mixed, and a bad file changes nothing."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from server_kit import Running, picture, serving, signal_worker, write_model
+
+from pupila.errors import ModelError
+from pupila.server import models
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Running]:
+    with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log") as running:
+        wait_until(lambda: running.get("/readyz").json()["workers"] == 2)
+        yield running
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, "this took too long"
+        time.sleep(0.01)
+
+
+def versions_seen(server: Running) -> set[str]:
+    """Ask on new connections, so that both workers answer."""
+    return {server.predict(picture()).headers["Pupila-Model"] for _ in range(12)}
+
+
+def test_new_file_takes_over_and_can_be_rolled_back(server: Running, tmp_path: Path) -> None:
+    path = tmp_path / "colours.onnx"
+    first = models.version_of(path)
+    assert versions_seen(server) == {first}
+    assert not models.folder(path).exists(), "a server that never swaps writes nothing"
+    second = models.version_of(write_model(path, name="second"))
+    wait_until(lambda: versions_seen(server) == {second})
+    wait_until(lambda: len(models.versions(path)) == 2)
+    assert [(one.version, one.name, one.active) for one in models.versions(path)] == [
+        (second, "second", True),
+        (first, "colours", False),
+    ]
+    assert models.roll_back(path).version == first
+    wait_until(lambda: versions_seen(server) == {first})
+    assert models.activate(path, second[:6]).active
+    wait_until(lambda: versions_seen(server) == {second})
+    with pytest.raises(ModelError, match="no version 'zzz'"):
+        models.activate(path, "zzz")
+
+
+def test_bad_file_is_refused_shown_and_survived(server: Running, tmp_path: Path) -> None:
+    path = tmp_path / "colours.onnx"
+    good = models.version_of(path)
+    write_model(path, name="spoiled", spoil_golden=True)
+    wait_until(lambda: all("golden set" in server.get("/readyz").json().get("refused", "") for _ in range(8)))
+    assert server.get("/readyz").status_code == 200
+    assert versions_seen(server) == {good}
+    victim = server.workers()[0]
+    signal_worker(victim, 9)
+    wait_until(lambda: victim not in server.workers() and server.get("/readyz").json()["workers"] == 2)
+    assert versions_seen(server) == {good}
+    better = models.version_of(write_model(path, name="better"))
+    wait_until(lambda: versions_seen(server) == {better})
+    assert "refused" not in server.get("/readyz").json()
+
+
+def test_rolling_back_without_an_earlier_version_says_so(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "colours.onnx")
+    with pytest.raises(ModelError, match="no earlier version"):
+        models.roll_back(path)
+    assert models.versions(path) == []
+
+
+@pytest.mark.slow
+def test_100_swaps_under_load_lose_and_mix_nothing(server: Running, tmp_path: Path) -> None:
+    """Each model adds its own number to a logit, so that an answer shows which one computed it."""
+    path = tmp_path / "colours.onnx"
+    problems: list[str] = []
+    done = threading.Event()
+
+    def publish(number: int) -> None:
+        write_model(tmp_path / "next.onnx", name=f"m{number}", white=number / 40)
+        (tmp_path / "next.onnx").replace(path)
+
+    def client() -> None:
+        with requests.Session() as session:
+            while not done.is_set():
+                files = [("file", picture("white"))] * 9
+                response = session.post(f"{server.url}/predict", files=files, timeout=20)
+                if response.status_code != 200:
+                    problems.append(response.text)
+                    continue
+                answers = {p["confidence"] for p in response.json()["predictions"]}
+                seen.setdefault(response.headers["Pupila-Model"], set()).update(answers)
+
+    seen: dict[str, set[float]] = {}
+    threads = [threading.Thread(target=client) for _ in range(4)]
+    [thread.start() for thread in threads]
+    for number in range(100):
+        publish(number % 40)
+        time.sleep(0.1)
+    wait_until(lambda: versions_seen(server) == {models.version_of(path)})
+    done.set()
+    [thread.join() for thread in threads]
+    assert problems == []
+    assert len(seen) > 10
+    assert all(len(confidences) == 1 for confidences in seen.values()), "one version gave different answers"
+    distinct = {next(iter(confidences)) for confidences in seen.values()}
+    assert len(distinct) == len(seen), "two versions gave the same answer"
+    assert "Traceback" not in server.log.read_text()

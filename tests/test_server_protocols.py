@@ -1,0 +1,177 @@
+"""What other people's clients send is understood: Open Inference Protocol, TorchServe, OpenAPI."""
+
+import base64
+import io
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flask.testing import FlaskClient
+from server_kit import CLASSES, COLOURS, picture, write_model
+
+from pupila.predictor import Predictor
+from pupila.server import Settings, create_app
+
+INFER = "/v2/models/colours/infer"
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> FlaskClient:
+    path = write_model(tmp_path_factory.mktemp("model") / "colours.onnx")
+    return create_app(Predictor.load(path), Settings(max_parts=8)).test_client()
+
+
+def pixels(*colours: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.stack([np.full((32, 32, 3), COLOURS[colour], np.uint8) for colour in colours])
+
+
+def binary_request(name: str, kind: str, shape: list[int], data: bytes, **more: Any) -> tuple[bytes, dict[str, str]]:
+    """Write a request as tritonclient[http] does: JSON, then the tensor's bytes."""
+    tensor = {"name": name, "datatype": kind, "shape": shape, "parameters": {"binary_data_size": len(data)}}
+    head = json.dumps({"inputs": [tensor], **more}).encode()
+    return head + data, {"Inference-Header-Content-Length": str(len(head))}
+
+
+def test_pixels_as_json_are_answered(client: FlaskClient) -> None:
+    tensor = {"name": "images", "datatype": "UINT8", "shape": [2, 32, 32, 3], "data": pixels("red", "blue").tolist()}
+    answer = client.post(INFER, json={"id": "7", "inputs": [tensor]}).get_json()
+    outputs = {output["name"]: output for output in answer["outputs"]}
+    assert (answer["model_name"], answer["id"]) == ("colours", "7")
+    assert outputs["category"]["data"] == ["red", "blue"]
+    assert outputs["category_index"]["data"] == [0, 2]
+    assert outputs["logits"]["shape"] == [2, 4]
+    assert sum(outputs["probabilities"]["data"]) == pytest.approx(2, abs=1e-5)
+
+
+def test_binary_tensors_go_both_ways(client: FlaskClient) -> None:
+    asked = [{"name": name, "parameters": {"binary_data": True}} for name in ("logits", "category")]
+    body, headers = binary_request("images", "UINT8", [3, 32, 32, 3], pixels(*CLASSES[:3]).tobytes(), outputs=asked)
+    response = client.post(INFER, data=body, headers=headers)
+    length = int(response.headers["Inference-Header-Content-Length"])
+    head, tail = json.loads(response.data[:length]), response.data[length:]
+    assert [output["name"] for output in head["outputs"]] == ["logits", "category"]
+    size = head["outputs"][0]["parameters"]["binary_data_size"]
+    logits = np.frombuffer(tail[:size], "<f4").reshape(3, 4)
+    assert list(logits.argmax(1)) == [0, 1, 2]
+    assert tail[size : size + 7] == struct.pack("<I", 3) + b"red"
+
+
+def test_encoded_pictures_are_answered_in_both_forms(client: FlaskClient) -> None:
+    files = [picture("green", "JPEG", (90, 60)), picture("blue")]
+    packed = b"".join(struct.pack("<I", len(data)) + data for data in files)
+    body, headers = binary_request("files", "BYTES", [2], packed, outputs=[{"name": "category"}])
+    assert client.post(INFER, data=body, headers=headers).get_json()["outputs"][0]["data"] == ["green", "blue"]
+    encoded = [base64.b64encode(data).decode() for data in files]
+    tensor = {"name": "files", "datatype": "BYTES", "shape": [2], "data": encoded}
+    answer = client.post(INFER, json={"inputs": [tensor], "outputs": [{"name": "category"}]}).get_json()
+    assert answer["outputs"][0]["data"] == ["green", "blue"]
+
+
+GOOD = {"name": "images", "datatype": "UINT8", "shape": [1, 32, 32, 3], "data": [0] * 3072}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        [],
+        {},
+        {"inputs": []},
+        {"inputs": [GOOD, GOOD]},
+        {"inputs": [{**GOOD, "name": "pixels"}]},
+        {"inputs": [{**GOOD, "datatype": "FP32"}]},
+        {"inputs": [{**GOOD, "shape": [1, 32, 32]}]},
+        {"inputs": [{**GOOD, "shape": [1, 16, 64, 3]}]},
+        {"inputs": [{**GOOD, "shape": [-1, 32, 32, 3]}]},
+        {"inputs": [{**GOOD, "shape": [10**12]}]},
+        {"inputs": [{**GOOD, "shape": [1e3, 32, 32, 3]}]},
+        {"inputs": [{**GOOD, "data": [0] * 3071}]},
+        {"inputs": [{**GOOD, "data": [256] * 3072}]},
+        {"inputs": [{**GOOD, "data": "zeros"}]},
+        {"inputs": [{**GOOD, "data": [[0], [0, 1]]}]},
+        {"inputs": [{"name": "files", "datatype": "BYTES", "shape": [2], "data": ["!!", "AAAA"]}]},
+        {"inputs": [GOOD], "outputs": [{"name": "labels"}]},
+        {"inputs": [GOOD], "outputs": ["logits"]},
+        {"inputs": [GOOD], "outputs": 3},
+    ],
+)
+def test_inference_requests_that_make_no_sense_are_refused(client: FlaskClient, document: Any) -> None:
+    response = client.post(INFER, json=document)
+    assert response.status_code == 400
+    assert isinstance(response.get_json()["error"], str)
+
+
+def test_lying_lengths_of_binary_tensors_are_refused(client: FlaskClient) -> None:
+    body, headers = binary_request("images", "UINT8", [1, 32, 32, 3], bytes(3071))
+    assert client.post(INFER, data=body, headers=headers).status_code == 400
+    body, headers = binary_request("files", "BYTES", [1], struct.pack("<I", 2**31) + b"x")
+    assert client.post(INFER, data=body, headers=headers).status_code == 400
+    assert client.post(INFER, data=body, headers={"Inference-Header-Content-Length": "5"}).status_code == 400
+
+
+def test_too_many_pictures_and_bad_ones_are_named(client: FlaskClient) -> None:
+    tensor = {"name": "files", "datatype": "BYTES", "shape": [9], "data": ["AAAA"] * 9}
+    assert client.post(INFER, json={"inputs": [tensor]}).status_code == 413
+    tensor = {
+        "name": "files",
+        "datatype": "BYTES",
+        "shape": [2],
+        "data": [base64.b64encode(picture()).decode(), "AAAA"],
+    }
+    response = client.post(INFER, json={"inputs": [tensor]})
+    assert (response.status_code, "part 1" in response.get_json()["error"]) == (415, True)
+
+
+def test_metadata_and_health_follow_the_protocol(client: FlaskClient) -> None:
+    assert client.get("/v2/health/live").get_json() == {"live": True}
+    assert client.get("/v2/health/ready").get_json() == {"ready": True}
+    model = client.get("/v2/models/colours").get_json()
+    assert model["inputs"][0] == {"name": "images", "datatype": "UINT8", "shape": [-1, 32, 32, 3]}
+    assert client.get(f"/v2/models/colours/versions/{model['versions'][0]}/ready").get_json()["ready"]
+    assert client.get("/v2/models/other").status_code == 404
+    assert client.get("/v2/models/colours/versions/1").status_code == 404
+
+
+def test_torchserve_calls_are_answered(client: FlaskClient) -> None:
+    assert client.get("/ping").get_json() == {"status": "Healthy"}
+    answer = client.post("/predictions/colours", data=picture("blue")).get_json()
+    assert next(iter(answer)) == "blue" and len(answer) == 4
+    form = {"data": (io.BytesIO(b"no picture"), "test.py")}
+    assert client.post("/predictions/colours", data=form).status_code == 415
+    assert client.post("/predictions/other", data=picture()).status_code == 404
+
+
+def test_unmodified_triton_client_infers(tmp_path: Path) -> None:
+    triton = pytest.importorskip("tritonclient.http", reason="tritonclient[http] is not installed")
+    from server_kit import serving
+
+    with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log") as server:
+        client = triton.InferenceServerClient(f"127.0.0.1:{server.port}")
+        assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("colours")
+        data = pixels("red", "white")
+        tensor = triton.InferInput("images", list(data.shape), "UINT8")
+        tensor.set_data_from_numpy(data)
+        wanted = [triton.InferRequestedOutput("logits"), triton.InferRequestedOutput("category", binary_data=False)]
+        answer = client.infer("colours", [tensor], outputs=wanted)
+        assert list(answer.as_numpy("category")) == ["red", "white"]
+        assert answer.as_numpy("logits").argmax(1).tolist() == [0, 3]
+        files = triton.InferInput("files", [1], "BYTES")
+        files.set_data_from_numpy(np.array([picture("green")], dtype=object))
+        assert client.infer("colours", [files]).as_numpy("category").tolist() == [b"green"]
+        client.close()
+
+
+def test_openapi_describes_every_route(client: FlaskClient) -> None:
+    document = client.get("/openapi.json").get_json()
+    assert document["openapi"] == "3.1.0"
+    described = {path.replace("colours", "<name>") for path in document["paths"]}
+    app = client.application
+    routes = {rule.rule for rule in app.url_map.iter_rules() if "<version>" not in rule.rule}
+    assert described == routes
+
+
+def test_openapi_is_valid(client: FlaskClient) -> None:
+    validator = pytest.importorskip("openapi_spec_validator", reason="openapi-spec-validator is not installed")
+    validator.validate(client.get("/openapi.json").get_json())
