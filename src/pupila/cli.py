@@ -177,7 +177,7 @@ def _scores_text(result: dict[str, Any]) -> str:
     ]
     for row in result["classes"]:
         lines.append(
-            f"{row['name']:20} {row['precision']:9.3f} {row['recall']:7.3f} {row['f1']:7.3f} {row['support']:9,}"
+            f"{row['category']:20} {row['precision']:9.3f} {row['recall']:7.3f} {row['f1']:7.3f} {row['support']:9,}"
         )
     return "\n".join(lines)
 
@@ -215,10 +215,22 @@ class ServeCommand(click.Command):
         known = {parameter.name for parameter in self.params}
         for field in dataclasses.fields(Settings):
             if field.name not in known:
-                flag, kind = "--" + field.name.replace("_", "-"), type(field.default)
-                doc = docs.get(field.name)
-                self.params.append(click.Option([flag], type=kind, default=field.default, show_default=True, help=doc))
+                self.params.append(_settings_option(field, docs.get(field.name)))
         return super().get_params(ctx)
+
+
+def _settings_option(field: "dataclasses.Field[Any]", doc: str | None) -> click.Option:
+    """A number or a text as it is; a tuple as an option that may be given several times; keys as a file of them."""
+    flag = "--" + field.name.replace("_", "-")
+    if field.name == "api_keys":
+        return click.Option(
+            [flag], type=click.Path(path_type=Path), help="File of API keys. Without it everybody may ask."
+        )
+    if field.default is None:
+        return click.Option([flag], type=click.Path(path_type=Path), help=doc)
+    if isinstance(field.default, tuple):
+        return click.Option([flag], multiple=True, help=f"{doc} May be given several times.")
+    return click.Option([flag], type=type(field.default), default=field.default, show_default=True, help=doc)
 
 
 @main.command(cls=ServeCommand)
@@ -228,5 +240,7 @@ def serve(model: Path | None, **chosen: Any) -> None:
     from pupila.models import bundled_model
     from pupila.server import Settings
     from pupila.server import serve as run
+    from pupila.server.guard import read_keys
 
-    run(model or bundled_model(), Settings(**chosen))
+    keys = read_keys(chosen["api_keys"]) if chosen["api_keys"] else ()
+    run(model or bundled_model(), Settings(**{**chosen, "api_keys": keys}))

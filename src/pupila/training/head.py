@@ -95,7 +95,7 @@ def _minimise(weight: Tensor, bias: Tensor, x: Tensor, labels: Tensor, recipe: R
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     weight.requires_grad_(False)
     bias.requires_grad_(False)
-    return float(loss)
+    return float(loss.detach())
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> float:
