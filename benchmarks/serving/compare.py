@@ -13,25 +13,17 @@ import json
 import os
 import re
 import shutil
-import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+from harness import HERE, RIVALS, cpu_seconds, draw, running
+
 CONNECTIONS = (1, 8, 64)
-RIVALS = ("litserve", "bentoml", "granian", "waitress")
 SIDES = ("limit", "ours", "plain", "gunicorn-sync", "gunicorn-gthread", *RIVALS)
-START_SECONDS = 90
 
 
 @dataclass(frozen=True)
@@ -85,17 +77,6 @@ def usable(side: str) -> bool:
     return True
 
 
-def draw(path: Path) -> Path:
-    """Write a 32 x 32 JPEG with some structure in it."""
-    import numpy as np
-    from PIL import Image
-
-    rng = np.random.default_rng(0)
-    coarse = Image.fromarray(rng.integers(0, 255, (6, 6, 3)).astype(np.uint8))
-    coarse.resize((32, 32), Image.Resampling.BICUBIC).save(path, quality=90)
-    return path
-
-
 def measure(side: str, model: Path, picture: Path, pictures: int, seconds: int) -> list[Measured]:
     """Run one side once at every number of connections."""
     if side == "limit":
@@ -137,71 +118,9 @@ def latency(percentile: str, output: str) -> float:
     return float(found[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[found[2]] if found else float("nan")
 
 
-@contextmanager
-def running(side: str, model: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """Start a side on a free port, wait until it answers, and end it and its children afterwards."""
-    port = free_port()
-    python = os.environ["RIVALS_PYTHON"] if side in RIVALS else sys.executable
-    command = [python, str(HERE / "sides" / f"{side.replace('-', '_')}.py"), str(model), str(port)]
-    source = str(HERE.parent.parent / "src")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))}
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-        try:
-            wait_for(process, port, side, log)
-            yield process, port
-        finally:
-            end(process)
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End the session that we started, politely first."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-            process.wait(5)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
-
-
-def wait_for(process: subprocess.Popen[bytes], port: int, side: str, log: object) -> None:
-    """Wait until a side answers anything at all over HTTP."""
-    limit_at = time.monotonic() + START_SECONDS
-    while time.monotonic() < limit_at and process.poll() is None:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=1).close()
-            return
-        except urllib.error.HTTPError:
-            return
-        except OSError:
-            time.sleep(0.1)
-    log.seek(0)  # type: ignore[attr-defined]
-    sys.exit(f"{side} did not start: {log.read().decode()[-2000:]}")  # type: ignore[attr-defined]
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def cpu_seconds(session: int) -> float:
-    """Return the CPU time of all processes of a session so far."""
-    total = 0
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[3]) == session:
-            total += int(fields[11]) + int(fields[12])
-    return total / os.sysconf("SC_CLK_TCK")
-
-
 def limit(model: Path, picture: Path, seconds: int) -> tuple[float, float]:
     """Return pictures a second, and CPU milliseconds a picture, of the loop without HTTP in one process per core."""
-    command = [sys.executable, str(HERE / "sides" / "limit.py"), str(model), str(picture), str(seconds)]
+    command = [sys.executable, str(HERE / "sides" / "limit_side.py"), str(model), str(picture), str(seconds)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in os.sched_getaffinity(0)]
     results = [json.loads(process.communicate(timeout=seconds + 60)[0]) for process in processes]
     return sum(rate for rate, _ in results), statistics.mean(cpu for _, cpu in results)

@@ -4,13 +4,11 @@ import os
 import sys
 from pathlib import Path
 
-here = os.path.dirname(os.path.abspath(__file__))
-sys.path = [entry for entry in sys.path if entry != here]  # this file would hide the package of the same name
-import litserve  # noqa: E402
-from fastapi import Request  # noqa: E402
+import litserve
+from fastapi import Request
 
-from pupila import images  # noqa: E402
-from pupila.predictor import Predictor  # noqa: E402
+from pupila import images
+from pupila.predictor import Predictor
 
 
 class Api(litserve.LitAPI):  # type: ignore[misc]

@@ -2,10 +2,10 @@
 
 import os
 import sys
+from pathlib import Path
 
-here = os.path.dirname(os.path.abspath(__file__))
 os.environ["MODEL"] = sys.argv[1]
 os.environ["BENTOML_DO_NOT_TRACK"] = "True"
+os.chdir(Path(__file__).parent / "bento")
 command = [sys.executable, "-m", "bentoml", "serve", "bento_service:Service"]
-os.chdir(os.path.join(here, "bento"))
-os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", sys.argv[2]])
+os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", sys.argv[2]])  # noqa: S606

@@ -1,0 +1,287 @@
+"""Feeds the decoder and a running server with broken pictures and broken requests; finds crashes, hangs and 5xx.
+
+    python benchmarks/serving/fuzz.py MODEL.onnx [--images 200000] [--requests 20000] [--seed 0] [--minutes 15]
+
+Mutates real files by their structure (JPEG segments, PNG chunks with right checksums, GIF and WebP blocks) and byte by
+byte, and multipart bodies, JSON and HTTP heads likewise. Everything is drawn from the seed, so that a finding can be
+repeated; a finding is written to ./fuzz-findings. Loopback only; ends by itself.
+"""
+
+import argparse
+import io
+import random
+import resource
+import socket
+import struct
+import sys
+import time
+import zlib
+from collections import Counter
+from pathlib import Path
+
+from harness import running
+from PIL import Image
+
+from pupila import images
+from pupila.errors import ImageError
+
+SLOW = 2.0
+"""Seconds that one picture within the limits may take at most."""
+LIMITS = images.ImageLimits(max_bytes=2**20, max_pixels=2_000_000)
+
+
+def corpus() -> list[tuple[str, bytes]]:
+    """Return small real files of every format and many kinds."""
+    rng = random.Random(7)
+    photo = Image.frombytes("RGB", (24, 18), rng.randbytes(24 * 18 * 3)).resize((61, 47))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    made = []
+    for kind, mode, options in (
+        ("JPEG", "RGB", {"exif": exif.tobytes()}),
+        ("JPEG", "RGB", {"progressive": True}),
+        ("JPEG", "L", {}),
+        ("JPEG", "CMYK", {}),
+        ("PNG", "RGBA", {}),
+        ("PNG", "P", {}),
+        ("PNG", "I;16", {}),
+        ("PNG", "1", {}),
+        ("GIF", "P", {"save_all": True, "append_images": [photo.rotate(90).convert("P")]}),
+        ("WEBP", "RGBA", {}),
+        ("WEBP", "RGB", {"lossless": True}),
+        ("BMP", "RGB", {}),
+        ("TIFF", "RGB", {"compression": "tiff_lzw"}),
+        ("TIFF", "L", {"compression": "tiff_adobe_deflate"}),
+        ("AVIF", "RGB", {}),
+    ):
+        buffer = io.BytesIO()
+        photo.convert("I").convert(mode).save(buffer, kind, **options) if mode == "I;16" else photo.convert(mode).save(
+            buffer, kind, **options
+        )
+        made.append((kind, buffer.getvalue()))
+    return made
+
+
+def mutate(kind: str, data: bytes, rng: random.Random) -> bytes:
+    """Return a file with one to four faults."""
+    for _ in range(rng.randint(1, 4)):
+        if kind == "PNG" and rng.random() < 0.6:
+            data = mutate_png(data, rng)
+        elif kind == "JPEG" and rng.random() < 0.5:
+            data = mutate_jpeg(data, rng)
+        else:
+            data = mutate_bytes(data, rng)
+    return data
+
+
+def mutate_bytes(data: bytes, rng: random.Random) -> bytes:
+    """Flip, set, cut, repeat or insert bytes."""
+    if not data:
+        return rng.randbytes(9)
+    at, span = rng.randrange(len(data)), rng.choice((1, 1, 2, 4, 16, 200))
+    kind = rng.randrange(6)
+    if kind == 0:
+        return data[:at] + bytes([data[at] ^ (1 << rng.randrange(8))]) + data[at + 1 :]
+    if kind == 1:
+        return data[:at] + rng.choice((b"\x00", b"\xff", b"\x7f", b"\x80")) * span + data[at + span :]
+    if kind == 2:
+        return data[:at]
+    if kind == 3:
+        return data[:at] + data[at : at + span] * rng.randint(2, 9) + data[at + span :]
+    if kind == 4:
+        return data[:at] + rng.randbytes(span) + data[at:]
+    return (
+        data[:at]
+        + struct.pack(rng.choice("<>") + "I", rng.choice((0, 1, 2**16, 2**31 - 1, 2**32 - 1)))
+        + data[at + 4 :]
+    )
+
+
+def mutate_png(data: bytes, rng: random.Random) -> bytes:
+    """Change, drop, repeat or swap chunks, and make their checksums right again."""
+    chunks, at = [], 8
+    while at + 8 <= len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        chunks.append((data[at + 4 : at + 8], data[at + 8 : at + 8 + length]))
+        at += 12 + length
+    if not chunks:
+        return mutate_bytes(data, rng)
+    index = rng.randrange(len(chunks))
+    name, content = chunks[index]
+    kind = rng.randrange(4)
+    if kind == 0:
+        chunks[index] = name, mutate_bytes(content, rng)
+    elif kind == 1:
+        del chunks[index]
+    elif kind == 2:
+        chunks.insert(rng.randrange(len(chunks) + 1), chunks[index])
+    else:
+        chunks[index] = rng.choice((b"acTL", b"fcTL", b"tRNS", b"iCCP", b"eXIf", b"zTXt", name)), content
+    joined = b"".join(struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks)
+    return data[:8] + joined
+
+
+def mutate_jpeg(data: bytes, rng: random.Random) -> bytes:
+    """Change, drop or repeat marker segments."""
+    starts = [i for i in range(len(data) - 1) if data[i] == 0xFF and data[i + 1] not in (0, 0xFF)]
+    if len(starts) < 3:
+        return mutate_bytes(data, rng)
+    first, second = sorted(rng.sample(starts, 2))
+    kind = rng.randrange(4)
+    if kind == 0:
+        return data[:first] + data[second:]
+    if kind == 1:
+        return data[:second] + data[first:second] * rng.randint(1, 5) + data[second:]
+    if kind == 2:
+        return data[: first + 2] + struct.pack(">H", rng.randrange(65536)) + data[first + 4 :]
+    return data[:first] + b"\xff" + bytes([rng.randrange(0xC0, 0xFF)]) + data[first + 2 :]
+
+
+def fuzz_images(count: int, seed: int, until: float) -> list[str]:
+    """Decode mutated files in this process; return the findings."""
+    files, findings, outcomes = corpus(), [], Counter[str]()
+    before, done = 0, 0
+    for number in range(count):
+        if time.monotonic() > until:
+            break
+        rng = random.Random(f"{seed}:{number}")
+        kind, data = rng.choice(files)
+        broken = mutate(kind, data, rng)
+        started = time.perf_counter()
+        try:
+            pixels = images.decode(broken, 32, LIMITS)
+            assert pixels.shape == (32, 32, 3)
+            outcomes["decoded"] += 1
+        except ImageError as error:
+            outcomes[error.code] += 1
+        except BaseException as error:
+            findings.append(save(f"image-{number}", broken, f"{type(error).__name__}: {error}"))
+        spent = time.perf_counter() - started
+        if spent > SLOW:
+            findings.append(save(f"slow-{number}", broken, f"{spent:.1f} s"))
+        done += 1
+        if number == count // 4:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 if before else 0.0
+    print(f"pictures: {done:,} decoded or refused {dict(outcomes)}, peak memory grew {grown:.0f} MiB after a quarter")
+    if grown > 64:
+        findings.append(f"memory grew by {grown:.0f} MiB")
+    return findings
+
+
+def mutate_request(files: list[tuple[str, bytes]], rng: random.Random) -> bytes:
+    """Return the bytes of a request with faults in its pictures, its body or its head."""
+    parts = [
+        mutate(*rng.choice(files), rng) if rng.random() < 0.7 else rng.choice(files)[1]
+        for _ in range(rng.randint(1, 5))
+    ]
+    kind = rng.randrange(10)
+    body = b"".join(
+        b'--B\r\nContent-Disposition: form-data; name="file"; filename="%d"\r\n\r\n%s\r\n' % (i, data)
+        for i, data in enumerate(parts)
+    )
+    body += b"--B--\r\n"
+    content = b"multipart/form-data; boundary=B"
+    if kind < 2:
+        body = mutate_bytes(body, rng)
+    elif kind == 2:
+        content = rng.choice(
+            (b"multipart/form-data", b"multipart/form-data; boundary=C", b"image/png", b"text/plain", b"")
+        )
+    elif kind == 3:
+        body, content = (
+            mutate_bytes(b'{"images": ["aGVsbG8=", "data:image/png;base64,aGVsbG8="]}', rng),
+            b"application/json",
+        )
+    path = rng.choice((b"/predict", b"/predict?top=3", b"/predict?on_error=partial", b"/predict?explain=1&top=x"))
+    if kind == 4:
+        path = rng.choice((b"/v2/models/x/infer", b"/predictions/x", b"/%00", b"/\xff", b"/predict?" + b"a=b&" * 50))
+    head = b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Type: %s\r\nContent-Length: %d\r\n" % (path, content, len(body))
+    if kind == 5:
+        head = mutate_bytes(head, rng)
+    if kind == 6:
+        head = head.replace(b"Content-Length", rng.choice((b"Transfer-Encoding", b"content-length ", b"X-Other")))
+    if kind == 7:
+        head += rng.choice(
+            (b"Transfer-Encoding: chunked\r\n", b"Expect: 100-continue\r\n", b"X: " + b"y" * 20000 + b"\r\n")
+        )
+    return head + b"Connection: close\r\n\r\n" + body
+
+
+def fuzz_requests(model: Path, count: int, seed: int, until: float) -> list[str]:
+    """Send mutated requests to a running server; return the findings."""
+    files, findings, codes = corpus(), [], Counter[str]()
+    with running("ours", model) as (process, port):
+        before, done = None, 0
+        for number in range(count):
+            if time.monotonic() > until:
+                break
+            sent = mutate_request(files, random.Random(f"{seed}:request:{number}"))
+            code = exchange(port, sent)
+            codes[code] += 1
+            if (code.startswith("5") and code not in ("501", "505")) or code in ("hang", "refused"):
+                findings.append(save(f"request-{number}", sent, code))
+            done += 1
+            if number == count // 4:
+                before = memory(process.pid)
+        grown = memory(process.pid) - before if before else 0.0
+        print(f"requests: {done:,} {dict(codes)}, memory grew {grown:.0f} MiB after a quarter")
+        if grown > 64:
+            findings.append(f"the server's memory grew by {grown:.0f} MiB")
+    return findings
+
+
+def exchange(port: int, sent: bytes) -> str:
+    """Return the status of the answer; "closed", "hang" or "refused" if there is none."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), 15) as sock:
+            sock.sendall(sent)
+            sock.shutdown(socket.SHUT_WR) if len(sent) % 7 == 0 else None
+            answer = sock.recv(65536)
+    except TimeoutError:
+        return "hang"
+    except ConnectionRefusedError:
+        return "refused"
+    except OSError:
+        return "closed"
+    return answer[9:12].decode("latin-1") if answer else "closed"
+
+
+def memory(session: int) -> float:
+    """Return the resident MiB of a session's processes."""
+    total = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(stat.read_text().rpartition(")")[2].split()[3]) == session:
+                total += int((stat.parent / "statm").read_text().split()[1]) * 4096
+        except OSError:
+            continue
+    return total / 2**20
+
+
+def save(name: str, data: bytes, what: str) -> str:
+    """Keep a finding and return a line about it."""
+    folder = Path("fuzz-findings")
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_bytes(data)
+    return f"{name}: {what}"
+
+
+def main() -> None:
+    """Parse, fuzz, report; exit status 1 if anything was found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--images", type=int, default=200_000)
+    parser.add_argument("--requests", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=15.0, help="end after so long at the latest")
+    options = parser.parse_args()
+    until = time.monotonic() + 60 * options.minutes
+    findings = fuzz_requests(options.model.resolve(), options.requests, options.seed, until)
+    findings += fuzz_images(options.images, options.seed, until)
+    print(*findings, sep="\n") if findings else print("nothing found")
+    sys.exit(bool(findings))
+
+
+if __name__ == "__main__":
+    main()

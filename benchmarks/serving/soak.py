@@ -1,0 +1,87 @@
+"""Loads the server with pictures of all sizes for a long time and watches its memory.
+
+    python benchmarks/serving/soak.py MODEL.onnx [--minutes 10] [--clients 4]
+
+Prints the workers' memory once a minute and its slope over the second half. Loopback only; ends by itself.
+"""
+
+import argparse
+import io
+import random
+import statistics
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from harness import running
+from PIL import Image
+
+from pupila.client import Client, ServerError
+
+from fuzz import memory  # isort: skip
+
+
+def pictures() -> list[bytes]:
+    """Return JPEG, PNG and WebP files from 32 x 32 to 4 megapixels, and some that are broken."""
+    rng, made = np.random.default_rng(0), []
+    for width, height in ((32, 32), (64, 48), (320, 240), (1000, 1000), (1920, 1080), (2000, 2000)):
+        coarse = Image.fromarray(rng.integers(0, 255, (8, 8, 3)).astype(np.uint8))
+        image = coarse.resize((width, height), Image.Resampling.BICUBIC)
+        for kind in ("JPEG", "PNG", "WEBP"):
+            buffer = io.BytesIO()
+            image.save(buffer, kind)
+            made.append(buffer.getvalue())
+    return [*made, b"", b"text", made[3][:200]]
+
+
+def client(port: int, until: float, seed: int, files: list[bytes], codes: Counter[str]) -> None:
+    """Ask until the time is over: mostly single pictures, sometimes many, sometimes a new connection."""
+    rng = random.Random(seed)
+    while time.monotonic() < until:
+        with Client(f"http://127.0.0.1:{port}", retries=0) as one:
+            for _ in range(rng.randint(1, 200)):
+                count = rng.choice((1, 1, 1, 1, 3, 32))
+                try:
+                    one.predict(*[rng.choice(files[:6] if count == 32 else files) for _ in range(count)])
+                    codes["200"] += 1
+                except ServerError as error:
+                    codes[str(error.status)] += 1
+                except OSError as error:
+                    codes[type(error).__name__] += 1
+                if time.monotonic() > until:
+                    break
+
+
+def main() -> None:
+    """Parse, load, watch."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--clients", type=int, default=4)
+    options = parser.parse_args()
+    files, codes, samples = pictures(), Counter[str](), list[tuple[float, float]]()
+    with running("ours", options.model.resolve()) as (process, port):
+        started = time.monotonic()
+        until = started + 60 * options.minutes
+        threads = [
+            threading.Thread(target=client, args=(port, until, seed, files, codes)) for seed in range(options.clients)
+        ]
+        [thread.start() for thread in threads]
+        while time.monotonic() < until:
+            time.sleep(min(5, max(0.1, until - time.monotonic())))
+            samples.append(((time.monotonic() - started) / 60, memory(process.pid)))
+            if len(samples) % 12 == 0:
+                print(f"{samples[-1][0]:5.1f} min: {samples[-1][1]:.0f} MiB, {dict(codes)}", file=sys.stderr)
+        [thread.join() for thread in threads]
+    half = samples[len(samples) // 2 :]
+    slope, _ = statistics.linear_regression([x for x, _ in half], [y for _, y in half]) if len(half) > 2 else (0.0, 0)
+    last = half[-1][1]
+    print(f"{sum(codes.values()):,} answers {dict(codes)}; all processes {last:.0f} MiB, slope {slope:+.2f} MiB/min")
+    sys.exit(bool({code for code in codes if code not in ("200", "400", "413", "415", "422")}))
+
+
+if __name__ == "__main__":
+    main()
