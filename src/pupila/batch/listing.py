@@ -1,0 +1,131 @@
+"""Every file that a job answers: folders walked, hidden files passed over, sorted by path, each path once.
+
+Reads names, sizes and times only; knows nothing of pictures. A name says nothing about its content: every file that is
+not hidden is listed, so that none is left out without a reason.
+"""
+
+import itertools
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pupila.batch import spool
+from pupila.batch.spool import Record
+from pupila.errors import DataError
+
+Identity = tuple[int, int]
+"""Device and inode: tells a file or folder from all others, however its path is spelled."""
+
+NAMED_AT_MOST = 3
+
+
+def identities(paths: Sequence[Path]) -> frozenset[Identity]:
+    """Return the identity of each path that exists."""
+    found = [_status(os.fsencode(path)) for path in paths]
+    return frozenset((status.st_dev, status.st_ino) for status in found if status is not None)
+
+
+class Walk:
+    """Yields (path, stamp) of each file at or below the given paths, in no particular order.
+
+    The stamp changes with the file's size or time of change. A dangling link, and a folder that cannot be listed, are
+    yielded too: they get a row with the reason. Links to folders are followed, but not in circles.
+    """
+
+    def __init__(self, paths: Sequence[Path], without: frozenset[Identity] = frozenset()) -> None:
+        """`without` are files and folders to pass over: a job's own output, where it lies among the pictures."""
+        self.hidden = 0
+        """Files and folders passed over so far, because their name starts with a dot."""
+        self._paths = paths
+        self._without = without
+
+    def __iter__(self) -> Iterator[Record]:
+        folders: list[tuple[bytes, frozenset[Identity]]] = []
+        for path in self._paths:
+            if not os.path.lexists(path):
+                raise DataError(f"{path}: there is no such file or folder. Check the path.")
+            yield from self._visit(os.fsencode(path), frozenset(), folders)
+        while folders:
+            folder, above = folders.pop()
+            for name in self._names(folder):
+                yield from self._visit(os.path.join(folder, name), above, folders)  # noqa: PTH118 - bytes
+
+    def _names(self, folder: bytes) -> Iterator[bytes]:
+        with os.scandir(folder) as found:
+            for item in found:
+                if item.name.startswith(b"."):
+                    self.hidden += 1
+                else:
+                    yield item.name
+
+    def _visit(
+        self, path: bytes, above: frozenset[Identity], folders: list[tuple[bytes, frozenset[Identity]]]
+    ) -> Iterator[Record]:
+        status = _status(path)
+        here = (status.st_dev, status.st_ino) if status else None
+        if here is not None and (here in self._without or here in above):
+            return
+        if here is not None and status is not None and stat.S_ISDIR(status.st_mode) and os.access(path, os.R_OK):
+            folders.append((path, above | {here}))
+        else:
+            yield path.removeprefix(b"./"), _stamp(status)
+
+
+def _status(path: bytes) -> os.stat_result | None:
+    try:
+        return os.stat(path)  # noqa: PTH116 - bytes
+    except OSError:
+        return None
+
+
+def _stamp(status: os.stat_result | None) -> bytes:
+    return b"-" if status is None else b"%d:%d" % (status.st_size, status.st_mtime_ns)
+
+
+def write_listing(walk: Walk, target: Path) -> int:
+    """Write all files of a walk, sorted by path byte by byte, and return how many they are."""
+    with target.open("wb") as file:
+        return spool.write(file, _unique(spool.sort(walk, target.parent)))
+
+
+def _unique(records: Iterator[Record]) -> Iterator[Record]:
+    for _, same in itertools.groupby(records, key=lambda record: record[0]):
+        yield next(same)
+
+
+def files_below(paths: Sequence[Path]) -> list[Path]:
+    """Return the files at or below the paths, in order, in memory: for a person's few pictures."""
+    return [Path(os.fsdecode(path)) for path in sorted({record[0] for record in Walk(paths)})]
+
+
+def differences(before: Path, now: Path) -> list[str]:
+    """Say how two listings differ, one entry a kind: "new: 'a.png' and 2 more"; empty if they do not."""
+    kinds: dict[str, list[bytes]] = {"new": [], "gone": [], "changed": []}
+    counts = dict.fromkeys(kinds, 0)
+    for kind, path in _compare(spool.read_path(before), spool.read_path(now)):
+        counts[kind] += 1
+        if counts[kind] <= NAMED_AT_MOST:
+            kinds[kind].append(path)
+    return [_said(kind, paths, counts[kind]) for kind, paths in kinds.items() if paths]
+
+
+def _compare(before: Iterator[Record], now: Iterator[Record]) -> Iterator[tuple[str, bytes]]:
+    old, new = next(before, None), next(now, None)
+    while old is not None or new is not None:
+        if new is None or (old is not None and old[0] < new[0]):
+            assert old is not None  # noqa: S101 - for the type checker
+            yield "gone", old[0]
+            old = next(before, None)
+        elif old is None or new[0] < old[0]:
+            yield "new", new[0]
+            new = next(now, None)
+        else:
+            if old[1] != new[1]:
+                yield "changed", new[0]
+            old, new = next(before, None), next(now, None)
+
+
+def _said(kind: str, paths: list[bytes], count: int) -> str:
+    named = ", ".join(repr(os.fsdecode(path)) for path in paths)
+    return f"{kind}: {named}" + (f" and {count - len(paths):,} more" if count > len(paths) else "")

@@ -1,0 +1,138 @@
+"""Pictures copied or linked into a folder a class. Reads the originals, never changes, moves or removes one.
+
+Every picture keeps its file's name. Where that is taken, by another picture of the job or by a file that was there
+before, its name gets the first digits of its path's hash: `cat.png`, `cat.3f9a1c2b.png`. So the same command always
+chooses the same names, nothing is overwritten, and doing it again, after a kill too, changes nothing.
+"""
+
+import filecmp
+import hashlib
+import itertools
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pupila.batch import spool
+from pupila.batch.answer import Answer
+from pupila.batch.publish import publish
+from pupila.batch.spool import Record
+from pupila.errors import DataError
+
+UNSURE = "_unsure"
+UNKNOWN = "_unknown"
+DIGITS = (8, 16, 64)
+"""Of the hash in a name: as few as do."""
+
+
+@dataclass(frozen=True)
+class Sorting:
+    """What to do with the pictures once their classes are known."""
+
+    into: Path
+    link: bool = False
+    """Hard links in place of copies; symbolic links where the file system is another one."""
+    min_confidence: float = 0.0
+    """Less sure pictures go to `_unsure`."""
+    apply: bool = False
+    """False: only say what would be done."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """One picture and where it belongs; `done` if it is there."""
+
+    source: Path
+    target: Path
+    done: bool
+
+
+def plan(
+    answers: Iterable[tuple[bytes, Answer]], classes: Sequence[str], sorting: Sorting, work: Path
+) -> Iterator[Move]:
+    """Yield a move a picture, by folder and name; pictures that could not be read stay where they are."""
+    records = spool.sort(_records(answers, folders_of(classes), sorting.min_confidence), work)
+    for _, same in itertools.groupby(records, key=lambda record: record[:2]):
+        for place, (folder, name, source) in enumerate(same):
+            yield _move(Path(os.fsdecode(source)), sorting.into / os.fsdecode(folder), os.fsdecode(name), place == 0)
+
+
+def _records(answers: Iterable[tuple[bytes, Answer]], folders: Sequence[str], least: float) -> Iterator[Record]:
+    for path, answer in answers:
+        if not answer.code:
+            index, confidence = answer.choices[0]
+            folder = UNKNOWN if answer.unknown else UNSURE if confidence < least else folders[index]
+            yield os.fsencode(folder), os.path.basename(path), path  # noqa: PTH119 - bytes
+
+
+def folders_of(classes: Sequence[str]) -> list[str]:
+    """Return a folder name a class, each different: the class's own, made harmless where a path would be."""
+    names: list[str] = []
+    for index, category in enumerate(classes):
+        name = re.sub(r"[/\\\0]|^[._]", "-", category) or "-"
+        taken = {other.lower() for other in names}
+        while name.lower() in taken:
+            name = f"{name}-{index}"
+        names.append(name)
+    return names
+
+
+def _move(source: Path, folder: Path, name: str, first: bool) -> Move:
+    digest = hashlib.sha256(os.fsencode(source)).hexdigest()
+    stem, ending = os.path.splitext(name)  # noqa: PTH122 - a name
+    candidates = [name] if first else []
+    candidates += [f"{stem}.{digest[:digits]}{ending}" for digits in DIGITS]
+    for candidate in candidates:
+        target = folder / candidate
+        if not os.path.lexists(target):
+            return Move(source, target, done=False)
+        if _is_same(source, target):
+            return Move(source, target, done=True)
+    raise DataError(f"{folder / candidates[-1]}: is there already. Sort into another folder.")
+
+
+def _is_same(source: Path, target: Path) -> bool:
+    """True if the target is the picture, or a whole copy of it: what an earlier run left."""
+    if not target.exists():
+        return False
+    return source.samefile(target) or (target.is_file() and filecmp.cmp(source, target, shallow=False))
+
+
+def carry_out(moves: Iterable[Move], sorting: Sorting, say: Callable[[str], None]) -> dict[str, int]:
+    """Do the moves, or say them if they are not to be done; return how many pictures belong into each folder."""
+    counts: dict[str, int] = {}
+    verb = "link" if sorting.link else "copy"
+    temporary = sorting.into / f".{hashlib.sha256(os.fsencode(sorting.into.absolute())).hexdigest()[:16]}.unfinished"
+    for move in moves:
+        folder = move.target.parent.name
+        counts[folder] = counts.get(folder, 0) + 1
+        if move.done:
+            continue
+        if not sorting.apply:
+            say(f"would {verb} {move.source} to {move.target}")
+            continue
+        move.target.parent.mkdir(parents=True, exist_ok=True)
+        if sorting.link:
+            _link(move)
+        else:
+            _copy(move, temporary)
+    return counts
+
+
+def _copy(move: Move, temporary: Path) -> None:
+    temporary.unlink(missing_ok=True)
+    shutil.copy2(move.source, temporary)
+    publish(temporary, move.target)
+    temporary.unlink(missing_ok=True)
+
+
+def _link(move: Move) -> None:
+    original = move.source.resolve()
+    try:
+        os.link(original, move.target)
+    except FileExistsError:
+        raise
+    except OSError:  # another file system, or one without hard links
+        move.target.symlink_to(original)

@@ -1,0 +1,95 @@
+"""Answers as a table: csv, jsonl or parquet, by the output's ending. Knows the columns, not where the rows come from.
+
+One row a file, sorted by path. Columns: path, category, category_index, confidence, unknown, error_code, error, then
+category_2, confidence_2 and so on for the choices asked for beyond the first. A file that cannot be read has only its
+path, error_code and error. In csv, nothing is an empty field, and unknown is true or false.
+"""
+
+import csv
+import importlib
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pupila.batch.answer import Answer
+from pupila.errors import DataError, MissingExtraError
+
+Value = str | int | float | bool | None
+Row = list[Value]
+Writer = Callable[[Path, Sequence[str], Iterable[Row]], None]
+
+ROW_GROUP = 50_000
+"""Rows of a parquet file that are in memory at a time."""
+
+
+def columns(top: int) -> list[str]:
+    """Return the names of the columns."""
+    more = [f"{name}_{place}" for place in range(2, top + 1) for name in ("category", "confidence")]
+    return ["path", "category", "category_index", "confidence", "unknown", "error_code", "error", *more]
+
+
+def row(path: bytes, answer: Answer, classes: Sequence[str], top: int) -> Row:
+    """Return the values of one file's row."""
+    name = path.decode("utf-8", "backslashreplace")
+    if answer.code:
+        return [name, None, None, None, None, answer.code, answer.error, *[None] * (2 * (top - 1))]
+    (index, confidence), *others = answer.choices
+    more = [value for other in others for value in (classes[other[0]], other[1])]
+    return [name, classes[index], index, confidence, answer.unknown, None, None, *more]
+
+
+def writer_for(output: Path) -> Writer:
+    """Return what writes the format of this name; raises DataError or MissingExtraError."""
+    writers: dict[str, Writer] = {".csv": write_csv, ".jsonl": write_jsonl, ".parquet": write_parquet}
+    writer = writers.get(output.suffix.lower())
+    if writer is None:
+        raise DataError(f"{output}: the name says no format. End it in {', '.join(writers)}.")
+    if writer is write_parquet:
+        _pyarrow()
+    return writer
+
+
+def write_csv(path: Path, names: Sequence[str], rows: Iterable[Row]) -> None:
+    """Write RFC 4180 with a header, in UTF-8."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(names)
+        table.writerows([str(v).lower() if isinstance(v, bool) else v for v in values] for values in rows)
+
+
+def write_jsonl(path: Path, names: Sequence[str], rows: Iterable[Row]) -> None:
+    """Write one JSON object a line."""
+    with path.open("w", encoding="utf-8") as file:
+        for values in rows:
+            file.write(json.dumps(dict(zip(names, values, strict=True)), ensure_ascii=False) + "\n")
+
+
+def write_parquet(path: Path, names: Sequence[str], rows: Iterable[Row]) -> None:
+    """Write parquet in row groups."""
+    arrow, parquet = _pyarrow()
+    kinds = {
+        "category_index": arrow.int32(),
+        "unknown": arrow.bool_(),
+        **{name: arrow.float64() for name in names if name.startswith("confidence")},
+    }
+    schema = arrow.schema([(name, kinds.get(name, arrow.string())) for name in names])
+    with parquet.ParquetWriter(path, schema) as file:
+        for group in _groups(rows):
+            data = [list(column) for column in zip(*group, strict=True)]
+            file.write_table(arrow.table(dict(zip(names, data, strict=True)), schema=schema))
+
+
+def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    source = iter(rows)
+    while group := list(itertools.islice(source, ROW_GROUP)):
+        yield group
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    """Return pyarrow and its parquet module, both without types of their own."""
+    try:
+        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise MissingExtraError("Writing parquet", "parquet") from error

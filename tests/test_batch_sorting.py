@@ -1,0 +1,154 @@
+"""Pictures in a folder a class: a dry run first, nothing overwritten, the originals as they were."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from server_kit import picture, write_model
+
+from pupila.batch import Sorting, Summary, predict_all, spool
+from pupila.batch.answer import Answer
+from pupila.batch.sorting import UNKNOWN, UNSURE, folders_of, plan
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "colours.onnx")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Two folders whose pictures have the same names, and a broken one."""
+    root = tmp_path / "photos"
+    for name, colour in [("a/1.png", "red"), ("a/2.png", "blue"), ("b/1.png", "red"), ("b/2.png", "green")]:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(picture(colour))
+    (root / "b" / "1.png").write_bytes(picture("red") + b"\0")
+    (root / "broken.png").write_text("broken")
+    return root
+
+
+def sort(model: Path, photos: Path, said: list[str] | None = None, **options: object) -> Summary:
+    sorting = Sorting(photos.parent / "sorted", **options)  # type: ignore[arg-type]
+    return predict_all(model, [photos], sorting=sorting, say=[].append if said is None else said.append)
+
+
+def state_of(root: Path) -> dict[str, tuple[bytes, int, int]]:
+    return {
+        path.relative_to(root).as_posix(): (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ino)
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+def names_in(root: Path) -> list[str]:
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir())
+
+
+def test_dry_run_says_what_it_would_do_and_does_nothing(model: Path, photos: Path) -> None:
+    said: list[str] = []
+    summary = sort(model, photos, said)
+    assert not (photos.parent / "sorted").exists() and not summary.applied
+    assert said[0] == f"would copy {photos}/a/2.png to {photos.parent}/sorted/blue/2.png" and len(said) == 4
+    assert summary.folders == {"blue": 1, "green": 1, "red": 2}
+    assert "A dry run: nothing was sorted." in summary.to_text()
+
+
+def test_apply_does_what_the_dry_run_said_without_predicting_again(model: Path, photos: Path) -> None:
+    before = state_of(photos)
+    said: list[str] = []
+    sort(model, photos, said)
+    summary = sort(model, photos, apply=True)
+    assert summary.resumed == summary.files == 5 and summary.applied
+    promised = [line.split(" to ")[1].removeprefix(f"{photos.parent}/sorted/") for line in said]
+    assert names_in(photos.parent / "sorted") == sorted(promised)
+    assert state_of(photos) == before
+    assert sorted(path.name for path in photos.parent.iterdir()) == ["photos", "sorted"]
+
+
+def test_taken_name_gets_the_hash_of_its_path_and_nothing_is_overwritten(model: Path, photos: Path) -> None:
+    target = photos.parent / "sorted"
+    (target / "green").mkdir(parents=True)
+    (target / "green" / "2.png").write_text("mine")
+    sort(model, photos, apply=True)
+    names = names_in(target)
+    assert (target / "green" / "2.png").read_text() == "mine"
+    assert len(names) == 5 and {"blue/2.png", "red/1.png", "green/2.png"} <= set(names)
+    hashed = next(name for name in names if name.startswith("red/1."))
+    assert (target / hashed).read_bytes() == (photos / "b" / "1.png").read_bytes()
+    assert (target / "red" / "1.png").read_bytes() == (photos / "a" / "1.png").read_bytes()
+
+
+def test_sorting_again_changes_nothing(model: Path, photos: Path) -> None:
+    sort(model, photos, apply=True)
+    before = state_of(photos.parent / "sorted")
+    said: list[str] = []
+    sort(model, photos, apply=True)
+    sort(model, photos, said)
+    assert state_of(photos.parent / "sorted") == before and said == []
+
+
+def test_links_are_the_originals(model: Path, photos: Path) -> None:
+    (photos / "link.png").symlink_to(photos / "a" / "2.png")
+    sort(model, photos, apply=True, link=True)
+    target = photos.parent / "sorted"
+    assert (target / "blue" / "2.png").samefile(photos / "a" / "2.png")
+    assert (target / "blue" / "link.png").samefile(photos / "a" / "2.png")
+    assert not (target / "blue" / "link.png").is_symlink()
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="needs a second file system")  # noqa: S108
+def test_links_to_another_file_system_are_symbolic(model: Path, photos: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as target:
+        into = Path(target) / "sorted"
+        sorting = Sorting(into, link=True, apply=True)
+        for _ in range(2):
+            predict_all(model, [photos], sorting=sorting)
+        links = list(into.rglob("*.png"))
+        assert len(links) == 4 and all(path.is_symlink() and path.resolve().is_relative_to(photos) for path in links)
+
+
+def test_unsure_pictures_are_set_aside(model: Path, photos: Path) -> None:
+    assert sort(model, photos, min_confidence=1.1).folders == {UNSURE: 4}
+
+
+def test_table_and_folders_come_from_one_job(model: Path, photos: Path) -> None:
+    out, into = photos.parent / "out.csv", photos / "sorted"
+    predict_all(model, [photos], out, sorting=Sorting(into), say=[].append)
+    written = out.read_bytes()
+    summary = predict_all(model, [photos], out, sorting=Sorting(into, apply=True))
+    assert out.read_bytes() == written and summary.resumed == 5 and len(names_in(into)) == 4
+
+
+def test_unknown_pictures_are_set_aside(tmp_path: Path) -> None:
+    answers = [(b"a.png", Answer(((0, 1.0),), unknown=True)), (b"b.png", Answer(((0, 1.0),)))]
+    moves = plan(answers, ["cat"], Sorting(tmp_path / "sorted"), tmp_path)
+    assert [move.target.parent.name for move in moves] == [UNKNOWN, "cat"]
+
+
+@given(st.lists(st.text(st.sampled_from("aA/._\\-12"), max_size=4), min_size=1, max_size=6))
+def test_folder_names_are_harmless_and_different(classes: Sequence[str]) -> None:
+    names = folders_of(classes)
+    assert len({name.lower() for name in names}) == len(classes)
+    assert all(name and "/" not in name and not name.startswith((".", "_")) for name in names)
+
+
+@given(st.lists(st.tuples(st.binary(min_size=1), st.binary(min_size=1)), max_size=9))
+def test_records_come_back_sorted_whatever_their_bytes(
+    tmp_path_factory: pytest.TempPathFactory, records: list[spool.Record]
+) -> None:
+    records = [tuple(field.replace(b"\0", b"\n") for field in record) for record in records]
+    path = tmp_path_factory.mktemp("spool") / "records"
+    with path.open("wb") as file:
+        spool.write(file, spool.sort(records, path.parent))
+    assert list(spool.read_path(path)) == sorted(records)
+
+
+def test_records_beyond_one_run_are_merged(tmp_path: Path) -> None:
+    records = [(b"%09d" % (index * 7_919 % 120_011), b"x" * 50) for index in range(120_011)]
+    assert list(spool.sort(records, tmp_path)) == sorted(records)
+    assert not list(tmp_path.iterdir())
