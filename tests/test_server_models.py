@@ -101,7 +101,7 @@ def test_100_swaps_under_load_lose_and_mix_nothing(server: Running, tmp_path: Pa
     threads = [threading.Thread(target=client) for _ in range(4)]
     [thread.start() for thread in threads]
     for number in range(100):
-        publish(number % 40)
+        publish(1 + number % 40)
         time.sleep(0.1)
     wait_until(lambda: versions_seen(server) == {models.version_of(path)})
     done.set()
