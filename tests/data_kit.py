@@ -27,6 +27,29 @@ def picture(seed: int = 0, width: int = 32, height: int = 32, kind: str = "PNG")
     return buffer.getvalue()
 
 
+def scene(seed: int, size: int = 64) -> Image.Image:
+    """Return a picture with broad shapes and fine detail, as photos have, like no other one."""
+    random = np.random.default_rng(seed)
+    broad = Image.fromarray(random.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((size, size), 3)
+    fine = Image.fromarray(random.integers(0, 256, (size // 3, size // 3, 3), dtype=np.uint8)).resize((size, size), 2)
+    return Image.blend(broad, fine, 0.35)
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """Return the picture as a file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def write_files(root: Path, files: Mapping[str, bytes | str]) -> Path:
+    """Write files below a folder."""
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return root
+
+
 def make_folder(root: Path, counts: Mapping[str, int], size: int = 32) -> Path:
     """Write so many pictures into each folder below `root`, every one different: {"train/cat": 3, "train/dog": 2}."""
     seed = 0

@@ -9,8 +9,10 @@ import pytest
 from data_kit import real_data
 
 from pupila.data import load_dataset, split
+from pupila.data.arrange import arrange
 from pupila.data.entries import Entry, parts_of
-from pupila.data.layout import arrange, class_names
+from pupila.data.layout import class_names
+from pupila.data.source import Collected
 
 
 @pytest.mark.slow
@@ -36,6 +38,6 @@ def _seconds_to_load(path: Path, cache: Path) -> float:
 def test_tiny_imagenet_is_found_inside_its_wrapping_folder() -> None:
     with tarfile.open(real_data("tiny-imagenet-32.tar.xz")) as archive:  # its beginning: all of it takes seconds
         entries = [Entry(parts_of(member.name), b"") for member in islice(archive, 2000) if member.isreg()]
-    arranged = arrange(entries, "tiny")
+    arranged = arrange(Collected(entries), "tiny")
     assert set(class_names(arranged.splits, "tiny")) == {entry.parts[2] for entry in entries if len(entry.parts) > 2}
-    assert (list(arranged.splits), arranged.strays) == (["train"], [])
+    assert (list(arranged.splits), list(arranged.strays)) == (["train"], [])

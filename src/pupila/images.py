@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from pupila.errors import ImageError
 
@@ -23,6 +23,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF")
 
 BACKGROUND = (255, 255, 255)
 """What shows through transparent pixels."""
+
+HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+"""What stands at byte 8 of the pictures that iPhones take."""
 
 # Our own limit is checked on the header and names the fix; Pillow's louder one stays as a second line of defence.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -37,6 +40,21 @@ class ImageLimits:
 
 
 DEFAULT_LIMITS = ImageLimits()
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a picture file says about itself before any pixel is decoded."""
+
+    format: str
+    """One of FORMATS."""
+    mode: str
+    """Pillow's name, like RGB, L, CMYK."""
+    width: int
+    height: int
+    """Pixels, as stored: EXIF rotation not yet applied."""
+    orientation: int
+    """EXIF: 1 is upright, or there is none."""
 
 
 def decode(source: bytes | Path, size: int, limits: ImageLimits = DEFAULT_LIMITS) -> Pixels:
@@ -58,6 +76,16 @@ def resize(pixels: Pixels, size: int) -> Pixels:
 def shorter_side(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> int:
     """Return the shorter side in pixels, from the header alone; raises ImageError as decode() does."""
     return min(_open(data, limits).size)
+
+
+def header(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Header:
+    """Return what the header says; raises ImageError as decode() does, for nothing that comes after the header."""
+    image = _open(data, limits)
+    try:
+        orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # a damaged EXIF block counts as none
+        orientation = 1
+    return Header(image.format or "", image.mode, image.width, image.height, orientation)
 
 
 def stack(pictures: Sequence[Pixels]) -> NDArray[np.uint8]:
@@ -86,9 +114,8 @@ def _open(data: bytes, limits: ImageLimits) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_many_pixels("The picture's size", limits) from error
     except Exception as error:  # Pillow's parsers raise nearly any type on hostile headers
-        raise ImageError(
-            "image_unrecognised", f"Not a picture that can be read. Send one of {', '.join(FORMATS)}."
-        ) from error
+        kind = "HEIC cannot be read" if data[8:12] in HEIC_BRANDS else "Not a picture that can be read"
+        raise ImageError("image_unrecognised", f"{kind}. Send one of {', '.join(FORMATS)}.") from error
     if image.width * image.height > limits.max_pixels:
         raise _too_many_pixels(f"{image.width} x {image.height}", limits)
     return image

@@ -23,7 +23,7 @@ from pupila.data.dataset import Dataset
 from pupila.data.splits import Skipped, Splits
 from pupila.errors import DataError
 
-VERSION = 1
+VERSION = 2
 """Part of every key: raise it when the same files would give other pixels, labels or order than before."""
 
 
@@ -67,6 +67,9 @@ def _write(splits: Splits, folder: Path) -> None:
         "name": splits.name,
         "classes": splits.train.classes,
         "fingerprint": splits.fingerprint,
+        "layout": splits.layout,
+        "notes": splits.notes,
+        "names": splits.names,
         "skipped": [asdict(picture) for picture in splits.skipped],
         "checksums": {name: _checksum(part.images, part.labels) for name, part in parts.items()},
     }
@@ -93,7 +96,10 @@ def _read(folder: Path) -> Splits:
         parts[name] = Dataset(images, labels, classes)
     skipped = tuple(Skipped(**picture) for picture in about["skipped"])
     validation, test = parts.get("validation"), parts.get("test")
-    return Splits(about["name"], parts["train"], validation, test, skipped, about["fingerprint"])
+    notes, names = tuple(about["notes"]), {part: tuple(found) for part, found in about["names"].items()}
+    return Splits(
+        about["name"], parts["train"], validation, test, skipped, about["fingerprint"], about["layout"], notes, names
+    )
 
 
 def _checksum(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> int:

@@ -26,4 +26,5 @@ def read_digits(size: int | None) -> Splits:
     labels = found.target.astype(np.int64)
     names = [f"{index:04d}" for index in range(len(labels))]
     classes = tuple(str(digit) for digit in range(10))
-    return assemble("digits", classes, {"train": Part(resize_pictures(images, size or SIZE), labels, names)})
+    part = Part(resize_pictures(images, size or SIZE), labels, names)
+    return assemble("digits", classes, {"train": part}, layout="handwritten digits from scikit-learn")

@@ -9,6 +9,26 @@ NOT_PICTURES = frozenset(
     (".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".md", ".rst", ".html", ".yaml", ".yml", ".ini", ".db", ".py")
 )
 
+PICTURES = frozenset(
+    (
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".gif",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".mpo",
+        ".avif",
+        ".heic",
+        ".heif",
+    )
+)
+"""Usual endings of picture files. They decide nothing about what is in a file."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -27,6 +47,10 @@ class Entry:
     def may_be_picture(self) -> bool:
         """False for notes and tables that lie beside the pictures."""
         return Path(self.parts[-1]).suffix.lower() not in NOT_PICTURES
+
+    def read(self) -> bytes:
+        """Return the whole content; raises OSError."""
+        return self.source if isinstance(self.source, bytes) else self.source.read_bytes()
 
 
 def parts_of(name: str) -> tuple[str, ...]:

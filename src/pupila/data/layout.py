@@ -1,26 +1,33 @@
-"""Which file is of which split and which class, told from folder names alone. Knows nothing of bytes or pixels."""
+"""Which file is of which split and which class, and which arrangement told so. Knows nothing of bytes or pixels.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+Each arrangement has a file of its own; what they have in common, and the classes bound by name, are here.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from pupila.data.entries import Entry
+from pupila.data.splits import Skipped
 from pupila.errors import DataError
 
-SPLIT_FOLDERS = {
+SPLIT_NAMES = {
     "train": "train",
     "training": "train",
     "valid": "validation",
     "val": "validation",
     "validation": "validation",
+    "dev": "validation",
+    "eval": "validation",
     "test": "test",
     "testing": "test",
 }
+"""What folders, tables and parquet files call the three splits, in small letters."""
 HINT = "Put them into one folder a class, like cat/1.jpg and dog/1.jpg."
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """A file with its class and its name within the class folder."""
+    """A file with its class and its name within the class."""
 
     category: str
     name: str
@@ -29,37 +36,22 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Arranged:
-    """Labelled files by split, sorted by class, then by name; and the files that are in no class folder."""
+    """Labelled files by split, sorted by class, then by name, and what was left out."""
 
+    layout: str
+    """What the arrangement was recognised as, in a few words for the user."""
     splits: Mapping[str, Sequence[Labelled]]
-    strays: Sequence[Entry]
+    strays: Sequence[Entry] = ()
+    """Pictures that have no label."""
+    notes: Sequence[str] = field(default=())
+    """What was passed over on purpose, one sentence each."""
+    skipped: Sequence[Skipped] = ()
+    """What could not be used before it was even read."""
 
 
-Found = list[tuple[tuple[str, ...], Entry]]
-"""Files with the part of their path that still counts."""
-
-
-def arrange(entries: Sequence[Entry], where: str) -> Arranged:
-    """Tell the splits and classes of files apart.
-
-    Understands <class>/..., train/<class>/... with valid|val|validation/ and test/ beside it, and either of them
-    within wrapping folders. Raises DataError, whose text begins with `where`, if there is no such layout.
-    """
-    found: Found = [(entry.parts, entry) for entry in entries if entry.may_be_picture]
-    if not found:
-        raise DataError(f"{where}: there are no pictures in it. {HINT}")
-    found = _unwrap(found)
-    folders = _split_folders(found)
-    parts = {"train": found}
-    if folders:
-        _check_folders(folders, where)
-        parts = {split: [(path[1:], e) for path, e in found if path[0] == top] for top, split in folders.items()}
-    splits = {split: _labelled(parts[split]) for split in sorted(parts)}
-    if not splits["train"]:
-        raise DataError(f"{where}: its pictures are in no class folder. {HINT}")
-    used = {id(item.entry) for members in splits.values() for item in members}
-    strays = sorted((e for _, e in found if id(e) not in used and "." in e.parts[-1]), key=lambda entry: entry.parts)
-    return Arranged(splits, strays)
+def sort_labelled(items: Iterable[Labelled]) -> list[Labelled]:
+    """Sort by class, then by name: the order that a seed's split depends on."""
+    return sorted(items, key=lambda item: (item.category, item.name))
 
 
 def class_names(splits: Mapping[str, Sequence[Labelled]], where: str) -> tuple[str, ...]:
@@ -70,43 +62,24 @@ def class_names(splits: Mapping[str, Sequence[Labelled]], where: str) -> tuple[s
     for split, members in splits.items():
         own = {item.category for item in members}
         if own - classes:
-            missing = f" It lacks {_some(classes - own)}." if classes - own else ""
+            missing = f" It lacks {some(classes - own)}." if classes - own else ""
             raise DataError(
-                f"{where}: {split} has classes that train lacks: {_some(own - classes)}.{missing} Name them alike."
+                f"{where}: {split} has classes that train lacks: {some(own - classes)}.{missing} Name them alike."
             )
     return tuple(sorted(classes))
 
 
-def _unwrap(found: Found) -> Found:
-    """Leave out folders that hold all the others: an archive often has its own name as the first one."""
-    while True:
-        top = {path[0] for path, _ in found if len(path) > 1}
-        if len(top) != 1 or _split_folders(found) or max(len(path) for path, _ in found) < 3:
-            return found
-        found = [(path[1:] if len(path) > 1 else path, entry) for path, entry in found]
+def some(names: Iterable[str]) -> str:
+    """Join the first five names, and count the others."""
+    ordered = sorted(names)
+    shown = ", ".join(ordered[:5])
+    return f"{shown} and {len(ordered) - 5:,} more" if len(ordered) > 5 else shown
 
 
-def _split_folders(found: Found) -> dict[str, str]:
-    """Map top folders to splits. A folder `train` that holds no folders is a class: pictures of trains, beside cars."""
-    holding_folders = {path[0] for path, _ in found if len(path) > 2}
-    return {top: SPLIT_FOLDERS[top.casefold()] for top in holding_folders if top.casefold() in SPLIT_FOLDERS}
-
-
-def _check_folders(folders: Mapping[str, str], where: str) -> None:
-    for split in set(folders.values()):
-        same = sorted(top for top in folders if folders[top] == split)
-        if len(same) > 1:
-            raise DataError(f"{where}: has both {same[0]}/ and {same[1]}/, which mean the same. Keep one of them.")
-    if "train" not in folders.values():
-        top = min(folders)
-        raise DataError(f"{where}: has {top}/ but no train/. Add train/<class>/, or give the path of {top}/ itself.")
-
-
-def _labelled(found: Found) -> list[Labelled]:
-    labelled = [Labelled(path[0], "/".join(path[1:]), entry) for path, entry in found if len(path) > 1]
-    return sorted(labelled, key=lambda item: (item.category, item.name))
-
-
-def _some(names: set[str]) -> str:
-    shown = ", ".join(sorted(names)[:5])
-    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
+def split_named(name: str) -> str | None:
+    """Return the split that a file's name begins with, as in train-00000-of-00002 or testLabels; None if with none."""
+    small = name.casefold()
+    known = sorted((word for word in SPLIT_NAMES if small.startswith(word)), key=len)
+    rest = name[len(known[-1]) :] if known else ""
+    begins = not rest or not rest[0].isalpha() or rest[0].isupper() or rest.casefold() in ("labels", "ing")
+    return SPLIT_NAMES[known[-1]] if known and begins else None

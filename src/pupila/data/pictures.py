@@ -1,4 +1,4 @@
-"""Picture files in class folders, made into Splits. Knows the steps in between, and nothing of where the files lie."""
+"""Labelled picture files, made into Splits. Knows the steps in between, and nothing of where the files lie."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -6,19 +6,17 @@ from itertools import accumulate
 import numpy as np
 
 from pupila.data.decoding import choose_size, decode_pictures
-from pupila.data.entries import Entry
-from pupila.data.layout import Labelled, arrange, class_names
+from pupila.data.layout import Arranged, Labelled, class_names
 from pupila.data.splits import Part, Skipped, Splits, assemble
 from pupila.errors import DataError
 from pupila.images import ImageLimits
 
 
-def read_pictures(entries: Sequence[Entry], name: str, where: str, size: int | None, limits: ImageLimits) -> Splits:
+def read_pictures(arranged: Arranged, name: str, where: str, size: int | None, limits: ImageLimits) -> Splits:
     """Decode all splits in one go, so that there is one progress bar and the workers start once.
 
-    Raises DataError, whose text begins with `where`, if the folders make no data set or a class is unreadable.
+    Raises DataError, whose text begins with `where`, if the classes make no data set or a class is unreadable.
     """
-    arranged = arrange(entries, where)
     classes = class_names(arranged.splits, where)
     items = [item for members in arranged.splits.values() for item in members]
     sources = [item.entry.source for item in items]
@@ -38,7 +36,8 @@ def read_pictures(entries: Sequence[Entry], name: str, where: str, size: int | N
         parts[split] = Part(pixels, labels[rows], [f"{item.category}/{item.name}" for item in chosen])
     skipped = [Skipped(items[row].entry.name, reason) for row, reason in sorted(failed.items())]
     skipped += [Skipped(entry.name, "It lies in no class folder.") for entry in arranged.strays]
-    return assemble(name, classes, parts, skipped)
+    skipped += arranged.skipped
+    return assemble(name, classes, parts, skipped, layout=arranged.layout, notes=arranged.notes)
 
 
 def _check_readable(members: Sequence[Labelled], readable: Sequence[Labelled], where: str) -> None:

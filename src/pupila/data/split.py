@@ -11,6 +11,16 @@ def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Datase
 
     Raises DataError if a class has fewer than two pictures or the fraction is not between 0 and 1.
     """
+    train, validation = split_rows(dataset, fraction, seed)
+    return dataset.take(train), dataset.take(validation)
+
+
+def split_rows(dataset: Dataset, fraction: float, seed: int, *, equal: bool = False) -> tuple[Integers, Integers]:
+    """Return the rows of train and of validation; raises as split() does.
+
+    With `equal`, each class gives the same number to validation: `fraction` of the smallest class, rounded down, but
+    at least one. That is the rule of reorg_train_valid in "Dive into Deep Learning" (d2l.ai, Kaggle CIFAR-10).
+    """
     if not 0 < fraction < 1:
         raise DataError(
             f"A validation fraction of {fraction} leaves one side empty. Give one between 0 and 1, like 0.1."
@@ -22,9 +32,9 @@ def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Datase
             f"The class '{name}' has {_pictures(int(counts.min()))}; two are needed, one to train on and one to "
             "validate with. Add pictures to it or remove the class."
         )
-    wanted = np.clip(np.floor(counts * fraction + 0.5), 1, counts - 1).astype(np.int64)
-    chosen = _choose(dataset, wanted, seed)
-    return dataset.take(np.flatnonzero(~chosen)), dataset.take(np.flatnonzero(chosen))
+    exact = np.full(len(counts), np.floor(counts.min() * fraction)) if equal else np.floor(counts * fraction + 0.5)
+    chosen = _choose(dataset, np.clip(exact, 1, counts - 1).astype(np.int64), seed)
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
 def sample(dataset: Dataset, count: int, seed: int) -> Dataset:

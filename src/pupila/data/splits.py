@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -32,6 +32,12 @@ class Splits:
     skipped: tuple[Skipped, ...]
     fingerprint: str
     """SHA-256, hex, over names, labels and pixels: the same on any machine, however its files are listed or packed."""
+    layout: str = ""
+    """What the arrangement of its files was recognised as, in a few words."""
+    notes: tuple[str, ...] = ()
+    """What was passed over on purpose, one sentence each."""
+    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By part: the name of each picture, beginning with its class where it is a file."""
 
     def parts(self) -> dict[str, Dataset]:
         """Return the parts that there are, by name, in the order train, validation, test."""
@@ -65,11 +71,21 @@ class Part:
     names: Sequence[str]
 
 
-def assemble(name: str, classes: tuple[str, ...], parts: Mapping[str, Part], skipped: Sequence[Skipped] = ()) -> Splits:
+def assemble(
+    name: str,
+    classes: tuple[str, ...],
+    parts: Mapping[str, Part],
+    skipped: Sequence[Skipped] = (),
+    *,
+    layout: str = "",
+    notes: Sequence[str] = (),
+) -> Splits:
     """Join the parts (train, and perhaps validation and test) into validated Splits with their fingerprint."""
     made = {split: Dataset(part.images, part.labels, classes) for split, part in parts.items()}
     digest = fingerprint(classes, parts)
-    return Splits(name, made["train"], made.get("validation"), made.get("test"), tuple(skipped), digest)
+    names = {split: tuple(part.names) for split, part in parts.items()}
+    validation, test = made.get("validation"), made.get("test")
+    return Splits(name, made["train"], validation, test, tuple(skipped), digest, layout, tuple(notes), names)
 
 
 def fingerprint(classes: tuple[str, ...], parts: Mapping[str, Part]) -> str:

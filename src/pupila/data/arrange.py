@@ -1,0 +1,50 @@
+"""Finds the arrangement of a data set's files: parquet, tables of labels, class folders, labels in the file names.
+
+Knows in which order they are asked, and nothing of how each of them works.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pupila.data.class_folders import Found, by_class_folders, split_folders, unwrap
+from pupila.data.entries import Entry
+from pupila.data.file_names import by_file_names
+from pupila.data.layout import HINT, SPLIT_NAMES, Arranged
+from pupila.data.parquet import by_parquet, is_parquet
+from pupila.data.source import Collected
+from pupila.data.tables import by_tables
+from pupila.errors import DataError
+
+
+def arrange(collected: Collected, where: str) -> Arranged:
+    """Tell the splits and classes of files apart.
+
+    Raises DataError, whose text begins with `where`, if there is no arrangement in them that is sure to be right.
+    """
+    arranged = _arrange(collected.entries, where)
+    skipped = (*arranged.skipped, *collected.skipped)
+    return replace(arranged, notes=(*collected.notes, *arranged.notes), skipped=skipped)
+
+
+def _arrange(entries: Sequence[Entry], where: str) -> Arranged:
+    if is_parquet(entries):
+        return by_parquet(entries, where)
+    found: Found = [(entry.parts, entry) for entry in entries if entry.may_be_picture]
+    if not found:
+        raise DataError(f"{where}: there are no pictures in it. {HINT}")
+    by_table = by_tables(entries, where)
+    if by_table is not None:
+        return by_table
+    found = unwrap(found)
+    tops = {path[0] for path, _ in found if len(path) > 1}
+    if not split_folders(found) and len(tops) > 1 and {top.casefold() for top in tops} <= set(SPLIT_NAMES):
+        # train/1.jpg beside test/1.jpg: as class folders these would be the classes `train` and `test`
+        by_name = by_file_names(found, with_splits=True)
+        if by_name is None:
+            raise DataError(
+                f"{where}: {' and '.join(sorted(f'{top}/' for top in tops))} hold pictures without labels. Put them "
+                "into class folders, like train/cat/1.jpg, or add a table of path,label, like train.csv."
+            )
+        return by_name
+    by_name = by_file_names(found, with_splits=False) if len(tops) < 2 else None
+    return by_name or by_class_folders(found, where)

@@ -1,0 +1,147 @@
+"""Pictures that are there twice: bit for bit, or nearly, mirrored or not. Knows pixels, and no files or classes.
+
+Near ones are found by comparing all pairs, not by hashing: the correlation of 8 x 8 copies is one matrix product, fast
+enough for a hundred thousand pictures, and misses nothing that a hash's bucket would cut off. What it proposes is
+confirmed on 32 x 32 copies. How the thresholds were chosen, and what they find: docs/experiments-data.md.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pupila import images
+from pupila.data.dataset import Pictures
+from pupila.progress import Progress
+
+Floats = NDArray[np.float32]
+Rows = NDArray[np.int64]
+
+COARSE = 8
+FINE = 32
+"""Pixels a side of the copies that propose and that confirm."""
+PROPOSED = 0.9
+"""Correlation of the coarse copies from which the fine ones are compared."""
+CONFIRMED = 0.93
+"""Correlation of the fine copies from which two pictures count as one."""
+DETAIL = 0.5
+"""And of what is left of them without their coarse shapes: two skies are alike in those, and in nothing else."""
+TILE = 4096
+MOST = 1_000_000
+"""Pairs kept: beyond, the data set is one of nearly equal pictures (frames of a film), and no list of all helps."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two pictures that are one, by their rows; first < second."""
+
+    first: int
+    second: int
+    exact: bool
+    """The network sees the same pixels, bit for bit."""
+    mirrored: bool
+    similarity: float
+    """Correlation of the fine copies, 1 for exact ones."""
+
+
+def find_duplicates(pictures: Sequence[Pictures]) -> list[Pair]:
+    """Return all pairs among the pictures of several parts, taken one after the other; the most similar first."""
+    fine = np.concatenate([shrink(part, FINE) for part in pictures])
+    exact = _exact([picture for part in pictures for picture in part])
+    pairs = {(pair.first, pair.second): pair for pair in _near(fine)}
+    pairs.update({(pair.first, pair.second): pair for pair in exact})
+    return sorted(pairs.values(), key=lambda pair: (-pair.exact, -pair.similarity, pair.first, pair.second))
+
+
+def shrink(pictures: Pictures, side: int) -> Pictures:
+    """Return uint8 [N, side, side, 3]: the mean of each block where the size allows, as a resize otherwise."""
+    size = pictures.shape[1]
+    if size == side:
+        return pictures
+    if size % side:
+        return np.stack([images.resize(picture, side) for picture in pictures])
+    small = np.empty((len(pictures), side, side, 3), dtype=np.uint8)
+    for start in range(0, len(pictures), TILE):
+        part = pictures[start : start + TILE]
+        small[start : start + TILE] = _blocks(part, size // side) + 0.5
+    return small
+
+
+def centred(pictures: Pictures) -> Floats:
+    """Return float32 [N, H*W*3] of length 1, each colour less its mean: their product is the correlation.
+
+    A picture of one colour becomes zeros, and is like no other.
+    """
+    flat = pictures.reshape(len(pictures), -1, 3).astype(np.float32)
+    flat -= flat.mean(axis=1, keepdims=True)
+    rows = flat.reshape(len(pictures), -1)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
+
+
+def detail(pictures: Pictures) -> Floats:
+    """Return float32 [N, H*W*3] of length 1: what changes from one pixel to the next, without the broad shapes."""
+    values = pictures.astype(np.float32)
+    broad = np.repeat(np.repeat(_blocks(values, 4), 4, axis=1), 4, axis=2)
+    rows = (values - broad).reshape(len(pictures), -1)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
+
+
+def _blocks(values: Floats | Pictures, step: int) -> Floats:
+    """Return the mean of each block of step x step pixels."""
+    count, size = values.shape[:2]
+    blocks = values.reshape(count, size // step, step, size // step, step, 3)
+    return np.asarray(blocks.mean(axis=(2, 4), dtype=np.float32))
+
+
+def _exact(pictures: Sequence[Pictures]) -> list[Pair]:
+    """Join each picture with the first one of the same pixels."""
+    first: dict[bytes, int] = {}
+    pairs = []
+    for row, picture in enumerate(pictures):
+        seen = first.setdefault(blake2b(np.ascontiguousarray(picture).data, digest_size=16).digest(), row)
+        if seen != row:
+            pairs.append(Pair(seen, row, True, False, 1.0))
+    return pairs
+
+
+def _near(fine: Pictures) -> Iterator[Pair]:
+    """Yield all pairs that the coarse copies propose and the fine ones confirm; every pair of tiles once."""
+    coarse = centred(shrink(fine, COARSE))
+    mirrored = centred(shrink(np.ascontiguousarray(fine[:, :, ::-1]), COARSE))
+    starts = range(0, len(fine), TILE)
+    found = 0
+    with Progress("comparing pictures", len(starts) * (len(starts) + 1) // 2) as bar:
+        for top in starts:
+            for left in range(top, len(fine), TILE):
+                for flip, others in ((False, coarse), (True, mirrored)):
+                    for pair in _confirm(fine, _propose(coarse, others, top, left), flip):
+                        found += 1
+                        yield pair
+                bar.advance()
+                if found > MOST:
+                    return
+
+
+def _propose(coarse: Floats, others: Floats, top: int, left: int) -> tuple[Rows, Rows]:
+    """Return the rows of the pairs in one tile that are alike from afar, each pair once, no picture with itself."""
+    likeness = coarse[top : top + TILE] @ others[left : left + TILE].T
+    close = likeness >= PROPOSED
+    if not close.any():
+        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+    first, second = np.nonzero(close)
+    first, second = first + top, second + left
+    once = first < second
+    return first[once], second[once]
+
+
+def _confirm(fine: Pictures, proposed: tuple[Rows, Rows], flip: bool) -> Iterator[Pair]:
+    """Yield those of the proposed pairs whose fine copies agree."""
+    for start in range(0, len(proposed[0]), TILE):
+        first, second = (rows[start : start + TILE] for rows in proposed)
+        one, other = fine[first], fine[second][:, :, ::-1] if flip else fine[second]
+        whole = np.einsum("nd,nd->n", centred(one), centred(other))
+        small = np.einsum("nd,nd->n", detail(one), detail(other))
+        for index in np.flatnonzero((whole >= CONFIRMED) & (small >= DETAIL)):
+            yield Pair(int(first[index]), int(second[index]), False, flip, float(whole[index]))

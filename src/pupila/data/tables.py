@@ -1,0 +1,174 @@
+"""Labels from tables: any CSV of path,label, Kaggle's trainLabels.csv beside train/1.png among them.
+
+Knows rows and names of files, no pixels. A table counts only if most of its rows name pictures that are there.
+"""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pupila.data.entries import Entry, parts_of
+from pupila.data.layout import SPLIT_NAMES, Arranged, Labelled, some, sort_labelled, split_named
+from pupila.data.splits import Skipped
+from pupila.errors import DataError
+
+PATH_COLUMNS = (
+    "path",
+    "filepath",
+    "file_path",
+    "image_path",
+    "file_name",
+    "filename",
+    "file",
+    "image",
+    "image_id",
+    "id",
+)
+LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target", "label_name")
+SPLIT_COLUMNS = ("split", "subset", "set", "partition")
+"""Usual headings, the surest first."""
+TABLES = (".csv", ".tsv")
+MAX_BYTES = 256 * 2**20
+SAMPLE = 1000
+"""Rows looked at to find the folder that a table speaks of."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table."""
+
+    file: str
+    label: str
+    split: str
+    """Empty where the table has no such column."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows, and the pictures that they can name: by the name as the table writes it, with and without ending."""
+
+    name: str
+    split: str
+    rows: Sequence[Row]
+    pictures: Mapping[str, Entry]
+
+
+def by_tables(entries: Sequence[Entry], where: str) -> Arranged | None:
+    """Take labels from the tables among the entries; None if there is none that names the pictures.
+
+    Raises DataError if one picture has two labels, or none of the tables is of the training split.
+    """
+    pictures = [entry for entry in entries if entry.may_be_picture]
+    found = (entry for entry in entries if entry.parts[-1].lower().endswith(TABLES))
+    tables = [table for entry in found if (table := _bind(entry, pictures)) is not None]
+    if not tables:
+        return None
+    splits, skipped = _collect(tables, where)
+    if not splits.get("train"):
+        raise DataError(f"{where}: {tables[0].name} is no table of training pictures. Add one, named train.csv.")
+    used = {id(item.entry) for members in splits.values() for item in members}
+    others = Counter("/".join(entry.parts[:-1]) or "." for entry in pictures if id(entry) not in used)
+    notes = [f"{folder}: {count:,} pictures without a label were left out." for folder, count in sorted(others.items())]
+    ordered = {split: sort_labelled(splits[split]) for split in sorted(splits)}
+    layout = f"labels from {some(table.name for table in tables)}"
+    return Arranged(layout, ordered, notes=notes, skipped=skipped)
+
+
+def _bind(entry: Entry, pictures: Sequence[Entry]) -> Table | None:
+    """Return the table with the pictures of the folder that its rows speak of; None if most rows name none."""
+    rows = _rows(entry)
+    sample = rows[:: max(1, len(rows) // SAMPLE)]
+    home = entry.parts[:-1]
+    stem = entry.parts[-1].rpartition(".")[0].casefold()
+    best: tuple[int, bool, Mapping[str, Entry]] = (0, False, {})
+    tops = {
+        picture.parts[len(home)] for picture in pictures if _below(picture, home) and len(picture.parts) > len(home) + 1
+    }
+    for folder in (home, *(((*home, top)) for top in sorted(tops))) if rows else ():
+        named = _by_name(pictures, folder)
+        hits = sum(_key(row.file) in named for row in sample)
+        chosen = (hits, folder != home and stem.startswith(folder[-1].casefold()), named)
+        best = max(best, chosen, key=lambda candidate: candidate[:2])
+    if not sample or best[0] < len(sample) / 2:
+        return None
+    return Table(entry.name, split_named(entry.parts[-1].rpartition(".")[0]) or "train", rows, best[2])
+
+
+def _by_name(pictures: Sequence[Entry], folder: tuple[str, ...]) -> dict[str, Entry]:
+    """Index the pictures below a folder by their path in it; without the ending too, as Kaggle's tables name them."""
+    below = [("/".join(entry.parts[len(folder) :]), entry) for entry in pictures if _below(entry, folder)]
+    stems = Counter(name.rpartition(".")[0] for name, _ in below)
+    named = {stem: entry for name, entry in below if stems[stem := name.rpartition(".")[0]] == 1}
+    return {**named, **dict(below)}
+
+
+def _below(entry: Entry, folder: tuple[str, ...]) -> bool:
+    return entry.parts[: len(folder)] == folder
+
+
+def _key(name: str) -> str:
+    return "/".join(parts_of(name.replace("\\", "/")))
+
+
+def _collect(tables: Iterable[Table], where: str) -> tuple[dict[str, list[Labelled]], list[Skipped]]:
+    splits: dict[str, dict[str, Labelled]] = {}
+    skipped = []
+    for table in tables:
+        for row in table.rows:
+            entry = table.pictures.get(_key(row.file))
+            if entry is None:
+                skipped.append(Skipped(_key(row.file), f"{table.name} names it, and there is no such picture."))
+            elif not row.label:
+                skipped.append(Skipped(entry.name, f"{table.name} gives it no label."))
+            else:
+                split = splits.setdefault(SPLIT_NAMES.get(row.split.casefold(), table.split), {})
+                known = split.setdefault(entry.name, Labelled(row.label, entry.name, entry))
+                if known.category != row.label:
+                    raise DataError(
+                        f"{where}: {table.name} calls {entry.name} both '{known.category}' and '{row.label}'. Keep one."
+                    )
+    return {split: list(members.values()) for split, members in splits.items()}, skipped
+
+
+def _rows(entry: Entry) -> list[Row]:
+    """Read a table of paths and labels; nothing if it is none. Without a usual heading, its two columns are those."""
+    text = _text(entry)
+    first = text.partition("\n")[0]
+    delimiter = max(",;\t", key=first.count)
+    try:
+        lines = [line for line in csv.reader(io.StringIO(text), delimiter=delimiter) if line]
+    except csv.Error:
+        return []
+    if not lines:
+        return []
+    heads = [cell.strip().casefold() for cell in lines[0]]
+    path, label, split = (_column(heads, names) for names in (PATH_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS))
+    if path is None or label is None:
+        if len(heads) != 2:
+            return []
+        path, label, split = 0, 1, None
+    else:
+        lines = lines[1:]
+    last = max(path, label, split or 0)
+    return [
+        Row(line[path].strip(), line[label].strip(), line[split].strip() if split is not None else "")
+        for line in lines
+        if len(line) > last
+    ]
+
+
+def _column(heads: Sequence[str], names: Sequence[str]) -> int | None:
+    return next((heads.index(name) for name in names if name in heads), None)
+
+
+def _text(entry: Entry) -> str:
+    """Return the table's text, in UTF-8 or what Excel writes; nothing if it is too large to be one."""
+    data = entry.source if isinstance(entry.source, bytes) else b""
+    if not isinstance(entry.source, bytes) and entry.source.stat().st_size <= MAX_BYTES:
+        data = entry.source.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", "replace")

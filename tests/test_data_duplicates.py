@@ -1,0 +1,71 @@
+"""Copies are found, however they were saved, and pictures that are merely alike are not."""
+
+import numpy as np
+import pytest
+from data_kit import encode, scene
+from PIL import Image, ImageOps
+
+from pupila import images
+from pupila.data.dataset import Pictures
+from pupila.data.duplicates import Pair, centred, find_duplicates, shrink
+
+SIZE = 32
+
+
+def stored(image: Image.Image, kind: str = "PNG", **options: int) -> Pictures:
+    """Return the picture as it is after it was saved so and decoded."""
+    return images.decode(encode(image, kind, **options), SIZE)
+
+
+def pairs_with(copy: Pictures) -> list[Pair]:
+    """Look for the copy of picture 7 among 40 others."""
+    others = np.stack([stored(scene(seed)) for seed in range(40)])
+    return find_duplicates([others, copy[np.newaxis]])
+
+
+def test_pictures_that_differ_are_no_pairs() -> None:
+    assert find_duplicates([np.stack([stored(scene(seed)) for seed in range(60)])]) == []
+
+
+def test_same_pixels_are_an_exact_pair() -> None:
+    assert pairs_with(stored(scene(7))) == [Pair(7, 40, True, False, 1.0)]
+
+
+@pytest.mark.parametrize("quality", [30, 60, 90])
+def test_picture_saved_again_is_found(quality: int) -> None:
+    [pair] = pairs_with(stored(scene(7), "JPEG", quality=quality))
+    assert (pair.first, pair.second, pair.exact, pair.mirrored) == (7, 40, False, False)
+
+
+@pytest.mark.parametrize("size", [24, 48, 128])
+def test_resized_picture_is_found(size: int) -> None:
+    [pair] = pairs_with(stored(scene(7).resize((size, size))))
+    assert (pair.first, pair.second) == (7, 40)
+
+
+def test_mirrored_picture_is_found_and_called_so() -> None:
+    [pair] = pairs_with(stored(ImageOps.mirror(scene(7)), "JPEG", quality=75))
+    assert (pair.first, pair.second, pair.mirrored) == (7, 40, True)
+
+
+def test_pictures_of_one_colour_are_no_near_pairs() -> None:
+    plain = np.stack([np.full((SIZE, SIZE, 3), value, dtype=np.uint8) for value in (10, 11, 200)])
+    assert find_duplicates([plain]) == []
+    assert find_duplicates([plain, plain[2:]]) == [Pair(2, 3, True, False, 1.0)]
+
+
+def test_pairs_across_tiles_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = np.stack([stored(scene(seed)) for seed in [*range(9), 3, 5]])
+    whole = find_duplicates([pictures])
+    monkeypatch.setattr("pupila.data.duplicates.TILE", 2)
+    assert find_duplicates([pictures]) == whole
+    assert [(pair.first, pair.second) for pair in whole] == [(3, 9), (5, 10)]
+
+
+@pytest.mark.parametrize("size", [32, 50, 64, 224])
+def test_copies_of_any_size_are_compared_at_one(size: int) -> None:
+    picture = images.resize(np.asarray(scene(1, 224)), size)
+    small = shrink(picture[np.newaxis], 32)
+    assert small.shape == (1, 32, 32, 3)
+    reference = shrink(images.resize(np.asarray(scene(1, 224)), 32)[np.newaxis], 32)
+    assert float(np.sum(centred(small) * centred(reference))) > 0.97

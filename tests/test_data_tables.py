@@ -1,0 +1,125 @@
+"""Labels from tables: Kaggle's, any CSV of path and label, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+from data_kit import files_of, make_tar, picture, write_files
+
+from pupila.data import Splits, load_dataset
+from pupila.errors import DataError
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "pets"
+
+
+def load(source: Path, root: Path) -> Splits:
+    return load_dataset(source, 8, cache=root.parent / "cache")
+
+
+def names(splits: Splits) -> dict[str, list[str]]:
+    return {part: list(found) for part, found in splits.names.items()}
+
+
+def pictures(*paths: str) -> dict[str, bytes | str]:
+    return {path: picture(seed) for seed, path in enumerate(paths)}
+
+
+def test_kaggle_cifar10_is_recognised(root: Path) -> None:
+    files = pictures(*(f"train/{n}.png" for n in range(1, 5)), "test/1.png", "test/2.png", "test/3.png")
+    write_files(root, {**files, "trainLabels.csv": "id,label\n1,frog\n2,truck\n3,truck\n4,deer\n"})
+    splits = load(root, root)
+    assert splits.train.classes == ("deer", "frog", "truck")
+    assert names(splits) == {
+        "train": ["deer/train/4.png", "frog/train/1.png", "truck/train/2.png", "truck/train/3.png"]
+    }
+    assert splits.layout == "labels from trainLabels.csv"
+    assert splits.notes == ("test: 3 pictures without a label were left out.",)
+    assert splits.skipped == ()
+
+
+def test_table_in_an_archive_is_read_as_in_a_folder(root: Path) -> None:
+    files = pictures("train/1.png", "train/2.png")
+    write_files(root, {**files, "trainLabels.csv": "id,label\n1,frog\n2,truck\n"})
+    archive = make_tar(root.parent / "pets.tar", {f"pets/{name}": data for name, data in files_of(root).items()})
+    assert load(archive, root).train.classes == load(root, root).train.classes == ("frog", "truck")
+
+
+@pytest.mark.parametrize("head", ["", "path,label\n", "\ufefffilename,class\n", "label,file\n"])
+def test_heading_may_be_anything_usual_or_missing(root: Path, head: str) -> None:
+    rows = "cat,a/1.png\ndog,b/2.png\n" if head.startswith("label") else "a/1.png,cat\nb/2.png,dog\n"
+    write_files(root, {**pictures("a/1.png", "b/2.png"), "labels.csv": head + rows})
+    assert names(load(root, root)) == {"train": ["cat/a/1.png", "dog/b/2.png"]}
+
+
+@pytest.mark.parametrize(("mark", "ending"), [(";", "csv"), ("\t", "tsv"), (",", "csv")])
+def test_columns_may_be_parted_by_any_usual_mark(root: Path, mark: str, ending: str) -> None:
+    text = f"path{mark}label\r\n1.png{mark}cat\r\n2.png{mark}dog\r\n"
+    write_files(root, {**pictures("1.png", "2.png"), f"labels.{ending}": text})
+    assert load(root, root).train.classes == ("cat", "dog")
+
+
+def test_each_split_may_have_a_table(root: Path) -> None:
+    files = pictures("a.png", "b.png", "c.png", "d.png")
+    write_files(
+        root, {**files, "train.csv": "a.png,cat\nb.png,dog\n", "val.csv": "c.png,dog\n", "test.csv": "d.png,cat\n"}
+    )
+    assert names(load(root, root)) == {
+        "train": ["cat/a.png", "dog/b.png"],
+        "test": ["cat/d.png"],
+        "validation": ["dog/c.png"],
+    }
+
+
+def test_split_may_be_a_column(root: Path) -> None:
+    table = "path,label,split\na.png,cat,train\nb.png,dog,train\nc.png,dog,valid\n"
+    write_files(root, {**pictures("a.png", "b.png", "c.png"), "all.csv": table})
+    assert names(load(root, root)) == {"train": ["cat/a.png", "dog/b.png"], "validation": ["dog/c.png"]}
+
+
+def test_table_itself_may_be_given(root: Path) -> None:
+    files = pictures("a.png", "b.png")
+    write_files(root, {**files, "one.csv": "a.png,cat\nb.png,dog\n", "two.csv": "a.png,eel\nb.png,fox\n"})
+    assert load(root / "two.csv", root).train.classes == ("eel", "fox")
+    assert load(root / "one.csv", root).train.classes == ("cat", "dog")
+
+
+def test_rows_without_picture_or_label_are_listed(root: Path) -> None:
+    files = pictures("a.png", "b.png", "c.png")
+    write_files(root, {**files, "l.csv": "a.png,cat\nb.png,dog\nc.png,\ngone.png,dog\n"})
+    assert [(item.name, item.reason) for item in load(root, root).skipped] == [
+        ("c.png", "l.csv gives it no label."),
+        ("gone.png", "l.csv names it, and there is no such picture."),
+    ]
+
+
+def test_table_that_names_no_pictures_is_passed_over(root: Path) -> None:
+    files = pictures("cat/1.png", "dog/2.png")
+    write_files(root, {**files, "class_names.csv": "n01,cat\nn02,dog\n"})
+    assert load(root, root).layout == "class folders"
+
+
+def test_picture_with_two_labels_is_refused(root: Path) -> None:
+    write_files(root, {**pictures("a.png", "b.png"), "l.csv": "a.png,cat\nb.png,dog\na.png,dog\n"})
+    with pytest.raises(DataError, match=r"l\.csv calls a\.png both 'cat' and 'dog'"):
+        load(root, root)
+
+
+def test_test_table_with_another_class_is_refused(root: Path) -> None:
+    files = pictures("a.png", "b.png", "c.png")
+    write_files(root, {**files, "train.csv": "a.png,cat\nb.png,dog\n", "test.csv": "c.png,Dog\n"})
+    with pytest.raises(DataError, match=r"test has classes that train lacks: Dog\. It lacks cat, dog"):
+        load(root, root)
+
+
+def test_table_of_the_test_split_alone_is_refused(root: Path) -> None:
+    write_files(root, {**pictures("a.png", "b.png"), "test.csv": "a.png,cat\nb.png,dog\n"})
+    with pytest.raises(DataError, match=r"test\.csv is no table of training pictures"):
+        load(root, root)
+
+
+def test_splits_without_labels_are_refused_and_not_taken_for_classes(root: Path) -> None:
+    write_files(root, pictures("train/1.png", "train/2.png", "test/1.png"))
+    with pytest.raises(DataError, match="test/ and train/ hold pictures without labels"):
+        load(root, root)
