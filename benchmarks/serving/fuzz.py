@@ -247,12 +247,12 @@ def exchange(port: int, sent: bytes) -> str:
     return answer[9:12].decode("latin-1") if answer else "closed"
 
 
-def memory(session: int) -> float:
-    """Return the resident MiB of a session's processes."""
+def memory(group: int) -> float:
+    """Return the resident MiB of a group's processes."""
     total = 0
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            if int(stat.read_text().rpartition(")")[2].split()[3]) == session:
+            if int(stat.read_text().rpartition(")")[2].split()[2]) == group:
                 total += int((stat.parent / "statm").read_text().split()[1]) * 4096
         except OSError:
             continue

@@ -1,4 +1,4 @@
-"""Starts and ends the servers that are measured, each on a free loopback port in a session of its own."""
+"""Starts and ends the servers that are measured, each on a free loopback port in a process group of its own."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ def running(side: str, model: Path) -> Iterator[tuple[subprocess.Popen[bytes], i
     source = str(HERE.parent.parent / "src")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))}
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, process_group=0)
         try:
             wait_for(process, port, side, log)
             yield process, port
@@ -48,7 +48,7 @@ def running(side: str, model: Path) -> Iterator[tuple[subprocess.Popen[bytes], i
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End the session that we started, politely first."""
+    """End the group that we started, politely first."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)
@@ -79,14 +79,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def cpu_seconds(session: int) -> float:
-    """Return the CPU time of all processes of a session so far."""
+def cpu_seconds(group: int) -> float:
+    """Return the CPU time of all processes of a group so far."""
     total = 0
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        if int(fields[3]) == session:
+        if int(fields[2]) == group:
             total += int(fields[11]) + int(fields[12])
     return total / os.sysconf("SC_CLK_TCK")
