@@ -1,0 +1,76 @@
+"""More requests than can be answered: the rest are told so at once, and those accepted keep their deadline."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+from server_kit import Running, picture, wait_for_url, write_model
+
+DEADLINE = 3.0
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from pupila.predictor import Predictor
+from pupila.server import Settings, serve
+
+class Slow(Predictor):
+    def logits(self, pictures):
+        time.sleep(0.05 * len(pictures))
+        return super().logits(pictures)
+
+serve(Path(sys.argv[1]), Settings(port=0, workers=1, deadline=3.0, max_waiting=int(sys.argv[2])), Slow.load)
+"""
+
+
+@pytest.fixture
+def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Running]:
+    log, model = tmp_path / "log", write_model(tmp_path / "colours.onnx")
+    with log.open("w") as output:
+        command = [sys.executable, "-c", SLOW, str(model), str(request.param)]
+        process = subprocess.Popen(command, stdout=output, stderr=output, text=True)
+    try:
+        yield Running(process, wait_for_url(process, log), log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def flood(server: Running, clients: int) -> list[tuple[requests.Response, float]]:
+    def ask(_: int) -> tuple[requests.Response, float]:
+        started = time.monotonic()
+        return server.predict(picture()), time.monotonic() - started
+
+    with ThreadPoolExecutor(clients) as pool:
+        return list(pool.map(ask, range(clients)))
+
+
+@pytest.mark.parametrize("server", [4], indirect=True)
+def test_full_queue_answers_503_at_once_and_says_when_to_come_back(server: Running) -> None:
+    results = flood(server, 40)
+    refused = [(response, spent) for response, spent in results if response.status_code == 503]
+    assert {response.status_code for response, _ in results} == {200, 503}
+    assert all(int(response.headers["Retry-After"]) >= 1 for response, _ in refused)
+    assert all(response.json()["error"]["code"] == "overloaded" for response, _ in refused)
+    assert min(spent for _, spent in refused) < 0.5
+    assert server.predict(picture()).status_code == 200
+
+
+@pytest.mark.parametrize("server", [1000], indirect=True)
+def test_what_cannot_be_ready_in_time_is_refused_or_ended_by_its_deadline(server: Running) -> None:
+    """100 pictures of 50 ms each are 5 s of work, and each request has 3 s."""
+    results = flood(server, 100)
+    codes = [response.status_code for response, _ in results]
+    assert set(codes) <= {200, 503, 504}
+    assert codes.count(200) >= 30
+    assert max(spent for _, spent in results) < DEADLINE + 1
+    assert server.predict(picture()).status_code == 200
