@@ -4,13 +4,15 @@ import base64
 import io
 import json
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from flask.testing import FlaskClient
-from server_kit import CLASSES, COLOURS, picture, write_model
+from server_kit import CLASSES, COLOURS, picture, serving, write_model
 
 from pupila.predictor import Predictor
 from pupila.server import Settings, create_app
@@ -145,8 +147,6 @@ def test_torchserve_calls_are_answered(client: FlaskClient) -> None:
 
 def test_unmodified_triton_client_infers(tmp_path: Path) -> None:
     triton = pytest.importorskip("tritonclient.http", reason="tritonclient[http] is not installed")
-    from server_kit import serving
-
     with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log") as server:
         client = triton.InferenceServerClient(f"127.0.0.1:{server.port}")
         assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("colours")
@@ -170,6 +170,18 @@ def test_openapi_describes_every_route(client: FlaskClient) -> None:
     app = client.application
     routes = {rule.rule for rule in app.url_map.iter_rules() if "<version>" not in rule.rule}
     assert described == routes
+
+
+@pytest.mark.slow
+def test_requests_made_up_from_openapi_find_no_fault(tmp_path: Path) -> None:
+    """All of schemathesis's checks but one: it believes that every string is a picture, which must not be refused."""
+    pytest.importorskip("schemathesis", reason="schemathesis is not installed")
+    with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log") as server:
+        command = [str(Path(sys.executable).parent / "schemathesis"), "run", f"{server.url}/openapi.json"]
+        command += ["--max-examples", "20", "--seed", "1", "--exclude-checks", "positive_data_acceptance"]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=80, cwd=tmp_path, check=False)
+        assert result.returncode == 0, result.stdout[-3000:]
+        assert "Traceback" not in server.log.read_text()
 
 
 def test_openapi_is_valid(client: FlaskClient) -> None:

@@ -22,8 +22,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from fuzz import memory
-from harness import RIVALS, cpu_seconds, draw, running
+from harness import RIVALS, cpu_seconds, descendants, draw, memory, running, used
 
 CUTOFF = 20.0
 LOAD_SECONDS = 4.0
@@ -54,17 +53,9 @@ def ask(port: int, *parts: bytes, timeout: float = CUTOFF) -> tuple[str, float]:
     return status, time.monotonic() - started
 
 
-def busiest(group: int) -> int:
-    """Return the process of a group that has used most CPU time: a worker, where there are workers."""
-    found: dict[int, int] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[2]) == group:
-            found[int(stat.parent.name)] = int(fields[11]) + int(fields[12])
-    return max(found, key=lambda pid: found[pid])
+def busiest(pid: int) -> int:
+    """Return the descendant that has used most CPU time: a worker; the process itself where there are none."""
+    return max(descendants(pid) or [pid], key=used)
 
 
 def under_load(port: int, picture: bytes, fault: Callable[[], object]) -> str:
@@ -95,17 +86,17 @@ def under_load(port: int, picture: bytes, fault: Callable[[], object]) -> str:
     return text + (f", {stuck} never answered" if stuck else "") + ("" if well else ", DOWN afterwards")
 
 
-def kill(port: int, group: int, picture: bytes) -> str:
+def kill(port: int, pid: int, picture: bytes) -> str:
     """kill -9 of the busiest process."""
-    return under_load(port, picture, lambda: os.kill(busiest(group), signal.SIGKILL))
+    return under_load(port, picture, lambda: os.kill(busiest(pid), signal.SIGKILL))
 
 
-def stop(port: int, group: int, picture: bytes) -> str:
+def stop(port: int, pid: int, picture: bytes) -> str:
     """SIGSTOP of the busiest process."""
-    return under_load(port, picture, lambda: os.kill(busiest(group), signal.SIGSTOP))
+    return under_load(port, picture, lambda: os.kill(busiest(pid), signal.SIGSTOP))
 
 
-def slow_uploads(port: int, group: int, picture: bytes) -> str:  # noqa: ARG001
+def slow_uploads(port: int, pid: int, picture: bytes) -> str:  # noqa: ARG001
     """100 clients that announce a body and send a byte a second: what does another client get?"""
     socks = [socket.create_connection(("127.0.0.1", port), CUTOFF) for _ in range(100)]
     for sock in socks:
@@ -117,7 +108,7 @@ def slow_uploads(port: int, group: int, picture: bytes) -> str:  # noqa: ARG001
     return f"another client: {bad} of 10 failed, longest wait {max(spent for _, spent in waits):.2f} s"
 
 
-def bomb(port: int, group: int, picture: bytes) -> str:  # noqa: ARG001
+def bomb(port: int, pid: int, picture: bytes) -> str:  # noqa: ARG001
     """A PNG of 12 kB with 100 megapixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
@@ -125,17 +116,17 @@ def bomb(port: int, group: int, picture: bytes) -> str:  # noqa: ARG001
 
     header = struct.pack(">IIBBBBB", 10_000, 10_000, 1, 0, 0, 0, 0)
     data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1251 * 10_000), 9)) + chunk(b"IEND", b"")
-    before = memory(group)
+    before = memory(pid)
     status, spent = ask(port, b"\x89PNG\r\n\x1a\n" + data)
-    return f"{status} after {spent:.2f} s, memory +{max(0.0, memory(group) - before):.0f} MiB"
+    return f"{status} after {spent:.2f} s, memory +{max(0.0, memory(pid) - before):.0f} MiB"
 
 
-def truncated(port: int, group: int, picture: bytes) -> str:  # noqa: ARG001
+def truncated(port: int, pid: int, picture: bytes) -> str:  # noqa: ARG001
     """A truncated picture, alone."""
     return ask(port, picture[: len(picture) // 2])[0]
 
 
-def poisoned(port: int, group: int, picture: bytes) -> str:  # noqa: ARG001
+def poisoned(port: int, pid: int, picture: bytes) -> str:  # noqa: ARG001
     """A truncated picture among 31 good ones that are sent at the same moment by others."""
     statuses: list[str] = []
     threads = [
@@ -147,7 +138,7 @@ def poisoned(port: int, group: int, picture: bytes) -> str:  # noqa: ARG001
     return f"{statuses.count('200')} of 31 others answered"
 
 
-def terminate(port: int, group: int, picture: bytes) -> str:
+def terminate(port: int, pid: int, picture: bytes) -> str:
     """SIGTERM to the server while 8 clients wait for answers."""
     results: list[str] = []
     begun = threading.Barrier(9)
@@ -160,7 +151,7 @@ def terminate(port: int, group: int, picture: bytes) -> str:
     [thread.start() for thread in threads]
     begun.wait()
     time.sleep(0.05)
-    os.kill(group, signal.SIGTERM)
+    os.kill(pid, signal.SIGTERM)
     [thread.join() for thread in threads]
     return f"{results.count('200')} of 8 accepted requests answered"
 

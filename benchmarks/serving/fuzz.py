@@ -19,7 +19,7 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
-from harness import running
+from harness import memory, running
 from PIL import Image
 
 from pupila import images
@@ -245,18 +245,6 @@ def exchange(port: int, sent: bytes) -> str:
     except OSError:
         return "closed"
     return answer[9:12].decode("latin-1") if answer else "closed"
-
-
-def memory(group: int) -> float:
-    """Return the resident MiB of a group's processes."""
-    total = 0
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            if int(stat.read_text().rpartition(")")[2].split()[2]) == group:
-                total += int((stat.parent / "statm").read_text().split()[1]) * 4096
-        except OSError:
-            continue
-    return total / 2**20
 
 
 def save(name: str, data: bytes, what: str) -> str:

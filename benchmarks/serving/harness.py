@@ -1,5 +1,6 @@
-"""Starts and ends the servers that are measured, each on a free loopback port in a process group of its own."""
+"""Starts and ends the servers that are measured, each on a free loopback port."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -39,7 +40,7 @@ def running(side: str, model: Path) -> Iterator[tuple[subprocess.Popen[bytes], i
     source = str(HERE.parent.parent / "src")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))}
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, process_group=0)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         try:
             wait_for(process, port, side, log)
             yield process, port
@@ -48,13 +49,26 @@ def running(side: str, model: Path) -> Iterator[tuple[subprocess.Popen[bytes], i
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End the group that we started, politely first."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-            process.wait(5)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
+    """End the processes that we started, politely first."""
+    started = [process.pid, *descendants(process.pid)]
+    process.terminate()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for pid in started[1:]:  # some servers leave children behind
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the processes that a process has started, and theirs."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+    return [found for child in map(int, children) for found in (child, *descendants(child))]
 
 
 def wait_for(process: subprocess.Popen[bytes], port: int, side: str, log: IO[bytes]) -> None:
@@ -79,14 +93,24 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def cpu_seconds(group: int) -> float:
-    """Return the CPU time of all processes of a group so far."""
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time of a process and its descendants so far."""
+    return sum(used(one) for one in (pid, *descendants(pid)))
+
+
+def used(pid: int) -> float:
+    """Return the CPU time of one process so far."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory(pid: int) -> float:
+    """Return the resident MiB of a process and its descendants."""
     total = 0
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[2]) == group:
-            total += int(fields[11]) + int(fields[12])
-    return total / os.sysconf("SC_CLK_TCK")
+    for one in (pid, *descendants(pid)):
+        with contextlib.suppress(OSError):
+            total += int(Path(f"/proc/{one}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return total / 2**20

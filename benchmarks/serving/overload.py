@@ -15,8 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 from chaos import multipart
-from fuzz import memory
-from harness import draw, running
+from harness import draw, memory, running
 
 
 class Wire(asyncio.Protocol):

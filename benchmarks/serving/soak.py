@@ -16,12 +16,10 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from harness import running
+from harness import memory, running
 from PIL import Image
 
 from pupila.client import Client, ServerError
-
-from fuzz import memory  # isort: skip
 
 
 def pictures() -> list[bytes]:

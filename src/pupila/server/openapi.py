@@ -44,9 +44,10 @@ def paths(predictor: Predictor, settings: Settings) -> Schema:
     """Return every path."""
     name = predictor.manifest.name
     picture = {"type": "string", "contentMediaType": "image/*"}
-    many = {"type": "array", "items": picture, "minItems": 1, "maxItems": settings.max_parts}
+    limit = f"At most {settings.max_parts} pictures; more are answered with 413."
+    many = {"type": "array", "items": picture, "minItems": 1, "description": limit}
     form = {"type": "object", "properties": {"file": many}, "required": ["file"]}
-    encoded = {"type": "array", "minItems": 1, "maxItems": settings.max_parts, "items": {"type": "string"}}
+    encoded = {"type": "array", "minItems": 1, "items": {"type": "string"}, "description": limit}
     by_json = {"type": "object", "properties": {"images": encoded}, "required": ["images"]}
     bodies = {
         "multipart/form-data": {"schema": form},
@@ -65,7 +66,11 @@ def paths(predictor: Predictor, settings: Settings) -> Schema:
         query("on_error", "Answer the good pictures beside bad ones.", {"type": "string", "enum": ["fail", "partial"]}),
     ]
     infer = operation(
-        "infer", "Open Inference Protocol, version 2.", ANY, {"application/json": {"schema": ANY}}, OIP_ERROR
+        "infer",
+        "Open Inference Protocol, version 2.",
+        ANY,
+        {"application/json": {"schema": ref("Inference")}},
+        OIP_ERROR,
     )
     scores = operation("predictions", "As TorchServe.", ANY, {"application/octet-stream": {}, "image/jpeg": {}})
     return {
@@ -75,7 +80,7 @@ def paths(predictor: Predictor, settings: Settings) -> Schema:
         "/readyz": {"get": operation("readyz", "Can the server answer?", ANY, open_to_all=True)},
         "/metrics": {"get": operation("metrics", "Counts, for Prometheus.", None)},
         "/ping": {"get": operation("ping", "As TorchServe.", ANY, open_to_all=True)},
-        f"/predictions/{name}": {"post": scores},
+        f"/predictions/{name}": {"post": scores, "put": {**scores, "operationId": "predictionsPut"}},
         "/v2": {"get": operation("v2", "Name the server.", ANY)},
         "/v2/health/live": {"get": operation("live", "Is this process alive?", ANY, open_to_all=True)},
         "/v2/health/ready": {"get": operation("ready", "Can the server answer?", ANY, open_to_all=True)},
@@ -152,7 +157,22 @@ PART: Schema = {
     },
     "required": ["index", "filename", "code", "message"],
 }
+TENSOR: Schema = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "enum": ["images", "files"]},
+        "datatype": {"type": "string", "enum": ["UINT8", "BYTES"]},
+        "shape": {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": 4096}, "minItems": 1},
+        "data": {"type": "array"},
+    },
+    "required": ["name", "datatype", "shape", "data"],
+}
 SCHEMAS: Schema = {
+    "Inference": {
+        "type": "object",
+        "properties": {"inputs": {"type": "array", "items": TENSOR, "minItems": 1, "maxItems": 1}},
+        "required": ["inputs"],
+    },
     "Choice": {"type": "object", "properties": CHOICE, "required": list(CHOICE)},
     "Prediction": {
         "type": "object",
