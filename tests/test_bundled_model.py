@@ -1,0 +1,56 @@
+"""The model that comes with Pupila is what its card says, and answers real photos over HTTP."""
+
+import json
+import re
+import tarfile
+from pathlib import Path
+
+import pytest
+import requests
+from data_kit import real_data
+from server_kit import serving
+
+from pupila.data import load_dataset
+from pupila.evaluation.evaluate import evaluate
+from pupila.models import bundled_model
+from pupila.predictor import Predictor
+
+CARD = Path(__file__).parents[1] / "docs" / "models" / "cifar10.md"
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def test_it_knows_the_ten_classes_in_their_published_order():
+    assert Predictor.load(bundled_model()).manifest.classes == CLASSES
+
+
+def test_file_has_at_most_twelve_megabytes():
+    assert bundled_model().stat().st_size <= 12e6
+
+
+def test_smaller_file_cost_at_most_a_third_of_a_point():
+    figures = re.search(r"\| float32 \|.*\| (0\.\d+) \|\n\| int8 \|.*\| (0\.\d+) \|", CARD.read_text())
+    assert float(figures[1]) - float(figures[2]) <= 0.003
+
+
+def test_card_is_of_this_file():
+    assert Predictor.load(bundled_model()).version in CARD.read_text()
+
+
+def test_accuracy_is_the_cards():
+    dataset = load_dataset(real_data("cifar10-jpeg.tar.xz"), 32).test
+    scores = evaluate(Predictor.load(bundled_model()), dataset).scores
+    on_card = json.loads(re.search(r'\{"accuracy": [0-9.]+, "n": 10000', CARD.read_text())[0] + "}")
+    assert scores.n == 10000 and scores.accuracy >= 0.87
+    assert scores.accuracy == pytest.approx(on_card["accuracy"], abs=0.002)  # int8 rounds otherwise on other processors
+
+
+def test_horse_is_a_horse(tmp_path):
+    """The three photos of the README: the first test pictures of each class that the card promises."""
+    wanted = {f"test/{name}/0001.jpg": name for name in ("horse", "dog", "frog")}
+    with tarfile.open(real_data("cifar10-jpeg.tar.xz")) as archive:
+        photos = {m.name: archive.extractfile(m).read() for m in archive if m.name in wanted}
+    files = [("file", (f"{name}.jpg", photos[path])) for path, name in wanted.items()]
+    with serving(bundled_model(), tmp_path / "log") as server:
+        answer = requests.post(f"{server.url}/predict", files=files, timeout=30).json()
+    assert [p["category"] for p in answer["predictions"]] == ["horse", "dog", "frog"]
+    assert [p["category_index"] for p in answer["predictions"]] == [7, 5, 6]
