@@ -22,11 +22,11 @@ Rows = NDArray[np.int64]
 COARSE = 8
 FINE = 32
 """Pixels a side of the copies that propose and that confirm."""
-PROPOSED = 0.9
+PROPOSED = 0.95
 """Correlation of the coarse copies from which the fine ones are compared."""
-CONFIRMED = 0.93
+CONFIRMED = 0.9
 """Correlation of the fine copies from which two pictures count as one."""
-DETAIL = 0.5
+DETAIL = 0.8
 """And of what is left of them without their coarse shapes: two skies are alike in those, and in nothing else."""
 TILE = 4096
 MOST = 1_000_000
@@ -77,7 +77,7 @@ def centred(pictures: Pictures) -> Floats:
     flat = pictures.reshape(len(pictures), -1, 3).astype(np.float32)
     flat -= flat.mean(axis=1, keepdims=True)
     rows = flat.reshape(len(pictures), -1)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6), dtype=np.float32)
 
 
 def detail(pictures: Pictures) -> Floats:
@@ -85,7 +85,7 @@ def detail(pictures: Pictures) -> Floats:
     values = pictures.astype(np.float32)
     broad = np.repeat(np.repeat(_blocks(values, 4), 4, axis=1), 4, axis=2)
     rows = (values - broad).reshape(len(pictures), -1)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6), dtype=np.float32)
 
 
 def _blocks(values: Floats | Pictures, step: int) -> Floats:

@@ -10,6 +10,7 @@ from html import escape
 from pupila import images
 from pupila.evaluation.gallery import Exhibit
 from pupila.evaluation.metrics import ClassScores
+from pupila.images import Pixels
 
 # The policy makes the browser enforce that nothing is fetched and no script runs, whatever a class is called.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -31,6 +32,7 @@ p, figcaption { color: var(--soft); } p { max-width: 46rem; }
 .plot.large img { max-width: none; }
 .gallery { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; width: 196px; }
 figure img { border-radius: 4px; height: 96px; image-rendering: pixelated; width: 96px; }
+.small { gap: .25rem; } .small figure { width: 96px; }
 figcaption { font-size: .8rem; line-height: 1.35; overflow-wrap: anywhere; }
 .table { max-height: 36rem; overflow: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { border-bottom: 1px solid var(--line); padding: .25rem .9rem; text-align: right; }
@@ -75,15 +77,27 @@ def gallery(exhibits: Sequence[Exhibit]) -> str:
     return f'<div class="gallery">\n{"".join(map(_figure, exhibits))}</div>\n'
 
 
+def pictures(figures: Sequence[tuple[Sequence[Pixels], str]], small: bool = False) -> str:
+    """Return pictures side by side with a plain caption below, one figure each; small ones stand close together."""
+    shown = "".join(
+        f"<figure>{' '.join(_image(images.encode_png(picture), caption) for picture in shown)}"
+        f"<figcaption>{escape(caption)}</figcaption></figure>\n"
+        for shown, caption in figures
+    )
+    return f'<div class="gallery{" small" if small else ""}">\n{shown}</div>\n'
+
+
 def class_table(scores: Sequence[ClassScores]) -> str:
     """Return one row a class."""
-    head = "".join(f"<th>{name}</th>" for name in ("class", "precision", "recall", "F1", "pictures"))
-    rows = (
-        f"<tr><td>{escape(s.category)}</td><td>{s.precision:.3f}</td><td>{s.recall:.3f}</td>"
-        f"<td>{s.f1:.3f}</td><td>{s.support:,}</td></tr>\n"
-        for s in scores
-    )
-    return f'<div class="table"><table>\n<tr>{head}</tr>\n{"".join(rows)}</table></div>\n'
+    rows = [(s.category, f"{s.precision:.3f}", f"{s.recall:.3f}", f"{s.f1:.3f}", f"{s.support:,}") for s in scores]
+    return table(("class", "precision", "recall", "F1", "pictures"), rows)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table, from plain text; the first column is aligned left, the others right."""
+    top = "".join(f"<th>{escape(name)}</th>" for name in head)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>\n" for row in rows)
+    return f'<div class="table"><table>\n<tr>{top}</tr>\n{body}</table></div>\n'
 
 
 def heading(text: str) -> str:

@@ -1,0 +1,128 @@
+"""Trouble of ten kinds among good pictures: every one is listed, and no good one."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from data_kit import encode, scene, write_files
+from PIL import Image
+
+from pupila.data.inspection import inspect_dataset
+
+GOOD = 490
+HEIC = b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(400)
+
+
+def plant_good(root: Path, count: int = GOOD) -> Path:
+    """Write good pictures of two classes, PNG and JPEG in turn."""
+    for seed in range(count):
+        folder = root / ("cat" if seed % 2 else "dog")
+        folder.mkdir(parents=True, exist_ok=True)
+        kind, ending = (("PNG", "png"), ("JPEG", "jpg"))[seed // 2 % 2]
+        (folder / f"{seed:04d}.{ending}").write_bytes(encode(scene(seed, 40), kind))
+    return root
+
+
+def plant_trouble(root: Path) -> dict[str, str]:
+    """Add one file each of ten kinds; return their names with a word of what the report is to say."""
+    files = {
+        "cat/truncated.jpg": encode(scene(9001), "JPEG")[:900],
+        "cat/zero.jpg": b"",
+        "cat/ending.jpg": encode(scene(9002), "PNG"),
+        "dog/phone.heic": HEIC,
+        "dog/text.jpg": b"dear diary",
+        "dog/locked.jpg": encode(scene(9003), "JPEG"),
+        "dog/bomb.png": encode(Image.new("1", (10_000, 10_000))),
+        "cat/print.jpg": encode(scene(9004).convert("CMYK"), "JPEG"),
+    }
+    write_files(root, files)
+    (root / "cat" / "folder.jpg").mkdir()
+    (root / "cat" / "dangling.jpg").symlink_to(root / "nowhere.jpg")
+    (root / "dog" / "locked.jpg").chmod(0)
+    words = ("cut off", "0 bytes", "It is PNG", "HEIC", "Not a picture", "Permission denied", "megapixels", "CMYK")
+    return {**dict(zip(files, words, strict=True)), "cat/folder.jpg": "a folder", "cat/dangling.jpg": "a link"}
+
+
+def test_every_planted_trouble_is_listed_and_no_good_picture(tmp_path: Path) -> None:
+    root = plant_good(tmp_path / "pets")
+    planted = plant_trouble(root)
+    found = inspect_as_a_plain_user(root, tmp_path / "cache")
+    listed = {item["name"]: item["reason"] for item in (*found["skipped"], *found["files"]["odd"])}
+    assert sorted(listed) == sorted(planted)
+    assert [name for name, word in planted.items() if word not in listed[name]] == []
+    assert sum(found["counts"]["train"].values()) == GOOD + 2  # the wrong ending and CMYK can be used
+    assert found["twins"] == found["uniform"] == []
+
+
+def inspect_as_a_plain_user(root: Path, cache: Path) -> dict[str, object]:
+    """Inspect in a process that file permissions apply to, even where the tests run as root."""
+    code = "import json, sys; from pathlib import Path; from pupila.data.inspection import inspect_dataset as run\n"
+    code += "print(json.dumps(run(Path(sys.argv[1]), 32, cache=Path(sys.argv[2])).to_json()))"
+    command = [sys.executable, "-c", code, str(root), str(cache)]
+    if os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("root may read any file, and there is no setpriv to give that right up")
+        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all", *command]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def test_leaks_come_first_and_wrong_labels_are_named(tmp_path: Path) -> None:
+    copies = {
+        "train/cat/1.png": 1,
+        "train/cat/2.png": 2,
+        "train/dog/1.png": 1,
+        "train/dog/3.png": 3,
+        "train/dog/4.png": 3,
+    }
+    files = {name: encode(scene(seed)) for name, seed in copies.items()}
+    files["test/cat/5.jpg"] = encode(scene(2), "JPEG", quality=80)
+    files["test/dog/6.png"] = encode(scene(6))
+    inspection = inspect_dataset(write_files(tmp_path / "pets", files), 32, cache=tmp_path / "cache")
+    assert [(t.first.name, t.second.name, t.leak, t.disagree, t.exact) for t in inspection.twins] == [
+        ("cat/2.png", "cat/5.jpg", True, False, False),
+        ("cat/1.png", "dog/1.png", False, True, True),
+        ("dog/3.png", "dog/4.png", False, False, True),
+    ]
+    assert (inspection.leaked(), inspection.leaked(exact=True)) == ({"test": 1}, {})
+
+
+def test_counts_sizes_formats_and_rotation_are_told(tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    files = {
+        "cat/1.jpg": encode(scene(1).resize((80, 40)), "JPEG", exif=turned),
+        "cat/2.png": encode(scene(2).convert("L")),
+        "dog/3.png": encode(scene(3).resize((12, 300))),
+        "dog/4.png": encode(Image.new("RGB", (50, 50), "red")),
+    }
+    inspection = inspect_dataset(write_files(tmp_path / "pets", files), 32, cache=tmp_path / "cache")
+    survey = inspection.survey
+    assert survey is not None
+    assert (survey.formats, survey.modes, survey.rotated) == ({"PNG": 3, "JPEG": 1}, {"RGB": 3, "L": 1}, 1)
+    assert survey.sizes == {(40, 80): 1, (64, 64): 1, (12, 300): 1, (50, 50): 1}
+    assert [(item.name, item.reason) for item in survey.odd] == [("dog/3.png", "It has 12 x 300 pixels.")]
+    assert [place.name for place in inspection.uniform] == ["dog/4.png"]
+
+
+def test_imbalance_is_the_largest_class_over_the_smallest(tmp_path: Path) -> None:
+    files = {f"{name}/{k}.png": encode(scene(k)) for name, count in (("cat", 8), ("dog", 2)) for k in range(count)}
+    assert inspect_dataset(write_files(tmp_path / "pets", files), 8, cache=tmp_path / "cache").imbalance() == 4.0
+
+
+def test_data_set_without_files_is_inspected_too() -> None:
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install 'pupila[train]'")
+    inspection = inspect_dataset("digits")
+    assert (inspection.survey, inspection.leaked()) == (None, {})
+
+
+def test_user_files_stay_as_they_are(tmp_path: Path) -> None:
+    root = plant_good(tmp_path / "pets", 8)
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in root.rglob("*.*")}
+    inspect_dataset(root, 32, cache=tmp_path / "cache")
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in root.rglob("*.*")} == before
