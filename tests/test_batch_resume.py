@@ -79,7 +79,7 @@ def test_job_killed_at_any_moment_of_its_first_second_can_be_begun_again(model: 
 
 def test_job_says_how_another_model_or_file_list_differs(model: Path, tmp_path: Path) -> None:
     folder, out, _ = begun(model, tmp_path)
-    other = write_model(tmp_path / "other.onnx", "others", bias=0.1)
+    other = write_model(tmp_path / "other.onnx", "others")
     with pytest.raises(DataError, match=r"model: 'colours' \w{12} then, 'others' \w{12} now"):
         predict_all(other, [folder], out)
     with pytest.raises(DataError, match=r"choices a row \(--top\): 1 then, 3 now"):

@@ -8,8 +8,8 @@ Sides, each on the same JPEG files, timed from start to end in a fresh process, 
     threads       one process, two threads, each with a one-thread session
     one session   one process, two decoding threads feeding one two-thread session
 
-Rounds of all sides alternate, so that a busy moment of the machine meets them all. Printed are each side's median and
-the median of its ratios to `plain` of the same round.
+Rounds of all sides alternate, so that a busy moment of the machine meets them all. Printed are each side's median,
+the median of its ratios to `plain` of the same round, and its processor time, which a busy machine changes least.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import io
 import itertools
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -128,15 +129,16 @@ SIDES: dict[str, Callable[[Path, Path, Path], None]] = {
 }
 
 
-def timed(name: str, model: Path, folder: Path, scratch: Path) -> float:
-    """Return the files/s of one side, in a process of its own."""
+def timed(name: str, model: Path, folder: Path, scratch: Path) -> tuple[float, float]:
+    """Return the files/s of one side, and its processor milliseconds a file, in a process of its own."""
     out = scratch / "out.csv"
     command = [sys.executable, __file__, str(model), "--folder", str(folder), "--out", str(out), "--side-run", name]
-    begun = time.perf_counter()
+    begun, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, check=True)
-    seconds = time.perf_counter() - begun
+    seconds, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
     out.unlink(missing_ok=True)
-    return len(os.listdir(folder)) / seconds
+    files = len(list(folder.iterdir()))
+    return files / seconds, 1000 * (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / files
 
 
 def arguments() -> argparse.Namespace:
@@ -172,13 +174,18 @@ def main() -> None:
         folder.mkdir()
         make_files(folder, options.files, options.side)
         rounds = [{s: timed(s, options.model, folder, Path(name)) for s in SIDES} for _ in range(options.rounds)]
-    rates = {side: statistics.median(row[side] for row in rounds) for side in SIDES}
-    ratios = {side: statistics.median(row[side] / row["plain"] for row in rounds) for side in SIDES}
+    rates = {side: statistics.median(row[side][0] for row in rounds) for side in SIDES}
+    ratios = {side: statistics.median(row[side][0] / row["plain"][0] for row in rounds) for side in SIDES}
+    processor = {side: statistics.median(row[side][1] for row in rounds) for side in SIDES}
     if options.json:
-        print(json.dumps({"files": options.files, "side": options.side, "rates": rates, "ratios": ratios}))
+        figures = {"rates": rates, "ratios": ratios, "processor_ms": processor}
+        print(json.dumps({"files": options.files, "side": options.side, **figures}))
         return
     for side in SIDES:
-        print(f"{side:12} {rates[side]:8,.0f} files/s  {ratios[side]:5.2f} of plain")
+        figures = (
+            f"{rates[side]:8,.0f} files/s  {ratios[side]:5.2f} of plain  {processor[side]:6.2f} processor ms a file"
+        )
+        print(f"{side:12} {figures}")
 
 
 if __name__ == "__main__":

@@ -95,8 +95,12 @@ def _unique(records: Iterator[Record]) -> Iterator[Record]:
 
 
 def files_below(paths: Sequence[Path]) -> list[Path]:
-    """Return the files at or below the paths, in order, in memory: for a person's few pictures."""
-    return [Path(os.fsdecode(path)) for path in sorted({record[0] for record in Walk(paths)})]
+    """Return the paths in the order given, folders replaced by their files, in memory: for a person's few pictures."""
+    files: list[Path] = []
+    for path in paths:
+        found = sorted(record[0] for record in Walk([path])) if path.is_dir() else [os.fsencode(path)]
+        files += [Path(os.fsdecode(name)) for name in found]
+    return files
 
 
 def differences(before: Path, now: Path) -> list[str]:
