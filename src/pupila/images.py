@@ -29,6 +29,8 @@ HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 # Our own limit is checked on the header and names the fix; Pillow's louder one stays as a second line of defence.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Pillow warns of odd metadata in words that the sender chooses: a way to fill a server's log.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def decode(source: bytes | Path, size: int, limits: ImageLimits = DEFAULT_LIMITS
     data = source.read_bytes() if isinstance(source, Path) else source
     image = _open(data, limits)
     image.draft("RGB", (2 * size, 2 * size))  # JPEG only: decodes at 1/2, 1/4 or 1/8, never below twice the size
-    return np.asarray(_resize(_to_rgb(_upright(_load(image))), size))
+    return np.asarray(_resize(_convert(_load(image)), size))
 
 
 def resize(pixels: Pixels, size: int) -> Pixels:
@@ -130,8 +132,20 @@ def _load(image: Image.Image) -> Image.Image:
     try:
         image.load()
     except Exception as error:
-        raise ImageError("image_truncated", "The picture is cut off or damaged. Send the whole file.") from error
+        raise _damaged() from error
     return image
+
+
+def _convert(image: Image.Image) -> Image.Image:
+    """Return the picture upright and in RGB; a palette or transparency that makes no sense counts as damage."""
+    try:
+        return _to_rgb(_upright(image))
+    except Exception as error:  # Pillow raises ValueError, AssertionError and more
+        raise _damaged() from error
+
+
+def _damaged() -> ImageError:
+    return ImageError("image_truncated", "The picture is cut off or damaged. Send the whole file.")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
