@@ -137,8 +137,8 @@ import sys
 from pathlib import Path
 from pupila.recipe import load_recipe
 from pupila.training.train import train
-overrides = ["weights=none", "minutes=0", "epochs=3", "sample=240", "batch_size=32", "network_size=32", "progressive=[]",
-             "ema=0.9", "export=float32"]
+overrides = ["weights=none", "minutes=0", "epochs=3", "sample=240", "batch_size=32", "network_size=32",
+             "progressive=[]", "ema=0.9", "export=float32"]
 train("digits", load_recipe("standard", overrides), Path(sys.argv[1]), resume=True, checkpoint_seconds=0.0)
 """
 

@@ -9,7 +9,7 @@ import inspect
 import itertools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -120,17 +120,129 @@ def evaluate(model: Path, data: str, part: str | None, report: Path | None, as_j
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="Choices a picture.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write a table: a .csv, .jsonl or .parquet file.")
+@click.option("--kaggle", is_flag=True, help="Make --out a submission to Kaggle's CIFAR-10 competition: id,label.")
+@click.option("--sort-into", type=click.Path(path_type=Path), help="Say how pictures would be copied by class.")
+@click.option("--link", is_flag=True, help="With --sort-into: link in place of copying.")
+@click.option("--min-confidence", type=click.FloatRange(0, 1), default=0.0, help="Below it: into `_unsure`.")
+@click.option("--apply", "applies", is_flag=True, help="With --sort-into: do it.")
 @json_option
-def predict(model: Path, paths: tuple[Path, ...], top: int, as_json: bool) -> None:
-    """Say what is on the pictures at PATHS, one line each; a picture that cannot be read gets its reason."""
+def predict(
+    model: Path,
+    paths: tuple[Path, ...],
+    top: int,
+    out: Path | None,
+    kaggle: bool,
+    sort_into: Path | None,
+    link: bool,
+    min_confidence: float,
+    applies: bool,
+    as_json: bool,
+) -> None:
+    """Say what is on the pictures at PATHS and in the folders there; one that cannot be read gets its reason.
+
+    A line a picture, or with --out a table of any number of them, which goes on where it stopped if it is killed.
+    """
+    from pupila.batch import Sorting, predict_all
+
+    if kaggle and out is None:
+        raise click.UsageError("--kaggle needs --out.")
+    if sort_into is None and (link or min_confidence or applies):
+        raise click.UsageError("--link, --min-confidence and --apply need --sort-into.")
+    if out is None and sort_into is None:
+        failed = _print_answers(model, paths, top, as_json)
+    else:
+        sorting = None if sort_into is None else Sorting(sort_into, link, min_confidence, applies)
+        say = _say_nothing if as_json else click.echo
+        summary = predict_all(model, paths, out, top=top, kaggle_format=kaggle, sorting=sorting, say=say)
+        click.echo(json.dumps(summary.to_json()) if as_json else summary.to_text())
+        failed = bool(summary.failed)
+    if failed:
+        sys.exit(1)
+
+
+def _print_answers(model: Path, paths: Sequence[Path], top: int, as_json: bool) -> bool:
+    """Print a line a picture, and return whether one could not be read."""
+    from pupila.batch import files_below
     from pupila.predictor import Predictor, predict_files
 
     failed = False
-    for path, answer in predict_files(Predictor.load(model), paths, top):
+    for path, answer in predict_files(Predictor.load(model), files_below(paths), top):
         failed |= isinstance(answer, PupilaError)
         click.echo(_answer_json(path, answer) if as_json else _answer_text(path, answer))
-    if failed:
-        sys.exit(1)
+    return failed
+
+
+def _say_nothing(_: str) -> None:
+    """Takes the place of printing where JSON is wanted."""
+
+
+@main.command()
+@click.argument("source", metavar="DATA")
+@click.option("--report", type=click.Path(path_type=Path), help="Write a self-contained page to this file.")
+@click.option("--size", type=click.IntRange(8, 512), help="Pixels a side [default: by the data].")
+@click.option("--organise", "out", type=click.Path(path_type=Path), help="Write train/valid/test class folders here.")
+@click.option("--validation-fraction", type=float, default=0.1, show_default=True, help="Share of train for valid.")
+@click.option("--equal-validation", is_flag=True, help="As many of each class, by the smallest.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Decides the split.")
+@json_option
+def data(
+    source: str,
+    report: Path | None,
+    size: int | None,
+    out: Path | None,
+    validation_fraction: float,
+    equal_validation: bool,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Say what is wrong with DATA, leaks first; or write it as class folders with --organise."""
+    if out is not None:
+        from pupila.data.organise import organise
+
+        done = organise(source, out, validation_fraction, seed, equal=equal_validation)
+        summary = {"folder": str(done.folder), "counts": done.counts, "linked": done.linked}
+        click.echo(json.dumps(summary) if as_json else done.text())
+        return
+    from pupila.evaluation.data_report import data_text, report_dataset
+
+    inspection = report_dataset(source, report, size)
+    click.echo(json.dumps(inspection.to_json()) if as_json else data_text(inspection))
+
+
+@main.group()
+def models() -> None:
+    """The versions of a served model file: list them, activate one, go back to the one before."""
+
+
+@models.command("list")
+@click.argument("model", type=click.Path(path_type=Path))
+@json_option
+def models_list(model: Path, as_json: bool) -> None:
+    """List the versions that MODEL had while it was served."""
+    from pupila.server.models import versions
+
+    for version in versions(model):
+        click.echo(json.dumps(vars(version)) if as_json else version.to_text())
+
+
+@models.command("activate")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("version")
+def models_activate(model: Path, version: str) -> None:
+    """Put VERSION in the place of MODEL; running servers verify it and take it over."""
+    from pupila.server.models import activate
+
+    click.echo(activate(model, version).to_text())
+
+
+@models.command("rollback")
+@click.argument("model", type=click.Path(path_type=Path))
+def models_rollback(model: Path) -> None:
+    """Put back the version that MODEL had before."""
+    from pupila.server.models import roll_back
+
+    click.echo(roll_back(model).to_text())
 
 
 @main.command("inspect")

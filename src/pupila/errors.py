@@ -1,14 +1,14 @@
 """Every error that a user can cause or act on. Knows neither HTTP nor exit codes: the server and the CLI map them.
 
-    PupilaError            one sentence that names the thing and the fix
-    ├── DataError          a data set is missing, empty, or cannot be used for training
-    │   └── DownloadError  a file could not be fetched, or is not the file that was published
-    ├── ImageError         one picture cannot be turned into pixels; carries a machine-readable code
-    ├── ModelError         a model or weights file is truncated, foreign, or fails its own golden set
-    ├── RecipeError        a recipe has an unknown key or a value out of range
-    ├── TrainingError      training cannot start or go on (loss not finite, disk full, checkpoint of another recipe)
-    ├── SettingsError      the server cannot start as told (port in use, bad setting)
-    └── MissingExtraError  an optional dependency is not installed
+PupilaError            one sentence that names the thing and the fix
+├── DataError          a data set is missing, empty, or cannot be used for training
+│   └── DownloadError  a file could not be fetched, or is not the file that was published
+├── ImageError         one picture cannot be turned into pixels; carries a machine-readable code
+├── ModelError         a model or weights file is truncated, foreign, or fails its own golden set
+├── RecipeError        a recipe has an unknown key or a value out of range
+├── TrainingError      training cannot start or go on (loss not finite, disk full, checkpoint of another recipe)
+├── SettingsError      the server cannot start as told (port in use, bad setting)
+└── MissingExtraError  an optional dependency is not installed
 """
 
 from typing import Literal

@@ -35,6 +35,11 @@ class Version:
     active: bool
     """Its file is the one in place."""
 
+    def to_text(self) -> str:
+        """Return one line to print; the active version has a star."""
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.accepted))
+        return f"{'*' if self.active else ' '} {self.version}  {when}  {self.name}"
+
 
 def versions(model: Path) -> list[Version]:
     """Return the known versions of a model file, the one taken over last first."""

@@ -96,6 +96,10 @@ def closing_line(fitted: Fitted) -> str:
 
 
 def _report(splits: Splits) -> None:
+    """Say how the source was understood, and what of it is left out."""
+    print(f"{splits.name}: {splits.layout}")
+    for note in splits.notes:
+        print(f"{splits.name}: {note}")
     if splits.skipped:
         print(f"{splits.name}: skipped {len(splits.skipped)} unreadable pictures:")
         for skipped in splits.skipped[:10]:
