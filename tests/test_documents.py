@@ -60,7 +60,7 @@ def headings(document: Path) -> list[str]:
 def commands(document: Path, program: str) -> list[list[str]]:
     """Return the arguments of each call of a program, in code blocks and in `code`."""
     text = document.read_text(encoding="utf-8")
-    lines = [line.strip() for block in blocks(document) for line in block.splitlines()]
+    lines = [line.strip() for block in blocks(document) for line in block.replace("\\\n", " ").splitlines()]
     lines += re.findall(r"`([^`\n]+)`", text)
     lines = [re.sub(r"^(\$ |\.venv/bin/)", "", line) for line in lines]
     return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith(f"{program} ")]
@@ -84,14 +84,18 @@ def test_every_pupila_command_and_option_exists(document: Path) -> None:
             pytest.fail(f"pupila {' '.join(arguments)}: {error.format_message()}")
 
 
-def _parse(arguments: list[str]) -> None:
-    context = click.Context(main)
-    command = main.get_command(context, arguments[0])
+def _parse(arguments: list[str], group: click.Group = main) -> None:
+    context = click.Context(group)
+    command = group.get_command(context, arguments[0])
     if arguments[0].startswith("-") or arguments[0] == "...":
         return
     if command is None:
         raise click.UsageError(f"there is no command {arguments[0]}")
     rest = arguments[1:]
+    if isinstance(command, click.Group):
+        if rest:
+            _parse(rest, command)
+        return
     complete = bool(rest) or not any(p.required for p in command.get_params(context))
     if complete:  # `pupila train` alone names the command; with anything after it, it must be callable
         parsed = command.make_context(arguments[0], rest, parent=context)
