@@ -106,7 +106,7 @@ def test_predict_answers_good_pictures_and_explains_bad_ones(run, folder):
         "predict", run[1] / "model.onnx", folder / "red" / "0.png", folder / "red" / "broken.jpg", folder / "no.png"
     )
     good, broken, missing = done.output.splitlines()
-    assert "0.png: " in good and "Send one of" in broken and "No such file" in missing
+    assert "0.png: " in good and "cut off or damaged" in broken and "No such file" in missing
     assert done.exit_code == 1
 
 

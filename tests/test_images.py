@@ -3,6 +3,8 @@
 import io
 import pickle
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -72,13 +74,14 @@ def test_exif_orientation_is_applied(orientation):
         (encoded(plain("CMYK", colour=(0, 255, 255, 0)), "TIFF"), (255, 0, 0)),
         (encoded(plain("F", colour=0.5), "TIFF"), (128, 128, 128)),
         (encoded(plain(), "WEBP", lossless=True), COLOUR),
+        (encoded(plain(), "AVIF", quality=100), COLOUR),
         (encoded(plain(), "GIF"), COLOUR),
         (encoded(plain(), "BMP"), COLOUR),
         (encoded(plain(), "GIF", save_all=True, append_images=[plain(colour=(0, 0, 0))]), COLOUR),
     ],
     ids=[
         "gray", "bilevel", "palette", "opaque", "transparent", "half-transparent", "gray-alpha", "16-bit", "cmyk",
-        "float", "webp", "gif", "bmp", "animated",
+        "float", "webp", "avif", "gif", "bmp", "animated",
     ],
 )  # fmt: skip
 def test_every_mode_becomes_rgb(data, expected):
@@ -99,6 +102,29 @@ def test_transparent_palette_colour_shows_the_background():
 def test_animation_with_a_broken_second_frame_is_answered_from_its_first():
     data = encoded(plain(), "GIF", save_all=True, append_images=[Image.fromarray(quarters())])
     assert np.abs(decode(data[:-40], 32).astype(int) - COLOUR).max() <= 2
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_animated_webp_with_a_broken_second_frame_is_answered_from_its_first(mode):
+    frames = [plain().convert(mode), Image.fromarray(quarters()).convert(mode)]
+    data = encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    assert np.abs(decode(data[:-20], 32).astype(int) - COLOUR).max() <= 2
+
+
+@pytest.mark.parametrize("mode", ["I;16", "LA", "RGBA", "P", "1"])
+def test_biggest_picture_of_every_mode_costs_bounded_memory(mode):
+    """In a process of its own, whose peak is its own: a worker decodes several at a time."""
+    code = f"""
+import io, resource
+from PIL import Image
+from pupila.images import decode
+buffer = io.BytesIO()
+Image.new({mode!r}, (7000, 7000)).save(buffer, "PNG")
+decode(buffer.getvalue(), 32)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert int(done.stdout) < 800
 
 
 def test_whole_picture_is_kept_when_it_is_not_square():
@@ -139,7 +165,9 @@ JPEG = encoded(Image.fromarray(np.random.default_rng(5).integers(0, 256, (64, 64
     [
         (b"", "image_empty"),
         (b"hello, this is no picture", "image_unrecognised"),
-        (b"\xff\xd8\xff", "image_unrecognised"),
+        (b"\xff\xd8\xff", "image_truncated"),
+        (JPEG[:300], "image_truncated"),
+        (encoded(plain(), "WEBP")[:30], "image_truncated"),
         (JPEG[: len(JPEG) // 2], "image_truncated"),
         (huge_png(10_000, 10_000), "image_too_many_pixels"),
         (huge_png(20_000, 20_000), "image_too_many_pixels"),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
 from pupila.errors import ImageError
 
@@ -20,6 +20,23 @@ Pixels = NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF")
 """What is decoded, recognised by content and not by name. A short list keeps rarely used decoders out of reach."""
+
+OPENERS = tuple(kind for kind in FORMATS if kind != "MPO")
+"""Pillow's openers: the one for JPEG yields MPO, and a name without an opener would end the search."""
+
+MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+"""How picture files begin: what begins so and cannot be read is damaged, not foreign."""
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture upright, by its EXIF orientation."""
 
 BACKGROUND = (255, 255, 255)
 """What shows through transparent pixels."""
@@ -67,7 +84,7 @@ def decode(source: bytes | Path, size: int, limits: ImageLimits = DEFAULT_LIMITS
     data = source.read_bytes() if isinstance(source, Path) else source
     image = _open(data, limits)
     image.draft("RGB", (2 * size, 2 * size))  # JPEG only: decodes at 1/2, 1/4 or 1/8, never below twice the size
-    return np.asarray(_resize(_convert(_load(image)), size))
+    return np.asarray(_resize(_convert(_load(image), size), size))
 
 
 def resize(pixels: Pixels, size: int) -> Pixels:
@@ -83,11 +100,7 @@ def shorter_side(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> int:
 def header(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Header:
     """Return what the header says; raises ImageError as decode() does, for nothing that comes after the header."""
     image = _open(data, limits)
-    try:
-        orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # a damaged EXIF block counts as none
-        orientation = 1
-    return Header(image.format or "", image.mode, image.width, image.height, orientation)
+    return Header(image.format or "", image.mode, image.width, image.height, _orientation(image))
 
 
 def stack(pictures: Sequence[Pixels]) -> NDArray[np.uint8]:
@@ -112,10 +125,14 @@ def _open(data: bytes, limits: ImageLimits) -> Image.Image:
             f"The picture has {len(data):,} bytes, over the limit of {limits.max_bytes:,}. Make it smaller.",
         )
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=OPENERS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_many_pixels("The picture's size", limits) from error
     except Exception as error:  # Pillow's parsers raise nearly any type on hostile headers
+        if (frame := _first_webp_frame(data)) is not None:
+            return _open(frame, limits)
+        if data.startswith(MAGIC) or _is_webp(data):
+            raise _damaged() from error
         kind = "HEIC cannot be read" if data[8:12] in HEIC_BRANDS else "Not a picture that can be read"
         raise ImageError("image_unrecognised", f"{kind}. Send one of {', '.join(FORMATS)}.") from error
     if image.width * image.height > limits.max_pixels:
@@ -136,10 +153,12 @@ def _load(image: Image.Image) -> Image.Image:
     return image
 
 
-def _convert(image: Image.Image) -> Image.Image:
+def _convert(image: Image.Image, size: int) -> Image.Image:
     """Return the picture upright and in RGB; a palette or transparency that makes no sense counts as damage."""
+    orientation = _orientation(image)
     try:
-        return _to_rgb(_upright(image))
+        small = _to_rgb(_shrunk(_without_palette(image), size))
+        return small.transpose(TURNS[orientation]) if orientation in TURNS else small
     except Exception as error:  # Pillow raises ValueError, AssertionError and more
         raise _damaged() from error
 
@@ -148,11 +167,26 @@ def _damaged() -> ImageError:
     return ImageError("image_truncated", "The picture is cut off or damaged. Send the whole file.")
 
 
+def _without_palette(image: Image.Image) -> Image.Image:
+    """Return a picture whose neighbouring pixels can be averaged."""
+    if image.mode.startswith("I;16"):
+        return image.convert("I")
+    if image.has_transparency_data and image.mode not in ("RGBA", "LA"):
+        return image.convert("RGBA")
+    return image.convert("RGB") if image.mode in ("P", "1") else image
+
+
+def _shrunk(image: Image.Image, size: int) -> Image.Image:
+    """Return a big picture at no less than four times the size, so that what follows costs little memory."""
+    factor = min(image.size) // (4 * size)
+    return image.reduce(factor) if factor > 1 else image
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Turn any mode into RGB: 16 bit to 8, CMYK to RGB, transparency onto the background."""
-    if image.mode == "RGB" and "transparency" not in image.info:
+    if image.mode == "RGB":
         return image
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+    if image.mode in ("I", "F"):
         image = _eight_bit(image)
     if image.has_transparency_data:
         layer = image.convert("RGBA")
@@ -168,12 +202,34 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.clip(np.nan_to_num(values) * scale + 0.5, 0, 255).astype(np.uint8))
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF rotation; a damaged EXIF block counts as none."""
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation; a damaged EXIF block counts as none."""
     try:
-        return ImageOps.exif_transpose(image)
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:
-        return image
+        return 1
+
+
+def _is_webp(data: bytes) -> bool:
+    return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
+
+
+def _first_webp_frame(data: bytes) -> bytes | None:
+    """Return the first frame of an animated WebP as a picture of its own, None if there is no whole one.
+
+    Pillow's decoder wants all frames whole before it gives the first. The layout is that of RFC 9649, section 2.7.
+    """
+    start = 12
+    while _is_webp(data) and start + 8 <= len(data):
+        kind, length = data[start : start + 4], int.from_bytes(data[start + 4 : start + 8], "little")
+        body = data[start + 8 : start + 8 + length]
+        if kind == b"ANMF" and len(body) == length > 16:
+            alpha = 0x10 if body[16:20] == b"ALPH" else 0
+            extended = b"VP8X" + (10).to_bytes(4, "little") + bytes([alpha, 0, 0, 0]) + body[6:12]
+            content = b"WEBP" + extended + body[16:]
+            return b"RIFF" + len(content).to_bytes(4, "little") + content
+        start += 8 + length + length % 2
+    return None
 
 
 def _resize(image: Image.Image, size: int) -> Image.Image:
