@@ -40,6 +40,8 @@ def changed(**values):
         (changed(format_version=2), "Upgrade Pupila"),
         (changed(shoe_size=42), "incomplete"),
         (changed(golden=[{}]), "incomplete"),
+        (changed(classes=["cat", "cat"]), "repeats a class"),
+        (changed(temperature=0), "no temperature"),
         (" " * (MAX_JSON_BYTES + 1), "over the limit"),
     ],
 )

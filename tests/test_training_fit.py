@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_kit import TINY, colours, noise
+from training_kit import TINY, colours
 
 from pupila.errors import TrainingError
 from pupila.training.fit import fit, size_at
@@ -28,7 +28,7 @@ def run(recipe, folder, train=None, **options):
 
 
 def test_it_learns_what_can_be_learned(tmp_path):
-    assert run(replace(TINY, epochs=12), tmp_path).rows[-1]["validation_accuracy"] > 0.9
+    assert run(replace(TINY, epochs=15, learning_rate=0.01), tmp_path).rows[-1]["validation_accuracy"] > 0.9
 
 
 def test_best_epoch_is_kept(tmp_path):
@@ -56,7 +56,7 @@ def test_size_at_follows_the_shares():
 
 def test_loss_that_is_not_finite_stops_with_advice(tmp_path):
     with pytest.raises(TrainingError, match=r"Lower the learning rate .* --set learning_rate=10"):
-        run(replace(TINY, learning_rate=100.0, warmup=0.0, schedule="step", epochs=30), tmp_path, noise(60))
+        run(replace(TINY, learning_rate=100.0, weight_decay=1.0, schedule="step", epochs=30), tmp_path)
 
 
 @pytest.mark.slow
@@ -73,12 +73,12 @@ def test_ctrl_c_returns_the_best_so_far(tmp_path):
     assert len(run(replace(TINY, epochs=50), tmp_path, on_epoch=stop_after_first).rows) == 1
 
 
-def test_ctrl_c_before_the_first_epoch_says_how_to_go_on(tmp_path):
+def test_ctrl_c_before_the_first_epoch_says_that_there_is_no_model(tmp_path):
     class Impatient(ResNet18):
         def forward(self, _):
             raise KeyboardInterrupt
 
-    with pytest.raises(TrainingError, match="--resume"):
+    with pytest.raises(TrainingError, match="there is no model yet"):
         fit(TINY, Impatient(3), colours(60), colours(30), tmp_path / "checkpoint.safetensors", identity={})
 
 
@@ -139,7 +139,8 @@ from pupila.recipe import load_recipe
 from pupila.training.train import train
 overrides = ["weights=none", "minutes=0", "epochs=3", "sample=240", "batch_size=32", "network_size=32",
              "progressive=[]", "ema=0.9", "export=float32"]
-train("digits", load_recipe("standard", overrides), Path(sys.argv[1]), resume=True, checkpoint_seconds=0.0)
+folder = Path(sys.argv[1])
+train("digits", load_recipe("standard", overrides), folder, resume=folder.exists(), checkpoint_seconds=0.0)
 """
 
 
@@ -152,8 +153,8 @@ def start(folder):
 def steps_done(checkpoint):
     if not checkpoint.exists():
         return 0
-    size = int.from_bytes(checkpoint.open("rb").read(8), "little")
-    header = json.loads(checkpoint.open("rb").read(8 + size)[8:])
+    with checkpoint.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     return json.loads(header["__metadata__"]["position"])["steps"]
 
 

@@ -68,9 +68,12 @@ class Manifest:
             )
         try:
             golden = tuple(GoldenPicture(g["png"], tuple(g["logits"])) for g in fields.pop("golden"))
-            return cls(**{**fields, "classes": tuple(fields["classes"]), "golden": golden})
+            manifest = cls(**{**fields, "classes": tuple(fields["classes"]), "golden": golden})
         except (KeyError, TypeError) as error:
             raise ModelError(f"The model's manifest is incomplete ({error}). Export the model again.") from error
+        if len(set(manifest.classes)) != len(manifest.classes) or not manifest.temperature > 0:
+            raise ModelError("The model's manifest repeats a class or has no temperature. Export the model again.")
+        return manifest
 
     def without_golden(self) -> dict[str, Any]:
         """Return what a person wants to read: all but the golden pictures, whose number stands in their place."""

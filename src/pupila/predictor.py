@@ -99,7 +99,9 @@ class Predictor:
         manifest_json = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         if manifest_json is None:
             raise ModelError("It is an ONNX file without Pupila's manifest. Make one with: pupila train")
-        return cls(session, Manifest.from_json(manifest_json), hashlib.sha256(data).hexdigest()[:12])
+        manifest = Manifest.from_json(manifest_json)
+        _check_shapes(session, manifest)
+        return cls(session, manifest, hashlib.sha256(data).hexdigest()[:12])
 
     def check_golden(self) -> float:
         """Answer the golden set and return the largest difference of a probability; above the tolerance: ModelError."""
@@ -163,6 +165,15 @@ class Predictor:
             raise ValueError(f"Expected uint8 [N, {size}, {size}, 3], got {pictures.dtype} {list(pictures.shape)}.")
         outputs: list[Floats] = self._session.run(names, {"images": pictures}, self._options)
         return outputs
+
+
+def _check_shapes(session: ort.InferenceSession, manifest: Manifest) -> None:
+    """Raise ModelError unless the graph takes and gives what the manifest says."""
+    inputs = {value.name: value.shape[1:] for value in session.get_inputs()}
+    outputs = {value.name: value.shape[1:2] for value in session.get_outputs()}
+    size, classes = manifest.input_size, len(manifest.classes)
+    if inputs != {"images": [size, size, 3]} or outputs.get("logits") != [classes] or "features" not in outputs:
+        raise ModelError("Its graph is not the one that its manifest describes. Export or copy the model again.")
 
 
 def predict_files(

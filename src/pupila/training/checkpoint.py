@@ -4,6 +4,7 @@ Tensors are weights, optimizer momentum, moving average and the best weights so 
 No pickle. Random state is not stored, since every draw follows from (seed, epoch, batch).
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -58,7 +59,8 @@ def save_checkpoint(
             os.fsync(written.fileno())
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise TrainingError(
             f"{path}: cannot be written ({error}). Make room on the disk; resume with --resume."
         ) from error
@@ -78,7 +80,8 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> tuple[Position, 
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise TrainingError(f"{path}: is not a whole checkpoint ({error}). Delete it and train again.") from error
     ours = json.loads(json.dumps(identity))
-    different = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+    ours, theirs = ({**one, **one.get("recipe", {})} for one in (ours, theirs))
+    different = sorted(k for k in ours.keys() | theirs.keys() if k != "recipe" and ours.get(k) != theirs.get(k))
     if different:
         changes = ", ".join(f"{key} was {theirs.get(key)} and is {ours.get(key)}" for key in different)
         raise TrainingError(f"{path}: is of another run ({changes}). Use the same settings, or another --name.")

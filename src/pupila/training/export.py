@@ -4,6 +4,7 @@ The file is published by renaming only after it has answered real validation pic
 """
 
 import base64
+import contextlib
 import os
 import platform
 import statistics
@@ -220,7 +221,8 @@ def _publish(model: onnx.ModelProto, path: Path) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise TrainingError(
             f"{path}: cannot be written ({error.strerror}). Make room, then go on with --resume."
         ) from error

@@ -116,7 +116,9 @@ def fit(
         run.save()
     except KeyboardInterrupt:
         if run.position.best_epoch < 0:
-            raise TrainingError("Stopped before the first epoch was over. Go on with: --resume") from None
+            raise TrainingError(
+                "Stopped before the first epoch was over: there is no model yet. Train again."
+            ) from None
     return _finish(run)
 
 

@@ -109,6 +109,8 @@ def _report(splits: Splits) -> None:
 def _refuse_to_overwrite(folder: Path, resume: bool) -> None:
     if not resume and any((folder / name).exists() for name in ("checkpoint.safetensors", "model.onnx")):
         raise TrainingError(f"{folder}: holds a run already. Go on with --resume, or choose another --name.")
+    if resume and not folder.exists():
+        raise TrainingError(f"{folder}: there is no run to go on with. Check --name and --runs, or leave --resume out.")
 
 
 def _write(path: Path, text: str) -> None:
@@ -119,7 +121,9 @@ def _write(path: Path, text: str) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
-        raise TrainingError(f"{path}: cannot be written ({error.strerror}). Make room, or choose --runs.") from error
+        raise TrainingError(
+            f"{path}: cannot be written ({error.strerror}). Choose another place with --runs."
+        ) from error
 
 
 def _record(folder: Path, rows: Sequence[Row]) -> None:
