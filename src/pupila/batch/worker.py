@@ -1,7 +1,8 @@
 """A predicting process: reads jobs from standard input, writes answers to standard output, ends with its input.
 
-Decodes and runs an ONNX Runtime session of its own, with one thread: a process a core keeps a
-crash to one chunk (benchmarks/batch compares other ways). A plain child process, for the reasons given in pupila.data.worker. Knows nothing of tables.
+Decodes and runs an ONNX Runtime session of its own, with one thread: a process a core keeps a crash to one chunk
+(benchmarks/batch compares other ways). A plain child process, for the reasons given in pupila.data.worker. Knows
+nothing of tables.
 
 First it writes the model's version, one line. A job is one line, JSON: a list of paths. Its answer is one line, the
 number of bytes that follow, then the journal's line of each path.

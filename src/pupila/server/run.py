@@ -34,6 +34,7 @@ log = logging.getLogger("pupila.server")
 
 def serve(model: Path, settings: Settings, load: Callable[[Path], Predictor] = Predictor.load) -> None:
     """Serve a model file until SIGTERM or SIGINT; raises SettingsError or ModelError if it cannot be."""
+    check_writable(settings.access_log)
     server = Server(model, settings, load, bind(settings))
     try:
         server.run()
@@ -42,6 +43,16 @@ def serve(model: Path, settings: Settings, load: Callable[[Path], Predictor] = P
             raise ModelError(server.failure) from None
         if stop.code:
             raise
+
+
+def check_writable(log: Path | None) -> None:
+    """Raise SettingsError if the access log cannot be written: a worker that found out could only die of it."""
+    if log is None:
+        return
+    try:
+        log.open("ab").close()
+    except OSError as error:
+        raise SettingsError(f"{log}: cannot be written ({error.strerror}). Choose another --access-log.") from error
 
 
 def bind(settings: Settings) -> socket.socket:

@@ -50,9 +50,10 @@ class Settings:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, int | float) and value < low.get(field.name, 0.001):
-                raise SettingsError(f"{field.name} = {value} is too low. Give a value above zero.")
+                floor = "0 or more" if field.name in low else "a value above zero"
+                raise SettingsError(f"{field.name} = {value} is too low. Give {floor}.")
         if self.port > 65535:
-            raise SettingsError(f"port = {self.port} is not a port. Give one from 1 to 65535.")
+            raise SettingsError(f"port = {self.port} is not a port. Give one from 0 to 65535.")
 
     @property
     def image_limits(self) -> ImageLimits:
