@@ -131,8 +131,11 @@ import json, sys
 from pathlib import Path
 from pupila.errors import PupilaError
 from pupila.server import Settings, serve
+values = json.loads(sys.argv[2])
+if "access_log" in values:
+    values["access_log"] = Path(values["access_log"])
 try:
-    serve(Path(sys.argv[1]), Settings(**json.loads(sys.argv[2])))
+    serve(Path(sys.argv[1]), Settings(**values))
 except PupilaError as error:
     sys.exit(f"{type(error).__name__}: {error}")
 """

@@ -138,6 +138,7 @@ def test_head_alone_needs_weights(folder, tmp_path):
         (["evaluate", "no.onnx", "digits"], "no.onnx: cannot be read", 1),
         (["inspect", "Makefile"], "is damaged or not an ONNX file", 1),
         (["serve", "no.onnx", "--port", "99999999"], "port", 1),
+        (["serve", "--port", "0", "--access-log", "no-such-folder/log"], "Choose another --access-log", 1),
         (["recipes", "clasic"], "Did you mean 'classic'?", 1),
     ],
 )

@@ -157,7 +157,7 @@ BAD = {
     "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "image_unrecognised"),
     "truncated jpeg": (picture("red", "JPEG", (300, 300))[:700], 422, "image_truncated"),
     "truncated png": (picture("red", "PNG", (300, 300))[:150], 422, "image_truncated"),
-    "head only": (picture("red", "JPEG")[:30], 415, "image_unrecognised"),
+    "head only": (picture("red", "JPEG")[:30], 422, "image_truncated"),
     "100 megapixels": (png(10_000, 10_000, zlib.compress(bytes(1251 * 10_000), 9)), 413, "image_too_many_pixels"),
     "20,000 x 20,000": (png(20_000, 20_000, b""), 413, "image_too_many_pixels"),
     "4 billion x 1": (png(2**31 - 1, 2**31 - 1, b""), 413, "image_too_many_pixels"),
