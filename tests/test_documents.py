@@ -165,13 +165,19 @@ def test_file_tree_names_only_what_is_there_each_with_a_comment(readme: Path) ->
 
 
 @every_readme
-def test_file_tree_names_every_module_recipe_and_document(readme: Path) -> None:
+def test_file_tree_names_every_room_and_document(readme: Path) -> None:
     kept = {
         path
-        for pattern in ("src/pupila/**/*.py", "src/pupila/**/*.toml", "docs/**/*.md", "*.md")
+        for pattern in ("src/pupila/*", "docs/*", "benchmarks/*", "*.md")
         for path in ROOT.glob(pattern)
+        if path.name != "__pycache__" and (path.is_file() or any(path.rglob("*.*")))
     }
     assert {str(path.relative_to(ROOT)) for path in kept - tree(readme).keys()} == set()
+
+
+@pytest.mark.parametrize("module", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_every_module_says_what_it_is_for(module: Path) -> None:
+    assert ast.get_docstring(ast.parse(module.read_text(encoding="utf-8")))
 
 
 # Two languages, one text

@@ -1,0 +1,33 @@
+"""The command line: one module a command. Each parses, calls one function, and prints; heavy imports are inside."""
+
+import click
+
+from pupila import __version__
+from pupila.cli.data import data
+from pupila.cli.evaluate import evaluate
+from pupila.cli.group import PupilaGroup
+from pupila.cli.inspect import inspect_
+from pupila.cli.models import models
+from pupila.cli.predict import predict
+from pupila.cli.recipes import recipes
+from pupila.cli.serve import serve
+from pupila.cli.train import train
+
+
+@click.group(cls=PupilaGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="pupila")
+def main() -> None:
+    """Photos in, answers out: train a ResNet-18 on any folder of photos, and serve it."""
+
+
+for _command in (
+    train,
+    evaluate,
+    predict,
+    data,
+    models,
+    inspect_,
+    recipes,
+    serve,
+):
+    main.add_command(_command)

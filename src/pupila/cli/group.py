@@ -1,0 +1,47 @@
+"""What every command shares: how errors end, the --json flag, and help taken from docstrings.
+
+Exit codes: 0 done, 1 a PupilaError (one sentence on standard error), 2 wrong usage, 130 stopped by Ctrl-C.
+"""
+
+import ast
+import inspect
+import itertools
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from pupila.errors import PupilaError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class PupilaGroup(click.Group):
+    """Turns the errors that a user can act on into one sentence and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; see the module's docstring for the exit codes."""
+        try:
+            return super().invoke(ctx)
+        except PupilaError as error:
+            click.echo(f"pupila: {error}", err=True)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            click.echo("pupila: stopped.", err=True)
+            sys.exit(130)
+
+
+def json_option(command: Command) -> Command:
+    """The one --json flag."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")(command)
+
+
+def field_docs(cls: type) -> dict[str, str]:
+    """Return what the docstring under each field of a dataclass says, on one line: help that cannot go stale."""
+    body = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]
+    docs = {}
+    for field, below in itertools.pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            docs[ast.unparse(field.target)] = " ".join(str(below.value.value).split())
+    return docs

@@ -1,0 +1,85 @@
+"""`pupila predict`."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pupila.cli.group import json_option
+from pupila.errors import PupilaError
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="Choices a picture.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write a table: a .csv, .jsonl or .parquet file.")
+@click.option("--kaggle", is_flag=True, help="Make --out a submission to Kaggle's CIFAR-10 competition: id,label.")
+@click.option("--sort-into", type=click.Path(path_type=Path), help="Say how pictures would be copied by class.")
+@click.option("--link", is_flag=True, help="With --sort-into: link in place of copying.")
+@click.option("--min-confidence", type=click.FloatRange(0, 1), default=0.0, help="Below it: into `_unsure`.")
+@click.option("--apply", "applies", is_flag=True, help="With --sort-into: do it.")
+@json_option
+def predict(
+    model: Path,
+    paths: tuple[Path, ...],
+    top: int,
+    out: Path | None,
+    kaggle: bool,
+    sort_into: Path | None,
+    link: bool,
+    min_confidence: float,
+    applies: bool,
+    as_json: bool,
+) -> None:
+    """Say what is on the pictures at PATHS and in the folders there; one that cannot be read gets its reason.
+
+    A line a picture, or with --out a table of any number of them, which goes on where it stopped if it is killed.
+    """
+    from pupila.batch import Sorting, predict_all
+
+    if kaggle and out is None:
+        raise click.UsageError("--kaggle needs --out.")
+    if sort_into is None and (link or min_confidence or applies):
+        raise click.UsageError("--link, --min-confidence and --apply need --sort-into.")
+    if out is None and sort_into is None:
+        failed = _print_answers(model, paths, top, as_json)
+    else:
+        sorting = None if sort_into is None else Sorting(sort_into, link, min_confidence, applies)
+        say = _say_nothing if as_json else click.echo
+        summary = predict_all(model, paths, out, top=top, kaggle_format=kaggle, sorting=sorting, say=say)
+        click.echo(json.dumps(summary.to_json()) if as_json else summary.to_text())
+        failed = bool(summary.failed)
+    if failed:
+        sys.exit(1)
+
+
+def _print_answers(model: Path, paths: Sequence[Path], top: int, as_json: bool) -> bool:
+    """Print a line a picture, and return whether one could not be read."""
+    from pupila.batch import files_below
+    from pupila.predictor import Predictor, predict_files
+
+    failed = False
+    for path, answer in predict_files(Predictor.load(model), files_below(paths), top):
+        failed |= isinstance(answer, PupilaError)
+        click.echo(_answer_json(path, answer) if as_json else _answer_text(path, answer))
+    return failed
+
+
+def _say_nothing(_: str) -> None:
+    """Takes the place of printing where JSON is wanted."""
+
+
+def _answer_text(path: Path, answer: Any) -> str:
+    if isinstance(answer, PupilaError):
+        return f"{path}: {answer}"
+    return f"{path}: " + ", ".join(f"{choice.category} {choice.confidence:.3f}" for choice in answer.top)
+
+
+def _answer_json(path: Path, answer: Any) -> str:
+    if isinstance(answer, PupilaError):
+        return json.dumps({"path": str(path), "error": str(answer)})
+    return json.dumps({"path": str(path), "unknown": answer.unknown, "top": [vars(choice) for choice in answer.top]})
