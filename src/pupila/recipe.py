@@ -48,14 +48,17 @@ class Recipe:
     """How to train. Defaults are the `standard` recipe's; raises RecipeError if a value is out of range."""
 
     name: str = "standard"
+    """What the run is called; by default the recipe's file name."""
     weights: str = "auto"
     """What to start from: imagenet, none, the path of a .pth or .safetensors file; auto: imagenet if it can be had."""
     trains: str = "all"
     """`all`, or `head`: the trunk stays as it is, its features are computed once, and only the last layer is fitted."""
     epochs: int = 8
+    """Times to go through the training pictures; counts only where `minutes` is 0."""
     minutes: float = 0.0
     """Wall-clock budget that the schedule is fitted to, in place of `epochs`; 0 for none."""
     batch_size: int = 128
+    """Pictures a step."""
     network_size: int = 64
     """Pixels a side that pictures are enlarged to inside the network."""
     progressive: tuple[tuple[int, float], ...] = ()
@@ -65,9 +68,13 @@ class Recipe:
     head_factor: float = 1.0
     """The new last layer's rate, in multiples of the trunk's."""
     momentum: float = 0.9
+    """Of SGD: the share of the last step that goes on into the next one."""
     nesterov: bool = True
+    """Look ahead along the momentum before each step (Nesterov's form of it)."""
     weight_decay: float = 5e-4
+    """How strongly all weights are pulled towards zero."""
     schedule: str = "one_cycle"
+    """one_cycle: the rate climbs once and falls to zero; step: it is multiplied by `lr_decay` every `lr_period`."""
     warmup: float = 0.2
     """one_cycle: share of the run in which the rate climbs; then it falls to zero in a straight line."""
     lr_period: int = 4
@@ -75,6 +82,7 @@ class Recipe:
     lr_decay: float = 0.9
     """step: what the rate is multiplied by."""
     label_smoothing: float = 0.1
+    """Share of the right answer that is spread over all classes, against overconfidence; 0 for none."""
     crop_padding: float = 0.125
     """Random shift of up to this share of a side, the edge reflected."""
     crop_area: float = 1.0
@@ -86,10 +94,13 @@ class Recipe:
     precision: str = "auto"
     """Of the convolutions; auto: bfloat16 where the processor computes in it, else float32."""
     validation_fraction: float = 0.1
+    """Share of the training pictures held out to choose the best epoch, where the data has no validation split."""
     sample: int = 0
     """Use a stratified sample of at most so many pictures, validation among them; 0 for all."""
     seed: int = 0
+    """Decides the split, the starting values of what is not pre-trained, the order and the augmentation."""
     export: str = "int8"
+    """Precision of the model file: int8, float16 or float32, which is taken too if another loses over 0.3 points."""
 
     def __post_init__(self) -> None:
         mistakes = [*_bad_choices(self), *_bad_ranges(self), *_bad_progressive(self)]
