@@ -1,13 +1,17 @@
 """Feeds the decoder and a running server with broken pictures and broken requests; finds crashes, hangs and 5xx.
 
     python benchmarks/serving/fuzz.py MODEL.onnx [--images 200000] [--requests 20000] [--seed 0] [--minutes 15]
+    python benchmarks/serving/fuzz.py MODEL.onnx --atheris [--minutes 15]
 
 Mutates real files by their structure (JPEG segments, PNG chunks with right checksums, GIF and WebP blocks) and byte by
 byte, and multipart bodies, JSON and HTTP heads likewise. Everything is drawn from the seed, so that a finding can be
 repeated; a finding is written to ./fuzz-findings. Loopback only; ends by itself.
+
+With --atheris the decoder is fuzzed instead with mutations that coverage guides. That needs: pip install atheris
 """
 
 import argparse
+import importlib.util
 import io
 import random
 import resource
@@ -19,6 +23,7 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
+from atheris_decode import fuzz_with_coverage
 from harness import memory, running
 from PIL import Image
 
@@ -263,10 +268,17 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=15.0, help="end after so long at the latest")
+    parser.add_argument("--atheris", action="store_true", help="guide the mutations of pictures by coverage")
     options = parser.parse_args()
-    until = time.monotonic() + 60 * options.minutes
-    findings = fuzz_requests(options.model.resolve(), options.requests, options.seed, until)
-    findings += fuzz_images(options.images, options.seed, until)
+    if options.atheris:
+        if importlib.util.find_spec("atheris") is None:
+            print("left out: atheris is not installed (pip install atheris; it needs Linux and CPython up to 3.13)")
+            return
+        findings = fuzz_with_coverage(corpus(), round(60 * options.minutes))
+    else:
+        until = time.monotonic() + 60 * options.minutes
+        findings = fuzz_requests(options.model.resolve(), options.requests, options.seed, until)
+        findings += fuzz_images(options.images, options.seed, until)
     print(*findings, sep="\n") if findings else print("nothing found")
     sys.exit(bool(findings))
 
