@@ -132,8 +132,7 @@ from pathlib import Path
 from pupila.errors import PupilaError
 from pupila.server import Settings, serve
 values = json.loads(sys.argv[2])
-if "access_log" in values:
-    values["access_log"] = Path(values["access_log"])
+values.update({name: Path(values[name]) for name in ("access_log", "collect") if name in values})
 try:
     serve(Path(sys.argv[1]), Settings(**values))
 except PupilaError as error:

@@ -44,6 +44,10 @@ class Settings:
     """Origins whose pages may ask from a browser, as https://example.org."""
     access_log: Path | None = None
     """File that gets one line of JSON for every answer."""
+    collect: Path | None = None
+    """Folder in which the pictures that /predict answers are kept, to be corrected; none keeps nothing."""
+    collect_max_bytes: int = 1024 * MEBIBYTE
+    """Bytes in that folder; beyond, the oldest pictures that nobody has corrected are deleted."""
 
     def __post_init__(self) -> None:
         low = {"port": 0, "workers": 0}
