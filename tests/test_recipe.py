@@ -23,7 +23,7 @@ def test_unknown_recipe_is_answered_with_the_nearest():
 
 def test_all_mistakes_are_named_at_once():
     with pytest.raises(RecipeError) as error:
-        Recipe(epochs=0, momentum=2.0, schedule="cosine")
+        Recipe(epochs=-1, momentum=2.0, schedule="cosine")
     assert all(
         word in str(error.value) for word in ("epochs must be from 1", "momentum must be from 0", "schedule must")
     )
@@ -67,7 +67,7 @@ def test_missing_file_is_named(tmp_path):
 @pytest.mark.parametrize("stages", ["[[32, 1.0]]", "[[48, 0.2], [32, 0.2]]", "[[64, 0.5]]", "[[32, -0.1]]"])
 def test_progressive_sizes_must_climb_and_leave_time_for_the_last(stages):
     with pytest.raises(RecipeError, match="progressive"):
-        load_recipe("standard", [f"progressive={stages}"])
+        load_recipe("cifar10", [f"progressive={stages}"])
 
 
 def test_recipe_survives_the_way_through_plain_values():

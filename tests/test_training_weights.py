@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pupila.errors import DownloadError, ModelError
+from pupila.models import bundled_backbone
 from pupila.training import weights
 from pupila.training.resnet import ResNet18
 from pupila.training.weights import read_weights, save_trunk, starting_network
@@ -129,14 +130,31 @@ def test_imagenet_weights_are_fetched_checked_and_cached(web, published, monkeyp
     assert starting_network("auto", 2, 0, url=nowhere).origin == "imagenet"
 
 
-def test_auto_without_network_goes_on_and_says_so(tmp_path, monkeypatch, capsys):
+def test_auto_without_network_starts_from_the_bundled_backbone_and_says_why(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PUPILA_CACHE", str(tmp_path))
     start = starting_network("auto", 2, 0, url="http://127.0.0.1:9/resnet18-f37072fd.pth")
-    assert start.origin == "none"
-    assert capsys.readouterr().out.startswith("Starting from random weights")
+    digest = hashlib.sha256(bundled_backbone().read_bytes()).hexdigest()
+    assert start.origin == f"bundled {digest[:12]}"
+    assert capsys.readouterr().out.startswith("Starting from the bundled backbone, since ImageNet's weights cannot")
+
+
+def test_auto_takes_imagenet_where_it_can_be_had_and_says_so(web, published, monkeypatch, capsys):
+    digest = hashlib.sha256(published.read_bytes()).hexdigest()
+    monkeypatch.setattr(weights, "IMAGENET_SHA256_PREFIX", digest[:8])
+    assert starting_network("auto", 2, 0, url=web).origin == "imagenet"
+    assert "Starting from ImageNet's weights" in capsys.readouterr().out
+
+
+def test_bundled_backbone_is_a_whole_trunk_in_half_precision():
+    state = read_weights(bundled_backbone())
+    wanted = {name: shape for name, shape in published_names().items() if not name.startswith("fc.")}
+    assert {name: tuple(value.shape) for name, value in state.items()} == wanted
+    assert {value.dtype for name, value in state.items() if value.is_floating_point()} == {torch.float16}
+    assert all(bool(value.isfinite().all()) for value in state.values())
+    assert bundled_backbone().stat().st_size < 23e6
 
 
 def test_imagenet_without_network_names_the_alternatives(tmp_path, monkeypatch):
     monkeypatch.setenv("PUPILA_CACHE", str(tmp_path))
-    with pytest.raises(DownloadError, match="--weights none"):
+    with pytest.raises(DownloadError, match="--weights bundled, none"):
         starting_network("imagenet", 2, 0, url="http://127.0.0.1:9/resnet18-f37072fd.pth")

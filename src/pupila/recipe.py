@@ -19,6 +19,7 @@ CHOICES = {
     "flip": ("alternating", "random", "none"),
     "precision": ("auto", "float32", "bfloat16"),
     "trains": ("all", "head"),
+    "balance": ("auto", "none", "sampling", "loss", "logits"),
     "export": ("int8", "float16", "float32"),
 }
 RANGES: dict[str, tuple[float, float]] = {
@@ -41,6 +42,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "sample": (0, 10**9),
     "seed": (0, 2**31),
 }
+OPEN = ("network_size", "batch_size", "learning_rate", "epochs")
+"""Keys that may be 0: then training chooses them from the data."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class Recipe:
     name: str = "standard"
     """What the run is called; by default the recipe's file name."""
     weights: str = "auto"
-    """What to start from: imagenet, none, the path of a .pth or .safetensors file; auto: imagenet if it can be had."""
+    """What to start from: imagenet, bundled, none, or the path of a .pth or .safetensors file; auto: imagenet if it can
+    be had, else bundled."""
     trains: str = "all"
     """`all`, or `head`: the trunk stays as it is, its features are computed once, and only the last layer is fitted."""
     epochs: int = 8
@@ -91,6 +95,9 @@ class Recipe:
     """Horizontal flip; alternating: random in the first epoch, then each picture's turns about every epoch."""
     ema: float = 0.0
     """Decay a step of the moving average of the weights, which is then what is validated and kept; 0 for none."""
+    balance: str = "auto"
+    """Of uneven classes. sampling: each class is drawn equally often; loss: each class counts the same in the loss;
+    none: neither; auto: sampling where the largest class has over three times the pictures of the smallest."""
     precision: str = "auto"
     """Of the convolutions; auto: bfloat16 where the processor computes in it, else float32."""
     validation_fraction: float = 0.1
@@ -208,7 +215,7 @@ def _bad_ranges(recipe: Recipe) -> list[str]:
     return [
         f"{key} must be from {low:g} to {high:g}, not {getattr(recipe, key):g}."
         for key, (low, high) in RANGES.items()
-        if not low <= getattr(recipe, key) <= high
+        if not low <= getattr(recipe, key) <= high and not (key in OPEN and not getattr(recipe, key))
     ]
 
 
@@ -217,7 +224,7 @@ def _bad_progressive(recipe: Recipe) -> list[str]:
     sizes = [size for size, _ in recipe.progressive]
     if total >= 1 or any(share <= 0 for _, share in recipe.progressive):
         return [f"the shares of progressive must be above 0 and add up to less than 1, not {total:g}."]
-    if sizes != sorted(sizes) or any(not 32 <= size < recipe.network_size for size in sizes):
+    if sizes != sorted(sizes) or any(not 32 <= size < (recipe.network_size or 512) for size in sizes):
         return [
             f"the sizes of progressive must climb from 32 to below network_size ({recipe.network_size}), not {sizes}."
         ]

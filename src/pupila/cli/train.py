@@ -10,7 +10,7 @@ import click
 @click.argument("data")
 @click.option("--recipe", default="standard", show_default=True, help="A shipped recipe's name, or a .toml file.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one value of the recipe.")
-@click.option("--weights", help="Start from auto, imagenet, none, or a .pth or .safetensors file.")
+@click.option("--weights", help="Start from auto, imagenet, bundled, none, or a .pth or .safetensors file.")
 @click.option("--epochs", type=int, help="Times to go through the pictures, in place of a budget in minutes.")
 @click.option("--minutes", type=float, help="Wall-clock budget that the schedule is fitted to, in place of epochs.")
 @click.option("--seed", type=int, help="Decides the split, the order and the augmentation.")
@@ -22,6 +22,7 @@ import click
     "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of runs."
 )
 @click.option("--checkpoint-seconds", type=float, default=60.0, show_default=True, help="What a kill may cost at most.")
+@click.option("--explain", is_flag=True, help="Say what would be chosen and why, and train nothing.")
 @click.option("--resume", is_flag=True, help="Go on with the run of this name from its last checkpoint.")
 def train(
     data: str,
@@ -35,10 +36,12 @@ def train(
     name: str | None,
     runs: Path,
     checkpoint_seconds: float,
+    explain: bool,
     resume: bool,
 ) -> None:
     """Train on DATA (a folder or archive of class folders, `cifar10`, or `digits`) and write a model file."""
     from pupila.recipe import load_recipe
+    from pupila.training.train import prepare
     from pupila.training.train import train as run
 
     if epochs is not None and minutes is None:
@@ -46,6 +49,9 @@ def train(
     given = {"weights": weights, "epochs": epochs, "minutes": minutes, "seed": seed}
     pairs = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
     chosen = load_recipe(recipe, [*overrides, *pairs])
+    if explain:
+        click.echo("\n".join(prepare(data, chosen, size).settled.reasons))
+        return
     folder = runs / (name or f"{Path(data).name.split('.')[0]}-{chosen.name}")
     trained = run(data, chosen, folder, size=size, resume=resume, checkpoint_seconds=checkpoint_seconds)
     click.echo(f"Serve it with: pupila serve {trained.model}")

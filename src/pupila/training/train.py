@@ -11,14 +11,27 @@ from functools import partial
 from pathlib import Path
 
 from pupila.data import Dataset, Splits, load_dataset, sample, split
+from pupila.data.balance import told
 from pupila.errors import TrainingError
 from pupila.evaluation.report import write_report
 from pupila.recipe import Recipe
+from pupila.training.defaults import Facts, Settled, settle
 from pupila.training.device import pick_device
 from pupila.training.export import Exported, export
 from pupila.training.fit import CHECKPOINT_SECONDS, Fitted, Row, fit
 from pupila.training.head import fit_head
-from pupila.training.weights import save_trunk, starting_network
+from pupila.training.weights import Start, save_trunk, starting_network
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that is decided before the first step: the data, the starting weights, and a recipe with no value open."""
+
+    splits: Splits
+    training: Dataset
+    validation: Dataset
+    start: Start
+    settled: Settled
 
 
 @dataclass(frozen=True)
@@ -46,23 +59,17 @@ def train(
     Raises PupilaError's kinds; see fit, load_dataset and export.
     """
     _refuse_to_overwrite(folder, resume)
-    splits = load_dataset(source, size)
-    _report(splits)
-    training, validation = training_split(splits, recipe)
-    start = starting_network(recipe.weights, len(training.classes), recipe.seed)
-    print(
-        f"{len(training):,} pictures to train on, {len(validation):,} to validate, {len(training.classes)} classes, "
-        f"{training.size} px; starting from {start.origin}; on {pick_device().type}"
-    )
+    prepared = prepare(source, recipe, size)
+    splits, start, recipe = prepared.splits, prepared.start, prepared.settled.recipe
+    training, validation = prepared.training, prepared.validation
+    print(told(training.counts(), recipe.balance))
     _write(folder / "recipe.json", json.dumps(recipe.to_dict(), indent=2))
     on_epoch = partial(_record, folder)
-    identity = {"recipe": recipe.to_dict(), "data": splits.fingerprint, "weights": start.origin}
-    if recipe.trains == "head" and start.origin == "none":
-        raise TrainingError("trains=head builds on trained weights, and there are none. Use --set trains=all.")
     if recipe.trains == "head":
         fitted = fit_head(recipe, start.network, training, validation, on_epoch)
     else:
         checkpoint = folder / "checkpoint.safetensors"
+        identity = {"recipe": recipe.to_dict(), "data": splits.fingerprint, "weights": start.origin}
         fitted = fit(
             recipe, start.network, training, validation, checkpoint,
             identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds, on_epoch=on_epoch,
@@ -73,6 +80,22 @@ def train(
     report = write_report(folder, exported.predictor, validation, fitted.rows)
     print(f"wrote {exported.path} and {report}")
     return Trained(exported.path, folder, fitted, exported)
+
+
+def prepare(source: str, recipe: Recipe, size: int | None = None) -> Prepared:
+    """Load and split the data, load the weights, choose what the recipe leaves open; says what it found."""
+    splits = load_dataset(source, size)
+    _report(splits)
+    training, validation = training_split(splits, recipe)
+    start = starting_network(recipe.weights, len(training.classes), recipe.seed)
+    if recipe.trains == "head" and start.origin == "none":
+        raise TrainingError("trains=head builds on trained weights, and there are none. Use --set trains=all.")
+    facts = Facts(len(training), len(training.classes), training.size, pretrained=start.origin != "none")
+    print(
+        f"{facts.pictures:,} pictures to train on, {len(validation):,} to validate, {facts.classes} classes, "
+        f"{facts.size} px; starting from {start.origin}; on {pick_device().type}"
+    )
+    return Prepared(splits, training, validation, start, settle(recipe, facts))
 
 
 def training_split(splits: Splits, recipe: Recipe) -> tuple[Dataset, Dataset]:

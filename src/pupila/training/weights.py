@@ -1,4 +1,4 @@
-"""What training starts from: the published ImageNet weights, a file of one's own, or nothing."""
+"""What training starts from: the published ImageNet weights, the bundled backbone, a file of one's own, or nothing."""
 
 import hashlib
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pupila.data.download import cache_folder, download
 from pupila.errors import DownloadError, ModelError
+from pupila.models import bundled_backbone
 from pupila.training.resnet import ResNet18
 
 IMAGENET_URL = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
@@ -53,17 +54,21 @@ def _state(weights: str, url: str) -> tuple[dict[str, Tensor] | None, str]:
         return read_weights(_imagenet_file(url)), "imagenet"
     if weights == "auto":
         return _auto(url)
-    path = Path(weights)
-    return read_weights(path), f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
+    path = bundled_backbone() if weights == "bundled" else Path(weights)
+    state = read_weights(path)
+    name = "bundled" if weights == "bundled" else path.name
+    return state, f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
 
 
 def _auto(url: str) -> tuple[dict[str, Tensor] | None, str]:
-    """ImageNet's weights if they are cached or can be had, else none; says so and why."""
+    """ImageNet's weights if they are cached or can be had, else the bundled ones; says which and why."""
     try:
-        return _state("imagenet", url)
+        found = _state("imagenet", url)
     except DownloadError as error:
-        print(f"Starting from random weights, which takes more pictures and time: {error}")
-        return _state("none", url)
+        print(f"Starting from the bundled backbone, since ImageNet's weights cannot be had: {error}")
+        return _state("bundled", url)
+    print("Starting from ImageNet's weights: they are in the cache.")
+    return found
 
 
 def _imagenet_file(url: str) -> Path:
@@ -71,13 +76,13 @@ def _imagenet_file(url: str) -> Path:
     try:
         return download(url, path, sha256=IMAGENET_SHA256_PREFIX)
     except DownloadError as error:
-        raise DownloadError(f"{error} Or start from --weights none, or the path of a .pth file.") from error
+        raise DownloadError(f"{error} Or start from --weights bundled, none, or the path of a .pth file.") from error
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a .safetensors file, or a .pth state dict without running any code that its pickle may hold."""
     if not path.exists():
-        raise ModelError(f"{path}: there is no such weights file. Use --weights imagenet, none, or a path.")
+        raise ModelError(f"{path}: there is no such weights file. Use --weights imagenet, bundled, none, or a path.")
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))

@@ -1,0 +1,99 @@
+"""Values that a recipe leaves open (0), chosen from the data. Each choice comes with its reason, for `--explain`.
+
+The rules are read off docs/benchmarks/accuracy-per-minute.md and docs/experiments.md. They look at nothing but the data
+and the recipe, never at the machine, so that a run taken up elsewhere is the same run.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pupila.recipe import Recipe
+
+SIZES = (64, 96, 128, 160)
+"""Network sizes to choose from, in pixels a side."""
+SPEED_AT_64 = 250.0
+"""Pictures a second that two cores with bfloat16 train on at 64 px; it falls with the square of the size."""
+ENOUGH_EPOCHS = 5
+"""A larger size pays only if the budget still goes through the pictures so often."""
+FEW = 5_000
+"""Pictures below which steps are scarcer than pictures: smaller batches then."""
+EXAMPLES = 400_000
+"""Pictures shown in all, without a budget in minutes, when starting from trained weights; thrice that from scratch."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the rules look at: pictures to train on, their classes, pixels a side, and whether weights are trained."""
+
+    pictures: int
+    classes: int
+    size: int
+    pretrained: bool
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A recipe with every value chosen, and a line for each choice that says why."""
+
+    recipe: Recipe
+    reasons: tuple[str, ...]
+
+
+def settle(recipe: Recipe, facts: Facts) -> Settled:
+    """Choose what the recipe leaves open: network_size, batch_size, learning_rate, epochs."""
+    reasons: list[str] = []
+    for key, choose in CHOOSERS.items():
+        if getattr(recipe, key):
+            reasons.append(f"{key} = {getattr(recipe, key):g}: the recipe says so.")
+            continue
+        value, reason = choose(recipe, facts)
+        changed: dict[str, Any] = {key: value}
+        recipe = replace(recipe, **changed)
+        reasons.append(f"{key} = {value:g}: {reason}")
+    if recipe.minutes:
+        reasons[-1] = f"minutes = {recipe.minutes:g}: the schedule is fitted to them, whatever epochs says."
+    return Settled(recipe, tuple(reasons))
+
+
+def _network_size(recipe: Recipe, facts: Facts) -> tuple[int, str]:
+    """The largest size that the pictures can fill and the budget can pay for."""
+    fills = max(SIZES[1], min(facts.size, SIZES[-1]))
+    sensible = [size for size in SIZES if size <= fills and all(size > small for small, _ in recipe.progressive)]
+    if not recipe.minutes or not sensible:
+        chosen = sensible[0] if facts.size <= SIZES[0] else fills
+        return chosen, f"pictures of {facts.size} px, and no budget in minutes to choose a larger one by."
+    shown = {size: 60 * recipe.minutes * SPEED_AT_64 * (SIZES[0] / size) ** 2 / facts.pictures for size in sensible}
+    paid = [size for size in sensible if shown[size] >= ENOUGH_EPOCHS] or sensible[:1]
+    chosen = paid[-1]
+    return chosen, (
+        f"{recipe.minutes:g} minutes go about {shown[chosen]:.1f} times through {facts.pictures:,} pictures "
+        f"at this size; {ENOUGH_EPOCHS} times are enough."
+    )
+
+
+def _batch_size(_: Recipe, facts: Facts) -> tuple[int, str]:
+    if facts.pictures < FEW:
+        return 32, f"fewer than {FEW:,} pictures: more and smaller steps."
+    return 128, f"{facts.pictures:,} pictures give steps enough at the size that two cores compute fastest."
+
+
+def _learning_rate(recipe: Recipe, facts: Facts) -> tuple[float, str]:
+    rate = (0.05 if facts.pretrained else 0.1) * recipe.batch_size / 128
+    start = "trained weights want smaller steps than random ones" if facts.pretrained else "from random weights"
+    return rate, f"{start}; in proportion to the batch of {recipe.batch_size}."
+
+
+def _epochs(_: Recipe, facts: Facts) -> tuple[int, str]:
+    shown = EXAMPLES if facts.pretrained else 3 * EXAMPLES
+    epochs = round(min(max(shown / facts.pictures, 8), 40))
+    return epochs, f"about {shown:,} pictures shown in all, in 8 to 40 rounds."
+
+
+CHOOSERS: dict[str, Callable[[Recipe, Facts], tuple[float, str]]] = {
+    "network_size": _network_size,
+    "batch_size": _batch_size,
+    "learning_rate": _learning_rate,
+    "epochs": _epochs,
+}
+"""In this order: the rate looks at the batch that was chosen before it."""

@@ -1,0 +1,56 @@
+"""Values that a recipe leaves open: chosen from the data, each with its reason, the same on every machine."""
+
+import pytest
+
+from pupila.errors import RecipeError
+from pupila.recipe import OPEN, Recipe, load_recipe
+from pupila.training.defaults import SIZES, Facts, settle
+
+WIDE_OPEN = Recipe(network_size=0, batch_size=0, learning_rate=0.0, epochs=0)
+FEW = Facts(pictures=900, classes=10, size=32, pretrained=True)
+MANY = Facts(pictures=45_000, classes=10, size=32, pretrained=True)
+
+
+@pytest.mark.parametrize("facts", [FEW, MANY])
+def test_nothing_is_left_open_and_every_choice_has_a_reason(facts):
+    settled = settle(WIDE_OPEN, facts)
+    assert all(getattr(settled.recipe, key) for key in OPEN)
+    assert [reason.partition(" = ")[0] for reason in settled.reasons] == list(OPEN)
+
+
+def test_what_the_recipe_says_stands():
+    recipe = Recipe(network_size=64, batch_size=17, learning_rate=0.3, epochs=2)
+    settled = settle(recipe, FEW)
+    assert settled.recipe == recipe
+    assert all("the recipe says so" in reason for reason in settled.reasons)
+
+
+def test_fewer_pictures_get_smaller_batches_and_more_rounds():
+    few, many = settle(WIDE_OPEN, FEW).recipe, settle(WIDE_OPEN, MANY).recipe
+    assert few.batch_size < many.batch_size
+    assert few.epochs > many.epochs
+
+
+def test_random_weights_get_larger_steps_and_more_rounds():
+    trained = settle(WIDE_OPEN, Facts(20_000, 10, 32, pretrained=True)).recipe
+    random = settle(WIDE_OPEN, Facts(20_000, 10, 32, pretrained=False)).recipe
+    assert random.learning_rate > trained.learning_rate
+    assert random.epochs > trained.epochs
+
+
+def test_a_larger_budget_pays_for_a_larger_network_size():
+    sizes = [settle(load_recipe("standard", [f"minutes={m}"]), MANY).recipe.network_size for m in (1, 15, 60, 600)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] == SIZES[0]
+    assert sizes[-1] > SIZES[0]
+
+
+def test_pictures_are_not_enlarged_without_end():
+    assert settle(load_recipe("standard", ["minutes=10000"]), FEW).recipe.network_size == 96
+    photos = Facts(pictures=900, classes=2, size=160, pretrained=True)
+    assert settle(load_recipe("standard", ["minutes=10000"]), photos).recipe.network_size == 160
+
+
+def test_a_value_out_of_range_is_still_refused():
+    with pytest.raises(RecipeError, match="network_size must be from 32 to 512"):
+        Recipe(network_size=16)
