@@ -31,6 +31,8 @@ def _settings_option(field: "dataclasses.Field[Any]", doc: str | None) -> click.
         return click.Option(
             [flag], type=click.Path(path_type=Path), help="File of API keys. Without it everybody may ask."
         )
+    if field.type == (str | None):
+        return click.Option([flag], help=doc)
     if field.default is None:
         return click.Option([flag], type=click.Path(path_type=Path), help=doc)
     if isinstance(field.default, tuple):

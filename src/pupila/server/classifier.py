@@ -47,14 +47,23 @@ class Answer:
 class Stages:
     """A stopwatch: seconds spent on each stage of one request, in order, on the clock of time.monotonic."""
 
-    def __init__(self, seconds: dict[str, float]) -> None:
+    def __init__(
+        self,
+        seconds: dict[str, float],
+        spans: list[tuple[str, float, float]] | None = None,
+        started: float | None = None,
+    ) -> None:
         self.seconds = seconds
-        self._last = time.monotonic()
+        self.spans = spans
+        """Gets each stage with its beginning and end, if it is not None."""
+        self._last = time.monotonic() if started is None else started
 
     def end(self, stage: str, at: float | None = None) -> None:
         """Say that a stage is over, now or at a time that is past."""
         at = time.monotonic() if at is None else at
         self.seconds[stage] = self.seconds.get(stage, 0.0) + at - self._last
+        if self.spans is not None:
+            self.spans.append((stage, self._last, at))
         self._last = at
 
 

@@ -11,8 +11,10 @@ from pupila.server.problems import RequestError
 from pupila.server.settings import Settings
 from pupila.server.telemetry import Note
 
-OPEN = frozenset(("/healthz", "/readyz", "/ping", "/v2/health/live", "/v2/health/ready"))
-"""Health is never behind authentication."""
+OPEN = frozenset(("/healthz", "/readyz", "/ping", "/v2/health/live", "/v2/health/ready", "/"))
+"""Health is never behind authentication; nor is the page, which asks for a key and tells nothing without one."""
+OPEN_FILES = "/page/"
+"""Where the page's files are."""
 
 SECURITY = (
     ("X-Content-Type-Options", "nosniff"),
@@ -62,7 +64,7 @@ def allow_origin(response: Response, settings: Settings) -> Response:
 def admit(guard: Guard) -> None:
     """Let in who has a key and has not used it too often."""
     environ = request.environ
-    if environ["PATH_INFO"] in OPEN:
+    if environ["PATH_INFO"] in OPEN or environ["PATH_INFO"].startswith(OPEN_FILES):
         return
     index = guard.find(environ.get("HTTP_AUTHORIZATION"), environ.get("HTTP_X_API_KEY"))
     if index is None:
@@ -79,12 +81,14 @@ def finish(response: Response, ledger: Ledger) -> Response:
     environ = request.environ
     note = note_of(environ)
     note.request_id = ledger.request_id(environ.get("HTTP_X_REQUEST_ID"))
+    if ledger.tracer is not None:
+        note.parent = environ.get("HTTP_TRACEPARENT"), environ.get("HTTP_TRACESTATE")
     headers = response.headers
     headers.add("X-Request-Id", note.request_id)
     if note.stages:
         timing = ", ".join([f"{stage};dur={1000 * spent:.2f}" for stage, spent in note.stages.items()])
         headers.add("Server-Timing", timing)
-    headers.extend(SECURITY)
+    headers.extend(environ.get("pupila.headers", SECURITY))
     if "pupila.started" not in environ:
         started = time.monotonic() - sum(note.stages.values())
         address = environ.get("REMOTE_ADDR", "")

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from pupila.server.telemetry import Note, Telemetry
+from pupila.server.tracing import Tracer
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 ROUTE_OF_PATH = {
@@ -34,8 +35,10 @@ def route_of(path: str) -> str:
 class Ledger:
     """One worker's; its methods may be called from several threads."""
 
-    def __init__(self, telemetry: Telemetry, log: Path | None = None) -> None:
+    def __init__(self, telemetry: Telemetry, log: Path | None = None, tracer: Tracer | None = None) -> None:
         self.telemetry = telemetry
+        self.tracer = tracer
+        """Makes spans of the requests; None where nobody traces."""
         self._log = None if log is None else os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         self._prefix = os.urandom(6).hex()
         self._numbers = itertools.count(1)
@@ -48,8 +51,11 @@ class Ledger:
 
     def record(self, note: Note, method: str, path: str, status: int, started: float, address: str) -> None:
         """Count a request, and write its line; called before its answer is sent, so that no client is ahead of it."""
-        seconds = time.monotonic() - started
+        ended = time.monotonic()
+        seconds = ended - started
         self.telemetry.request(note, status, seconds)
+        if self.tracer is not None:
+            self.tracer.record(note, method, path, status, started, ended)
         if self._log is None:
             return
         line = {
@@ -66,3 +72,8 @@ class Ledger:
             "model": note.model,
         }
         os.write(self._log, (json.dumps(line, separators=(",", ":")) + "\n").encode())
+
+    def close(self) -> None:
+        """Hand on what has not been sent yet; the process is about to end."""
+        if self.tracer is not None:
+            self.tracer.close()

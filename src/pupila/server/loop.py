@@ -258,7 +258,9 @@ class Loop:
     ) -> bytes:
         """Return an error answer, and write it down. A `delay` from 0 says when to come back."""
         note = Note(route_of(head.path) if head else "other")
-        note.request_id = self.ledger.request_id(head.headers.get("HTTP_X_REQUEST_ID") if head else None)
+        headers = head.headers if head else {}
+        note.request_id = self.ledger.request_id(headers.get("HTTP_X_REQUEST_ID"))
+        note.parent = headers.get("HTTP_TRACEPARENT"), headers.get("HTTP_TRACESTATE")
         method, path = (head.method, head.path) if head else ("-", "-")
         self.ledger.record(note, method, path, status, started or time.monotonic(), "")
         retry_after = max(1, math.ceil(delay)) if delay >= 0 else 0

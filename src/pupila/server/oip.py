@@ -79,7 +79,7 @@ def model_ready(name: str, version: str = "") -> Response:
 def infer(name: str, version: str = "") -> Response:
     """Compute the outputs that are asked for."""
     predictor, room, environ = asked_for(name, version), this_room(), request.environ
-    stages = Stages(stages_of(environ))
+    stages = stages_of(environ)
     document, binary = split_body(read_body(environ, room.settings))
     wanted = outputs_wanted(document)
     tensor = input_tensor(document, binary, room.settings.max_parts)

@@ -26,6 +26,7 @@ from pupila.server.settings import Settings
 from pupila.server.shared import Table
 from pupila.server.swap import Swapper, load_first, open_file, stamp_of
 from pupila.server.telemetry import LAYOUT, Telemetry
+from pupila.server.tracing import Tracer, check_tracing
 from pupila.server.views import EXTENSION
 from pupila.server.worker import LoopArbiter, LoopWorker
 
@@ -35,6 +36,7 @@ log = logging.getLogger("pupila.server")
 def serve(model: Path, settings: Settings, load: Callable[[Path], Predictor] = Predictor.load) -> None:
     """Serve a model file until SIGTERM or SIGINT; raises SettingsError or ModelError if it cannot be."""
     check_writable(settings.access_log)
+    check_tracing(settings.traces)
     server = Server(model, settings, load, bind(settings))
     try:
         server.run()
@@ -128,7 +130,9 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     def load(self) -> Flask:
         """Load the model in a worker, after the fork: ONNX Runtime's threads do not survive one."""
         try:
-            self.ledger = Ledger(Telemetry(self.counts, self.slot), self.settings.access_log)
+            traces = self.settings.traces
+            tracer = Tracer.exporting(traces, self.slot) if check_tracing(traces) else None
+            self.ledger = Ledger(Telemetry(self.counts, self.slot), self.settings.access_log, tracer)
             return self.make_app()
         except ModelError as error:
             if self.booted:

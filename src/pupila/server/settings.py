@@ -44,6 +44,8 @@ class Settings:
     """Origins whose pages may ask from a browser, as https://example.org."""
     access_log: Path | None = None
     """File that gets one line of JSON for every answer."""
+    traces: str | None = None
+    """URL of a collector to send OpenTelemetry traces to, as http://127.0.0.1:4318; OTEL_* variables work, too."""
     collect: Path | None = None
     """Folder in which the pictures that /predict answers are kept, to be corrected; none keeps nothing."""
     collect_max_bytes: int = 1024 * MEBIBYTE

@@ -35,6 +35,10 @@ class Note:
     """Name of the API key that was used."""
     model: str | None = None
     """Version of the model that answered."""
+    spans: list[tuple[str, float, float]] | None = None
+    """Each stage with when it began and ended, on the clock of time.monotonic; None where nobody traces."""
+    parent: tuple[str | None, str | None] = (None, None)
+    """The caller's headers `traceparent` and `tracestate`, where somebody traces."""
 
 
 class Layout:

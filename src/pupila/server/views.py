@@ -29,7 +29,7 @@ def predict() -> Response:
     """Answer every picture of the request, in order."""
     room, environ = this_room(), request.environ
     query = Query.parse(environ["QUERY_STRING"])
-    stages = Stages(stages_of(environ))
+    stages = stages_of(environ)
     body = read_body(environ, room.settings)
     parts = payload.read_pictures(environ.get("CONTENT_TYPE", ""), body, room.settings)
     stages.end("parse")
@@ -105,12 +105,16 @@ def deadline_of(environ: Mapping[str, Any], settings: Settings) -> float:
     return time.monotonic() + settings.deadline if given is None else given
 
 
-def stages_of(environ: dict[str, Any]) -> dict[str, float]:
-    """Return where to note the stages' times, with those that are over: the upload, and waiting for a thread."""
-    stages = note_of(environ).stages
-    if "pupila.started" in environ:
-        stages["upload"] = environ["pupila.arrived"] - environ["pupila.started"]
-        stages["wait"] = time.monotonic() - environ["pupila.arrived"]
+def stages_of(environ: dict[str, Any]) -> Stages:
+    """Return the request's stopwatch; two stages are over: the upload, and waiting for a thread."""
+    note = note_of(environ)
+    if this_room().ledger.tracer is not None:
+        note.spans = []
+    started: float | None = environ.get("pupila.started")
+    stages = Stages(note.stages, note.spans, started)
+    if started is not None:
+        stages.end("upload", environ["pupila.arrived"])
+        stages.end("wait")
     return stages
 
 

@@ -60,6 +60,7 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         loop = Loop(self.wsgi, listener, app.settings, app.health, app.ledger, app.board, self.slot)
         self.app.board.row(self.slot)[PID] = os.getpid()
         loop.run(lambda: self.alive and os.getppid() == self.ppid, self.notify)
+        app.ledger.close()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1 if loop.wedged else 0)
