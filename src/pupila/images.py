@@ -115,6 +115,16 @@ def encode_png(pixels: Pixels) -> bytes:
     return buffer.getvalue()
 
 
+def plain_png(data: bytes, longest: int, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
+    """Return a picture file's pixels as a PNG without metadata: upright, on white, at most `longest` pixels a side.
+
+    Raises ImageError as decode() does.
+    """
+    image = _convert(_load(_open(data, limits)), longest // 4)
+    image.thumbnail((longest, longest), Image.Resampling.BILINEAR)
+    return encode_png(np.asarray(image))
+
+
 def _open(data: bytes, limits: ImageLimits) -> Image.Image:
     """Read the header only, and check the limits against it."""
     if not data:

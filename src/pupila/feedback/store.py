@@ -1,0 +1,236 @@
+"""Answered pictures, kept until somebody says what they really show: rows in SQLite, and a file a picture.
+
+Several threads and processes may use one store. All writing, of files too, happens inside a write transaction of the
+database: there is one writer at a time, and its lock goes with its process, however that ends. Files are whole and on
+the disk before the rows that name them. So a process killed at any instruction leaves at most files without a row,
+which `recover` deletes.
+"""
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pupila.errors import DataError
+from pupila.feedback.folder import DATABASE, SHELVES, Clean, Folder, clean
+from pupila.feedback.records import COLUMNS, Answered, Counts, Kept
+from pupila.feedback.schema import connect
+from pupila.images import DEFAULT_LIMITS, ImageLimits
+
+EVICTED_TOGETHER = 256
+"""Rows that are looked at in one go when room is needed."""
+ROWS = f"SELECT {', '.join(COLUMNS)} FROM answers JOIN pictures USING (sha256)"  # noqa: S608  # constants only
+
+
+class Store:
+    """One folder of collected pictures. Raises DataError where the folder or its database cannot be used."""
+
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        if not create and not (path / DATABASE).exists():
+            raise DataError(f"{path}: holds no collected pictures. Collect some with: pupila serve --collect {path}")
+        self.folder = Folder(path)
+        if create:
+            self.folder.prepare()
+        self._database = connect(path / DATABASE)
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Close the database."""
+        with self._lock:
+            self._database.close()
+
+    # Writing
+
+    def add(
+        self, answered: Sequence[Answered], max_bytes: int | None = None, limits: ImageLimits = DEFAULT_LIMITS
+    ) -> int:
+        """Keep pictures and their answers, all or none, durably; return how many: one that cannot be read is left out.
+
+        Beyond `max_bytes` the oldest uncorrected ones are deleted; corrected ones never are, new ones rather are not
+        kept. Raises sqlite3.Error or OSError if the disk is full or does not answer.
+        """
+        cleaned = [(item, clean(item.data, limits)) for item in answered]
+        good = [(item, picture) for item, picture in cleaned if picture is not None]
+        try:
+            with self._writing() as database:
+                self.folder.flush([self.folder.write(picture) for _, picture in good])
+                for item, picture in good:
+                    _insert(database, item, picture)
+                unused = [] if max_bytes is None else _make_room(database, max_bytes)
+        except (OSError, sqlite3.Error):
+            self._delete_files([(picture.sha256, picture.kind) for _, picture in good])
+            raise
+        self._delete_files(unused)
+        return len(good)
+
+    def correct(self, request: str, picture: int, category: str | None, time: float) -> Kept | None:
+        """Write down durably what a picture shows (None: no class); return it as it was, or None if it is not here.
+
+        The last correction counts. Of several requests with the same id the newest is meant.
+        """
+        with self._writing() as database:
+            query = f"{ROWS} WHERE request = ? AND picture = ? ORDER BY id DESC LIMIT 1"
+            row = database.execute(query, (request, picture)).fetchone()
+            if row is None:
+                return None
+            change = "UPDATE answers SET corrected = ?, correction = ? WHERE id = ?"
+            database.execute(change, (time, category, row[0]))
+        return Kept.of(row)
+
+    def delete(self, request: str | None = None, picture: int | None = None) -> int:
+        """Delete all pictures of a request, or one of them, or with no request everything; return how many answers.
+
+        The same picture goes wherever else it was sent.
+        """
+        wanted = "" if request is None else " WHERE request = ?" + ("" if picture is None else " AND picture = ?")
+        given = [value for value in (request, picture) if value is not None]
+        with self._writing() as database:
+            query = f"SELECT DISTINCT sha256 FROM answers{wanted}"  # noqa: S608  # constants only
+            names = database.execute(query, given).fetchall()
+            gone = sum(database.execute("DELETE FROM answers WHERE sha256 = ?", name).rowcount for name in names)
+            unused = [file for name in names for file in _forget(database, *name)]
+        self._delete_files(unused)
+        self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # or it would stay in the log for a while
+        return gone
+
+    def recover(self) -> tuple[int, int]:
+        """Delete files without a row, and rows without a file; return how many. Others may write meanwhile."""
+        files = rows = 0
+        for shelf in SHELVES:
+            with self._writing() as database:
+                query = "SELECT sha256, kind FROM pictures WHERE sha256 >= ? AND sha256 < ?"
+                known = {f"{name}.{kind}": name for name, kind in database.execute(query, (shelf, f"{shelf}~"))}
+                present = {path.name: path for path in self.folder.files(shelf)}
+                orphans, lost = present.keys() - known.keys(), known.keys() - present.keys()
+                for file in orphans:
+                    present[file].unlink()
+                for file in lost:
+                    database.execute("DELETE FROM answers WHERE sha256 = ?", (known[file],))
+                    _forget(database, known[file])
+            files, rows = files + len(orphans), rows + len(lost)
+        return files, rows
+
+    def _delete_files(self, unused: Sequence[tuple[str, str]]) -> None:
+        """Delete the files of pictures that have no row; those that have got one again meanwhile stay."""
+        if not unused:
+            return
+        with self._writing() as database:
+            for name, kind in unused:
+                if not database.execute("SELECT 1 FROM pictures WHERE sha256 = ?", (name,)).fetchone():
+                    self.folder.delete(name, kind)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """Hold the one write lock; what was done is durable after the block, or undone if it raises."""
+        with self._lock:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._database
+            except BaseException:
+                self._database.execute("ROLLBACK")
+                raise
+            self._database.execute("COMMIT")
+
+    # Reading
+
+    def find(self, number: int) -> Kept | None:
+        """Return the answer of this id."""
+        return next(self._rows("WHERE id = ?", number), None)
+
+    def of_request(self, request: str, picture: int) -> Kept | None:
+        """Return the newest answer of this request id and place."""
+        return next(self._rows("WHERE request = ? AND picture = ? ORDER BY id DESC LIMIT 1", request, picture), None)
+
+    def uncertain(self, limit: int, offset: int = 0) -> list[Kept]:
+        """Return pictures that nobody has corrected: unknown ones first, then by confidence, the lowest first."""
+        newest = "NOT EXISTS (SELECT 1 FROM answers o WHERE o.sha256 = answers.sha256 AND o.id > answers.id)"
+        done = "EXISTS (SELECT 1 FROM answers o WHERE o.sha256 = answers.sha256 AND o.corrected IS NOT NULL)"
+        order = "ORDER BY unknown DESC, confidence, id LIMIT ? OFFSET ?"
+        return list(self._rows(f"WHERE corrected IS NULL AND {newest} AND NOT {done} {order}", limit, offset))
+
+    def corrected(self, limit: int = -1, offset: int = 0) -> list[Kept]:
+        """Return the corrected pictures, the last correction first: one a picture, however often it was sent."""
+        newest = (
+            "NOT EXISTS (SELECT 1 FROM answers o WHERE o.sha256 = answers.sha256 AND o.corrected IS NOT NULL"
+            " AND (o.corrected, o.id) > (answers.corrected, answers.id))"
+        )
+        order = "ORDER BY corrected DESC, id DESC LIMIT ? OFFSET ?"
+        return list(self._rows(f"WHERE corrected IS NOT NULL AND {newest} {order}", limit, offset))
+
+    def served(self, model: str, last: int) -> list[Kept]:
+        """Return the newest different pictures that this model answered, at most `last`: a sample without selection.
+
+        Answers from before room was made for others are left out: of them the corrected ones are left over.
+        """
+        found: dict[str, Kept] = {}
+        for kept in self._rows("WHERE model = ? AND id > (SELECT evicted FROM size) ORDER BY id DESC", model):
+            if len(found) < last:
+                found.setdefault(kept.sha256, kept)
+        return list(found.values())
+
+    def models(self) -> dict[str, int]:
+        """Return how many answers there are of each model version, the newest first."""
+        with self._lock:
+            return dict(
+                self._database.execute("SELECT model, count(*) FROM answers GROUP BY model ORDER BY max(id) DESC")
+            )
+
+    def counts(self) -> Counts:
+        """Count what is here."""
+        query = (
+            "SELECT count(*), count(DISTINCT sha256), count(corrected), count(corrected) - count(correction),"
+            " (SELECT bytes FROM size) FROM answers"
+        )
+        with self._lock:
+            return Counts(*self._database.execute(query).fetchone())
+
+    def read(self, kept: Kept) -> bytes | None:
+        """Return the picture file, None if it has been deleted meanwhile."""
+        try:
+            return self.folder.file(kept.sha256, kept.kind).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def _rows(self, condition: str, *values: object) -> Iterator[Kept]:
+        with self._lock:
+            rows = self._database.execute(f"{ROWS} {condition}", values).fetchall()
+        return map(Kept.of, rows)
+
+
+def _insert(database: sqlite3.Connection, item: Answered, picture: Clean) -> None:
+    entry = (picture.sha256, picture.kind, len(picture.data))
+    database.execute("INSERT OR IGNORE INTO pictures VALUES (?, ?, ?)", entry)
+    answer = (item.request, item.picture, picture.sha256, item.category, item.confidence, item.unknown)
+    database.execute(
+        "INSERT INTO answers (request, picture, sha256, category, confidence, unknown, model, time) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (*answer, item.model, item.time),
+    )
+
+
+def _make_room(database: sqlite3.Connection, max_bytes: int) -> list[tuple[str, str]]:
+    """Delete uncorrected answers, the oldest first, until the rest fits; return the files that nobody needs."""
+    unused: list[tuple[str, str]] = []
+    while _bytes(database) > max_bytes:
+        oldest = "SELECT id, sha256 FROM answers WHERE corrected IS NULL ORDER BY id LIMIT ?"
+        rows = database.execute(oldest, (EVICTED_TOGETHER,)).fetchall()
+        if not rows:
+            break
+        for number, name in rows:
+            database.execute("DELETE FROM answers WHERE id = ?", (number,))
+            database.execute("UPDATE size SET evicted = ?", (number,))
+            unused += _forget(database, name)
+            if _bytes(database) <= max_bytes:
+                break
+    return unused
+
+
+def _bytes(database: sqlite3.Connection) -> int:
+    return int(database.execute("SELECT bytes FROM size").fetchone()[0])
+
+
+def _forget(database: sqlite3.Connection, name: str) -> list[tuple[str, str]]:
+    """Forget a picture that no answer is about; return it if it was forgotten."""
+    unused = "DELETE FROM pictures WHERE sha256 = ?1 AND NOT EXISTS (SELECT 1 FROM answers WHERE sha256 = ?1)"
+    return database.execute(f"{unused} RETURNING sha256, kind", (name,)).fetchall()

@@ -1,0 +1,330 @@
+"""The store of collected pictures: what is kept, for how long, and that nothing but the picture is kept."""
+
+import io
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+from server_kit import COLOURS, encode, picture
+
+from pupila import images
+from pupila.errors import DataError
+from pupila.feedback import Answered, Store
+from pupila.feedback.folder import clean
+from pupila.feedback.schema import ROW_BYTES
+from pupila.feedback.strip import strip
+
+SECRET = b"Rua das Flores 1"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store(tmp_path / "collected", create=True)
+    yield opened
+    opened.close()
+
+
+def noise(seed: int, size: int = 24) -> bytes:
+    """A picture file that no other seed gives."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    return images.encode_png(pixels)
+
+
+def answered(seed: int, request: str = "", confidence: float = 0.5, **other: object) -> Answered:
+    values = {"picture": 0, "category": "red", "unknown": False, "model": "m1", "time": float(seed), **other}
+    data = values.pop("data", None) or noise(seed)
+    return Answered(request=request or f"r{seed}", data=data, confidence=confidence, **values)  # type: ignore[arg-type]
+
+
+def files(store: Store) -> set[str]:
+    return {path.stem for path in store.folder.pictures.rglob("*") if path.is_file()}
+
+
+# What is kept
+
+
+def test_kept_picture_is_found_by_request_and_place_with_its_answer(store: Store) -> None:
+    store.add([answered(1, "a"), answered(2, "a", picture=1, category="blue", unknown=True)])
+    kept = store.of_request("a", 1)
+    assert kept is not None
+    assert (kept.category, kept.confidence, kept.unknown, kept.model, kept.time) == ("blue", 0.5, True, "m1", 2.0)
+    assert kept.corrected is None
+    assert store.read(kept) == noise(2)
+    assert store.of_request("a", 2) is None
+    assert store.of_request("b", 0) is None
+
+
+def test_what_one_process_keeps_another_reads(store: Store) -> None:
+    store.add([answered(1, "a")])
+    code = "import sys, pathlib; from pupila.feedback import Store; print(Store(pathlib.Path(sys.argv[1])).counts())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(store.folder.path)], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "answers=1, pictures=1, corrected=0" in done.stdout
+
+
+def test_same_picture_is_one_file_however_often_it_is_sent(store: Store) -> None:
+    store.add([answered(1, "a"), answered(1, "b")])
+    store.add([answered(1, "c")])
+    assert len(files(store)) == 1
+    assert store.counts().answers == 3
+    assert store.counts().pictures == 1
+
+
+def test_last_correction_counts(store: Store) -> None:
+    store.add([answered(1, "a")])
+    store.correct("a", 0, "blue", 10.0)
+    before = store.correct("a", 0, None, 11.0)
+    assert before is not None
+    assert (before.corrected, before.correction) == (10.0, "blue")
+    kept = store.of_request("a", 0)
+    assert kept is not None
+    assert (kept.corrected, kept.correction) == (11.0, None)
+    assert (store.counts().corrected, store.counts().none) == (1, 1)
+
+
+def test_correction_of_what_is_not_here_says_so(store: Store) -> None:
+    assert store.correct("a", 0, "blue", 1.0) is None
+
+
+def test_of_two_requests_with_one_id_the_newest_is_corrected(store: Store) -> None:
+    store.add([answered(1, "same")])
+    store.add([answered(2, "same")])
+    store.correct("same", 0, "blue", 1.0)
+    (kept,) = store.corrected()
+    assert store.read(kept) == noise(2)
+
+
+def test_review_begins_with_unknown_and_least_sure_pictures_each_once(store: Store) -> None:
+    store.add([answered(1, confidence=0.9), answered(2, confidence=0.3), answered(3, confidence=0.99, unknown=True)])
+    store.add([answered(2, "again", confidence=0.3), answered(4, confidence=0.2)])
+    store.correct("r4", 0, "blue", 1.0)
+    assert [kept.request for kept in store.uncertain(10)] == ["r3", "again", "r1"]
+    assert [kept.request for kept in store.uncertain(1, 1)] == ["again"]
+    store.correct("r2", 0, "blue", 2.0)  # the same picture as in "again"
+    assert [kept.request for kept in store.uncertain(10)] == ["r3", "r1"]
+    assert [kept.request for kept in store.corrected()] == ["r2", "r4"]
+
+
+# Only the picture is kept
+
+
+def with_metadata(kind: str, mode: str = "RGB", turned: bool = False) -> bytes:
+    """A picture with a place, a comment, a profile and a thumbnail in it, as far as its format has room."""
+    pixels = np.random.default_rng(3).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x010E] = SECRET.decode()
+    if turned:
+        exif[0x0112] = 6
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes() + SECRET
+    options: dict[str, object] = {"exif": exif, "icc_profile": profile}
+    if kind in ("JPEG", "WEBP"):
+        options["xmp"] = b"<x>" + SECRET + b"</x>"
+    if kind in ("JPEG", "GIF"):
+        options["comment"] = SECRET
+    if kind in ("GIF", "BMP"):
+        options.pop("exif"), options.pop("icc_profile")
+    return encode(Image.fromarray(pixels).convert(mode), kind, **options)
+
+
+FORMS: dict[str, Callable[[], bytes]] = {
+    "jpeg": lambda: with_metadata("JPEG"),
+    "jpeg on its side": lambda: with_metadata("JPEG", turned=True),
+    "progressive": lambda: picture("green", "JPEG", (70, 50), progressive=True, comment=SECRET),
+    "cmyk": lambda: with_metadata("JPEG", "CMYK"),
+    "gray": lambda: with_metadata("JPEG", "L"),
+    "with restarts": lambda: picture("green", "JPEG", (70, 50), restart_marker_blocks=1, comment=SECRET),
+    "jpeg and a film behind it": lambda: with_metadata("JPEG") + b"\0\0\0\x18ftypmp42" + SECRET,
+    "png": lambda: with_metadata("PNG"),
+    "png on its side": lambda: with_metadata("PNG", turned=True),
+    "png with alpha": lambda: with_metadata("PNG", "RGBA"),
+    "png with a palette": lambda: with_metadata("PNG", "P"),
+    "png and more behind it": lambda: with_metadata("PNG") + SECRET,
+    "webp": lambda: with_metadata("WEBP"),
+    "webp on its side": lambda: with_metadata("WEBP", turned=True),
+    "webp with alpha": lambda: with_metadata("WEBP", "RGBA"),
+    "gif": lambda: with_metadata("GIF"),
+    "tiff": lambda: with_metadata("TIFF"),
+    "tiff on its side": lambda: with_metadata("TIFF", turned=True),
+    "bmp": lambda: with_metadata("BMP") + SECRET,
+    "avif": lambda: with_metadata("AVIF"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_metadata_goes_and_pixels_stay(form: str) -> None:
+    data = FORMS[form]()
+    assert form == "avif" or SECRET in data or SECRET[:8] in data
+    cleaned = clean(data, images.DEFAULT_LIMITS)
+    assert cleaned is not None
+    assert SECRET[:8] not in cleaned.data
+    with Image.open(io.BytesIO(cleaned.data)) as opened:
+        assert set(opened.getexif()) <= {0x0112}
+        assert not opened.info.keys() & {"icc_profile", "xmp", "comment", "Comment", "XML:com.adobe.xmp"}
+    for size in (16, 32):
+        assert np.array_equal(images.decode(data, size), images.decode(cleaned.data, size))
+
+
+@pytest.mark.parametrize("form", ["jpeg", "progressive", "png", "webp"])
+def test_common_formats_keep_their_own_coded_data(form: str) -> None:
+    stripped = strip(FORMS[form]())
+    assert stripped is not None
+    assert len(stripped[0]) < len(FORMS[form]())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_file_that_breaks_off_anywhere_is_left_to_the_decoder_and_never_raises(form: str) -> None:
+    data = FORMS[form]()
+    for end in range(0, len(data), max(1, len(data) // 60)):
+        clean(data[:end], images.DEFAULT_LIMITS)
+
+
+def test_large_picture_that_must_be_written_anew_is_scaled_down() -> None:
+    cleaned = clean(encode(Image.new("RGB", (5000, 100), COLOURS["red"]), "BMP"), images.DEFAULT_LIMITS)
+    assert cleaned is not None
+    assert (cleaned.kind, images.header(cleaned.data).width) == ("png", 2048)
+
+
+def test_picture_that_cannot_be_read_is_left_out_and_the_others_are_kept(store: Store) -> None:
+    assert store.add([answered(1), answered(2, data=b"no picture")]) == 1
+    assert store.counts().answers == 1
+
+
+def test_name_of_file_and_client_are_nowhere_in_the_store(store: Store) -> None:
+    assert {column[1] for column in store._database.execute("PRAGMA table_info(answers)")}.isdisjoint(
+        {"filename", "name", "client", "address"}
+    )
+
+
+def test_folder_is_its_owners_alone(store: Store) -> None:
+    store.add([answered(1)])
+    for path in [store.folder.path, *store.folder.path.rglob("*")]:
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+
+
+def test_folder_with_other_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(DataError, match="holds other files"):
+        Store(tmp_path, create=True)
+
+
+def test_folder_without_a_store_is_refused_where_none_is_to_be_made(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="pupila serve --collect"):
+        Store(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_database_and_one_of_another_version_are_refused(store: Store, tmp_path: Path) -> None:
+    store._database.execute("PRAGMA user_version = 99")
+    with pytest.raises(DataError, match="version 99"):
+        Store(store.folder.path)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "feedback.sqlite").write_bytes(b"not a database, but long enough to be looked at" * 40)
+    with pytest.raises(DataError, match="cannot be used"):
+        Store(other)
+
+
+# How much is kept
+
+
+def test_oldest_uncorrected_pictures_make_room(store: Store) -> None:
+    each = len(noise(1)) + ROW_BYTES
+    for seed in range(6):
+        store.add([answered(seed)], max_bytes=4 * each + each // 2)
+        if seed == 0:
+            store.correct("r0", 0, "blue", 1.0)
+    assert {kept.request for kept in [*store.uncertain(10), *store.corrected()]} == {"r0", "r3", "r4", "r5"}
+    assert len(files(store)) == 4
+    assert store.counts().bytes <= 4 * each + each // 2
+
+
+def test_corrected_pictures_are_never_deleted_for_new_ones(store: Store) -> None:
+    store.add([answered(1)])
+    store.correct("r1", 0, "blue", 1.0)
+    store.add([answered(2)], max_bytes=10)
+    assert store.counts().answers == store.counts().corrected == 1
+    assert len(files(store)) == 1
+
+
+def test_picture_that_another_answer_needs_stays_when_one_goes(store: Store) -> None:
+    store.add([answered(1, "old"), answered(2), answered(1, "new")])
+    store.add([], max_bytes=2 * (len(noise(1)) + ROW_BYTES) + 100)
+    kept = store.of_request("new", 0)
+    assert store.of_request("old", 0) is None
+    assert kept is not None
+    assert store.read(kept) == noise(1)
+
+
+def test_one_picture_sent_for_ever_does_not_grow_without_end(store: Store) -> None:
+    for seed in range(50):
+        store.add([answered(1, f"a{seed}")], max_bytes=5 * ROW_BYTES + len(noise(1)))
+    assert store.counts().answers == 5
+
+
+def test_size_is_that_of_files_and_rows(store: Store) -> None:
+    store.add([answered(1), answered(2), answered(1, "again")])
+    store.delete("r2")
+    assert store.counts().bytes == len(noise(1)) + 2 * ROW_BYTES
+
+
+# Deleting
+
+
+def test_one_picture_is_deleted_wherever_it_was_sent(store: Store) -> None:
+    store.add([answered(1, "a"), answered(1, "b"), answered(2, "a", picture=1)])
+    assert store.delete("a", 0) == 2
+    assert [kept.request for kept in store.uncertain(10)] == ["a"]
+    assert len(files(store)) == 1
+
+
+def test_everything_is_deleted_and_leaves_no_trace_in_the_files(store: Store) -> None:
+    store.add([answered(1, "the-secret-request"), answered(2)])
+    assert store.delete() == 2
+    assert files(store) == set()
+    for path in store.folder.path.iterdir():
+        assert path.is_dir() or b"the-secret-request" not in path.read_bytes()
+
+
+# After a crash
+
+
+def test_recovery_deletes_files_without_rows_and_rows_without_files(store: Store) -> None:
+    store.add([answered(1), answered(2)])
+    kept = store.of_request("r1", 0)
+    assert kept is not None
+    lost = store.folder.file(kept.sha256, kept.kind)
+    lost.unlink()
+    shelf = store.folder.pictures / "ab"
+    shelf.mkdir(exist_ok=True)
+    (shelf / ".abcd.png").write_bytes(b"half")
+    (shelf / ("ab" * 32 + ".png")).write_bytes(noise(9))
+    assert store.recover() == (2, 1)
+    assert [kept.request for kept in store.uncertain(10)] == ["r2"]
+    assert len(files(store)) == 1
+    assert store.recover() == (0, 0)
+
+
+def test_failed_write_leaves_neither_rows_nor_files(store: Store) -> None:
+    store._database.execute("CREATE TRIGGER full BEFORE INSERT ON answers BEGIN SELECT RAISE(ABORT, 'disk full'); END")
+    with pytest.raises(sqlite3.Error, match="disk full"):
+        store.add([answered(1)])
+    assert files(store) == set()
+    assert store.counts().answers == 0
+
+
+def test_sample_for_drift_has_each_picture_once_and_none_that_eviction_left_over(store: Store) -> None:
+    each = len(noise(1)) + ROW_BYTES
+    for seed in range(5):
+        store.add([answered(seed)], max_bytes=3 * each + each // 2)
+        if seed == 0:
+            store.correct("r0", 0, "blue", 1.0)
+    store.add([answered(4, "again"), answered(7, model="m2")])
+    assert [kept.request for kept in store.served("m1", 10)] == ["again", "r3"]
+    assert store.models() == {"m2": 1, "m1": 4}
