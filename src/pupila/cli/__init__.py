@@ -11,6 +11,7 @@ from pupila.cli.models import models
 from pupila.cli.predict import predict
 from pupila.cli.recipes import recipes
 from pupila.cli.serve import serve
+from pupila.cli.sweep import sweep
 from pupila.cli.train import train
 
 
@@ -22,6 +23,7 @@ def main() -> None:
 
 for _command in (
     train,
+    sweep,
     evaluate,
     predict,
     data,

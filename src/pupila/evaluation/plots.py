@@ -59,6 +59,29 @@ def plot_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     _save(figure, path)
 
 
+def plot_sweep(curves: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], path: Path) -> None:
+    """Draw the curves of many runs, train loss on the left and validation accuracy on the right, over the epochs.
+
+    curves: by the name of a group, the rows of each of its runs (see plot_curves), which share a colour.
+    """
+    height = 4.6 + 0.2 * len(curves)
+    figure = _figure(11.0, height)
+    colours = _colours(len(curves))
+    for place, (key, title) in enumerate((("train_loss", "train loss"), ("validation_accuracy", "valid acc")), 1):
+        axes = figure.add_subplot(1, 2, place)
+        for colour, (name, runs) in zip(colours, curves.items(), strict=True):
+            for number, rows in enumerate(runs):
+                epochs, values = [row["epoch"] for row in rows], [row[key] for row in rows]
+                label = shorten(name, 60) if number == 0 and place == 1 else None
+                axes.plot(epochs, values, color=colour, label=label, linewidth=1.4, alpha=0.8, marker="o", markersize=2)
+        axes.locator_params(axis="x", integer=True)
+        axes.set(xlabel="epoch", title=title)
+        axes.set_ylim(bottom=0)
+        axes.grid(color="#dddddd")
+    figure.legend(loc="outside lower center", ncols=1, fontsize=9)
+    _save(figure, path)
+
+
 def plot_reliability(before: Sequence[Bin], after: Sequence[Bin], temperature: float, path: Path) -> None:
     """Draw accuracy against confidence, at temperature 1 and at the fitted one; on the diagonal is right."""
     figure = _figure(9.0, 4.6)
@@ -148,6 +171,15 @@ def _write_counts(axes: "Axes", confusion: Int64, shares: np.ndarray[tuple[int, 
         colour = "white" if shares[row, column] > 0.4 else "#222222"
         text = f"{confusion[row, column]}"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9 if largest < 5 else 7)
+
+
+def _colours(count: int) -> list[tuple[float, ...]]:
+    """Return as many colours as different as can be."""
+    from matplotlib import colormaps
+
+    if count <= 10:
+        return [colormaps["tab10"](place) for place in range(count)]
+    return [colormaps["turbo"](place / (count - 1)) for place in range(count)]
 
 
 def _figure(width: float, height: float) -> "Figure":

@@ -8,7 +8,7 @@ with the same number of threads; by epochs, not by minutes).
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ class Fitted:
     best_epoch: int
     rows: list[Row]
     examples_per_second: float
+    stopped: bool = False
+    """True if Ctrl-C ended it before its time."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ def fit(
             raise TrainingError(
                 "Stopped before the first epoch was over: there is no model yet. Train again."
             ) from None
+        return replace(_finish(run), stopped=True)
     return _finish(run)
 
 

@@ -1,0 +1,57 @@
+"""`pupila sweep`."""
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from pupila.cli.group import json_option
+
+
+@click.command()
+@click.argument("arguments", nargs=-1, required=True, metavar="[SWEEP] DATA")
+@click.option("--grid", multiple=True, metavar="KEY=VALUE,VALUE", help="Values to try; several grids are combined.")
+@click.option("--recipe", default="standard", show_default=True, help="What every trial starts from.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set one value of every trial's recipe.")
+@click.option("--seeds", type=click.IntRange(1, 100), help="Trials of the same settings [default: 1, or the sweep's].")
+@click.option("--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Trials at once, by processes.")
+@click.option("--size", type=click.IntRange(8, 512), help="Pixels a side of stored pictures [default: by the data].")
+@click.option("--name", help="Name of the sweep's folder [default: the data's and the sweep's].")
+@click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where it goes.")
+@click.option("--checkpoint-seconds", type=float, default=60.0, show_default=True, help="What a kill may cost at most.")
+@json_option
+def sweep(
+    arguments: tuple[str, ...],
+    grid: tuple[str, ...],
+    recipe: str,
+    overrides: tuple[str, ...],
+    seeds: int | None,
+    jobs: int,
+    size: int | None,
+    name: str | None,
+    runs: Path,
+    checkpoint_seconds: float,
+    as_json: bool,
+) -> None:
+    """Train on DATA many times over a --grid, or as a shipped SWEEP says; one table, one plot, the best model.
+
+    The same command goes on where it stopped. The best is chosen by validation accuracy, never by test accuracy.
+    """
+    from pupila.training.sweeps import load_definition, run_sweep
+    from pupila.training.sweeps.definition import plan
+    from pupila.training.sweeps.processes import at_once, in_turn
+
+    if len(arguments) > 2:
+        raise click.UsageError(f"Give a data set, or a sweep and a data set, not {len(arguments)} names.")
+    definition = load_definition(arguments[0] if len(arguments) == 2 else None)
+    trials = plan(definition, grid, recipe, overrides, seeds)
+    data = arguments[-1]
+    folder = runs / (name or f"{Path(data).name.split('.')[0]}-{definition.name}")
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        summary = run_sweep(
+            data, trials, folder, size=size, checkpoint_seconds=checkpoint_seconds, reference=definition.reference,
+            execute=in_turn if jobs == 1 else at_once(jobs),
+        )  # fmt: skip
+    click.echo(json.dumps(summary.to_json()) if as_json else summary.to_text())

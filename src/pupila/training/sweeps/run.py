@@ -1,0 +1,110 @@
+"""A whole sweep: from trials to a folder with one table, one plot and the best model.
+
+    <folder>/<trial>/      what `pupila train` leaves, and result.json
+    <folder>/table.csv, results.json, curves.png, model.onnx
+
+The same call goes on where an earlier one was killed: trials with a result are read, others go on from their
+checkpoints.
+"""
+
+import json
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pupila.data import load_dataset
+from pupila.errors import TrainingError
+from pupila.evaluation.plots import plot_sweep
+from pupila.training.fit import CHECKPOINT_SECONDS
+from pupila.training.sweeps.definition import Trial
+from pupila.training.sweeps.processes import Execute, in_turn
+from pupila.training.sweeps.table import Row, as_csv, as_json, as_text, best_of, rows_of
+from pupila.training.sweeps.trial import Failure, Job, Result, read_result
+
+
+@dataclass(frozen=True)
+class SweepSummary:
+    """What a sweep found, and where it is."""
+
+    folder: Path
+    model: Path
+    best: Result
+    rows: tuple[Row, ...]
+    results: tuple[Result, ...]
+    failures: tuple[Failure, ...]
+    reference: str
+
+    def to_text(self) -> str:
+        """Return the table, and what was kept."""
+        table = as_text(self.rows, self.reference, self.best.test_pictures)
+        kept = f"Best by validation accuracy: {self.best.trial}. Its model: {self.model}"
+        return f"{table}\n{kept}\nwrote {self.folder}/table.csv, results.json and curves.png"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same as plain values."""
+        found = as_json(self.rows, self.results, self.failures)
+        return {"best": self.best.trial, "model": str(self.model), "reference": self.reference, **found}
+
+
+def run_sweep(
+    source: str,
+    trials: Sequence[Trial],
+    folder: Path,
+    *,
+    size: int | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    reference: str = "",
+    execute: Execute = in_turn,
+) -> SweepSummary:
+    """Run what is not done yet, then write and return what was found; prints each trial's closing line.
+
+    execute: runs the jobs, see processes.py. Raises TrainingError if every trial failed, or if the folder holds trials
+    of other settings, and what load_dataset and train raise.
+    """
+    splits = load_dataset(source, size)  # errors in the data show now, and the cache is filled before trials need it
+    jobs = [Job(t, source, folder / t.name, splits.fingerprint, size, checkpoint_seconds) for t in trials]
+    del splits
+    outcomes: dict[str, Result | Failure] = {job.trial.name: done for job in jobs if (done := read_result(job))}
+    left = [job for job in jobs if job.trial.name not in outcomes]
+    print(f"{len(jobs)} trials, {len(outcomes)} of them done before, in {folder}", flush=True)
+    for outcome in execute(left) if left else ():
+        outcomes[outcome.trial] = outcome
+        _say(outcome)
+    ordered = [outcomes[job.trial.name] for job in jobs if job.trial.name in outcomes]
+    return _publish(folder, ordered, reference)
+
+
+def _say(outcome: Result | Failure) -> None:
+    if isinstance(outcome, Failure):
+        print(f"{outcome.trial}: failed: {outcome.reason}", flush=True)
+        return
+    test = "" if outcome.test_accuracy is None else f", test acc {outcome.test_accuracy:.4f}"
+    print(f"{outcome.trial}: {outcome.closing}{test}", flush=True)
+
+
+def _publish(folder: Path, outcomes: Sequence[Result | Failure], reference: str) -> SweepSummary:
+    results = [outcome for outcome in outcomes if isinstance(outcome, Result)]
+    failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    if not results:
+        raise TrainingError(f"{folder}: every trial failed; the first: {failures[0].reason}")
+    best, rows = best_of(results), rows_of(results, failures)
+    model = folder / "model.onnx"
+    temporary = model.with_name(f".{model.name}.{os.getpid()}")
+    shutil.copyfile(best.model, temporary)
+    temporary.replace(model)
+    summary = SweepSummary(folder, model, best, tuple(rows), tuple(results), tuple(failures), reference)
+    (folder / "table.csv").write_text(as_csv(results), encoding="utf-8")
+    (folder / "results.json").write_text(json.dumps(summary.to_json(), indent=1), encoding="utf-8")
+    plot_sweep(_curves(results), folder / "curves.png")
+    return summary
+
+
+def _curves(results: Sequence[Result]) -> Mapping[str, list[list[dict[str, Any]]]]:
+    curves: dict[str, list[list[dict[str, Any]]]] = defaultdict(list)
+    for result in results:
+        curves[result.group].append(result.rows)
+    return curves

@@ -1,0 +1,163 @@
+"""One trial: trained in a folder of its own, or taken up where it was killed, or read if it is done already."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pupila.data import load_dataset
+from pupila.errors import TrainingError
+from pupila.evaluation.evaluate import evaluate
+from pupila.recipe import Recipe
+from pupila.training.sweeps.definition import Trial
+from pupila.training.train import Trained, closing_line, train
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a trial needs, to be sent to another process."""
+
+    trial: Trial
+    source: str
+    folder: Path
+    """The trial's own."""
+    fingerprint: str
+    """Of the data, as it was when the sweep began."""
+    size: int | None
+    checkpoint_seconds: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a trial; all plain values."""
+
+    trial: str
+    group: str
+    varied: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    reference: Mapping[str, float]
+    fingerprint: str
+    model: str
+    rows: list[dict[str, Any]]
+    """One mapping of metrics an epoch."""
+    best_epoch: int
+    test_accuracy: float | None
+    """Of the model file, where the data has a test split. For information: nothing is chosen by it."""
+    test_pictures: int
+    examples_per_second: float
+    seconds: float
+    closing: str
+
+    @property
+    def best(self) -> Mapping[str, Any]:
+        """The metrics of the epoch whose weights were kept."""
+        return self.rows[self.best_epoch]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A trial that ended in an error of its own, like a loss that is not finite."""
+
+    trial: str
+    group: str
+    reason: str
+
+
+def run_job(job: Job) -> Result | Failure:
+    """Train, score on the test split if there is one, and leave result.json; a job that is done is only read.
+
+    A TrainingError is the trial's own and becomes a Failure; the other kinds of PupilaError end the sweep.
+    """
+    done = read_result(job)
+    if done is not None:
+        return done
+    job.folder.mkdir(parents=True, exist_ok=True)
+    begun = time.monotonic()
+    try:
+        trained = train(
+            job.source, job.trial.recipe, job.folder,
+            size=job.size, resume=True, checkpoint_seconds=job.checkpoint_seconds,
+        )  # fmt: skip
+    except TrainingError as error:
+        return Failure(job.trial.name, job.trial.group, str(error))
+    if trained.fitted.stopped:
+        raise KeyboardInterrupt
+    result = _result(job, trained, time.monotonic() - begun)
+    temporary = job.folder / f".{RESULT}.{os.getpid()}"
+    temporary.write_text(json.dumps(dataclasses.asdict(result), indent=1), encoding="utf-8")
+    temporary.replace(job.folder / RESULT)
+    return result
+
+
+def run_quietly(job: Job, threads: int) -> Result | Failure:
+    """The same in a process of its own: with so many threads, and what it prints in the folder's log.txt."""
+    torch.set_num_threads(threads)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with (job.folder / "log.txt").open("a", encoding="utf-8") as log, _printing_to(log):
+        return run_job(job)
+
+
+def read_result(job: Job) -> Result | None:
+    """Return what an earlier start left, or None; raises TrainingError if it is of other settings or data."""
+    path = job.folder / RESULT
+    try:
+        result = Result(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, TypeError, ValueError) as error:
+        raise TrainingError(f"{path}: cannot be read ({error}). Delete it: the trial is then finished anew.") from error
+    changes = _changes(job.trial.recipe, result.recipe)
+    if result.fingerprint != job.fingerprint:
+        changes.append("the data has changed")
+    if changes:
+        raise TrainingError(f"{job.folder}: holds another trial ({', '.join(changes)}). Choose another --name.")
+    return result
+
+
+def _changes(recipe: Recipe, earlier: Mapping[str, Any]) -> list[str]:
+    ours = json.loads(json.dumps(recipe.to_dict()))
+    different = sorted(key for key in ours.keys() | earlier.keys() if ours.get(key) != earlier.get(key))
+    return [f"{key} was {earlier.get(key)} and is {ours.get(key)}" for key in different]
+
+
+def _result(job: Job, trained: Trained, seconds: float) -> Result:
+    test, pictures = _test_accuracy(job, trained)
+    fitted, trial = trained.fitted, job.trial
+    return Result(
+        trial=trial.name,
+        group=trial.group,
+        varied=dict(trial.varied),
+        recipe=trial.recipe.to_dict(),
+        reference=dict(trial.reference),
+        fingerprint=job.fingerprint,
+        model=str(trained.model),
+        rows=fitted.rows,
+        best_epoch=fitted.best_epoch,
+        test_accuracy=test,
+        test_pictures=pictures,
+        examples_per_second=fitted.examples_per_second,
+        seconds=seconds,
+        closing=closing_line(fitted),
+    )
+
+
+def _test_accuracy(job: Job, trained: Trained) -> tuple[float | None, int]:
+    test = load_dataset(job.source, job.size).test
+    if test is None:
+        return None, 0
+    return evaluate(trained.exported.predictor, test).scores.accuracy, len(test)
+
+
+@contextlib.contextmanager
+def _printing_to(stream: Any) -> Iterator[None]:
+    with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
+        yield

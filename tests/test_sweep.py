@@ -1,0 +1,188 @@
+"""Sweeps: what is tried, what is chosen and by what, and that a killed sweep goes on where it was."""
+
+import csv
+import json
+from dataclasses import replace
+
+import pytest
+from click.testing import CliRunner
+from training_kit import TINY
+
+from pupila.cli import main
+from pupila.errors import RecipeError
+from pupila.evaluation.plots import plot_sweep
+from pupila.training.sweeps import load_definition, shipped_sweeps
+from pupila.training.sweeps.definition import parse_grid, plan
+from pupila.training.sweeps.table import as_csv, as_text, best_of, rows_of
+from pupila.training.sweeps.trial import Failure, Job, Result, run_job
+
+SMALL = ["weights=none", "sample=60", "batch_size=16", "network_size=32", "progressive=[]", "precision=float32"]
+SMALL = [word for pair in [*SMALL, "export=float32"] for word in ("--set", pair)]
+
+
+def planned(*grid, definition=None, **options):
+    options = {"recipe": "standard", "overrides": [], **options}
+    return plan(load_definition(definition), grid, **options)
+
+
+def result(group, seed, accuracy, test=None, loss=1.0):
+    """A finished trial with one epoch."""
+    row = {"epoch": 1, "train_loss": loss, "train_accuracy": 0.5, "validation_loss": loss}
+    row["validation_accuracy"] = accuracy
+    recipe = replace(TINY, seed=seed).to_dict()
+    model = f"{group}-{seed}.onnx"
+    return Result(f"{group}-{seed}", group, {}, recipe, {}, "f", model, [row], 0, test, 10, 100.0, 1.0, "loss")
+
+
+def test_grid_tries_every_combination():
+    trials = planned("lr=0.01,0.001", "epochs=2,3")
+    assert [(t.recipe.learning_rate, t.recipe.epochs) for t in trials] == [(0.01, 2), (0.01, 3), (0.001, 2), (0.001, 3)]
+
+
+def test_seeds_are_trials_of_one_group():
+    trials = planned("lr=0.01", seeds=3, overrides=["seed=5"])
+    assert [t.recipe.seed for t in trials] == [5, 6, 7]
+    assert len({t.group for t in trials}) == 1 and len({t.name for t in trials}) == 3
+
+
+def test_asking_for_epochs_leaves_the_budget_in_minutes_out():
+    assert planned("epochs=2")[0].recipe.minutes == 0
+    assert planned("lr=0.1")[0].recipe.minutes > 0
+
+
+def test_values_are_read_as_toml_or_as_words():
+    assert parse_grid(["progressive=[[32, 0.5]],[]"]) == {"progressive": ([[32, 0.5]], [])}
+    assert parse_grid(["weights=none,bundled"]) == {"weights": ("none", "bundled")}
+
+
+@pytest.mark.parametrize(
+    ("grid", "words"),
+    [
+        ("lrr=0.1", "Did you mean 'lr'"),
+        ("learning-rate=0.1", "Did you mean 'learning_rate'"),
+        ("lr", "is not KEY=VALUE"),
+        ("lr=fast", "learning_rate must be a number"),
+        ("lr=0.1,0.1", "the same"),
+        ("seed=1,2", "Use --seeds"),
+    ],
+)
+def test_mistake_in_the_grid_is_named(grid, words):
+    with pytest.raises(RecipeError, match=words):
+        planned(grid)
+
+
+def test_key_both_in_the_grid_and_set_is_refused():
+    with pytest.raises(RecipeError, match="learning_rate is in the grid and set too"):
+        planned("lr=0.1,0.2", overrides=["lr=0.3"])
+
+
+def test_unknown_sweep_is_answered_with_the_nearest():
+    with pytest.raises(RecipeError, match="Did you mean 'classic-four'"):
+        load_definition("clasic-four")
+
+
+@pytest.mark.parametrize("name", shipped_sweeps())
+def test_shipped_sweep_can_be_laid_out(name):
+    assert planned(definition=name)
+
+
+def test_classic_four_is_what_the_study_did():
+    trials = planned(definition="classic-four", overrides=["weights=none"], seeds=1)
+    studied = [(t.recipe.epochs, t.recipe.learning_rate, t.reference["validation_accuracy"]) for t in trials[:4]]
+    assert studied == [(30, 0.001, 0.438), (30, 0.0001, 0.525), (50, 0.001, 0.475), (20, 0.001, 0.537)]
+    for recipe in (trial.recipe for trial in trials[:4]):
+        assert (recipe.momentum, recipe.weight_decay, recipe.batch_size) == (0.9, 5e-4, 32)
+        assert (recipe.schedule, recipe.lr_period, recipe.lr_decay, recipe.sample) == ("step", 4, 0.9, 1000)
+
+
+def test_own_way_in_classic_four_takes_the_recipe_that_is_asked_for():
+    trials = planned(definition="classic-four", recipe="quick")
+    assert {t.recipe.name for t in trials if not t.reference} == {"quick"}
+    assert {t.recipe.sample for t in trials} == {1000}
+
+
+def test_own_definition_is_read(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('seeds = 2\n[grid]\nlr = [0.1, 0.2]\n[[trials]]\nname = "a"\nset = { epochs = 1 }\n')
+    assert [t.group for t in planned(definition=str(path))] == ["a, learning_rate=0.1"] * 2 + [
+        "a, learning_rate=0.2"
+    ] * 2
+
+
+def test_mistake_in_a_definition_is_named(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("seed = 2")
+    with pytest.raises(RecipeError, match="unknown key 'seed'"):
+        load_definition(str(path))
+
+
+def test_best_is_the_best_group_on_average_and_its_best_trial():
+    lucky = [result("a", 0, 0.9), result("a", 1, 0.1)]
+    steady = [result("b", 0, 0.6), result("b", 1, 0.7)]
+    assert best_of([*lucky, *steady]).trial == "b-1"
+
+
+def test_test_accuracy_is_never_chosen_by():
+    assert best_of([result("a", 0, 0.6, test=0.1), result("b", 0, 0.5, test=0.9)]).trial == "a-0"
+
+
+def test_table_has_a_line_a_group_with_its_spread_and_failures():
+    rows = rows_of([result("a", 0, 0.5), result("a", 1, 0.7)], [Failure("b-0", "b", "The loss is nan.")])
+    lines = as_text(rows, "", 0).splitlines()
+    assert lines[1].startswith("a ") and "0.600 (0.500 to 0.700)" in lines[1]
+    assert "failed" in lines[2] and "1 trials failed" in lines[-1]
+
+
+def test_csv_has_a_line_a_trial():
+    rows = list(csv.DictReader(as_csv([result("a", 0, 0.5), result("a", 1, 0.7)]).splitlines()))
+    assert [(row["seed"], row["validation_accuracy"]) for row in rows] == [("0", "0.5"), ("1", "0.7")]
+
+
+def test_plot_of_many_groups_is_a_picture(tmp_path):
+    plot_sweep({f"group {n}": [result("a", 0, 0.5).rows] for n in range(12)}, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def command(runs, *more):
+    return ["sweep", "digits", "--grid", "lr=0.01,0.03", "--set", "epochs=1", *SMALL, "--runs", str(runs), *more]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A sweep of two trials, and what it printed."""
+    runs = tmp_path_factory.mktemp("runs")
+    finished = CliRunner().invoke(main, command(runs))
+    assert finished.exit_code == 0, finished.output
+    return finished.output, runs / "digits-sweep"
+
+
+def test_sweep_prints_a_closing_line_a_trial_and_one_table(done):
+    assert done[0].count("examples/sec on cpu") == 4  # each by its training, and once more with the trial's name
+    assert "learning_rate=0.01 " in done[0] and "Best by validation accuracy" in done[0]
+
+
+def test_sweep_leaves_table_plot_and_the_best_model(done):
+    found = json.loads((done[1] / "results.json").read_text())
+    assert (done[1] / "model.onnx").read_bytes() == (done[1] / found["best"] / "model.onnx").read_bytes()
+    assert len((done[1] / "table.csv").read_text().splitlines()) == 3
+    assert (done[1] / "curves.png").exists() and (done[1] / found["best"] / "curves.png").exists()
+
+
+def test_finished_trials_are_not_repeated(done):
+    before = {path: path.stat().st_mtime_ns for path in done[1].glob("*/model.onnx")}
+    again = CliRunner().invoke(main, command(done[1].parent, "--json"))
+    assert "2 trials, 2 of them done before" in again.stderr
+    assert len(json.loads(again.stdout)["trials"]) == 2
+    assert {path: path.stat().st_mtime_ns for path in done[1].glob("*/model.onnx")} == before
+
+
+def test_other_settings_under_the_same_name_are_refused(done):
+    again = CliRunner().invoke(main, command(done[1].parent, "--set", "momentum=0.5"))
+    assert again.exit_code == 1 and "momentum was 0.9 and is 0.5" in again.output
+
+
+def test_trial_that_cannot_be_trained_is_a_failure_with_its_reason(tmp_path):
+    values = ["weights=none", "sample=60", "epochs=30", "batch_size=16", "network_size=32", "progressive=[]"]
+    (trial,) = planned("lr=100", overrides=[*values, "schedule=step", "weight_decay=1.0"])
+    outcome = run_job(Job(trial, "digits", tmp_path, "", None, 60.0))
+    assert isinstance(outcome, Failure) and outcome.reason.startswith("The loss is")
