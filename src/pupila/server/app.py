@@ -14,6 +14,7 @@ from pupila.server.hooks import install
 from pupila.server.ledger import Ledger
 from pupila.server.oip import oip
 from pupila.server.openapi import openapi
+from pupila.server.pages import pages
 from pupila.server.problems import RequestError
 from pupila.server.scheduler import DeadlineError, QueueFullError
 from pupila.server.settings import Settings
@@ -42,7 +43,7 @@ def create_app(
     classifier = Classifier(predictor, settings, ledger.telemetry.batch)
     app.extensions[EXTENSION] = Room(classifier, settings, health or Health(), ledger)
     install(app, settings, ledger, guard)
-    for blueprint in (core, oip, torchserve, openapi):
+    for blueprint in (core, oip, torchserve, openapi, pages):
         app.register_blueprint(blueprint)
     app.register_error_handler(RequestError, show_problem)
     app.register_error_handler(QueueFullError, show_queue_full)

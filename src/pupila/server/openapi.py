@@ -76,6 +76,7 @@ def paths(predictor: Predictor, settings: Settings) -> Schema:
     return {
         "/predict": {"post": predict},
         "/model": {"get": operation("model", "Show the model's manifest.", ANY)},
+        "/card": {"get": operation("card", "Show what the model knows, how well, and what this server takes.", ANY)},
         "/healthz": {"get": operation("healthz", "Is this process alive?", ANY, open_to_all=True)},
         "/readyz": {"get": operation("readyz", "Can the server answer?", ANY, open_to_all=True)},
         "/metrics": {"get": operation("metrics", "Counts, for Prometheus.", None)},

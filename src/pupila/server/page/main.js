@@ -1,0 +1,142 @@
+// Puts the page together: pictures come in, wait in the queue, and get their tiles; the card and the state are shown.
+
+import { Problem, card as askCard, key } from "./api.js";
+import { cardOf } from "./card.js";
+import { byId, pause } from "./dom.js";
+import { className, percent, t, translate } from "./i18n.js";
+import { intake } from "./intake.js";
+import { Queue } from "./queue.js";
+import { Tile } from "./tile.js";
+
+const tiles = new Map(); // by item
+let card = null;
+
+translate(document);
+const queue = new Queue({ prepare, getKey, onItem: showItem, onState: showState });
+intake((files) => {
+  for (const item of queue.add(files)) {
+    tiles.set(item, new Tile(item, { remove, retry: (one) => queue.retry(one), card: () => card }));
+    byId("tiles").append(tiles.get(item).element);
+  }
+  showState();
+});
+byId("clear").addEventListener("click", () => {
+  queue.clear();
+  for (const tile of tiles.values()) tile.free();
+  tiles.clear();
+  showState();
+  byId("choose").focus();
+});
+showCard();
+
+function showItem(item) {
+  if (item.model && card && item.model !== card.version) card = null; // a new model has taken over
+  tiles.get(item)?.update();
+}
+
+function remove(item) {
+  const { element } = tiles.get(item);
+  const next = element.nextElementSibling ?? element.previousElementSibling;
+  queue.remove(item);
+  tiles.get(item).free();
+  tiles.delete(item);
+  showState();
+  (next?.querySelector(".remove") ?? byId("choose")).focus();
+}
+
+// The model's card
+
+/** Return the server's limits, out of the card, which is asked for again whenever it may have changed. */
+async function prepare() {
+  if (!card) {
+    card = await askCard();
+    byId("card-body").replaceChildren(...cardOf(card));
+    byId("privacy").textContent = t(card.feedback ? "privacy.kept" : "privacy.kept_not");
+    byId("key-button").hidden = !key.value;
+  }
+  return card.limits;
+}
+
+async function showCard() {
+  for (;;) {
+    try {
+      return await prepare();
+    } catch (problem) {
+      if (!(problem instanceof Problem)) throw problem;
+      if (problem.kind === "key" && !(await getKey())) return null;
+      if (problem.kind !== "key") await pause(3, "online");
+    }
+  }
+}
+
+// The API key
+
+let asking = null;
+
+/** Ask for an API key; returns whether there is one now. Asked twice, the question is still one. */
+function getKey() {
+  asking ??= new Promise((resolve) => {
+    const dialog = byId("key-dialog");
+    byId("key-text").textContent = t(key.value ? "key.wrong" : "key.text");
+    byId("key-button").hidden = false;
+    byId("key-input").value = "";
+    dialog.returnValue = "";
+    dialog.addEventListener("close", () => {
+      asking = null;
+      if (dialog.returnValue === "use") key.value = byId("key-input").value.trim();
+      resolve(dialog.returnValue === "use");
+    }, { once: true });
+    dialog.showModal();
+  });
+  return asking;
+}
+byId("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  byId("key-dialog").close("use");
+});
+byId("key-cancel").addEventListener("click", () => byId("key-dialog").close(""));
+byId("key-button").addEventListener("click", async () => {
+  if (!(await getKey())) return;
+  card = null;
+  showCard();
+  queue.start();
+});
+
+// How far it is
+
+function showState() {
+  const { state } = queue;
+  if (state === "gone") card = null; // who knows what comes back
+  const all = queue.items.length;
+  const open = queue.count("waiting", "sending");
+  const bad = queue.count("refused", "failed");
+  document.body.classList.toggle("working", open > 0 && state === "working");
+  document.body.classList.toggle("filled", all > 0);
+  byId("results").hidden = all === 0;
+  const done = t(bad ? "progress.done_bad" : "progress.done", { n: all, bad });
+  const progress = open ? t("progress.open", { done: all - open, n: all }) : done;
+  byId("progress").textContent = progress;
+  document.title = open ? `${all - open}/${all} · Pupila` : "Pupila";
+  const notice = open && { busy: t("state.busy", { n: queue.wait }), gone: t("state.gone", { n: open }), key: t("state.key") }[state];
+  byId("notice").hidden = !notice;
+  byId("notice").textContent = notice || "";
+  if (all) announce(notice || (all === 1 && !open ? summary(queue.items[0]) : progress));
+}
+
+function summary({ file, state, answer }) {
+  if (state !== "answered") return `${file.name}: ${t("refused")}`;
+  const name = answer.unknown ? t("unknown") : `${className(answer.category)}, ${percent(answer.confidence)}`;
+  return `${file.name}: ${name}`;
+}
+
+let told = "";
+let telling = null;
+
+/** Tell screen readers, at most every second and a half, or they would never come to an end. */
+function announce(text) {
+  told = text;
+  telling ??= setTimeout(() => {
+    telling = null;
+    if (byId("live").textContent !== told) byId("live").textContent = told;
+  }, 1500);
+}

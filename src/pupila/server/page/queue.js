@@ -1,0 +1,203 @@
+// The pictures that were chosen, and when each is sent. Knows neither elements nor sentences.
+//
+// No picture is ever dropped: whatever happens to a request, its pictures go back to waiting, or say why they cannot be
+// answered. One request is on its way at a time.
+
+import { Problem, isReady, predict } from "./api.js";
+import { pause } from "./dom.js";
+import { smaller } from "./shrink.js";
+
+const KIB = 1024;
+const MOST_PICTURES = 32;
+const TRIES = 3;
+const PART_HEAD = 1 * KIB; // bytes that a part's header may take, its file name included
+
+/** States of an item: waiting, sending, answered; refused (the picture is at fault) or failed (worth another try). */
+export class Queue {
+  items = [];
+  /** idle, working, busy (the server wants us to come back), gone (it does not answer), key (it wants one). */
+  state = "idle";
+  wait = 0;
+  #running = false;
+  #number = 0;
+  // How much goes into one request: little at first, so that answers come soon; then as much as takes about a second.
+  #pictures = 8;
+  #bytes = 1024 * KIB;
+
+  /** `prepare` returns the server's limits, `getKey` whether there is a new API key; `onItem` and `onState` are told. */
+  constructor({ prepare, getKey, onItem, onState }) {
+    Object.assign(this, { prepare, getKey, onItem, onState });
+  }
+
+  /** Add files and begin; returns their items. */
+  add(files) {
+    const added = Array.from(files, (file) => ({ id: ++this.#number, file, state: "waiting", tries: 0, alone: false }));
+    this.items.push(...added);
+    this.start();
+    return added;
+  }
+
+  /** Forget an item, or all of them. An answer that is on its way for it is passed over. */
+  remove(item) {
+    this.items = this.items.filter((other) => other !== item);
+    this.onState();
+  }
+
+  clear() {
+    this.items = [];
+    this.onState();
+  }
+
+  /** Send a failed item again. */
+  retry(item) {
+    this.#set(item, "waiting", { tries: 0, problem: null });
+    this.start();
+  }
+
+  count(...states) {
+    return this.items.filter((item) => states.includes(item.state)).length;
+  }
+
+  /** Work until nothing waits. Safe to call at any time. */
+  async start() {
+    if (this.#running) return;
+    this.#running = true;
+    try {
+      while (this.count("waiting") && (await this.#step()));
+    } finally {
+      this.#running = false;
+      if (this.state !== "key") this.#say("idle");
+    }
+  }
+
+  /** Send one request's worth; returns false if there is no use in going on. */
+  async #step() {
+    let batch = [];
+    try {
+      this.limits = await this.prepare();
+      batch = await this.#next();
+      if (!batch.length) return true;
+      this.#say("working");
+      for (const item of batch) this.#set(item, "sending");
+      const begun = performance.now();
+      const answer = await predict(batch.map((item) => item.copy ?? item.file), 3 * this.limits.deadline + 30);
+      if (answer.predictions.length !== batch.length) throw new Problem("fault");
+      this.#learn((performance.now() - begun) / 1000);
+      batch.forEach((item, index) => this.#take(item, answer, index));
+      return true;
+    } catch (problem) {
+      if (!(problem instanceof Problem)) throw problem;
+      for (const item of batch) this.#set(item, "waiting");
+      return this.#mend(problem, batch);
+    }
+  }
+
+  /** Return the items of the next request: those that had trouble together go alone. */
+  async #next() {
+    const batch = [];
+    let bytes = 0;
+    for (const item of this.items.filter((other) => other.state === "waiting")) {
+      if (item.file.size > this.limits.max_part_bytes && !(await this.#shrink(item))) {
+        this.#set(item, "refused", { problem: { code: "image_too_many_bytes" } });
+        continue;
+      }
+      const size = (item.copy ?? item.file).size + PART_HEAD;
+      const most = Math.min(this.#bytes, this.limits.max_body_bytes - 64 * KIB);
+      const full = batch.length >= Math.min(this.#pictures, this.limits.max_parts) || bytes + size > most;
+      if (batch.length && (full || item.alone)) break;
+      batch.push(item);
+      bytes += size;
+      if (item.alone) break;
+    }
+    return batch;
+  }
+
+  #learn(seconds) {
+    const factor = seconds < 0.7 ? 2 : seconds > 2 ? 0.5 : 1;
+    this.#pictures = Math.min(Math.max(Math.floor(this.#pictures * factor), 1), MOST_PICTURES);
+    this.#bytes = Math.min(Math.max(this.#bytes * factor, 64 * KIB), this.limits.max_body_bytes);
+  }
+
+  #take(item, { predictions, requestId, model }, index) {
+    const found = predictions[index];
+    if (!found.error) this.#set(item, "answered", { answer: found, requestId, index, model });
+    else if (found.error.code !== "image_too_many_pixels") this.#set(item, "refused", { problem: found.error });
+    else this.#sendSmaller(item, "refused", found.error);
+  }
+
+  /** Do what a problem asks for; returns false if there is no use in going on. */
+  async #mend(problem, batch) {
+    switch (problem.kind) {
+      case "key":
+        this.#say("key");
+        return this.getKey();
+      case "busy":
+        this.#say("busy", Math.min(problem.wait, 60));
+        await pause(this.wait);
+        return true;
+      case "gone":
+        await this.#waitForServer();
+        return this.#again(batch, "unreachable");
+      case "slow":
+        this.#learn(Infinity);
+        if (batch.length === 1) await this.#sendSmaller(batch[0], "failed", { code: "slow" });
+        return true;
+      case "fault":
+        await pause(1);
+        return this.#again(batch, "fault");
+      default:
+        return this.#refuse(problem, batch);
+    }
+  }
+
+  async #waitForServer() {
+    this.#say("gone");
+    for (let seconds = 1; !(await isReady()); seconds = Math.min(seconds * 1.5, 8)) {
+      this.#say("gone");
+      await pause(seconds, "online");
+    }
+  }
+
+  /** Give a batch another try, then each of its items alone; in the end say what is wrong. */
+  #again(batch, code) {
+    for (const item of batch) {
+      item.tries += 1;
+      if (item.tries < TRIES) continue;
+      if (item.alone) this.#set(item, "failed", { problem: { code } });
+      else Object.assign(item, { alone: true, tries: 0 });
+    }
+    return true;
+  }
+
+  /** The server says that the request is at fault: name the pictures that are, or find them one by one. */
+  async #refuse(problem, batch) {
+    const named = problem.parts.filter((part) => batch[part.index]);
+    for (const part of named) this.#set(batch[part.index], "refused", { problem: part });
+    if (named.length) return true;
+    for (const item of batch) item.alone = true;
+    if (batch.length === 1) this.#set(batch[0], "refused", { problem });
+    return batch.length > 0;
+  }
+
+  /** Send a smaller copy of a picture that cannot go whole, once; else it ends as said. */
+  async #sendSmaller(item, state, problem) {
+    if (item.copy === undefined && (await this.#shrink(item))) this.#set(item, "waiting", { alone: true });
+    else this.#set(item, state, { problem });
+  }
+
+  async #shrink(item) {
+    item.copy ??= await smaller(item.file);
+    return item.copy !== null;
+  }
+
+  #set(item, state, more = {}) {
+    Object.assign(item, more, { state });
+    if (this.items.includes(item)) this.onItem(item);
+    this.onState();
+  }
+
+  #say(state, wait = 0) {
+    Object.assign(this, { state, wait });
+    this.onState();
+  }
+}
