@@ -19,7 +19,7 @@ CHOICES = {
     "flip": ("alternating", "random", "none"),
     "precision": ("auto", "float32", "bfloat16"),
     "trains": ("all", "head"),
-    "balance": ("auto", "none", "sampling", "loss", "logits"),
+    "balance": ("auto", "none", "sampling", "loss"),
     "export": ("int8", "float16", "float32"),
 }
 RANGES: dict[str, tuple[float, float]] = {

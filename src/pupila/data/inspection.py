@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pupila.data.arrange import arrange
+from pupila.data.balance import imbalance, remedy
 from pupila.data.cifar import find_version
 from pupila.data.dataset import Dataset
 from pupila.data.duplicates import Pair, find_duplicates
@@ -20,8 +21,6 @@ from pupila.images import DEFAULT_LIMITS, ImageLimits
 
 UNIFORM = 2.0
 """Standard deviation of each colour, 0 to 255, below which a picture shows nothing."""
-IMBALANCE = 3.0
-"""Ratio of the largest to the smallest class of train from which it is worth a word."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,7 @@ class Inspection:
 
     def imbalance(self) -> float:
         """Return how many pictures the largest class of train has for one of the smallest."""
-        counts = self.splits.train.counts()
-        return float(counts.max() / max(int(counts.min()), 1))
+        return imbalance(self.splits.train.counts())
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it but the pixels."""
@@ -112,6 +110,7 @@ class Inspection:
             "uniform": [asdict(place) for place in self.uniform],
             "files": files or None,
             "imbalance": self.imbalance(),
+            "balance": remedy(splits.train.counts(), "auto"),
         }
 
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from pupila import images
 from pupila.data import Dataset
-from pupila.data.inspection import IMBALANCE, Inspection, Place, Twins, inspect_dataset
+from pupila.data.balance import told
+from pupila.data.inspection import Inspection, Place, Twins, inspect_dataset
 from pupila.errors import DataError
 from pupila.evaluation import page
 from pupila.evaluation.plots import shorten
@@ -60,7 +61,7 @@ def data_text(inspection: Inspection) -> str:
     counts = [part.counts() for part in splits.parts().values()]
     for number, name in enumerate(splits.train.classes):
         lines.append(f"{shorten(name, 20):20} " + " ".join(f"{int(count[number]):10,}" for count in counts))
-    return "\n".join([*lines, _imbalance(inspection)])
+    return "\n".join([*lines, told(splits.train.counts())])
 
 
 def _first(lines: Sequence[str], most: int = 20) -> list[str]:
@@ -87,16 +88,6 @@ def _leak_lines(inspection: Inspection) -> list[str]:
     return lines
 
 
-def _imbalance(inspection: Inspection) -> str:
-    ratio = inspection.imbalance()
-    if ratio <= IMBALANCE:
-        return f"The largest class of train has {ratio:.1f} times the pictures of the smallest: balanced enough."
-    return (
-        f"The largest class of train has {ratio:.1f} times the pictures of the smallest: judge a model of these by its "
-        "balanced accuracy and by the recall of each class, not by accuracy alone."
-    )
-
-
 def _sections(inspection: Inspection) -> Iterator[str]:
     splits = inspection.splits
     leaks = [twins for twins in inspection.twins if twins.leak]
@@ -111,7 +102,7 @@ def _sections(inspection: Inspection) -> Iterator[str]:
             "Files that cannot be used", "Training leaves them out.", page.table(("file", "why"), unusable)
         )
     yield from _odd(inspection)
-    yield page.section("Classes", _imbalance(inspection), _counts(inspection))
+    yield page.section("Classes", told(splits.train.counts()), _counts(inspection))
     yield from _files(inspection)
     text = f"Each picture as it enters the network, {splits.train.size} x {splits.train.size} pixels, nothing cut off."
     yield page.section("What the network sees", text, *_grid(splits.train))

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pupila.recipe import Recipe
+from pupila.training.balance import EVEN, Balance
 from pupila.training.resnet import normalised
 
 
@@ -39,13 +40,20 @@ def batch_count(pictures: int, batch_size: int) -> int:
 
 
 def batches(
-    pictures: Tensor, labels: Tensor, recipe: Recipe, *, size: int, epoch: int, start: int = 0
+    pictures: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    *,
+    size: int,
+    epoch: int,
+    start: int = 0,
+    balance: Balance = EVEN,
 ) -> Iterator[Batch]:
-    """Yield one epoch's batches from number `start` on, each picture once.
+    """Yield one epoch's batches from number `start` on, each picture once unless `balance` draws them by class.
 
     pictures: uint8 [N, H, W, 3]; labels: int64 [N]; size: pixels a side of what is yielded.
     """
-    order = torch.randperm(len(labels), generator=generator(recipe.seed, epoch)).to(labels.device)
+    order = balance.order(labels, generator(recipe.seed, epoch))
     total = batch_count(len(labels), recipe.batch_size)
     for number in range(start, total):
         end = len(labels) if number == total - 1 else (number + 1) * recipe.batch_size

@@ -30,6 +30,7 @@ from pupila.manifest import METADATA_KEY, GoldenPicture, Manifest
 from pupila.predictor import Predictor
 from pupila.recipe import Recipe
 from pupila.training import graph
+from pupila.training.balance import Balance, balance_for
 from pupila.training.fit import Fitted
 from pupila.training.quantise import int8
 from pupila.training.resnet import enlarged
@@ -52,6 +53,7 @@ class Candidate:
     model: onnx.ModelProto
     logits: NDArray[np.float32]
     accuracy: float
+    """What epochs were chosen by: balanced accuracy where the classes are uneven."""
     size_bytes: int
     milliseconds: float
     """Of one picture on one thread, median."""
@@ -86,13 +88,15 @@ def export(
     draft = _draft(fitted, recipe, training, validation, splits, origin, path.stem)
     state = {name: value.numpy() for name, value in fitted.network.state_dict().items()}
     full = graph.build(state, training.size, fitted.network_size)
-    exact = _judge("float32", full, draft, validation)
+    balance = balance_for(recipe, training)
+    exact = _judge("float32", full, draft, validation, balance)
     parity = _check_parity(fitted, exact.predictor, validation)
     candidates = [exact]
     if recipe.export == "float16":
-        candidates.append(_judge("float16", graph.half_precision(full), draft, validation))
+        candidates.append(_judge("float16", graph.half_precision(full), draft, validation, balance))
     if recipe.export == "int8":
-        candidates.append(_judge("int8", int8(full, _calibration_pictures(training)), draft, validation))
+        quantised = int8(full, _calibration_pictures(training))
+        candidates.append(_judge("int8", quantised, draft, validation, balance))
     chosen = _choose(candidates)
     manifest = _complete(chosen, draft, validation)
     _publish(graph.with_metadata(chosen.model, {METADATA_KEY: manifest.to_json()}), path)
@@ -126,12 +130,14 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
 
 
-def _judge(precision: str, model: onnx.ModelProto, draft: Manifest, validation: Dataset) -> Candidate:
+def _judge(
+    precision: str, model: onnx.ModelProto, draft: Manifest, validation: Dataset, balance: Balance
+) -> Candidate:
     draft = replace(draft, precision=precision)
     data = graph.with_metadata(model, {METADATA_KEY: draft.to_json()}).SerializeToString()
     predictor = Predictor.from_bytes(data)
     logits = predict_logits(predictor, validation.images)
-    accuracy = float((logits.argmax(axis=1) == validation.labels).mean())
+    accuracy = balance.accuracy(torch.from_numpy(logits), torch.from_numpy(validation.labels))
     one = validation.images[:1]
     return Candidate(
         precision, predictor, model, logits, accuracy, len(data), _milliseconds(lambda: predictor.logits(one))

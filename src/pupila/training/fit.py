@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from pupila.data import Dataset
 from pupila.errors import TrainingError
 from pupila.progress import Progress
 from pupila.recipe import Recipe
+from pupila.training.balance import Balance, balance_for, validation_scores
 from pupila.training.batches import Batch, batch_count, batches
 from pupila.training.checkpoint import Position, load_checkpoint, momentum_of, restore_momentum, save_checkpoint
 from pupila.training.device import autocast, pick_device
@@ -68,6 +68,7 @@ class _Run:
     position: Position
     best: dict[str, Tensor]
     files: _Files
+    balance: Balance
     saved: float
     """When the last checkpoint was written, on the clock of time.monotonic."""
 
@@ -105,7 +106,8 @@ def fit(
     identity: what a checkpoint must agree with to be resumed. Raises TrainingError if the loss is no longer finite, if
     the checkpoint cannot be written or belongs to another run, or if stopped before the first epoch was over.
     """
-    run = _begin(_Files(checkpoint, checkpoint_seconds, identity), recipe, network, resume)
+    files = _Files(checkpoint, checkpoint_seconds, identity)
+    run = _begin(files, recipe, network, balance_for(recipe, train), resume)
     pictures, labels = _on_device(train, run.device)
     steps_per_epoch = batch_count(len(train), recipe.batch_size)
     try:
@@ -146,12 +148,12 @@ def validate(network: ResNet18, dataset: Dataset, size: int, recipe: Recipe, bat
     return torch.cat(logits)
 
 
-def _begin(files: _Files, recipe: Recipe, network: ResNet18, resume: bool) -> _Run:
+def _begin(files: _Files, recipe: Recipe, network: ResNet18, balance: Balance, resume: bool) -> _Run:
     device = pick_device()
     network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = sgd(network, recipe)
     average = MovingAverage(network, recipe.ema)
-    run = _Run(recipe, device, network, optimizer, average, Position(), {}, files, time.monotonic())
+    run = _Run(recipe, device, network, optimizer, average, Position(), {}, files, balance, time.monotonic())
     if resume and files.checkpoint.exists():
         run.position, groups = load_checkpoint(files.checkpoint, files.identity)
         network.load_state_dict(groups["network"])
@@ -178,7 +180,8 @@ def _train_epoch(run: _Run, pictures: Tensor, labels: Tensor, size: int, steps_p
     begun = time.monotonic()
     with Progress(f"epoch {position.epoch + 1} at {size} px", steps_per_epoch) as bar:
         bar.advance(position.batch)
-        for batch in batches(pictures, labels, recipe, size=size, epoch=position.epoch, start=position.batch):
+        where = {"size": size, "epoch": position.epoch, "start": position.batch}
+        for batch in batches(pictures, labels, recipe, **where, balance=run.balance):
             progress = _progress(recipe, position, steps_per_epoch)
             if progress >= 1:
                 break
@@ -199,7 +202,7 @@ def _step(run: _Run, batch: Batch) -> tuple[float, int]:
     """One SGD step; returns the mean loss and the number of right answers."""
     with autocast(run.recipe, run.device):
         logits = run.network(batch.pictures).float()
-    loss = functional.cross_entropy(logits, batch.labels, label_smoothing=run.recipe.label_smoothing)
+    loss = run.balance.loss(logits, batch.labels, run.recipe.label_smoothing)
     value = loss.item()
     if not math.isfinite(value):
         raise TrainingError(
@@ -216,9 +219,10 @@ def _step(run: _Run, batch: Batch) -> tuple[float, int]:
 def _validate_epoch(run: _Run, validation: Dataset, size: int) -> None:
     """Validate the averaged weights, keep them if they are the best at this size, and begin the next epoch."""
     position, begun = run.position, time.monotonic()
-    accuracy, loss = _validation_scores(run, validation, size)
-    if size > position.best_size or accuracy > position.best:
-        position.best, position.best_size, position.best_epoch = accuracy, size, position.epoch
+    logits, labels = _validation_logits(run, validation, size), torch.from_numpy(validation.labels)
+    chosen_by = run.balance.accuracy(logits, labels)
+    if size > position.best_size or chosen_by > position.best:
+        position.best, position.best_size, position.best_epoch = chosen_by, size, position.epoch
         run.best = {name: value.detach().clone() for name, value in run.average.state.items()}
     seen = max(position.seen, 1)
     position.seconds += time.monotonic() - begun
@@ -228,8 +232,7 @@ def _validate_epoch(run: _Run, validation: Dataset, size: int) -> None:
         "learning_rate": run.optimizer.param_groups[0]["lr"],
         "train_loss": position.loss_sum / seen,
         "train_accuracy": position.correct / seen,
-        "validation_loss": loss,
-        "validation_accuracy": accuracy,
+        **validation_scores(logits, labels),
         "seconds": position.seconds,
         "pictures": position.seen,
     }
@@ -238,15 +241,12 @@ def _validate_epoch(run: _Run, validation: Dataset, size: int) -> None:
     position.loss_sum, position.correct, position.seen = 0.0, 0, 0
 
 
-def _validation_scores(run: _Run, validation: Dataset, size: int) -> tuple[float, float]:
+def _validation_logits(run: _Run, validation: Dataset, size: int) -> Tensor:
     judged = run.network
     if run.recipe.ema:
         judged = ResNet18(len(validation.classes)).to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         judged.load_state_dict(dict(run.average.state))
-    logits = validate(judged, validation, size, run.recipe)
-    labels = torch.from_numpy(validation.labels)
-    accuracy = float((logits.argmax(1) == labels).double().mean())
-    return accuracy, float(functional.cross_entropy(logits, labels))
+    return validate(judged, validation, size, run.recipe)
 
 
 def _finish(run: _Run) -> Fitted:

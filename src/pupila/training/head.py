@@ -12,6 +12,7 @@ from torch.nn import functional
 from pupila.data import Dataset
 from pupila.progress import Progress
 from pupila.recipe import Recipe
+from pupila.training.balance import Balance, balance_for, validation_scores
 from pupila.training.device import autocast, pick_device
 from pupila.training.fit import Fitted, OnEpoch, Row
 from pupila.training.resnet import ResNet18, enlarged
@@ -34,30 +35,31 @@ def fit_head(
     """
     begun = time.monotonic()
     network = network.to(pick_device(), memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    features, labels = _features(network, train, recipe), torch.from_numpy(train.labels)
-    held_out, held_out_labels = _features(network, validation, recipe), torch.from_numpy(validation.labels)
+    features, labels = features_of(network, train, recipe), torch.from_numpy(train.labels)
+    held_out, held_out_labels = features_of(network, validation, recipe), torch.from_numpy(validation.labels)
     mean, spread = features.mean(0), features.std(0) + 1e-6
     x, held_out = (features - mean) / spread, (held_out - mean) / spread
     weight, bias = torch.zeros(len(train.classes), x.shape[1]), torch.zeros(len(train.classes))
+    balance = balance_for(recipe, train)
     best = (-1.0, 0, weight, bias)
     rows: list[Row] = []
     for epoch in range(recipe.epochs):
-        loss = _minimise(weight, bias, x, labels, recipe)
+        loss = minimise(weight, bias, x, labels, balance, recipe.weight_decay)
         logits = functional.linear(held_out, weight, bias)
         row: Row = {
             "epoch": epoch + 1,
             "network_size": recipe.network_size,
             "train_loss": loss,
             "train_accuracy": _accuracy(functional.linear(x, weight, bias), labels),
-            "validation_loss": float(functional.cross_entropy(logits, held_out_labels)),
-            "validation_accuracy": _accuracy(logits, held_out_labels),
+            **validation_scores(logits, held_out_labels),
             "seconds": time.monotonic() - begun,
             "pictures": len(train) if epoch == 0 else 0,
         }
         rows.append(row)
         on_epoch(rows)
-        if row["validation_accuracy"] > best[0]:
-            best = (row["validation_accuracy"], epoch, weight.clone(), bias.clone())
+        chosen_by = balance.accuracy(logits, held_out_labels)
+        if chosen_by > best[0]:
+            best = (chosen_by, epoch, weight.clone(), bias.clone())
     _, best_epoch, weight, bias = best
     network = network.cpu()
     with torch.no_grad():  # the standardisation goes into the layer, so that the file needs none
@@ -66,7 +68,7 @@ def fit_head(
     return Fitted(network, recipe.network_size, best_epoch, rows, len(train) / rows[-1]["seconds"])
 
 
-def _features(network: ResNet18, dataset: Dataset, recipe: Recipe) -> Tensor:
+def features_of(network: ResNet18, dataset: Dataset, recipe: Recipe) -> Tensor:
     """Return float32 [N, 512] on the CPU."""
     device = next(network.parameters()).device
     parts = torch.split(torch.from_numpy(dataset.images), BATCH)
@@ -78,7 +80,7 @@ def _features(network: ResNet18, dataset: Dataset, recipe: Recipe) -> Tensor:
     return torch.cat(features)
 
 
-def _minimise(weight: Tensor, bias: Tensor, x: Tensor, labels: Tensor, recipe: Recipe) -> float:
+def minimise(weight: Tensor, bias: Tensor, x: Tensor, labels: Tensor, balance: Balance, decay: float) -> float:
     """Improve weight and bias in place by ITERATIONS steps; return the cross entropy reached."""
     parameters = [weight.requires_grad_(), bias.requires_grad_()]
     optimizer = torch.optim.LBFGS(parameters, max_iter=ITERATIONS, line_search_fn="strong_wolfe")
@@ -87,8 +89,8 @@ def _minimise(weight: Tensor, bias: Tensor, x: Tensor, labels: Tensor, recipe: R
     def closure() -> Tensor:
         nonlocal loss
         optimizer.zero_grad()
-        loss = functional.cross_entropy(functional.linear(x, weight, bias), labels)
-        total = loss + recipe.weight_decay / 2 * weight.square().sum()
+        loss = balance.loss(functional.linear(x, weight, bias), labels, sampled=False)
+        total = loss + decay / 2 * weight.square().sum()
         total.backward()  # type: ignore[no-untyped-call]
         return total
 

@@ -1,0 +1,49 @@
+"""How uneven the classes are, and what training does about it: the data report and training say it in the same words.
+
+Knows counts of pictures, nothing of pictures or networks.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pupila.data.dataset import Integers
+
+IMBALANCE = 3.0
+"""Ratio of the largest to the smallest class beyond which something is done about it."""
+REMEDY = "sampling"
+"""What `auto` means beyond that ratio: the better one in docs/experiments-data.md."""
+
+
+def imbalance(counts: Integers) -> float:
+    """Return how many pictures the largest class has for one of the smallest; counts: int64 [K]."""
+    return float(counts.max() / max(int(counts.min()), 1))
+
+
+def remedy(counts: Integers, balance: str) -> str:
+    """Return what a recipe's `balance` comes to for these counts: none, or one of the other choices but auto."""
+    if balance == "auto":
+        return REMEDY if imbalance(counts) > IMBALANCE else "none"
+    return balance
+
+
+def class_weights(counts: Integers) -> NDArray[np.float64]:
+    """Return float64 [K], N / (K n): weighted so, all classes count the same, and the mean over the N pictures is 1."""
+    present = np.maximum(counts, 1)
+    return np.asarray(counts.sum() / (np.count_nonzero(counts) * present), dtype=np.float64)
+
+
+def told(counts: Integers, balance: str = "auto") -> str:
+    """Return one plain sentence on how uneven the classes are, and what training does about it."""
+    ratio = f"The largest class of train has {imbalance(counts):.1f} times the pictures of the smallest"
+    chosen = remedy(counts, balance)
+    if chosen == "none":
+        uneven = imbalance(counts) > IMBALANCE
+        return f"{ratio}: {'nothing is done about it, as balance=none says' if uneven else 'balanced enough'}."
+    how = {
+        "sampling": "training draws from each class equally often",
+        "loss": "training lets each class count the same in the loss",
+    }[chosen]
+    return (
+        f"{ratio}: {how}, and the best epoch is chosen by balanced accuracy, the mean recall of the classes. "
+        "Switch it off with --set balance=none."
+    )
