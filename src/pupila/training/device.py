@@ -1,11 +1,26 @@
 """What this machine computes on and in: the one place that asks torch about hardware."""
 
 import contextlib
+import ctypes
 from typing import Any
 
 import torch
 
 from pupila.recipe import Recipe
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+
+
+def keep_memory() -> None:
+    """Have glibc keep freed memory for the next step: a tenth faster on a CPU, see docs/experiments.md.
+
+    Otherwise each step gives its activations back to the system, and then has them zeroed page by page again.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library: nothing is lost
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, 2**30)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def pick_device() -> torch.device:

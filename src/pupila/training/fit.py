@@ -22,7 +22,7 @@ from pupila.recipe import Recipe
 from pupila.training.balance import Balance, balance_for, validation_scores
 from pupila.training.batches import Batch, batch_count, batches
 from pupila.training.checkpoint import Position, load_checkpoint, momentum_of, restore_momentum, save_checkpoint
-from pupila.training.device import autocast, pick_device
+from pupila.training.device import autocast, keep_memory, pick_device
 from pupila.training.optim import MovingAverage, learning_rate, set_learning_rate, sgd
 from pupila.training.resnet import ResNet18, enlarged
 
@@ -149,6 +149,7 @@ def validate(network: ResNet18, dataset: Dataset, size: int, recipe: Recipe, bat
 
 
 def _begin(files: _Files, recipe: Recipe, network: ResNet18, balance: Balance, resume: bool) -> _Run:
+    keep_memory()
     device = pick_device()
     network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = sgd(network, recipe)
