@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pupila.server.payload import Part, read_pictures
-from pupila.server.problems import RequestError
+from pupila.server.payload import Part, first_part, read_pictures
+from pupila.server.problems import BadPart, RequestError
 from pupila.server.settings import Settings
 
 SMALL = Settings(max_parts=4, max_part_bytes=1000, max_body_bytes=10_000)
@@ -132,3 +132,24 @@ def test_no_bytes_make_the_parser_fail_otherwise_than_by_refusing(body: bytes, c
         assert read_pictures(content_type, body, SMALL)
     except RequestError as error:
         assert 400 <= error.status < 500
+
+
+def test_reasons_are_counted_where_they_differ() -> None:
+    bad = [
+        BadPart(0, "a.png", "image_empty", "It is empty."),
+        BadPart(2, "b.png", "image_truncated", "It is cut off."),
+        BadPart(5, "", "image_empty", "It is empty."),
+    ]
+    error = RequestError.of_parts(bad, 6)
+    assert (error.status, error.code) == (400, "images_rejected")
+    assert str(error) == (
+        "3 of 6 pictures cannot be used: part 0 (a.png), part 2 (b.png), part 5. "
+        "2 of them: It is empty. 1 of them: It is cut off."
+    )
+
+
+def test_name_of_the_first_part_is_known_once_its_header_is_there() -> None:
+    body = form(('name="file"; filename="huge.jpg"', b"x" * 100))
+    assert first_part(FORM, body[:30]) is None
+    assert first_part(FORM, body[:90]) == "huge.jpg"
+    assert first_part("multipart/form-data", body) == ""

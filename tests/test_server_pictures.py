@@ -2,9 +2,11 @@
 
 import base64
 import io
+import json
 import random
 import socket
 import struct
+import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -179,6 +181,8 @@ def test_all_bad_parts_are_named_at_once(server: Running) -> None:
     error = server.predict(b"", picture(), b"text", picture()).json()["error"]
     assert [(p["index"], p["code"]) for p in error["parts"]] == [(0, "image_empty"), (2, "image_unrecognised")]
     assert error["code"] == "images_rejected"
+    assert "1 of them: The picture is empty" in error["message"]
+    assert "1 of them: Not a picture" in error["message"]
 
 
 def test_one_bad_picture_in_32_spoils_no_other_if_asked(server: Running) -> None:
@@ -225,6 +229,21 @@ def test_200_megabytes_are_refused_by_their_announcement_and_the_answer_is_seen(
     response = post(server, body, "multipart/form-data; boundary=XX")
     assert (response.status_code, response.json()["error"]["code"]) == (413, "body_too_large")
     assert server.memory() - before < 20
+
+
+def test_first_part_of_a_body_that_is_too_large_is_named_before_it_is_sent(server: Running) -> None:
+    """As curl sends it: the head alone, then the body once it is told to go on."""
+    head = "POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=XX\r\n"
+    part = '--XX\r\nContent-Disposition: form-data; name="file"; filename="huge.jpg"\r\n\r\n'
+    with socket.create_connection(("127.0.0.1", server.port), 20) as sock:
+        sock.sendall(f"{head}Content-Length: {200 * MIB}\r\nExpect: 100-continue\r\n\r\n".encode())
+        assert sock.recv(4096) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        sock.sendall(part[:30].encode())
+        time.sleep(0.1)
+        sock.sendall(part[30:].encode() + bytes(1000))
+        answer = b"".join(iter(lambda: sock.recv(4096), b"")).decode()
+    assert answer.startswith("HTTP/1.1 413") and "The first part is 'huge.jpg'." in answer
+    assert json.loads(answer.partition("\r\n\r\n")[2])["error"]["code"] == "body_too_large"
 
 
 def test_200_megabytes_without_a_length_are_refused_while_reading(server: Running) -> None:

@@ -188,3 +188,11 @@ def test_requests_made_up_from_openapi_find_no_fault(tmp_path: Path) -> None:
 def test_openapi_is_valid(client: FlaskClient) -> None:
     validator = pytest.importorskip("openapi_spec_validator", reason="openapi-spec-validator is not installed")
     validator.validate(client.get("/openapi.json").get_json())
+
+
+def test_unknown_models_and_versions_are_named_with_what_is_there(client: FlaskClient) -> None:
+    version = client.get("/model").get_json()["version"]
+    here = f"here, but 'colours', version {version!r}."
+    assert client.get("/v2/models/other").get_json()["error"] == f"There is no model 'other' {here}"
+    answer = client.get("/v2/models/colours/versions/1").get_json()
+    assert answer["error"] == f"There is no model 'colours', version '1', {here}"

@@ -91,6 +91,15 @@ def test_access_log_has_one_line_of_json_for_every_answer(server: Running, tmp_p
     assert line["ms"] >= sum(line["stages_ms"].values()) - 1
 
 
+def test_pictures_of_other_protocols_are_noted_like_all_others(server: Running, tmp_path: Path) -> None:
+    tensor = {"name": "images", "datatype": "UINT8", "shape": [2, 32, 32, 3], "data": [20, 20, 200] * 2048}
+    response = requests.post(f"{server.url}/v2/models/colours/infer", json={"inputs": [tensor]}, timeout=20)
+    assert response.status_code == 200
+    line = json.loads((tmp_path / "access.jsonl").read_text().splitlines()[-1])
+    assert (line["path"], line["pictures"]) == ("/v2/models/colours/infer", 2)
+    assert counters(server)["pupila_confidence_count", "blue"] == 2
+
+
 def test_dashboard_asks_only_for_metrics_that_exist(server: Running) -> None:
     server.predict(picture())
     known = {name[0] for name in counters(server)}

@@ -34,13 +34,14 @@ class Connection:
 
     __slots__ = (
         "_chunks", "_head", "_searched", "address", "allowance", "body_bytes", "buffer", "closing", "deadline", "ended",
-        "expires", "fd", "lingers", "out", "request", "sock", "started", "watched",
+        "expires", "fd", "lingers", "max_body", "out", "request", "sock", "started", "watched",
     )  # fmt: skip
 
-    def __init__(self, sock: socket.socket, address: str, now: float, idle: float) -> None:
+    def __init__(self, sock: socket.socket, address: str, now: float, idle: float, max_body: int) -> None:
         self.sock = sock
         self.fd = sock.fileno()
         self.address = address
+        self.max_body = max_body
         self.buffer = bytearray()
         self.request: Request | None = None
         """The request in work; the next one is not taken up before it is answered."""
@@ -91,7 +92,7 @@ class Connection:
         """The head of the request that is arriving, once it is there."""
         return self._head
 
-    def head_arrived(self, max_body: int) -> Head | None:
+    def head_arrived(self) -> Head | None:
         """Return the head of the arriving request once, when it is complete. Raises ProtocolError."""
         if self._head is not None:
             return None
@@ -104,11 +105,9 @@ class Connection:
                 raise ProtocolError(431, "head_too_large", f"The request's head is over {MAX_HEAD:,} bytes.")
             return None
         head = parse_head(self.buffer, end + 2)
-        if head.length > max_body:
-            raise ProtocolError(413, "body_too_large", f"The body is over the limit of {max_body:,} bytes.")
         del self.buffer[: end + 4]
         self._head = head
-        self._chunks = Chunks(max_body) if head.chunked else None
+        self._chunks = Chunks(self.max_body) if head.chunked else None
         return head
 
     def take(self, now: float) -> Request | None:

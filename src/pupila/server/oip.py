@@ -15,10 +15,9 @@ from pupila import images
 from pupila.errors import ImageError
 from pupila.predictor import Predictor
 from pupila.server import answers, payload
-from pupila.server.classifier import Kind, Stages
-from pupila.server.hooks import note_of
+from pupila.server.classifier import Kind, Stages, interpret
 from pupila.server.problems import BadPart, RequestError
-from pupila.server.views import deadline_of, json_response, read_body, stages_of, this_room
+from pupila.server.views import deadline_of, json_response, note_answers, read_body, stages_of, this_room
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """Bytes of JSON before the binary tensors, in requests and answers alike."""
@@ -87,7 +86,7 @@ def infer(name: str, version: str = "") -> Response:
     deadline = deadline_of(environ, room.settings)
     pictures = pixels_of(tensor, predictor, deadline, stages)
     rows = room.classifier.rows(Kind(predictor, False), pictures, deadline, stages)
-    note_of(environ).model = predictor.version
+    note_answers(environ, predictor, interpret(predictor, rows, 1))
     tensors = compute_outputs(predictor, np.stack([row.logits for row in rows]))
     head = {"model_name": name, "model_version": predictor.version, "id": str(document.get("id", ""))}
     response = encode(head, {n: tensors[n] for n in wanted}, wanted)
@@ -99,8 +98,9 @@ def asked_for(name: str, version: str) -> Predictor:
     """Return the predictor if it is the one that a path names; raises RequestError."""
     predictor = this_room().classifier.predictor
     if name != predictor.manifest.name or version not in ("", predictor.version):
-        here = f"{predictor.manifest.name!r}, version {predictor.version}"
-        raise RequestError(404, "model_not_found", f"There is no model {name[:80]!r} {version[:20]} here, but {here}.")
+        asked = f"{name[:80]!r}, version {version[:20]!r}," if version else repr(name[:80])
+        here = f"{predictor.manifest.name!r}, version {predictor.version!r}"
+        raise RequestError(404, "model_not_found", f"There is no model {asked} here, but {here}.")
     return predictor
 
 

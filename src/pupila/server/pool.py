@@ -14,8 +14,9 @@ READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 class Pool:
     """Used by the loop's thread only."""
 
-    def __init__(self, row: "memoryview[float]", idle: float) -> None:
+    def __init__(self, row: "memoryview[float]", idle: float, max_body: int) -> None:
         self.row = row
+        self.max_body = max_body
         self.idle = idle
         self.selector = selectors.DefaultSelector()
         self.open: dict[int, Connection] = {}
@@ -33,7 +34,7 @@ class Pool:
         except OSError:  # taken by another worker, or gone, or no descriptor left
             return False
         sock.setblocking(False)
-        connection = Connection(sock, str(address[0]), time.monotonic(), self.idle)
+        connection = Connection(sock, str(address[0]), time.monotonic(), self.idle, self.max_body)
         self.open[connection.fd] = connection
         self.row[CONNECTIONS] = len(self.open)
         self.watch(connection, READ)

@@ -1,5 +1,6 @@
 """What can be wrong with a request, and how an answer says so. Knows HTTP status codes, but not Flask."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,10 +57,18 @@ class RequestError(Exception):
         same = all(part.code == first.code for part in bad)
         named = ", ".join(f"part {part.index}{f' ({part.filename})' if part.filename else ''}" for part in bad[:5])
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-        message = f"{len(bad)} of {total} pictures cannot be used: {named}{more}. {first.message}"
+        why = first.message if same else reasons(bad)
+        message = f"{len(bad)} of {total} pictures cannot be used: {named}{more}. {why}"
         return cls(first.status if same else 400, first.code if same else "images_rejected", message, bad)
 
     def to_json(self) -> dict[str, Any]:
         """Return the body that every error has."""
         parts = [part.to_json() for part in self.parts]
         return {"error": {"code": self.code, "message": str(self), "parts": parts}}
+
+
+def reasons(bad: Sequence[BadPart]) -> str:
+    """Say how many pictures are bad for each reason, in the order in which the reasons come up."""
+    counts = Counter(part.code for part in bad)
+    text = {part.code: part.message for part in reversed(bad)}
+    return " ".join(f"{count} of them: {text[code]}" for code, count in counts.items())

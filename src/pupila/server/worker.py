@@ -63,7 +63,7 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         app.ledger.close()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(1 if loop.wedged else 0)
+        os._exit(1 if loop.clock.wedged else 0)
 
 
 def give_memory_back() -> None:
