@@ -22,6 +22,9 @@ import click
     "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of runs."
 )
 @click.option("--checkpoint-seconds", type=float, default=60.0, show_default=True, help="What a kill may cost at most.")
+@click.option(
+    "--log", type=click.Choice(["tensorboard", "mlflow"]), help="Where else each epoch's metrics are written."
+)
 @click.option("--explain", is_flag=True, help="Say what would be chosen and why, and train nothing.")
 @click.option("--resume", is_flag=True, help="Go on with the run of this name from its last checkpoint.")
 def train(
@@ -36,6 +39,7 @@ def train(
     name: str | None,
     runs: Path,
     checkpoint_seconds: float,
+    log: str | None,
     explain: bool,
     resume: bool,
 ) -> None:
@@ -53,5 +57,5 @@ def train(
         click.echo("\n".join(prepare(data, chosen, size).settled.reasons))
         return
     folder = runs / (name or f"{Path(data).name.split('.')[0]}-{chosen.name}")
-    trained = run(data, chosen, folder, size=size, resume=resume, checkpoint_seconds=checkpoint_seconds)
+    trained = run(data, chosen, folder, size=size, resume=resume, checkpoint_seconds=checkpoint_seconds, log=log)
     click.echo(f"Serve it with: pupila serve {trained.model}")

@@ -18,8 +18,9 @@ from pupila.recipe import Recipe
 from pupila.training.defaults import Facts, Settled, settle
 from pupila.training.device import pick_device
 from pupila.training.export import Exported, export
-from pupila.training.fit import CHECKPOINT_SECONDS, Fitted, Row, fit
+from pupila.training.fit import CHECKPOINT_SECONDS, Fitted, OnEpoch, Row, fit
 from pupila.training.head import fit_head
+from pupila.training.trackers import Tracker, check_installed, tracking
 from pupila.training.weights import Start, save_trunk, starting_network
 
 
@@ -52,28 +53,23 @@ def train(
     size: int | None = None,
     resume: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    log: str | None = None,
 ) -> Trained:
     """Train on `source` as `recipe` says and leave everything in `folder`; prints one line an epoch and a closing line.
 
     size: pixels a side that pictures are stored at, None to choose it from the data. The test split is not touched.
+    log: where else each epoch is written, one of trackers.LOGS.
     Raises PupilaError's kinds; see fit, load_dataset and export.
     """
     _refuse_to_overwrite(folder, resume)
+    check_installed(log)
     prepared = prepare(source, recipe, size)
     splits, start, recipe = prepared.splits, prepared.start, prepared.settled.recipe
     training, validation = prepared.training, prepared.validation
     print(told(training.counts(), recipe.balance))
     _write(folder / "recipe.json", json.dumps(recipe.to_dict(), indent=2))
-    on_epoch = partial(_record, folder)
-    if recipe.trains == "head":
-        fitted = fit_head(recipe, start.network, training, validation, on_epoch)
-    else:
-        checkpoint = folder / "checkpoint.safetensors"
-        identity = {"recipe": recipe.to_dict(), "data": splits.fingerprint, "weights": start.origin}
-        fitted = fit(
-            recipe, start.network, training, validation, checkpoint,
-            identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds, on_epoch=on_epoch,
-        )  # fmt: skip
+    with tracking(log, folder, recipe) as tracker:
+        fitted = _fitted(prepared, folder, partial(_record, folder, tracker), resume, checkpoint_seconds)
     print(closing_line(fitted))
     save_trunk(fitted.network, folder / "trunk.safetensors")
     exported = export(fitted, recipe, training, validation, folder / "model.onnx", splits=splits, origin=start.origin)
@@ -96,6 +92,20 @@ def prepare(source: str, recipe: Recipe, size: int | None = None) -> Prepared:
         f"{facts.size} px; starting from {start.origin}; on {pick_device().type}"
     )
     return Prepared(splits, training, validation, start, settle(recipe, facts))
+
+
+def _fitted(prepared: Prepared, folder: Path, on_epoch: OnEpoch, resume: bool, checkpoint_seconds: float) -> Fitted:
+    """Fit all of the network, or its head."""
+    recipe, start, training, validation = (
+        prepared.settled.recipe, prepared.start, prepared.training, prepared.validation
+    )  # fmt: skip
+    if recipe.trains == "head":
+        return fit_head(recipe, start.network, training, validation, on_epoch)
+    identity = {"recipe": recipe.to_dict(), "data": prepared.splits.fingerprint, "weights": start.origin}
+    return fit(
+        recipe, start.network, training, validation, folder / "checkpoint.safetensors",
+        identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds, on_epoch=on_epoch,
+    )  # fmt: skip
 
 
 def training_split(splits: Splits, recipe: Recipe) -> tuple[Dataset, Dataset]:
@@ -149,9 +159,10 @@ def _write(path: Path, text: str) -> None:
         ) from error
 
 
-def _record(folder: Path, rows: Sequence[Row]) -> None:
-    """Bring metrics.jsonl up to date and print the newest epoch's line."""
+def _record(folder: Path, tracker: Tracker, rows: Sequence[Row]) -> None:
+    """Bring metrics.jsonl and the log up to date and print the newest epoch's line."""
     _write(folder / "metrics.jsonl", "\n".join(json.dumps(row) for row in rows))
+    tracker.record(rows)
     row = rows[-1]
     print(
         f"epoch {row['epoch']} at {row['network_size']} px: loss {row['train_loss']:.3f}, "
