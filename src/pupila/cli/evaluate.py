@@ -13,7 +13,10 @@ from pupila.cli.group import json_option
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("data")
 @click.option(
-    "--split", "part", type=click.Choice(["train", "validation", "test", "all"]), help="[default: test, or all]"
+    "--split",
+    "part",
+    type=click.Choice(["train", "validation", "test", "all"]),
+    help="Pictures to score [default: test, or all where there is none].",
 )
 @click.option("--report", type=click.Path(path_type=Path), help="Write a report page and its plots into this folder.")
 @json_option

@@ -1,0 +1,138 @@
+"""Writes docs/reference/ from the code: the commands with their options, and the keys of a recipe.
+
+python tools/reference.py writes the pages; tests/test_documents.py fails where a committed page is another one.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from pupila.cli import main as pupila
+from pupila.cli.group import field_docs
+from pupila.recipe import CHOICES, RANGES, Recipe, read_shipped, shipped
+from pupila.server.settings import Settings
+
+FOLDER = Path(__file__).parents[1] / "docs" / "reference"
+MADE = "<!-- Written by `make docs` from the code. Change it there. -->\n\n"
+
+
+def pages() -> dict[Path, str]:
+    """Return each page's text by its path."""
+    return {FOLDER / "commands.md": commands_page(), FOLDER / "recipes.md": recipes_page()}
+
+
+def commands_page() -> str:
+    """Every command with its arguments and options."""
+    sections = [section(path, command) for path, command in commands(pupila, "pupila")]
+    top = (
+        "# Commands\n\n`pupila COMMAND --help` says the same on the terminal. A mistake ends in one sentence and an "
+        "[exit code](../errors.md#on-the-command-line).\n\n"
+        "`PUPILA_CACHE` names the folder for what can be fetched or made again: downloads and decoded data sets. "
+        "Without it, that is `~/.cache/pupila`. Delete it when you like.\n\n"
+    )
+    return MADE + top + "\n".join(sections)
+
+
+def commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    """Yield every command below a group that is not a group itself, by name, with the words that call it."""
+    if not isinstance(command, click.Group):
+        yield path, command
+        return
+    for name, below in sorted(command.commands.items()):
+        yield from commands(below, f"{path} {name}")
+
+
+def section(path: str, command: click.Command) -> str:
+    """One command: how it is called, what it does, its options."""
+    parameters = command.get_params(click.Context(command))
+    arguments = [p.make_metavar(click.Context(command)) for p in parameters if isinstance(p, click.Argument)]
+    settings = {field.name for field in dataclasses.fields(Settings)} if path == "pupila serve" else set()
+    options = [
+        row(p) for p in parameters if isinstance(p, click.Option) and p.name not in settings and "--help" not in p.opts
+    ]
+    text = f"## {path}\n\n```\n{' '.join([path, *arguments])}\n```\n\n{paragraphs(command.help or '')}\n"
+    if settings:
+        text += "\nEach of the [settings](../http.md#settings) is an option, such as `--port 8000`.\n"
+    if options:
+        text += "\n| option | default | meaning |\n|---|---|---|\n" + "".join(options)
+    return text
+
+
+def paragraphs(help_text: str) -> str:
+    """Join the lines of each paragraph; `code` in help is written in Markdown already."""
+    return "\n\n".join(" ".join(part.split()) for part in help_text.split("\n\n"))
+
+
+def row(option: click.Option) -> str:
+    """One option as a row: its name and what it takes, its default, what it is for."""
+    context = click.Context(click.Command("any"))
+    takes = "" if option.is_flag else " " + option.make_metavar(context).removesuffix(" RANGE")
+    text = option.help or ""
+    own_default = re.search(r" ?\[default: (.+)\]", text)
+    meaning = text.replace(own_default[0], "") if own_default else text
+    default = own_default[1] if own_default else stated(option)
+    if isinstance(option.type, click.IntRange | click.FloatRange):
+        meaning += f" {between(option.type)}."
+    if option.multiple and "several times" not in meaning:
+        meaning += " May be given several times."
+    return f"| {cell('`' + option.opts[0] + takes + '`')} | {cell(default)} | {cell(meaning.strip())} |\n"
+
+
+def between(kind: click.IntRange | click.FloatRange) -> str:
+    """Return a range in words."""
+    return f"{kind.min} or more" if kind.max is None else f"{kind.min} to {kind.max}"
+
+
+def stated(option: click.Option) -> str:
+    """Return a default that is one; flags and options that may be left out have none."""
+    value = option.default
+    return "" if option.is_flag or option.multiple or not isinstance(value, str | int | float | Path) else f"`{value}`"
+
+
+def recipes_page() -> str:
+    """Every key of a recipe, and the shipped recipes as they are."""
+    docs = field_docs(Recipe)
+    rows = [
+        f"| `{field.name}` | `{json.dumps(field.default)}` | {cell(allowed(field.name))} | {cell(docs[field.name])} |\n"
+        for field in dataclasses.fields(Recipe)
+    ]
+    texts = [f"\n### {name}\n\n```toml\n{read_shipped(name).strip()}\n```\n" for name in shipped()]
+    return (
+        MADE + "# Recipes\n\nA recipe is a TOML file with any of these keys; the others keep their defaults. Use a "
+        "shipped one by its name, yours by its path (`--recipe mine.toml`), and change single values with `--set "
+        "KEY=VALUE`. A mistake is named with the right key or range. `pupila recipes --keys` prints this table.\n\n"
+        "## Keys\n\n| key | default | allowed | meaning |\n|---|---|---|---|\n"
+        + "".join(rows)
+        + "\n## Shipped recipes\n\nEach begins with what it is for, its command, and what was measured.\n"
+        + "".join(texts)
+    )
+
+
+def allowed(key: str) -> str:
+    """Return what a key may be, in a few words."""
+    if key in CHOICES:
+        return ", ".join(f"`{choice}`" for choice in CHOICES[key])
+    if key in RANGES:
+        low, high = RANGES[key]
+        return " to ".join(f"{bound:.0f}" if bound == int(bound) else f"{bound:g}" for bound in (low, high))
+    return {bool: "`true`, `false`", str: "text"}.get(type(getattr(Recipe(), key)), "pairs of size and share")
+
+
+def cell(text: str) -> str:
+    """Return text that is safe within a table."""
+    return text.replace("|", "\\|")
+
+
+def main() -> None:
+    """Write the pages."""
+    for path, text in pages().items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
