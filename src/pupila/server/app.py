@@ -8,6 +8,8 @@ from werkzeug.exceptions import HTTPException
 
 from pupila.predictor import Predictor
 from pupila.server.classifier import Classifier
+from pupila.server.collector import Collector
+from pupila.server.feedback import feedback
 from pupila.server.guard import Guard
 from pupila.server.health import Health
 from pupila.server.hooks import install
@@ -31,19 +33,23 @@ def create_app(
     health: Health | None = None,
     ledger: Ledger | None = None,
     guard: Guard | None = None,
+    collector: Collector | None = None,
 ) -> Flask:
     """Return the application; it may be called by several threads at once, under any WSGI server.
 
-    `serve` gives health, ledger and guard, which its processes share; without them this process stands for itself.
+    `serve` gives the last four, which its processes share; without them this process stands for itself.
+    Raises DataError if pictures are to be kept in a folder that cannot be used.
     """
     settings = settings or Settings()
     ledger = ledger or Ledger(Telemetry(), settings.access_log)
     guard = guard or (Guard(settings.api_keys) if settings.api_keys else None)
+    if collector is None and settings.collect is not None:
+        collector = Collector(settings)
     app = Flask("pupila.server", static_folder=None, template_folder=None)
     classifier = Classifier(predictor, settings, ledger.telemetry.batch)
-    app.extensions[EXTENSION] = Room(classifier, settings, health or Health(), ledger)
+    app.extensions[EXTENSION] = Room(classifier, settings, health or Health(), ledger, collector)
     install(app, settings, ledger, guard)
-    for blueprint in (core, oip, torchserve, openapi, pages):
+    for blueprint in (core, oip, torchserve, openapi, pages, feedback):
         app.register_blueprint(blueprint)
     app.register_error_handler(RequestError, show_problem)
     app.register_error_handler(QueueFullError, show_queue_full)

@@ -11,8 +11,8 @@ from pupila.server.problems import RequestError
 from pupila.server.settings import Settings
 from pupila.server.telemetry import Note
 
-OPEN = frozenset(("/healthz", "/readyz", "/ping", "/v2/health/live", "/v2/health/ready", "/"))
-"""Health is never behind authentication; nor is the page, which asks for a key and tells nothing without one."""
+OPEN = frozenset(("/healthz", "/readyz", "/ping", "/v2/health/live", "/v2/health/ready", "/", "/review"))
+"""Health is never behind authentication; nor are the pages, which ask for a key and tell nothing without one."""
 OPEN_FILES = "/page/"
 """Where the page's files are."""
 
@@ -30,6 +30,14 @@ def note_of(environ: dict[str, Any]) -> Note:
     if note is None:
         note = environ["pupila.note"] = Note(route_of(environ["PATH_INFO"]))
     return note
+
+
+def request_id_of(environ: dict[str, Any], ledger: Ledger) -> str:
+    """Return the name of the request that is being answered: the client's own if it is a sane one."""
+    note = note_of(environ)
+    if not note.request_id:
+        note.request_id = ledger.request_id(environ.get("HTTP_X_REQUEST_ID"))
+    return note.request_id
 
 
 def install(app: Flask, settings: Settings, ledger: Ledger, guard: Guard | None) -> None:
@@ -80,7 +88,7 @@ def finish(response: Response, ledger: Ledger) -> Response:
     """Add what every answer carries; write the request down, unless the server that called us does."""
     environ = request.environ
     note = note_of(environ)
-    note.request_id = ledger.request_id(environ.get("HTTP_X_REQUEST_ID"))
+    request_id_of(environ, ledger)
     if ledger.tracer is not None:
         note.parent = environ.get("HTTP_TRACEPARENT"), environ.get("HTTP_TRACESTATE")
     headers = response.headers

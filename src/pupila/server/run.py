@@ -14,10 +14,11 @@ from typing import Any
 from flask import Flask
 from gunicorn.app.base import BaseApplication
 
-from pupila.errors import ModelError, SettingsError
+from pupila.errors import DataError, ModelError, SettingsError
 from pupila.predictor import Predictor
 from pupila.server.app import create_app
 from pupila.server.board import STARTS, Board
+from pupila.server.collector import Collector, new_table, prepare
 from pupila.server.guard import Guard
 from pupila.server.health import Health
 from pupila.server.ledger import Ledger
@@ -36,6 +37,7 @@ log = logging.getLogger("pupila.server")
 def serve(model: Path, settings: Settings, load: Callable[[Path], Predictor] = Predictor.load) -> None:
     """Serve a model file until SIGTERM or SIGINT; raises SettingsError or ModelError if it cannot be."""
     check_writable(settings.access_log)
+    prepare(settings)
     check_tracing(settings.traces)
     server = Server(model, settings, load, bind(settings))
     try:
@@ -101,6 +103,8 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         self.health = Health(self.board)
         self.counts = Table(self.plan.workers, LAYOUT.columns)
         self.guard = Guard(settings.api_keys) if settings.api_keys else None
+        self.keeping = new_table(self.plan.workers)
+        self.collector: Collector | None = None
         self.original = open_file(model)
         self.booted = False
         """Whether a worker was ready once: from then on a worker that cannot load does not end the server."""
@@ -134,7 +138,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             tracer = Tracer.exporting(traces, self.slot) if check_tracing(traces) else None
             self.ledger = Ledger(Telemetry(self.counts, self.slot), self.settings.access_log, tracer)
             return self.make_app()
-        except ModelError as error:
+        except (ModelError, DataError) as error:
             if self.booted:
                 log.error("a new worker cannot load the model: %s", error)
                 time.sleep(1)  # the arbiter tries again at once
@@ -146,7 +150,8 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         """Load the model, put the application together, and watch for the next model."""
         stamp = stamp_of(self.model)
         predictor, self.health.refused = load_first(self.model, self.load_model, self.original if self.booted else None)
-        app = create_app(predictor, self.settings, self.health, self.ledger, self.guard)
+        self.collector = Collector(self.settings, self.keeping, self.slot) if self.settings.collect else None
+        app = create_app(predictor, self.settings, self.health, self.ledger, self.guard, self.collector)
         swapper = Swapper(self.model, app.extensions[EXTENSION].classifier, self.health, self.load_model, stamp)
         swapper.on_new_classes = self.ledger.telemetry.forget_classes
         swapper.start()

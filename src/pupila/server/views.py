@@ -11,8 +11,9 @@ from pupila.errors import ImageError
 from pupila.predictor import Predictor
 from pupila.server import answers, payload
 from pupila.server.classifier import Answer, Classifier, Stages
+from pupila.server.collector import Collector
 from pupila.server.health import Health
-from pupila.server.hooks import note_of
+from pupila.server.hooks import note_of, request_id_of
 from pupila.server.ledger import Ledger
 from pupila.server.problems import BadPart, RequestError
 from pupila.server.query import Query
@@ -40,6 +41,8 @@ def predict() -> Response:
     if bad and not query.partial:
         raise RequestError.of_parts(bad, len(parts))
     note_answers(environ, predictor, found)
+    if room.collector is not None:
+        room.collector.offer(request_id_of(environ, room.ledger), parts, found, predictor.version)
     response = json_response(answers.predictions_json(parts, found, query.top))
     response.headers["Pupila-Model"] = predictor.version
     return response
@@ -91,6 +94,8 @@ class Room:
     settings: Settings
     health: Health
     ledger: Ledger
+    collector: Collector | None = None
+    """Keeps what was answered; None where nothing is kept."""
 
 
 def this_room() -> Room:

@@ -1,0 +1,221 @@
+"""A real server keeps the pictures that it answers, takes corrections, and shows the pictures to the right people."""
+
+import json
+import stat
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from PIL import Image
+from server_kit import CLASSES, Running, encode, picture, serving, write_model
+
+from pupila.feedback import Store
+from pupila.predictor import Predictor
+from pupila.server import Settings, create_app
+from pupila.server.feedback import is_loopback, may_review
+from pupila.server.guard import Key, digest_of
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("server")
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Running]:
+    settings = json.dumps({"port": 0, "workers": 2, "collect": str(folder / "kept")})
+    with serving(write_model(folder / "colours.onnx"), folder / "log", settings) as running:
+        yield running
+        assert "Traceback" not in running.log.read_text()
+
+
+def feedback(server: Running, request_id: str, picture: int, category: str | None) -> requests.Response:
+    body: dict[str, str | int | None] = {"request_id": request_id, "picture": picture, "category": category}
+    return requests.post(f"{server.url}/feedback", json=body, timeout=20)
+
+
+def error(answer: requests.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["error"]["code"]
+
+
+def review(server: Running, show: str) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = server.get(f"/review/pictures?show={show}&limit=200").json()["pictures"]
+    return found
+
+
+def test_correction_is_stored_and_seen_at_once_whichever_worker_is_asked(server: Running) -> None:
+    for number in range(10):  # a new connection each: the workers take turns
+        answer = server.predict(picture("red"), picture("blue", size=(40, 30 + number)))
+        request_id = answer.headers["X-Request-Id"]
+        stored = feedback(server, request_id, 1, "green")
+        assert stored.status_code == 200, stored.text
+        assert stored.json() == {"request_id": request_id, "picture": 1, "category": "green", "answered": "blue"}
+        newest = review(server, "corrected")[0]
+        assert (newest["request_id"], newest["picture"], newest["correction"]) == (request_id, 1, "green")
+
+
+def test_place_is_counted_with_bad_pictures_in_the_request(server: Running) -> None:
+    answer = server.predict(b"junk", picture("blue", size=(90, 90)), query="?on_error=partial")
+    request_id = answer.headers["X-Request-Id"]
+    assert error(feedback(server, request_id, 0, "blue")) == (404, "picture_unknown")
+    assert feedback(server, request_id, 1, None).json()["answered"] == "blue"
+
+
+def test_last_correction_wins_and_the_same_again_changes_nothing(server: Running) -> None:
+    request_id = server.predict(picture("white", size=(33, 44))).headers["X-Request-Id"]
+    for category in ("red", "green", "green"):
+        assert feedback(server, request_id, 0, category).status_code == 200
+    found = [entry["correction"] for entry in review(server, "corrected") if entry["request_id"] == request_id]
+    assert found == ["green"]
+
+
+def test_client_may_name_its_request(server: Running) -> None:
+    files = {"file": picture("green", size=(34, 45))}
+    requests.post(f"{server.url}/predict", files=files, headers={"X-Request-Id": "photo.17"}, timeout=20)
+    assert feedback(server, "photo.17", 0, "green").status_code == 200
+
+
+def test_kept_picture_is_shown_without_its_metadata(server: Running) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "Rua das Flores 1"
+    data = encode(Image.new("RGB", (50, 40), (20, 20, 200)), "JPEG", exif=exif, comment=b"Flores")
+    request_id = server.predict(data).headers["X-Request-Id"]
+    feedback(server, request_id, 0, None)
+    newest = review(server, "corrected")[0]
+    shown = server.get(f"/review/pictures/{newest['id']}")
+    assert shown.headers["Content-Type"] == "image/jpeg"
+    assert shown.headers["X-Content-Type-Options"] == "nosniff"
+    assert shown.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    assert b"Flores" not in shown.content
+    assert error(server.get("/review/pictures/999999")) == (404, "picture_unknown")
+    assert error(server.get(f"/review/pictures/{10**30}")) == (404, "picture_unknown")
+
+
+@pytest.mark.parametrize(
+    ("body", "expected", "hint"),
+    [
+        ({"request_id": "r", "picture": 0, "category": "gren"}, "category_unknown", "Did you mean 'green'?"),
+        ({"request_id": "r", "picture": 0, "category": ["\ud800"]}, "category_unknown", "GET /model"),
+        ({"request_id": "r", "picture": 0}, "feedback_invalid", "category is missing"),
+        ({"request_id": "r", "picture": 0, "categry": None, "x": 1}, "feedback_invalid", "there is no field"),
+        ({"request_id": "r", "picture": True, "category": None}, "feedback_invalid", "whole number"),
+        ({"request_id": "r", "picture": -1, "category": None}, "feedback_invalid", "whole number"),
+        ({"request_id": "r r", "picture": 0, "category": None}, "feedback_invalid", "X-Request-Id"),
+        (["r"], "feedback_invalid", "not an object"),
+    ],
+)
+def test_feedback_that_cannot_be_used_says_why(server: Running, body: Any, expected: str, hint: str) -> None:
+    answer = requests.post(f"{server.url}/feedback", json=body, timeout=20)
+    assert error(answer) == (400, expected)
+    assert hint in answer.json()["error"]["message"]
+
+
+def test_feedback_that_is_no_json_or_not_called_so_is_refused(server: Running) -> None:
+    url = f"{server.url}/feedback"
+    kind = {"Content-Type": "application/json"}
+    assert error(requests.post(url, data=b"{", headers=kind, timeout=20)) == (400, "json_malformed")
+    assert error(requests.post(url, data=b"[" * 50_000, headers=kind, timeout=20)) == (400, "json_malformed")
+    assert error(requests.post(url, data=b"[" * 70_000, headers=kind, timeout=20)) == (413, "body_too_large")
+    plain = requests.post(url, data=b"{}", headers={"Content-Type": "text/plain"}, timeout=20)
+    assert error(plain) == (415, "content_type_unsupported")  # what a form of a foreign web page could send
+
+
+def test_unknown_request_is_answered_without_waiting(server: Running) -> None:
+    time.sleep(0.5)  # nothing is on its way any more
+    begun = time.monotonic()
+    assert error(feedback(server, "no-such-request", 0, "red")) == (404, "picture_unknown")
+    assert time.monotonic() - begun < 1.5
+
+
+@pytest.mark.parametrize("query", ["shw=corrected", "show=all", "limit=0", "limit=201", "limit=x", "offset=-1"])
+def test_listing_with_a_typo_is_refused(server: Running, query: str) -> None:
+    assert error(server.get(f"/review/pictures?{query}")) == (400, "query_invalid")
+
+
+def test_listing_goes_on_where_it_ended(server: Running) -> None:
+    server.predict(*[picture("red", size=(60 + side, 33)) for side in range(5)])
+    while len(whole := review(server, "uncertain")) < 5:
+        time.sleep(0.05)
+    pages = [server.get(f"/review/pictures?limit=2&offset={at}").json()["pictures"] for at in (0, 2)]
+    assert [*pages[0], *pages[1]] == whole[:4]
+
+
+def test_many_clients_at_once_lose_nothing(server: Running) -> None:
+    def one(number: int) -> int:
+        answer = server.predict(picture("red", size=(40 + number, 77)))
+        return feedback(server, answer.headers["X-Request-Id"], 0, CLASSES[number % 4]).status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(one, range(60))) == [200] * 60
+
+
+def test_folder_is_the_owners_alone(server: Running, folder: Path) -> None:
+    assert server.url
+    assert stat.S_IMODE((folder / "kept").stat().st_mode) == 0o700
+
+
+def test_worker_that_drains_writes_what_it_has_answered(tmp_path: Path) -> None:
+    settings = json.dumps({"port": 0, "workers": 1, "collect": str(tmp_path / "kept")})
+    with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log", settings) as server:
+        server.predict(*[picture("red", size=(30 + side, 31)) for side in range(100)])
+    assert Store(tmp_path / "kept").counts().pictures == 100
+
+
+def test_key_is_needed_for_feedback_and_pictures_but_not_for_the_page(tmp_path: Path) -> None:
+    settings = Settings(collect=tmp_path / "kept", api_keys=(Key("me", digest_of("secret")),), host="0.0.0.0")  # noqa: S104
+    client = create_app(Predictor.load(write_model(tmp_path / "colours.onnx")), settings).test_client()
+    assert client.post("/feedback", json={}).status_code == 401
+    assert client.get("/review/pictures").status_code == 401
+    assert client.get("/review/pictures/1").status_code == 401
+    assert client.get("/review/pictures", headers={"X-API-Key": "secret"}).status_code == 200
+    assert client.get("/review").status_code == 200
+
+
+def test_without_keys_pictures_are_shown_on_this_machine_only(tmp_path: Path) -> None:
+    predictor = Predictor.load(write_model(tmp_path / "colours.onnx"))
+    client = create_app(predictor, Settings(collect=tmp_path / "kept", host="0.0.0.0")).test_client()  # noqa: S104
+    answer = client.get("/review/pictures")
+    assert (answer.status_code, answer.get_json()["error"]["code"]) == (403, "review_closed")
+    here = create_app(predictor, Settings(collect=tmp_path / "kept")).test_client()
+    assert here.get("/review/pictures", headers={"Host": "localhost:3000"}).status_code == 200
+    assert here.get("/review/pictures", headers={"Host": "rebound.example:3000"}).status_code == 403
+    assert may_review(Settings(api_keys=(Key("me", "0" * 64),), host="0.0.0.0"), "example.org")  # noqa: S104
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9:3000", True),
+        ("localhost:3000", True),
+        ("[::1]:3000", True),
+        ("::1", True),
+        ("10.0.0.1", False),
+        ("localhost.example", False),
+        ("", False),
+    ],
+)
+def test_loopback_is_told_from_other_hosts(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected
+
+
+def test_server_that_keeps_nothing_says_so(tmp_path: Path) -> None:
+    client = create_app(Predictor.load(write_model(tmp_path / "colours.onnx"))).test_client()
+    for answer in (client.post("/feedback", json={}), client.get("/review/pictures")):
+        assert (answer.status_code, answer.get_json()["error"]["code"]) == (404, "feedback_off")
+    assert "--collect" in answer.get_json()["error"]["message"]
+
+
+def test_folder_that_cannot_be_used_is_an_error_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    model = write_model(tmp_path / "colours.onnx")
+    settings = json.dumps({"port": 0, "workers": 1, "collect": str(tmp_path)})
+    with (
+        pytest.raises(AssertionError, match=r"SettingsError: --collect: .* holds other files"),
+        serving(model, tmp_path.parent / "log", settings),
+    ):
+        pass
