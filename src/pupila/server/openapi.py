@@ -5,6 +5,7 @@ from typing import Any
 from flask import Blueprint, Response
 
 from pupila.predictor import Predictor
+from pupila.server.openapi_feedback import feedback_paths
 from pupila.server.settings import Settings
 from pupila.server.views import json_response, this_room
 
@@ -89,6 +90,7 @@ def paths(predictor: Predictor, settings: Settings) -> Schema:
         f"/v2/models/{name}/ready": {"get": operation("modelReady", "Can this model answer?", ANY)},
         f"/v2/models/{name}/infer": {"post": infer},
         "/openapi.json": {"get": operation("openapi", "This description.", ANY)},
+        **feedback_paths(predictor.manifest.classes),
     }
 
 

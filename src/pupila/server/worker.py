@@ -61,6 +61,8 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         self.app.board.row(self.slot)[PID] = os.getpid()
         loop.run(lambda: self.alive and os.getppid() == self.ppid, self.notify)
         app.ledger.close()
+        if app.collector is not None:
+            app.collector.close()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1 if loop.clock.wedged else 0)
