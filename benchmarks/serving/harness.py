@@ -40,7 +40,8 @@ def running(side: str, model: Path) -> Iterator[tuple[subprocess.Popen[bytes], i
     source = str(HERE.parent.parent / "src")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))}
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
+                                   process_group=0)  # fmt: skip
         try:
             wait_for(process, port, side, log)
             yield process, port
@@ -49,15 +50,17 @@ def running(side: str, model: Path) -> Iterator[tuple[subprocess.Popen[bytes], i
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End the processes that we started, politely first."""
-    started = [process.pid, *descendants(process.pid)]
+    """End the processes that we started, politely first; their group ends those whose parent has died before them."""
+    started = descendants(process.pid)
     process.terminate()
     try:
         process.wait(5)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    for pid in started[1:]:  # some servers leave children behind
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    for pid in started:  # those that have a group of their own
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
@@ -109,8 +112,12 @@ def used(pid: int) -> float:
 
 def memory(pid: int) -> float:
     """Return the resident MiB of a process and its descendants."""
-    total = 0
-    for one in (pid, *descendants(pid)):
-        with contextlib.suppress(OSError):
-            total += int(Path(f"/proc/{one}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return total / 2**20
+    return sum(resident(one) for one in (pid, *descendants(pid)))
+
+
+def resident(pid: int) -> float:
+    """Return the resident MiB of one process; 0 if it has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    except OSError:
+        return 0.0

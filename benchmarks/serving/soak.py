@@ -2,7 +2,8 @@
 
     python benchmarks/serving/soak.py MODEL.onnx [--minutes 10] [--clients 4]
 
-Prints the workers' memory once a minute and its slope over the second half. Loopback only; ends by itself.
+Prints once a minute the resident memory of the largest worker, and at the end its slope over the second half, with the
+peak that any worker has had. Loopback only; ends by itself.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from harness import memory, running
+from harness import descendants, resident, running
 from PIL import Image
 
 from pupila.client import Client, ServerError
@@ -53,6 +54,11 @@ def client(port: int, until: float, seed: int, files: list[bytes], codes: Counte
                     break
 
 
+def largest_worker(pid: int) -> float:
+    """Return the resident MiB of the worker that has most."""
+    return max((resident(one) for one in descendants(pid)), default=0.0)
+
+
 def main() -> None:
     """Parse, load, watch."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -70,14 +76,17 @@ def main() -> None:
         [thread.start() for thread in threads]
         while time.monotonic() < until:
             time.sleep(min(5, max(0.1, until - time.monotonic())))
-            samples.append(((time.monotonic() - started) / 60, memory(process.pid)))
+            samples.append(((time.monotonic() - started) / 60, largest_worker(process.pid)))
             if len(samples) % 12 == 0:
                 print(f"{samples[-1][0]:5.1f} min: {samples[-1][1]:.0f} MiB, {dict(codes)}", file=sys.stderr)
         [thread.join() for thread in threads]
+        time.sleep(2)
+        rest = largest_worker(process.pid)
     half = samples[len(samples) // 2 :]
     slope, _ = statistics.linear_regression([x for x, _ in half], [y for _, y in half]) if len(half) > 2 else (0.0, 0)
-    last = half[-1][1]
-    print(f"{sum(codes.values()):,} answers {dict(codes)}; all processes {last:.0f} MiB, slope {slope:+.2f} MiB/min")
+    middle, most = statistics.median(y for _, y in half), max(y for _, y in samples)
+    print(f"{sum(codes.values()):,} answers {dict(codes)}; the largest worker {middle:.0f} MiB (median), {most:.0f} at")
+    print(f"most, {rest:.0f} at rest afterwards, slope {slope:+.2f} MiB/min")
     sys.exit(bool({code for code in codes if code not in ("200", "400", "413", "415", "422")}))
 
 
