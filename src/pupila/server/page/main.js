@@ -11,6 +11,7 @@ import { Tile } from "./tile.js";
 const tiles = new Map(); // by item
 let card = null;
 
+if (matchMedia("(hover: none)").matches) byId("hint").dataset.t = "hint.touch";
 translate(document);
 const queue = new Queue({ prepare, getKey, onItem: showItem, onState: showState });
 intake((files) => {

@@ -50,11 +50,11 @@ export class Tile {
     this.element.dataset.category = answer.category;
     this.element.classList.toggle("unknown", Boolean(answer.unknown));
     if (this.picture.complete) this.#loaded();
-    const title = answer.unknown ? t("unknown") : className(answer.category);
+    const best = h("h3", {}, h("span", { className: "name" }, className(answer.category)), " ", h("span", { className: "value" }, percent(answer.confidence)));
+    const others = answer.unknown ? answer.top : answer.top.slice(1);
     return [
-      h("h3", {}, title),
-      answer.unknown && h("p", { className: "soft" }, t("nearest")),
-      h("ol", { className: "bars", "aria-label": t("bars") }, ...answer.top.map(bar)),
+      ...(answer.unknown ? [h("h3", {}, t("unknown")), h("p", { className: "soft" }, t("nearest"))] : [best, track(answer)]),
+      h("ol", { className: "bars", "aria-label": t(answer.unknown ? "nearest.list" : "next.list") }, ...others.map(bar)),
       this.item.copy && h("p", { className: "soft" }, t("copy")),
       this.actions.card()?.feedback && feedback(this.item, this.actions.card()),
     ].filter(Boolean);
@@ -88,16 +88,15 @@ export class Tile {
 }
 
 /** Return one class with its confidence, as words, and as a bar for the eye. */
-function bar({ category, confidence }) {
+function bar(choice) {
+  const name = h("span", { className: "name" }, className(choice.category));
+  return h("li", {}, name, " ", h("span", { className: "value" }, percent(choice.confidence)), track(choice));
+}
+
+function track({ confidence }) {
   const fill = h("span", { className: "fill" });
   fill.style.setProperty("--part", confidence);
-  return h(
-    "li",
-    {},
-    h("span", { className: "name" }, className(category)),
-    h("span", { className: "value" }, percent(confidence)),
-    h("span", { className: "track", "aria-hidden": "true" }, fill),
-  );
+  return h("span", { className: "track", "aria-hidden": "true" }, fill);
 }
 
 /** Return why a picture has no answer: the page's own sentence, else the server's. */
