@@ -60,6 +60,16 @@ def test_graph_equals_the_network(size, network_size):
     assert np.allclose(outputs.cam.mean((2, 3)) + state["fc.bias"], logits, atol=1e-4)
 
 
+def test_averaged_over_the_mirror_image_the_answer_is_the_same_for_both(trained, tmp_path):
+    predictor = exported(trained, tmp_path, flip_average=True, export="int8").predictor
+    pictures = noise(5).images
+    plain, mirrored = predictor.outputs(pictures), predictor.outputs(pictures[:, :, ::-1].copy())
+    assert np.allclose(plain.logits, mirrored.logits, atol=1e-4)
+    assert np.allclose(plain.features, mirrored.features, atol=1e-4)
+    assert np.allclose(plain.cam, mirrored.cam[:, :, :, ::-1], atol=1e-4)
+    assert len(plain.logits) == 5
+
+
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
 def test_every_precision_is_published_with_its_manifest(trained, tmp_path, precision):
     done = exported(trained, tmp_path, export=precision)

@@ -93,6 +93,8 @@ class Recipe:
     """Random resized crop: the smallest share of the area that is kept; 1 for none."""
     flip: str = "alternating"
     """Horizontal flip; alternating: random in the first epoch, then each picture's turns about every epoch."""
+    flip_average: bool = False
+    """Answer with the average over the picture and its mirror image: a little better, at twice the computation."""
     ema: float = 0.0
     """Decay a step of the moving average of the weights, which is then what is validated and kept; 0 for none."""
     balance: str = "auto"

@@ -8,7 +8,6 @@ import torch
 
 from pupila.recipe import Recipe
 
-
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 

@@ -26,7 +26,7 @@ from pupila.evaluation.calibration import fit_temperature
 from pupila.evaluation.evaluate import predict_logits
 from pupila.evaluation.metrics import score
 from pupila.evaluation.unknown import energy, threshold
-from pupila.manifest import METADATA_KEY, GoldenPicture, Manifest
+from pupila.manifest import METADATA_KEY, UNSEALED, GoldenPicture, Manifest, sealed
 from pupila.predictor import Predictor
 from pupila.recipe import Recipe
 from pupila.training import graph
@@ -87,10 +87,10 @@ def export(
     """
     draft = _draft(fitted, recipe, training, validation, splits, origin, path.stem)
     state = {name: value.numpy() for name, value in fitted.network.state_dict().items()}
-    full = graph.build(state, training.size, fitted.network_size)
+    full = graph.build(state, training.size, fitted.network_size, flip_average=recipe.flip_average)
     balance = balance_for(recipe, training)
     exact = _judge("float32", full, draft, validation, balance)
-    parity = _check_parity(fitted, exact.predictor, validation)
+    parity = _check_parity(fitted, recipe, exact.predictor, validation)
     candidates = [exact]
     if recipe.export == "float16":
         candidates.append(_judge("float16", graph.half_precision(full), draft, validation, balance))
@@ -98,8 +98,9 @@ def export(
         quantised = int8(full, _calibration_pictures(training))
         candidates.append(_judge("int8", quantised, draft, validation, balance))
     chosen = _choose(candidates)
-    manifest = _complete(chosen, draft, validation)
-    _publish(graph.with_metadata(chosen.model, {METADATA_KEY: manifest.to_json()}), path)
+    manifest = replace(_complete(chosen, draft, validation), sha256=UNSEALED)
+    unsealed = graph.with_metadata(chosen.model, {METADATA_KEY: manifest.to_json()}).SerializeToString()
+    _publish(sealed(unsealed), path)
     _report(candidates, chosen, parity)
     return Exported(path, Predictor.load(path), tuple(candidates), parity)
 
@@ -115,6 +116,7 @@ def _draft(
         precision="float32",
         weights=origin,
         recipe=recipe.to_dict(),
+        framing=splits.framing,
         data={
             "source": splits.name,
             "fingerprint": splits.fingerprint,
@@ -153,13 +155,16 @@ def _milliseconds(call: Callable[[], object]) -> float:
     return 1000 * statistics.median(times)
 
 
-def _check_parity(fitted: Fitted, predictor: Predictor, validation: Dataset) -> float:
+def _check_parity(fitted: Fitted, recipe: Recipe, predictor: Predictor, validation: Dataset) -> float:
     """Compare the file, from encoded pictures on, with the network in torch; return the largest difference."""
     pictures = validation.images[:PARITY_PICTURES]
     decoded = images.stack([images.decode(images.encode_png(picture), validation.size) for picture in pictures])
     theirs = predictor.probabilities(predictor.logits(decoded))
     with torch.inference_mode():
-        logits = fitted.network(enlarged(torch.from_numpy(pictures), fitted.network_size))
+        x = enlarged(torch.from_numpy(pictures), fitted.network_size)
+        logits = fitted.network(x)
+        if recipe.flip_average:
+            logits = (logits + fitted.network(x.flip(3))) / 2
     ours = logits.softmax(1).numpy()
     difference = float(np.abs(theirs - ours).max())
     answers = ours[np.arange(len(ours)), theirs.argmax(axis=1)]
@@ -218,11 +223,11 @@ def _golden(predictor: Predictor) -> tuple[GoldenPicture, ...]:
     return tuple(golden)
 
 
-def _publish(model: onnx.ModelProto, path: Path) -> None:
+def _publish(data: bytes, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
-            file.write(model.SerializeToString())
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -19,20 +19,25 @@ IR_VERSION = 10
 BATCH_NORM_EPSILON = 1e-5  # torch's default
 
 State = Mapping[str, NDArray[Any]]
-HEAD_NODES = ("normalise_scale", "normalise_shift", "enlarge", "cam", "logits")
+HEAD_NODES = ("normalise_scale", "normalise_shift", "enlarge", "mirror", "both", "mean", "cam", "cam_mean", "logits")
 """Nodes at either end that stay in float32 when the trunk is quantised: they cost next to nothing."""
 
 
-def build(state: State, input_size: int, network_size: int) -> onnx.ModelProto:
-    """Return the graph for a ResNet-18 state dict of float32 arrays under torchvision's names."""
+def build(state: State, input_size: int, network_size: int, *, flip_average: bool = False) -> onnx.ModelProto:
+    """Return the graph for a ResNet-18 state dict of float32 arrays under torchvision's names.
+
+    flip_average: each picture goes through the network plain and mirrored, and the two answers are averaged.
+    """
     graph = _Graph()
     x = _preprocess(graph, input_size, network_size)
+    if flip_average:
+        x = graph.node("Concat", [x, _mirrored(graph, x, "mirror")], "both", axis=0)
     x = _convolution(graph, x, state, "conv1", "bn1", stride=2, padding=3)
     x = graph.node("MaxPool", [graph.node("Relu", [x])], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
     for stage in range(1, len(WIDTHS) + 1):
         for block in range(2):
             x = _block(graph, x, state, f"layer{stage}.{block}", stride=2 if stage > 1 and block == 0 else 1)
-    _head(graph, x, state)
+    _head(graph, x, state, flip_average)
     return _model(graph, input_size, classes=len(state["fc.bias"]))
 
 
@@ -72,6 +77,13 @@ class _Graph:
         output = output or f"{name}.out"
         self.nodes.append(helper.make_node(operator, inputs, [output], name=name, **attributes))
         return output
+
+    def halves(self, x: str) -> list[str]:
+        """Split along the first axis into two equal parts."""
+        name = f"halves_{len(self.nodes)}"
+        outputs = [f"{name}.first", f"{name}.second"]
+        self.nodes.append(helper.make_node("Split", [x], outputs, name=name, axis=0))
+        return outputs
 
     def weight(self, name: str, values: NDArray[Any]) -> str:
         self.weights.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
@@ -119,14 +131,26 @@ def _block(graph: _Graph, x: str, state: State, name: str, stride: int) -> str:
     return graph.node("Relu", [graph.node("Add", [y, x])])
 
 
-def _head(graph: _Graph, x: str, state: State) -> None:
+def _head(graph: _Graph, x: str, state: State, flip_average: bool) -> None:
     """The last feature map -> features, logits, and the same head applied at every place of the map."""
-    pooled = graph.node("GlobalAveragePool", [x])
-    features = graph.node("Flatten", [pooled], output="features")
+    pooled = graph.node("Flatten", [graph.node("GlobalAveragePool", [x])], output="" if flip_average else "features")
+    if flip_average:
+        graph.node("Mean", graph.halves(pooled), "mean", "features")
     weights = graph.weight("fc.weight", state["fc.weight"])
-    graph.node("Gemm", [features, weights, graph.weight("fc.bias", state["fc.bias"])], "logits", "logits", transB=1)
+    graph.node("Gemm", ["features", weights, graph.weight("fc.bias", state["fc.bias"])], "logits", "logits", transB=1)
     shape = graph.weight("cam.shape", np.asarray([len(state["fc.bias"]), FEATURES, 1, 1], dtype=np.int64))
-    graph.node("Conv", [x, graph.node("Reshape", [weights, shape])], "cam", "cam", kernel_shape=[1, 1])
+    kernel = graph.node("Reshape", [weights, shape])
+    cam = graph.node("Conv", [x, kernel], "cam", "" if flip_average else "cam", kernel_shape=[1, 1])
+    if flip_average:
+        plain, mirrored = graph.halves(cam)
+        graph.node("Mean", [plain, _mirrored(graph, mirrored, "cam_mirror")], "cam_mean", "cam")
+
+
+def _mirrored(graph: _Graph, x: str, name: str) -> str:
+    """[N, C, H, W] with its columns in reverse."""
+    values = {"starts": -1, "ends": np.iinfo(np.int64).min, "axes": 3, "steps": -1}
+    slices = [graph.weight(f"{name}.{key}", np.asarray([value], dtype=np.int64)) for key, value in values.items()]
+    return graph.node("Slice", [x, *slices], name)
 
 
 def _model(graph: _Graph, input_size: int, classes: int) -> onnx.ModelProto:
