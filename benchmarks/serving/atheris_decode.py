@@ -33,8 +33,12 @@ def main() -> None:
     import atheris
 
     with atheris.instrument_imports(include=["PIL", "pupila.images"]):
+        from PIL import Image
+
         from pupila import images
         from pupila.errors import ImageError
+
+        Image.init()  # or the readers of the formats would be imported later, unwatched
 
     limits = images.ImageLimits(max_bytes=2**20, max_pixels=2_000_000)
 
