@@ -1,0 +1,88 @@
+"""The examples run as they stand, on pictures that are made here."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from server_kit import picture, serving, write_model
+from training_kit import colours
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(name, *arguments, folder):
+    program = ["sh"] if name.endswith(".sh") else [sys.executable]
+    return subprocess.run(
+        [*program, EXAMPLES / name, *map(str, arguments)], cwd=folder, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three good pictures, a bad one, and a model that knows colours."""
+    folder = tmp_path_factory.mktemp("examples")
+    for name, colour in (("a.jpg", "red"), ("b.jpg", "green"), ("c.jpg", "blue")):
+        (folder / name).write_bytes(picture(colour, "JPEG", (90, 60)))
+    (folder / "bad.jpg").write_bytes(b"no picture")
+    write_model(folder / "colours.onnx")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    with serving(folder / "colours.onnx", folder / "log", '{"port": 0, "workers": 1}') as running:
+        yield running
+
+
+def test_train_makes_a_model_of_a_folder(tmp_path):
+    data = colours(45)
+    for number, (pixels, label) in enumerate(zip(data.images, data.labels, strict=True)):
+        path = tmp_path / "photos" / data.classes[label] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    done = run("train.py", "photos", "run", "--minutes", "0.02", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("run/model.onnx: right on ")
+    assert (tmp_path / "run" / "model.onnx").exists()
+
+
+def test_ask_prints_three_choices_a_picture(folder, server):
+    done = run("ask.py", server.url, "a.jpg", "b.jpg", "c.jpg", folder=folder)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[:2] for line in done.stdout.splitlines()] == [
+        ["a.jpg:", "red"],
+        ["b.jpg:", "green"],
+        ["c.jpg:", "blue"],
+    ]
+    assert done.stdout.count("%") == 9
+
+
+def test_ask_names_the_bad_picture(folder, server):
+    done = run("ask.py", server.url, "a.jpg", "bad.jpg", folder=folder)
+    assert done.returncode == 1
+    assert done.stdout.startswith("bad.jpg: ") and "image_unrecognised" in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_ask_with_curl_answers_the_good_ones_and_explains_the_bad_one(folder, server):
+    done = run("ask.sh", server.url, "a.jpg", "bad.jpg", "c.jpg", folder=folder)
+    assert done.returncode == 0, done.stderr
+    red, bad, blue = json.loads(done.stdout)["predictions"]
+    assert (red["category"], bad["error"]["code"], blue["category"]) == ("red", "image_unrecognised", "blue")
+
+
+def test_embed_answers_without_a_server_or_torch(folder):
+    code = (
+        "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__'); "
+        "print(sorted({'torch', 'flask'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, str(EXAMPLES / "embed.py"), "colours.onnx", "a.jpg", "bad.jpg", "b.jpg"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    red, bad, green, loaded = done.stdout.splitlines()
+    assert bad.startswith("bad.jpg: ") and red.startswith("a.jpg: red") and green.startswith("b.jpg: green")
+    assert loaded == "[]"
