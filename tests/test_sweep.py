@@ -2,7 +2,11 @@
 
 import csv
 import json
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -186,3 +190,41 @@ def test_trial_that_cannot_be_trained_is_a_failure_with_its_reason(tmp_path):
     (trial,) = planned("lr=100", overrides=[*values, "schedule=step", "weight_decay=1.0"])
     outcome = run_job(Job(trial, "digits", tmp_path, "", None, 60.0))
     assert isinstance(outcome, Failure) and outcome.reason.startswith("The loss is")
+
+
+def start(runs):
+    """A sweep of two trials at once that writes a checkpoint after each step, as a process."""
+    values = ["--grid", "lr=0.01,0.03", "--set", "epochs=3", *SMALL, "--checkpoint-seconds", "0"]
+    line = [sys.executable, "-m", "pupila", "sweep", "digits", *values, "--jobs", "2", "--runs", str(runs)]
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_until(condition, seconds=240):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+    return found
+
+
+def children(process):
+    return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds child processes in /proc")
+def test_killed_sweep_leaves_no_process_and_goes_on_from_its_checkpoints(tmp_path):
+    first = start(tmp_path)
+    logs = tmp_path / "digits-sweep"
+    wait_until(lambda: any("epoch 1 at" in log.read_text() for log in logs.glob("*/log.txt")) or first.poll())
+    assert first.poll() is None, first.stdout.read()
+    workers = children(first)
+    first.kill()
+    first.communicate()
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+    second = start(tmp_path)
+    output, _ = second.communicate(timeout=300)
+    assert second.returncode == 0, output
+    for log in logs.glob("*/log.txt"):
+        assert [log.read_text().count(f"epoch {epoch} at") for epoch in (1, 2, 3)] == [1, 1, 1]
+    assert output.count("examples/sec on cpu") == 2
