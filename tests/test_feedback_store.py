@@ -301,10 +301,8 @@ def test_recovery_deletes_files_without_rows_and_rows_without_files(store: Store
     assert kept is not None
     lost = store.folder.file(kept.sha256, kept.kind)
     lost.unlink()
-    shelf = store.folder.pictures / "ab"
-    shelf.mkdir(exist_ok=True)
-    (shelf / ".abcd.png").write_bytes(b"half")
-    (shelf / ("ab" * 32 + ".png")).write_bytes(noise(9))
+    (store.folder.pictures / ".abcd.png").write_bytes(b"half")
+    (store.folder.pictures / ("ab" * 32 + ".png")).write_bytes(noise(9))
     assert store.recover() == (2, 1)
     assert [kept.request for kept in store.uncertain(10)] == ["r2"]
     assert len(files(store)) == 1

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,10 +42,6 @@ def clean(data: bytes, limits: images.ImageLimits) -> Clean | None:
         return None
 
 
-SHELVES = tuple(f"{number:02x}" for number in range(256))
-"""What the folders of pictures are called: how a hash may begin."""
-
-
 class Folder:
     """The picture files. Who writes or deletes holds the store's write lock, so that files and rows agree."""
 
@@ -66,39 +63,36 @@ class Folder:
 
     def file(self, sha256: str, kind: str) -> Path:
         """Return where the picture of this hash lies."""
-        return self.pictures / sha256[:2] / f"{sha256}.{kind}"
+        return self.pictures / f"{sha256}.{kind}"
 
-    def write(self, picture: Clean) -> Path:
-        """Write a picture, whole or not at all, if it is not there; return its place. `flush` makes it durable."""
-        path = self.file(picture.sha256, picture.kind)
-        if path.exists():
-            return path
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        temporary = path.with_name(f".{path.name}")
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(picture.data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        return path
-
-    def flush(self, paths: list[Path]) -> None:
-        """Bring the names of new files to the disk, too."""
-        for folder in {parent for path in paths for parent in (path.parent, self.pictures)}:
-            descriptor = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+    def write(self, pictures: Iterable[Clean]) -> None:
+        """Write those that are not there yet, each whole or not at all, and return when all are on the disk."""
+        missing = {self.file(picture.sha256, picture.kind): picture.data for picture in pictures}
+        missing = {path: data for path, data in missing.items() if not path.exists()}
+        temporary = {path: path.with_name(f".{path.name}") for path in missing}
+        for path, data in missing.items():
+            with os.fdopen(os.open(temporary[path], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                file.write(data)
+        for path in missing:  # all are written by now, so that the disk can take them together
+            flush(temporary[path])
+        for path in missing:
+            temporary[path].replace(path)
+        flush(self.pictures)  # their names, and also those that a process which was killed has not flushed
 
     def delete(self, sha256: str, kind: str) -> None:
         """Delete a picture, if it is there."""
         with contextlib.suppress(FileNotFoundError):
             self.file(sha256, kind).unlink()
 
-    def files(self, shelf: str) -> list[Path]:
-        """Return the files whose hash begins with these two digits, unfinished ones among them."""
-        try:
-            return sorted((self.pictures / shelf).iterdir())
-        except FileNotFoundError:
-            return []
+    def files(self) -> set[str]:
+        """Return the names of all files, unfinished ones among them."""
+        return {entry.name for entry in os.scandir(self.pictures)}
+
+
+def flush(path: Path) -> None:
+    """Return when what was written to a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

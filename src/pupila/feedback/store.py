@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pupila.errors import DataError
-from pupila.feedback.folder import DATABASE, SHELVES, Clean, Folder, clean
+from pupila.feedback.folder import DATABASE, Clean, Folder, clean
 from pupila.feedback.records import COLUMNS, Answered, Counts, Kept
 from pupila.feedback.schema import connect
 from pupila.images import DEFAULT_LIMITS, ImageLimits
@@ -54,7 +54,7 @@ class Store:
         good = [(item, picture) for item, picture in cleaned if picture is not None]
         try:
             with self._writing() as database:
-                self.folder.flush([self.folder.write(picture) for _, picture in good])
+                self.folder.write([picture for _, picture in good])
                 for item, picture in good:
                     _insert(database, item, picture)
                 unused = [] if max_bytes is None else _make_room(database, max_bytes)
@@ -96,20 +96,22 @@ class Store:
 
     def recover(self) -> tuple[int, int]:
         """Delete files without a row, and rows without a file; return how many. Others may write meanwhile."""
-        files = rows = 0
-        for shelf in SHELVES:
+        before = self.folder.files()
+        with self._lock:
+            known = {
+                f"{name}.{kind}": name for name, kind in self._database.execute("SELECT sha256, kind FROM pictures")
+            }
+        orphans, lost = sorted(before - known.keys()), sorted(known.keys() - self.folder.files())
+        for file in orphans:
             with self._writing() as database:
-                query = "SELECT sha256, kind FROM pictures WHERE sha256 >= ? AND sha256 < ?"
-                known = {f"{name}.{kind}": name for name, kind in database.execute(query, (shelf, f"{shelf}~"))}
-                present = {path.name: path for path in self.folder.files(shelf)}
-                orphans, lost = present.keys() - known.keys(), known.keys() - present.keys()
-                for file in orphans:
-                    present[file].unlink()
-                for file in lost:
+                if not database.execute("SELECT 1 FROM pictures WHERE sha256 = ?", (Path(file).stem,)).fetchone():
+                    (self.folder.pictures / file).unlink(missing_ok=True)
+        for file in lost:
+            with self._writing() as database:
+                if not (self.folder.pictures / file).exists():
                     database.execute("DELETE FROM answers WHERE sha256 = ?", (known[file],))
                     _forget(database, known[file])
-            files, rows = files + len(orphans), rows + len(lost)
-        return files, rows
+        return len(orphans), len(lost)
 
     def _delete_files(self, unused: Sequence[tuple[str, str]]) -> None:
         """Delete the files of pictures that have no row; those that have got one again meanwhile stay."""

@@ -1,0 +1,146 @@
+"""Real servers are killed at random moments of a thousand corrections: none that was acknowledged is lost."""
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import signal
+import sqlite3
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+from server_kit import CLASSES, Running, launch, serving, wait_for_url, write_model
+
+from pupila import images
+from pupila.feedback import Store
+
+WRITES = 1000
+PICTURES = 8
+"""In one request."""
+CLIENTS = 4
+LIMIT = 240.0
+"""Seconds that a very busy machine may take."""
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder in memory where there is one: what a killed process has written is there all the same, only sooner."""
+    memory = Path("/dev/shm")  # noqa: S108
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() and os.access(memory, os.W_OK) else None) as name:
+        yield Path(name)
+
+
+class Killed:
+    """A server that comes back, and clients that go on asking it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model = write_model(folder / "colours.onnx")
+        self.kept = folder / "kept"
+        self.settings = json.dumps({"port": 0, "workers": 2, "collect": str(self.kept)})
+        self.log = folder / "log"
+        self.acknowledged: dict[tuple[str, int], str | None] = {}
+        self.lock = threading.Lock()
+        self.over = threading.Event()
+        self.start()
+
+    def start(self) -> None:
+        process = launch(self.model, self.log, self.settings)
+        self.server = Running(process, wait_for_url(process, self.log), self.log)
+
+    def kill_worker(self, draw: random.Random) -> None:
+        workers = self.server.workers()
+        if workers:
+            os.kill(draw.choice(workers), signal.SIGKILL)
+
+    def kill_all(self) -> None:
+        for pid in [self.server.process.pid, *self.server.workers()]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.server.process.wait()
+
+    def client(self, number: int) -> None:
+        """Ask, and correct every answer, until enough is acknowledged. Whatever fails is asked anew."""
+        draw = np.random.default_rng(number)
+        count = 0
+        while not self.over.is_set():
+            request = f"c{number}-{count}"
+            count += 1
+            with contextlib.suppress(requests.RequestException), requests.Session() as session:
+                self.ask_and_correct(session, request, draw)
+
+    def ask_and_correct(self, session: requests.Session, request: str, draw: np.random.Generator) -> None:
+        pixels = draw.integers(0, 256, (PICTURES, 24, 24, 3), dtype=np.uint8)
+        files = [("file", (f"{i}.png", images.encode_png(one))) for i, one in enumerate(pixels)]
+        url, headers = self.server.url, {"X-Request-Id": request}
+        if session.post(f"{url}/predict", files=files, headers=headers, timeout=20).status_code != 200:
+            return
+        for place in range(PICTURES):
+            category = [*CLASSES, None][int(draw.integers(0, 5))]
+            body: dict[str, str | int | None] = {"request_id": request, "picture": place, "category": category}
+            if session.post(f"{url}/feedback", json=body, timeout=20).status_code == 200:
+                with self.lock:
+                    self.acknowledged[request, place] = category
+
+    def kill_until_enough(self, draw: random.Random) -> int:
+        """Kill a worker or the whole server now and then, until enough is acknowledged; return how often."""
+        kills, limit = 0, time.monotonic() + LIMIT
+        while len(self.acknowledged) < WRITES and time.monotonic() < limit:
+            target = min(len(self.acknowledged) + draw.randint(40, 140), WRITES)
+            while len(self.acknowledged) < target and time.monotonic() < limit:
+                time.sleep(0.002)
+            time.sleep(draw.uniform(0, 0.05))  # so that it is at any point of a write
+            kills += 1
+            if kills % 3:
+                self.kill_worker(draw)
+            else:
+                self.kill_all()
+                self.start()
+        return kills
+
+
+@pytest.mark.slow
+def test_no_acknowledged_correction_is_lost_and_nothing_is_left_half_written(folder: Path) -> None:
+    killed = Killed(folder)
+    clients = [threading.Thread(target=killed.client, args=(number,)) for number in range(CLIENTS)]
+    for client in clients:
+        client.start()
+    try:
+        kills = killed.kill_until_enough(random.Random(6))
+    finally:
+        killed.over.set()
+        killed.kill_all()
+        for client in clients:
+            client.join(60)
+    assert len(killed.acknowledged) >= WRITES
+    assert kills >= 6
+    with serving(killed.model, killed.log, killed.settings):
+        pass  # starts, which clears up, and ends
+    check(killed)
+
+
+def check(killed: Killed) -> None:
+    """Compare rows, files and what was acknowledged."""
+    store = Store(killed.kept)
+    lost = {
+        key: category
+        for key, category in killed.acknowledged.items()
+        if (kept := store.of_request(*key)) is None or kept.corrected is None or kept.correction != category
+    }
+    assert lost == {}
+    with contextlib.closing(sqlite3.connect(killed.kept / "feedback.sqlite")) as database:
+        assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        rows = {f"{name}.{kind}" for name, kind in database.execute("SELECT sha256, kind FROM pictures")}
+        used = {name for (name,) in database.execute("SELECT DISTINCT sha256 FROM answers")}
+    files = {path.name: path.read_bytes() for path in store.folder.pictures.iterdir()}
+    assert files.keys() == rows
+    assert {name.partition(".")[0] for name in rows} == used
+    for name, data in files.items():
+        assert hashlib.sha256(data).hexdigest() == name.partition(".")[0]
+        assert images.decode(data, 24).shape == (24, 24, 3)
