@@ -18,8 +18,9 @@ def main() -> None:
     parser.add_argument("photos", help="a folder with one folder a class")
     parser.add_argument("run", type=Path, help="a new folder for the results")
     parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument("--weights", default="auto", help="what to start from: auto, imagenet, bundled, none or a file")
     chosen = parser.parse_args()
-    recipe = load_recipe("standard", [f"minutes={chosen.minutes}"])
+    recipe = load_recipe("standard", [f"minutes={chosen.minutes}", f"weights={chosen.weights}"])
     try:
         trained = train(chosen.photos, recipe, chosen.run)
     except PupilaError as error:  # one sentence that names the thing and the fix
