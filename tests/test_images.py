@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pupila.errors import ImageError
-from pupila.images import ImageLimits, decode, encode_png, resize, stack
+from pupila.images import BARS, ImageLimits, decode, encode_png, resize, stack
 
 COLOUR = (200, 40, 90)
 
@@ -209,3 +209,26 @@ def test_damaged_bytes_give_pixels_or_an_image_error(position, junk):
     except ImageError:
         return
     assert pixels.shape == (32, 32, 3) and pixels.dtype == np.uint8
+
+
+def test_letterbox_keeps_the_shape_between_two_bars():
+    framed = decode(encoded(plain(size=(64, 32))), 32, framing="letterbox")
+    assert (framed[8:24] == COLOUR).all() and (framed[:8] == BARS).all() and (framed[24:] == BARS).all()
+    upright = decode(encoded(plain(size=(32, 64))), 32, framing="letterbox")
+    assert np.array_equal(upright, framed.transpose(1, 0, 2))
+
+
+def test_letterbox_leaves_squares_as_they_are_and_shows_even_a_line():
+    pixels = np.random.default_rng(2).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(pixels))
+    assert np.array_equal(decode(data, 32, framing="letterbox"), decode(data, 32))
+    assert (decode(encoded(plain(size=(4000, 2))), 32, framing="letterbox") == COLOUR).all(axis=2).sum() == 32
+
+
+def test_letterbox_shrinks_photos_as_it_does_small_pictures():
+    photo = Image.fromarray(quarters()).resize((1600, 800), Image.Resampling.NEAREST)
+    framed = decode(encoded(photo, "JPEG", quality=95), 32, framing="letterbox").astype(int)
+    slow = np.full((32, 32, 3), BARS)
+    slow[8:24] = np.asarray(photo.resize((32, 16), Image.Resampling.BILINEAR))
+    assert np.abs(framed - slow).max() <= 24  # at the borders of the colours, by JPEG and by the filter's own steps
+    assert np.abs(framed - slow).mean() < 2

@@ -1,11 +1,13 @@
 """The manifest: what goes in comes out, and what is not ours is refused in one sentence."""
 
+import hashlib
 import json
+from dataclasses import replace
 
 import pytest
 
 from pupila.errors import ModelError
-from pupila.manifest import MAX_JSON_BYTES, GoldenPicture, Manifest
+from pupila.manifest import MAX_JSON_BYTES, UNSEALED, GoldenPicture, Manifest, check_seal, sealed
 
 MANIFEST = Manifest(
     "pets",
@@ -37,7 +39,9 @@ def changed(**values):
     [
         ("not json", "not one that Pupila wrote"),
         ("[]", "not one that Pupila wrote"),
-        (changed(format_version=2), "Upgrade Pupila"),
+        (changed(format_version=3), "Upgrade Pupila"),
+        (changed(framing="crop"), "'crop'.* Upgrade Pupila"),
+        (changed(unknown_score="depth"), "'depth'.* Upgrade Pupila"),
         (changed(shoe_size=42), "incomplete"),
         (changed(golden=[{}]), "incomplete"),
         (changed(classes=["cat", "cat"]), "repeats a class"),
@@ -48,6 +52,44 @@ def changed(**values):
 def test_foreign_manifest_is_refused(text, words):
     with pytest.raises(ModelError, match=words):
         Manifest.from_json(text)
+
+
+def test_version_1_is_read_as_squashed_and_unsealed():
+    fields = json.loads(changed(format_version=1))
+    for name in ("framing", "unknown_score", "sha256"):
+        del fields[name]
+    read = Manifest.from_json(json.dumps(fields))
+    assert (read.format_version, read.framing, read.unknown_score, read.sha256) == (1, "squash", "energy", "")
+
+
+def file_with(manifest):
+    return b"weights before" + manifest.to_json().encode() + b"and after"
+
+
+def test_seal_is_the_hash_of_the_file_with_zeros_in_its_place():
+    unsealed = file_with(replace(MANIFEST, sha256=UNSEALED))
+    digest = hashlib.sha256(unsealed).hexdigest()
+    data = sealed(unsealed)
+    assert data == unsealed.replace(UNSEALED.encode(), digest.encode())
+    assert check_seal(data) == digest
+
+
+def test_every_changed_byte_of_a_sealed_file_is_found():
+    data = sealed(file_with(replace(MANIFEST, sha256=UNSEALED)))
+    for place in range(len(data)):
+        damaged = bytearray(data)
+        damaged[place] ^= 1
+        try:
+            seal = check_seal(bytes(damaged))
+        except ModelError:
+            continue
+        text = bytes(damaged).partition(b"before")[2].partition(b"and after")[0].decode()
+        with pytest.raises((ModelError, AssertionError)):  # the seal itself was hit: then the manifest says so
+            assert Manifest.from_json(text).sha256 == seal
+
+
+def test_file_without_a_seal_passes():
+    assert check_seal(file_with(MANIFEST)) == ""
 
 
 def test_number_stands_for_the_golden_pictures_when_shown():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from training_kit import TINY, colours, noise
 
+from pupila import images
 from pupila.data import Splits
 from pupila.errors import ModelError, TrainingError
 from pupila.predictor import Predictor
@@ -138,3 +139,23 @@ def test_answers_do_not_depend_on_batch_mates(trained, tmp_path):
     pictures = noise(9).images
     alone = np.concatenate([predictor.logits(picture[None]) for picture in pictures])
     assert np.allclose(predictor.logits(pictures), alone, atol=1e-5)
+
+
+def test_published_file_is_sealed_against_any_changed_bit(trained, tmp_path):
+    path = exported(trained, tmp_path).path
+    data = path.read_bytes()
+    assert len(Predictor.from_bytes(data).manifest.sha256) == 64
+    for place in (100, len(data) // 2, len(data) - 2):
+        damaged = bytearray(data)
+        damaged[place] ^= 1
+        with pytest.raises(ModelError, match="damaged"):
+            Predictor.from_bytes(bytes(damaged))
+
+
+def test_framing_of_the_data_is_in_the_file_and_decodes(trained, tmp_path):
+    splits = replace(SPLITS, framing="letterbox")
+    done = export(trained, TINY, TRAINING, VALIDATION, tmp_path / "model.onnx", splits=splits, origin="none")
+    wide = images.encode_png(np.full((16, 32, 3), 200, dtype=np.uint8))
+    pixels = done.predictor.decode(wide)
+    assert done.predictor.manifest.framing == "letterbox"
+    assert (pixels[8:24] == 200).all() and (pixels[:8] == images.BARS).all()

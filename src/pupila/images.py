@@ -1,6 +1,7 @@
 """From bytes or a file to uint8 pixels: the only decode, limit and resize code, used by training and by serving alike.
 
-Knows nothing of models, data sets or HTTP. The whole picture is always kept: no crop.
+Knows nothing of models, data sets or HTTP. The whole picture is always kept: no crop. A photo that is not square is
+squashed, or with `letterbox` put between two bars: which of them is chosen by training and kept in the manifest.
 """
 
 import io
@@ -41,6 +42,12 @@ TURNS = {
 BACKGROUND = (255, 255, 255)
 """What shows through transparent pixels."""
 
+FRAMINGS = ("squash", "letterbox")
+"""How a photo that is not square becomes one: its sides scaled each for itself, or both alike with bars beside it."""
+
+BARS = (124, 116, 104)
+"""Colour of the bars: the mean of ImageNet's pixels, so that the network sees next to nothing there."""
+
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 """What stands at byte 8 of the pictures that iPhones take."""
 
@@ -76,15 +83,16 @@ class Header:
     """EXIF: 1 is upright, or there is none."""
 
 
-def decode(source: bytes | Path, size: int, limits: ImageLimits = DEFAULT_LIMITS) -> Pixels:
-    """Return the picture as uint8 [size, size, 3]: upright, on white, the whole of it squashed to a square.
+def decode(source: bytes | Path, size: int, limits: ImageLimits = DEFAULT_LIMITS, framing: str = FRAMINGS[0]) -> Pixels:
+    """Return the picture as uint8 [size, size, 3]: upright, on white, the whole of it, made square as `framing` says.
 
     Raises ImageError for anything that is not a whole picture within the limits; OSError if a path cannot be read.
     """
     data = source.read_bytes() if isinstance(source, Path) else source
     image = _open(data, limits)
     image.draft("RGB", (2 * size, 2 * size))  # JPEG only: decodes at 1/2, 1/4 or 1/8, never below twice the size
-    return np.asarray(_resize(_convert(_load(image), size), size))
+    upright = _convert(_load(image), size)
+    return np.asarray(_letterbox(upright, size) if framing == "letterbox" else _resize(upright, size))
 
 
 def resize(pixels: Pixels, size: int) -> Pixels:
@@ -92,9 +100,9 @@ def resize(pixels: Pixels, size: int) -> Pixels:
     return np.asarray(_resize(Image.fromarray(pixels), size))
 
 
-def shorter_side(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> int:
-    """Return the shorter side in pixels, from the header alone; raises ImageError as decode() does."""
-    return min(_open(data, limits).size)
+def sides(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[int, int]:
+    """Return width and height in pixels as stored, from the header alone; raises ImageError as decode() does."""
+    return _open(data, limits).size
 
 
 def header(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Header:
@@ -244,6 +252,19 @@ def _first_webp_frame(data: bytes) -> bytes | None:
 
 def _resize(image: Image.Image, size: int) -> Image.Image:
     """Antialiased bilinear resize of the whole picture; a picture of the right size passes untouched."""
-    if image.size == (size, size):
+    return _scale(image, (size, size))
+
+
+def _letterbox(image: Image.Image, size: int) -> Image.Image:
+    """Scale both sides alike, so that the longer one fits, and put the picture in the middle of a square."""
+    longer = max(image.size)
+    width, height = (max(1, round(side * size / longer)) for side in image.size)
+    square = Image.new("RGB", (size, size), BARS)
+    square.paste(_scale(image, (width, height)), ((size - width) // 2, (size - height) // 2))
+    return square
+
+
+def _scale(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    if image.size == size:
         return image
-    return image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    return image.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0)

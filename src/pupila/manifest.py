@@ -1,14 +1,25 @@
-"""What a model file says of itself, as JSON in one ONNX metadata property. Knows nothing of how it is used."""
+"""What a model file says of itself, as JSON in one ONNX metadata property. Knows nothing of how it is used.
+
+Its seal too: the SHA-256 over the whole file is a field of the manifest, counted while the field holds zeros.
+"""
 
 import dataclasses
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pupila.errors import ModelError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE = (1, 2)
+"""Version 1 knows no framing, no seal and no unknown score but the energy: the fields' defaults say so."""
+FRAMINGS = ("squash", "letterbox")
+UNKNOWN_SCORES = ("energy",)
+UNSEALED = "0" * 64
+SEAL = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 METADATA_KEY = "pupila.manifest"
 MAX_JSON_BYTES = 4 * 2**20
 
@@ -44,6 +55,12 @@ class Manifest:
     """Logits are divided by it before the softmax (Guo et al., "On Calibration of Modern Neural Networks", 2017)."""
     unknown_threshold: float | None = None
     """A picture whose unknown score is above it is none of the classes; None where no threshold was fitted."""
+    framing: str = "squash"
+    """How a photo that is not square is made so before the graph: squash or letterbox, see pupila.images."""
+    unknown_score: str = "energy"
+    """Which score is compared with the threshold."""
+    sha256: str = ""
+    """SHA-256, hex, of the file as it is with 64 zeros here; empty in a file that is not sealed."""
     versions: Mapping[str, str] = field(default_factory=dict)
     golden: tuple[GoldenPicture, ...] = ()
     format_version: int = FORMAT_VERSION
@@ -62,7 +79,7 @@ class Manifest:
             version = fields["format_version"]
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError("The model's manifest is not one that Pupila wrote. Export the model again.") from error
-        if version != FORMAT_VERSION:
+        if version not in READABLE:
             raise ModelError(
                 f"The model has format version {version}; this Pupila reads {FORMAT_VERSION}. Upgrade Pupila."
             )
@@ -73,8 +90,44 @@ class Manifest:
             raise ModelError(f"The model's manifest is incomplete ({error}). Export the model again.") from error
         if len(set(manifest.classes)) != len(manifest.classes) or not manifest.temperature > 0:
             raise ModelError("The model's manifest repeats a class or has no temperature. Export the model again.")
+        if manifest.framing not in FRAMINGS or manifest.unknown_score not in UNKNOWN_SCORES:
+            raise ModelError(
+                f"The model's framing is {manifest.framing!r} and its unknown score {manifest.unknown_score!r}; this "
+                "Pupila does not know both. Upgrade Pupila."
+            )
         return manifest
 
     def without_golden(self) -> dict[str, Any]:
         """Return what a person wants to read: all but the golden pictures, whose number stands in their place."""
         return {**dataclasses.asdict(self), "golden": len(self.golden)}
+
+
+def sealed(data: bytes) -> bytes:
+    """Return a model file's bytes, whose manifest holds UNSEALED, with the SHA-256 over them in that place."""
+    place = _seal_place(data)
+    if place is None or data[slice(*place)] != UNSEALED.encode():
+        raise ValueError("The manifest's sha256 must hold the zeros that the seal replaces.")
+    return data[: place[0]] + hashlib.sha256(data).hexdigest().encode() + data[place[1] :]
+
+
+def check_seal(data: bytes) -> str:
+    """Return the seal of a model file's bytes, empty without one; raises ModelError if they are not what was sealed.
+
+    To be asked before anything in the file is believed; what is returned must then be what the manifest says.
+    """
+    place = _seal_place(data)
+    if place is None:
+        return ""
+    view, start, end = memoryview(data), *place
+    digest = hashlib.sha256(view[:start])
+    digest.update(UNSEALED.encode())
+    digest.update(view[end:])
+    if digest.hexdigest().encode() != data[start:end]:
+        raise ModelError("It is damaged: its bytes are not those that were written. Copy or export the model again.")
+    return digest.hexdigest()
+
+
+def _seal_place(data: bytes) -> tuple[int, int] | None:
+    """Return where the digits of the seal begin and end; None if there are none, or several such places."""
+    found = [match.span(1) for match in SEAL.finditer(data)]
+    return found[0] if len(found) == 1 else None

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from pupila import images
 from pupila.errors import ImageError, ModelError
-from pupila.manifest import METADATA_KEY, Manifest
+from pupila.images import DEFAULT_LIMITS, ImageLimits, Pixels
+from pupila.manifest import METADATA_KEY, Manifest, check_seal
 
 GOLDEN_TOLERANCE = 0.05
 """Largest difference of a golden probability between machines: int8 kernels of different CPUs round differently."""
@@ -87,7 +88,11 @@ class Predictor:
 
     @classmethod
     def from_bytes(cls, data: bytes, threads: int = 1) -> "Predictor":
-        """Read a model file's content without checking its golden set: for the exporter, which has yet to make one."""
+        """Read a model file's content without checking its golden set: for the exporter, which has yet to make one.
+
+        Raises ModelError if a byte of a sealed file was changed, or if it is no model file.
+        """
+        seal = check_seal(data)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -100,6 +105,8 @@ class Predictor:
         if manifest_json is None:
             raise ModelError("It is an ONNX file without Pupila's manifest. Make one with: pupila train")
         manifest = Manifest.from_json(manifest_json)
+        if manifest.sha256 != seal:
+            raise ModelError("The seal in its manifest is damaged. Copy or export the model again.")
         _check_shapes(session, manifest)
         return cls(session, manifest, hashlib.sha256(data).hexdigest()[:12])
 
@@ -118,6 +125,13 @@ class Predictor:
                 "Copy or export it again."
             )
         return difference
+
+    def decode(self, source: bytes | Path, limits: ImageLimits = DEFAULT_LIMITS) -> Pixels:
+        """Return a picture file as the graph takes it, uint8 [H, W, 3]; raises as images.decode() does.
+
+        The one place where a model's size and framing meet a picture: serving, batch and evaluation decode here.
+        """
+        return images.decode(source, self.manifest.input_size, limits, self.manifest.framing)
 
     def logits(self, pictures: NDArray[np.uint8]) -> Floats:
         """Return float32 [N, K] for uint8 [N, H, W, 3], H = W = manifest.input_size."""
@@ -182,7 +196,7 @@ def predict_files(
     """Yield each path with its prediction, or with the reason why the picture could not be read."""
     for path in paths:
         try:
-            pixels = images.decode(path, predictor.manifest.input_size)
+            pixels = predictor.decode(path)
         except ImageError as error:
             yield path, error
         except OSError as error:

@@ -31,7 +31,7 @@ REFERENCE_SIZE = 64
 
 def predict(predictor: Predictor, paths: Sequence[str], top: int) -> list[Answer]:
     """Return the answer to each path; a file that cannot be read spoils none of the others."""
-    answers = [_decode(path, predictor.manifest.input_size) for path in paths]
+    answers = [_decode(path, predictor) for path in paths]
     good = [index for index, pixels in enumerate(answers) if not isinstance(pixels, Answer)]
     step = max(1, min(BATCH, BATCH * REFERENCE_SIZE**2 // predictor.manifest.network_size**2))
     for start in range(0, len(good), step):
@@ -42,9 +42,9 @@ def predict(predictor: Predictor, paths: Sequence[str], top: int) -> list[Answer
     return [answer for answer in answers if isinstance(answer, Answer)]
 
 
-def _decode(path: str, size: int) -> Pixels | Answer:
+def _decode(path: str, predictor: Predictor) -> Pixels | Answer:
     try:
-        return images.decode(_read(path), size)
+        return predictor.decode(_read(path))
     except ImageError as error:
         return Answer.of(error)
     except OSError as error:

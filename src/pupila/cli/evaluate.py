@@ -28,7 +28,8 @@ def evaluate(model: Path, data: str, part: str | None, report: Path | None, as_j
     from pupila.predictor import Predictor
 
     predictor = Predictor.load(model)
-    dataset, part = load_dataset(data, predictor.manifest.input_size).part(part)
+    manifest = predictor.manifest
+    dataset, part = load_dataset(data, manifest.input_size, framing=manifest.framing).part(part)
     evaluation = run(predictor, dataset)
     result = {**evaluation.scores.to_json(), "split": part, "model": str(model), "version": predictor.version}
     if report is not None:

@@ -23,7 +23,7 @@ from pupila.data.dataset import Dataset
 from pupila.data.splits import Skipped, Splits
 from pupila.errors import DataError
 
-VERSION = 2
+VERSION = 3
 """Part of every key: raise it when the same files would give other pixels, labels or order than before."""
 
 
@@ -70,6 +70,8 @@ def _write(splits: Splits, folder: Path) -> None:
         "layout": splits.layout,
         "notes": splits.notes,
         "names": splits.names,
+        "aspect": splits.aspect,
+        "framing": splits.framing,
         "skipped": [asdict(picture) for picture in splits.skipped],
         "checksums": {name: _checksum(part.images, part.labels) for name, part in parts.items()},
     }
@@ -98,8 +100,9 @@ def _read(folder: Path) -> Splits:
     validation, test = parts.get("validation"), parts.get("test")
     notes, names = tuple(about["notes"]), {part: tuple(found) for part, found in about["names"].items()}
     return Splits(
-        about["name"], parts["train"], validation, test, skipped, about["fingerprint"], about["layout"], notes, names
-    )
+        about["name"], parts["train"], validation, test, skipped, about["fingerprint"], about["layout"], notes, names,
+        float(about["aspect"]), str(about["framing"]),
+    )  # fmt: skip
 
 
 def _checksum(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> int:

@@ -33,13 +33,13 @@ SIZE_SAMPLE = 1000
 Sources = Sequence[bytes | Path]
 
 
-def decode_pictures(sources: Sources, size: int, limits: ImageLimits) -> Decoded:
+def decode_pictures(sources: Sources, size: int, limits: ImageLimits, framing: str = "squash") -> Decoded:
     """Return uint8 [N, size, size, 3] and, by index, the reason for each picture that could not be read."""
     pixels = _room_for(len(sources), size)
     failed: dict[int, str] = {}
     start = 0
     with Progress("decoding", len(sources)) as bar, _Workers(_worker_count(len(sources))) as workers:
-        for part, problems in workers.map(_chunks(sources), size, limits):
+        for part, problems in workers.map(_chunks(sources), size, limits, framing):
             pixels[start : start + len(part)] = part
             failed.update({start + index: reason for index, reason in problems.items()})
             start += len(part)
@@ -57,16 +57,26 @@ def _room_for(count: int, size: int) -> Pictures:
         ) from error
 
 
-def choose_size(sources: Sources, limits: ImageLimits) -> int:
-    """Return the smallest of 32, 64, 96, 128, 160 and 224 not below the median of the pictures' shorter sides."""
-    sides = []
+def sample_sides(sources: Sources, limits: ImageLimits) -> list[tuple[int, int]]:
+    """Return width and height of up to about SIZE_SAMPLE pictures, evenly spaced, as their headers say."""
+    found = []
     for source in sources[:: max(1, len(sources) // SIZE_SAMPLE)]:
         try:
-            sides.append(images.shorter_side(read(source, limits), limits))
+            found.append(images.sides(read(source, limits), limits))
         except (ImageError, OSError):
             continue  # is listed as skipped when its turn to be decoded comes
-    median = float(np.median(sides)) if sides else SIZES[0]
+    return found
+
+
+def choose_size(sides: Sequence[tuple[int, int]]) -> int:
+    """Return the smallest of 32, 64, 96, 128, 160 and 224 not below the median of the pictures' shorter sides."""
+    median = float(np.median([min(pair) for pair in sides])) if sides else SIZES[0]
     return next((size for size in SIZES if size >= median), SIZES[-1])
+
+
+def median_aspect(sides: Sequence[tuple[int, int]]) -> float:
+    """Return the median of longer side / shorter side: 1 for squares, 1.33 for most photos."""
+    return float(np.median([max(pair) / min(pair) for pair in sides])) if sides else 1.0
 
 
 def resize_pictures(pictures: Pictures, size: int) -> Pictures:
@@ -121,23 +131,23 @@ class _Workers:
         for process in self._processes:
             process.communicate()
 
-    def map(self, chunks: Iterator[Sources], size: int, limits: ImageLimits) -> Iterator[Decoded]:
+    def map(self, chunks: Iterator[Sources], size: int, limits: ImageLimits, framing: str) -> Iterator[Decoded]:
         """Yield the answer to each chunk, in order; only so many are under way that their memory does not matter."""
         waiting: deque[Future[Decoded]] = deque()
         for chunk in chunks:
             if not self._processes:
-                yield decode_all(chunk, size, limits)
+                yield decode_all(chunk, size, limits, framing)
                 continue
-            waiting.append(self._threads.submit(self._ask, chunk, size, limits))
+            waiting.append(self._threads.submit(self._ask, chunk, size, limits, framing))
             if len(waiting) > 3 * len(self._processes):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
-    def _ask(self, sources: Sources, size: int, limits: ImageLimits) -> Decoded:
+    def _ask(self, sources: Sources, size: int, limits: ImageLimits, framing: str) -> Decoded:
         process = self._idle.get()
         try:
-            return answer(process, sources, size, limits)
+            return answer(process, sources, size, limits, framing)
         finally:
             self._idle.put(process)
 
@@ -150,12 +160,14 @@ def _start() -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
 
-def answer(process: subprocess.Popen[bytes], sources: Sources, size: int, limits: ImageLimits) -> Decoded:
+def answer(
+    process: subprocess.Popen[bytes], sources: Sources, size: int, limits: ImageLimits, framing: str = "squash"
+) -> Decoded:
     """Give a decoding process one job and return its answer; raises DataError if it ends before it is done."""
     assert process.stdin is not None and process.stdout is not None  # noqa: S101 - for the type checker
     pixels = np.empty((len(sources), size, size, 3), dtype=np.uint8)
     try:
-        process.stdin.write(pack(sources, size, limits))
+        process.stdin.write(pack(sources, size, limits, framing))
         process.stdin.flush()
         head = process.stdout.readline()
         filled = process.stdout.readinto(pixels.reshape(-1).data)  # type: ignore[attr-defined]

@@ -55,6 +55,21 @@ def find_duplicates(pictures: Sequence[Pictures]) -> list[Pair]:
     return sorted(pairs.values(), key=lambda pair: (-pair.exact, -pair.similarity, pair.first, pair.second))
 
 
+def copies_of(pictures: Pictures, others: Pictures) -> NDArray[np.bool_]:
+    """Return bool [N]: which pictures are among the others, too, bit for bit or nearly, mirrored or not."""
+    count = len(pictures)
+    held = {picture.tobytes() for picture in others}
+    same = np.array([picture.tobytes() in held for picture in pictures], dtype=np.bool_)
+    fine = np.concatenate([shrink(pictures, FINE), shrink(others, FINE)])
+    coarse = centred(shrink(fine, COARSE))
+    mirrored = centred(shrink(np.ascontiguousarray(fine[:, :, ::-1]), COARSE))
+    for left in range(count, len(fine), TILE):
+        for flip, rows in ((False, coarse), (True, mirrored)):
+            first, second = np.nonzero(coarse[:count] @ rows[left : left + TILE].T >= PROPOSED)
+            same[[pair.first for pair in _confirm(fine, (first, second + left), flip)]] = True
+    return same
+
+
 def shrink(pictures: Pictures, side: int) -> Pictures:
     """Return uint8 [N, side, side, 3]: the mean of each block where the size allows, as a resize otherwise."""
     size = pictures.shape[1]

@@ -23,14 +23,20 @@ from pupila.images import DEFAULT_LIMITS, ImageLimits
 
 
 def load_dataset(
-    source: str | Path, size: int | None = None, *, cache: Path | None = None, limits: ImageLimits = DEFAULT_LIMITS
+    source: str | Path,
+    size: int | None = None,
+    *,
+    cache: Path | None = None,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    framing: str = "squash",
 ) -> Splits:
     """Return all pictures of a source at size x size pixels, by split.
 
     `source` is "cifar10" (downloaded once), "digits", or a path: of a folder, or a tar or zip archive, that holds class
     folders, pictures with a table of labels, pictures named like cat_001.jpg, parquet files, or CIFAR-10 or CIFAR-100
     as published; or of such a table or parquet file itself. `size` None chooses the smallest of 32, 64, 96, 128, 160
-    and 224 that is not below the pictures' median shorter side. What was decoded is kept in `cache` (else
+    and 224 that is not below the pictures' median shorter side. `framing`: see images.FRAMINGS.
+    What was decoded is kept in `cache` (else
     $PUPILA_CACHE, else ~/.cache/pupila). Pictures that cannot be read are skipped and listed.
     Raises DataError if there is nothing to train on, DownloadError, MissingExtraError.
     """
@@ -40,7 +46,7 @@ def load_dataset(
         return load_cifar10(size, cache=cache, limits=limits)
     if source == "digits":
         return read_digits(size)
-    return _load_path(Path(source), size, cache_folder(cache), limits)
+    return _load_path(Path(source), size, cache_folder(cache), limits, framing)
 
 
 def load_cifar10(
@@ -57,21 +63,21 @@ def load_cifar10(
     return replace(_load_path(path, size, folder, limits), name="cifar10")
 
 
-def _load_path(given: Path, size: int | None, cache: Path, limits: ImageLimits) -> Splits:
+def _load_path(given: Path, size: int | None, cache: Path, limits: ImageLimits, framing: str = "squash") -> Splits:
     source = find_source(given)
     key = [os.fsencode(source.path).hex(), source.name, source.identity, limits.max_bytes, limits.max_pixels]
-    kept = DatasetCache(cache, [*key, version("pillow")])
+    kept = DatasetCache(cache, [*key, framing, version("pillow")])
     splits = kept.load(size)
     if splits is None:
-        splits = _read(source, str(given), size, limits)
+        splits = _read(source, str(given), size, limits, framing)
         kept.save(splits, size_was_chosen=size is None)
     return splits
 
 
-def _read(source: Source, where: str, size: int | None, limits: ImageLimits) -> Splits:
+def _read(source: Source, where: str, size: int | None, limits: ImageLimits, framing: str) -> Splits:
     collected = source.collect()
     published = find_version(collected.entries)
     if published is not None:
         return read_cifar(published, collected.entries, source.name, where, size)
     arranged = arrange(collected, where)
-    return read_pictures(arranged, source.name, where, size, limits)
+    return read_pictures(arranged, source.name, where, size, limits, framing)

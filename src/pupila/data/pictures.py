@@ -1,18 +1,21 @@
 """Labelled picture files, made into Splits. Knows the steps in between, and nothing of where the files lie."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate
 
 import numpy as np
 
-from pupila.data.decoding import choose_size, decode_pictures
+from pupila.data.decoding import choose_size, decode_pictures, median_aspect, sample_sides
 from pupila.data.layout import Arranged, Labelled, class_names
 from pupila.data.splits import Part, Skipped, Splits, assemble
 from pupila.errors import DataError
 from pupila.images import ImageLimits
 
 
-def read_pictures(arranged: Arranged, name: str, where: str, size: int | None, limits: ImageLimits) -> Splits:
+def read_pictures(
+    arranged: Arranged, name: str, where: str, size: int | None, limits: ImageLimits, framing: str = "squash"
+) -> Splits:
     """Decode all splits in one go, so that there is one progress bar and the workers start once.
 
     Raises DataError, whose text begins with `where`, if the classes make no data set or a class is unreadable.
@@ -20,7 +23,8 @@ def read_pictures(arranged: Arranged, name: str, where: str, size: int | None, l
     classes = class_names(arranged.splits, where)
     items = [item for members in arranged.splits.values() for item in members]
     sources = [item.entry.source for item in items]
-    images, failed = decode_pictures(sources, size or choose_size(sources, limits), limits)
+    sides = sample_sides(sources, limits)
+    images, failed = decode_pictures(sources, size or choose_size(sides), limits, framing)
     numbers = {name: number for number, name in enumerate(classes)}
     labels = np.asarray([numbers[item.category] for item in items], dtype=np.int64)
     readable = np.ones(len(items), dtype=np.bool_)
@@ -37,7 +41,8 @@ def read_pictures(arranged: Arranged, name: str, where: str, size: int | None, l
     skipped = [Skipped(items[row].entry.name, reason) for row, reason in sorted(failed.items())]
     skipped += [Skipped(entry.name, "It lies in no class folder.") for entry in arranged.strays]
     skipped += arranged.skipped
-    return assemble(name, classes, parts, skipped, layout=arranged.layout, notes=arranged.notes)
+    made = assemble(name, classes, parts, skipped, layout=arranged.layout, notes=arranged.notes)
+    return replace(made, aspect=median_aspect(sides), framing=framing)
 
 
 def _check_readable(members: Sequence[Labelled], readable: Sequence[Labelled], where: str) -> None:

@@ -38,6 +38,10 @@ class Splits:
     """What was passed over on purpose, one sentence each."""
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """By part: the name of each picture, beginning with its class where it is a file."""
+    aspect: float = 1.0
+    """Median of longer side / shorter side of the pictures as they came: 1 for squares."""
+    framing: str = "squash"
+    """How those that are not square were made so, see images.FRAMINGS."""
 
     def parts(self) -> dict[str, Dataset]:
         """Return the parts that there are, by name, in the order train, validation, test."""

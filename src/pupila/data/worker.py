@@ -25,7 +25,9 @@ Decoded = tuple[NDArray[np.uint8], dict[int, str]]
 """Pixels [N, size, size, 3], and the reason for each of the N that could not be read: its pixels are zero."""
 
 
-def decode_all(sources: Sequence[bytes | Path], size: int, limits: ImageLimits) -> Decoded:
+def decode_all(
+    sources: Sequence[bytes | Path], size: int, limits: ImageLimits, framing: str = "squash"
+) -> Decoded:
     """Decode N pictures; one that cannot be read spoils none of the others."""
     pixels = np.zeros((len(sources), size, size, 3), dtype=np.uint8)
     failed: dict[int, str] = {}
@@ -33,7 +35,7 @@ def decode_all(sources: Sequence[bytes | Path], size: int, limits: ImageLimits) 
         warnings.simplefilter("ignore")  # Pillow remarks on odd metadata; what matters comes as ImageError
         for index, source in enumerate(sources):
             try:
-                pixels[index] = images.decode(read(source, limits), size, limits)
+                pixels[index] = images.decode(read(source, limits), size, limits, framing)
             except ImageError as error:
                 failed[index] = str(error)
             except OSError as error:
@@ -49,11 +51,12 @@ def read(source: bytes | Path, limits: ImageLimits) -> bytes:
         return file.read(min(os.fstat(file.fileno()).st_size, limits.max_bytes + 1))
 
 
-def pack(sources: Sequence[bytes | Path], size: int, limits: ImageLimits) -> bytes:
+def pack(sources: Sequence[bytes | Path], size: int, limits: ImageLimits, framing: str) -> bytes:
     """Write a job."""
     payloads = [source if isinstance(source, bytes) else os.fsencode(source) for source in sources]
     head = {
         "size": size,
+        "framing": framing,
         "limits": [limits.max_bytes, limits.max_pixels],
         "lengths": [len(payload) for payload in payloads],
         "paths": [index for index, source in enumerate(sources) if isinstance(source, Path)],
@@ -70,7 +73,7 @@ def serve() -> None:
         sources: list[bytes | Path] = [jobs.read(length) for length in job["lengths"]]
         for index in job["paths"]:
             sources[index] = Path(os.fsdecode(sources[index]))
-        pixels, failed = decode_all(sources, job["size"], ImageLimits(*job["limits"]))
+        pixels, failed = decode_all(sources, job["size"], ImageLimits(*job["limits"]), job["framing"])
         answers.write(json.dumps(failed).encode() + b"\n")
         answers.write(pixels.data)
         answers.flush()

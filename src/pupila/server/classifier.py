@@ -86,17 +86,17 @@ class Classifier:
         Raises DeadlineError or QueueFullError. `deadline` is on the clock of time.monotonic.
         """
         predictor = self.predictor
-        decoded = self.decode(parts, predictor.manifest.input_size, deadline, stages)
+        decoded = self.decode(parts, predictor, deadline, stages)
         good = [item for item in decoded if not isinstance(item, ImageError)]
         rows = self.rows(Kind(predictor, explain), good, deadline, stages)
         answers = iter(interpret(predictor, rows, top))
         return predictor, [item if isinstance(item, ImageError) else next(answers) for item in decoded]
 
     def decode(
-        self, parts: Sequence[Part], size: int, deadline: float, stages: Stages
+        self, parts: Sequence[Part], predictor: Predictor, deadline: float, stages: Stages
     ) -> list[images.Pixels | ImageError]:
         """Return the pixels of each part, or what is wrong with it. Raises DeadlineError."""
-        decoded = [self._decode(part, size, deadline) for part in parts]
+        decoded = [self._decode(part, predictor, deadline) for part in parts]
         stages.end("decode")
         return decoded
 
@@ -113,11 +113,11 @@ class Classifier:
         self.on_batch(len(pictures))
         return compute(pictures, kind)
 
-    def _decode(self, part: Part, size: int, deadline: float) -> images.Pixels | ImageError:
+    def _decode(self, part: Part, predictor: Predictor, deadline: float) -> images.Pixels | ImageError:
         if time.monotonic() >= deadline:
             raise DeadlineError
         try:
-            return images.decode(part.data, size, self.limits)
+            return predictor.decode(part.data, self.limits)
         except ImageError as error:
             return error
 

@@ -180,7 +180,7 @@ def pixels_of(tensor: tuple[str, Tensor], predictor: Predictor, deadline: float,
             raise bad(f"'images' has the shape {list(pixels.shape)}, not [N, {size}, {size}, 3]")
         return list(pixels)
     parts = [payload.Part("", data) for data in content]
-    decoded = this_room().classifier.decode(parts, size, deadline, stages)
+    decoded = this_room().classifier.decode(parts, predictor, deadline, stages)
     wrong = [BadPart.of(i, "", item) for i, item in enumerate(decoded) if isinstance(item, ImageError)]
     if wrong:
         raise RequestError.of_parts(wrong, len(parts))

@@ -151,7 +151,7 @@ def _result(job: Job, trained: Trained, seconds: float) -> Result:
 
 
 def _test_accuracy(job: Job, trained: Trained) -> tuple[float | None, int]:
-    test = load_dataset(job.source, job.size).test
+    test = load_dataset(job.source, job.size, framing=trained.exported.predictor.manifest.framing).test
     if test is None:
         return None, 0
     return evaluate(trained.exported.predictor, test).scores.accuracy, len(test)
