@@ -149,6 +149,12 @@ def test_mistake_is_named_with_its_fix(arguments, words, code, monkeypatch):
     assert "Traceback" not in done.output
 
 
+def test_explain_gives_a_reason_for_each_choice_and_trains_nothing(tmp_path):
+    said = pupila("train", "digits", "--weights", "none", "--explain", "--runs", str(tmp_path / "runs")).output
+    assert "batch_size = 32: fewer than 5,000 pictures" in said
+    assert not (tmp_path / "runs").exists()
+
+
 def test_recipes_are_listed_and_shown():
     assert "classic" in pupila("recipes").output
     assert "lr_period = 4" in pupila("recipes", "classic").output
