@@ -28,7 +28,13 @@ COLOURS = {"red": (200, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 200), 
 SIZE = 32
 
 
-def write_model(path: Path, name: str = "colours", white: float = 0.0, spoil_golden: bool = False) -> Path:
+def write_model(
+    path: Path,
+    name: str = "colours",
+    white: float = 0.0,
+    spoil_golden: bool = False,
+    unknown_threshold: float | None = None,
+) -> Path:
     """Write a model that names a picture's mean colour; its arithmetic is plain enough to check by hand."""
     directions = np.array([[4, -2, -2], [-2, 4, -2], [-2, -2, 4], [2, 2, 2]], np.float32)
     offset = np.array([0, 0, 0, white - 2.2], np.float32)
@@ -39,7 +45,17 @@ def write_model(path: Path, name: str = "colours", white: float = 0.0, spoil_gol
         png = base64.b64encode(images.encode_png(picture)).decode()
         golden.append(GoldenPicture(png, tuple(float(x) for x in logits)))
     manifest = Manifest(
-        name, CLASSES, SIZE, SIZE, "float32", "none", {}, {}, metrics={"accuracy": 1.0}, golden=tuple(golden)
+        name,
+        CLASSES,
+        SIZE,
+        SIZE,
+        "float32",
+        "none",
+        {},
+        {},
+        metrics={"accuracy": 1.0},
+        golden=tuple(golden),
+        unknown_threshold=unknown_threshold,
     )
     model = _graph(directions, offset)
     entry = model.metadata_props.add()

@@ -46,7 +46,7 @@ async function problemOf(response) {
     // something between us and the server has answered: the status must do
   }
   const wait = Number(response.headers.get("Retry-After")) || 1;
-  const kinds = { 401: "key", 403: "key", 408: "slow", 429: "busy", 502: "gone", 503: "busy", 504: "slow" };
+  const kinds = { 401: "key", 408: "slow", 429: "busy", 502: "gone", 503: "busy", 504: "slow" };
   return new Problem(kinds[status] || (status >= 500 ? "fault" : "refused"), { status, ...told, wait });
 }
 

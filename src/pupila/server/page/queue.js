@@ -132,6 +132,7 @@ export class Queue {
         this.#say("key");
         return this.getKey();
       case "busy":
+        if (batch.length) this.#learn(Infinity); // ask for less at a time
         this.#say("busy", Math.min(problem.wait, 60));
         await pause(this.wait);
         return true;

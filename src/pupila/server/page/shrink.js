@@ -3,10 +3,10 @@
 const LONGEST = 1024; // pixels: far more than any model here looks at
 
 /** Return a JPEG of at most 1024 pixels a side, upright, on white, or null if this browser cannot read the file. */
-export async function smaller(file) {
+export async function smaller(file, longest = LONGEST) {
   try {
     const bitmap = await createImageBitmap(file);
-    const scale = Math.min(1, LONGEST / Math.max(bitmap.width, bitmap.height));
+    const scale = Math.min(1, longest / Math.max(bitmap.width, bitmap.height));
     const [width, height] = [bitmap.width, bitmap.height].map((side) => Math.max(1, Math.round(side * scale)));
     const canvas = Object.assign(document.createElement("canvas"), { width, height });
     const pen = canvas.getContext("2d");

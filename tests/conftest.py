@@ -1,0 +1,26 @@
+"""A real browser for the tests of the web pages; they are skipped, with the reason, where there is none."""
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """One Chromium for all tests of a module: starting it takes seconds.
+
+    Not for the whole session: Playwright keeps an event loop running in this thread, which other tests must not meet.
+    """
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip(f"no browser is installed: none of {', '.join(BROWSERS)}")
+    with playwright.sync_playwright() as running:
+        # No sandbox, since CI is often root in a container: the pages are our own.
+        chromium = running.chromium.launch(executable_path=path, args=["--no-sandbox"], timeout=180_000)
+        yield chromium
+        chromium.close()
