@@ -6,7 +6,8 @@ squashed, or with `letterbox` put between two bars: which of them is chosen by t
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from pupila.errors import ImageError
 
 Pixels = NDArray[np.uint8]
 """uint8 [H, W, 3], RGB."""
+
+Gate = Callable[[int], AbstractContextManager[None]]
+"""Asked for leave to decode so many pixels; it may make the caller wait."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF")
 """What is decoded, recognised by content and not by name. A short list keeps rarely used decoders out of reach."""
@@ -83,16 +87,29 @@ class Header:
     """EXIF: 1 is upright, or there is none."""
 
 
-def decode(source: bytes | Path, size: int, limits: ImageLimits = DEFAULT_LIMITS, framing: str = FRAMINGS[0]) -> Pixels:
+def open_gate(_: int) -> AbstractContextManager[None]:
+    """Let everybody through at once."""
+    return nullcontext()
+
+
+def decode(
+    source: bytes | Path,
+    size: int,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    framing: str = FRAMINGS[0],
+    gate: Gate = open_gate,
+) -> Pixels:
     """Return the picture as uint8 [size, size, 3]: upright, on white, the whole of it, made square as `framing` says.
 
-    Raises ImageError for anything that is not a whole picture within the limits; OSError if a path cannot be read.
+    `gate` is entered with the number of pixels while they are decoded, for callers with many threads. Raises ImageError
+    for anything that is not a whole picture within the limits; OSError if a path cannot be read.
     """
     data = source.read_bytes() if isinstance(source, Path) else source
     image = _open(data, limits)
-    image.draft("RGB", (2 * size, 2 * size))  # JPEG only: decodes at 1/2, 1/4 or 1/8, never below twice the size
-    upright = _convert(_load(image), size)
-    return np.asarray(_letterbox(upright, size) if framing == "letterbox" else _resize(upright, size))
+    with gate(image.width * image.height):
+        image.draft("RGB", (2 * size, 2 * size))  # JPEG only: decodes at 1/2, 1/4 or 1/8, never below twice the size
+        upright = _convert(_load(image), size)
+        return np.asarray(_letterbox(upright, size) if framing == "letterbox" else _resize(upright, size))
 
 
 def resize(pixels: Pixels, size: int) -> Pixels:

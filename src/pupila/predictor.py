@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pupila import images
 from pupila.errors import ImageError, ModelError
-from pupila.images import DEFAULT_LIMITS, ImageLimits, Pixels
+from pupila.images import DEFAULT_LIMITS, Gate, ImageLimits, Pixels, open_gate
 from pupila.manifest import METADATA_KEY, Manifest, check_seal
 
 GOLDEN_TOLERANCE = 0.05
@@ -126,12 +126,12 @@ class Predictor:
             )
         return difference
 
-    def decode(self, source: bytes | Path, limits: ImageLimits = DEFAULT_LIMITS) -> Pixels:
+    def decode(self, source: bytes | Path, limits: ImageLimits = DEFAULT_LIMITS, gate: Gate = open_gate) -> Pixels:
         """Return a picture file as the graph takes it, uint8 [H, W, 3]; raises as images.decode() does.
 
         The one place where a model's size and framing meet a picture: serving, batch and evaluation decode here.
         """
-        return images.decode(source, self.manifest.input_size, limits, self.manifest.framing)
+        return images.decode(source, self.manifest.input_size, limits, self.manifest.framing, gate)
 
     def logits(self, pictures: NDArray[np.uint8]) -> Floats:
         """Return float32 [N, K] for uint8 [N, H, W, 3], H = W = manifest.input_size."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pupila import images
 from pupila.errors import ImageError
 from pupila.predictor import Floats, Prediction, Predictor
+from pupila.server.gate import PixelGate
 from pupila.server.payload import Part
 from pupila.server.scheduler import DeadlineError, Scheduler
 from pupila.server.settings import Settings
@@ -75,6 +76,7 @@ class Classifier:
     ) -> None:
         self.predictor = predictor
         self.limits = settings.image_limits
+        self.gate = PixelGate(settings.max_pixels)
         self.on_batch = on_batch
         self.scheduler: Scheduler[images.Pixels, Row, Kind] = Scheduler(self._compute, BATCH, settings.max_waiting)
 
@@ -117,7 +119,7 @@ class Classifier:
         if time.monotonic() >= deadline:
             raise DeadlineError
         try:
-            return predictor.decode(part.data, self.limits)
+            return predictor.decode(part.data, self.limits, lambda pixels: self.gate.enter(pixels, deadline))
         except ImageError as error:
             return error
 
