@@ -123,7 +123,7 @@ def limit(model: Path, picture: Path, seconds: int) -> tuple[float, float]:
     command = [sys.executable, str(HERE / "sides" / "limit_side.py"), str(model), str(picture), str(seconds)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in os.sched_getaffinity(0)]
     results = [json.loads(process.communicate(timeout=seconds + 60)[0]) for process in processes]
-    return sum(rate for rate, _ in results), statistics.mean(cpu for _, cpu in results)
+    return sum(rate for rate, _, _ in results), statistics.mean(cpu for _, cpu, _ in results)
 
 
 def show(found: list[Measured], sides: list[str]) -> None:

@@ -31,6 +31,19 @@ def draw(path: Path) -> Path:
     return path
 
 
+def draw_photo(path: Path) -> Path:
+    """Write a JPEG of 1 megapixel with grain, as a photo has: it takes about as long to decode as one."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 255, (40, 48, 3)).astype(np.uint8))
+    smooth = np.asarray(coarse.resize((1155, 866), Image.Resampling.BICUBIC), np.float32)
+    grain = rng.normal(0, 6, (866, 1155, 1)).astype(np.float32)
+    Image.fromarray(np.clip(smooth + grain, 0, 255).astype(np.uint8)).save(path, "JPEG", quality=85)
+    return path
+
+
 @contextmanager
 def running(side: str, model: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """Start a side on a free port, wait until it answers, and end it and its children afterwards."""
