@@ -1,10 +1,11 @@
-# run: serve the bundled model.  test: everything CI checks.  train: the bundled model's training, on DATA.
+# run: serve the bundled model.  test: everything CI checks.  docs: the pages in docs/ as a site, in build/site.
+# train: on DATA, with the standard recipe.
 PYTHON ?= python3
 DATA ?= cifar10
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: run test check train clean
+.PHONY: run test check docs train clean
 
 run: .venv/serving
 	@$(BIN)/pupila serve
@@ -16,6 +17,10 @@ check: .venv/everything
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv/everything
+	$(BIN)/python tools/reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 train: .venv/everything
 	$(BIN)/pupila train $(DATA)
