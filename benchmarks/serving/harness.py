@@ -17,7 +17,7 @@ from typing import IO
 
 HERE = Path(__file__).resolve().parent
 RIVALS = ("litserve", "bentoml", "granian", "waitress")
-START_SECONDS = 90
+START_SECONDS = 300
 
 
 def draw(path: Path) -> Path:
@@ -46,12 +46,17 @@ def draw_photo(path: Path) -> Path:
 
 @contextmanager
 def running(side: str, model: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """Start a side on a free port, wait until it answers, and end it and its children afterwards."""
+    """Start a side on a free port, wait until it answers, and end it and its children afterwards.
+
+    It has as many workers as cores, or as the environment variable WORKERS says.
+    """
     port = free_port()
     python = os.environ["RIVALS_PYTHON"] if side in RIVALS else sys.executable
     command = [python, str(HERE / "sides" / f"{side.replace('-', '_')}_side.py"), str(model), str(port)]
     source = str(HERE.parent.parent / "src")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))}
+    environment = {"WORKERS": str(len(os.sched_getaffinity(0))), **os.environ}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a measurer that is ended ends what it started
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
                                    process_group=0)  # fmt: skip

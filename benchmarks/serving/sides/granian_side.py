@@ -7,7 +7,7 @@ from granian import Granian
 
 os.environ["MODEL"] = sys.argv[1]
 if __name__ == "__main__":
-    workers = len(os.sched_getaffinity(0))
+    workers = int(os.environ["WORKERS"])
     Granian(
         "wsgi_app:app",
         address="127.0.0.1",

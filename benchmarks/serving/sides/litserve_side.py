@@ -35,6 +35,6 @@ class Api(litserve.LitAPI):  # type: ignore[misc]
 
 if __name__ == "__main__":
     server = litserve.LitServer(
-        Api(api_path="/predict"), accelerator="cpu", workers_per_device=len(os.sched_getaffinity(0)), timeout=30
+        Api(api_path="/predict"), accelerator="cpu", workers_per_device=int(os.environ["WORKERS"]), timeout=30
     )
     server.run(host="127.0.0.1", port=int(sys.argv[2]), generate_client_file=False, log_level="error")

@@ -32,7 +32,7 @@ def run(model: str, port: str, worker: str, threads: int) -> None:
     """Serve until ended."""
     settings = {
         "bind": f"127.0.0.1:{port}",
-        "workers": len(os.sched_getaffinity(0)),
+        "workers": int(os.environ["WORKERS"]),
         "worker_class": worker,
         "threads": threads,
         "control_socket_disable": True,

@@ -10,7 +10,7 @@ from pupila import images
 from pupila.predictor import Predictor
 
 
-@bentoml.service(workers=len(os.sched_getaffinity(0)), traffic={"timeout": 30})
+@bentoml.service(workers=int(os.environ["WORKERS"]), traffic={"timeout": 30})
 class Service:
     """A service around one model file."""
 
