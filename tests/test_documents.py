@@ -2,7 +2,9 @@
 
 import ast
 import dataclasses
+import importlib.util
 import json
+import os
 import re
 import shlex
 import shutil
@@ -11,6 +13,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import click
 import pytest
@@ -21,9 +24,10 @@ from server_kit import Running, encode, picture, serving, write_model
 
 import pupila.errors
 from pupila.cli import main
+from pupila.cli.group import field_docs
 from pupila.models import bundled_model
 from pupila.predictor import Predictor
-from pupila.recipe import shipped
+from pupila.recipe import Recipe, shipped
 from pupila.server import Settings, create_app
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +35,7 @@ SOURCE = ROOT / "src" / "pupila"
 READMES = [ROOT / "README.md", ROOT / "README.pt-BR.md"]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 HTTP = ROOT / "docs" / "http.md"
+REFERENCE = ROOT / "docs" / "reference"
 MODEL_FILE = ROOT / "docs" / "model-file.md"
 DEFAULT_URL = "http://127.0.0.1:3000"
 WITH_THE_MODEL = {
@@ -165,10 +170,10 @@ def test_file_tree_names_only_what_is_there_each_with_a_comment(readme: Path) ->
 
 
 @every_readme
-def test_file_tree_names_every_room_and_document(readme: Path) -> None:
+def test_file_tree_names_every_room(readme: Path) -> None:
     kept = {
         path
-        for pattern in ("src/pupila/*", "docs/*", "benchmarks/*", "*.md")
+        for pattern in ("src/pupila/*", "benchmarks/*", "*.md", "*.yml")
         for path in ROOT.glob(pattern)
         if path.name != "__pycache__" and (path.is_file() or any(path.rglob("*.*")))
     }
@@ -202,7 +207,7 @@ def test_readmes_lead_to_each_other_and_hold_the_same_links() -> None:
     english, portuguese = (re.findall(r"\]\(([^)\s]+)\)", readme.read_text(encoding="utf-8")) for readme in READMES)
     assert english[0] == READMES[1].name
     assert portuguese[0] == READMES[0].name
-    assert english[1:] == portuguese[1:]
+    assert english[1:] == [link.replace(".pt-BR.md", ".md") for link in portuguese[1:]]
 
 
 # What is written about errors
@@ -259,6 +264,76 @@ def test_every_sentence_that_the_errors_page_quotes_is_in_the_source() -> None:
     quoted = [text.replace("3000", "{port}") for text in re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)]
     assert quoted
     assert [text for text in quoted if text not in source] == []
+
+
+# The reference is complete
+
+
+def load(script: Path) -> ModuleType:
+    """Return a script that is not part of the package as a module."""
+    spec = importlib.util.spec_from_file_location(script.stem, script)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_reference_of_commands_and_recipes_is_what_the_code_says() -> None:
+    pages = load(ROOT / "tools" / "reference.py").pages()
+    stale = [path.name for path, text in pages.items() if path.read_text(encoding="utf-8") != text]
+    assert stale == [], "write them anew with: python tools/reference.py"
+
+
+def test_reference_names_every_command_and_option() -> None:
+    pages = (REFERENCE / "commands.md").read_text() + HTTP.read_text()
+    assert {flag for flag in flags(main, "pupila") if flag not in pages} == set()
+
+
+def flags(command: click.Command, path: str) -> set[str]:
+    """Return each command and option below a command, as the pages write them."""
+    below = command.commands.items() if isinstance(command, click.Group) else ()
+    found = {flag for name, one in below for flag in flags(one, f"{path} {name}")}
+    if not below:
+        options = [p for p in command.get_params(click.Context(command)) if isinstance(p, click.Option)]
+        found |= {f"## {path}\n", *(f"`{option.opts[0]}" for option in options if "--help" not in option.opts)}
+    return found
+
+
+@pytest.mark.parametrize("cls", [Recipe, Settings], ids=lambda cls: cls.__name__)
+def test_every_key_and_setting_explains_itself(cls: type) -> None:
+    fields = {field.name for field in dataclasses.fields(cls)}
+    assert fields - field_docs(cls).keys() == set()
+
+
+def test_every_metric_is_documented_and_no_other() -> None:
+    source = "\n".join(path.read_text(encoding="utf-8") for path in SOURCE.glob("server/**/*.py"))
+    made = set(re.findall(r'"(pupila_[a-z_]+)"', source))
+    table = HTTP.read_text().partition("| metric |")[2].partition("\n\n")[0]
+    named = {name.removesuffix("_total") for name in re.findall(r"`(pupila_[a-z_]+)`", table)}
+    assert made and named == made
+
+
+def test_every_environment_variable_is_documented() -> None:
+    source = "\n".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
+    page = (REFERENCE / "commands.md").read_text()
+    assert {name for name in re.findall(r"\bPUPILA_[A-Z_]+\b", source) if f"`{name}`" not in page} == set()
+
+
+def test_site_has_every_page_and_asks_no_other_host(tmp_path: Path) -> None:
+    """Strict: a page that the navigation leaves out, or a link that leads nowhere, ends the build."""
+    pytest.importorskip("mkdocs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=quiet, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    pages = [page.read_text(encoding="utf-8") for page in tmp_path.rglob("*.html")]
+    loaded = [
+        url
+        for page in pages
+        for url in re.findall(r"<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=\"?([^\s\">]+)", page)
+    ]
+    assert len(pages) > len(DOCUMENTS) - len(list(ROOT.glob("*.md")))
+    assert loaded and [url for url in loaded if re.match(r"(https?:)?//", url)] == []
 
 
 # Examples run

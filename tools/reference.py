@@ -29,7 +29,7 @@ def commands_page() -> str:
     """Every command with its arguments and options."""
     sections = [section(path, command) for path, command in commands(pupila, "pupila")]
     top = (
-        "# Commands\n\n`pupila COMMAND --help` says the same on the terminal. A mistake ends in one sentence and an "
+        "# Commands\n\n`--help` after a command says the same on the terminal. A mistake ends in one sentence and an "
         "[exit code](../errors.md#on-the-command-line).\n\n"
         "`PUPILA_CACHE` names the folder for what can be fetched or made again: downloads and decoded data sets. "
         "Without it, that is `~/.cache/pupila`. Delete it when you like.\n\n"

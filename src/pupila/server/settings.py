@@ -17,6 +17,7 @@ class Settings:
     host: str = "127.0.0.1"
     """Address to listen on; the default can be reached from this machine only."""
     port: int = 3000
+    """Port to listen on; 0 takes a free one, which is printed."""
     workers: int = 0
     """Worker processes; 0 means one per CPU that this process may use."""
     deadline: float = 10.0
@@ -34,7 +35,9 @@ class Settings:
     max_parts: int = 128
     """Pictures in one request."""
     max_part_bytes: int = 20 * MEBIBYTE
+    """Bytes of one picture."""
     max_body_bytes: int = 64 * MEBIBYTE
+    """Bytes of one request."""
     max_pixels: int = 50_000_000
     """Width times height of one picture, checked on its header."""
 
