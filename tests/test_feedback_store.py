@@ -1,6 +1,7 @@
 """The store of collected pictures: what is kept, for how long, and that nothing but the picture is kept."""
 
 import io
+import json
 import sqlite3
 import stat
 import subprocess
@@ -10,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image, ImageCms
 from server_kit import COLOURS, encode, picture
 
 from pupila import images
+from pupila.cli import main
 from pupila.errors import DataError
 from pupila.feedback import Answered, Store
 from pupila.feedback.folder import clean
@@ -326,3 +329,21 @@ def test_sample_for_drift_has_each_picture_once_and_none_that_eviction_left_over
     store.add([answered(4, "again"), answered(7, model="m2")])
     assert [kept.request for kept in store.served("m1", 10)] == ["again", "r3"]
     assert store.models() == {"m2": 1, "m1": 4}
+
+
+# The command
+
+
+def test_command_counts_and_deletes(store: Store) -> None:
+    store.add([answered(1, "a"), answered(2, "a", picture=1), answered(3, "b")])
+    store.correct("a", 0, None, 1.0)
+    folder = str(store.folder.path)
+    shown = CliRunner().invoke(main, ["feedback", "show", folder])
+    assert "3 pictures, 3 answers" in shown.output
+    assert "1 answers corrected, 1 of them as none of the classes" in shown.output
+    assert json.loads(CliRunner().invoke(main, ["feedback", "show", folder, "--json"]).output)["models"] == {"m1": 3}
+    one = CliRunner().invoke(main, ["feedback", "delete", folder, "--request", "a", "--picture", "1"])
+    assert one.output == "deleted 1 answers and their pictures\n"
+    assert CliRunner().invoke(main, ["feedback", "delete", folder]).exit_code == 2
+    assert CliRunner().invoke(main, ["feedback", "delete", folder, "--everything"]).exit_code == 0
+    assert store.counts().answers == 0

@@ -61,6 +61,8 @@ class Manifest:
     """Which score is compared with the threshold."""
     sha256: str = ""
     """SHA-256, hex, of the file as it is with 64 zeros here; empty in a file that is not sealed."""
+    reference: Mapping[str, Any] = field(default_factory=dict)
+    """How sure its answers are on pictures as they should be, and which: see evaluation.drift. Empty: not measured."""
     versions: Mapping[str, str] = field(default_factory=dict)
     golden: tuple[GoldenPicture, ...] = ()
     format_version: int = FORMAT_VERSION
@@ -98,8 +100,12 @@ class Manifest:
         return manifest
 
     def without_golden(self) -> dict[str, Any]:
-        """Return what a person wants to read: all but the golden pictures, whose number stands in their place."""
-        return {**dataclasses.asdict(self), "golden": len(self.golden)}
+        """Return what a person wants to read: all but the golden pictures, whose number stands in their place.
+
+        Of the reference, too, the long list of quantiles is left out.
+        """
+        reference = {name: value for name, value in self.reference.items() if name != "confidence"}
+        return {**dataclasses.asdict(self), "golden": len(self.golden), "reference": reference}
 
 
 def sealed(data: bytes) -> bytes:

@@ -4,7 +4,9 @@ import click
 
 from pupila import __version__
 from pupila.cli.data import data
+from pupila.cli.drift import drift
 from pupila.cli.evaluate import evaluate
+from pupila.cli.feedback import feedback
 from pupila.cli.group import PupilaGroup
 from pupila.cli.inspect import inspect_
 from pupila.cli.models import models
@@ -31,5 +33,7 @@ for _command in (
     inspect_,
     recipes,
     serve,
+    drift,
+    feedback,
 ):
     main.add_command(_command)

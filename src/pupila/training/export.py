@@ -23,9 +23,11 @@ from pupila import images
 from pupila.data import Dataset, Splits
 from pupila.errors import TrainingError
 from pupila.evaluation.calibration import fit_temperature
+from pupila.evaluation.drift import answers_of, reference_of
 from pupila.evaluation.evaluate import predict_logits
 from pupila.evaluation.metrics import score
 from pupila.evaluation.unknown import energy, threshold
+from pupila.feedback.corrections import Corrections
 from pupila.manifest import METADATA_KEY, UNSEALED, GoldenPicture, Manifest, sealed
 from pupila.predictor import Predictor
 from pupila.recipe import Recipe
@@ -80,12 +82,17 @@ def export(
     *,
     splits: Splits,
     origin: str,
+    corrections: Corrections | None = None,
 ) -> Exported:
     """Write the model file at `path`; prints size, time and accuracy of each precision.
+
+    corrections: those that are in `training`, of which the manifest tells.
 
     Raises TrainingError if the file answers validation pictures otherwise than the network does, or the disk is full.
     """
     draft = _draft(fitted, recipe, training, validation, splits, origin, path.stem)
+    if corrections is not None:
+        draft = replace(draft, data={**draft.data, "feedback": corrections.to_manifest()})
     state = {name: value.numpy() for name, value in fitted.network.state_dict().items()}
     full = graph.build(state, training.size, fitted.network_size, flip_average=recipe.flip_average)
     balance = balance_for(recipe, training)
@@ -196,14 +203,16 @@ def _choose(candidates: list[Candidate]) -> Candidate:
 
 
 def _complete(chosen: Candidate, draft: Manifest, validation: Dataset) -> Manifest:
-    """Add what is fitted or measured on the chosen file's own answers: temperature, threshold, metrics, golden set."""
+    """Add what is fitted or measured on the chosen file's own answers, from the temperature to the golden set."""
     temperature = fit_temperature(chosen.logits, validation.labels)
     scores = score(chosen.logits, validation.labels, validation.classes, temperature)
+    limit = threshold(energy(chosen.logits, temperature))
     return replace(
         draft,
         precision=chosen.precision,
         temperature=temperature,
-        unknown_threshold=threshold(energy(chosen.logits, temperature)),
+        unknown_threshold=limit,
+        reference=reference_of(answers_of(chosen.logits, temperature, limit), validation.classes, "validation"),
         metrics={"split": "validation", **scores.summary(), "milliseconds": round(chosen.milliseconds, 3)},
         golden=_golden(chosen.predictor),
     )

@@ -1,0 +1,49 @@
+"""`pupila feedback`: show, delete."""
+
+import json
+from pathlib import Path
+
+import click
+
+from pupila.cli.group import json_option
+
+
+@click.group()
+def feedback() -> None:
+    """The pictures that a server keeps with --collect: count them, delete them."""
+
+
+@feedback.command("show")
+@click.argument("folder", type=click.Path(path_type=Path))
+@json_option
+def feedback_show(folder: Path, as_json: bool) -> None:
+    """Count what is kept in FOLDER."""
+    from pupila.feedback import Store
+
+    store = Store(folder)
+    counts, models = store.counts(), store.models()
+    store.close()
+    if as_json:
+        click.echo(json.dumps({**vars(counts), "models": models}))
+        return
+    click.echo(f"{counts.pictures:,} pictures, {counts.answers:,} answers, {counts.bytes / 1e6:,.1f} MB")
+    click.echo(f"{counts.corrected:,} answers corrected, {counts.none:,} of them as none of the classes")
+    for version, answers in models.items():
+        click.echo(f"model {version}: {answers:,} answers")
+
+
+@feedback.command("delete")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--request", help="All pictures of the request with this id.")
+@click.option("--picture", type=click.IntRange(0), help="Only the picture at this place of the request, from 0.")
+@click.option("--everything", is_flag=True, help="All pictures and all that is known of them.")
+def feedback_delete(folder: Path, request: str | None, picture: int | None, everything: bool) -> None:
+    """Delete pictures in FOLDER, wherever else the same ones were sent, too; a server may be running."""
+    from pupila.feedback import Store
+
+    if everything == (request is not None) or (picture is not None and request is None):
+        raise click.UsageError("Say what to delete: --request ID, with or without --picture, or --everything.")
+    store = Store(folder)
+    gone = store.delete(request, picture)
+    store.close()
+    click.echo(f"deleted {gone:,} answers and their pictures")

@@ -1,0 +1,216 @@
+"""Are the pictures that a model serves still like those that it was judged on? Compares answers; knows no pictures.
+
+Three things are compared with a reference: how sure the answers are, which classes are answered, and how many pictures
+look like none of them. Each counts as changed only if the difference is both hard to explain by chance and large
+enough to matter: with many pictures the one alone would raise a false alarm, with few pictures the other.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pupila.errors import DataError
+from pupila.evaluation.logits import Float64, Floats, Int64, log_softmax
+from pupila.evaluation.unknown import energy
+
+QUANTILES = 201
+"""Of the reference's confidences, from the smallest to the largest: two for each percent, and one more."""
+ALPHA = 0.001
+"""Probability, for each of the three comparisons, of calling chance a change, before the size of it is looked at."""
+CONFIDENCE_FLOOR = 0.1
+"""Smallest change of the confidences: the largest distance between the two distribution functions."""
+MIX_FLOOR = 0.1
+"""Smallest change of the class mix: the share of pictures that would have to change class to undo it."""
+UNKNOWN_FLOOR = 0.05
+"""Smallest change of the share of pictures that look like none of the classes."""
+ENOUGH = 50
+"""Pictures below which nothing is said."""
+DRAWS = 9999
+"""Shuffles of the labels "served" and "reference" that a count is compared with."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What was answered for N pictures."""
+
+    labels: Int64
+    """[N], indices into the classes."""
+    confidences: Floats
+    """[N], 0 to 1, calibrated."""
+    unknown: int
+    """How many look like none of the classes."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One comparison."""
+
+    what: str
+    changed: bool
+    statistic: str
+    """Its name."""
+    value: float
+    p: float
+    effect: float
+    """Size of the change, on the scale of its floor."""
+    words: str
+    """What differs, for people."""
+
+    def to_text(self) -> str:
+        """Return one line."""
+        p = f"p < {1 / DRAWS:.1g}" if self.p <= 1 / DRAWS else f"p = {self.p:.2g}"
+        verdict = "changed" if self.changed else "no change"
+        return f"{self.what}: {verdict}. {self.words} ({self.statistic} = {self.value:.3g}, {p})"
+
+
+@dataclass(frozen=True)
+class Drift:
+    """All comparisons of N served pictures with a reference."""
+
+    n: int
+    reference_n: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything has changed."""
+        return any(finding.changed for finding in self.findings)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        findings = [vars(finding) for finding in self.findings]
+        return {"changed": self.changed, "n": self.n, "reference_n": self.reference_n, "findings": findings}
+
+
+def answers_of(logits: Floats, temperature: float, threshold: float | None) -> Answers:
+    """Return what a model with this temperature and unknown threshold answers, for logits [N, K]."""
+    confidences = np.exp(log_softmax(logits, temperature).max(axis=1))
+    unknown = 0 if threshold is None else int((energy(logits, temperature) > threshold).sum())
+    return Answers(logits.argmax(axis=1).astype(np.int64), confidences, unknown)
+
+
+def reference_of(answers: Answers, classes: Sequence[str], split: str) -> dict[str, Any]:
+    """Return what a model file keeps of the answers on pictures as they should be."""
+    positions = np.linspace(0, 1, QUANTILES)
+    confidences = np.quantile(answers.confidences, positions, method="inverted_cdf")
+    return {
+        "split": split,
+        "n": len(answers.labels),
+        "confidence": [round(float(value), 5) for value in confidences],
+        "answers": np.bincount(answers.labels, minlength=len(classes)).tolist(),
+        "unknown": answers.unknown,
+    }
+
+
+def compare(served: Answers, reference: Mapping[str, Any], classes: Sequence[str]) -> Drift:
+    """Compare what was served with a reference, as `reference_of` made it. Raises DataError for too few pictures."""
+    n, reference_n = len(served.labels), int(reference["n"])
+    if n < ENOUGH:
+        raise DataError(f"There are {n} different served pictures: too few to say anything. Collect at least {ENOUGH}.")
+    findings = (
+        compare_confidence(served.confidences, np.asarray(reference["confidence"], dtype=np.float64), reference_n),
+        compare_mix(served.labels, np.asarray(reference["answers"], dtype=np.int64), classes),
+        compare_unknown(served.unknown, n, int(reference["unknown"]), reference_n),
+    )
+    return Drift(n, reference_n, findings)
+
+
+def compare_confidence(confidences: Floats, quantiles: Float64, reference_n: int) -> Finding:
+    """Kolmogorov and Smirnov's test of two samples, of which one is known by its quantiles."""
+    served: Float64 = np.sort(np.asarray(confidences).astype(np.float64).round(5))
+    distance = ks_distance(served, quantiles)
+    p = ks_p(distance, len(served), reference_n)
+    before, now = float(np.median(quantiles)), float(np.median(served))
+    changed = p < ALPHA and distance >= CONFIDENCE_FLOOR
+    how = "Answers are less sure" if now < before else "Answers are surer"
+    words = f"{how if changed else 'Answers are as sure'}: median {now:.2f}, in the reference {before:.2f}."
+    return Finding("Confidence", changed, "Kolmogorov-Smirnov D", distance, p, distance, words)
+
+
+def compare_mix(labels: Int64, reference: Int64, classes: Sequence[str]) -> Finding:
+    """A G-test (likelihood ratio) of two samples of classes."""
+    served = np.bincount(labels, minlength=len(classes)).astype(np.int64)
+    shares = served / served.sum() - reference / reference.sum()
+    effect = float(np.abs(shares).sum() / 2)
+    value, p = g_test(served, reference)
+    most = int(np.abs(shares).argmax())
+    now, before = served[most] / served.sum(), reference[most] / reference.sum()
+    words = (
+        f"Largest difference: {classes[most]}, {100 * now:.0f} % of the answers, in the reference {100 * before:.0f} %."
+    )
+    return Finding("Class mix", p < ALPHA and effect >= MIX_FLOOR, "G", value, p, effect, words)
+
+
+def compare_unknown(unknown: int, n: int, reference_unknown: int, reference_n: int) -> Finding:
+    """The same test, of pictures that look like none of the classes against the others."""
+    served = np.array([unknown, n - unknown], dtype=np.int64)
+    reference = np.array([reference_unknown, reference_n - reference_unknown], dtype=np.int64)
+    value, p = g_test(served, reference)
+    now, before = unknown / n, reference_unknown / reference_n
+    words = f"{100 * now:.1f} % look like none of the classes, in the reference {100 * before:.1f} %."
+    effect = abs(now - before)
+    return Finding("Unknown", p < ALPHA and effect >= UNKNOWN_FLOOR, "G", value, p, effect, words)
+
+
+def ks_distance(served: Float64, quantiles: Float64) -> float:
+    """Return the largest distance between the distribution functions of a sorted sample and of a list of quantiles."""
+    places = np.union1d(served, quantiles)
+    largest = 0.0
+    for side in ("left", "right"):  # both have jumps, where the limits from both sides count
+        ours = np.searchsorted(served, places, side) / len(served)
+        largest = max(largest, float(np.abs(ours - _cumulative(quantiles, places, side)).max()))
+    return largest
+
+
+def _cumulative(quantiles: Float64, places: Float64, side: str) -> Float64:
+    """Return the share of the distribution below each place, straight between quantiles."""
+    positions = np.linspace(0, 1, len(quantiles))
+    between = np.interp(places, quantiles, positions)
+    first, last = np.searchsorted(quantiles, places, "left"), np.searchsorted(quantiles, places, "right") - 1
+    at_one = (last >= first) & (last >= 0)
+    ends = positions[np.minimum(first, len(quantiles) - 1)] if side == "left" else positions[np.maximum(last, 0)]
+    return np.asarray(np.where(at_one, ends, between))
+
+
+def ks_p(distance: float, n: int, m: int) -> float:
+    """Return the probability of such a distance or a larger one between samples of n and m from one distribution.
+
+    Kolmogorov's series with the correction for small samples of Stephens, "Use of the Kolmogorov-Smirnov, Cramer-von
+    Mises and Related Statistics without Extensive Tables", 1970. Values that occur several times make it too large.
+    """
+    root = math.sqrt(n * m / (n + m))
+    scaled = (root + 0.12 + 0.11 / root) * distance
+    if scaled < 0.2:
+        return 1.0  # the series converges slowly there, to 1 within 1e-12
+    terms = [(-1.0) ** (k - 1) * math.exp(-2 * (k * scaled) ** 2) for k in range(1, 101)]
+    return min(max(2 * math.fsum(terms), 0.0), 1.0)
+
+
+def g_test(served: Int64, reference: Int64) -> tuple[float, float]:
+    """Return G for two rows of counts, and the probability of such a G or a larger one if both are of one population.
+
+    The probability is counted, not looked up: the pictures are dealt out anew to the two rows, DRAWS times from a fixed
+    seed, which is right for rare classes, too, where the usual chi-squared approximation is not.
+    """
+    pooled = served + reference
+    kept = pooled > 0
+    served, reference, pooled = served[kept], reference[kept], pooled[kept]
+    value = float(_g(served[np.newaxis], pooled)[0])
+    dealt = np.random.default_rng(0).multivariate_hypergeometric(pooled, int(served.sum()), DRAWS, method="marginals")
+    larger = int((_g(dealt, pooled) >= value * (1 - 1e-9)).sum())
+    return value, (larger + 1) / (DRAWS + 1)
+
+
+def _g(rows: Int64, pooled: Int64) -> Float64:
+    """Return G [B] for B ways to choose rows [B, K] out of pooled [K]: 2 sum O ln(O / E) over both rows."""
+    others = pooled - rows
+    total, size = pooled.sum(), rows.sum(axis=1, keepdims=True)
+    result = np.zeros(len(rows))
+    for counts, share in ((rows, size / total), (others, 1 - size / total)):
+        expected = pooled * share
+        ratio = np.where(counts > 0, counts / np.maximum(expected, 1e-300), 1.0)
+        result += 2 * (counts * np.log(ratio)).sum(axis=1)
+    return np.asarray(result)

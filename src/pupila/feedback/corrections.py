@@ -1,0 +1,124 @@
+"""From a store to labelled pictures to train on. Knows data sets, nothing of training."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pupila import images
+from pupila.data import Dataset
+from pupila.data.duplicates import copies_of
+from pupila.errors import DataError, ImageError
+from pupila.feedback.records import Kept
+from pupila.feedback.store import Store
+
+
+@dataclass(frozen=True, eq=False)
+class Corrections:
+    """What people have said of collected pictures, as far as it can be trained on. Each picture counts once."""
+
+    pictures: Dataset | None
+    """With the data set's classes; None if nothing is left."""
+    none: int
+    """Pictures said to be none of the classes: there is no class to teach."""
+    foreign: int
+    """Of a class that the data set does not have."""
+    held_out: int
+    """That are in validation or test, too, or nearly so: to train on these would spoil the figures."""
+    unreadable: int
+    fingerprint: str
+    """SHA-256, hex, over pixels and labels of what is left."""
+
+    def __len__(self) -> int:
+        return 0 if self.pictures is None else len(self.pictures)
+
+    def to_manifest(self) -> dict[str, Any]:
+        """Return what a model file says of it."""
+        left_out = {"none": self.none, "foreign": self.foreign, "held_out": self.held_out}
+        return {"pictures": len(self), "left_out": left_out, "fingerprint": self.fingerprint}
+
+    def told(self) -> str:
+        """Return what a person should know of it, in one line."""
+        reasons = {
+            "of none of the classes": self.none,
+            "of classes that the data set does not have": self.foreign,
+            "that are in validation or test, too": self.held_out,
+            "that cannot be read": self.unreadable,
+        }
+        left_out = "; ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
+        return f"{len(self):,} corrected pictures are added to training; left out: {left_out or 'none'}"
+
+
+def read_corrections(
+    folder: Path, classes: Sequence[str], size: int, held_out: Sequence[Dataset], framing: str = "squash"
+) -> Corrections:
+    """Return the corrected pictures of a store at size x size pixels, made square as `framing` says.
+
+    `held_out`: what must not be trained on. Raises DataError if there is no store, or nothing in it is corrected.
+    """
+    store = Store(folder)
+    try:
+        corrected = store.corrected()
+        if not corrected:
+            raise DataError(f"{folder}: nobody has corrected a picture yet. Do so on the page /review of the server.")
+        none = [kept for kept in corrected if kept.correction is None]
+        named = [kept for kept in corrected if kept.correction in classes]
+        pairs = [(kept, _pixels(store, kept, size, framing)) for kept in sorted(named, key=lambda kept: kept.sha256)]
+    finally:
+        store.close()
+    read = [(kept, pixels) for kept, pixels in pairs if pixels is not None]
+    fresh = _fresh([pixels for _, pixels in read], held_out)
+    chosen = [pair for pair, is_fresh in zip(read, fresh, strict=True) if is_fresh]
+    return Corrections(
+        pictures=_dataset(chosen, classes),
+        none=len(none),
+        foreign=len(corrected) - len(none) - len(named),
+        held_out=len(read) - len(chosen),
+        unreadable=len(pairs) - len(read),
+        fingerprint=_fingerprint(chosen),
+    )
+
+
+def joined(training: Dataset, corrections: Corrections) -> Dataset:
+    """Return what to train on with the corrected pictures behind it."""
+    added = corrections.pictures
+    if added is None:
+        return training
+    pictures = np.concatenate([training.images, added.images])
+    return Dataset(pictures, np.concatenate([training.labels, added.labels]), training.classes)
+
+
+def _pixels(store: Store, kept: Kept, size: int, framing: str) -> images.Pixels | None:
+    data = store.read(kept)
+    try:
+        return None if data is None else images.decode(data, size, framing=framing)
+    except ImageError:
+        return None
+
+
+def _fresh(pictures: Sequence[images.Pixels], held_out: Sequence[Dataset]) -> list[bool]:
+    """Say of each picture whether it is in none of the data sets."""
+    if not pictures:
+        return []
+    stacked = np.stack(pictures)
+    same = np.zeros(len(stacked), dtype=np.bool_)
+    for dataset in held_out:
+        same |= copies_of(stacked, dataset.images)
+    return [not one for one in same]
+
+
+def _dataset(chosen: Sequence[tuple[Kept, images.Pixels]], classes: Sequence[str]) -> Dataset | None:
+    if not chosen:
+        return None
+    labels = [classes.index(kept.correction or "") for kept, _ in chosen]
+    return Dataset(np.stack([pixels for _, pixels in chosen]), np.asarray(labels, dtype=np.int64), tuple(classes))
+
+
+def _fingerprint(chosen: Sequence[tuple[Kept, images.Pixels]]) -> str:
+    digest = hashlib.sha256()
+    for kept, pixels in chosen:
+        digest.update(f"{kept.correction}\0".encode() + np.ascontiguousarray(pixels).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,252 @@
+"""`pupila drift` is raised by pictures of another kind, not by chance; its statistics agree with slow, obvious ones."""
+
+import contextlib
+import json
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+from server_kit import CLASSES, write_model
+
+from pupila import images
+from pupila.cli import main
+from pupila.data import load_dataset
+from pupila.errors import DataError, ImageError
+from pupila.evaluation.drift import (
+    ALPHA,
+    ENOUGH,
+    Answers,
+    answers_of,
+    compare,
+    g_test,
+    ks_distance,
+    ks_p,
+    reference_of,
+)
+from pupila.evaluation.evaluate import predict_logits
+from pupila.feedback import Answered, Store
+from pupila.models import bundled_model
+from pupila.predictor import Floats, Predictor
+
+Pictures = NDArray[np.uint8]
+DATA = Path(os.environ.get("PUPILA_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def answers(seed: int, count: int, sure: float = 8.0, mix: tuple[float, ...] = (0.4, 0.3, 0.2, 0.1)) -> Answers:
+    """Answers of a model that is mostly sure: confidences of a beta distribution, classes of this mix."""
+    draw = np.random.default_rng(seed)
+    labels = draw.choice(len(mix), count, p=mix).astype(np.int64)
+    return Answers(labels, draw.beta(sure, 1, count), int((draw.random(count) < 0.05).sum()))
+
+
+REFERENCE = reference_of(answers(1000, 2500), CLASSES, "validation")
+
+
+# The numbers
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_distance_is_that_of_the_two_samples_within_what_quantiles_lose(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    served, other = draw.beta(4, 1, 300).round(2), draw.beta(8, 1, 2000).round(2)  # with many ties
+    points = np.union1d(served, other)
+    slow = max(abs(float((served <= x).mean() - (other <= x).mean())) for x in points)
+    quantiles = np.quantile(other, np.linspace(0, 1, 201), method="inverted_cdf")
+    assert ks_distance(np.sort(served), quantiles) == pytest.approx(slow, abs=0.006)
+
+
+def test_distance_of_a_distribution_to_itself_is_nothing_and_to_another_everything() -> None:
+    quantiles = np.linspace(0, 0.4, 201)
+    assert ks_distance(np.linspace(0, 0.4, 4001), quantiles) < 0.001
+    assert ks_distance(np.linspace(0.5, 1, 50), quantiles) == 1.0
+    assert ks_distance(np.full(60, 1.0), np.full(201, 1.0)) == 0.0
+
+
+@pytest.mark.parametrize(("distance", "n", "m"), [(0.05, 500, 2000), (0.08, 500, 2000), (0.1, 400, 2000)])
+def test_probability_of_a_distance_is_that_of_scipy(distance: float, n: int, m: int) -> None:
+    special = pytest.importorskip("scipy.special")
+    expected = float(special.kolmogorov(distance * np.sqrt(n * m / (n + m))))
+    assert ks_p(distance, n, m) == pytest.approx(expected, rel=0.15)
+    assert ks_p(0.0, n, m) == 1.0
+
+
+def test_g_and_its_probability_are_those_of_scipy_where_counts_are_large() -> None:
+    special = pytest.importorskip("scipy.special")
+    served, reference = np.array([60, 50, 40]), np.array([500, 520, 480])
+    table = np.array([served, reference])
+    expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / table.sum()
+    value, p = g_test(served, reference)
+    assert value == pytest.approx(2 * (table * np.log(table / expected)).sum())
+    assert p == pytest.approx(float(special.chdtrc(2, value)), abs=0.02)
+
+
+def test_classes_that_never_occur_do_no_harm() -> None:
+    value, p = g_test(np.array([0, 10, 0]), np.array([0, 100, 0]))
+    assert (value, p) == (0.0, 1.0)
+
+
+# False alarms, and changes
+
+
+def test_chance_raises_nothing_in_any_of_20_seeds() -> None:
+    raised = [seed for seed in range(20) if compare(answers(seed, 400), REFERENCE, CLASSES).changed]
+    assert raised == []
+
+
+def test_probabilities_under_chance_are_uniform_or_larger() -> None:
+    """A test that is too eager shows here: of 60 samples hardly more than a tenth may have p below 0.1."""
+    found = [compare(answers(seed, 200), REFERENCE, CLASSES) for seed in range(60)]
+    for place in range(3):
+        assert sum(drift.findings[place].p < 0.1 for drift in found) < 16  # mean 6, 4 standard deviations above
+
+
+@pytest.mark.parametrize(
+    ("served", "what"),
+    [
+        (answers(1, 400, sure=3.0), "Confidence"),
+        (answers(2, 400, sure=30.0), "Confidence"),
+        (answers(3, 400, mix=(0.1, 0.2, 0.3, 0.4)), "Class mix"),
+        (Answers(answers(4, 400).labels, answers(4, 400).confidences, 80), "Unknown"),
+    ],
+)
+def test_change_is_raised_and_named(served: Answers, what: str) -> None:
+    drift = compare(served, REFERENCE, CLASSES)
+    assert [finding.what for finding in drift.findings if finding.changed] == [what]
+
+
+def test_tiny_change_is_not_raised_however_many_pictures_prove_it() -> None:
+    large = reference_of(answers(1000, 50_000), CLASSES, "validation")
+    drift = compare(answers(5, 100_000, sure=7.5, mix=(0.41, 0.3, 0.19, 0.1)), large, CLASSES)
+    assert max(drift.findings[0].p, drift.findings[1].p) < ALPHA
+    assert not drift.changed
+
+
+def test_too_few_pictures_say_nothing() -> None:
+    with pytest.raises(DataError, match="too few"):
+        compare(answers(1, ENOUGH - 1), REFERENCE, CLASSES)
+
+
+# The command
+
+
+def collected(folder: Path, version: str, served: Answers) -> Path:
+    store = Store(folder, create=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (len(served.labels), 4, 4, 3), dtype=np.uint8)
+    rows = [
+        Answered(
+            f"r{i}", 0, images.encode_png(pixels[i]), CLASSES[served.labels[i]], float(served.confidences[i]),
+            i < served.unknown, version, 0.0,
+        )
+        for i in range(len(served.labels))
+    ]  # fmt: skip
+    store.add(rows)
+    store.close()
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "colours.onnx")
+
+
+def colours(folder: Path, classes: tuple[str, ...] = CLASSES) -> Path:
+    """A data set in class folders of what the model of the tests knows."""
+    draw = np.random.default_rng(5)
+    for index, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for number in range(20):
+            pixels = draw.integers(0, 90, (32, 32, 3), dtype=np.uint8)
+            pixels[:, :, index % 3] += 120
+            (folder / name / f"{number}.png").write_bytes(images.encode_png(pixels))
+    return folder
+
+
+def test_model_without_reference_says_what_to_do(model: Path, tmp_path: Path) -> None:
+    folder = collected(tmp_path / "kept", Predictor.load(model).version, answers(1, 60))
+    done = CliRunner().invoke(main, ["drift", str(model), str(folder)])
+    assert done.exit_code == 1
+    assert "--reference DATA" in done.output
+
+
+def test_pictures_unlike_the_reference_given_are_told_in_words(model: Path, tmp_path: Path) -> None:
+    folder = collected(tmp_path / "kept", Predictor.load(model).version, answers(1, 60))
+    data = colours(tmp_path / "data")
+    done = CliRunner().invoke(main, ["drift", str(model), str(folder), "--reference", str(data)])
+    assert done.exit_code == 0, done.output
+    assert "60 served pictures against 80 of the reference" in done.output
+    assert "Confidence: changed." in done.output
+    assert "Kolmogorov-Smirnov D = " in done.output
+    told = CliRunner().invoke(main, ["drift", str(model), str(folder), "--reference", str(data), "--json"])
+    assert json.loads(told.output.splitlines()[-1])["changed"] is True
+
+
+def test_answers_of_another_version_are_not_mixed_in(model: Path, tmp_path: Path) -> None:
+    folder = collected(tmp_path / "kept", "0123456789ab", answers(1, 60))
+    data = colours(tmp_path / "data")
+    done = CliRunner().invoke(main, ["drift", str(model), str(folder), "--reference", str(data)])
+    assert done.exit_code == 1
+    assert "only of 0123456789ab" in done.output
+
+
+# Real pictures and the bundled model
+
+
+def blurred(pictures: Pictures) -> Pictures:
+    return np.stack([np.asarray(Image.fromarray(p).filter(ImageFilter.GaussianBlur(1.5))) for p in pictures])
+
+
+def at_night(pictures: Pictures) -> Pictures:
+    return (pictures * 0.2).astype(np.uint8)
+
+
+def digits(pictures: Pictures) -> Pictures:
+    return load_dataset("digits", 32).train.images[: len(pictures)]
+
+
+def tiny_imagenet(pictures: Pictures) -> Pictures:
+    """As many pictures of the first hundred classes, read one after the other: the whole archive would take long."""
+    found: list[Pictures] = []
+    with tarfile.open(DATA / "tiny-imagenet-32.tar.xz", "r|xz") as archive:
+        for number, member in enumerate(member for member in archive if member.isfile()):
+            if number % 40 == 0 and (file := archive.extractfile(member)) is not None:
+                with contextlib.suppress(ImageError):
+                    found.append(images.decode(file.read(), 32))
+            if len(found) == len(pictures):
+                break
+    return np.stack(found)
+
+
+@pytest.fixture(scope="module")
+def real() -> tuple[Predictor, Pictures]:
+    archive = DATA / "cifar10-jpeg.tar.xz"
+    if not archive.exists() or not (DATA / "tiny-imagenet-32.tar.xz").exists() or not bundled_model().exists():
+        pytest.skip("CIFAR-10, Tiny ImageNet or the bundled model is not here")
+    test = load_dataset(archive).test
+    assert test is not None
+    order = np.random.default_rng(0).permutation(len(test))
+    return Predictor.load(bundled_model()), test.images[order[:2200]]
+
+
+def served(predictor: Predictor, logits: Floats) -> Answers:
+    return answers_of(logits, predictor.manifest.temperature, predictor.manifest.unknown_threshold)
+
+
+@pytest.mark.slow
+def test_real_pictures_raise_nothing_and_shifts_are_raised(real: tuple[Predictor, Pictures]) -> None:
+    predictor, pictures = real
+    classes = predictor.manifest.classes
+    logits = predict_logits(predictor, pictures)
+    reference = reference_of(served(predictor, logits[:1200]), classes, "test")
+    for seed in range(20):
+        rows = np.random.default_rng(seed).choice(1000, 200, replace=False) + 1200
+        assert not compare(served(predictor, logits[rows]), reference, classes).changed, seed
+    shifts: list[Callable[[Pictures], Pictures]] = [blurred, at_night, digits, tiny_imagenet]
+    for shift in shifts:
+        shifted = served(predictor, predict_logits(predictor, shift(pictures[1200:1400])))
+        assert compare(shifted, reference, classes).changed, shift.__name__
