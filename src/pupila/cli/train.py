@@ -25,6 +25,9 @@ import click
 @click.option(
     "--log", type=click.Choice(["tensorboard", "mlflow"]), help="Where else each epoch's metrics are written."
 )
+@click.option(
+    "--feedback", type=click.Path(path_type=Path), help="Folder of a server's --collect: adds its corrected pictures."
+)
 @click.option("--explain", is_flag=True, help="Say what would be chosen and why, and train nothing.")
 @click.option("--resume", is_flag=True, help="Go on with the run of this name from its last checkpoint.")
 def train(
@@ -40,6 +43,7 @@ def train(
     runs: Path,
     checkpoint_seconds: float,
     log: str | None,
+    feedback: Path | None,
     explain: bool,
     resume: bool,
 ) -> None:
@@ -57,5 +61,6 @@ def train(
         click.echo("\n".join(prepare(data, chosen, size).settled.reasons))
         return
     folder = runs / (name or f"{Path(data).name.split('.')[0]}-{chosen.name}")
-    trained = run(data, chosen, folder, size=size, resume=resume, checkpoint_seconds=checkpoint_seconds, log=log)
+    trained = run(data, chosen, folder, size=size, resume=resume, checkpoint_seconds=checkpoint_seconds, log=log,
+        feedback=feedback)
     click.echo(f"Serve it with: pupila serve {trained.model}")

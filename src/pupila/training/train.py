@@ -6,7 +6,7 @@ report.html with its plots, curves.png among them.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from pupila.data import Dataset, Splits, load_dataset, sample, split
 from pupila.data.balance import told
 from pupila.errors import TrainingError
 from pupila.evaluation.report import write_report
+from pupila.feedback.corrections import Corrections, joined, read_corrections
 from pupila.recipe import Recipe
 from pupila.training.defaults import Facts, Settled, settle
 from pupila.training.device import pick_device
@@ -33,6 +34,13 @@ class Prepared:
     validation: Dataset
     start: Start
     settled: Settled
+    corrections: Corrections | None = None
+    """What people have said of a server's answers: in `training` already."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that is trained on."""
+        return self.splits.fingerprint + (f" {self.corrections.fingerprint}" if self.corrections else "")
 
 
 @dataclass(frozen=True)
@@ -54,16 +62,19 @@ def train(
     resume: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     log: str | None = None,
+    feedback: Path | None = None,
 ) -> Trained:
     """Train on `source` as `recipe` says and leave everything in `folder`; prints one line an epoch and a closing line.
 
     size: pixels a side that pictures are stored at, None to choose it from the data. The test split is not touched.
-    log: where else each epoch is written, one of trackers.LOGS.
+    log: where else each epoch is written, one of trackers.LOGS. feedback: a folder of corrected pictures to add.
     Raises PupilaError's kinds; see fit, load_dataset and export.
     """
     _refuse_to_overwrite(folder, resume)
     check_installed(log)
     prepared = prepare(source, recipe, size)
+    if feedback is not None:
+        prepared = with_feedback(prepared, feedback)
     splits, start, recipe = prepared.splits, prepared.start, prepared.settled.recipe
     training, validation = prepared.training, prepared.validation
     print(told(training.counts(), recipe.balance))
@@ -72,7 +83,10 @@ def train(
         fitted = _fitted(prepared, folder, partial(_record, folder, tracker), resume, checkpoint_seconds)
     print(closing_line(fitted))
     save_trunk(fitted.network, folder / "trunk.safetensors")
-    exported = export(fitted, recipe, training, validation, folder / "model.onnx", splits=splits, origin=start.origin)
+    exported = export(
+        fitted, recipe, training, validation, folder / "model.onnx",
+        splits=splits, origin=start.origin, corrections=prepared.corrections,
+    )  # fmt: skip
     report = write_report(folder, exported.predictor, validation, fitted.rows)
     print(f"wrote {exported.path} and {report}")
     return Trained(exported.path, folder, fitted, exported)
@@ -94,6 +108,18 @@ def prepare(source: str, recipe: Recipe, size: int | None = None) -> Prepared:
     return Prepared(splits, training, validation, start, settle(recipe, facts))
 
 
+def with_feedback(prepared: Prepared, folder: Path) -> Prepared:
+    """Add the pictures that a server kept and people corrected to what is trained on; says how many.
+
+    Never to validation or test; those that are in these already are left out. Raises DataError if there are none.
+    """
+    splits, training = prepared.splits, prepared.training
+    held_out = [part for part in (prepared.validation, splits.validation, splits.test) if part is not None]
+    corrections = read_corrections(folder, training.classes, training.size, held_out, splits.framing)
+    print(f"{folder}: {corrections.told()}")
+    return replace(prepared, training=joined(training, corrections), corrections=corrections)
+
+
 def _fitted(prepared: Prepared, folder: Path, on_epoch: OnEpoch, resume: bool, checkpoint_seconds: float) -> Fitted:
     """Fit all of the network, or its head."""
     recipe, start, training, validation = (
@@ -101,7 +127,7 @@ def _fitted(prepared: Prepared, folder: Path, on_epoch: OnEpoch, resume: bool, c
     )  # fmt: skip
     if recipe.trains == "head":
         return fit_head(recipe, start.network, training, validation, on_epoch)
-    identity = {"recipe": recipe.to_dict(), "data": prepared.splits.fingerprint, "weights": start.origin}
+    identity = {"recipe": recipe.to_dict(), "data": prepared.fingerprint, "weights": start.origin}
     return fit(
         recipe, start.network, training, validation, folder / "checkpoint.safetensors",
         identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds, on_epoch=on_epoch,
