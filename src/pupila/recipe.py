@@ -19,6 +19,7 @@ CHOICES = {
     "flip": ("alternating", "random", "none"),
     "precision": ("auto", "float32", "bfloat16"),
     "trains": ("all", "head"),
+    "framing": ("auto", "squash", "letterbox"),
     "balance": ("auto", "none", "sampling", "loss"),
     "export": ("int8", "float16", "float32"),
 }
@@ -97,6 +98,9 @@ class Recipe:
     """Answer with the average over the picture and its mirror image: a little better, at twice the computation."""
     ema: float = 0.0
     """Decay a step of the moving average of the weights, which is then what is validated and kept; 0 for none."""
+    framing: str = "auto"
+    """Of photos that are not square. squash: to a square; letterbox: between two bars; auto: where they clearly are
+    not, the one that validates better with the starting weights, else squash. The model file says which."""
     balance: str = "auto"
     """Of uneven classes. sampling: each class is drawn equally often; loss: each class counts the same in the loss;
     none: neither; auto: sampling where the largest class has over three times the pictures of the smallest."""

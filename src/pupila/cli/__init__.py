@@ -9,6 +9,7 @@ from pupila.cli.evaluate import evaluate
 from pupila.cli.feedback import feedback
 from pupila.cli.group import PupilaGroup
 from pupila.cli.inspect import inspect_
+from pupila.cli.mislabelled import mislabelled
 from pupila.cli.models import models
 from pupila.cli.predict import predict
 from pupila.cli.recipes import recipes
@@ -29,6 +30,7 @@ for _command in (
     evaluate,
     predict,
     data,
+    mislabelled,
     models,
     inspect_,
     recipes,

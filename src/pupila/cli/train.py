@@ -17,6 +17,7 @@ import click
 @click.option(
     "--size", type=click.IntRange(8, 512), help="Pixels a side that pictures are stored at [default: by the data]."
 )
+@click.option("--labels", type=click.Path(path_type=Path), help="Take these labels from a CSV of path,label.")
 @click.option("--name", help="Name of the run [default: the data's and the recipe's].")
 @click.option(
     "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of runs."
@@ -39,6 +40,7 @@ def train(
     minutes: float | None,
     seed: int | None,
     size: int | None,
+    labels: Path | None,
     name: str | None,
     runs: Path,
     checkpoint_seconds: float,
@@ -58,9 +60,18 @@ def train(
     pairs = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
     chosen = load_recipe(recipe, [*overrides, *pairs])
     if explain:
-        click.echo("\n".join(prepare(data, chosen, size).settled.reasons))
+        click.echo("\n".join(prepare(data, chosen, size, labels).settled.given))
         return
     folder = runs / (name or f"{Path(data).name.split('.')[0]}-{chosen.name}")
-    trained = run(data, chosen, folder, size=size, resume=resume, checkpoint_seconds=checkpoint_seconds, log=log,
-        feedback=feedback)
+    trained = run(
+        data,
+        chosen,
+        folder,
+        size=size,
+        labels=labels,
+        resume=resume,
+        checkpoint_seconds=checkpoint_seconds,
+        log=log,
+        feedback=feedback,
+    )
     click.echo(f"Serve it with: pupila serve {trained.model}")

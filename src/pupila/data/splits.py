@@ -89,7 +89,19 @@ def assemble(
     digest = fingerprint(classes, parts)
     names = {split: tuple(part.names) for split, part in parts.items()}
     validation, test = made.get("validation"), made.get("test")
-    return Splits(name, made["train"], validation, test, tuple(skipped), digest, layout, tuple(notes), names)
+    notes = (*notes, *_absent(made))
+    return Splits(name, made["train"], validation, test, tuple(skipped), digest, layout, notes, names)
+
+
+def _absent(parts: Mapping[str, Dataset]) -> list[str]:
+    """Say which classes a part has no picture of: its scores leave them out."""
+    notes = []
+    for name, part in parts.items():
+        absent = [category for category, count in zip(part.classes, part.counts(), strict=True) if not count]
+        if absent:
+            more = f" and {len(absent) - 5:,} more" if len(absent) > 5 else ""
+            notes.append(f"{name} has no picture of {', '.join(absent[:5])}{more}: a score on it says nothing of them.")
+    return notes
 
 
 def fingerprint(classes: tuple[str, ...], parts: Mapping[str, Part]) -> str:

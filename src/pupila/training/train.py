@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pupila.data import Dataset, Splits, load_dataset, sample, split
 from pupila.data.balance import told
+from pupila.data.labels import relabelled
 from pupila.errors import TrainingError
 from pupila.evaluation.report import write_report
 from pupila.feedback.corrections import Corrections, joined, read_corrections
@@ -20,6 +21,7 @@ from pupila.training.defaults import Facts, Settled, settle
 from pupila.training.device import pick_device
 from pupila.training.export import Exported, export
 from pupila.training.fit import CHECKPOINT_SECONDS, Fitted, OnEpoch, Row, fit
+from pupila.training.framing import choose_framing
 from pupila.training.head import fit_head
 from pupila.training.trackers import Tracker, check_installed, tracking
 from pupila.training.weights import Start, save_trunk, starting_network
@@ -59,6 +61,7 @@ def train(
     folder: Path,
     *,
     size: int | None = None,
+    labels: Path | None = None,
     resume: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     log: str | None = None,
@@ -66,13 +69,14 @@ def train(
 ) -> Trained:
     """Train on `source` as `recipe` says and leave everything in `folder`; prints one line an epoch and a closing line.
 
-    size: pixels a side that pictures are stored at, None to choose it from the data. The test split is not touched.
+    size: pixels a side that pictures are stored at, None to choose it from the data. labels: a table of corrected
+    labels, see pupila.data.labels. The test split is not touched.
     log: where else each epoch is written, one of trackers.LOGS. feedback: a folder of corrected pictures to add.
     Raises PupilaError's kinds; see fit, load_dataset and export.
     """
     _refuse_to_overwrite(folder, resume)
     check_installed(log)
-    prepared = prepare(source, recipe, size)
+    prepared = prepare(source, recipe, size, labels)
     if feedback is not None:
         prepared = with_feedback(prepared, feedback)
     splits, start, recipe = prepared.splits, prepared.start, prepared.settled.recipe
@@ -92,12 +96,18 @@ def train(
     return Trained(exported.path, folder, fitted, exported)
 
 
-def prepare(source: str, recipe: Recipe, size: int | None = None) -> Prepared:
+def prepare(source: str, recipe: Recipe, size: int | None = None, labels: Path | None = None) -> Prepared:
     """Load and split the data, load the weights, choose what the recipe leaves open; says what it found."""
-    splits = load_dataset(source, size)
+
+    def read(framing: str) -> Splits:
+        splits = load_dataset(source, size, framing=framing)
+        return relabelled(splits, labels) if labels is not None else splits
+
+    splits = read("letterbox" if recipe.framing == "letterbox" else "squash")
     _report(splits)
+    start = starting_network(recipe.weights, len(splits.train.classes), recipe.seed)
+    splits, recipe = choose_framing(read, training_split, splits, recipe, start)
     training, validation = training_split(splits, recipe)
-    start = starting_network(recipe.weights, len(training.classes), recipe.seed)
     if recipe.trains == "head" and start.origin == "none":
         raise TrainingError("trains=head builds on trained weights, and there are none. Use --set trains=all.")
     facts = Facts(len(training), len(training.classes), training.size, pretrained=start.origin != "none")
@@ -105,7 +115,10 @@ def prepare(source: str, recipe: Recipe, size: int | None = None) -> Prepared:
         f"{facts.pictures:,} pictures to train on, {len(validation):,} to validate, {facts.classes} classes, "
         f"{facts.size} px; starting from {start.origin}; on {pick_device().type}"
     )
-    return Prepared(splits, training, validation, start, settle(recipe, facts))
+    settled = settle(recipe, facts)
+    for reason in settled.chosen:
+        print(reason)
+    return Prepared(splits, training, validation, start, settled)
 
 
 def with_feedback(prepared: Prepared, folder: Path) -> Prepared:

@@ -1,0 +1,107 @@
+"""Labels corrected by a table, as `pupila mislabelled` writes it: the files stay as they are. Knows names, no pixels.
+
+The table is a CSV with the columns path and label. Where it has a column `suggested` too, that is the new label, and
+`label` is the one that the picture has now. Rows that are right as they are can be removed, or both made the same.
+"""
+
+import csv
+import difflib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from pupila.data.dataset import Dataset, Integers
+from pupila.data.splits import Part, Splits, fingerprint
+from pupila.errors import DataError
+
+NAMED_AT_MOST = 5
+
+
+@dataclass(frozen=True)
+class Fix:
+    """One row: a picture's name, its new label, and the label that the table was made for, if it says so."""
+
+    path: str
+    label: str
+    was: str
+
+
+def picture_paths(splits: Splits) -> dict[str, list[str]]:
+    """Return, by part, what each picture is called in a table: its name, with the part before it if others share it."""
+    uses = Counter(name for names in splits.names.values() for name in names)
+    return {
+        part: [name if uses[name] == 1 else f"{part}/{name}" for name in splits.names.get(part, ())]
+        for part in splits.parts()
+    }
+
+
+def relabelled(splits: Splits, table: Path) -> Splits:
+    """Return the data set with the labels of a table; the fingerprint changes with them.
+
+    Raises DataError that names every picture and class that is not there, and every label that is another by now.
+    """
+    fixes = read_fixes(table)
+    places = {path: (part, row) for part, paths in picture_paths(splits).items() for row, path in enumerate(paths)}
+    _check(fixes, places, splits, table)
+    numbers = {name: number for number, name in enumerate(splits.train.classes)}
+    labels = {part: data.labels.copy() for part, data in splits.parts().items()}
+    for fix in fixes:
+        part, row = places[fix.path]
+        labels[part][row] = numbers[fix.label]
+    changed = sum(int(np.sum(labels[part] != data.labels)) for part, data in splits.parts().items())
+    return _with_labels(splits, labels, f"{table.name} changed the labels of {changed:,} pictures.")
+
+
+def read_fixes(table: Path) -> list[Fix]:
+    """Read a table of labels; raises DataError if it cannot be read or is none."""
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{table}: cannot be read as a table of labels ({error}). Give a CSV of path,label.") from error
+    missing = [name for name in ("path", "label") if not rows or name not in rows[0]]
+    if missing:
+        raise DataError(f"{table}: has no column '{missing[0]}', or no row. Its first line must be path,label.")
+    new = "suggested" if "suggested" in rows[0] else "label"
+    return [Fix(row["path"] or "", row[new] or "", (row["label"] or "") if new != "label" else "") for row in rows]
+
+
+def _check(fixes: list[Fix], places: Mapping[str, tuple[str, int]], splits: Splits, table: Path) -> None:
+    """Raise DataError unless each row names a picture, once, a class, and the label that the picture has."""
+    classes = splits.train.classes
+    uses = Counter(fix.path for fix in fixes)
+    parts = splits.parts()
+    wrong = [f"there is no picture {_near(fix.path, places)}" for fix in fixes if fix.path not in places]
+    wrong += [f"there is no class {_near(fix.label, classes)}" for fix in fixes if fix.label not in classes]
+    wrong += [f"'{path}' has {count} rows" for path, count in uses.items() if count > 1]
+    for fix in fixes:
+        if fix.was and fix.path in places:
+            part, row = places[fix.path]
+            now = classes[int(parts[part].labels[row])]
+            if now != fix.was:
+                wrong.append(f"'{fix.path}' was '{fix.was}' and is '{now}' by now")
+    if wrong:
+        more = f" and {len(wrong) - NAMED_AT_MOST:,} more" if len(wrong) > NAMED_AT_MOST else ""
+        raise DataError(f"{table}: {'; '.join(wrong[:NAMED_AT_MOST])}{more}. Correct these rows, or remove them.")
+
+
+def _near(name: str, names: Mapping[str, object] | tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(name, list(names)[:10_000], n=1)
+    return f"'{name}'" + (f" (did you mean '{near[0]}'?)" if near else "")
+
+
+def _with_labels(splits: Splits, labels: Mapping[str, Integers], note: str) -> Splits:
+    classes = splits.train.classes
+    parts = {name: Part(data.images, labels[name], splits.names.get(name, ())) for name, data in splits.parts().items()}
+    made = {name: Dataset(part.images, part.labels, classes) for name, part in parts.items()}
+    return replace(
+        splits,
+        train=made["train"],
+        validation=made.get("validation"),
+        test=made.get("test"),
+        fingerprint=fingerprint(classes, parts),
+        notes=(*splits.notes, note),
+    )

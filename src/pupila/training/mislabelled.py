@@ -1,0 +1,120 @@
+"""How likely each label of a data set is wrong: features of a frozen trunk, and last layers cross-validated on them.
+
+Seconds for thousands of pictures, as the trunk runs once over each. The trunk of a model that was trained on the same
+pictures has seen their labels, but hardly learned single wrong ones by heart; the last layer never sees its own.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from pupila.data import Dataset, Splits, load_dataset
+from pupila.data.labels import picture_paths
+from pupila.errors import DataError, TrainingError
+from pupila.evaluation.confident import doubts
+from pupila.evaluation.evaluate import answers
+from pupila.evaluation.mislabelled import Doubt, Mislabelled
+from pupila.predictor import Predictor
+from pupila.recipe import Recipe
+from pupila.training.balance import EVEN
+from pupila.training.head import features_of, minimise
+from pupila.training.weights import starting_network
+
+FOLDS = 5
+ROUNDS = 2
+"""Of L-BFGS steps a fold: more hardly change a problem that is so convex."""
+WEIGHT_DECAY = 1e-2
+LARGEST = 96
+"""Network size at most, where no model says another."""
+LEAST = 2 * FOLDS
+"""Pictures a class needs: in each fold some to learn from and some to judge."""
+
+Features = NDArray[np.float32]
+
+
+def find_mislabelled(
+    source: str, *, weights: str = "auto", model: Path | None = None, size: int | None = None, most: int = 500
+) -> Mislabelled:
+    """Rank the labels of train (and validation, where the data has one) by how likely they are wrong.
+
+    Features are of `model`, a model file, if given, else of a network that starts from `weights`, see Recipe.weights.
+    Raises DataError if a class has too few pictures, TrainingError without trained weights, and what loading raises.
+    """
+    predictor = None if model is None else Predictor.load(model)
+    framing = predictor.manifest.framing if predictor else "squash"
+    splits = load_dataset(source, predictor.manifest.input_size if predictor else size, framing=framing)
+    pool, paths = _pool(splits)
+    if predictor is not None:
+        features = np.asarray(answers(predictor, pool.images).features, dtype=np.float32)
+        origin = f"{predictor.manifest.name} {predictor.version}"
+    else:
+        features, origin = _trunk_features(pool, weights)
+    return _found(splits.name, pool, paths, features, origin, most)
+
+
+def _pool(splits: Splits) -> tuple[Dataset, list[str]]:
+    """Join train and validation: the labels that training sees. The test split is not looked at."""
+    named = {name: part for name, part in splits.parts().items() if name != "test"}
+    images = np.concatenate([part.images for part in named.values()])
+    labels = np.concatenate([part.labels for part in named.values()])
+    paths = picture_paths(splits)
+    pool = Dataset(images, labels, splits.train.classes)
+    counts = pool.counts()
+    if counts.min() < LEAST:
+        category = pool.classes[int(counts.argmin())]
+        raise DataError(
+            f"{splits.name}: '{category}' has {counts.min()} pictures; judging labels takes {LEAST} a class. "
+            "Add pictures to it or leave the class out."
+        )
+    return pool, [path for name in named for path in paths[name]]
+
+
+def _trunk_features(pool: Dataset, weights: str) -> tuple[Features, str]:
+    start = starting_network(weights, len(pool.classes), seed=0)
+    if start.origin == "none":
+        raise TrainingError("Judging labels needs trained weights. Give --model MODEL, or --weights FILE.")
+    side = min(max(pool.size, Recipe().network_size or 64), LARGEST)
+    recipe = Recipe(network_size=side)
+    return features_of(start.network.eval(), pool, recipe).numpy(), f"{start.origin} at {side} px"
+
+
+def _found(name: str, pool: Dataset, paths: list[str], features: Features, origin: str, most: int) -> Mislabelled:
+    probabilities = cross_validated(features, pool.labels, len(pool.classes))
+    found = doubts(probabilities, pool.labels)
+    rows = found.ranking[: min(found.count, most)]
+    listed = [
+        Doubt(paths[r], pool.classes[pool.labels[r]], pool.classes[found.suggested[r]], float(found.score[r]))
+        for r in rows
+    ]
+    agreement = float((probabilities.argmax(axis=1) == pool.labels).mean())
+    return Mislabelled(name, listed, [pool.images[r] for r in rows], len(pool), found.count, agreement, origin)
+
+
+def cross_validated(
+    features: Features, labels: NDArray[np.int64], classes: int, folds: int = FOLDS
+) -> NDArray[np.float64]:
+    """Return float64 [N, K]: for each picture the probabilities of a last layer that was not fitted on it.
+
+    features: float32 [N, D]. Folds are stratified, and drawn from a stream that NumPy promises to keep.
+    """
+    order = np.lexsort((np.random.PCG64(0).random_raw(len(labels)), labels))
+    fold = np.empty(len(labels), dtype=np.int64)
+    fold[order] = np.arange(len(labels)) % folds
+    probabilities = np.empty((len(labels), classes))
+    for number in range(folds):
+        held_out = fold == number
+        probabilities[held_out] = _fold(features[~held_out], labels[~held_out], features[held_out], classes)
+    return probabilities
+
+
+def _fold(features: Features, labels: NDArray[np.int64], held_out: Features, classes: int) -> NDArray[np.float64]:
+    mean, spread = features.mean(0), features.std(0) + 1e-6
+    x, y = torch.from_numpy((features - mean) / spread), torch.from_numpy(labels)
+    weight, bias = torch.zeros(classes, x.shape[1]), torch.zeros(classes)
+    for _ in range(ROUNDS):
+        minimise(weight, bias, x, y, EVEN, WEIGHT_DECAY)
+    logits = functional.linear(torch.from_numpy((held_out - mean) / spread), weight, bias)
+    return np.asarray(logits.double().softmax(1).numpy())

@@ -1,0 +1,72 @@
+"""Corrected labels: taken by name, refused where they fit nothing, and seen in the fingerprint."""
+
+import numpy as np
+import pytest
+from data_kit import make_folder
+
+from pupila.data import load_dataset
+from pupila.data.labels import relabelled
+from pupila.errors import DataError
+
+
+@pytest.fixture
+def splits(tmp_path):
+    counts = {"train/cat": 3, "train/dog": 3, "test/cat": 1, "test/dog": 2}
+    return load_dataset(make_folder(tmp_path / "pets", counts), 8, cache=tmp_path / "cache")
+
+
+def table(tmp_path, *lines):
+    path = tmp_path / "fixes.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_labels_change_and_the_fingerprint_with_them(splits, tmp_path):
+    fixed = relabelled(splits, table(tmp_path, "path,label", "dog/002.png,cat"))
+    assert np.bincount(splits.train.labels).tolist() == [3, 3]
+    assert np.bincount(fixed.train.labels).tolist() == [4, 2]
+    assert fixed.fingerprint != splits.fingerprint
+    assert fixed.notes[-1] == "fixes.csv changed the labels of 1 pictures."
+
+
+def test_table_that_changes_nothing_leaves_the_fingerprint(splits, tmp_path):
+    assert relabelled(splits, table(tmp_path, "path,label", "dog/002.png,dog")).fingerprint == splits.fingerprint
+
+
+def test_suggested_label_is_taken_where_there_is_one(splits, tmp_path):
+    fixed = relabelled(splits, table(tmp_path, "path,label,suggested,score", "dog/002.png,dog,cat,0.9"))
+    assert np.bincount(fixed.train.labels).tolist() == [4, 2]
+
+
+def test_name_in_two_parts_is_told_apart_by_the_part(tmp_path):
+    counts = {"train/cat": 2, "train/dog": 2}
+    root = make_folder(tmp_path / "pets", counts)
+    for category in ("cat", "dog"):
+        (root / "test" / category).mkdir(parents=True)
+        (root / "test" / category / "000.png").write_bytes((root / "train" / "cat" / "000.png").read_bytes())
+    splits = load_dataset(root, 8, cache=tmp_path / "cache")
+    fixed = relabelled(splits, table(tmp_path, "path,label", "test/cat/000.png,dog"))
+    assert fixed.train.labels.tolist() == splits.train.labels.tolist()
+    assert fixed.test.labels.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (["path,label", "dog/02.png,cat"], r"no picture 'dog/02.png' \(did you mean 'dog/002.png'\?\)"),
+        (["path,label", "dog/002.png,cta"], r"no class 'cta' \(did you mean 'cat'\?\)"),
+        (["path,label", "dog/002.png,cat", "dog/002.png,dog"], "has 2 rows"),
+        (["path,label,suggested", "dog/002.png,cat,dog"], "was 'cat' and is 'dog' by now"),
+        (["file,label", "dog/002.png,cat"], "has no column 'path'"),
+        (["path,label"], "no row"),
+        (["path,label", *(f"no{n},cat" for n in range(7))], "'no4'.* and 2 more"),
+    ],
+)
+def test_row_that_fits_nothing_is_named(splits, tmp_path, lines, words):
+    with pytest.raises(DataError, match=words):
+        relabelled(splits, table(tmp_path, *lines))
+
+
+def test_table_that_is_missing_is_named(splits, tmp_path):
+    with pytest.raises(DataError, match=r"none\.csv: cannot be read"):
+        relabelled(splits, tmp_path / "none.csv")
