@@ -366,7 +366,7 @@ def pictures(tmp_path: Path) -> Path:
 def run(program: list[str], text: str, folder: Path, server: Running) -> str:
     """Run an example where its pictures are, against the server that the tests have started; return what it prints."""
     text = text.replace(DEFAULT_URL, server.url)
-    done = subprocess.run([*program, text], cwd=folder, capture_output=True, text=True, timeout=15)
+    done = subprocess.run([*program, text], cwd=folder, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -395,14 +395,14 @@ def test_error_example_is_what_the_server_answers(document: Path, server: Runnin
     whole = encode(Image.effect_noise((160, 120), 64), "JPEG")
     cut_off = {"file": ("frog.jpg", whole[: len(whole) // 2])}
     parts = [("file", ("horse.jpg", whole)), *cut_off.items()]
-    answer = requests.post(f"{server.url}/predict", files=parts, timeout=10)
+    answer = requests.post(f"{server.url}/predict", files=parts, timeout=30)
     assert answer.status_code == 422
     assert answer.json() == json.loads(blocks(document, "json")[0])
 
 
 def test_codes_that_flask_makes_are_as_documented(server: Running) -> None:
-    lost = requests.get(f"{server.url}/nowhere", timeout=10)
-    wrong = requests.get(f"{server.url}/predict", timeout=10)
+    lost = requests.get(f"{server.url}/nowhere", timeout=30)
+    wrong = requests.get(f"{server.url}/predict", timeout=30)
     assert (lost.status_code, lost.json()["error"]["code"]) == (404, "not_found")
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
     assert "POST" in wrong.headers["Allow"]
@@ -423,7 +423,7 @@ def test_model_file_examples_read_and_verify_a_model_without_pupila(model: Path,
     examples = "\n".join(blocks(MODEL_FILE, "python")).replace("src/pupila/models/cifar10.onnx", str(model))
     script = tmp_path / "example.py"
     script.write_text(examples + "\nimport sys\nassert 'pupila' not in sys.modules\n")
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=15)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     for name in Predictor.load(model).manifest.classes:
         assert f"'{name}': " in done.stdout
