@@ -78,7 +78,7 @@ def test_command_writes_a_table_that_training_takes(folder, tmp_path, monkeypatc
     save_file({k: v for k, v in ResNet18(3).state_dict().items() if not k.startswith("fc.")}, weights)
     done = CliRunner().invoke(main, ["mislabelled", str(folder), str(tmp_path / "out"), "--weights", str(weights)])
     assert done.exit_code == 0, done.output
-    rows = list(csv.DictReader((tmp_path / "out" / "fixes.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "out" / "fixes.csv").read_text().splitlines()))
     assert {"green/0.png", "blue/1.png", "red/2.png"} == {row["path"] for row in rows[:3]}
     page = (tmp_path / "out" / "mislabelled.html").read_text()
     assert "green → red?" in page and "data:image/png" in page and "http://" not in page

@@ -3,6 +3,7 @@
 import click
 
 from pupila import __version__
+from pupila.cli.compare import compare
 from pupila.cli.data import data
 from pupila.cli.drift import drift
 from pupila.cli.evaluate import evaluate
@@ -13,6 +14,7 @@ from pupila.cli.mislabelled import mislabelled
 from pupila.cli.models import models
 from pupila.cli.predict import predict
 from pupila.cli.recipes import recipes
+from pupila.cli.reproduce import reproduce
 from pupila.cli.serve import serve
 from pupila.cli.sweep import sweep
 from pupila.cli.train import train
@@ -28,6 +30,8 @@ for _command in (
     train,
     sweep,
     evaluate,
+    compare,
+    reproduce,
     predict,
     data,
     mislabelled,

@@ -130,11 +130,12 @@ def _draft(
             "train": len(training),
             "validation": len(validation),
         },
-        versions=_versions(),
+        versions=versions(),
     )
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return Python's version and those of the packages that decide what comes out, by name."""
     packages = ("pupila", "torch", "onnx", "onnxruntime", "numpy", "pillow")
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
 

@@ -1,6 +1,6 @@
 """The whole way from a data set's name to a run folder: load, split, fit, evaluate, export.
 
-A run folder holds recipe.json, metrics.jsonl, checkpoint.safetensors, trunk.safetensors, model.onnx, and
+A run folder holds recipe.json, run.json, metrics.jsonl, checkpoint.safetensors, trunk.safetensors, model.onnx, and
 report.html with its plots, curves.png among them.
 """
 
@@ -23,6 +23,8 @@ from pupila.training.export import Exported, export
 from pupila.training.fit import CHECKPOINT_SECONDS, Fitted, OnEpoch, Row, fit
 from pupila.training.framing import choose_framing
 from pupila.training.head import fit_head
+from pupila.training.record import FILE as RUN_FILE
+from pupila.training.record import record_of
 from pupila.training.trackers import Tracker, check_installed, tracking
 from pupila.training.weights import Start, save_trunk, starting_network
 
@@ -77,12 +79,14 @@ def train(
     _refuse_to_overwrite(folder, resume)
     check_installed(log)
     prepared = prepare(source, recipe, size, labels)
+    record = record_of(source, size, labels, feedback, prepared.splits)
     if feedback is not None:
         prepared = with_feedback(prepared, feedback)
     splits, start, recipe = prepared.splits, prepared.start, prepared.settled.recipe
     training, validation = prepared.training, prepared.validation
     print(told(training.counts(), recipe.balance))
     _write(folder / "recipe.json", json.dumps(recipe.to_dict(), indent=2))
+    _write(folder / RUN_FILE, record.to_json())
     with tracking(log, folder, recipe) as tracker:
         fitted = _fitted(prepared, folder, partial(_record, folder, tracker), resume, checkpoint_seconds)
     print(closing_line(fitted))

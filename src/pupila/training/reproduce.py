@@ -1,0 +1,116 @@
+"""Make a run again and say whether the same came out; if not, what differs. Knows a run folder and train()."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+
+from pupila.data import Splits, load_dataset
+from pupila.data.labels import relabelled
+from pupila.errors import TrainingError
+from pupila.predictor import Predictor
+from pupila.recipe import Recipe
+from pupila.training.export import versions
+from pupila.training.record import Record, counts_of, read_record
+from pupila.training.train import train
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What came out."""
+
+    same: bool
+    """True if weights and scores are equal, bit for bit."""
+    accuracy: tuple[float, float]
+    """On validation, then and now."""
+    differences: tuple[str, ...]
+    """What is another than it was, one sentence each: why the result may differ."""
+
+    def text(self) -> str:
+        """Return a summary for a terminal."""
+        then, now = self.accuracy
+        if self.same:
+            return "\n".join(["The same weights and scores came out, bit for bit.", *self.differences])
+        head = f"Something else came out: validation accuracy {now:.4f}, and it was {then:.4f}."
+        reasons = self.differences or (
+            "Data, recipe, seed, versions and threads are the same: another processor may round differently.",
+        )
+        return "\n".join([head, *reasons])
+
+
+def reproduce(folder: Path, source: str | None = None) -> Reproduction:
+    """Train again as the run in `folder` was trained, beside it, and compare; `source`: where the data lies now.
+
+    Raises TrainingError if the folder holds no finished run, or if the data has changed: then nothing is trained.
+    """
+    record = read_record(folder)
+    before = Predictor.load(folder / "model.onnx").manifest
+    recipe = Recipe.from_dict(json.loads((folder / "recipe.json").read_text(encoding="utf-8")), str(folder))
+    source = source or record.source
+    labels = None if record.labels is None else Path(record.labels)
+    _check_data(record, source, labels, before.framing)
+    differences = [*_recipe_differences(recipe, before.recipe), *_differences(before.versions, record)]
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-again-", dir=folder.parent) as name:
+        again = Path(name) / folder.name
+        feedback = None if record.feedback is None else Path(record.feedback)
+        train(source, recipe, again, size=record.size, labels=labels, feedback=feedback)
+        after = Predictor.load(again / "model.onnx").manifest
+        same = _graph(folder / "model.onnx") == _graph(again / "model.onnx")
+    if before.weights != after.weights:
+        differences.append(f"Started from {after.weights}, and it was {before.weights}.")
+    same = same and _timeless(before.metrics) == _timeless(after.metrics)
+    return Reproduction(same, (before.metrics["accuracy"], after.metrics["accuracy"]), tuple(differences))
+
+
+def _check_data(record: Record, source: str, labels: Path | None, framing: str) -> None:
+    """Raise TrainingError that says what changed unless the data is what it was."""
+    splits = load_dataset(source, record.size, framing=framing)
+    splits = splits if labels is None else relabelled(splits, labels)
+    if splits.fingerprint == record.fingerprint:
+        return
+    changes = _count_changes(record.counts, splits)
+    what = "; ".join(changes) if changes else "as many pictures in each class, but other names, labels or pixels"
+    raise TrainingError(f"{source}: is not the data that the run was trained on ({what}). Give it with --data.")
+
+
+def _count_changes(before: Mapping[str, Mapping[str, int]], splits: Splits) -> list[str]:
+    now = counts_of(splits)
+    keys = [(part, name) for parts in (before, now) for part, counts in parts.items() for name in counts]
+    return [
+        f"{part}/{name} had {then:,} pictures and has {count:,}"
+        for part, name in dict.fromkeys(keys)
+        if (then := before.get(part, {}).get(name, 0)) != (count := now.get(part, {}).get(name, 0))
+    ]
+
+
+def _recipe_differences(recipe: Recipe, then: Mapping[str, Any]) -> list[str]:
+    now = json.loads(json.dumps(recipe.to_dict()))
+    found = [f"{key} is {value} and was {then.get(key)}." for key, value in now.items() if value != then.get(key)]
+    if recipe.minutes:
+        found.append(f"The recipe counts in minutes ({recipe.minutes:g}), and no two runs get as many steps.")
+    return found
+
+
+def _differences(then: Mapping[str, str], record: Record) -> list[str]:
+    now = versions()
+    found = [f"{name} is {now.get(name)} and was {then.get(name)}." for name in now if now[name] != then.get(name)]
+    if record.threads != torch.get_num_threads():
+        found.append(f"Computed with {torch.get_num_threads()} threads, and it was {record.threads}.")
+    return found
+
+
+def _graph(path: Path) -> str:
+    """Return a hash of the file without its manifest: nodes and weights."""
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    return hashlib.sha256(model.SerializeToString()).hexdigest()
+
+
+def _timeless(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in metrics.items() if name != "milliseconds"}

@@ -1,0 +1,76 @@
+"""A run made again: the same weights, or a sentence on what differs."""
+
+import json
+import shutil
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from safetensors.torch import save_file
+from training_kit import colours
+
+from pupila.cli import main
+from pupila.training.resnet import ResNet18
+
+
+def pupila(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of the last layer alone on a small folder: seconds, and all of a run's files."""
+    root = tmp_path_factory.mktemp("again")
+    data = colours(60)
+    for number, (picture, label) in enumerate(zip(data.images, data.labels, strict=True)):
+        path = root / "photos" / data.classes[label] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
+    weights = root / "trunk.safetensors"
+    save_file({k: v for k, v in ResNet18(3).state_dict().items() if not k.startswith("fc.")}, weights)
+    done = pupila(
+        "train", root / "photos", "--weights", weights, "--epochs", 1, "--runs", root, "--name", "run",
+        *(f"--set={pair}" for pair in ("trains=head", "network_size=32", "progressive=[]", "export=float32")),
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    return root / "run"
+
+
+def test_same_run_gives_the_same_weights_and_leaves_nothing_behind(finished):
+    before = sorted(path.name for path in finished.parent.iterdir())
+    done = pupila("reproduce", finished)
+    assert done.exit_code == 0, done.output
+    assert "The same weights and scores came out, bit for bit." in done.output
+    assert sorted(path.name for path in finished.parent.iterdir()) == before
+
+
+def changed(finished, tmp_path, name, **values):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    old = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps({**old, **values}))
+    return folder
+
+
+def test_another_seed_and_other_threads_are_named(finished, tmp_path):
+    folder = changed(finished, tmp_path, "recipe.json", seed=5)
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**record, "threads": 99}))
+    done = pupila("reproduce", folder)
+    assert done.exit_code == 1
+    assert "Something else came out" in done.output and "it was 99" in done.output
+    assert "seed is 5 and was 0" in done.output
+
+
+def test_changed_data_is_named_and_nothing_is_trained(finished, tmp_path):
+    photos = tmp_path / "photos"
+    shutil.copytree(finished.parent / "photos", photos)
+    (photos / "red" / "0.png").unlink()
+    done = pupila("reproduce", finished, "--data", photos)
+    assert done.exit_code == 1 and "train/red had 20 pictures and has 19" in done.output
+    assert "epoch" not in done.output
+
+
+def test_folder_that_is_no_run_is_named(tmp_path):
+    done = pupila("reproduce", tmp_path)
+    assert done.exit_code == 1 and "run.json: is no record of a run" in done.output
