@@ -8,6 +8,7 @@ command started; each fault is bounded in time.
 """
 
 import argparse
+import http.client
 import json
 import os
 import signal
@@ -48,7 +49,7 @@ def ask(port: int, *parts: bytes, timeout: float = CUTOFF) -> tuple[str, float]:
         status = str(error.code)
     except TimeoutError:
         status = "no answer"
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         status = "no answer" if isinstance(getattr(error, "reason", None), TimeoutError) else "closed"
     return status, time.monotonic() - started
 

@@ -10,6 +10,7 @@ from pupila.predictor import Predictor
 from pupila.server.classifier import Classifier
 from pupila.server.collector import Collector
 from pupila.server.feedback import feedback
+from pupila.server.front import Front
 from pupila.server.guard import Guard
 from pupila.server.health import Health
 from pupila.server.hooks import install
@@ -17,12 +18,13 @@ from pupila.server.ledger import Ledger
 from pupila.server.oip import oip
 from pupila.server.openapi import openapi
 from pupila.server.pages import pages
+from pupila.server.predict import Room
 from pupila.server.problems import RequestError
 from pupila.server.scheduler import DeadlineError, QueueFullError
 from pupila.server.settings import Settings
 from pupila.server.telemetry import Telemetry
 from pupila.server.torchserve import torchserve
-from pupila.server.views import EXTENSION, Room, core, json_response
+from pupila.server.views import EXTENSION, core, json_response
 
 log = logging.getLogger("pupila.server")
 
@@ -47,7 +49,7 @@ def create_app(
         collector = Collector(settings)
     app = Flask("pupila.server", static_folder=None, template_folder=None)
     classifier = Classifier(predictor, settings, ledger.telemetry.batch)
-    app.extensions[EXTENSION] = Room(classifier, settings, health or Health(), ledger, collector)
+    room = app.extensions[EXTENSION] = Room(classifier, settings, health or Health(), ledger, collector)
     install(app, settings, ledger, guard)
     for blueprint in (core, oip, torchserve, openapi, pages, feedback):
         app.register_blueprint(blueprint)
@@ -56,7 +58,18 @@ def create_app(
     app.register_error_handler(DeadlineError, show_deadline)
     app.register_error_handler(HTTPException, show_http_error)
     app.register_error_handler(Exception, show_own_fault)
+    if not settings.cors_origins:  # whose headers are the business of Flask's hooks
+        app.wsgi_app = Front(app.wsgi_app, room, guard, show_error)  # type: ignore[method-assign]
     return app
+
+
+def show_error(error: Exception) -> Response:
+    """Answer with an error outside Flask, as its handlers below do."""
+    if isinstance(error, RequestError):
+        return show_problem(error)
+    if isinstance(error, QueueFullError):
+        return show_queue_full(error)
+    return show_deadline(error) if isinstance(error, DeadlineError) else show_own_fault(error)
 
 
 def show_problem(problem: RequestError) -> Response:

@@ -14,11 +14,12 @@ from flask import Blueprint, Response, request
 
 from pupila.feedback import Kept
 from pupila.server.collector import Collector
+from pupila.server.environ import deadline_of, read_body
 from pupila.server.ledger import REQUEST_ID
 from pupila.server.pages import file_response
 from pupila.server.problems import RequestError
 from pupila.server.settings import Settings
-from pupila.server.views import deadline_of, json_response, read_body, this_room
+from pupila.server.views import json_response, this_room
 
 log = logging.getLogger("pupila.server")
 

@@ -5,11 +5,11 @@ from typing import Any
 
 from flask import Flask, Response, request
 
+from pupila.server.environ import note_of, request_id_of
 from pupila.server.guard import Guard
-from pupila.server.ledger import Ledger, route_of
+from pupila.server.ledger import Ledger
 from pupila.server.problems import RequestError
 from pupila.server.settings import Settings
-from pupila.server.telemetry import Note
 
 OPEN = frozenset(("/healthz", "/readyz", "/ping", "/v2/health/live", "/v2/health/ready", "/", "/review"))
 """Health is never behind authentication; nor are the pages, which ask for a key and tell nothing without one."""
@@ -24,29 +24,13 @@ SECURITY = (
 )
 
 
-def note_of(environ: dict[str, Any]) -> Note:
-    """Return the note of the request that is being answered."""
-    note: Note | None = environ.get("pupila.note")
-    if note is None:
-        note = environ["pupila.note"] = Note(route_of(environ["PATH_INFO"]))
-    return note
-
-
-def request_id_of(environ: dict[str, Any], ledger: Ledger) -> str:
-    """Return the name of the request that is being answered: the client's own if it is a sane one."""
-    note = note_of(environ)
-    if not note.request_id:
-        note.request_id = ledger.request_id(environ.get("HTTP_X_REQUEST_ID"))
-    return note.request_id
-
-
 def install(app: Flask, settings: Settings, ledger: Ledger, guard: Guard | None) -> None:
     """Add the hooks to an application; what is switched off costs nothing."""
     if settings.cors_origins:
         app.before_request(answer_preflight)
         app.after_request(lambda response: allow_origin(response, settings))
     if guard is not None:
-        app.before_request(lambda: admit(guard))
+        app.before_request(lambda: admit(request.environ, guard))
     app.after_request(lambda response: finish(response, ledger))
 
 
@@ -69,9 +53,8 @@ def allow_origin(response: Response, settings: Settings) -> Response:
     return response
 
 
-def admit(guard: Guard) -> None:
-    """Let in who has a key and has not used it too often."""
-    environ = request.environ
+def admit(environ: dict[str, Any], guard: Guard) -> None:
+    """Let in who has a key and has not used it too often; raises RequestError."""
     if environ["PATH_INFO"] in OPEN or environ["PATH_INFO"].startswith(OPEN_FILES):
         return
     index = guard.find(environ.get("HTTP_AUTHORIZATION"), environ.get("HTTP_X_API_KEY"))
@@ -85,20 +68,28 @@ def admit(guard: Guard) -> None:
 
 
 def finish(response: Response, ledger: Ledger) -> Response:
-    """Add what every answer carries; write the request down, unless the server that called us does."""
-    environ = request.environ
+    """Add what every answer carries, and write the request down."""
+    response.headers.extend(closing_headers(request.environ, ledger))
+    write_down(request.environ, response.status_code, ledger)
+    return response
+
+
+def closing_headers(environ: dict[str, Any], ledger: Ledger) -> list[tuple[str, str]]:
+    """Return the headers that every answer carries."""
+    found = [("X-Request-Id", request_id_of(environ, ledger))]
+    stages = note_of(environ).stages
+    if stages:
+        timing = ", ".join([f"{stage};dur={1000 * spent:.2f}" for stage, spent in stages.items()])
+        found.append(("Server-Timing", timing))
+    return [*found, *environ.get("pupila.headers", SECURITY)]
+
+
+def write_down(environ: dict[str, Any], status: int, ledger: Ledger) -> None:
+    """Write the request down, unless the server that called us does."""
     note = note_of(environ)
-    request_id_of(environ, ledger)
     if ledger.tracer is not None:
         note.parent = environ.get("HTTP_TRACEPARENT"), environ.get("HTTP_TRACESTATE")
-    headers = response.headers
-    headers.add("X-Request-Id", note.request_id)
-    if note.stages:
-        timing = ", ".join([f"{stage};dur={1000 * spent:.2f}" for stage, spent in note.stages.items()])
-        headers.add("Server-Timing", timing)
-    headers.extend(environ.get("pupila.headers", SECURITY))
     if "pupila.started" not in environ:
         started = time.monotonic() - sum(note.stages.values())
         address = environ.get("REMOTE_ADDR", "")
-        ledger.record(note, request.method, environ["PATH_INFO"], response.status_code, started, address)
-    return response
+        ledger.record(note, environ["REQUEST_METHOD"], environ["PATH_INFO"], status, started, address)

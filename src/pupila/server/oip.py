@@ -16,8 +16,9 @@ from pupila.errors import ImageError
 from pupila.predictor import Predictor
 from pupila.server import answers, payload
 from pupila.server.classifier import Kind, Stages, interpret
+from pupila.server.environ import deadline_of, note_answers, read_body, stages_of
 from pupila.server.problems import BadPart, RequestError
-from pupila.server.views import deadline_of, json_response, note_answers, read_body, stages_of, this_room
+from pupila.server.views import json_response, this_room
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """Bytes of JSON before the binary tensors, in requests and answers alike."""
@@ -78,7 +79,7 @@ def model_ready(name: str, version: str = "") -> Response:
 def infer(name: str, version: str = "") -> Response:
     """Compute the outputs that are asked for."""
     predictor, room, environ = asked_for(name, version), this_room(), request.environ
-    stages = stages_of(environ)
+    stages = stages_of(environ, room.ledger)
     document, binary = split_body(read_body(environ, room.settings))
     wanted = outputs_wanted(document)
     tensor = input_tensor(document, binary, room.settings.max_parts)

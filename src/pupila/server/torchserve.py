@@ -7,9 +7,10 @@ from flask import Blueprint, Response, request
 from pupila.errors import ImageError
 from pupila.server import payload
 from pupila.server.classifier import Answer
+from pupila.server.environ import deadline_of, note_answers, read_body, stages_of
 from pupila.server.oip import asked_for
 from pupila.server.problems import BadPart, RequestError
-from pupila.server.views import deadline_of, json_response, note_answers, read_body, stages_of, this_room
+from pupila.server.views import json_response, this_room
 
 TOP = 5
 """Classes that TorchServe's image classifier lists."""
@@ -30,7 +31,7 @@ def predictions(name: str, version: str = "") -> Response:
     """Answer {class: probability} for one picture, as a raw body or the part 'data'; a list for several parts."""
     asked_for(name, version)
     room, environ = this_room(), request.environ
-    stages = stages_of(environ)
+    stages = stages_of(environ, room.ledger)
     body, kind = read_body(environ, room.settings), environ.get("CONTENT_TYPE", "")
     if kind.startswith("multipart/"):
         parts = payload.read_multipart(kind, body, room.settings, ("data", "file"))
