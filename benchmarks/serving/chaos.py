@@ -54,15 +54,14 @@ def ask(port: int, *parts: bytes, timeout: float = CUTOFF) -> tuple[str, float]:
     return status, time.monotonic() - started
 
 
-def busiest(pid: int) -> int:
-    """Return the descendant that has used most CPU time: a worker; the process itself where there are none."""
-    return max(descendants(pid) or [pid], key=used)
+def under_load(port: int, pid: int, picture: bytes, fault: Callable[[int], object]) -> str:
+    """Load with 8 clients, do something to the busiest process in the middle, and say what they got.
 
-
-def under_load(port: int, picture: bytes, fault: Callable[[], object]) -> str:
-    """Load with 8 clients, do something in the middle, and say what they got."""
+    That is the one that has used most CPU time since the load began: a worker; the server itself where it has none.
+    """
     results: list[tuple[str, float, float]] = []
     until = time.monotonic() + LOAD_SECONDS
+    before = {one: used(one) for one in descendants(pid) or [pid]}
 
     def client() -> None:
         while time.monotonic() < until:
@@ -76,7 +75,7 @@ def under_load(port: int, picture: bytes, fault: Callable[[], object]) -> str:
     [thread.start() for thread in threads]
     time.sleep(1)
     struck = time.monotonic()
-    fault()
+    fault(max(before, key=lambda one: used(one) - before[one]))
     [thread.join() for thread in threads]
     failed = [status for status, _, _ in results if status != "200"]
     last_bad = max((begun + spent for status, spent, begun in results if status != "200"), default=struck)
@@ -89,12 +88,12 @@ def under_load(port: int, picture: bytes, fault: Callable[[], object]) -> str:
 
 def kill(port: int, pid: int, picture: bytes) -> str:
     """kill -9 of the busiest process."""
-    return under_load(port, picture, lambda: os.kill(busiest(pid), signal.SIGKILL))
+    return under_load(port, pid, picture, lambda one: os.kill(one, signal.SIGKILL))
 
 
 def stop(port: int, pid: int, picture: bytes) -> str:
     """SIGSTOP of the busiest process."""
-    return under_load(port, picture, lambda: os.kill(busiest(pid), signal.SIGSTOP))
+    return under_load(port, pid, picture, lambda one: os.kill(one, signal.SIGSTOP))
 
 
 def slow_uploads(port: int, pid: int, picture: bytes) -> str:  # noqa: ARG001
