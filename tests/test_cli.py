@@ -91,6 +91,10 @@ def test_evaluate_prints_a_line_a_class(run, folder):
     assert all(f"\n{name} " in output for name in ("red", "green", "blue"))
 
 
+def test_evaluate_says_that_the_model_was_trained_on_these_pictures(run, folder):
+    assert "It was trained on pictures among these" in pupila("evaluate", run[1] / "model.onnx", folder).output
+
+
 def test_evaluate_says_which_splits_there_are(run, folder):
     done = pupila("evaluate", run[1] / "model.onnx", folder, "--split", "test")
     assert done.exit_code == 1 and "has no test part" in done.output

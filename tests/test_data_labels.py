@@ -33,6 +33,10 @@ def test_table_that_changes_nothing_leaves_the_fingerprint(splits, tmp_path):
     assert relabelled(splits, table(tmp_path, "path,label", "dog/002.png,dog")).fingerprint == splits.fingerprint
 
 
+def test_table_without_rows_changes_nothing(splits, tmp_path):
+    assert relabelled(splits, table(tmp_path, "path,label,suggested,score")).fingerprint == splits.fingerprint
+
+
 def test_suggested_label_is_taken_where_there_is_one(splits, tmp_path):
     fixed = relabelled(splits, table(tmp_path, "path,label,suggested,score", "dog/002.png,dog,cat,0.9"))
     assert np.bincount(fixed.train.labels).tolist() == [4, 2]
@@ -58,7 +62,7 @@ def test_name_in_two_parts_is_told_apart_by_the_part(tmp_path):
         (["path,label", "dog/002.png,cat", "dog/002.png,dog"], "has 2 rows"),
         (["path,label,suggested", "dog/002.png,cat,dog"], "was 'cat' and is 'dog' by now"),
         (["file,label", "dog/002.png,cat"], "has no column 'path'"),
-        (["path,label"], "no row"),
+        ([""], "has no column 'path'"),
         (["path,label", *(f"no{n},cat" for n in range(7))], "'no4'.* and 2 more"),
     ],
 )

@@ -23,15 +23,18 @@ from pupila.cli.group import json_option
 def evaluate(model: Path, data: str, part: str | None, report: Path | None, as_json: bool) -> None:
     """Score MODEL on DATA: accuracy with its 95 % interval, per class, calibration."""
     from pupila.data import load_dataset
+    from pupila.evaluation.evaluate import caution
     from pupila.evaluation.evaluate import evaluate as run
     from pupila.evaluation.report import write_report
     from pupila.predictor import Predictor
 
     predictor = Predictor.load(model)
     manifest = predictor.manifest
-    dataset, part = load_dataset(data, manifest.input_size, framing=manifest.framing).part(part)
+    splits = load_dataset(data, manifest.input_size, framing=manifest.framing)
+    dataset, part = splits.part(part)
     evaluation = run(predictor, dataset)
     result = {**evaluation.scores.to_json(), "split": part, "model": str(model), "version": predictor.version}
+    result["caution"] = caution(manifest, splits.fingerprint, part)
     if report is not None:
         result["report"] = str(write_report(report, predictor, dataset, [], evaluation))
     click.echo(json.dumps(result) if as_json else _scores_text(result))
@@ -42,6 +45,7 @@ def _scores_text(result: dict[str, Any]) -> str:
     lines = [
         f"{result['split']}: accuracy {result['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}), "
         f"n = {result['n']:,}, expected calibration error {result['ece']:.4f}",
+        *([result["caution"]] if result["caution"] else []),
         f"{'class':20} {'precision':>9} {'recall':>7} {'f1':>7} {'pictures':>9}",
     ]
     for row in result["classes"]:

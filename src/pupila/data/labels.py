@@ -59,13 +59,14 @@ def read_fixes(table: Path) -> list[Fix]:
     """Read a table of labels; raises DataError if it cannot be read or is none."""
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            heads, rows = reader.fieldnames or (), list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{table}: cannot be read as a table of labels ({error}). Give a CSV of path,label.") from error
-    missing = [name for name in ("path", "label") if not rows or name not in rows[0]]
+    missing = [name for name in ("path", "label") if name not in heads]
     if missing:
-        raise DataError(f"{table}: has no column '{missing[0]}', or no row. Its first line must be path,label.")
-    new = "suggested" if "suggested" in rows[0] else "label"
+        raise DataError(f"{table}: has no column '{missing[0]}'. Its first line must be path,label.")
+    new = "suggested" if "suggested" in heads else "label"
     return [Fix(row["path"] or "", row[new] or "", (row["label"] or "") if new != "label" else "") for row in rows]
 
 

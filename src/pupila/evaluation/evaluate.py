@@ -14,6 +14,7 @@ from pupila.errors import DataError
 from pupila.evaluation.logits import Int64
 from pupila.evaluation.metrics import Scores, score
 from pupila.evaluation.unknown import Answers
+from pupila.manifest import Manifest
 from pupila.predictor import Floats, Predictor
 from pupila.progress import Progress
 
@@ -44,6 +45,17 @@ def evaluate(predictor: Predictor, dataset: Dataset, batch: int = 256) -> Evalua
     logits = predict_logits(predictor, dataset.images, batch)
     manifest = predictor.manifest
     return Evaluation(logits, labels, score(logits, labels, manifest.classes, manifest.temperature))
+
+
+def caution(manifest: Manifest, fingerprint: str, part: str) -> str:
+    """Return a sentence if pictures that the model was trained on are, or may be, among those of this part."""
+    if part == "test":
+        return ""
+    advice = "For an honest figure keep a test folder beside train."
+    if fingerprint == manifest.data.get("fingerprint"):
+        kept = "It was chosen by these pictures" if part == "validation" else "It was trained on pictures among these"
+        return f"{kept}, so that the score flatters. {advice}"
+    return f"If the model was trained on pictures among these, the score flatters. {advice}"
 
 
 def bind(dataset: Dataset, classes: Sequence[str]) -> Int64:

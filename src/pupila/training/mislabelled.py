@@ -51,7 +51,7 @@ def find_mislabelled(
         features = np.asarray(answers(predictor, pool.images).features, dtype=np.float32)
         origin = f"{predictor.manifest.name} {predictor.version}"
     else:
-        features, origin = _trunk_features(pool, weights)
+        features, origin = trunk_features(pool, weights)
     return _found(splits.name, pool, paths, features, origin, most)
 
 
@@ -72,7 +72,8 @@ def _pool(splits: Splits) -> tuple[Dataset, list[str]]:
     return pool, [path for name in named for path in paths[name]]
 
 
-def _trunk_features(pool: Dataset, weights: str) -> tuple[Features, str]:
+def trunk_features(pool: Dataset, weights: str) -> tuple[Features, str]:
+    """Return features [N, 512] of the starting weights, and what these are; TrainingError if there are none."""
     start = starting_network(weights, len(pool.classes), seed=0)
     if start.origin == "none":
         raise TrainingError("Judging labels needs trained weights. Give --model MODEL, or --weights FILE.")
