@@ -1,9 +1,12 @@
 """What the tests of the web pages share: a page that is watched, and ways to hand pictures over to it."""
 
 import contextlib
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from server_kit import Running, serving
 
 PATIENCE = 90_000
 """Milliseconds that anything may take: machines are busy."""
@@ -25,12 +28,23 @@ def opened(browser: Any, url: str, path: str = "/", troubled: bool = False, **co
         page.on("request", lambda request: asked.append(request.url))
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda said: errors.append(said.text) if said.type in ("error", "warning") else None)
+        page.on("filechooser", lambda _: None)  # from the start on, or a chooser may open before it is watched for
         page.goto(url + path)
         yield page
         assert [other for other in asked if not other.startswith((url + "/", f"blob:{url}/"))] == []
         assert [text for text in errors if not (troubled and text.startswith("Failed to load resource"))] == []
     finally:
         held.close()
+
+
+@contextlib.contextmanager
+def visiting(
+    browser: Any, model: Path, folder: Path, settings: dict[str, Any], troubled: bool = False
+) -> Iterator[tuple[Running, Any]]:
+    """Run a server of one worker with these settings, and open its page."""
+    chosen = json.dumps({"port": 0, "workers": 1, **settings})
+    with serving(model, folder / "log", chosen) as running, opened(browser, running.url, troubled=troubled) as page:
+        yield running, page
 
 
 def choose(page: Any, files: Sequence[Path]) -> None:

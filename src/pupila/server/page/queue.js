@@ -83,10 +83,12 @@ export class Queue {
       const answer = await predict(batch.map((item) => item.copy ?? item.file), 3 * this.limits.deadline + 30);
       if (answer.predictions.length !== batch.length) throw new Problem("fault");
       this.#learn((performance.now() - begun) / 1000);
-      batch.forEach((item, index) => this.#take(item, answer, index));
+      for (const [index, item] of batch.entries()) await this.#take(item, answer, index);
       return true;
-    } catch (problem) {
-      if (!(problem instanceof Problem)) throw problem;
+    } catch (error) {
+      const problem = error instanceof Problem ? error : new Problem("fault", { message: String(error) });
+      if (problem !== error) console.error(error); // a mistake of ours must not keep pictures waiting
+      batch = batch.filter((item) => item.state === "sending");
       for (const item of batch) this.#set(item, "waiting");
       return this.#mend(problem, batch);
     }
@@ -118,11 +120,11 @@ export class Queue {
     this.#bytes = Math.min(Math.max(this.#bytes * factor, 64 * KIB), this.limits.max_body_bytes);
   }
 
-  #take(item, { predictions, requestId, model }, index) {
+  async #take(item, { predictions, requestId, model }, index) {
     const found = predictions[index];
     if (!found.error) this.#set(item, "answered", { answer: found, requestId, index, model });
     else if (found.error.code !== "image_too_many_pixels") this.#set(item, "refused", { problem: found.error });
-    else this.#sendSmaller(item, "refused", found.error);
+    else await this.#sendSmaller(item, "refused", found.error);
   }
 
   /** Do what a problem asks for; returns false if there is no use in going on. */

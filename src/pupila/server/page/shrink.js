@@ -1,4 +1,9 @@
 // Makes a smaller copy of a picture that is too large, or takes too long, to be sent whole.
+//
+// All others are sent whole, however large: a smaller copy does not get the same answer. Of 240 photos, in a real
+// Chromium with the bundled model, copies of 1024 pixels got another class 4 times, another percentage 104 times, and
+// moved the confidence by up to 0.08; copies of 256 pixels 6 times, 150 times and 0.16 (benchmarks/serving/shrink.py).
+// Where a copy was sent, as there would be no answer at all without it, the page says so.
 
 const LONGEST = 1024; // pixels: far more than any model here looks at
 
