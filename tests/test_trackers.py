@@ -1,9 +1,13 @@
 """A run's metrics in TensorBoard's and MLflow's own stores, read back by their own readers, also after --resume."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 from click.testing import CliRunner
@@ -36,9 +40,8 @@ def photos(tmp_path_factory):
 
 
 def train(photos, runs, log, *more):
-    done = CliRunner().invoke(
-        main, ["train", str(photos), "--runs", str(runs), "--name", "run", "--epochs", "2", "--log", log, *FAST, *more]
-    )
+    command = ["train", str(photos), "--runs", str(runs), "--name", "run", "--log", log, *FAST, *more]
+    done = CliRunner().invoke(main, command)
     assert done.exit_code == 0, done.output
     rows = [json.loads(line) for line in (runs / "run" / "metrics.jsonl").read_text().splitlines()]
     return {row["epoch"]: row["validation_accuracy"] for row in rows}
@@ -67,11 +70,25 @@ def scalars(folder, name="validation_accuracy"):
     return {event.step: event.value for event in events.Scalars(name)}
 
 
-def test_tensorboard_reads_what_training_wrote(photos, tmp_path):
+def press_ctrl_c_after_an_epoch(metrics):
+    limit = time.monotonic() + 120
+    while not metrics.exists() and time.monotonic() < limit:
+        time.sleep(0.01)
+    if metrics.exists():
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_tensorboard_reads_what_training_wrote_also_after_ctrl_c_and_resume(photos, tmp_path):
     pytest.importorskip("tensorboard")
-    expected = train(photos, tmp_path, "tensorboard")
-    assert scalars(tmp_path / "run") == pytest.approx(expected)
-    assert set(expected) == {1, 2}
+    epochs = ("--epochs", "5", "--checkpoint-seconds", "0")
+    impatient = threading.Thread(target=press_ctrl_c_after_an_epoch, args=[tmp_path / "run" / "metrics.jsonl"])
+    impatient.start()
+    stopped = train(photos, tmp_path, "tensorboard", *epochs)
+    impatient.join()
+    assert scalars(tmp_path / "run") == pytest.approx(stopped)
+    whole = train(photos, tmp_path, "tensorboard", *epochs, "--resume")
+    assert scalars(tmp_path / "run") == pytest.approx(whole)
+    assert 1 <= len(stopped) < len(whole) == 5
 
 
 def test_resumed_run_goes_on_in_the_same_tensorboard_log(tmp_path):
@@ -106,7 +123,7 @@ def store(tmp_path_factory):
 def test_mlflow_reads_what_training_wrote(photos, store, tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     shutil.copy(store, tmp_path)
-    expected = train(photos, tmp_path, "mlflow")
+    expected = train(photos, tmp_path, "mlflow", "--epochs", "2")
     client = mlflow_client(tmp_path)
     run = mlflow_run(client)
     history = client.get_metric_history(run.info.run_id, "validation_accuracy")
