@@ -34,26 +34,29 @@ class Facts:
 
 @dataclass(frozen=True)
 class Settled:
-    """A recipe with every value chosen, and a line for each choice that says why."""
+    """A recipe with every value chosen, and a line for each value that says why."""
 
     recipe: Recipe
-    reasons: tuple[str, ...]
+    chosen: tuple[str, ...]
+    """Why each value that was open is what it is."""
+    given: tuple[str, ...]
+    """The values that the recipe had decided."""
 
 
 def settle(recipe: Recipe, facts: Facts) -> Settled:
     """Choose what the recipe leaves open: network_size, batch_size, learning_rate, epochs."""
-    reasons: list[str] = []
+    chosen, given = [], []
     for key, choose in CHOOSERS.items():
         if getattr(recipe, key):
-            reasons.append(f"{key} = {getattr(recipe, key):g}: the recipe says so.")
+            given.append(f"{key} = {getattr(recipe, key):g}: the recipe says so.")
             continue
         value, reason = choose(recipe, facts)
         changed: dict[str, Any] = {key: value}
         recipe = replace(recipe, **changed)
-        reasons.append(f"{key} = {value:g}: {reason}")
+        chosen.append(f"{key} = {value:g}: {reason}")
     if recipe.minutes:
-        reasons[-1] = f"minutes = {recipe.minutes:g}: the schedule is fitted to them, whatever epochs says."
-    return Settled(recipe, tuple(reasons))
+        given[-1:] = [f"minutes = {recipe.minutes:g}: the schedule is fitted to them, whatever epochs says."]
+    return Settled(recipe, tuple(chosen), tuple(given))
 
 
 def _network_size(recipe: Recipe, facts: Facts) -> tuple[int, str]:
