@@ -58,18 +58,38 @@ def test_every_planted_trouble_is_listed_and_no_good_picture(tmp_path: Path) -> 
     assert found["twins"] == found["uniform"] == []
 
 
+def test_folder_with_trouble_of_ten_kinds_trains_and_names_it(tmp_path: Path) -> None:
+    root = plant_good(tmp_path / "pets", 90)
+    planted = plant_trouble(root)
+    code = "import sys; from pupila.cli import main; main(sys.argv[1:])"
+    small = [f"--set={pair}" for pair in ("network_size=32", "progressive=[]", "export=float32")]
+    output = as_a_plain_user(
+        code, "train", root, "--runs", tmp_path, "--name", "run", "--weights", "none", "--epochs", "1", "--size", "32",
+        *small, PUPILA_CACHE=str(tmp_path / "cache"),
+    )  # fmt: skip
+    assert "skipped 8 unreadable pictures" in output
+    assert [name for name in planted if f"  {name}: " not in output] == ["cat/ending.jpg", "cat/print.jpg"]
+    assert "83 pictures to train on, 9 to validate" in output
+    assert (tmp_path / "run" / "model.onnx").exists()
+
+
 def inspect_as_a_plain_user(root: Path, cache: Path) -> dict[str, object]:
-    """Inspect in a process that file permissions apply to, even where the tests run as root."""
     code = "import json, sys; from pathlib import Path; from pupila.data.inspection import inspect_dataset as run\n"
     code += "print(json.dumps(run(Path(sys.argv[1]), 32, cache=Path(sys.argv[2])).to_json()))"
-    command = [sys.executable, "-c", code, str(root), str(cache)]
+    return dict(json.loads(as_a_plain_user(code, root, cache)))
+
+
+def as_a_plain_user(code: str, *arguments: object, **environment: str) -> str:
+    """Run code in a process that file permissions apply to, even where the tests run as root; return what it prints."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
     if os.geteuid() == 0:
         if shutil.which("setpriv") is None:
             pytest.skip("root may read any file, and there is no setpriv to give that right up")
         command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all", *command]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    environment = {**os.environ, **environment}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
     assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout))
+    return done.stdout
 
 
 def test_leaks_come_first_and_wrong_labels_are_named(tmp_path: Path) -> None:

@@ -134,3 +134,8 @@ def test_size_is_chosen_from_the_shorter_sides(side: int, size: int) -> None:
 
 def test_chosen_size_is_the_size_of_the_pictures(root: Path) -> None:
     assert load(make_folder(root, {"cat": 2, "dog": 2}, size=40), size=None).train.size == 64
+
+
+def test_part_that_lacks_a_class_is_told(tmp_path: Path) -> None:
+    splits = load(make_folder(tmp_path / "pets", {"train/cat": 2, "train/dog": 2, "test/cat": 1}), 8)
+    assert splits.notes[-1] == "test has no picture of dog: a score on it says nothing of them."

@@ -56,15 +56,7 @@ def organise(
     `equal` the same number of each class (see split_rows). Pictures that cannot be read are left out.
     Raises DataError if `out` is there, lies in the source, or cannot be written.
     """
-    target = Path(os.path.abspath(out.expanduser()))  # noqa: PTH100 - links stay as they are named
-    inside = source not in NAMES and Path(source).resolve() in (
-        target.parent.resolve(),
-        *target.parent.resolve().parents,
-    )
-    if inside and Path(source).is_dir():
-        raise DataError(f"{out}: lies in {source}, which would then hold every picture twice. Choose a place outside.")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise DataError(f"{out}: is there already. Choose another name, so that nothing is overwritten.")
+    target = _checked_target(source, out)
     splits = load_dataset(source, cache=cache)
     rows = _rows(splits, fraction, seed, equal)
     try:
@@ -78,6 +70,17 @@ def organise(
             f"{out}: cannot be written ({error.strerror or error}). Make room, or choose another."
         ) from error
     return Organised(target, *organised)
+
+
+def _checked_target(source: str | Path, out: Path) -> Path:
+    """Return the absolute path to write to; raises DataError if it lies in the source, or something is there."""
+    target = Path(os.path.abspath(out.expanduser()))  # noqa: PTH100 - links stay as they are named
+    above = (target.parent.resolve(), *target.parent.resolve().parents)
+    if source not in NAMES and Path(source).is_dir() and Path(source).resolve() in above:
+        raise DataError(f"{out}: lies in {source}, which would then hold every picture twice. Choose a place outside.")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise DataError(f"{out}: is there already. Choose another name, so that nothing is overwritten.")
+    return target
 
 
 def _rows(splits: Splits, fraction: float, seed: int, equal: bool) -> dict[str, tuple[str, Integers | range]]:
