@@ -1,10 +1,13 @@
-"""A real browser for the tests of the web pages; they are skipped, with the reason, where there is none."""
+"""What takes long to start: a real browser for the tests of the web pages, which are skipped, with the reason, where
+there is none; and the small Ray cluster of cluster_kit.
+"""
 
 import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from cluster_kit import cluster as cluster
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 

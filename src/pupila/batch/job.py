@@ -65,7 +65,7 @@ class Job:
             self.remove()  # stopped before there was an answer to go on with
         self._lock.close()
 
-    def begin(self, paths: Sequence[Path], without: Sequence[Path], about: About) -> About:
+    def begin(self, paths: Sequence[Path | str], without: Sequence[Path], about: About) -> About:
         """List the files and return what the job is about; if it was begun before, it must be about the same."""
         walk = Walk(paths, identities([*without, self.folder]))
         fresh = self.folder / "files.new"

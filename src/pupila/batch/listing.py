@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pupila.batch import spool
+from pupila.batch import remote, spool
 from pupila.batch.spool import Record
 from pupila.errors import DataError
 
@@ -20,7 +20,7 @@ Identity = tuple[int, int]
 NAMED_AT_MOST = 3
 
 
-def identities(paths: Sequence[Path]) -> frozenset[Identity]:
+def identities(paths: Sequence[Path | str]) -> frozenset[Identity]:
     """Return the identity of each path that exists."""
     found = [_status(os.fsencode(path)) for path in paths]
     return frozenset((status.st_dev, status.st_ino) for status in found if status is not None)
@@ -33,8 +33,11 @@ class Walk:
     yielded too: they get a row with the reason. Links to folders are followed, but not in circles.
     """
 
-    def __init__(self, paths: Sequence[Path], without: frozenset[Identity] = frozenset()) -> None:
-        """`without` are files and folders to pass over: a job's own output, where it lies among the pictures."""
+    def __init__(self, paths: Sequence[Path | str], without: frozenset[Identity] = frozenset()) -> None:
+        """`without` are files and folders to pass over: a job's own output, where it lies among the pictures.
+
+        A text among the paths is an address, as s3://bucket/photos/ (see remote.py).
+        """
         self.hidden = 0
         """Files and folders passed over so far, because their name starts with a dot."""
         self._paths = paths
@@ -43,6 +46,9 @@ class Walk:
     def __iter__(self) -> Iterator[Record]:
         folders: list[tuple[bytes, frozenset[Identity]]] = []
         for path in self._paths:
+            if isinstance(path, str):
+                yield from remote.walk(path)
+                continue
             if not os.path.lexists(path):
                 raise DataError(f"{path}: there is no such file or folder. Check the path.")
             yield from self._visit(os.fsencode(path), frozenset(), folders)

@@ -4,8 +4,10 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from pupila.batch import journal, kaggle, spool, table
 from pupila.batch.answer import Answer
@@ -23,6 +25,16 @@ CHUNK = 64
 """Files that a process is given at a time, and that a kill can make it do again: two calls of the session."""
 
 
+class Mapper(Protocol):
+    """Answers chunks of paths: yields the number of files and the journal's lines of each, in order, each once."""
+
+    def map(self, chunks: Iterator[list[str]]) -> Iterator[tuple[int, bytes]]: ...
+
+
+Crew = Callable[[int, Path, str, int], AbstractContextManager[Mapper]]
+"""Makes a mapper for (processes, model file, its version, choices a picture): `Workers`, or a cluster's."""
+
+
 @dataclass(frozen=True)
 class Model:
     """What a job needs to know of a model file that was verified."""
@@ -35,17 +47,19 @@ class Model:
 
 def predict_all(
     model: Path,
-    paths: Sequence[Path],
+    paths: Sequence[Path | str],
     out: Path | None = None,
     *,
     top: int = 1,
     kaggle_format: bool = False,
     sorting: Sorting | None = None,
     say: Callable[[str], None] = print,
+    crew: Crew = Workers,
 ) -> Summary:
     """Answer every file at or below `paths`, write the table `out`, and sort the pictures; at least one of the two.
 
     Killed at any time, the same call goes on where it stopped. `say` is told what a dry run of sorting would do.
+    `crew` makes the processes that answer.
     Raises ModelError, DataError, or MissingExtraError; a picture that cannot be read is a row and not an error.
     """
     output = out or (sorting.into if sorting else None)
@@ -58,7 +72,7 @@ def predict_all(
             if os.path.lexists(out) and not job.published_as(out):
                 raise DataError(f"{out}: is there already, and is not overwritten. Give another name, or remove it.")
         with job:
-            return _run(job, _verified(model), paths, out, top, kaggle_format, sorting, say)
+            return _run(job, _verified(model), paths, out, top, kaggle_format, sorting, say, crew)
     except OSError as error:
         raise DataError(
             f"{error.filename or output}: {error.strerror}. When that is mended, give the same command again: "
@@ -74,12 +88,13 @@ def _verified(path: Path) -> Model:
 def _run(
     job: Job,
     model: Model,
-    paths: Sequence[Path],
+    paths: Sequence[Path | str],
     out: Path | None,
     top: int,
     kaggle_format: bool,
     sorting: Sorting | None,
     say: Callable[[str], None],
+    crew: Crew,
 ) -> Summary:
     begun = time.perf_counter()
     top = min(top, len(model.classes))
@@ -87,7 +102,7 @@ def _run(
     about = job.begin(paths, own, About(model.name, model.version, top))
     if kaggle_format and out is not None:
         kaggle.check(out, job.files)
-    summary = Summary(about.files, about.hidden, _answer(job, about, model), out=out)
+    summary = Summary(about.files, about.hidden, _answer(job, about, model, crew), out=out)
     if out is not None and not job.published_as(out):
         _write(job, model, top, out, kaggle_format)
     _count(job, model, summary)
@@ -99,7 +114,7 @@ def _run(
     return summary
 
 
-def _answer(job: Job, about: About, model: Model) -> int:
+def _answer(job: Job, about: About, model: Model, crew: Crew) -> int:
     """Answer the files that are not answered yet, and return how many were."""
     with Journal(job.rows) as rows:
         left = about.files - rows.count
@@ -107,7 +122,7 @@ def _answer(job: Job, about: About, model: Model) -> int:
             return rows.count
         files = itertools.islice(spool.read_path(job.files), rows.count, None)
         count = min(cores(), -(-left // CHUNK))
-        with Workers(count, model.path, model.version, about.top) as workers, Progress("predicting", left) as bar:
+        with crew(count, model.path, model.version, about.top) as workers, Progress("predicting", left) as bar:
             for done, lines in workers.map(_chunks(os.fsdecode(path) for path, _ in files)):
                 rows.append(lines)
                 bar.advance(done)

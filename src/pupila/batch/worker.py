@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pupila import images
+from pupila.batch import remote
 from pupila.batch.answer import Answer
 from pupila.errors import ImageError
 from pupila.images import DEFAULT_LIMITS, Pixels
@@ -54,6 +55,8 @@ def _decode(path: str, predictor: Predictor) -> Pixels | Answer:
 
 def _read(path: str) -> bytes:
     """Return the content, at most one byte more than the limit; never waits for a pipe, and never reads a device."""
+    if remote.is_url(path):
+        return remote.read(path, DEFAULT_LIMITS.max_bytes + 1)
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
         status = os.fstat(descriptor)

@@ -1,20 +1,29 @@
 """`pupila predict`."""
 
+import functools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pupila.cli.group import json_option
 from pupila.errors import PupilaError
 
+if TYPE_CHECKING:
+    from pupila.batch import Summary
+
+
+def location(text: str) -> Path | str:
+    """Return a path of this machine; an address, as s3://bucket/photos/, stays a text."""
+    return text if "://" in text else Path(text)
+
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, type=location)
 @click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="Choices a picture.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write a table: a .csv, .jsonl or .parquet file.")
 @click.option("--kaggle", is_flag=True, help="Make --out a submission to Kaggle's CIFAR-10 competition: id,label.")
@@ -22,10 +31,17 @@ from pupila.errors import PupilaError
 @click.option("--link", is_flag=True, help="With --sort-into: link in place of copying.")
 @click.option("--min-confidence", type=click.FloatRange(0, 1), default=0.0, help="Below it: into `_unsure`.")
 @click.option("--apply", "applies", is_flag=True, help="With --sort-into: do it.")
+@click.option(
+    "--cluster",
+    is_flag=False,
+    flag_value="here",
+    metavar="[ADDRESS]",
+    help="With --out: on all cores of a Ray cluster, at HOST:PORT, or as found on this machine.",
+)
 @json_option
 def predict(
     model: Path,
-    paths: tuple[Path, ...],
+    paths: tuple[Path | str, ...],
     top: int,
     out: Path | None,
     kaggle: bool,
@@ -33,28 +49,47 @@ def predict(
     link: bool,
     min_confidence: float,
     applies: bool,
+    cluster: str | None,
     as_json: bool,
 ) -> None:
     """Say what is on the pictures at PATHS and in the folders there; one that cannot be read gets its reason.
 
     A line a picture, or with --out a table of any number of them, which goes on where it stopped if it is killed.
+    With --out, PATHS may be addresses too: s3://bucket/photos/, http://host/photos/.
     """
-    from pupila.batch import Sorting, predict_all
+    from pupila.batch import Sorting
 
+    here = [path for path in paths if isinstance(path, Path)]
     if kaggle and out is None:
         raise click.UsageError("--kaggle needs --out.")
     if sort_into is None and (link or min_confidence or applies):
         raise click.UsageError("--link, --min-confidence and --apply need --sort-into.")
+    if out is None and cluster is not None:
+        raise click.UsageError("--cluster needs --out.")
+    if (out is None or sort_into is not None) and len(here) < len(paths):
+        raise click.UsageError("Addresses need --out, and cannot be sorted into folders.")
     if out is None and sort_into is None:
-        failed = _print_answers(model, paths, top, as_json)
+        failed = _print_answers(model, here, top, as_json)
     else:
         sorting = None if sort_into is None else Sorting(sort_into, link, min_confidence, applies)
         say = _say_nothing if as_json else click.echo
-        summary = predict_all(model, paths, out, top=top, kaggle_format=kaggle, sorting=sorting, say=say)
+        job = functools.partial(_predictor_of(cluster), model, paths, out, top=top, kaggle_format=kaggle)
+        summary = job(sorting=sorting, say=say)
         click.echo(json.dumps(summary.to_json()) if as_json else summary.to_text())
         failed = bool(summary.failed)
     if failed:
         sys.exit(1)
+
+
+def _predictor_of(cluster: str | None) -> "Callable[..., Summary]":
+    """Return what does the job: this machine, or the cluster at an address."""
+    if cluster is None:
+        from pupila.batch import predict_all
+
+        return predict_all
+    from pupila.cluster.predict import predict_on_cluster
+
+    return functools.partial(predict_on_cluster, address=cluster)
 
 
 def _print_answers(model: Path, paths: Sequence[Path], top: int, as_json: bool) -> bool:

@@ -42,7 +42,14 @@ def _settings_option(field: "dataclasses.Field[Any]", doc: str | None) -> click.
 
 @click.command(cls=ServeCommand)
 @click.argument("model", type=click.Path(path_type=Path), required=False)
-def serve(model: Path | None, **chosen: Any) -> None:
+@click.option(
+    "--cluster",
+    is_flag=False,
+    flag_value="here",
+    metavar="[ADDRESS]",
+    help="Serve by Ray Serve on the cluster at HOST:PORT, or as found on this machine; a new MODEL is rolled out.",
+)
+def serve(model: Path | None, cluster: str | None, **chosen: Any) -> None:
     """Serve MODEL, or the bundled CIFAR-10 model, as an HTTP API."""
     from pupila.models import bundled_model
     from pupila.server import Settings
@@ -50,4 +57,11 @@ def serve(model: Path | None, **chosen: Any) -> None:
     from pupila.server.guard import read_keys
 
     keys = read_keys(chosen["api_keys"]) if chosen["api_keys"] else ()
-    run(model or bundled_model(), Settings(**{**chosen, "api_keys": keys}))
+    settings = Settings(**{**chosen, "api_keys": keys})
+    if cluster is None:
+        run(model or bundled_model(), settings)
+        return
+    from pupila.cluster.serve import serve_on_cluster
+
+    url = serve_on_cluster(model or bundled_model(), settings, cluster)
+    click.echo(f"Serving on every node, here at {url}. Stop with: serve shutdown")

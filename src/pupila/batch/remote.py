@@ -1,0 +1,128 @@
+"""Files that lie elsewhere: s3://, http:// and whatever else pyarrow or fsspec can open. Knows nothing of pictures.
+
+A folder is an address that ends in a slash; of a web server it is a page with links, as nginx makes them. s3:// takes
+pyarrow's options: s3://bucket/photos/?endpoint_override=host:9000&scheme=http is any store that speaks S3's language.
+Keys come from the environment, as AWS's own tools take them.
+"""
+
+import functools
+import http.client
+import importlib
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+from pupila.batch.spool import Record
+from pupila.errors import DataError, MissingExtraError, PupilaError
+
+URL = re.compile(r"[a-z][a-z0-9+.-]+://.")
+TRIES = 4
+"""How often a web server is asked for a file before its row says that it cannot be read."""
+TIMEOUT = 30.0
+"""Seconds without a byte after which a try has failed."""
+ARROW = ("s3", "gs", "gcs", "hdfs")
+"""What pyarrow opens by itself."""
+
+
+def is_url(path: str) -> bool:
+    """Tell an address from a path of this machine."""
+    return URL.match(path) is not None
+
+
+def read(url: str, most: int) -> bytes:
+    """Return a file's content, but no more than `most` bytes; raises OSError."""
+    if urlsplit(url).scheme in ("http", "https"):
+        return _read_http(url, most)
+    try:
+        system, path = _system(url)
+        with system.open(path, "rb") as file:
+            return bytes(file.read(most))
+    except OSError:
+        raise
+    except Exception as error:  # each kind of store has errors of its own
+        raise OSError(0, _reason(error)) from error
+
+
+def walk(url: str) -> Iterator[Record]:
+    """Yield (address, stamp) of the file, or of each file below the folder. Raises DataError if there is none."""
+    found = _find(url)
+    if not found:
+        raise DataError(f"{url}: there is no such file or folder. Check the address; a folder ends in a slash.")
+    scheme, query = urlsplit(url).scheme, urlsplit(url).query
+    for name, about in found.items():
+        if name.rpartition("/")[2].startswith("."):
+            continue
+        address = name if URL.match(name) else f"{scheme}://{name}"
+        yield (f"{address}?{query}" if query and scheme in ARROW else address).encode(), _stamp(about)
+
+
+def _find(url: str) -> dict[str, dict[str, Any]]:
+    """Return what is known of each file, by address or by path in its store."""
+    if url.startswith(("http://", "https://")) and not url.endswith("/"):
+        return {url: {}}
+    try:
+        system, path = _system(url)
+        found: dict[str, dict[str, Any]] = system.find(path, detail=True)
+    except PupilaError:
+        raise
+    except Exception as error:  # each kind of store has errors of its own
+        raise DataError(f"{url}: cannot be listed ({_reason(error)}). Check the address and your rights.") from error
+    return found
+
+
+def _stamp(about: dict[str, Any]) -> bytes:
+    """Return what changes with the file, as far as the other side tells."""
+    told = [about.get(key) for key in ("size", "mtime", "ETag")]
+    return ":".join(str(value).replace("\0", "") for value in told if value is not None).encode() or b"-"
+
+
+def _read_http(url: str, most: int) -> bytes:
+    """Ask a web server, and again if it fails for a reason that may pass."""
+    for left in reversed(range(TRIES)):
+        try:
+            with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:  # noqa: S310 - http or https, see read()
+                return bytes(answer.read(most))
+        except urllib.error.HTTPError as error:
+            if not left or (error.code < 500 and error.code != 429):
+                raise OSError(0, f"the server answers {error.code}") from error
+        except (OSError, http.client.HTTPException) as error:
+            if not left:
+                raise OSError(0, _reason(error)) from error
+        time.sleep(0.5 * (TRIES - left))
+    raise AssertionError("the last try returns or raises")
+
+
+def _reason(error: BaseException) -> str:
+    return str(getattr(error, "strerror", None) or getattr(error, "reason", None) or error).splitlines()[0]
+
+
+def _system(url: str) -> tuple[Any, str]:
+    """Return fsspec's view of where the address leads, and the path there."""
+    parts = urlsplit(url)
+    if parts.scheme in ARROW:
+        wrapped = _arrow(f"{parts.scheme}://{parts.netloc}", parts.query)
+        return wrapped, f"{parts.netloc}{parts.path}"
+    try:
+        core = importlib.import_module("fsspec.core")
+        system, path = core.url_to_fs(url)
+    except ImportError as error:
+        raise MissingExtraError(f"Reading {parts.scheme}://", "cluster") from error
+    except ValueError as error:
+        raise DataError(f"{url}: {error} Use s3://, http:// or another one that fsspec knows.") from error
+    return system, str(path)
+
+
+@functools.cache
+def _arrow(bucket: str, query: str) -> Any:
+    """Open a store once a process: a client keeps its connections."""
+    try:
+        fs = importlib.import_module("pyarrow.fs")
+        wrapper = importlib.import_module("fsspec.implementations.arrow").ArrowFSWrapper
+    except ImportError as error:
+        raise MissingExtraError(f"Reading {bucket}", "cluster") from error
+    opened, _ = fs.FileSystem.from_uri(f"{bucket}/" + (f"?{query}" if query else ""))
+    return wrapper(opened)

@@ -1,0 +1,125 @@
+"""The HTTP API as an application of Ray Serve: replicas on all nodes, more of them when requests wait. Knows Ray.
+
+`Model` is the application of pupila.server, a replica a core. `Door` is where Ray Serve's proxies hand requests in: it
+holds no model, and asks again if the replica that it asked is gone. That does no harm, since answering changes nothing.
+
+    serve run pupila.cluster.serve:app model=/models/model.onnx        does without `pupila serve --cluster`
+"""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from ray import serve
+from ray.exceptions import ObjectLostError, RayActorError
+from ray.serve.config import HTTPOptions, ProxyLocation
+from ray.serve.exceptions import BackPressureError
+from ray.serve.handle import DeploymentHandle
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pupila.cluster.connect import HERE, connected, cpus
+from pupila.cluster.door import Asked, Reply, call, problem, read, response
+from pupila.errors import ModelError, SettingsError
+from pupila.models import bundled_model
+from pupila.predictor import Predictor
+from pupila.server import Settings, create_app
+from pupila.server.problems import RequestError
+from pupila.server.swap import warm_up
+
+NAME = "pupila"
+ONGOING = 8
+"""Requests that a replica has in its hands at most: as many pictures as are computed together."""
+TARGET = 4
+"""Requests a replica that Ray Serve aims at; with more on average, it starts another."""
+TRIES = 4
+"""How often a request is given to a replica before its client is told."""
+
+
+@serve.deployment(max_ongoing_requests=ONGOING, ray_actor_options={"num_cpus": 1})
+class Model:
+    """One replica: a model file, verified, behind the same application as everywhere."""
+
+    def __init__(self, path: str, version: str, settings: Settings) -> None:
+        """A path whose file is not of this version fails, and the replicas before it go on."""
+        predictor = Predictor.load(Path(path))
+        if predictor.version != version:
+            raise ModelError(f"{path}: is version {predictor.version} here, and {version} where it was deployed.")
+        warm_up(predictor)
+        self._app = create_app(predictor, settings)
+        self._threads = ThreadPoolExecutor(ONGOING, "answering")
+
+    async def __call__(self, asked: Asked) -> Reply:
+        """Answer one request; several at a time share the computation."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call, self._app, asked)
+
+
+@serve.deployment(max_ongoing_requests=1024, ray_actor_options={"num_cpus": 0})
+class Door:
+    """Hands requests to replicas, each until one has answered it or its deadline is over."""
+
+    def __init__(self, model: "DeploymentHandle[Reply]", settings: Settings) -> None:
+        self._model = model
+        self._settings = settings
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer one request."""
+        try:
+            async with asyncio.timeout(self._settings.deadline):
+                return response(await self._ask(await read(request, self._settings.max_body_bytes)))
+        except TimeoutError:
+            message = "The answer was not ready by the request's deadline."
+            return problem(RequestError(504, "deadline_exceeded", message))
+        except BackPressureError:
+            message = "The server has more to do than it can answer in time. Try again later."
+            return problem(RequestError(503, "overloaded", message, retry_after=1))
+
+    async def _ask(self, asked: Asked) -> Reply:
+        for left in reversed(range(TRIES)):
+            try:
+                return await self._model.remote(asked)
+            except (RayActorError, ObjectLostError):  # the replica is gone, and what it had in its hands
+                if not left or not asked.repeatable:
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+
+def application(model: Path, settings: Settings, replicas: int) -> serve.Application:
+    """Put the application together for a model file, which every node must have under the same path.
+
+    With another file than before, Ray Serve replaces replica by replica, and those that go finish what they have.
+    """
+    version = Predictor.load(model).version
+    scaling = {"min_replicas": min(2, replicas), "max_replicas": replicas, "target_ongoing_requests": TARGET}
+    model_ = Model.options(
+        autoscaling_config=scaling,
+        max_queued_requests=settings.max_waiting,
+        graceful_shutdown_timeout_s=settings.drain,
+    )
+    return Door.options(num_replicas=2, graceful_shutdown_timeout_s=settings.drain).bind(
+        model_.bind(str(model.resolve()), version, settings), settings
+    )
+
+
+def app(options: dict[str, str]) -> serve.Application:
+    """Make the application for Ray's own `serve run` and `serve deploy`; `model` and `replicas` may be given."""
+    return application(Path(options.get("model") or bundled_model()), Settings(), int(options.get("replicas") or 2))
+
+
+def serve_on_cluster(model: Path, settings: Settings, address: str = HERE) -> str:
+    """Serve a model on the cluster that runs at an address, or roll it out there; return where it listens.
+
+    Returns when every replica has the model; they go on serving. Raises SettingsError, or ModelError if it cannot be
+    loaded: then the replicas before it go on.
+    """
+    if settings.collect is not None:
+        raise SettingsError("--collect keeps pictures on one machine. Leave it out on a cluster.")
+    with connected(address, start=False):
+        replicas = settings.workers or cpus()
+        made = application(model, settings, replicas)
+        serve.start(ProxyLocation.EveryNode, HTTPOptions(host=settings.host, port=settings.port))
+        try:
+            serve.run(made, name=NAME, route_prefix="/")
+        except RuntimeError as error:
+            raise ModelError(f"{model}: could not be deployed ({str(error).splitlines()[0]}).") from error
+    return f"http://{settings.host}:{settings.port}"

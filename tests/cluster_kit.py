@@ -1,0 +1,96 @@
+"""What the tests of pupila.cluster share: one small Ray cluster a session, started when the first test asks for it."""
+
+import contextlib
+import itertools
+import os
+import secrets
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PATIENCE = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the default warns of its own change
+    "RAY_worker_register_timeout_seconds": "300",
+    "RAY_agent_register_timeout_ms": "300000",
+    "RAY_enable_worker_prestart": "0",
+    "RAY_DISABLE_IMPORT_WARNING": "1",
+}
+"""Ray's own settings for a machine that does much else: wait for processes to start, and start none in advance."""
+HELPERS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+
+
+class Nodes:
+    """A `ray.cluster_utils.Cluster` on loopback, an address a node, with little memory and no dashboard."""
+
+    def __init__(self, folder: Path) -> None:
+        from ray.cluster_utils import Cluster
+
+        self.folder = folder
+        self.cluster = Cluster(initialize_head=False)
+        self._hosts = itertools.count(2)  # not 127.0.0.1, in whose place Ray puts an address that others can reach
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT, for --cluster."""
+        return str(self.cluster.address)
+
+    def add(self, **options: Any) -> Any:
+        """Start one more node; the first is the head."""
+        identity = secrets.token_hex(28)
+        ports = dict(zip(HELPERS, free_ports(len(HELPERS)), strict=True))
+        teller = threading.Thread(target=self._tell, args=(identity, ports["dashboard_agent_listen_port"]), daemon=True)
+        os.environ["RAY_OVERRIDE_NODE_ID_FOR_TESTING"] = identity
+        try:
+            teller.start()
+            host = f"127.0.0.{next(self._hosts)}"
+            given = {"node_ip_address": host, "object_store_memory": 100 * 2**20, "include_dashboard": False}
+            return self.cluster.add_node(**given, **ports, **options)
+        finally:
+            del os.environ["RAY_OVERRIDE_NODE_ID_FOR_TESTING"]
+
+    def _tell(self, identity: str, port: int) -> None:
+        """Say which port a node's agent will take: the node gives up if the agent has not said so within 15 s."""
+        for _ in range(6000):
+            for session in self.folder.glob("session_2*"):
+                (session / f"dashboard_agent_listen_port_{identity}").write_text(str(port))
+                return
+            time.sleep(0.005)
+
+    def kill(self, node: Any) -> None:
+        """Kill a node's processes with SIGKILL, as if its machine had lost its power."""
+        self.cluster.remove_node(node, allow_graceful=False)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Nodes]:
+    """A cluster whose head has one core; tests add the nodes that they kill."""
+    pytest.importorskip("ray")
+    before = {name: os.environ.get(name) for name in PATIENCE}
+    os.environ.update(PATIENCE)
+    with tempfile.TemporaryDirectory(prefix="pr", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        nodes = Nodes(Path(folder))
+        # A node is given up after five missed answers: a second each if it is dead, half a minute if it is only slow.
+        health = {"health_check_period_ms": 1000, "health_check_timeout_ms": 30_000}
+        try:
+            nodes.add(num_cpus=1, temp_dir=folder, _system_config=health)
+            yield nodes
+        finally:
+            nodes.cluster.shutdown()
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens on just now, each another."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.2", 0))
+        return [one.getsockname()[1] for one in sockets]

@@ -1,0 +1,243 @@
+"""Batch prediction on a cluster: the same table as on one machine, whatever happens to a node; files from elsewhere."""
+
+import functools
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from batch_kit import count_lines, fill
+from click.testing import CliRunner
+from cluster_kit import Nodes
+from server_kit import CLASSES, write_model
+
+from pupila.batch import predict_all, remote
+from pupila.cli import main
+from pupila.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "colours.onnx")
+
+
+def table(path: Path) -> list[dict[str, Any]]:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
+    return rows
+
+
+def start(model: Path, folder: Path | str, out: Path, address: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-W", "ignore", "-m", "pupila", "predict", str(model), str(folder), "--out", str(out)]
+    return subprocess.Popen(
+        [*command, f"--cluster={address}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+# On a cluster
+
+
+def test_killed_node_loses_and_repeats_nothing(cluster: Nodes, model: Path, tmp_path: Path) -> None:
+    folder = fill(tmp_path / "pictures", 3000)
+    (folder / "broken.png").write_bytes(b"no picture")
+    predict_all(model, [folder], tmp_path / "here.parquet", say=lambda _: None)
+    journal = tmp_path / "there.parquet.unfinished" / "rows"
+
+    node = cluster.add(num_cpus=1)
+    with start(model, folder, tmp_path / "there.parquet", cluster.address) as job:
+        try:
+            limit = time.monotonic() + 300
+            while count_lines(journal) < 300:
+                assert job.poll() is None, job.communicate()[0]
+                assert time.monotonic() < limit
+                time.sleep(0.01)
+            cluster.kill(node)
+            killed_at = count_lines(journal)
+            output, _ = job.communicate(timeout=300)
+        finally:
+            job.kill()
+    assert job.returncode == 1, output  # one file is no picture
+    assert killed_at < 3001, "the job was over before the node was killed"
+    rows = table(tmp_path / "there.parquet")
+    assert len({row["path"] for row in rows}) == len(rows) == 3001
+    assert rows == table(tmp_path / "here.parquet")
+
+
+def test_without_ray_the_command_says_what_to_install(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['ray'] = None; from pupila.cli import main; main()"
+    command = [sys.executable, "-c", code, "predict", "m.onnx", str(tmp_path), "--out", "a.csv", "--cluster"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.endswith("pip install 'pupila[cluster]'\n")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        (["a.png", "--cluster"], "--cluster needs --out"),
+        (["s3://bucket/photos/"], "Addresses need --out"),
+        (["s3://bucket/photos/", "--out", "a.csv", "--sort-into", "b"], "cannot be sorted"),
+    ],
+)
+def test_options_that_do_not_go_together(options: list[str], fault: str) -> None:
+    result = CliRunner().invoke(main, ["predict", "m.onnx", *options])
+    assert result.exit_code == 2
+    assert fault in result.output
+
+
+# From elsewhere
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    fill(tmp_path / "bucket" / "photos" / "deep", 6)
+    return tmp_path / "bucket"
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """A web server that shows folders as pages with links; each file fails once, in a way that may pass."""
+
+    failed: set[str] = set()  # noqa: RUF012 - one server a test
+
+    def do_GET(self) -> None:
+        if self.path.endswith(".png") and self.path not in self.failed:
+            self.failed.add(self.path)
+            self.send_error(503)
+        else:
+            super().do_GET()
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+class Store(BaseHTTPRequestHandler):
+    """As much of S3's interface as reading needs: HEAD, GET of a range, and ListObjectsV2."""
+
+    root: Path
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        parts = urlsplit(self.path)
+        file = self.root / parts.path.lstrip("/")
+        if "list-type" in parts.query:
+            self.answer(200, self.listing(file, parse_qs(parts.query)), "application/xml")
+        elif not file.is_file():
+            self.answer(404, b"", "text/plain")
+        else:
+            first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+            data = file.read_bytes()
+            part = data[int(first) : int(last) + 1 if last else None]
+            self.answer(206 if "Range" in self.headers else 200, part, "image/png", len(data), int(first))
+
+    def listing(self, bucket: Path, query: dict[str, list[str]]) -> bytes:
+        prefix, delimiter = query.get("prefix", [""])[0], query.get("delimiter", [""])[0]
+        keys = sorted(str(path.relative_to(bucket)) for path in bucket.rglob("*") if path.is_file())
+        keys = [key for key in keys if key.startswith(prefix)]
+        below = {key[: key.index("/", len(prefix)) + 1] for key in keys if delimiter and "/" in key[len(prefix) :]}
+        keys = [key for key in keys if not delimiter or "/" not in key[len(prefix) :]]
+        content = "".join(
+            f"<Contents><Key>{key}</Key><Size>{(bucket / key).stat().st_size}</Size>"
+            "<LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>"
+            for key in keys
+        ) + "".join(f"<CommonPrefixes><Prefix>{name}</Prefix></CommonPrefixes>" for name in sorted(below))
+        return f"<ListBucketResult><IsTruncated>false</IsTruncated>{content}</ListBucketResult>".encode()
+
+    def answer(self, status: int, body: bytes, kind: str, whole: int = 0, first: int = 0) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
+        if status == 206:
+            self.send_header("Content-Range", f"bytes {first}-{first + len(body) - 1}/{whole}")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def serve() -> Iterator[Any]:
+    """Return what starts a web server on a free loopback port; all end with the test."""
+    running = []
+
+    def begin(handler: Any) -> int:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        running.append((server, threading.Thread(target=server.serve_forever)))
+        running[-1][1].start()
+        return server.server_port
+
+    yield begin
+    for server, thread in running:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def answered_from(address: str, model: Path, out: Path) -> list[tuple[str, str]]:
+    """Return file name and class of each row, after checking that there is no error among them."""
+    predict_all(model, [address], out, say=lambda _: None)
+    rows = table(out)
+    assert [row["error"] for row in rows] == [None] * len(rows)
+    assert all(row["path"].startswith(address.partition("?")[0]) for row in rows)
+    return [(row["path"].partition("?")[0].rpartition("/")[2], row["category"]) for row in rows]
+
+
+EXPECTED = [(f"{i:04d}.png", CLASSES[i % len(CLASSES)]) for i in range(6)]
+
+
+def test_pictures_of_a_web_server_are_answered_though_it_fails_at_times(
+    pictures: Path, model: Path, tmp_path: Path, serve: Any
+) -> None:
+    pytest.importorskip("fsspec")
+    Quiet.failed.clear()
+    port = serve(functools.partial(Quiet, directory=str(pictures)))
+    assert answered_from(f"http://127.0.0.1:{port}/photos/", model, tmp_path / "a.parquet") == EXPECTED
+    assert len(Quiet.failed) == 6
+
+
+def test_pictures_of_a_store_that_speaks_s3_are_answered(
+    pictures: Path, model: Path, tmp_path: Path, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyarrow")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    Store.root = pictures.parent
+    address = f"s3://bucket/photos/?scheme=http&region=us-east-1&endpoint_override=127.0.0.1:{serve(Store)}"
+    assert answered_from(address, model, tmp_path / "a.parquet") == EXPECTED
+
+
+def test_address_where_nothing_is_ends_in_one_sentence(pictures: Path, serve: Any) -> None:
+    port = serve(functools.partial(Quiet, directory=str(pictures)))
+    with pytest.raises(DataError, match=r"cannot be listed|there is no such file"):
+        list(remote.walk(f"http://127.0.0.1:{port}/nowhere/"))
+    with pytest.raises(DataError, match="fsspec knows"):
+        list(remote.walk("gopher://host/photos/"))
+
+
+def test_file_that_a_web_server_does_not_have_is_a_row_with_the_reason(
+    pictures: Path, model: Path, tmp_path: Path, serve: Any
+) -> None:
+    port = serve(functools.partial(SilentWebServer, directory=str(pictures)))
+    predict_all(model, [f"http://127.0.0.1:{port}/lost.png"], tmp_path / "a.parquet", say=lambda _: None)
+    (row,) = table(tmp_path / "a.parquet")
+    assert row["error_code"] == "file_unreadable"
+    assert "the server answers 404" in row["error"]
+
+
+class SilentWebServer(SimpleHTTPRequestHandler):
+    """A web server that says nothing."""
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""

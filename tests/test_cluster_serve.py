@@ -1,0 +1,182 @@
+"""Serving on a cluster: a killed replica and a new model, both under load, and no client sees a failure."""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from cluster_kit import Nodes, free_ports
+from server_kit import picture, write_model
+
+from pupila.errors import SettingsError
+from pupila.predictor import Predictor
+from pupila.server import Settings, create_app
+
+pytest.importorskip("ray")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two models that differ, and say so in the header Pupila-Model."""
+    folder = tmp_path_factory.mktemp("models")
+    return write_model(folder / "first.onnx"), write_model(folder / "second.onnx", white=0.5)
+
+
+def deploy(model: Path, port: int, address: str) -> None:
+    """Run the command that serves a model on the cluster; it returns when all replicas have it."""
+    options = ["--port", str(port), "--workers", "2", "--deadline", "120", f"--cluster={address}"]
+    command = [sys.executable, "-W", "ignore", "-m", "pupila", "serve", str(model), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def replicas(nodes: Nodes) -> set[int]:
+    """Return the ids of the processes that hold a model, on this cluster and no other."""
+    found = set()
+    for node in nodes.cluster.list_all_nodes():
+        for started in node.all_processes["raylet"]:
+            children = Path(f"/proc/{started.process.pid}/task/{started.process.pid}/children").read_text()
+            for pid in map(int, children.split()):
+                with contextlib.suppress(OSError):
+                    if b"ServeReplica:pupila:Model" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                        found.add(pid)
+    return found
+
+
+class Load:
+    """Clients that ask for an answer, one request after the other, until told to stop; they note what they get."""
+
+    def __init__(self, url: str, clients: int = 4) -> None:
+        self.answers: list[tuple[int, str, str]] = []
+        self._url = url
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask(self) -> None:
+        with requests.Session() as session:
+            while not self._over.is_set():
+                try:
+                    files = {"file": ("a.png", picture("green"))}
+                    got = session.post(f"{self._url}/predict", files=files, timeout=150)
+                    category = got.json()["predictions"][0]["category"] if got.ok else got.text
+                    self.answers.append((got.status_code, category, got.headers.get("Pupila-Model", "")))
+                except requests.RequestException as error:
+                    self.answers.append((0, repr(error), ""))
+
+    def wait_for(self, count: int) -> None:
+        """Return when so many more answers have come."""
+        wanted = len(self.answers) + count
+        limit = time.monotonic() + 200
+        while len(self.answers) < wanted:
+            assert time.monotonic() < limit, self.answers[-3:]
+            time.sleep(0.02)
+
+
+def until(true: "Iterator[bool]") -> None:
+    limit = time.monotonic() + 200
+    while not next(true):
+        assert time.monotonic() < limit
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_killed_replica_and_a_new_model_under_load_fail_no_request(cluster: Nodes, models: tuple[Path, Path]) -> None:
+    first, second = models
+    (port,) = free_ports(1)
+    node = cluster.add(num_cpus=1)
+    try:
+        deploy(first, port, cluster.address)
+        before = replicas(cluster)
+        assert len(before) == 2
+        with Load(f"http://127.0.0.1:{port}") as load:
+            load.wait_for(40)
+            victim = min(before)
+            os.kill(victim, signal.SIGKILL)
+            load.wait_for(40)
+            until(len(replicas(cluster) - {victim}) == 2 for _ in itertools.count())
+            load.wait_for(40)
+            deploy(second, port, cluster.address)
+            load.wait_for(40)
+        versions = [Predictor.load(model).version for model in models]
+        assert {status for status, _, _ in load.answers} == {200}, [a for a in load.answers if a[0] != 200][:3]
+        assert {category for _, category, _ in load.answers} == {"green"}
+        assert {version for _, _, version in load.answers} == set(versions)
+        assert {version for _, _, version in load.answers[-20:]} == {versions[1]}
+    finally:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            stop = [sys.executable, "-W", "ignore", "-m", "ray.serve.scripts", "shutdown", "-y"]
+            environment = {**os.environ, "RAY_ADDRESS": cluster.address}
+            subprocess.run(stop, env=environment, capture_output=True, timeout=120)
+        cluster.kill(node)
+
+
+# The door, without Ray
+
+
+def test_replica_answers_as_the_application_does(models: tuple[Path, Path]) -> None:
+    from pupila.cluster.door import Asked, call
+
+    predictor = Predictor.load(models[0])
+    app = create_app(predictor, Settings())
+    environ = {"REQUEST_METHOD": "POST", "PATH_INFO": "/predict", "QUERY_STRING": "top=2", "CONTENT_TYPE": "image/png"}
+    environ |= {"SERVER_NAME": "a", "SERVER_PORT": "1", "SERVER_PROTOCOL": "HTTP/1.1", "REMOTE_ADDR": "127.0.0.1"}
+    status, headers, body = call(app, Asked(environ, picture("blue")))
+    assert status == 200
+    assert dict(headers)["Pupila-Model"] == predictor.version
+    same = app.test_client().post("/predict?top=2", data=picture("blue"), content_type="image/png")
+    assert body == same.data
+
+
+def test_body_over_the_limit_is_not_kept_and_is_refused_as_everywhere(models: tuple[Path, Path]) -> None:
+    from starlette.requests import Request
+
+    from pupila.cluster.door import call, read
+
+    pieces = iter([b"x" * 600, b"x" * 600])
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": next(pieces), "more_body": True}
+
+    scope = {"type": "http", "method": "POST", "path": "/predict", "query_string": b"", "headers": [(b"a", b"b")]}
+    asked = asyncio.run(read(Request(scope | {"server": ("a", 80)}, receive), 1000))
+    assert asked.body is None
+    assert asked.environ["HTTP_A"] == "b"
+    status, _, body = call(create_app(Predictor.load(models[0]), Settings(max_body_bytes=1000)), asked)
+    assert (status, b"body_too_large" in body) == (413, True)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "repeatable"),
+    [("POST", "/predict", True), ("POST", "/v2/models/a/infer", True), ("GET", "/model", True), ("POST", "/x", False)],
+)
+def test_only_what_changes_nothing_is_asked_twice(method: str, path: str, repeatable: bool) -> None:
+    from pupila.cluster.door import Asked
+
+    assert Asked({"REQUEST_METHOD": method, "PATH_INFO": path}, b"").repeatable is repeatable
+
+
+@pytest.mark.filterwarnings("ignore:.*`Field` is deprecated:DeprecationWarning")  # Ray Serve's own, at its import
+def test_collecting_pictures_is_refused_on_a_cluster(models: tuple[Path, Path], tmp_path: Path) -> None:
+    from pupila.cluster.serve import serve_on_cluster
+
+    with pytest.raises(SettingsError, match="on one machine"):
+        serve_on_cluster(models[0], Settings(collect=tmp_path))
