@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from server_kit import Running, picture, serving, write_model
 
-from pupila.client import Client, ServerError
+from pupila.client import Client, ServerError, multipart
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +109,10 @@ def test_unreachable_server_is_not_ready() -> None:
 def test_address_without_a_scheme_is_refused() -> None:
     with pytest.raises(ValueError, match="http://127"):
         Client("127.0.0.1:3000")
+
+
+def test_name_of_a_file_cannot_end_its_header(tmp_path: Path) -> None:
+    path = tmp_path / 'a"\r\nb.png'
+    path.write_bytes(picture())
+    _, body = multipart((path,))
+    assert b'filename="a%22%0D%0Ab.png"\r\n\r\n' in body

@@ -1,10 +1,27 @@
 """The HTTP parser: one request has one reading, or it is refused."""
 
 import random
+import socket
 
 import pytest
 
 from pupila.server.http1 import HEAD_END, Chunks, Head, ProtocolError, parse_head
+from pupila.server.pool import Pool
+
+
+def test_connection_that_is_dropped_twice_leaves_the_next_one_of_its_number_alone() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        pool = Pool(memoryview(bytearray(64)).cast("d"), 60, 1000)
+        with socket.create_connection(listener.getsockname()), socket.create_connection(listener.getsockname()):
+            assert pool.accept(listener)
+            first = next(iter(pool.open.values()))
+            pool.drop(first)
+            assert pool.accept(listener)
+            second = pool.open[first.fd]
+            pool.drop(first)
+            assert second in pool and first not in pool
+            pool.drop(second)
+        pool.selector.close()
 
 
 def parse(data: bytes) -> Head:

@@ -91,6 +91,17 @@ def test_access_log_has_one_line_of_json_for_every_answer(server: Running, tmp_p
     assert line["ms"] >= sum(line["stages_ms"].values()) - 1
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_access_log_on_a_full_disk_costs_lines_and_no_answers(tmp_path: Path) -> None:
+    settings = {"port": 0, "workers": 1, "access_log": "/dev/full"}
+    with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log", json.dumps(settings)) as server:
+        assert [server.predict(picture()).status_code for _ in range(12)] == [200] * 12
+        assert server.get("/healthz").status_code == 200
+        assert requests.post(f"{server.url}/predict", iter([bytes(2**20)] * 70), timeout=20).status_code == 413
+        assert counters(server)["pupila_worker_starts_total",] == 1
+        assert server.log.read_text().count("the access log cannot be written (No space left on device)") == 1
+
+
 def test_pictures_of_other_protocols_are_noted_like_all_others(server: Running, tmp_path: Path) -> None:
     tensor = {"name": "images", "datatype": "UINT8", "shape": [2, 32, 32, 3], "data": [20, 20, 200] * 2048}
     response = requests.post(f"{server.url}/v2/models/colours/infer", json={"inputs": [tensor]}, timeout=20)

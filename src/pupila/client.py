@@ -19,6 +19,9 @@ from urllib.parse import urlencode, urlsplit
 Picture = str | Path | bytes
 """A file's path, or its content."""
 
+ESCAPED = {ord('"'): "%22", ord("\r"): "%0D", ord("\n"): "%0A"}
+"""How a form writes what would end a file's name (WHATWG's multipart/form-data)."""
+
 MAX_PAUSE = 30.0
 """Longest pause before another try, whatever the server says; seconds."""
 
@@ -139,7 +142,7 @@ def multipart(pictures: tuple[Picture, ...]) -> tuple[str, bytes]:
     pieces: list[bytes] = []
     for index, picture in enumerate(pictures):
         data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
-        name = f"{index}" if isinstance(picture, bytes) else Path(picture).name.replace('"', "%22")
+        name = f"{index}" if isinstance(picture, bytes) else Path(picture).name.translate(ESCAPED)
         head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'
         pieces += [head.encode(), data, b"\r\n"]
     pieces.append(f"--{boundary}--\r\n".encode())

@@ -1,5 +1,6 @@
 """Threads that call the WSGI application and send its answers. Knows nothing of how requests arrive."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from pupila.server.connection import Connection, Request
 from pupila.server.ledger import Ledger
 from pupila.server.telemetry import Note
 from pupila.server.wsgi import environ_of, respond, status_of
+
+log = logging.getLogger("pupila.server")
 
 HEAVY = 131072
 """Bytes of body from which a request counts as heavy: its decoding may take long, so it goes to threads of its own."""
@@ -85,6 +88,11 @@ class Handlers:
                 continue  # the client is gone, or its time is over
             request.taken = True
             self.running[me] = request
-            self.answer(connection, request)
+            try:
+                self.answer(connection, request)
+            except Exception:  # a thread that ends is missing ever after
+                log.exception("a request could not be answered")
+                connection.closing = True
+                self.hand_back(connection)
             del self.running[me]
             del connection, request  # or an idle thread would keep the last body in memory

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import os
 import re
 import time
@@ -10,6 +11,9 @@ from pathlib import Path
 from pupila.server.telemetry import Note, Telemetry
 from pupila.server.tracing import Tracer
 
+log = logging.getLogger("pupila.server")
+
+APPENDING = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 ROUTE_OF_PATH = {
     "/predict": "predict",
@@ -35,11 +39,13 @@ def route_of(path: str) -> str:
 class Ledger:
     """One worker's; its methods may be called from several threads."""
 
-    def __init__(self, telemetry: Telemetry, log: Path | None = None, tracer: Tracer | None = None) -> None:
+    def __init__(self, telemetry: Telemetry, file: Path | None = None, tracer: Tracer | None = None) -> None:
         self.telemetry = telemetry
         self.tracer = tracer
         """Makes spans of the requests; None where nobody traces."""
-        self._log = None if log is None else os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        self._log = None if file is None else os.open(file, APPENDING, 0o640)
+        self._full = False
+        """The log could not be written the last time."""
         self._prefix = os.urandom(6).hex()
         self._numbers = itertools.count(1)
 
@@ -55,7 +61,7 @@ class Ledger:
         seconds = ended - started
         self.telemetry.request(note, status, seconds)
         if self.tracer is not None:
-            self.tracer.record(note, method, path, status, started, ended)
+            self._trace(note, method, path, status, started, ended)
         if self._log is None:
             return
         line = {
@@ -71,7 +77,25 @@ class Ledger:
             "pictures": len(note.confidences),
             "model": note.model,
         }
-        os.write(self._log, (json.dumps(line, separators=(",", ":")) + "\n").encode())
+        self._write((json.dumps(line, separators=(",", ":")) + "\n").encode())
+
+    def _trace(self, note: Note, method: str, path: str, status: int, started: float, ended: float) -> None:
+        """Make spans; what goes wrong there must not cost the answer."""
+        try:
+            if self.tracer is not None:
+                self.tracer.record(note, method, path, status, started, ended)
+        except Exception:
+            log.exception("a request could not be traced")
+
+    def _write(self, line: bytes) -> None:
+        """Write a line; a full disk costs the line, and is said once, but must not cost the answer."""
+        try:
+            os.write(self._log or -1, line)
+            self._full = False
+        except OSError as error:
+            if not self._full:
+                log.error("the access log cannot be written (%s): lines are lost until it can be", error.strerror)
+            self._full = True
 
     def close(self) -> None:
         """Hand on what has not been sent yet; the process is about to end."""

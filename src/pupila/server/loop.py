@@ -6,6 +6,7 @@ answers in their place: `clock` notices, `stand_in` answers, and `intake` decide
 """
 
 import contextlib
+import logging
 import math
 import socket
 import time
@@ -24,6 +25,8 @@ from pupila.server.ledger import Ledger
 from pupila.server.pool import READ, WRITE, Pool
 from pupila.server.settings import Settings
 from pupila.server.stand_in import StandIn
+
+log = logging.getLogger("pupila.server")
 
 STEP_BACK = 0.002
 """Seconds for which a worker leaves a new connection to another that has fewer."""
@@ -96,10 +99,12 @@ class Loop:
             self.take_posted()
         elif not isinstance(connection, Connection):
             connection()
-        elif events & WRITE:
-            self.resume(connection)
-        else:
-            self.receive(connection)
+        elif connection in self.pool:  # it may have been dropped since the selector saw it
+            try:
+                (self.resume if events & WRITE else self.receive)(connection)
+            except Exception:  # a fault of ours on one connection must not end all others
+                log.exception("a connection is dropped")
+                self.pool.drop(connection)
 
     def take_posted(self) -> None:
         """Go on with the connections that handler threads gave back."""

@@ -79,7 +79,8 @@ class Pool:
     def drop(self, connection: Connection) -> None:
         """Close a connection and forget it."""
         self.watch(connection, 0)
-        self.open.pop(connection.fd, None)
+        if connection in self:  # and not another one that has its number by now
+            del self.open[connection.fd]
         self.row[CONNECTIONS] = len(self.open)
         connection.close()
 
