@@ -33,7 +33,7 @@ GUIDES = [*sorted({*DOCS.glob("guides/*.md")} - {BY_ITSELF}), ROOT / "README.md"
 SHORT = ["--minutes", "0.01", "--set", "sample=100", "--weights", "bundled"]
 ELSEWHERE = ("make ", "pip ", "pupila train cifar10")
 """What is not typed here: these install or download things."""
-PATIENCE = 60
+PATIENCE = 180
 
 
 class Reader:
