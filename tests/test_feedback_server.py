@@ -1,6 +1,8 @@
 """A real server keeps the pictures that it answers, takes corrections, and shows the pictures to the right people."""
 
+import contextlib
 import json
+import sqlite3
 import stat
 import time
 from collections.abc import Iterator
@@ -219,3 +221,23 @@ def test_folder_that_cannot_be_used_is_an_error_at_the_start(tmp_path: Path) -> 
         serving(model, tmp_path.parent / "log", settings),
     ):
         pass
+
+
+def test_disk_that_takes_nothing_costs_pictures_and_no_answers(tmp_path: Path) -> None:
+    """Who may write anywhere, as root may, cannot be refused: so the database itself refuses."""
+    settings = json.dumps({"port": 0, "workers": 1, "collect": str(tmp_path / "kept")})
+    with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log", settings) as server:
+        with contextlib.closing(sqlite3.connect(tmp_path / "kept" / "feedback.sqlite")) as database:
+            full = "CREATE TRIGGER full BEFORE INSERT ON answers BEGIN SELECT RAISE(ABORT, 'disk full'); END"
+            database.execute(full)
+            database.commit()
+        for number in range(5):
+            answer = server.predict(picture("red", size=(40, 40 + number)))
+            assert answer.status_code == 200
+            assert error(feedback(server, answer.headers["X-Request-Id"], 0, "red")) == (404, "picture_unknown")
+        with contextlib.closing(sqlite3.connect(tmp_path / "kept" / "feedback.sqlite")) as database:
+            database.execute("DROP TRIGGER full")
+            database.commit()
+        answer = server.predict(picture("red", size=(41, 41)))
+        assert feedback(server, answer.headers["X-Request-Id"], 0, "red").status_code == 200
+        assert server.log.read_text().count("disk full") == 1

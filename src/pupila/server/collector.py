@@ -28,6 +28,8 @@ BATCH_BYTES = 4 * 2**20
 """Written in one transaction: few enough that feedback, which waits for it, does not wait long."""
 PATIENCE = 2.0
 """Seconds that feedback waits for a picture that another worker may be about to write."""
+SILENCE = 60.0
+"""Seconds between two log entries about a disk that does not take pictures."""
 LAST_WORDS = 5.0
 """Seconds that a worker which ends has to write what is in its queue."""
 
@@ -69,6 +71,7 @@ class Collector:
         self._bytes = 0
         self._changed = threading.Condition()
         self._closing = False
+        self._silent_until = 0.0
         self._thread: threading.Thread | None = None
 
     def offer(self, request: str, parts: Sequence[Part], found: Sequence[Answer | ImageError], model: str) -> None:
@@ -122,12 +125,18 @@ class Collector:
             try:
                 kept = store.add(batch, self._settings.collect_max_bytes, self._settings.image_limits)
             except Exception:
-                log.exception("%d pictures could not be kept", len(batch))
+                self._complain()
             with self._changed:
                 self._row[KEPT] += kept
                 self._row[DROPPED] += len(batch) - kept
                 self._row[PENDING] = self._pending()
         store.close()
+
+    def _complain(self) -> None:
+        """Log why pictures cannot be kept: a disk that is full stays full for a while, and its log shall not grow."""
+        if time.monotonic() >= self._silent_until:
+            self._silent_until = time.monotonic() + SILENCE
+            log.exception("pictures cannot be kept in %s", self._settings.collect)
 
     def _take(self) -> list[Answered]:
         """Wait for pictures and take some from the queue; empty once there are none and no more will come."""
