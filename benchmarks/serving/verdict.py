@@ -48,9 +48,9 @@ class Found:
         return statistics.median(self.rounds[name]) if self.rounds[name] else float("nan")
 
     def ratio(self, above: str, below: str) -> float:
-        """Return the median of the rounds' own ratios."""
-        pairs = list(zip(self.rounds[above], self.rounds[below], strict=False))
-        return statistics.median(a / b for a, b in pairs) if pairs else float("nan")
+        """Return the median of the rounds' own ratios; a round in which a side answered nothing gives none."""
+        ratios = [a / b for a, b in zip(self.rounds[above], self.rounds[below], strict=False) if a and b]
+        return statistics.median(ratios) if ratios else float("nan")
 
 
 @dataclass(frozen=True)
