@@ -34,6 +34,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "pupila"
 READMES = [ROOT / "README.md", ROOT / "README.pt-BR.md"]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+DESIGN = ROOT / "docs" / "design.md"
 HTTP = ROOT / "docs" / "http.md"
 REFERENCE = ROOT / "docs" / "reference"
 MODEL_FILE = ROOT / "docs" / "model-file.md"
@@ -183,6 +184,31 @@ def test_file_tree_names_every_room(readme: Path) -> None:
 @pytest.mark.parametrize("module", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
 def test_every_module_says_what_it_is_for(module: Path) -> None:
     assert ast.get_docstring(ast.parse(module.read_text(encoding="utf-8")))
+
+
+def test_design_says_of_every_room_what_it_is_for_and_whom_it_uses() -> None:
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| (.*) \|$", DESIGN.read_text(encoding="utf-8"), re.MULTILINE)
+    purpose, may_use = {}, {}
+    for names, rest in rows:
+        for room in re.findall(r"`(\w+)`", names):
+            (may_use if room in purpose else purpose)[room] = rest
+    rooms = {
+        path.name.removesuffix(".py") for path in SOURCE.iterdir() if list(path.rglob("*.py")) or path.suffix == ".py"
+    }
+    rooms -= {"__init__", "__main__"}
+    assert purpose.keys() == may_use.keys() | {"errors"} == rooms
+    for room in may_use.keys() - {"cli"}:
+        assert rooms_used_by(room) - {"errors"} <= set(re.findall(r"`(\w+)`", may_use[room])), room
+
+
+def rooms_used_by(room: str) -> set[str]:
+    """Return the other rooms that a room's modules import from."""
+    used = set()
+    for path in [SOURCE / f"{room}.py", *SOURCE.glob(f"{room}/**/*.py")]:
+        if path.exists():
+            for module, names in re.findall(r"^ *from pupila((?:\.\w+)*) import (.+)$", path.read_text(), re.MULTILINE):
+                used |= {module.split(".")[1]} if module else set(names.split(", "))
+    return used - {room, "__version__"}
 
 
 # Two languages, one text
