@@ -224,6 +224,16 @@ def test_pod_runs_as_the_images_user_without_any_right_more() -> None:
     assert manifests()["Deployment"]["spec"].get("replicas") is None, "the autoscaler's"
 
 
+# Capacity
+
+
+def test_capacity_page_shows_what_its_command_prints() -> None:
+    command = [sys.executable, ROOT / "benchmarks" / "cluster" / "capacity.py"]
+    printed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    page = (ROOT / "docs" / "capacity.md").read_text()
+    assert page.partition("compares -->\n")[2].partition("<!-- end")[0] == printed
+
+
 # systemd
 
 
