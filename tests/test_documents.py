@@ -149,6 +149,15 @@ def _anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lstrip("# ").lower()).replace(" ", "-")
 
 
+def test_every_document_that_the_code_speaks_of_exists() -> None:
+    folders = [ROOT / "src" / "pupila", ROOT / "deploy", ROOT / "benchmarks", ROOT / "tests", ROOT / "examples"]
+    texts = [
+        path for folder in folders for path in folder.rglob("*.*") if path.suffix in (".py", ".toml", ".yaml", ".yml")
+    ]
+    named = {name for path in texts for name in re.findall(r"\bdocs/[\w/.-]+\.md\b", path.read_text(encoding="utf-8"))}
+    assert {name for name in named if not (ROOT / name).exists()} == set()
+
+
 def tree(readme: Path) -> dict[Path, str]:
     """Return each path of the file tree that ends a README, with its comment."""
     found: dict[Path, str] = {}
