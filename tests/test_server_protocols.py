@@ -166,9 +166,9 @@ def test_unmodified_triton_client_infers(tmp_path: Path) -> None:
 def test_openapi_describes_every_route(client: FlaskClient) -> None:
     document = client.get("/openapi.json").get_json()
     assert document["openapi"] == "3.1.0"
-    described = {path.replace("colours", "<name>") for path in document["paths"]}
+    described = {path.replace("colours", "<name>").replace("{number}", "<int:number>") for path in document["paths"]}
     app = client.application
-    for_people = {"/", "/page/<name>"}
+    for_people = {"/", "/page/<name>", "/review"}
     routes = {rule.rule for rule in app.url_map.iter_rules() if "<version>" not in rule.rule} - for_people
     assert described == routes
 
