@@ -3,9 +3,11 @@
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import pytest
 from PIL import Image
+from server_kit import encode, serving, write_model
 
 from pupila import images
 from pupila.errors import ImageError
@@ -50,3 +52,13 @@ def test_palette_or_transparency_that_makes_no_sense_is_answered_or_refused(data
         assert images.decode(data, 8).shape == (8, 8, 3)
     except ImageError as error:
         assert error.code in ("image_truncated", "image_unrecognised")
+
+
+def test_broken_tiff_writes_nothing_into_the_servers_log(tmp_path: Path) -> None:
+    whole = encode(Image.effect_noise((61, 47), 90), "TIFF", compression="tiff_adobe_deflate")
+    broken = [whole[:at] + b"\xff" * 9 + whole[at + 9 :] for at in (60, 500, len(whole) - 60)] + [whole[:-20]]
+    with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log", '{"port": 0, "workers": 1}') as server:
+        before = server.log.read_text()
+        assert server.predict(whole).status_code == 200
+        assert {server.predict(data).status_code for data in broken} == {422}
+        assert server.log.read_text() == before

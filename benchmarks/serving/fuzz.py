@@ -29,6 +29,7 @@ from PIL import Image
 
 from pupila import images
 from pupila.errors import ImageError
+from pupila.server.native import silence_libtiff
 
 SLOW = 2.0
 """Seconds that one picture within the limits may take at most."""
@@ -270,6 +271,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=15.0, help="end after so long at the latest")
     parser.add_argument("--atheris", action="store_true", help="guide the mutations of pictures by coverage")
     options = parser.parse_args()
+    silence_libtiff()
     if options.atheris:
         if importlib.util.find_spec("atheris") is None:
             print("left out: atheris is not installed (pip install atheris; it needs Linux and CPython up to 3.13)")

@@ -1,7 +1,5 @@
 """gunicorn's side: a worker process that runs the loop, and an arbiter that replaces a worker that does not answer."""
 
-import contextlib
-import ctypes
 import logging
 import os
 import resource
@@ -16,6 +14,7 @@ from gunicorn.workers.base import Worker
 
 from pupila.server.board import BEAT, DUE, PID, Board
 from pupila.server.loop import Loop
+from pupila.server.native import give_memory_back, silence_libtiff
 
 log = logging.getLogger("pupila.server")
 
@@ -27,8 +26,6 @@ OVERDUE = 0.4
 """... but reason enough when one of its requests is so many seconds past its deadline."""
 BOOT = 60.0
 """Seconds that a worker may take to load the model."""
-M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
-"""From glibc's malloc.h."""
 LOOK = 0.2
 """Seconds between two looks at the workers."""
 
@@ -54,6 +51,7 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
     def run(self) -> None:
         """Serve until told to stop, then leave at once: threads that are stuck must not hold the process."""
         give_memory_back()
+        silence_libtiff()
         raise_descriptor_limit(self.app.settings.connections + 64)
         listener = self.sockets[0].sock
         app = self.app
@@ -66,14 +64,6 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1 if loop.clock.wedged else 0)
-
-
-def give_memory_back() -> None:
-    """Keep glibc from holding on to what big pictures needed, once for each thread that decoded one."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_ARENA_MAX, 2)
-        libc.mallopt(M_MMAP_THRESHOLD, 2**20)  # fixes it, too: glibc raises it up to 32 MiB otherwise
 
 
 def raise_descriptor_limit(wanted: int) -> None:

@@ -1,0 +1,29 @@
+"""How a worker process sets up the C libraries that it has loaded: glibc's memory, and what libtiff says. Linux."""
+
+import contextlib
+import ctypes
+from pathlib import Path
+
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
+"""From glibc's malloc.h."""
+MAPS = Path("/proc/self/maps")
+
+
+def give_memory_back() -> None:
+    """Keep glibc from holding on to what big pictures needed, once for each thread that decoded one."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_ARENA_MAX, 2)
+        libc.mallopt(M_MMAP_THRESHOLD, 2**20)  # fixes it, too: glibc raises it up to 32 MiB otherwise
+
+
+def silence_libtiff() -> None:
+    """Keep libtiff from writing to standard error what it thinks of a file: strangers could fill the log with that.
+
+    Pillow, which has it loaded, has no way to say so; the picture is refused with a reason of ours all the same.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # no such system, or a Pillow that has none or hides it
+        for path in {line.split()[-1] for line in MAPS.read_text().splitlines() if "libtiff" in line}:
+            library = ctypes.CDLL(path)
+            library.TIFFSetErrorHandler(None)
+            library.TIFFSetWarningHandler(None)
