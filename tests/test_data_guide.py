@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 from server_kit import wait_for_url
+
+from pupila.cli import main
 
 GUIDE = Path(__file__).parents[1] / "docs" / "guides" / "your-own-photos.md"
 SHORT = ["--epochs", "1", "--weights", "none"]
@@ -31,7 +34,8 @@ def test_guide_reaches_a_served_model_in_five_commands() -> None:
 
 
 @pytest.mark.slow
-def test_guide_works_as_written(tmp_path: Path) -> None:
+def test_guide_works_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     draw = np.random.default_rng(0)
     for category, shape in (("cat", (48, 64)), ("dog", (64, 48))):
         (tmp_path / "photos" / category).mkdir(parents=True)
@@ -45,24 +49,21 @@ def test_guide_works_as_written(tmp_path: Path) -> None:
         elif words[:2] == ["pupila", "reproduce"] or words[0] != "pupila":
             continue
         else:
-            run([*words, *(SHORT if words[1] == "train" else [])], tmp_path)
+            run([*words, *(SHORT if words[1] == "train" else [])])
     assert (tmp_path / "photos.html").exists() and (tmp_path / "runs" / "corrected" / "model.onnx").exists()
 
 
-def run(words: list[str], folder: Path) -> None:
-    """Run one of the guide's commands."""
-    done = subprocess.run(program(words), cwd=folder, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, f"{shlex.join(words)}: {done.stderr}"
-
-
-def program(words: list[str]) -> list[str]:
-    return [sys.executable, "-m", "pupila", *words[1:]]
+def run(words: list[str]) -> None:
+    """Run one of the guide's commands where we are."""
+    done = CliRunner().invoke(main, words[1:])
+    assert done.exit_code == 0, f"{shlex.join(words)}: {done.output}"
 
 
 def answer_one(words: list[str], folder: Path) -> None:
     """Serve as the guide says, on a port that is free, and ask as it says."""
+    command = [sys.executable, "-m", "pupila", *words[1:], "--port", "0"]
     with (folder / "log").open("w") as log:
-        server = subprocess.Popen([*program(words), "--port", "0"], cwd=folder, stdout=log, stderr=log)
+        server = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
     try:
         url = wait_for_url(server, folder / "log")
         (curl,) = [command for command in commands() if command[0] == "curl"]

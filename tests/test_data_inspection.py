@@ -69,7 +69,7 @@ def test_folder_with_trouble_of_ten_kinds_trains_and_names_it(tmp_path: Path) ->
     )  # fmt: skip
     assert "skipped 8 unreadable pictures" in output
     assert [name for name in planted if f"  {name}: " not in output] == ["cat/ending.jpg", "cat/print.jpg"]
-    assert "83 pictures to train on, 9 to validate" in output
+    assert "82 pictures to train on, 10 to validate" in output
     assert (tmp_path / "run" / "model.onnx").exists()
 
 

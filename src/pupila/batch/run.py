@@ -4,7 +4,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,7 +16,7 @@ from pupila.batch.journal import Journal
 from pupila.batch.publish import publish
 from pupila.batch.sorting import Sorting, carry_out, plan
 from pupila.batch.summary import FAILURES_SHOWN, Summary
-from pupila.batch.workers import Workers, cores
+from pupila.batch.workers import Ahead, Workers, cores
 from pupila.errors import DataError
 from pupila.predictor import Predictor
 from pupila.progress import Progress
@@ -71,7 +71,8 @@ def predict_all(
             table.writer_for(out)
             if os.path.lexists(out) and not job.published_as(out):
                 raise DataError(f"{out}: is there already, and is not overwritten. Give another name, or remove it.")
-        with job:
+        ahead = Ahead(model, top) if crew is Workers else nullcontext(crew)
+        with job, ahead as crew:
             return _run(job, _verified(model), paths, out, top, kaggle_format, sorting, say, crew)
     except OSError as error:
         raise DataError(

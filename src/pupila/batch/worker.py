@@ -21,7 +21,7 @@ from typing import BinaryIO
 from pupila import images
 from pupila.batch import remote
 from pupila.batch.answer import Answer
-from pupila.errors import ImageError
+from pupila.errors import ImageError, ModelError
 from pupila.images import DEFAULT_LIMITS, Pixels
 from pupila.predictor import Predictor
 
@@ -70,7 +70,10 @@ def serve(model: str, top: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which then closes our input
     warnings.simplefilter("ignore")  # Pillow remarks on odd metadata; what matters comes as ImageError
     jobs, answers = sys.stdin.buffer, _answers()
-    predictor = Predictor.from_bytes(Path(model).read_bytes())  # the parent has checked the golden set of this file
+    try:
+        predictor = Predictor.from_bytes(Path(model).read_bytes())  # its golden set is checked by the parent
+    except (ModelError, OSError):
+        return  # the parent reads the same file, and says what is wrong with it
     try:
         answers.write(predictor.version.encode() + b"\n")
         answers.flush()

@@ -36,19 +36,59 @@ class _EndedError(Exception):
     """The job is over, and nobody waits for the answer."""
 
 
+Process = subprocess.Popen[bytes]
+
+
+def start_process(model: Path, top: int) -> Process:
+    """Start one predicting process, which begins to load the model at once."""
+    paths = os.pathsep.join(path for path in sys.path if path)  # finds this very pupila
+    environment = {**os.environ, "PYTHONPATH": paths}
+    command = [sys.executable, "-P", "-W", "ignore", "-c", CODE, str(model), str(top)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+
+
+class Ahead:
+    """Processes that load the model while this one verifies it: `with Ahead(model, top) as crew: crew(...)`.
+
+    Those that the job turns out not to need are ended.
+    """
+
+    def __init__(self, model: Path, top: int) -> None:
+        self._model, self._top = model, top
+        self._idle: list[Process] = []
+
+    def __enter__(self) -> "Ahead":
+        self._idle = [start_process(self._model, self._top) for _ in range(cores())]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end(self._idle)
+
+    def __call__(self, count: int, model: Path, version: str, top: int) -> "Workers":
+        """Return the workers that a job needs, made of the processes that were started."""
+        taken, spare = self._idle[:count], self._idle[count:]
+        self._idle = []
+        self._end(spare)
+        return Workers(count, model, version, top, taken)
+
+    @staticmethod
+    def _end(processes: Sequence[Process]) -> None:
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.communicate()
+
+
 class Worker:
     """One child process."""
 
-    def __init__(self, model: Path, version: str, top: int) -> None:
+    def __init__(self, model: Path, version: str, top: int, begun: Process | None = None) -> None:
+        """`begun` is a process that was started before, for this model, and that nobody else asks."""
         self._model, self._version, self._top = model, version, top
         self._ended = False
-        self._start()
-
-    def _start(self) -> None:
-        paths = os.pathsep.join(path for path in sys.path if path)  # finds this very pupila
-        environment = {**os.environ, "PYTHONPATH": paths}
-        command = [sys.executable, "-P", "-W", "ignore", "-c", CODE, str(self._model), str(self._top)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        self._process = begun or start_process(model, top)
         self._greeted = False
 
     def ask(self, paths: Sequence[str]) -> bytes:
@@ -94,7 +134,8 @@ class Worker:
         self._process.communicate()
         if self._ended:
             raise _EndedError
-        self._start()
+        self._process = start_process(self._model, self._top)
+        self._greeted = False
 
     def kill(self) -> None:
         """End the process at once, and start no other."""
@@ -109,8 +150,10 @@ class Worker:
 class Workers:
     """N child processes, each asked by a thread of its own."""
 
-    def __init__(self, count: int, model: Path, version: str, top: int) -> None:
-        self._workers = [Worker(model, version, top) for _ in range(count)]
+    def __init__(self, count: int, model: Path, version: str, top: int, begun: Sequence[Process] = ()) -> None:
+        """`begun` are at most `count` processes that were started before; the others are started now."""
+        given = [*begun, *[None] * (count - len(begun))]
+        self._workers = [Worker(model, version, top, process) for process in given]
         self._idle: SimpleQueue[Worker] = SimpleQueue()
         for worker in self._workers:
             self._idle.put(worker)

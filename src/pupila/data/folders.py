@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pupila.data.entries import PICTURES, Entry, is_hidden, parts_of
+from pupila.data.entries import PICTURES, Entry, ending_of, is_hidden, parts_of
 from pupila.data.splits import Skipped
 
 
@@ -63,7 +63,7 @@ def _walk(folder: Path, above: tuple[str, ...], seen: frozenset[tuple[int, int]]
             if item.is_dir():
                 listing.hidden.append("/".join(parts))
         elif item.is_dir():
-            if Path(item.name).suffix.lower() in PICTURES:
+            if ending_of(item.name) in PICTURES:
                 listing.skipped.append(Skipped("/".join(parts), "It is a folder with the name of a picture."))
             _walk(Path(item.path), parts, seen | {here}, listing)
         elif item.is_file():

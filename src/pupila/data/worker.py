@@ -47,8 +47,15 @@ def read(source: bytes | Path, limits: ImageLimits) -> bytes:
     """Return the picture's bytes, at most one more than the limit: enough for the decoder to refuse it."""
     if isinstance(source, bytes):
         return source
-    with source.open("rb") as file:
-        return file.read(min(os.fstat(file.fileno()).st_size, limits.max_bytes + 1))
+    descriptor = os.open(source, os.O_RDONLY)  # no file object: for a small picture that costs as much as reading it
+    try:
+        wanted = min(os.fstat(descriptor).st_size, limits.max_bytes + 1)
+        data = os.read(descriptor, wanted)
+        while len(data) < wanted and (more := os.read(descriptor, wanted - len(data))):
+            data += more  # only ever of a file that is on a network, or larger than 2 GiB
+        return data
+    finally:
+        os.close(descriptor)
 
 
 def pack(sources: Sequence[bytes | Path], size: int, limits: ImageLimits, framing: str) -> bytes:
