@@ -15,11 +15,14 @@ if (matchMedia("(hover: none)").matches) byId("hint").dataset.t = "hint.touch";
 translate(document);
 const queue = new Queue({ prepare, getKey, onItem: showItem, onState: showState });
 intake((files) => {
-  for (const item of queue.add(files)) {
+  const before = tiles.size;
+  const added = queue.add(files);
+  for (const item of added) {
     tiles.set(item, new Tile(item, { remove, retry: (one) => queue.retry(one), card: () => card }));
     byId("tiles").append(tiles.get(item).element);
   }
   showState();
+  if (before && added.length) tiles.get(added[0]).element.scrollIntoView({ block: "nearest" });
 });
 byId("clear").addEventListener("click", () => {
   queue.clear();
@@ -53,6 +56,7 @@ async function prepare() {
     card = await askCard();
     byId("card-body").replaceChildren(...cardOf(card));
     byId("privacy").textContent = t(card.feedback ? "privacy.kept" : "privacy.kept_not");
+    byId("review").hidden = !card.feedback;
     byId("key-button").hidden = !key.value;
   }
   return card.limits;
