@@ -33,13 +33,21 @@ SIZE_SAMPLE = 1000
 Sources = Sequence[bytes | Path]
 
 
-def decode_pictures(sources: Sources, size: int, limits: ImageLimits, framing: str = "squash") -> Decoded:
-    """Return uint8 [N, size, size, 3] and, by index, the reason for each picture that could not be read."""
+def decode_pictures(
+    sources: Sources, size: int, limits: ImageLimits, framing: str = "squash", decoders: "Decoders | None" = None
+) -> Decoded:
+    """Return uint8 [N, size, size, 3] and, by index, the reason for each picture that could not be read.
+
+    `decoders` are processes that were started before; without them, or if they are too few, others are started now.
+    """
+    if decoders is None or decoders.count < _worker_count(len(sources)):
+        with Decoders(len(sources)) as decoders:
+            return decode_pictures(sources, size, limits, framing, decoders)
     pixels = _room_for(len(sources), size)
     failed: dict[int, str] = {}
     start = 0
-    with Progress("decoding", len(sources)) as bar, _Workers(_worker_count(len(sources))) as workers:
-        for part, problems in workers.map(_chunks(sources), size, limits, framing):
+    with Progress("decoding", len(sources)) as bar:
+        for part, problems in decoders.map(_chunks(sources), size, limits, framing):
             pixels[start : start + len(part)] = part
             failed.update({start + index: reason for index, reason in problems.items()})
             start += len(part)
@@ -108,17 +116,19 @@ def _worker_count(pictures: int) -> int:
     return min(cores, -(-pictures // CHUNK)) if cores > 1 else 0
 
 
-class _Workers:
-    """N child processes, each fed by a thread of its own; with N = 0, this very thread."""
+class Decoders:
+    """N child processes, each fed by a thread of its own; with N = 0, this very thread. They start at once."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, pictures: int) -> None:
+        """`pictures` is about how many there will be: few are not worth a process."""
+        count = self.count = _worker_count(pictures)
         self._idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
         self._processes = [_start() for _ in range(count)]
         for process in self._processes:
             self._idle.put(process)
         self._threads = ThreadPoolExecutor(max(count, 1), "decoding")
 
-    def __enter__(self) -> "_Workers":
+    def __enter__(self) -> "Decoders":
         return self
 
     def __exit__(

@@ -68,4 +68,4 @@ def parts_of(name: str) -> tuple[str, ...]:
 
 def is_hidden(parts: tuple[str, ...]) -> bool:
     """True if the file or a folder that it is in is hidden, or is left behind by a packer."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
+    return "__MACOSX" in parts or any(part[0] == "." for part in parts if part)

@@ -58,8 +58,9 @@ def _walk(folder: Path, above: tuple[str, ...], seen: frozenset[tuple[int, int]]
     if not items and above:
         listing.empty.append("/".join(above))
     for item in items:
-        parts = (*above, *parts_of(item.name))
-        if is_hidden(parts[-1:]):
+        name = item.name if item.name.isascii() else parts_of(item.name)[0]
+        parts = (*above, name)
+        if name[0] == "." or is_hidden((name,)):
             if item.is_dir():
                 listing.hidden.append("/".join(parts))
         elif item.is_dir():

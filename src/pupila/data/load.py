@@ -13,6 +13,7 @@ from pupila.data.arrange import arrange
 from pupila.data.cache import DatasetCache
 from pupila.data.cifar import find_version, read_cifar
 from pupila.data.cifar10 import fetch_cifar10
+from pupila.data.decoding import Decoders
 from pupila.data.digits import read_digits
 from pupila.data.download import cache_folder
 from pupila.data.pictures import read_pictures
@@ -79,5 +80,6 @@ def _read(source: Source, where: str, size: int | None, limits: ImageLimits, fra
     published = find_version(collected.entries)
     if published is not None:
         return read_cifar(published, collected.entries, source.name, where, size)
-    arranged = arrange(collected, where)
-    return read_pictures(arranged, source.name, where, size, limits, framing)
+    with Decoders(len(collected.entries)) as decoders:  # they start while it is found out what the files are
+        arranged = arrange(collected, where)
+        return read_pictures(arranged, source.name, where, size, limits, framing, decoders)

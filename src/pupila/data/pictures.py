@@ -6,7 +6,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from pupila.data.decoding import choose_size, decode_pictures, median_aspect, sample_sides
+from pupila.data.decoding import Decoders, choose_size, decode_pictures, median_aspect, sample_sides
 from pupila.data.layout import Arranged, Labelled, class_names
 from pupila.data.splits import Part, Skipped, Splits, assemble
 from pupila.errors import DataError
@@ -14,7 +14,13 @@ from pupila.images import ImageLimits
 
 
 def read_pictures(
-    arranged: Arranged, name: str, where: str, size: int | None, limits: ImageLimits, framing: str = "squash"
+    arranged: Arranged,
+    name: str,
+    where: str,
+    size: int | None,
+    limits: ImageLimits,
+    framing: str = "squash",
+    decoders: Decoders | None = None,
 ) -> Splits:
     """Decode all splits in one go, so that there is one progress bar and the workers start once.
 
@@ -24,7 +30,7 @@ def read_pictures(
     items = [item for members in arranged.splits.values() for item in members]
     sources = [item.entry.source for item in items]
     sides = sample_sides(sources, limits)
-    images, failed = decode_pictures(sources, size or choose_size(sides), limits, framing)
+    images, failed = decode_pictures(sources, size or choose_size(sides), limits, framing, decoders)
     numbers = {name: number for number, name in enumerate(classes)}
     labels = np.asarray([numbers[item.category] for item in items], dtype=np.int64)
     readable = np.ones(len(items), dtype=np.bool_)
