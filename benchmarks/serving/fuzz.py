@@ -4,21 +4,24 @@
     python benchmarks/serving/fuzz.py MODEL.onnx --atheris [--minutes 15]
 
 Mutates real files by their structure (JPEG segments, PNG chunks with right checksums, GIF and WebP blocks) and byte by
-byte, and multipart bodies, JSON and HTTP heads likewise. Everything is drawn from the seed, so that a finding can be
-repeated; a finding is written to ./fuzz-findings. Loopback only; ends by itself.
+byte, and multipart bodies, JSON, binary tensors and HTTP heads likewise. Everything is drawn from the seed, so that a
+finding can be repeated; a finding is written to ./fuzz-findings. Loopback only; ends by itself.
 
 With --atheris the decoder is fuzzed instead with mutations that coverage guides. That needs: pip install atheris
 """
 
 import argparse
+import base64
 import importlib.util
 import io
+import json
 import random
 import resource
 import socket
 import struct
 import sys
 import time
+import urllib.request
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -175,7 +178,26 @@ def fuzz_images(count: int, seed: int, until: float) -> list[str]:
     return findings
 
 
-def mutate_request(files: list[tuple[str, bytes]], rng: random.Random) -> bytes:
+def mutate_inference(parts: list[bytes], rng: random.Random) -> tuple[bytes, bytes]:
+    """Return the body of a request to /v2 with faults in its JSON or in its binary tensor, and more headers."""
+    tensor = b"".join(struct.pack("<I", len(part)) + part for part in parts)
+    inputs: dict[str, object] = {"name": "files", "datatype": "BYTES", "shape": [len(parts)]}
+    if rng.random() < 0.4:
+        inputs["data"] = [base64.b64encode(part).decode() for part in parts]
+        tensor = b""
+    elif rng.random() < 0.3:
+        inputs, tensor = {"name": "images", "datatype": "UINT8", "shape": [1, 32, 32, 3]}, rng.randbytes(3072)
+    text = json.dumps({"inputs": [inputs], "outputs": [{"name": rng.choice(("logits", "category", "x"))}]}).encode()
+    length = len(text)
+    if rng.random() < 0.7:
+        text = mutate_bytes(text, rng)
+    else:
+        tensor = mutate_bytes(tensor, rng)
+    length = rng.choice((length, len(text), 0, 10**9)) if rng.random() < 0.2 else len(text)
+    return text + tensor, b"Inference-Header-Content-Length: %d\r\n" % length
+
+
+def mutate_request(files: list[tuple[str, bytes]], name: bytes, rng: random.Random) -> bytes:
     """Return the bytes of a request with faults in its pictures, its body or its head."""
     parts = [
         mutate(*rng.choice(files), rng) if rng.random() < 0.7 else rng.choice(files)[1]
@@ -202,7 +224,14 @@ def mutate_request(files: list[tuple[str, bytes]], rng: random.Random) -> bytes:
     path = rng.choice((b"/predict", b"/predict?top=3", b"/predict?on_error=partial", b"/predict?explain=1&top=x"))
     if kind == 4:
         path = rng.choice((b"/v2/models/x/infer", b"/predictions/x", b"/%00", b"/\xff", b"/predict?" + b"a=b&" * 50))
+    more = b""
+    if kind == 8:
+        path, content = b"/v2/models/%s/infer" % name, b"application/json"
+        body, more = mutate_inference(parts, rng)
+    if kind == 9:
+        path, content, body = b"/predictions/%s" % name, b"image/*", parts[0]
     head = b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Type: %s\r\nContent-Length: %d\r\n" % (path, content, len(body))
+    head += more
     if kind == 5:
         head = mutate_bytes(head, rng)
     if kind == 6:
@@ -218,11 +247,12 @@ def fuzz_requests(model: Path, count: int, seed: int, until: float) -> list[str]
     """Send mutated requests to a running server; return the findings."""
     files, findings, codes = corpus(), [], Counter[str]()
     with running("ours", model) as (process, port):
+        name = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=20))["model"].encode()
         before, done = None, 0
         for number in range(count):
             if time.monotonic() > until:
                 break
-            sent = mutate_request(files, random.Random(f"{seed}:request:{number}"))
+            sent = mutate_request(files, name, random.Random(f"{seed}:request:{number}"))
             code = exchange(port, sent)
             codes[code] += 1
             if (code.startswith("5") and code not in ("501", "505")) or code in ("hang", "refused"):
