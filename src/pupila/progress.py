@@ -9,9 +9,9 @@ import click
 class Progress:
     """Counts work done against a total: `with Progress("decoding", 60_000) as bar: bar.advance(100)`."""
 
-    def __init__(self, label: str, total: int) -> None:
+    def __init__(self, label: str, total: int, *, hidden: bool = False) -> None:
         self._bar = click.progressbar(
-            length=total, label=label, file=sys.stderr, show_pos=True, hidden=not sys.stderr.isatty()
+            length=total, label=label, file=sys.stderr, show_pos=True, hidden=hidden or not sys.stderr.isatty()
         )
 
     def __enter__(self) -> "Progress":

@@ -4,10 +4,14 @@ import contextlib
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pupila.cli.group import json_option
+
+if TYPE_CHECKING:
+    from pupila.training.sweeps.processes import Execute
 
 
 @click.command()
@@ -17,6 +21,14 @@ from pupila.cli.group import json_option
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set one value of every trial's recipe.")
 @click.option("--seeds", type=click.IntRange(1, 100), help="Trials of the same settings [default: 1, or the sweep's].")
 @click.option("--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Trials at once, by processes.")
+@click.option(
+    "--cluster",
+    is_flag=False,
+    flag_value="here",
+    metavar="ADDRESS",
+    help="Run the trials on a Ray cluster, at HOST:PORT, or as found on this machine.",
+)
+@click.option("--stop-early", is_flag=True, help="With --cluster: end trials that fall behind (ASHA).")
 @click.option("--size", type=click.IntRange(8, 512), help="Pixels a side of stored pictures [default: by the data].")
 @click.option("--name", help="Name of the sweep's folder [default: the data's and the sweep's].")
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where it goes.")
@@ -29,6 +41,8 @@ def sweep(
     overrides: tuple[str, ...],
     seeds: int | None,
     jobs: int,
+    cluster: str | None,
+    stop_early: bool,
     size: int | None,
     name: str | None,
     runs: Path,
@@ -41,8 +55,9 @@ def sweep(
     """
     from pupila.training.sweeps import load_definition, run_sweep
     from pupila.training.sweeps.definition import plan
-    from pupila.training.sweeps.processes import at_once, in_turn
 
+    if stop_early and cluster is None:
+        raise click.UsageError("--stop-early needs --cluster.")
     if len(arguments) > 2:
         raise click.UsageError(f"Give a data set, or a sweep and a data set, not {len(arguments)} names.")
     definition = load_definition(arguments[0] if len(arguments) == 2 else None)
@@ -52,6 +67,17 @@ def sweep(
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         summary = run_sweep(
             data, trials, folder, size=size, checkpoint_seconds=checkpoint_seconds, reference=definition.reference,
-            execute=in_turn if jobs == 1 else at_once(jobs),
+            execute=_execute(jobs, cluster, stop_early),
         )  # fmt: skip
     click.echo(json.dumps(summary.to_json()) if as_json else summary.to_text())
+
+
+def _execute(jobs: int, cluster: str | None, stop_early: bool) -> "Execute":
+    """Return what runs the trials: this process, several, or a cluster."""
+    from pupila.training.sweeps.processes import at_once, in_turn
+
+    if cluster is None:
+        return in_turn if jobs == 1 else at_once(jobs)
+    from pupila.cluster.sweep import on_cluster
+
+    return on_cluster(cluster, stop_early)

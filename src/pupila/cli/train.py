@@ -30,6 +30,14 @@ import click
     "--feedback", type=click.Path(path_type=Path), help="Folder of a server's --collect: adds its corrected pictures."
 )
 @click.option("--explain", is_flag=True, help="Say what would be chosen and why, and train nothing.")
+@click.option("--workers", type=click.IntRange(1, 4096), default=1, help="Processes that share each batch.")
+@click.option(
+    "--cluster",
+    is_flag=False,
+    flag_value="here",
+    metavar="ADDRESS",
+    help="Put the workers on a Ray cluster, at HOST:PORT, or as found on this machine.",
+)
 @click.option("--resume", is_flag=True, help="Go on with the run of this name from its last checkpoint.")
 def train(
     data: str,
@@ -47,12 +55,14 @@ def train(
     log: str | None,
     feedback: Path | None,
     explain: bool,
+    workers: int,
+    cluster: str | None,
     resume: bool,
 ) -> None:
     """Train on DATA (a folder or archive of class folders, `cifar10`, or `digits`) and write a model file."""
     from pupila.recipe import load_recipe
     from pupila.training.train import prepare
-    from pupila.training.train import train as run
+    from pupila.training.workers import Order, take_part, train_with_workers
 
     if epochs is not None and minutes is None:
         minutes = 0.0  # asked for epochs, a person does not want the recipe's budget in minutes
@@ -63,15 +73,13 @@ def train(
         click.echo("\n".join(prepare(data, chosen, size, labels).settled.given))
         return
     folder = runs / (name or f"{Path(data).name.split('.')[0]}-{chosen.name}")
-    trained = run(
-        data,
-        chosen,
-        folder,
-        size=size,
-        labels=labels,
-        resume=resume,
-        checkpoint_seconds=checkpoint_seconds,
-        log=log,
-        feedback=feedback,
-    )
-    click.echo(f"Serve it with: pupila serve {trained.model}")
+    options = {"size": size, "labels": labels, "feedback": feedback, "log": log}
+    order = Order(data, chosen, folder, resume, checkpoint_seconds, options)
+    if cluster is not None:
+        from pupila.cluster.train import train_on_cluster
+
+        model: Path | None = train_on_cluster(order, workers, cluster)
+    else:
+        model = train_with_workers(order, workers) if workers > 1 else take_part(order)
+    if model is not None:
+        click.echo(f"Serve it with: pupila serve {model}")

@@ -2,6 +2,8 @@
 
     connect.py   from an address to a connection, which ends with the block
     predict.py   pupila.batch's processes, on all nodes, through Ray Data
+    train.py     pupila.training's workers, placed and watched by Ray Train
+    sweep.py     pupila.training.sweeps' trials, on all nodes, by Ray Tune
     serve.py     pupila.server's application as replicas of Ray Serve (door.py: between its requests and ours)
 
 No scheduler, no messages and no retries of our own: those are Ray's.

@@ -14,10 +14,11 @@ HERE = "here"
 
 
 @contextlib.contextmanager
-def connected(address: str = HERE, start: bool = True) -> Iterator[None]:
+def connected(address: str = HERE, start: bool = True, show: bool = False) -> Iterator[None]:
     """Work with the cluster at HOST:PORT; a connection that the caller has made before is used and kept.
 
-    Without `start`, a cluster must be running, also where the address leaves open which one.
+    Without `start`, a cluster must be running, also where the address leaves open which one. With `show`, what
+    workers print is printed here too.
     Raises SettingsError if no cluster answers there.
     """
     if ray.is_initialized():
@@ -26,7 +27,7 @@ def connected(address: str = HERE, start: bool = True) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report home otherwise
     try:
         where = (None if start else "auto") if address == HERE else address
-        ray.init(where, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(where, include_dashboard=False, log_to_driver=show, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise SettingsError(
             f"{address}: no Ray cluster answers there ({str(error).splitlines()[0]}). "

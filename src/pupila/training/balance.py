@@ -35,6 +35,10 @@ class Balance:
         weights = self.weights.to(logits.device) if weighs else None
         return functional.cross_entropy(logits, labels, weight=weights, label_smoothing=smoothing)
 
+    def mass(self, labels: Tensor) -> float:
+        """Return what the mean loss of these training pictures weighs where means of several parts are joined."""
+        return float(self.weights[labels.cpu()].sum()) if self.way == "loss" else float(len(labels))
+
     def accuracy(self, logits: Tensor, labels: Tensor) -> float:
         """Return what epochs and files are chosen by: balanced accuracy where classes are uneven, else accuracy."""
         right = (logits.argmax(1) == labels).double()

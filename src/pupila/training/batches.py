@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from pupila.recipe import Recipe
 from pupila.training.balance import EVEN, Balance
+from pupila.training.distributed import ALONE, Team
 from pupila.training.resnet import normalised
 
 
@@ -23,6 +24,10 @@ class Batch:
 
     pictures: Tensor
     labels: Tensor
+    count: int
+    """Pictures in the whole batch; more than there are here if it is shared among workers."""
+    share: float
+    """What the mean loss of the pictures here counts for in that of the whole batch."""
 
 
 def generator(*numbers: int) -> torch.Generator:
@@ -31,6 +36,12 @@ def generator(*numbers: int) -> torch.Generator:
     for number in numbers:
         mixed = (mixed * 1_000_003 + number + 1) % 2**63
     return torch.Generator().manual_seed(mixed)
+
+
+def smallest_batch(pictures: int, batch_size: int) -> int:
+    """Return the number of pictures in an epoch's smallest batch."""
+    before_last = (batch_count(pictures, batch_size) - 1) * batch_size
+    return min(batch_size, pictures - before_last)
 
 
 def batch_count(pictures: int, batch_size: int) -> int:
@@ -48,8 +59,11 @@ def batches(
     epoch: int,
     start: int = 0,
     balance: Balance = EVEN,
+    team: Team = ALONE,
 ) -> Iterator[Batch]:
     """Yield one epoch's batches from number `start` on, each picture once unless `balance` draws them by class.
+
+    Of each batch, the part that is this worker's: what is drawn for a picture does not depend on how many share.
 
     pictures: uint8 [N, H, W, 3]; labels: int64 [N]; size: pixels a side of what is yielded.
     """
@@ -59,7 +73,10 @@ def batches(
         end = len(labels) if number == total - 1 else (number + 1) * recipe.batch_size
         chosen = order[number * recipe.batch_size : end]
         maps = affine_maps(chosen, recipe, epoch, generator(recipe.seed, epoch, number), side=pictures.shape[1])
-        yield Batch(warped(pictures[chosen], maps, size), labels[chosen])
+        part = team.part(len(chosen))
+        mine = labels[chosen[part]]
+        share = balance.mass(mine) / balance.mass(labels[chosen]) if team.size > 1 else 1.0
+        yield Batch(warped(pictures[chosen[part]], maps[part], size), mine, len(chosen), share)
 
 
 def affine_maps(chosen: Tensor, recipe: Recipe, epoch: int, draw: torch.Generator, side: int) -> Tensor:

@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pupila.data import Dataset
 from pupila.errors import TrainingError
 from pupila.progress import Progress
 from pupila.recipe import Recipe
 from pupila.training.balance import Balance, balance_for, validation_scores
-from pupila.training.batches import Batch, batch_count, batches
+from pupila.training.batches import Batch, batch_count, batches, smallest_batch
 from pupila.training.checkpoint import Position, load_checkpoint, momentum_of, restore_momentum, save_checkpoint
 from pupila.training.device import autocast, keep_memory, pick_device
+from pupila.training.distributed import ALONE, Team
 from pupila.training.optim import MovingAverage, learning_rate, set_learning_rate, sgd
 from pupila.training.resnet import ResNet18, enlarged
 
@@ -69,6 +70,9 @@ class _Run:
     best: dict[str, Tensor]
     files: _Files
     balance: Balance
+    team: Team
+    forward: nn.Module
+    """The network as it is called in training: with several workers its backward pass averages their gradients."""
     saved: float
     """When the last checkpoint was written, on the clock of time.monotonic."""
 
@@ -78,7 +82,9 @@ class _Run:
             self.save()
 
     def save(self) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint; of several workers, which are all in the same state, the first does."""
+        if not self.team.leads:
+            return
         groups = {
             "network": self.network.state_dict(),
             "momentum": momentum_of(self.optimizer),
@@ -100,14 +106,17 @@ def fit(
     resume: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     on_epoch: OnEpoch = lambda _: None,
+    team: Team = ALONE,
 ) -> Fitted:
     """Train until the recipe's epochs or minutes are over, or until Ctrl-C; return the best epoch's weights.
 
-    identity: what a checkpoint must agree with to be resumed. Raises TrainingError if the loss is no longer finite, if
-    the checkpoint cannot be written or belongs to another run, or if stopped before the first epoch was over.
+    identity: what a checkpoint must agree with to be resumed. team: the workers that share each batch.
+    Raises TrainingError if the loss is no longer finite, if the checkpoint cannot be written or belongs to another
+    run, or if stopped before the first epoch was over.
     """
     files = _Files(checkpoint, checkpoint_seconds, identity)
-    run = _begin(files, recipe, network, balance_for(recipe, train), resume)
+    team.check(smallest_batch(len(train), recipe.batch_size), len(validation))
+    run = _begin(files, recipe, network, balance_for(recipe, train), resume, team)
     pictures, labels = _on_device(train, run.device)
     steps_per_epoch = batch_count(len(train), recipe.batch_size)
     try:
@@ -148,19 +157,23 @@ def validate(network: ResNet18, dataset: Dataset, size: int, recipe: Recipe, bat
     return torch.cat(logits)
 
 
-def _begin(files: _Files, recipe: Recipe, network: ResNet18, balance: Balance, resume: bool) -> _Run:
+def _begin(files: _Files, recipe: Recipe, network: ResNet18, balance: Balance, resume: bool, team: Team) -> _Run:
     keep_memory()
     device = pick_device()
-    network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    network = team.synced(network.to(device, memory_format=torch.channels_last).train())  # type: ignore[call-overload]
     optimizer = sgd(network, recipe)
     average = MovingAverage(network, recipe.ema)
-    run = _Run(recipe, device, network, optimizer, average, Position(), {}, files, balance, time.monotonic())
+    forward = team.wrapped(network)
+    run = _Run(
+        recipe, device, network, optimizer, average, Position(), {}, files, balance, team, forward, time.monotonic()
+    )
     if resume and files.checkpoint.exists():
         run.position, groups = load_checkpoint(files.checkpoint, files.identity)
         network.load_state_dict(groups["network"])
         restore_momentum(optimizer, groups.get("momentum", {}))
         average.restore(groups.get("average", {}), run.position.steps)
         run.best = groups.get("best", {})
+    team.agree(run.position.steps, files.identity)
     return run
 
 
@@ -179,42 +192,44 @@ def _train_epoch(run: _Run, pictures: Tensor, labels: Tensor, size: int, steps_p
     """Go through the rest of the current epoch; ends early when a budget in minutes is used up."""
     recipe, position = run.recipe, run.position
     begun = time.monotonic()
-    with Progress(f"epoch {position.epoch + 1} at {size} px", steps_per_epoch) as bar:
+    label = f"epoch {position.epoch + 1} at {size} px"
+    with Progress(label, steps_per_epoch, hidden=not run.team.leads) as bar:
         bar.advance(position.batch)
         where = {"size": size, "epoch": position.epoch, "start": position.batch}
-        for batch in batches(pictures, labels, recipe, **where, balance=run.balance):
+        for batch in batches(pictures, labels, recipe, **where, balance=run.balance, team=run.team):
             progress = _progress(recipe, position, steps_per_epoch)
             if progress >= 1:
                 break
             set_learning_rate(run.optimizer, learning_rate(recipe, progress, position.epoch))
             loss, correct = _step(run, batch)
-            position.loss_sum += loss * len(batch.labels)
+            position.loss_sum += loss * batch.count
             position.correct += correct
-            position.seen += len(batch.labels)
+            position.seen += batch.count
             position.batch += 1
             position.steps += 1
-            position.seconds += (now := time.monotonic()) - begun
+            position.seconds = run.team.firsts(position.seconds + (now := time.monotonic()) - begun)
             begun = now
             run.save_if_due()
             bar.advance()
 
 
 def _step(run: _Run, batch: Batch) -> tuple[float, int]:
-    """One SGD step; returns the mean loss and the number of right answers."""
+    """One SGD step; returns the mean loss and the number of right answers, of the whole batch."""
     with autocast(run.recipe, run.device):
-        logits = run.network(batch.pictures).float()
-    loss = run.balance.loss(logits, batch.labels, run.recipe.label_smoothing)
-    value = loss.item()
+        logits = run.forward(batch.pictures).float()
+    loss = run.balance.loss(logits, batch.labels, run.recipe.label_smoothing) * batch.share
+    right = int((logits.argmax(1) == batch.labels).sum())
+    value, correct = run.team.sums(loss.item(), right)
     if not math.isfinite(value):
         raise TrainingError(
             f"The loss is {value} in epoch {run.position.epoch + 1}. Lower the learning rate "
             f"(now {run.recipe.learning_rate:g}), for instance: --set learning_rate={run.recipe.learning_rate / 10:g}"
         )
     run.optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    (loss * run.team.size).backward()  # type: ignore[no-untyped-call] # gradients are averaged, shares add up
     run.optimizer.step()
     run.average.update()
-    return value, int((logits.argmax(1) == batch.labels).sum())
+    return value, int(correct)
 
 
 def _validate_epoch(run: _Run, validation: Dataset, size: int) -> None:
@@ -226,7 +241,7 @@ def _validate_epoch(run: _Run, validation: Dataset, size: int) -> None:
         position.best, position.best_size, position.best_epoch = chosen_by, size, position.epoch
         run.best = {name: value.detach().clone() for name, value in run.average.state.items()}
     seen = max(position.seen, 1)
-    position.seconds += time.monotonic() - begun
+    position.seconds = run.team.firsts(position.seconds + time.monotonic() - begun)
     row: Row = {
         "epoch": position.epoch + 1,
         "network_size": size,
@@ -247,7 +262,9 @@ def _validation_logits(run: _Run, validation: Dataset, size: int) -> Tensor:
     if run.recipe.ema:
         judged = ResNet18(len(validation.classes)).to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         judged.load_state_dict(dict(run.average.state))
-    return validate(judged, validation, size, run.recipe)
+    part = run.team.part(len(validation))
+    mine = Dataset(validation.images[part], validation.labels[part], validation.classes)
+    return run.team.gathered(validate(judged, mine, size, run.recipe), len(validation))
 
 
 def _finish(run: _Run) -> Fitted:

@@ -4,6 +4,8 @@ A run folder holds recipe.json, run.json, metrics.jsonl, checkpoint.safetensors,
 report.html with its plots, curves.png among them.
 """
 
+import contextlib
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +21,7 @@ from pupila.feedback.corrections import Corrections, joined, read_corrections
 from pupila.recipe import Recipe
 from pupila.training.defaults import Facts, Settled, settle
 from pupila.training.device import pick_device
+from pupila.training.distributed import ALONE, Team
 from pupila.training.export import Exported, export
 from pupila.training.fit import CHECKPOINT_SECONDS, Fitted, OnEpoch, Row, fit
 from pupila.training.framing import choose_framing
@@ -68,27 +71,29 @@ def train(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     log: str | None = None,
     feedback: Path | None = None,
+    team: Team = ALONE,
+    watch: OnEpoch = lambda _: None,
 ) -> Trained:
     """Train on `source` as `recipe` says and leave everything in `folder`; prints one line an epoch and a closing line.
 
     size: pixels a side that pictures are stored at, None to choose it from the data. labels: a table of corrected
     labels, see pupila.data.labels. The test split is not touched.
     log: where else each epoch is written, one of trackers.LOGS. feedback: a folder of corrected pictures to add.
+    team: the workers that train together; the first calls this function, and the others call assist().
+    watch: called after each epoch with the metrics of all so far; what it raises ends the run.
     Raises PupilaError's kinds; see fit, load_dataset and export.
     """
-    _refuse_to_overwrite(folder, resume)
+    refuse_to_overwrite(folder, resume)
     check_installed(log)
-    prepared = prepare(source, recipe, size, labels)
+    prepared = prepare(source, recipe, size, labels, feedback, team)
     record = record_of(source, size, labels, feedback, prepared.splits)
-    if feedback is not None:
-        prepared = with_feedback(prepared, feedback)
     splits, start, recipe = prepared.splits, prepared.start, prepared.settled.recipe
     training, validation = prepared.training, prepared.validation
     print(told(training.counts(), recipe.balance))
     _write(folder / "recipe.json", json.dumps(recipe.to_dict(), indent=2))
     _write(folder / RUN_FILE, record.to_json())
     with tracking(log, folder, recipe) as tracker:
-        fitted = _fitted(prepared, folder, partial(_record, folder, tracker), resume, checkpoint_seconds)
+        fitted = _fitted(prepared, folder, partial(_record, folder, tracker, watch), resume, checkpoint_seconds, team)
     print(closing_line(fitted))
     save_trunk(fitted.network, folder / "trunk.safetensors")
     exported = export(
@@ -100,18 +105,43 @@ def train(
     return Trained(exported.path, folder, fitted, exported)
 
 
-def prepare(source: str, recipe: Recipe, size: int | None = None, labels: Path | None = None) -> Prepared:
+def assist(
+    source: str,
+    recipe: Recipe,
+    folder: Path,
+    team: Team,
+    *,
+    size: int | None = None,
+    labels: Path | None = None,
+    feedback: Path | None = None,
+    resume: bool = False,
+) -> None:
+    """Do a worker's share of a training that the first worker of the team leads; prints and writes nothing."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        prepared = prepare(source, recipe, size, labels, feedback, team)
+        _fitted(prepared, folder, lambda _: None, resume, CHECKPOINT_SECONDS, team)
+
+
+def prepare(
+    source: str,
+    recipe: Recipe,
+    size: int | None = None,
+    labels: Path | None = None,
+    feedback: Path | None = None,
+    team: Team = ALONE,
+) -> Prepared:
     """Load and split the data, load the weights, choose what the recipe leaves open; says what it found."""
 
     def read(framing: str) -> Splits:
         splits = load_dataset(source, size, framing=framing)
         return relabelled(splits, labels) if labels is not None else splits
 
-    splits = read("letterbox" if recipe.framing == "letterbox" else "squash")
-    _report(splits)
-    start = starting_network(recipe.weights, len(splits.train.classes), recipe.seed)
-    splits, recipe = choose_framing(read, training_split, splits, recipe, start)
-    training, validation = training_split(splits, recipe)
+    with team.first_on_the_machine():
+        splits = read("letterbox" if recipe.framing == "letterbox" else "squash")
+        _report(splits)
+        start = starting_network(recipe.weights, len(splits.train.classes), recipe.seed)
+        splits, recipe = choose_framing(read, training_split, splits, recipe, start)
+        training, validation = training_split(splits, recipe)
     if recipe.trains == "head" and start.origin == "none":
         raise TrainingError("trains=head builds on trained weights, and there are none. Use --set trains=all.")
     facts = Facts(len(training), len(training.classes), training.size, pretrained=start.origin != "none")
@@ -122,7 +152,8 @@ def prepare(source: str, recipe: Recipe, size: int | None = None, labels: Path |
     settled = settle(recipe, facts)
     for reason in settled.chosen:
         print(reason)
-    return Prepared(splits, training, validation, start, settled)
+    prepared = Prepared(splits, training, validation, start, settled)
+    return prepared if feedback is None else with_feedback(prepared, feedback)
 
 
 def with_feedback(prepared: Prepared, folder: Path) -> Prepared:
@@ -137,17 +168,22 @@ def with_feedback(prepared: Prepared, folder: Path) -> Prepared:
     return replace(prepared, training=joined(training, corrections), corrections=corrections)
 
 
-def _fitted(prepared: Prepared, folder: Path, on_epoch: OnEpoch, resume: bool, checkpoint_seconds: float) -> Fitted:
+def _fitted(
+    prepared: Prepared, folder: Path, on_epoch: OnEpoch, resume: bool, checkpoint_seconds: float, team: Team
+) -> Fitted:
     """Fit all of the network, or its head."""
     recipe, start, training, validation = (
         prepared.settled.recipe, prepared.start, prepared.training, prepared.validation
     )  # fmt: skip
+    if recipe.trains == "head" and team.size > 1:
+        raise TrainingError("trains=head is one short computation that workers cannot share. Leave --workers out.")
     if recipe.trains == "head":
         return fit_head(recipe, start.network, training, validation, on_epoch)
     identity = {"recipe": recipe.to_dict(), "data": prepared.fingerprint, "weights": start.origin}
     return fit(
         recipe, start.network, training, validation, folder / "checkpoint.safetensors",
         identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds, on_epoch=on_epoch,
+        team=team,
     )  # fmt: skip
 
 
@@ -182,7 +218,8 @@ def _report(splits: Splits) -> None:
             print(f"  {skipped.name}: {skipped.reason}")
 
 
-def _refuse_to_overwrite(folder: Path, resume: bool) -> None:
+def refuse_to_overwrite(folder: Path, resume: bool) -> None:
+    """Raise TrainingError if the folder holds a run that is not to be gone on with, or none that is."""
     if not resume and any((folder / name).exists() for name in ("checkpoint.safetensors", "model.onnx")):
         raise TrainingError(f"{folder}: holds a run already. Go on with --resume, or choose another --name.")
     if resume and not folder.exists():
@@ -202,7 +239,7 @@ def _write(path: Path, text: str) -> None:
         ) from error
 
 
-def _record(folder: Path, tracker: Tracker, rows: Sequence[Row]) -> None:
+def _record(folder: Path, tracker: Tracker, watch: OnEpoch, rows: Sequence[Row]) -> None:
     """Bring metrics.jsonl and the log up to date and print the newest epoch's line."""
     _write(folder / "metrics.jsonl", "\n".join(json.dumps(row) for row in rows))
     tracker.record(rows)
@@ -212,3 +249,4 @@ def _record(folder: Path, tracker: Tracker, rows: Sequence[Row]) -> None:
         f"train acc {row['train_accuracy']:.3f}, valid acc {row['validation_accuracy']:.3f}, {row['seconds']:.0f} s",
         flush=True,
     )
+    watch(rows)

@@ -23,7 +23,7 @@ from pupila.training.fit import CHECKPOINT_SECONDS
 from pupila.training.sweeps.definition import Trial
 from pupila.training.sweeps.processes import Execute, in_turn
 from pupila.training.sweeps.table import Row, as_csv, as_json, as_text, best_of, rows_of
-from pupila.training.sweeps.trial import Failure, Job, Result, read_result
+from pupila.training.sweeps.trial import Failure, Job, Result, read_result, read_stopped
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,9 @@ def run_sweep(
     splits = load_dataset(source, size)  # errors in the data show now, and the cache is filled before trials need it
     jobs = [Job(t, source, folder / t.name, splits.fingerprint, size, checkpoint_seconds) for t in trials]
     del splits
-    outcomes: dict[str, Result | Failure] = {job.trial.name: done for job in jobs if (done := read_result(job))}
+    outcomes: dict[str, Result | Failure] = {
+        job.trial.name: done for job in jobs if (done := read_result(job) or read_stopped(job))
+    }
     left = [job for job in jobs if job.trial.name not in outcomes]
     print(f"{len(jobs)} trials, {len(outcomes)} of them done before, in {folder}", flush=True)
     for outcome in execute(left) if left else ():

@@ -16,10 +16,13 @@ from pupila.data import load_dataset
 from pupila.errors import TrainingError
 from pupila.evaluation.evaluate import evaluate
 from pupila.recipe import Recipe
+from pupila.training.fit import OnEpoch
 from pupila.training.sweeps.definition import Trial
 from pupila.training.train import Trained, closing_line, train
 
 RESULT = "result.json"
+STOPPED = "stopped.txt"
+"""Is there if a scheduler ended the trial before its time: it is not run again."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +75,11 @@ class Failure:
     reason: str
 
 
-def run_job(job: Job) -> Result | Failure:
+def run_job(job: Job, watch: OnEpoch = lambda _: None) -> Result | Failure:
     """Train, score on the test split if there is one, and leave result.json; a job that is done is only read.
 
     A TrainingError is the trial's own and becomes a Failure; the other kinds of PupilaError end the sweep.
+    watch: see train(); if it raises SystemExit, the trial is stopped for good, and a note of that is left.
     """
     done = read_result(job)
     if done is not None:
@@ -85,10 +89,13 @@ def run_job(job: Job) -> Result | Failure:
     try:
         trained = train(
             job.source, job.trial.recipe, job.folder,
-            size=job.size, resume=True, checkpoint_seconds=job.checkpoint_seconds,
+            size=job.size, resume=True, checkpoint_seconds=job.checkpoint_seconds, watch=watch,
         )  # fmt: skip
     except TrainingError as error:
         return Failure(job.trial.name, job.trial.group, str(error))
+    except SystemExit:
+        (job.folder / STOPPED).write_text("Stopped early: other trials were better at this point.\n")
+        raise
     if trained.fitted.stopped:
         raise KeyboardInterrupt
     result = _result(job, trained, time.monotonic() - begun)
@@ -96,6 +103,12 @@ def run_job(job: Job) -> Result | Failure:
     temporary.write_text(json.dumps(dataclasses.asdict(result), indent=1), encoding="utf-8")
     temporary.replace(job.folder / RESULT)
     return result
+
+
+def read_stopped(job: Job) -> Failure | None:
+    """Return what is to be said of a trial that was stopped early, or None."""
+    path = job.folder / STOPPED
+    return Failure(job.trial.name, job.trial.group, path.read_text().strip()) if path.exists() else None
 
 
 def run_quietly(job: Job, threads: int) -> Result | Failure:

@@ -1,0 +1,83 @@
+"""The trials of a sweep, spread over a cluster by Ray Tune; those that fall behind can be stopped early.
+
+Ray Tune places trials, and starts one again whose node was lost. Each trial writes its checkpoints and what became of
+it into the runs folder, which every node must find under the same path, as it must the pictures. So a trial goes on
+anywhere, and a sweep whose driver died goes on with the same command, on the cluster or without one.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import ray
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler
+
+from pupila.cluster.connect import HERE, connected
+from pupila.errors import TrainingError
+from pupila.training.fit import Row
+from pupila.training.sweeps.processes import Execute, Outcome
+from pupila.training.sweeps.trial import Failure, Job, read_result, read_stopped, run_job
+from pupila.training.workers import RESTARTS
+
+FIRST_RUNG = 25
+"""Per cent of a trial's epochs before it can be stopped; the next rungs are at 50 and 100."""
+
+
+def on_cluster(address: str = HERE, stop_early: bool = False) -> Execute:
+    """Return what runs the jobs on all cores of a cluster, a core or GPU each.
+
+    stop_early: at each rung the better half of the trials that have come so far goes on, by validation accuracy (ASHA:
+    Li et al., "A System for Massively Parallel Hyperparameter Tuning", 2020).
+    """
+
+    def execute(jobs: Sequence[Job]) -> Iterator[Outcome]:
+        by_name = {job.trial.name: replace(job, folder=job.folder.resolve()) for job in jobs}
+        with connected(address, show=True):
+            _tune(by_name, stop_early)
+        for name, job in by_name.items():
+            unknown = Failure(name, job.trial.group, "The cluster gave up on it; the same command tries it again.")
+            yield read_result(job) or read_stopped(job) or _failure(job) or unknown
+
+    return execute
+
+
+def _tune(jobs: Mapping[str, Job], stop_early: bool) -> None:
+    gpus = ray.cluster_resources().get("GPU", 0) > 0  # type: ignore[no-untyped-call]
+    scheduler = AsyncHyperBandScheduler(
+        time_attr="per_cent", metric="validation_accuracy", mode="max", max_t=100, grace_period=FIRST_RUNG,
+        reduction_factor=2,
+    )  # fmt: skip
+    folder = next(iter(jobs.values())).folder.parent
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(_trial, jobs=dict(jobs)), {"cpu": 1, "gpu": int(gpus)}),
+        param_space={"trial": tune.grid_search(list(jobs))},
+        tune_config=tune.TuneConfig(scheduler=scheduler if stop_early else None),
+        run_config=tune.RunConfig(
+            name="ray", storage_path=str(folder), failure_config=tune.FailureConfig(max_failures=RESTARTS), verbose=0
+        ),
+    )
+    try:
+        tuner.fit()
+    except Exception as error:  # Ray has a dozen of its own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise TrainingError(f"The cluster gave up ({reason}). The same command goes on.") from error
+
+
+def _trial(config: Mapping[str, str], jobs: Mapping[str, Job]) -> None:
+    """What runs on a node: the same trial as without a cluster, which tells Ray Tune of each epoch."""
+    job = jobs[config["trial"]]
+    outcome = run_job(job, lambda rows: _tell(job, rows))
+    if isinstance(outcome, Failure):
+        (job.folder / "failed.txt").write_text(outcome.reason)
+
+
+def _failure(job: Job) -> Failure | None:
+    path = job.folder / "failed.txt"
+    return Failure(job.trial.name, job.trial.group, path.read_text()) if path.exists() else None
+
+
+def _tell(job: Job, rows: Sequence[Row]) -> None:
+    """Report the newest epoch; Ray Tune raises SystemExit here in a trial that it stops."""
+    recipe, row = job.trial.recipe, rows[-1]
+    done = row["seconds"] / (60 * recipe.minutes) if recipe.minutes else len(rows) / max(recipe.epochs, 1)
+    tune.report({"validation_accuracy": row["validation_accuracy"], "per_cent": min(100, round(100 * done))})

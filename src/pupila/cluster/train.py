@@ -1,0 +1,61 @@
+"""Data-parallel training on a cluster: the workers of pupila.training, placed, watched and started again by Ray Train.
+
+Every node must find the pictures and the runs folder under the same path. A worker or node that is lost costs what was
+trained since the last checkpoint: Ray starts the workers again, on the nodes that are left, and since what a batch
+holds does not depend on how many share it, the run ends as it would have.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from pupila.cluster.connect import HERE, connected
+from pupila.errors import PupilaError, TrainingError
+from pupila.training.train import prepare, refuse_to_overwrite
+from pupila.training.workers import RESTARTS, Order, take_part
+
+
+def train_on_cluster(order: Order, workers: int, address: str = HERE) -> Path:
+    """Train with up to `workers` workers, one core or GPU each, and return the model file.
+
+    Raises what train() raises, SettingsError if no cluster is there, and TrainingError if more than RESTARTS workers
+    were lost.
+    """
+    refuse_to_overwrite(order.folder, order.resume)
+    prepare(order.source, order.recipe, **order.of_data)  # mistakes show here, once
+    folder = order.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    # Only a checkpoint of this run can be in the folder: a worker that is started again goes on with it.
+    order = replace(order, folder=folder, resume=True)
+    with connected(address, show=True):
+        gpus = ray.cluster_resources().get("GPU", 0) > 0  # type: ignore[no-untyped-call]
+        trainer = TorchTrainer(
+            _work,  # type: ignore[arg-type] # here and below: ray.train's types are those of its older interface
+            train_loop_config={"order": order},
+            torch_config=TorchConfig("nccl" if gpus else "gloo"),
+            scaling_config=ScalingConfig(num_workers=(1, workers), use_gpu=gpus),  # type: ignore[arg-type]
+            run_config=RunConfig(
+                name="ray", storage_path=str(folder), failure_config=FailureConfig(max_failures=RESTARTS)
+            ),
+        )
+        try:
+            outcome: Mapping[str, str] = trainer.fit().return_value  # type: ignore[attr-defined]
+        except Exception as error:  # Ray has a dozen of its own
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            raise TrainingError(f"The cluster gave up ({reason}). Go on with --resume.") from error
+    if "error" in outcome:
+        raise TrainingError(outcome["error"])
+    return Path(outcome["model"])
+
+
+def _work(config: Mapping[str, Any]) -> dict[str, str]:
+    """What each worker runs. An error that a person can act on is an answer: starting again would not help."""
+    try:
+        return {"model": str(take_part(config["order"]) or "")}
+    except PupilaError as error:
+        return {"error": str(error)}

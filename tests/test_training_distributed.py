@@ -1,0 +1,145 @@
+"""Several workers: they compute what one computes, count every picture once, and survive the loss of one of them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import multiprocessing
+from training_kit import TINY, colours
+
+from pupila.errors import TrainingError
+from pupila.training.balance import Balance, balance_for
+from pupila.training.batches import batch_count, batches, smallest_batch
+from pupila.training.distributed import ALONE, Team, joined
+from pupila.training.fit import fit
+from pupila.training.resnet import ResNet18
+
+
+class Exact(ResNet18):
+    """In float64: in float32 a rounding of 1e-7 turns a ReLU on here and there, and gradients part from then on."""
+
+    def __init__(self, classes):
+        super().__init__(classes)
+        self.double()
+
+    def forward(self, x):
+        return super().forward(x.double())
+
+
+def fitted_rows(folder, team, **recipe):
+    """Fit a few steps on 60 pictures, of which the first two batches are of 24 and the last of 12."""
+    torch.manual_seed(0)
+    chosen = replace(TINY, epochs=2, batch_size=24, learning_rate=0.01, ema=0.5, **recipe)
+    checkpoint = folder / f"{team.size}.safetensors"
+    return fit(chosen, Exact(3), colours(60), colours(31, seed=1), checkpoint, identity={}, team=team).rows
+
+
+def work(rank, size, folder, recipe):
+    """What each process of the test's team runs."""
+    torch.set_num_threads(1)
+    environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1"}
+    os.environ.update({key: str(value) for key, value in environment.items()}, MASTER_PORT=recipe.pop("port"))
+    with joined() as team:
+        rows = fitted_rows(Path(folder), team, **recipe)
+    Path(folder, f"rows-{rank}.json").write_text(json.dumps(rows))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", [{}, {"balance": "loss"}], ids=["even", "weighted loss"])
+def test_two_workers_compute_what_one_computes(tmp_path, free_port, recipe):
+    alone = fitted_rows(tmp_path, ALONE, **recipe)
+    multiprocessing.spawn(work, (2, str(tmp_path), {**recipe, "port": free_port}), nprocs=2)
+    for rank in (0, 1):
+        for ours, theirs in zip(json.loads((tmp_path / f"rows-{rank}.json").read_text()), alone, strict=True):
+            for key in ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "pictures"):
+                assert ours[key] == pytest.approx(theirs[key], rel=1e-5), key
+
+
+@pytest.fixture
+def free_port():
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_parts_of_a_team_hold_every_picture_once(size):
+    numbers = list(range(31))
+    assert [n for rank in range(size) for n in numbers[Team(rank, size).part(31)]] == numbers
+
+
+@pytest.mark.parametrize("way", ["none", "loss"])
+def test_shares_of_a_batch_add_up_to_one_and_pictures_are_those_of_one_worker(way):
+    data = colours(40).take([0, 1, 2, 3, 6, 9, 12, 15, 18, 21])  # more of red than of the others
+    balance = balance_for(replace(TINY, balance=way), data) if way != "none" else Balance("none", torch.ones(3))
+    tensors = torch.from_numpy(data.images), torch.from_numpy(data.labels)
+    options = {"size": 32, "epoch": 1, "balance": balance}
+    (whole,) = batches(*tensors, TINY, **options)
+    parts = [next(batches(*tensors, TINY, **options, team=Team(rank, 3))) for rank in range(3)]
+    assert sum(part.share for part in parts) == pytest.approx(1)
+    assert torch.equal(torch.cat([part.pictures for part in parts]), whole.pictures)
+    assert {part.count for part in parts} == {len(data)}
+
+
+@pytest.mark.parametrize(("pictures", "size"), [(60, 16), (33, 16), (5, 16), (64, 16), (49, 16)])
+def test_smallest_batch_is_the_smallest_that_is_yielded(pictures, size):
+    data = colours(pictures)
+    recipe = replace(TINY, batch_size=size)
+    yielded = batches(torch.from_numpy(data.images), torch.from_numpy(data.labels), recipe, size=32, epoch=0)
+    counts = [batch.count for batch in yielded]
+    assert len(counts) == batch_count(pictures, size)
+    assert min(counts) == smallest_batch(pictures, size)
+
+
+def test_too_many_workers_for_a_batch_are_refused(tmp_path):
+    with pytest.raises(TrainingError, match="3 workers cannot share the smallest batch, of 2 pictures"):
+        fit(TINY, ResNet18(3), colours(18), colours(9), tmp_path / "c", identity={}, team=Team(0, 3))
+
+
+VALUES = ["weights=none", "sample=240", "batch_size=32", "network_size=32", "progressive=[]", "export=float32"]
+
+
+def start(runs):
+    values = [word for value in VALUES for word in ("--set", value)]
+    line = [sys.executable, "-m", "pupila", "train", "digits", "--epochs", "3", *values, "--workers", "2"]
+    options = ["--runs", str(runs), "--name", "team", "--checkpoint-seconds", "0"]
+    return subprocess.Popen([*line, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def descendants(pid):
+    """Process numbers of all processes below this one."""
+    found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return found + [below for child in found for below in descendants(child)]
+
+
+def wait_until(condition, process, seconds=240):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline and process.poll() is None, process.stdout.read()
+        time.sleep(0.05)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers in /proc")
+def test_run_goes_on_by_itself_when_a_worker_is_killed(tmp_path):
+    process = start(tmp_path)
+    metrics = tmp_path / "team" / "metrics.jsonl"
+    wait_until(metrics.exists, process)  # the second epoch has begun
+    workers = [pid for pid in descendants(process.pid) if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+    assert len(workers) == 2
+    os.kill(workers[1], signal.SIGKILL)
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [row["pictures"] for row in rows] == [219, 219, 219]
+    assert output.count("epoch 1 at") == 1 and (tmp_path / "team" / "model.onnx").exists()
