@@ -13,7 +13,7 @@ import click
 
 from pupila.cli import main as pupila
 from pupila.cli.group import field_docs
-from pupila.recipe import CHOICES, RANGES, Recipe, read_shipped, shipped
+from pupila.recipe import CHOICES, OPEN, RANGES, Recipe, read_shipped, shipped
 from pupila.server.settings import Settings
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
@@ -118,7 +118,8 @@ def allowed(key: str) -> str:
         return ", ".join(f"`{choice}`" for choice in CHOICES[key])
     if key in RANGES:
         low, high = RANGES[key]
-        return " to ".join(f"{bound:.0f}" if bound == int(bound) else f"{bound:g}" for bound in (low, high))
+        chosen = "0 (chosen from the data), " if key in OPEN else ""
+        return chosen + " to ".join(f"{bound:.0f}" if bound == int(bound) else f"{bound:g}" for bound in (low, high))
     return {bool: "`true`, `false`", str: "text"}.get(type(getattr(Recipe(), key)), "pairs of size and share")
 
 
