@@ -336,6 +336,21 @@ def test_a_picture_over_the_limit_is_sent_as_a_smaller_copy_and_the_page_says_so
         assert ["A smaller copy was sent" in text for text in texts(page, ".tile .body")] == [False, True, True]
 
 
+def test_a_picture_that_takes_too_long_to_arrive_is_sent_as_a_smaller_copy(
+    browser: Any, model: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "large.bmp"
+    file.write_bytes(picture("green", "BMP", (600, 500)))
+    with visiting(browser, model, tmp_path, {"deadline": 5}, troubled=True) as (_, page):
+        page.locator(".model-name").wait_for()
+        slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 90_000}
+        page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", slow)
+        choose(page, [file])
+        settle(page, 1)
+        assert categories(page) == ["green"]
+        assert "A smaller copy was sent" in page.locator(".tile .body").inner_text()
+
+
 def test_the_page_comes_back_when_the_server_says_when(
     browser: Any, model: Path, tmp_path: Path, pictures: dict[str, Path]
 ) -> None:

@@ -4,7 +4,7 @@ const KEY = "pupila.key";
 
 /** Why a request had no good answer. `kind` says what to do about it:
  * gone (no answer: wait until it is back), busy (come back after `wait` seconds), key (an API key is needed),
- * slow (did not arrive or was not ready in time), refused (the request is at fault), fault (the server is). */
+ * slow (did not arrive in time), late (was not answered in time), refused (the request is at fault), fault (the server is). */
 export class Problem extends Error {
   constructor(kind, { status = 0, code = "", message = "", parts = [], wait = 0 } = {}) {
     super(message || code || kind);
@@ -46,7 +46,7 @@ async function problemOf(response) {
     // something between us and the server has answered: the status must do
   }
   const wait = Number(response.headers.get("Retry-After")) || 1;
-  const kinds = { 401: "key", 408: "slow", 429: "busy", 502: "gone", 503: "busy", 504: "slow" };
+  const kinds = { 401: "key", 408: "slow", 429: "busy", 502: "gone", 503: "busy", 504: "late" };
   return new Problem(kinds[status] || (status >= 500 ? "fault" : "refused"), { status, ...told, wait });
 }
 

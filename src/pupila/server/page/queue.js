@@ -73,13 +73,14 @@ export class Queue {
   /** Send one request's worth; returns false if there is no use in going on. */
   async #step() {
     let batch = [];
+    let begun = Infinity;
     try {
       this.limits = await this.prepare();
       batch = await this.#next();
       if (!batch.length) return true;
       this.#say("working");
       for (const item of batch) this.#set(item, "sending");
-      const begun = performance.now();
+      begun = performance.now();
       const answer = await predict(batch.map((item) => item.copy ?? item.file), 3 * this.limits.deadline + 30);
       if (answer.predictions.length !== batch.length) throw new Problem("fault");
       this.#learn((performance.now() - begun) / 1000);
@@ -90,6 +91,9 @@ export class Queue {
       if (problem !== error) console.error(error); // a mistake of ours must not keep pictures waiting
       batch = batch.filter((item) => item.state === "sending");
       for (const item of batch) this.#set(item, "waiting");
+      // Of an upload that is cut off at the server's deadline, browsers often see the end of the connection alone.
+      const late = performance.now() - begun > 800 * this.limits?.deadline;
+      if (problem.kind === "gone" && late) problem.kind = "slow";
       return this.#mend(problem, batch);
     }
   }
@@ -97,15 +101,15 @@ export class Queue {
   /** Return the items of the next request: those that had trouble together go alone. */
   async #next() {
     const batch = [];
+    const most = this.limits.max_body_bytes - 64 * KIB;
     let bytes = 0;
     for (const item of this.items.filter((other) => other.state === "waiting")) {
-      if (item.file.size > this.limits.max_part_bytes && !(await this.#shrink(item))) {
+      if (item.file.size > Math.min(this.limits.max_part_bytes, most) && !(await this.#shrink(item))) {
         this.#set(item, "refused", { problem: { code: "image_too_many_bytes" } });
         continue;
       }
       const size = (item.copy ?? item.file).size + PART_HEAD;
-      const most = Math.min(this.#bytes, this.limits.max_body_bytes - 64 * KIB);
-      const full = batch.length >= Math.min(this.#pictures, this.limits.max_parts) || bytes + size > most;
+      const full = batch.length >= Math.min(this.#pictures, this.limits.max_parts) || bytes + size > Math.min(this.#bytes, most);
       if (batch.length && (full || item.alone)) break;
       batch.push(item);
       bytes += size;
@@ -117,7 +121,7 @@ export class Queue {
   #learn(seconds) {
     const factor = seconds < 0.7 ? 2 : seconds > 2 ? 0.5 : 1;
     this.#pictures = Math.min(Math.max(Math.floor(this.#pictures * factor), 1), MOST_PICTURES);
-    this.#bytes = Math.min(Math.max(this.#bytes * factor, 64 * KIB), this.limits.max_body_bytes);
+    this.#bytes = Math.min(Math.max(this.#bytes * factor, 64 * KIB), this.limits?.max_body_bytes ?? Infinity);
   }
 
   async #take(item, { predictions, requestId, model }, index) {
@@ -143,12 +147,17 @@ export class Queue {
         return this.#again(batch, "unreachable");
       case "slow":
         this.#learn(Infinity);
+        if (!(await isReady())) await this.#waitForServer();
         if (batch.length === 1) await this.#sendSmaller(batch[0], "failed", { code: "slow" });
         return true;
       case "fault":
         await pause(1);
         return this.#again(batch, "fault");
-      default:
+      case "late":
+        this.#learn(Infinity);
+        return this.#again(batch, "late");
+      default: // refused
+        if (!batch.length) await pause(3);
         return this.#refuse(problem, batch);
     }
   }
@@ -162,11 +171,12 @@ export class Queue {
   }
 
   /** Give a batch another try, then each of its items alone; in the end say what is wrong. */
-  #again(batch, code) {
+  async #again(batch, code) {
     for (const item of batch) {
       item.tries += 1;
       if (item.tries < TRIES) continue;
-      if (item.alone) this.#set(item, "failed", { problem: { code } });
+      if (item.alone && code === "unreachable") await this.#sendSmaller(item, "failed", { code });
+      else if (item.alone) this.#set(item, "failed", { problem: { code } });
       else Object.assign(item, { alone: true, tries: 0 });
     }
     return true;
@@ -179,12 +189,12 @@ export class Queue {
     if (named.length) return true;
     for (const item of batch) item.alone = true;
     if (batch.length === 1) this.#set(batch[0], "refused", { problem });
-    return batch.length > 0;
+    return true;
   }
 
   /** Send a smaller copy of a picture that cannot go whole, once; else it ends as said. */
   async #sendSmaller(item, state, problem) {
-    if (item.copy === undefined && (await this.#shrink(item))) this.#set(item, "waiting", { alone: true });
+    if (item.copy === undefined && (await this.#shrink(item))) this.#set(item, "waiting", { alone: true, tries: 0 });
     else this.#set(item, state, { problem });
   }
 
