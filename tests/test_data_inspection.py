@@ -87,7 +87,7 @@ def as_a_plain_user(code: str, *arguments: object, **environment: str) -> str:
             pytest.skip("root may read any file, and there is no setpriv to give that right up")
         command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all", *command]
     environment = {**os.environ, **environment}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
