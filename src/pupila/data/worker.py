@@ -25,9 +25,7 @@ Decoded = tuple[NDArray[np.uint8], dict[int, str]]
 """Pixels [N, size, size, 3], and the reason for each of the N that could not be read: its pixels are zero."""
 
 
-def decode_all(
-    sources: Sequence[bytes | Path], size: int, limits: ImageLimits, framing: str = "squash"
-) -> Decoded:
+def decode_all(sources: Sequence[bytes | Path], size: int, limits: ImageLimits, framing: str = "squash") -> Decoded:
     """Decode N pictures; one that cannot be read spoils none of the others."""
     pixels = np.zeros((len(sources), size, size, 3), dtype=np.uint8)
     failed: dict[int, str] = {}
