@@ -76,7 +76,7 @@ class Classifier:
     ) -> None:
         self.predictor = predictor
         self.limits = settings.image_limits
-        self.gate = PixelGate(settings.max_pixels)
+        self.gate = PixelGate()
         self.on_batch = on_batch
         self.scheduler: Scheduler[images.Pixels, Row, Kind] = Scheduler(self._compute, BATCH, settings.max_waiting)
 

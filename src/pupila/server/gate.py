@@ -13,13 +13,15 @@ from pupila.server.scheduler import DeadlineError
 
 FREE = 1_000_000
 """Pixels up to which a picture passes without being counted: all threads together need little memory for such ones."""
+TOGETHER = 4_000_000
+"""Pixels that may be decoded at once; a larger picture is decoded alone."""
 FREE_PASS = nullcontext()
 
 
 class PixelGate:
     """Shared by the threads of one worker; a picture passes if it fits into the budget, or if it is alone."""
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, budget: int = TOGETHER) -> None:
         self._budget = budget
         self._inside = 0
         self._changed = threading.Condition()
