@@ -17,11 +17,16 @@ import requests
 from PIL import Image
 from server_kit import CLASSES, Running, encode, picture, serving, write_model
 
+from pupila import images
+from pupila.errors import ImageError
 from pupila.feedback import Store
 from pupila.predictor import Predictor
 from pupila.server import Settings, create_app
+from pupila.server.classifier import Answer
+from pupila.server.collector import DROPPED, KEPT, PENDING, QUEUE_PICTURES, Collector
 from pupila.server.feedback import is_loopback, may_review
 from pupila.server.guard import Key, digest_of
+from pupila.server.payload import Part
 
 
 @pytest.fixture(scope="module")
@@ -165,8 +170,8 @@ def test_folder_is_the_owners_alone(server: Running, folder: Path) -> None:
 def test_worker_that_drains_writes_what_it_has_answered(tmp_path: Path) -> None:
     settings = json.dumps({"port": 0, "workers": 1, "collect": str(tmp_path / "kept")})
     with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log", settings) as server:
-        server.predict(*[picture("red", size=(30 + side, 31)) for side in range(100)])
-    assert Store(tmp_path / "kept").counts().pictures == 100
+        server.predict(*[picture("red", size=(30 + side, 31)) for side in range(40)])
+    assert Store(tmp_path / "kept").counts().pictures == 40
 
 
 def test_key_is_needed_for_feedback_and_pictures_but_not_for_the_page(tmp_path: Path) -> None:
@@ -254,3 +259,44 @@ def test_requests_made_up_from_openapi_find_no_fault(server: Running, tmp_path: 
     command += ["--include-path-regex", "^/(feedback|review)"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=170, cwd=tmp_path, check=False)
     assert result.returncode == 0, result.stdout[-3000:]
+
+
+class Slow(Store):
+    """A store on a slow disk."""
+
+    delay = 0.4
+
+    def add(self, *args: Any, **options: Any) -> int:
+        time.sleep(self.delay)
+        return super().add(*args, **options)
+
+
+def test_feedback_waits_for_a_picture_that_is_being_written_even_if_nothing_else_waits(tmp_path: Path) -> None:
+    collector = Collector(Settings(collect=tmp_path / "kept"))
+    collector._writer = Slow(tmp_path / "kept")
+    predictor = Predictor.load(write_model(tmp_path / "colours.onnx"))
+    part = Part("", picture("red"))
+    answer = Answer(predictor.predict(images.decode(part.data, 32)[None])[0], None)
+    collector.offer("r", [part], [answer], "m1")
+    time.sleep(0.1)  # the thread has taken it by now
+    collector.offer("bad", [part], [ImageError("image_truncated", "cut off")], "m1")
+    found = collector.find("r", 0, time.monotonic() + 60)
+    assert found is not None
+    assert found.category == "red"
+    collector.close()
+
+
+def test_queue_is_bounded_and_what_does_not_fit_is_not_kept(tmp_path: Path) -> None:
+    collector = Collector(Settings(collect=tmp_path / "kept"))
+    collector._writer = Slow(tmp_path / "kept")
+    collector._writer.delay = 0.02
+    predictor = Predictor.load(write_model(tmp_path / "colours.onnx"))
+    part = Part("", picture("red"))
+    answer = Answer(predictor.predict(images.decode(part.data, 32)[None])[0], None)
+    collector.offer("many", [part] * 1000, [answer] * 1000, "m1")
+    assert len(collector._queue) <= QUEUE_PICTURES
+    while collector._row[PENDING] > 0:
+        time.sleep(0.05)
+    assert collector.store.counts().answers == collector._row[KEPT] <= QUEUE_PICTURES
+    assert collector._row[KEPT] + collector._row[DROPPED] == 1000
+    collector.close()

@@ -12,7 +12,7 @@ from pupila.errors import DataError, ImageError
 from pupila.feedback.strip import strip
 
 DATABASE = "feedback.sqlite"
-LONGEST = 2048
+LONGEST = 1024
 """Pixels a side to which a picture is scaled down that cannot be kept as the file that it was."""
 
 

@@ -20,6 +20,8 @@ from pupila.images import DEFAULT_LIMITS, ImageLimits
 
 EVICTED_TOGETHER = 256
 """Rows that are looked at in one go when room is needed."""
+REPEATED = 20
+"""How often pictures may have been sent on average before a sample of different ones gets smaller than wanted."""
 ROWS = f"SELECT {', '.join(COLUMNS)} FROM answers JOIN pictures USING (sha256)"  # noqa: S608  # constants only
 
 
@@ -91,7 +93,8 @@ class Store:
             gone = sum(database.execute("DELETE FROM answers WHERE sha256 = ?", name).rowcount for name in names)
             unused = [file for name in names for file in _forget(database, *name)]
         self._delete_files(unused)
-        self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # or it would stay in the log for a while
+        with self._lock:
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # or it would stay in the log for a while
         return gone
 
     def recover(self) -> tuple[int, int]:
@@ -166,7 +169,8 @@ class Store:
         Answers from before room was made for others are left out: of them the corrected ones are left over.
         """
         found: dict[str, Kept] = {}
-        for kept in self._rows("WHERE model = ? AND id > (SELECT evicted FROM size) ORDER BY id DESC", model):
+        fair = "WHERE model = ? AND id > (SELECT evicted FROM size) ORDER BY id DESC LIMIT ?"
+        for kept in self._rows(fair, model, REPEATED * last):
             if len(found) < last:
                 found.setdefault(kept.sha256, kept)
         return list(found.values())

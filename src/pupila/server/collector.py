@@ -30,7 +30,7 @@ PATIENCE = 2.0
 """Seconds that feedback waits for a picture that another worker may be about to write."""
 SILENCE = 60.0
 """Seconds between two log entries about a disk that does not take pictures."""
-LAST_WORDS = 5.0
+LAST_WORDS = 10.0
 """Seconds that a worker which ends has to write what is in its queue."""
 
 
@@ -62,13 +62,16 @@ class Collector:
         if settings.collect is None:
             raise ValueError("There is no folder to collect in.")
         self.store = Store(settings.collect, create=True)
-        """For reading, and for feedback; the thread has a connection of its own."""
+        """For reading, and for feedback."""
+        self._writer = Store(settings.collect)
+        """The thread's own connection: reading does not wait for writing."""
         self._settings = settings
         self._table = table or new_table(1)
         self._row = self._table.row(slot)
         self._row[PENDING] = 0.0  # whoever had this row has taken its queue along
         self._queue: deque[Answered] = deque()
         self._bytes = 0
+        self._in_work = 0
         self._changed = threading.Condition()
         self._closing = False
         self._silent_until = 0.0
@@ -81,7 +84,7 @@ class Collector:
         with self._changed:
             for item in filter(None, answered):
                 self._enqueue(item)
-            self._row[PENDING] = self._pending()
+            self._count_pending()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, daemon=True, name="collector")
                 self._thread.start()
@@ -104,7 +107,6 @@ class Collector:
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join(LAST_WORDS)
-        self.store.close()
 
     def _enqueue(self, item: Answered) -> None:
         if len(self._queue) >= QUEUE_PICTURES or self._bytes + len(item.data) > QUEUE_BYTES or self._closing:
@@ -115,22 +117,21 @@ class Collector:
         self._queue.append(item)
         self._bytes += len(item.data)
 
-    def _pending(self, in_work: int = 0) -> float:
-        return float(len(self._queue) + in_work)
+    def _count_pending(self) -> None:
+        self._row[PENDING] = float(len(self._queue) + self._in_work)
 
     def _work(self) -> None:
-        store = Store(self.store.folder.path)
         while batch := self._take():
             kept = 0
             try:
-                kept = store.add(batch, self._settings.collect_max_bytes, self._settings.image_limits)
+                kept = self._writer.add(batch, self._settings.collect_max_bytes, self._settings.image_limits)
             except Exception:
                 self._complain()
             with self._changed:
                 self._row[KEPT] += kept
                 self._row[DROPPED] += len(batch) - kept
-                self._row[PENDING] = self._pending()
-        store.close()
+                self._in_work = 0
+                self._count_pending()
 
     def _complain(self) -> None:
         """Log why pictures cannot be kept: a disk that is full stays full for a while, and its log shall not grow."""
@@ -148,7 +149,8 @@ class Collector:
                 batch.append(self._queue.popleft())
                 size += len(batch[-1].data)
             self._bytes -= size
-            self._row[PENDING] = self._pending(len(batch))
+            self._in_work = len(batch)  # counted until they are written: feedback on them waits
+            self._count_pending()
         return batch
 
 
