@@ -20,6 +20,7 @@ PATIENCE = {
     "RAY_worker_register_timeout_seconds": "300",
     "RAY_agent_register_timeout_ms": "300000",
     "RAY_enable_worker_prestart": "0",
+    "RAY_worker_niceness": "0",  # else they starve beside other work: Ray's default is 15
     "RAY_DISABLE_IMPORT_WARNING": "1",
 }
 """Ray's own settings for a machine that does much else: wait for processes to start, and start none in advance."""
@@ -45,7 +46,8 @@ class Nodes:
         """Start one more node; the first is the head."""
         identity = secrets.token_hex(28)
         ports = dict(zip(HELPERS, free_ports(len(HELPERS)), strict=True))
-        teller = threading.Thread(target=self._tell, args=(identity, ports["dashboard_agent_listen_port"]), daemon=True)
+        port = ports["dashboard_agent_listen_port"]
+        teller = threading.Thread(target=tell_port, args=(self.folder, identity, port), daemon=True)
         os.environ["RAY_OVERRIDE_NODE_ID_FOR_TESTING"] = identity
         try:
             teller.start()
@@ -55,13 +57,9 @@ class Nodes:
         finally:
             del os.environ["RAY_OVERRIDE_NODE_ID_FOR_TESTING"]
 
-    def _tell(self, identity: str, port: int) -> None:
-        """Say which port a node's agent will take: the node gives up if the agent has not said so within 15 s."""
-        for _ in range(6000):
-            for session in self.folder.glob("session_2*"):
-                (session / f"dashboard_agent_listen_port_{identity}").write_text(str(port))
-                return
-            time.sleep(0.005)
+    def predicts(self, node: Any) -> bool:
+        """Return whether one of a node's processes has a predicting process of its own."""
+        return any(b"pupila.batch.worker" in command for command in below(node.all_processes["raylet"][0].process.pid))
 
     def kill(self, node: Any) -> None:
         """Kill a node's processes with SIGKILL, as if its machine had lost its power."""
@@ -85,6 +83,24 @@ def cluster() -> Iterator[Nodes]:
             nodes.cluster.shutdown()
             for name, value in before.items():
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def below(pid: int) -> Iterator[bytes]:
+    """Yield the command line of each process below another."""
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                yield Path(f"/proc/{child}/cmdline").read_bytes()
+                yield from below(int(child))
+
+
+def tell_port(folder: Path, identity: str, port: int) -> None:
+    """Say which port a node's agent will take: the node gives up if the agent has not said so within 15 s."""
+    for _ in range(6000):
+        for session in folder.glob("session_2*"):
+            (session / f"dashboard_agent_listen_port_{identity}").write_text(str(port))
+            return
+        time.sleep(0.005)
 
 
 def free_ports(count: int) -> list[int]:

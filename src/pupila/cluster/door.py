@@ -97,7 +97,8 @@ def response(reply: Reply) -> Response:
 
 def problem(error: RequestError) -> Response:
     """Answer as pupila.server does when something is wrong."""
-    headers = [("Content-Type", "application/json")]
+    body = json.dumps(error.to_json()).encode()
+    headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
     if error.retry_after is not None:
         headers.append(("Retry-After", f"{error.retry_after:.0f}"))
-    return response((error.status, headers, json.dumps(error.to_json()).encode()))
+    return response((error.status, headers, body))
