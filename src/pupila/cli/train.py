@@ -23,6 +23,7 @@ import click
     "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of runs."
 )
 @click.option("--checkpoint-seconds", type=float, default=60.0, show_default=True, help="What a kill may cost at most.")
+@click.option("--checkpoints", metavar="ADDRESS", help="Copy checkpoints there, too: s3://bucket/run and the like.")
 @click.option(
     "--log", type=click.Choice(["tensorboard", "mlflow"]), help="Where else each epoch's metrics are written."
 )
@@ -52,6 +53,7 @@ def train(
     name: str | None,
     runs: Path,
     checkpoint_seconds: float,
+    checkpoints: str | None,
     log: str | None,
     feedback: Path | None,
     explain: bool,
@@ -74,7 +76,7 @@ def train(
         return
     folder = runs / (name or f"{Path(data).name.split('.')[0]}-{chosen.name}")
     options = {"size": size, "labels": labels, "feedback": feedback, "log": log}
-    order = Order(data, chosen, folder, resume, checkpoint_seconds, options)
+    order = Order(data, chosen, folder, resume, checkpoint_seconds, checkpoints, options)
     if cluster is not None:
         from pupila.cluster.train import train_on_cluster
 

@@ -24,6 +24,7 @@ from pupila.training.batches import Batch, batch_count, batches, smallest_batch
 from pupila.training.checkpoint import Position, load_checkpoint, momentum_of, restore_momentum, save_checkpoint
 from pupila.training.device import autocast, keep_memory, pick_device
 from pupila.training.distributed import ALONE, Team
+from pupila.training.mirror import Mirror
 from pupila.training.optim import MovingAverage, learning_rate, set_learning_rate, sgd
 from pupila.training.resnet import ResNet18, enlarged
 
@@ -55,6 +56,7 @@ class _Files:
     checkpoint: Path
     seconds: float
     identity: Mapping[str, Any]
+    mirror: Mirror | None
 
 
 @dataclass
@@ -92,6 +94,8 @@ class _Run:
             "best": self.best,
         }
         save_checkpoint(self.files.checkpoint, self.position, groups, self.files.identity)
+        if self.files.mirror is not None:
+            self.files.mirror.put(self.files.checkpoint)
         self.saved = time.monotonic()
 
 
@@ -107,14 +111,16 @@ def fit(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     on_epoch: OnEpoch = lambda _: None,
     team: Team = ALONE,
+    mirror: Mirror | None = None,
 ) -> Fitted:
     """Train until the recipe's epochs or minutes are over, or until Ctrl-C; return the best epoch's weights.
 
     identity: what a checkpoint must agree with to be resumed. team: the workers that share each batch.
+    mirror: where each checkpoint is copied to, and taken from at resume.
     Raises TrainingError if the loss is no longer finite, if the checkpoint cannot be written or belongs to another
     run, or if stopped before the first epoch was over.
     """
-    files = _Files(checkpoint, checkpoint_seconds, identity)
+    files = _Files(checkpoint, checkpoint_seconds, identity, mirror)
     team.check(smallest_batch(len(train), recipe.batch_size), len(validation))
     run = _begin(files, recipe, network, balance_for(recipe, train), resume, team)
     pictures, labels = _on_device(train, run.device)
@@ -167,6 +173,7 @@ def _begin(files: _Files, recipe: Recipe, network: ResNet18, balance: Balance, r
     run = _Run(
         recipe, device, network, optimizer, average, Position(), {}, files, balance, team, forward, time.monotonic()
     )
+    _fetch(files, resume, team)
     if resume and files.checkpoint.exists():
         run.position, groups = load_checkpoint(files.checkpoint, files.identity)
         network.load_state_dict(groups["network"])
@@ -175,6 +182,17 @@ def _begin(files: _Files, recipe: Recipe, network: ResNet18, balance: Balance, r
         run.best = groups.get("best", {})
     team.agree(run.position.steps, files.identity)
     return run
+
+
+def _fetch(files: _Files, resume: bool, team: Team) -> None:
+    """Bring the checkpoint here from its mirror, if there is one; refuse another run's."""
+    if files.mirror is None:
+        return
+    with team.first_on_the_machine():
+        if resume and team.local_rank == 0:
+            files.mirror.fetch(files.checkpoint)
+        if not resume and files.mirror.has(files.checkpoint):
+            raise TrainingError("--checkpoints: holds a run already. Go on with --resume, or give another address.")
 
 
 def _on_device(dataset: Dataset, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,7 @@ from pupila.training.export import Exported, export
 from pupila.training.fit import CHECKPOINT_SECONDS, Fitted, OnEpoch, Row, fit
 from pupila.training.framing import choose_framing
 from pupila.training.head import fit_head
+from pupila.training.mirror import Mirror
 from pupila.training.record import FILE as RUN_FILE
 from pupila.training.record import record_of
 from pupila.training.trackers import Tracker, check_installed, tracking
@@ -73,6 +74,7 @@ def train(
     feedback: Path | None = None,
     team: Team = ALONE,
     watch: OnEpoch = lambda _: None,
+    checkpoints: str | None = None,
 ) -> Trained:
     """Train on `source` as `recipe` says and leave everything in `folder`; prints one line an epoch and a closing line.
 
@@ -81,6 +83,7 @@ def train(
     log: where else each epoch is written, one of trackers.LOGS. feedback: a folder of corrected pictures to add.
     team: the workers that train together; the first calls this function, and the others call assist().
     watch: called after each epoch with the metrics of all so far; what it raises ends the run.
+    checkpoints: an address that each checkpoint is copied to, see mirror.py.
     Raises PupilaError's kinds; see fit, load_dataset and export.
     """
     refuse_to_overwrite(folder, resume)
@@ -93,7 +96,8 @@ def train(
     _write(folder / "recipe.json", json.dumps(recipe.to_dict(), indent=2))
     _write(folder / RUN_FILE, record.to_json())
     with tracking(log, folder, recipe) as tracker:
-        fitted = _fitted(prepared, folder, partial(_record, folder, tracker, watch), resume, checkpoint_seconds, team)
+        on_epoch = partial(_record, folder, tracker, watch)
+        fitted = _fitted(prepared, folder, on_epoch, resume, checkpoint_seconds, team, checkpoints)
     print(closing_line(fitted))
     save_trunk(fitted.network, folder / "trunk.safetensors")
     exported = export(
@@ -115,11 +119,12 @@ def assist(
     labels: Path | None = None,
     feedback: Path | None = None,
     resume: bool = False,
+    checkpoints: str | None = None,
 ) -> None:
     """Do a worker's share of a training that the first worker of the team leads; prints and writes nothing."""
     with contextlib.redirect_stdout(io.StringIO()):
         prepared = prepare(source, recipe, size, labels, feedback, team)
-        _fitted(prepared, folder, lambda _: None, resume, CHECKPOINT_SECONDS, team)
+        _fitted(prepared, folder, lambda _: None, resume, CHECKPOINT_SECONDS, team, checkpoints)
 
 
 def prepare(
@@ -169,7 +174,13 @@ def with_feedback(prepared: Prepared, folder: Path) -> Prepared:
 
 
 def _fitted(
-    prepared: Prepared, folder: Path, on_epoch: OnEpoch, resume: bool, checkpoint_seconds: float, team: Team
+    prepared: Prepared,
+    folder: Path,
+    on_epoch: OnEpoch,
+    resume: bool,
+    checkpoint_seconds: float,
+    team: Team,
+    checkpoints: str | None,
 ) -> Fitted:
     """Fit all of the network, or its head."""
     recipe, start, training, validation = (
@@ -183,7 +194,7 @@ def _fitted(
     return fit(
         recipe, start.network, training, validation, folder / "checkpoint.safetensors",
         identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds, on_epoch=on_epoch,
-        team=team,
+        team=team, mirror=None if checkpoints is None else Mirror(checkpoints),
     )  # fmt: skip
 
 

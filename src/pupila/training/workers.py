@@ -34,6 +34,7 @@ class Order:
     folder: Path
     resume: bool = False
     checkpoint_seconds: float = CHECKPOINT_SECONDS
+    checkpoints: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     """What else train() takes: size, labels, feedback, log."""
 
@@ -50,11 +51,14 @@ def take_part(order: Order) -> Path | None:
         order = replace(order, resume=True)
     with joined() as team:
         if not team.leads:
-            assist(order.source, order.recipe, order.folder, team, resume=order.resume, **order.of_data)
+            assist(
+                order.source, order.recipe, order.folder, team, resume=order.resume, checkpoints=order.checkpoints,
+                **order.of_data,
+            )  # fmt: skip
             return None
         return train(
             order.source, order.recipe, order.folder, resume=order.resume,
-            checkpoint_seconds=order.checkpoint_seconds, team=team, **order.options,
+            checkpoint_seconds=order.checkpoint_seconds, team=team, checkpoints=order.checkpoints, **order.options,
         ).model  # fmt: skip
 
 
