@@ -69,7 +69,7 @@ class Intake:
         """Give a request to the handlers, or answer at once if it is about health, or if too much waits."""
         connection.request = request
         waiting = self.handlers.waiting
-        delay = waiting / self.clock.rate if self.clock.rate else 0.0
+        delay = self.clock.pace.delay(waiting)
         if request.head.path in INLINE:
             self.handlers.answer(connection, request)
         elif waiting >= self.settings.max_waiting or time.monotonic() + delay >= request.deadline:
