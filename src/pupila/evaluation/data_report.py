@@ -51,7 +51,7 @@ def write_data_report(path: Path, inspection: Inspection) -> None:
 def data_text(inspection: Inspection) -> str:
     """Return the summary for a terminal, leaks first."""
     splits = inspection.splits
-    lines = [f"{splits.name}: {splits.layout}", *splits.notes, *_leak_lines(inspection)]
+    lines = [f"{splits.name}: {splits.layout}", *_leak_lines(inspection), *splits.notes]
     lines += [f"Files that cannot be used: {len(splits.skipped):,}" if splits.skipped else "Every picture can be read."]
     lines += _first([f"  {item.name}: {item.reason}" for item in splits.skipped])
     odd = [f"  {item.name}: {item.reason}" for item in inspection.survey.odd] if inspection.survey else []
