@@ -157,9 +157,14 @@ def test_missing_sdk_is_one_sentence_with_the_fix(tmp_path: Path, monkeypatch: p
     hidden.mkdir()
     (hidden / "__init__.py").touch()  # hides the installed one, as if only that had come with something else
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    missing = str(MissingExtraError("Tracing", "telemetry"))
     process = launch(tmp_path / "none.onnx", tmp_path / "log", '{"port": 0, "traces": "http://127.0.0.1:4318"}')
     assert process.wait(60) == 1
-    assert (tmp_path / "log").read_text() == f"MissingExtraError: {MissingExtraError('Tracing', 'telemetry')}\n"
+    assert (tmp_path / "log").read_text() == f"MissingExtraError: {missing}\n"
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")  # as a platform may, for everybody
+    with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log2", '{"port": 0, "workers": 1}') as server:
+        assert server.predict(picture()).status_code == 200
+        assert server.log.read_text().count(missing) == 1
 
 
 def test_nothing_of_it_is_loaded_where_nobody_traces() -> None:

@@ -38,8 +38,9 @@ def serve(model: Path, settings: Settings, load: Callable[[Path], Predictor] = P
     """Serve a model file until SIGTERM or SIGINT; raises SettingsError or ModelError if it cannot be."""
     check_writable(settings.access_log)
     prepare(settings)
-    check_tracing(settings.traces)
+    traced = check_tracing(settings.traces)
     server = Server(model, settings, load, bind(settings))
+    server.traced = traced
     try:
         server.run()
     except SystemExit as stop:
@@ -106,6 +107,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         self.keeping = new_table(self.plan.workers)
         self.collector: Collector | None = None
         self.original = open_file(model)
+        self.traced = False
         self.booted = False
         """Whether a worker was ready once: from then on a worker that cannot load does not end the server."""
         super().__init__()
@@ -134,8 +136,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     def load(self) -> Flask:
         """Load the model in a worker, after the fork: ONNX Runtime's threads do not survive one."""
         try:
-            traces = self.settings.traces
-            tracer = Tracer.exporting(traces, self.slot) if check_tracing(traces) else None
+            tracer = Tracer.exporting(self.settings.traces, self.slot) if self.traced else None
             self.ledger = Ledger(Telemetry(self.counts, self.slot), self.settings.access_log, tracer)
             return self.make_app()
         except (ModelError, DataError) as error:

@@ -5,6 +5,7 @@ nothing, and one that is traced waits for nobody, as spans are sent by a thread 
 collector that is down cannot take.
 """
 
+import logging
 import os
 import threading
 import time
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import TracerProvider
 
+log = logging.getLogger("pupila.server")
+
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 """OpenTelemetry's own names of where to send spans; either of them switches tracing on."""
 PATH = "/v1/traces"
@@ -30,7 +33,10 @@ LAST_FLUSH = 2.0
 
 
 def check_tracing(url: str | None, environment: Mapping[str, str] = os.environ) -> bool:
-    """Return whether spans are wanted; raises SettingsError for a bad URL, MissingExtraError without the SDK."""
+    """Return whether to trace; raises SettingsError for a bad URL, MissingExtraError for a URL without the SDK.
+
+    Variables alone, which a platform may set for everybody, do not keep a server without the SDK from starting.
+    """
     named = any(environment.get(name) for name in ENDPOINTS)
     disabled = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
     unwanted = environment.get("OTEL_TRACES_EXPORTER", "otlp").strip().lower() == "none"
@@ -38,13 +44,21 @@ def check_tracing(url: str | None, environment: Mapping[str, str] = os.environ) 
         return False
     if url is not None and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc):
         raise SettingsError(f"traces = {url!r} is not the URL of a collector. Give one such as http://127.0.0.1:4318")
+    if is_installed():
+        return True
+    missing = MissingExtraError("Tracing", "telemetry")
+    if url is not None:
+        raise missing
+    log.warning("OpenTelemetry's variables ask for traces, but there are none: %s", missing)
+    return False
+
+
+def is_installed() -> bool:
+    """Return whether the SDK and its exporter are there."""
     try:
-        found = find_spec("opentelemetry.sdk.trace") and find_spec("opentelemetry.exporter.otlp.proto.http")
+        return bool(find_spec("opentelemetry.sdk.trace") and find_spec("opentelemetry.exporter.otlp.proto.http"))
     except ModuleNotFoundError:  # a package that would hold them is missing
-        found = None
-    if found is None:
-        raise MissingExtraError("Tracing", "telemetry")
-    return True
+        return False
 
 
 def named_by(environment: Mapping[str, str]) -> bool:
