@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import sqlite3
 import stat
 import subprocess
@@ -160,6 +161,9 @@ def test_many_clients_at_once_lose_nothing(server: Running) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(one, range(60))) == [200] * 60
+    counts = dict(re.findall(r'pupila_collected_total\{outcome="(\w+)"\} (\S+)', server.get("/metrics").text))
+    assert float(counts["kept"]) >= 60
+    assert float(counts["dropped"]) == 0
 
 
 def test_folder_is_the_owners_alone(server: Running, folder: Path) -> None:
@@ -288,8 +292,8 @@ def test_feedback_waits_for_a_picture_that_is_being_written_even_if_nothing_else
 
 def test_queue_is_bounded_and_what_does_not_fit_is_not_kept(tmp_path: Path) -> None:
     collector = Collector(Settings(collect=tmp_path / "kept"))
-    collector._writer = Slow(tmp_path / "kept")
-    collector._writer.delay = 0.02
+    collector._writer = slow = Slow(tmp_path / "kept")
+    slow.delay = 0.02
     predictor = Predictor.load(write_model(tmp_path / "colours.onnx"))
     part = Part("", picture("red"))
     answer = Answer(predictor.predict(images.decode(part.data, 32)[None])[0], None)

@@ -66,8 +66,8 @@ class Collector:
         self._writer = Store(settings.collect)
         """The thread's own connection: reading does not wait for writing."""
         self._settings = settings
-        self._table = table or new_table(1)
-        self._row = self._table.row(slot)
+        self.table = table or new_table(1)
+        self._row = self.table.row(slot)
         self._row[PENDING] = 0.0  # whoever had this row has taken its queue along
         self._queue: deque[Answered] = deque()
         self._bytes = 0
@@ -94,7 +94,7 @@ class Collector:
         """Return an answered picture; one that still waits to be written, by whichever worker, is waited for."""
         until = min(deadline, time.monotonic() + PATIENCE)
         while True:
-            waits = self._table.sum(PENDING) > 0  # asked before looking: what is written in between is found
+            waits = self.table.sum(PENDING) > 0  # asked before looking: what is written in between is found
             kept = self.store.of_request(request, picture)
             if kept is not None or not waits or time.monotonic() >= until:
                 return kept

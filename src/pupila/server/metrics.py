@@ -8,6 +8,8 @@ from prometheus_client.registry import Collector
 
 from pupila.manifest import Manifest
 from pupila.server.board import CONNECTIONS, STARTS, WAITING, Board
+from pupila.server.collector import DROPPED, KEPT
+from pupila.server.shared import Table
 from pupila.server.telemetry import (
     BATCHES,
     CODES,
@@ -24,21 +26,26 @@ from pupila.server.telemetry import (
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def exposition(telemetry: Telemetry, board: Board | None, manifest: Manifest, version: str) -> bytes:
-    """Return everything that has been counted."""
+def exposition(
+    telemetry: Telemetry, board: Board | None, manifest: Manifest, version: str, kept: Table | None = None
+) -> bytes:
+    """Return everything that has been counted; `kept`: the collectors' table, where pictures are kept."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(Snapshot(telemetry, board, manifest, version))
+    registry.register(Snapshot(telemetry, board, manifest, version, kept))
     return generate_latest(registry)
 
 
 class Snapshot(Collector):
     """Reads the shared table once."""
 
-    def __init__(self, telemetry: Telemetry, board: Board | None, manifest: Manifest, version: str) -> None:
+    def __init__(
+        self, telemetry: Telemetry, board: Board | None, manifest: Manifest, version: str, kept: Table | None = None
+    ) -> None:
         self.telemetry = telemetry
         self.board = board
         self.manifest = manifest
         self.version = version
+        self.kept = kept
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
@@ -54,6 +61,11 @@ class Snapshot(Collector):
                               CONFIDENCES, LAYOUT.confidences)  # fmt: skip
         yield self.unknown(classes)
         yield from self.workers()
+        if self.kept is not None:
+            collected = CounterMetricFamily("pupila_collected", "Answered pictures to keep.", labels=["outcome"])
+            collected.add_metric(["kept"], self.kept.sum(KEPT))
+            collected.add_metric(["dropped"], self.kept.sum(DROPPED))
+            yield collected
         model = GaugeMetricFamily("pupila_model_info", "The model that serves.", labels=["name", "version"])
         model.add_metric([self.manifest.name, self.version], 1)
         yield model

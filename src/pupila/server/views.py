@@ -54,7 +54,8 @@ def metrics() -> Response:
 
     room = this_room()
     predictor = room.classifier.predictor
-    text = exposition(room.ledger.telemetry, room.health.board, predictor.manifest, predictor.version)
+    kept = room.collector.table if room.collector else None
+    text = exposition(room.ledger.telemetry, room.health.board, predictor.manifest, predictor.version, kept)
     return Response(text, content_type=CONTENT_TYPE)
 
 
