@@ -37,8 +37,9 @@ def test_text_is_the_summary(inspection: Inspection) -> None:
     lines = data_text(inspection).splitlines()
     assert lines[0] == "pets: class folders in train/, test/"
     assert lines[1].startswith("LEAK: 1 of 1 test pictures")
-    assert lines[2] == "Files that cannot be used: 1"
-    assert lines[3].startswith("  train/cat/bad.jpg: Not a picture")
+    assert lines[2].startswith("test has no picture of <b>dog: ")
+    assert lines[3] == "Files that cannot be used: 1"
+    assert lines[4].startswith("  train/cat/bad.jpg: Not a picture")
     assert lines[-1].endswith("2.0 times the pictures of the smallest: balanced enough.")
 
 
