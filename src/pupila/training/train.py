@@ -32,6 +32,9 @@ from pupila.training.record import record_of
 from pupila.training.trackers import Tracker, check_installed, tracking
 from pupila.training.weights import Start, save_trunk, starting_network
 
+WORTH_SAYING = 0.02
+"""Difference of accuracy and balanced accuracy from which an epoch's line gives both."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -255,9 +258,11 @@ def _record(folder: Path, tracker: Tracker, watch: OnEpoch, rows: Sequence[Row])
     _write(folder / "metrics.jsonl", "\n".join(json.dumps(row) for row in rows))
     tracker.record(rows)
     row = rows[-1]
+    accuracy, balanced = row["validation_accuracy"], row["validation_balanced_accuracy"]
+    uneven = f" (balanced {balanced:.3f})" if abs(balanced - accuracy) >= WORTH_SAYING else ""
     print(
         f"epoch {row['epoch']} at {row['network_size']} px: loss {row['train_loss']:.3f}, "
-        f"train acc {row['train_accuracy']:.3f}, valid acc {row['validation_accuracy']:.3f}, {row['seconds']:.0f} s",
+        f"train acc {row['train_accuracy']:.3f}, valid acc {accuracy:.3f}{uneven}, {row['seconds']:.0f} s",
         flush=True,
     )
     watch(rows)
