@@ -16,8 +16,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from pupila.cluster.connect import HERE, connected
 from pupila.errors import PupilaError, TrainingError
-from pupila.training.train import prepare, refuse_to_overwrite
-from pupila.training.workers import RESTARTS, Order, take_part
+from pupila.training.workers import RESTARTS, Order, check, take_part
 
 
 def train_on_cluster(order: Order, workers: int, address: str = HERE) -> Path:
@@ -26,10 +25,8 @@ def train_on_cluster(order: Order, workers: int, address: str = HERE) -> Path:
     Raises what train() raises, SettingsError if no cluster is there, and TrainingError if more than RESTARTS workers
     were lost.
     """
-    refuse_to_overwrite(order.folder, order.resume)
-    prepare(order.source, order.recipe, **order.of_data)  # mistakes show here, once
+    check(order)
     folder = order.folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
     # Only a checkpoint of this run can be in the folder: a worker that is started again goes on with it.
     order = replace(order, folder=folder, resume=True)
     with connected(address, show=True):

@@ -4,6 +4,8 @@ Starting them, noticing that one is lost and starting all of them again is torch
 last checkpoint. Knows nothing of how the work is shared: that is distributed.py.
 """
 
+import contextlib
+import io
 import signal
 import uuid
 from collections.abc import Mapping
@@ -62,15 +64,21 @@ def take_part(order: Order) -> Path | None:
         ).model  # fmt: skip
 
 
+def check(order: Order) -> None:
+    """Raise what is wrong with the order before any worker starts, and put the data into the cache for them."""
+    refuse_to_overwrite(order.folder, order.resume)
+    with contextlib.redirect_stdout(io.StringIO()):  # the first worker says it again
+        prepare(order.source, order.recipe, **order.of_data)
+    order.folder.mkdir(parents=True, exist_ok=True)
+
+
 def train_with_workers(order: Order, workers: int, threads: int | None = None) -> Path:
     """Train with so many processes on this machine, and return the model file.
 
     Every process gets its share of the machine's threads. Raises what train() raises, and TrainingError if workers
     were lost more than RESTARTS times.
     """
-    refuse_to_overwrite(order.folder, order.resume)
-    prepare(order.source, order.recipe, **order.of_data)  # mistakes show here, once, and the others read the cache
-    order.folder.mkdir(parents=True, exist_ok=True)
+    check(order)
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=workers, run_id=uuid.uuid4().hex, rdzv_backend="c10d",
         rdzv_endpoint="localhost:0", max_restarts=RESTARTS, start_method="spawn",
