@@ -13,6 +13,7 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from pupila.cluster.connect import HERE, connected
+from pupila.cluster.paths import check_weights, full
 from pupila.errors import TrainingError
 from pupila.training.fit import Row
 from pupila.training.sweeps.processes import Execute, Outcome
@@ -31,7 +32,9 @@ def on_cluster(address: str = HERE, stop_early: bool = False) -> Execute:
     """
 
     def execute(jobs: Sequence[Job]) -> Iterator[Outcome]:
-        by_name = {job.trial.name: replace(job, folder=job.folder.resolve()) for job in jobs}
+        for job in jobs:
+            check_weights(job.trial.recipe)
+        by_name = {j.trial.name: replace(j, source=full(j.source), folder=j.folder.resolve()) for j in jobs}
         with connected(address, show=True):
             _tune(by_name, stop_early)
         for name, job in by_name.items():

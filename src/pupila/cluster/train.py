@@ -15,6 +15,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from pupila.cluster.connect import HERE, connected
+from pupila.cluster.paths import check_weights, full
 from pupila.errors import PupilaError, TrainingError
 from pupila.training.workers import RESTARTS, Order, check, take_part
 
@@ -25,10 +26,12 @@ def train_on_cluster(order: Order, workers: int, address: str = HERE) -> Path:
     Raises what train() raises, SettingsError if no cluster is there, and TrainingError if more than RESTARTS workers
     were lost.
     """
+    check_weights(order.recipe)
     check(order)
     folder = order.folder.resolve()
+    options = {key: value.resolve() if isinstance(value, Path) else value for key, value in order.options.items()}
     # Only a checkpoint of this run can be in the folder: a worker that is started again goes on with it.
-    order = replace(order, folder=folder, resume=True)
+    order = replace(order, source=full(order.source), folder=folder, options=options, resume=True)
     with connected(address, show=True):
         gpus = ray.cluster_resources().get("GPU", 0) > 0  # type: ignore[no-untyped-call]
         trainer = TorchTrainer(
