@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from pupila.data import load_dataset
-from pupila.errors import TrainingError
+from pupila.errors import ModelError, TrainingError
 from pupila.evaluation.evaluate import evaluate
 from pupila.recipe import Recipe
 from pupila.training.fit import OnEpoch
@@ -78,7 +78,7 @@ class Failure:
 def run_job(job: Job, watch: OnEpoch = lambda _: None) -> Result | Failure:
     """Train, score on the test split if there is one, and leave result.json; a job that is done is only read.
 
-    A TrainingError is the trial's own and becomes a Failure; the other kinds of PupilaError end the sweep.
+    What goes wrong in training or in its model becomes a Failure; wrong data or a missing package ends the sweep.
     watch: see train(); if it raises SystemExit, the trial is stopped for good, and a note of that is left.
     """
     done = read_result(job)
@@ -91,7 +91,7 @@ def run_job(job: Job, watch: OnEpoch = lambda _: None) -> Result | Failure:
             job.source, job.trial.recipe, job.folder,
             size=job.size, resume=True, checkpoint_seconds=job.checkpoint_seconds, watch=watch,
         )  # fmt: skip
-    except TrainingError as error:
+    except (TrainingError, ModelError) as error:
         return Failure(job.trial.name, job.trial.group, str(error))
     except SystemExit:
         (job.folder / STOPPED).write_text("Stopped early: other trials were better at this point.\n")
