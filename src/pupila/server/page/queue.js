@@ -81,7 +81,8 @@ export class Queue {
       this.#say("working");
       for (const item of batch) this.#set(item, "sending");
       begun = performance.now();
-      const answer = await predict(batch.map((item) => item.copy ?? item.file), 3 * this.limits.deadline + 30);
+      const patience = 2 * this.limits.deadline + 5; // the server's deadline counts from the first byte that it gets
+      const answer = await predict(batch.map((item) => item.copy ?? item.file), patience);
       if (answer.predictions.length !== batch.length) throw new Problem("fault");
       this.#learn((performance.now() - begun) / 1000);
       for (const [index, item] of batch.entries()) await this.#take(item, answer, index);
