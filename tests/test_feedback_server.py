@@ -156,14 +156,22 @@ def test_listing_goes_on_where_it_ended(server: Running) -> None:
 
 def test_many_clients_at_once_lose_nothing(server: Running) -> None:
     def one(number: int) -> int:
-        answer = server.predict(picture("red", size=(40 + number, 77)))
+        while (answer := server.predict(picture("red", size=(40 + number, 77)))).status_code == 503:
+            time.sleep(0.2)  # a busy machine may send clients away
         return feedback(server, answer.headers["X-Request-Id"], 0, CLASSES[number % 4]).status_code
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(one, range(60))) == [200] * 60
-    counts = dict(re.findall(r'pupila_collected_total\{outcome="(\w+)"\} (\S+)', server.get("/metrics").text))
-    assert float(counts["kept"]) >= 60
-    assert float(counts["dropped"]) == 0
+    limit = time.monotonic() + 30
+    while (counts := collected(server))["kept"] < 60 and time.monotonic() < limit:
+        time.sleep(0.05)  # a batch is counted a moment after it can be corrected
+    assert counts["kept"] >= 60
+    assert counts["dropped"] == 0
+
+
+def collected(server: Running) -> dict[str, float]:
+    found = re.findall(r'pupila_collected_total\{outcome="(\w+)"\} (\S+)', server.get("/metrics").text)
+    return {outcome: float(count) for outcome, count in found}
 
 
 def test_folder_is_the_owners_alone(server: Running, folder: Path) -> None:
