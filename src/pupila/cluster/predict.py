@@ -6,6 +6,7 @@ they come back under the same number, once, and in order.
 """
 
 import itertools
+import logging
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.data
-from ray.data import DataContext
+from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 
 from pupila.batch import Summary, predict_all
@@ -81,7 +82,7 @@ class Nodes:
             answered = ray.data.from_arrow(tables).map(
                 Answerer,  # type: ignore[arg-type]  # Ray makes one a process
                 fn_constructor_args=(self._model, *self._rest),
-                concurrency=(1, max(1, min(cpus(), len(tables)))),
+                compute=ActorPoolStrategy(min_size=1, max_size=min(cpus(), len(tables))),
                 num_cpus=1,
             )
             for expected, row in enumerate(answered.iter_rows()):
@@ -92,12 +93,13 @@ class Nodes:
 
 
 class quiet_and_in_order:  # noqa: N801 - reads as a phrase
-    """Ray Data's settings for a block: rows in the order of their input, and no bars but our own."""
+    """Ray Data's settings for a block: rows in the order of their input, and neither remarks nor bars but our own."""
 
     def __enter__(self) -> None:
         context = DataContext.get_current()
         self._before = (context.execution_options.preserve_order, context.enable_progress_bars)
         context.execution_options.preserve_order, context.enable_progress_bars = True, False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
 
     def __exit__(self, *_: object) -> None:
         context = DataContext.get_current()

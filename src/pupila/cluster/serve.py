@@ -36,7 +36,6 @@ TRIES = 4
 """How often a request is given to a replica before its client is told."""
 
 
-@serve.deployment(max_ongoing_requests=ONGOING, ray_actor_options={"num_cpus": 1})
 class Model:
     """One replica: a model file, verified, behind the same application as everywhere."""
 
@@ -54,7 +53,6 @@ class Model:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call, self._app, asked)
 
 
-@serve.deployment(max_ongoing_requests=1024, ray_actor_options={"num_cpus": 0})
 class Door:
     """Hands requests to replicas, each until one has answered it or its deadline is over."""
 
@@ -77,7 +75,8 @@ class Door:
     async def _ask(self, asked: Asked) -> Reply:
         for left in reversed(range(TRIES)):
             try:
-                return await self._model.remote(asked)
+                reply: Reply = await self._model.remote(asked)
+                return reply
             except (RayActorError, ObjectLostError):  # the replica is gone, and what it had in its hands
                 if not left or not asked.repeatable:
                     raise
@@ -90,15 +89,25 @@ def application(model: Path, settings: Settings, replicas: int) -> serve.Applica
     With another file than before, Ray Serve replaces replica by replica, and those that go finish what they have.
     """
     version = Predictor.load(model).version
-    scaling = {"min_replicas": min(2, replicas), "max_replicas": replicas, "target_ongoing_requests": TARGET}
-    model_ = Model.options(
-        autoscaling_config=scaling,
+    held = serve.deployment(
+        max_ongoing_requests=ONGOING,
         max_queued_requests=settings.max_waiting,
+        autoscaling_config={
+            "min_replicas": min(2, replicas),
+            "max_replicas": replicas,
+            "target_ongoing_requests": TARGET,
+        },
         graceful_shutdown_timeout_s=settings.drain,
-    )
-    return Door.options(num_replicas=2, graceful_shutdown_timeout_s=settings.drain).bind(
-        model_.bind(str(model.resolve()), version, settings), settings
-    )
+        ray_actor_options={"num_cpus": 1},
+    )(Model)
+    door = serve.deployment(
+        num_replicas=2,
+        max_ongoing_requests=settings.connections,
+        graceful_shutdown_timeout_s=settings.drain,
+        ray_actor_options={"num_cpus": 0},
+    )(Door)
+    made: serve.Application = door.bind(held.bind(str(model.resolve()), version, settings), settings)
+    return made
 
 
 def app(options: dict[str, str]) -> serve.Application:
