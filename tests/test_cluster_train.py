@@ -52,7 +52,7 @@ def test_training_goes_on_when_a_node_is_killed(cluster: Nodes, tmp_path: Path):
 
 @pytest.mark.slow
 def test_sweep_goes_on_when_its_driver_was_killed(cluster: Nodes, tmp_path: Path):
-    more = ["--grid", "lr=0.01,0.03", "--set", "epochs=2", f"--cluster={cluster.address}"]
+    more = ["--grid", "lr=0.001,0.002", "--set", "epochs=2", f"--cluster={cluster.address}"]
     with start("sweep", tmp_path, *more) as first:
         wait_for(lambda: list(tmp_path.glob("run/*/result.json")), first)
         first.kill()

@@ -20,7 +20,7 @@ from pupila.training.sweeps.definition import parse_grid, plan
 from pupila.training.sweeps.table import as_csv, as_text, best_of, rows_of
 from pupila.training.sweeps.trial import Failure, Job, Result, run_job
 
-SMALL = ["weights=none", "sample=60", "batch_size=16", "network_size=32", "progressive=[]", "precision=float32"]
+SMALL = ["weights=none", "sample=60", "batch_size=25", "network_size=32", "progressive=[]", "precision=float32"]
 SMALL = [word for pair in [*SMALL, "export=float32"] for word in ("--set", pair)]
 
 
@@ -148,7 +148,7 @@ def test_plot_of_many_groups_is_a_picture(tmp_path):
 
 
 def command(runs, *more):
-    return ["sweep", "digits", "--grid", "lr=0.01,0.03", "--set", "epochs=1", *SMALL, "--runs", str(runs), *more]
+    return ["sweep", "digits", "--grid", "lr=0.001,0.002", "--set", "epochs=1", *SMALL, "--runs", str(runs), *more]
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def done(tmp_path_factory):
 
 def test_sweep_prints_a_closing_line_a_trial_and_one_table(done):
     assert done[0].count("examples/sec on cpu") == 4  # each by its training, and once more with the trial's name
-    assert "learning_rate=0.01 " in done[0] and "Best by validation accuracy" in done[0]
+    assert "learning_rate=0.001 " in done[0] and "Best by validation accuracy" in done[0]
 
 
 def test_sweep_leaves_table_plot_and_the_best_model(done):
@@ -194,7 +194,7 @@ def test_trial_that_cannot_be_trained_is_a_failure_with_its_reason(tmp_path):
 
 def start(runs):
     """A sweep of two trials at once that writes a checkpoint after each step, as a process."""
-    values = ["--grid", "lr=0.01,0.03", "--set", "epochs=3", *SMALL, "--checkpoint-seconds", "0"]
+    values = ["--grid", "lr=0.001,0.002", "--set", "epochs=3", *SMALL, "--checkpoint-seconds", "0"]
     line = [sys.executable, "-m", "pupila", "sweep", "digits", *values, "--jobs", "2", "--runs", str(runs)]
     return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
