@@ -158,6 +158,12 @@ def test_every_document_that_the_code_speaks_of_exists() -> None:
     assert {name for name in named if not (ROOT / name).exists()} == set()
 
 
+@every_document
+def test_no_place_is_left_to_be_filled_in(document: Path) -> None:
+    prose = re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    assert re.findall(r"^[A-Z]{4,}$|\| [A-Z]{6,} (?=\|)|\b(?:TODO|FIXME|TBD)\b", prose, re.MULTILINE) == []
+
+
 def tree(readme: Path) -> dict[Path, str]:
     """Return each path of the file tree that ends a README, with its comment."""
     found: dict[Path, str] = {}
