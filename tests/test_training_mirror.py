@@ -21,9 +21,8 @@ def run(folder, address, **options):
     return fit(TINY, ResNet18(3), *data, checkpoint, identity={}, mirror=Mirror(address), **options)
 
 
-@pytest.mark.parametrize("kind", ["memory", "file"])
-def test_run_that_lost_its_disk_goes_on_from_the_copy(tmp_path, kind):
-    address = f"memory://{tmp_path.name}" if kind == "memory" else f"file://{tmp_path}/store"
+def test_run_that_lost_its_disk_goes_on_from_the_copy(tmp_path):
+    address = f"file://{tmp_path}/store"
     undisturbed = run(tmp_path, f"{address}/undisturbed")
 
     def lose(_):
