@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -90,6 +91,8 @@ def train_with_workers(order: Order, workers: int, threads: int | None = None) -
         raise TrainingError(
             f"A worker was lost or failed {RESTARTS + 1} times: {_reason(error)}. Go on with --resume."
         ) from error
+    except SignalException as error:  # torchelastic's name for Ctrl-C
+        raise KeyboardInterrupt from error
     for outcome in done.values():
         if "error" in outcome:
             raise TrainingError(outcome["error"])
