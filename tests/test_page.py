@@ -330,6 +330,7 @@ def test_a_picture_over_the_limit_is_sent_as_a_smaller_copy_and_the_page_says_so
         assert ["A smaller copy was sent" in text for text in texts(page, ".tile .body")] == [False, True, True]
 
 
+@pytest.mark.slow
 def test_a_picture_that_takes_too_long_to_arrive_is_sent_as_a_smaller_copy(
     browser: Any, model: Path, tmp_path: Path
 ) -> None:
