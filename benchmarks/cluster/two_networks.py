@@ -111,13 +111,25 @@ def serve(model: Path) -> None:
     settings = ["--host", "0.0.0.0", "--port", "3000", "--workers", "2", "--deadline", "300"]  # noqa: S104 - in there
     pupila = [sys.executable, "-W", "ignore", "-m", "pupila", "serve", str(model), *settings]
     inside(0, [*pupila, f"--cluster={ADDRESSES[0]}:6379"])
-    ask = (
-        "import sys; from pupila.client import Client; "
-        "print(Client(sys.argv[1], timeout=300).predict(bytes.fromhex(sys.argv[2]))[0].category)"
-    )
     for address in ADDRESSES:
-        category = inside(0, [sys.executable, "-c", ask, f"http://{address}:3000", picture("green").hex()]).strip()
-        print(f"serve: {address} answers {category}")
+        url, begun = f"http://{address}:3000", time.monotonic()
+        category = inside(0, [sys.executable, "-c", ASK, url, picture("green").hex(), str(LIMIT)]).strip()
+        print(f"serve: {address} answers {category}, {time.monotonic() - begun:.0f} s after it was deployed")
+
+
+ASK = """
+import sys, time
+from pupila.client import Client
+limit = time.monotonic() + float(sys.argv[3])
+while True:  # a node listens as soon as its proxy has started, which may be after the first has answered
+    try:
+        print(Client(sys.argv[1], timeout=300).predict(bytes.fromhex(sys.argv[2]))[0].category)
+        break
+    except OSError:
+        if time.monotonic() > limit:
+            raise
+        time.sleep(0.5)
+"""
 
 
 def until(true: Callable[[], bool]) -> None:
