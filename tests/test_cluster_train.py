@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 from cluster_kit import Nodes
+from PIL import Image
+from training_kit import colours
 
 VALUES = ["weights=none", "sample=120", "batch_size=32", "network_size=32", "progressive=[]", "precision=float32"]
 SMALL = [word for value in [*VALUES, "export=float32"] for word in ("--set", value)]
 
 
-def start(command: str, runs: Path, *more: str) -> "subprocess.Popen[str]":
-    line = [sys.executable, "-W", "ignore", "-m", "pupila", command, "digits", *SMALL, "--runs", str(runs), *more]
+def start(command: str, runs: Path, *more: str, data: "str | Path" = "digits") -> "subprocess.Popen[str]":
+    line = [sys.executable, "-W", "ignore", "-m", "pupila", command, str(data), *SMALL, "--runs", str(runs), *more]
     options = ["--name", "run", "--checkpoint-seconds", "0"]
     return subprocess.Popen([*line, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -74,3 +76,20 @@ def test_without_the_extra_it_says_what_to_install(command: str):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 1
     assert done.stderr.strip().endswith("Install it with: pip install 'pupila[cluster]'")
+
+
+@pytest.mark.slow
+def test_trial_that_falls_behind_is_stopped_early(cluster: Nodes, tmp_path: Path):
+    photos = tmp_path / "photos"
+    data = colours(90)
+    for number, (picture, label) in enumerate(zip(data.images, data.labels, strict=True)):
+        path = photos / data.classes[label] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
+    more = ["--grid", "lr=0.01,1e-8", "--set", "epochs=8", f"--cluster={cluster.address}", "--stop-early"]
+    with start("sweep", tmp_path, *more, data=photos) as process:
+        output, _ = process.communicate(timeout=1200)
+    assert process.returncode == 0, output
+    found = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert [trial["varied"]["learning_rate"] for trial in found["trials"]] == [0.01]
+    assert [failure["reason"] for failure in found["failures"]] == ["Stopped early: other trials were better by then."]

@@ -21,7 +21,7 @@ from pupila.training.sweeps.trial import Failure, Job, read_result, read_stopped
 from pupila.training.workers import RESTARTS
 
 FIRST_RUNG = 25
-"""Per cent of a trial's epochs before it can be stopped; the next rungs are at 50 and 100."""
+"""Per cent of a trial's epochs before it can be stopped; the second and last rung is at twice that."""
 
 
 def on_cluster(address: str = HERE, stop_early: bool = False) -> Execute:
@@ -80,7 +80,11 @@ def _failure(job: Job) -> Failure | None:
 
 
 def _tell(job: Job, rows: Sequence[Row]) -> None:
-    """Report the newest epoch; Ray Tune raises SystemExit here in a trial that it stops."""
+    """Report the newest epoch; Ray Tune raises SystemExit here in a trial that it stops.
+
+    Not the last one: a trial that has come to its end is not to be stopped any more, but to write its model.
+    """
     recipe, row = job.trial.recipe, rows[-1]
     done = row["seconds"] / (60 * recipe.minutes) if recipe.minutes else len(rows) / max(recipe.epochs, 1)
-    tune.report({"validation_accuracy": row["validation_accuracy"], "per_cent": min(100, round(100 * done))})
+    if done < 1:
+        tune.report({"validation_accuracy": row["validation_accuracy"], "per_cent": round(100 * done)})

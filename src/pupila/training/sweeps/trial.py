@@ -94,7 +94,7 @@ def run_job(job: Job, watch: OnEpoch = lambda _: None) -> Result | Failure:
     except (TrainingError, ModelError) as error:
         return Failure(job.trial.name, job.trial.group, str(error))
     except SystemExit:
-        (job.folder / STOPPED).write_text("Stopped early: other trials were better at this point.\n")
+        (job.folder / STOPPED).write_text("Stopped early: other trials were better by then.\n")
         raise
     if trained.fitted.stopped:
         raise KeyboardInterrupt
