@@ -7,11 +7,14 @@ import os
 import random
 import signal
 import sqlite3
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +22,8 @@ import requests
 from server_kit import CLASSES, Running, launch, serving, wait_for_url, write_model
 
 from pupila import images
-from pupila.feedback import Store
+from pupila.feedback import Answered, Store
+from pupila.feedback.schema import ROW_BYTES
 
 WRITES = 1000
 PICTURES = 8
@@ -134,7 +138,12 @@ def check(killed: Killed) -> None:
         if (kept := store.of_request(*key)) is None or kept.corrected is None or kept.correction != category
     }
     assert lost == {}
-    with contextlib.closing(sqlite3.connect(killed.kept / "feedback.sqlite")) as database:
+    check_files(store)
+
+
+def check_files(store: Store) -> None:
+    """Compare rows and files; every file must be whole."""
+    with contextlib.closing(sqlite3.connect(store.folder.path / "feedback.sqlite")) as database:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         rows = {f"{name}.{kind}" for name, kind in database.execute("SELECT sha256, kind FROM pictures")}
         used = {name for (name,) in database.execute("SELECT DISTINCT sha256 FROM answers")}
@@ -144,3 +153,68 @@ def check(killed: Killed) -> None:
     for name, data in files.items():
         assert hashlib.sha256(data).hexdigest() == name.partition(".")[0]
         assert images.decode(data, 24).shape == (24, 24, 3)
+
+
+# A process that is killed at a line of one's choice
+
+
+def write_once(kept: Path, number: int) -> None:
+    """All kinds of writing: new pictures, one that is there already, a correction, and the oldest make room."""
+    store = Store(kept)
+    room = 6 * (2000 + ROW_BYTES)
+    pictures = [(f"n{number}-{place}", picture_of(100 * number + place)) for place in range(3)]
+    pictures.append((f"n{number}-again", picture_of(0)))
+    store.add([Answered(name, 0, data, "red", 0.5, False, "m1", 0.0) for name, data in pictures], room)
+    store.correct(f"n{number}-0", 0, "blue", 1.0)
+
+
+def picture_of(seed: int) -> bytes:
+    return images.encode_png(np.random.default_rng(seed).integers(0, 256, (24, 24, 3), dtype=np.uint8))
+
+
+def killed_at_line(kept: Path, number: int, line: int) -> bool:
+    """Write in a process that kills itself before the so-maniest line of the feedback room; whether it came to that."""
+    pid = os.fork()
+    if pid == 0:
+        left = line
+
+        def trace(frame: FrameType, event: str, _: object) -> Any:
+            nonlocal left
+            if "/pupila/feedback/" not in frame.f_code.co_filename:
+                return None
+            left -= event == "line"
+            if left <= 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return trace
+
+        try:
+            sys.settrace(trace)
+            write_once(kept, number)
+        finally:
+            os._exit(0)
+    return bool(os.waitpid(pid, 0)[1])
+
+
+def test_process_killed_at_every_fourth_line_leaves_whole_pictures_with_rows_after_recovery(folder: Path) -> None:
+    kept = folder / "kept"
+    Store(kept, create=True).close()
+    orphans = 0
+    for number in range(1, 200):
+        before = Store(kept)
+        corrected = {one.request for one in before.corrected()}
+        before.close()
+        killed = killed_at_line(kept, number, line=4 * number)
+        store = Store(kept)
+        files, lost = store.recover()
+        orphans += files
+        assert lost == 0
+        assert {one.request for one in store.corrected()} >= corrected
+        check_files(store)
+        if number % 20 == 0:
+            store.delete()  # or the corrected ones, which stay, would fill it
+        store.close()
+        if not killed:
+            break
+    assert not killed
+    assert 4 * number > 100
+    assert orphans > 0  # without recovery there would have been some
