@@ -43,6 +43,7 @@ def start(model: Path, folder: Path | str, out: Path, address: str) -> "subproce
 # On a cluster
 
 
+@pytest.mark.slow
 def test_killed_node_loses_and_repeats_nothing(cluster: Nodes, model: Path, tmp_path: Path) -> None:
     folder = fill(tmp_path / "pictures", 2000)
     (folder / "broken.png").write_bytes(b"no picture")
