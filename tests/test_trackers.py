@@ -80,7 +80,7 @@ def press_ctrl_c_after_an_epoch(metrics):
 
 def test_tensorboard_reads_what_training_wrote_also_after_ctrl_c_and_resume(photos, tmp_path):
     pytest.importorskip("tensorboard")
-    epochs = ("--epochs", "5", "--checkpoint-seconds", "0")
+    epochs = ("--epochs", "5", "--checkpoint-seconds", "0", "--set", "batch_size=40")  # a step an epoch
     impatient = threading.Thread(target=press_ctrl_c_after_an_epoch, args=[tmp_path / "run" / "metrics.jsonl"])
     impatient.start()
     stopped = train(photos, tmp_path, "tensorboard", *epochs)
