@@ -1,4 +1,4 @@
-"""Accuracy against minutes: the rows of docs/benchmarks/accuracy-per-minute.md, each a real `pupila train`.
+"""Accuracy against minutes: a table by network size and starting weights, each row a real `pupila train`.
 
     python benchmarks/training/accuracy_per_minute.py cifar10-jpeg.tar.xz --rows rows.jsonl
     python benchmarks/training/accuracy_per_minute.py --rows rows.jsonl --print

@@ -1,6 +1,7 @@
 """Values that a recipe leaves open (0), chosen from the data. Each choice comes with its reason, for `--explain`.
 
-The rules are read off docs/benchmarks/accuracy-per-minute.md and docs/experiments.md. They look at nothing but the data
+The rules follow what single trainings have shown (docs/experiments.md); `benchmarks/training/accuracy_per_minute.py` is
+there to test them. They look at nothing but the data
 and the recipe, never at the machine, so that a run taken up elsewhere is the same run.
 """
 
