@@ -1,9 +1,11 @@
 """A run's metrics in TensorBoard's and MLflow's own stores, read back by their own readers, also after --resume."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -151,6 +153,22 @@ def test_run_that_fails_is_marked_as_failed(store, tmp_path, monkeypatch):
     with pytest.raises(TrainingError, match="no longer finite"), tracking("mlflow", tmp_path / "run", Recipe()):
         raise TrainingError("no longer finite")
     assert mlflow_run(mlflow_client(tmp_path)).info.status == "FAILED"
+
+
+def test_store_that_is_gone_for_a_while_gets_what_it_missed(store, tmp_path, monkeypatch, capsys):
+    shutil.copy(store, tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    with tracking("mlflow", tmp_path / "run", Recipe()) as tracker:
+        tracker.record(ROWS[:1])
+        with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)) as other:
+            other.execute("ALTER TABLE metrics RENAME TO away")
+            tracker.record(ROWS[:2])
+            other.execute("ALTER TABLE away RENAME TO metrics")
+        tracker.record(ROWS)
+    client = mlflow_client(tmp_path)
+    history = client.get_metric_history(mlflow_run(client).info.run_id, "validation_accuracy")
+    assert {metric.step: metric.value for metric in history} == {1: 0.25, 2: 0.5, 3: 0.125}
+    assert "MLflow did not take the metrics; they are sent again after the next epoch" in capsys.readouterr().out
 
 
 def test_mlflow_store_that_cannot_be_used_is_named(tmp_path, monkeypatch):
