@@ -140,9 +140,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
 
 
-def _judge(
-    precision: str, model: onnx.ModelProto, draft: Manifest, validation: Dataset, balance: Balance
-) -> Candidate:
+def _judge(precision: str, model: onnx.ModelProto, draft: Manifest, validation: Dataset, balance: Balance) -> Candidate:
     draft = replace(draft, precision=precision)
     data = graph.with_metadata(model, {METADATA_KEY: draft.to_json()}).SerializeToString()
     predictor = Predictor.from_bytes(data)
