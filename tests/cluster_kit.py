@@ -1,4 +1,4 @@
-"""What the tests of pupila.cluster share: one small Ray cluster a session, started when the first test asks for it."""
+"""What the tests of pupila.cluster share: a small Ray cluster, one a file of tests, so that none finds another's work."""
 
 import contextlib
 import itertools
@@ -66,7 +66,7 @@ class Nodes:
         self.cluster.remove_node(node, allow_graceful=False)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[Nodes]:
     """A cluster whose head has one core; tests add the nodes that they kill."""
     pytest.importorskip("ray")
