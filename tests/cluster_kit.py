@@ -1,4 +1,4 @@
-"""What the tests of pupila.cluster share: a small Ray cluster, one a file of tests, so that none finds another's work."""
+"""What the tests of pupila.cluster share: a small Ray cluster, one a file of tests."""
 
 import contextlib
 import itertools
