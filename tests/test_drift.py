@@ -25,7 +25,7 @@ from pupila.evaluation.drift import (
     answers_of,
     compare,
     g_test,
-    ks_distance,
+    ks_gap,
     ks_p,
     reference_of,
 )
@@ -58,14 +58,19 @@ def test_distance_is_that_of_the_two_samples_within_what_quantiles_lose(seed: in
     points = np.union1d(served, other)
     slow = max(abs(float((served <= x).mean() - (other <= x).mean())) for x in points)
     quantiles = np.quantile(other, np.linspace(0, 1, 201), method="inverted_cdf")
-    assert ks_distance(np.sort(served), quantiles) == pytest.approx(slow, abs=0.006)
+    assert distance(np.sort(served), quantiles) == pytest.approx(slow, abs=0.006)
+
+
+def distance(served: np.ndarray, quantiles: np.ndarray) -> float:
+    _, ours, reference = ks_gap(served, quantiles)
+    return abs(ours - reference)
 
 
 def test_distance_of_a_distribution_to_itself_is_nothing_and_to_another_everything() -> None:
     quantiles = np.linspace(0, 0.4, 201)
-    assert ks_distance(np.linspace(0, 0.4, 4001), quantiles) < 0.001
-    assert ks_distance(np.linspace(0.5, 1, 50), quantiles) == 1.0
-    assert ks_distance(np.full(60, 1.0), np.full(201, 1.0)) == 0.0
+    assert distance(np.linspace(0, 0.4, 4001), quantiles) < 0.001
+    assert distance(np.linspace(0.5, 1, 50), quantiles) == 1.0
+    assert distance(np.full(60, 1.0), np.full(201, 1.0)) == 0.0
 
 
 @pytest.mark.parametrize(("distance", "n", "m"), [(0.05, 500, 2000), (0.08, 500, 2000), (0.1, 400, 2000)])
@@ -118,6 +123,23 @@ def test_probabilities_under_chance_are_uniform_or_larger() -> None:
 def test_change_is_raised_and_named(served: Answers, what: str) -> None:
     drift = compare(served, REFERENCE, CLASSES)
     assert [finding.what for finding in drift.findings if finding.changed] == [what]
+
+
+def test_direction_is_told_rightly_where_both_medians_are_one() -> None:
+    sure = Answers(answers(1, 500).labels, np.ones(500, dtype=np.float32), 0)
+    half = Answers(sure.labels, np.where(np.arange(500) % 5 < 2, 0.4, 1.0).astype(np.float32), 0)
+    less, more = (
+        compare(half, reference_of(sure, CLASSES, "validation"), CLASSES).findings[0],
+        compare(sure, reference_of(half, CLASSES, "validation"), CLASSES).findings[0],
+    )
+    assert less.words.startswith("Answers are less sure: median 1.00, in the reference 1.00. 40 % are ")
+    assert more.words.startswith("Answers are surer: median 1.00, in the reference 1.00. 0 % are ")
+
+
+def test_too_small_a_reference_says_nothing() -> None:
+    few = reference_of(answers(1, ENOUGH - 1), CLASSES, "validation")
+    with pytest.raises(DataError, match="The reference has"):
+        compare(answers(1, 400), few, CLASSES)
 
 
 def test_tiny_change_is_not_raised_however_many_pictures_prove_it() -> None:

@@ -8,7 +8,7 @@ enough to matter: with many pictures the one alone would raise a false alarm, wi
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -110,6 +110,8 @@ def compare(served: Answers, reference: Mapping[str, Any], classes: Sequence[str
     n, reference_n = len(served.labels), int(reference["n"])
     if n < ENOUGH:
         raise DataError(f"There are {n} different served pictures: too few to say anything. Collect at least {ENOUGH}.")
+    if reference_n < ENOUGH:
+        raise DataError(f"The reference has {reference_n} pictures: too few to compare with. Give at least {ENOUGH}.")
     findings = (
         compare_confidence(served.confidences, np.asarray(reference["confidence"], dtype=np.float64), reference_n),
         compare_mix(served.labels, np.asarray(reference["answers"], dtype=np.int64), classes),
@@ -121,12 +123,16 @@ def compare(served: Answers, reference: Mapping[str, Any], classes: Sequence[str
 def compare_confidence(confidences: Floats, quantiles: Float64, reference_n: int) -> Finding:
     """Kolmogorov and Smirnov's test of two samples, of which one is known by its quantiles."""
     served: Float64 = np.sort(np.asarray(confidences).astype(np.float64).round(5))
-    distance = ks_distance(served, quantiles)
+    place, now, before = ks_gap(served, quantiles)
+    distance = abs(now - before)
     p = ks_p(distance, len(served), reference_n)
-    before, now = float(np.median(quantiles)), float(np.median(served))
     changed = p < ALPHA and distance >= CONFIDENCE_FLOOR
-    how = "Answers are less sure" if now < before else "Answers are surer"
-    words = f"{how if changed else 'Answers are as sure'}: median {now:.2f}, in the reference {before:.2f}."
+    how = ("less sure" if now > before else "surer") if changed else "as sure"
+    middle, reference_middle = float(np.median(served)), float(np.median(quantiles))
+    words = f"Answers are {how}: median {middle:.2f}, in the reference {reference_middle:.2f}."
+    shown = middle < reference_middle if now > before else middle > reference_middle
+    if changed and not shown:
+        words += f" {100 * now:.0f} % are {place}, in the reference {100 * before:.0f} %."
     return Finding("Confidence", changed, "Kolmogorov-Smirnov D", distance, p, distance, words)
 
 
@@ -155,14 +161,20 @@ def compare_unknown(unknown: int, n: int, reference_unknown: int, reference_n: i
     return Finding("Unknown", p < ALPHA and effect >= UNKNOWN_FLOOR, "G", value, p, effect, words)
 
 
-def ks_distance(served: Float64, quantiles: Float64) -> float:
-    """Return the largest distance between the distribution functions of a sorted sample and of a list of quantiles."""
+def ks_gap(served: Float64, quantiles: Float64) -> tuple[str, float, float]:
+    """Return where the distribution functions of a sorted sample and of quantiles differ most, and both shares there.
+
+    That tells the direction, which the medians need not: of a good model both are 1.
+    """
     places = np.union1d(served, quantiles)
-    largest = 0.0
-    for side in ("left", "right"):  # both have jumps, where the limits from both sides count
+    gaps = []
+    phrases: dict[Literal["left", "right"], str] = {"left": "below", "right": "at most"}
+    for side, words in phrases.items():  # both functions have jumps, where the limits from both sides count
         ours = np.searchsorted(served, places, side) / len(served)
-        largest = max(largest, float(np.abs(ours - _cumulative(quantiles, places, side)).max()))
-    return largest
+        reference = _cumulative(quantiles, places, side)
+        most = int(np.abs(ours - reference).argmax())
+        gaps.append((f"{words} {places[most]:.2f}", float(ours[most]), float(reference[most])))
+    return max(gaps, key=lambda gap: abs(gap[1] - gap[2]))
 
 
 def _cumulative(quantiles: Float64, places: Float64, side: str) -> Float64:

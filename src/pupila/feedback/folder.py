@@ -55,9 +55,9 @@ class Folder:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not (self.path / DATABASE).exists() and any(self.path.iterdir()):
                 raise DataError(f"{self.path}: holds other files. Give a folder of its own for collected pictures.")
+            (self.path / DATABASE).touch(0o600)  # first: a folder that holds it is known as ours after a kill
             self.pictures.mkdir(mode=0o700, exist_ok=True)
             self.path.chmod(0o700)
-            (self.path / DATABASE).touch(0o600)
         except OSError as error:
             raise DataError(f"{self.path}: cannot be used ({error.strerror}). Give a folder that can be.") from error
 

@@ -77,8 +77,10 @@ def _prepare(connection: sqlite3.Connection) -> int:
                 for statement in statements_of(TABLES.replace("ROW_BYTES", str(ROW_BYTES))):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {VERSION}")
-        finally:
-            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
     return _version(connection)
 
 

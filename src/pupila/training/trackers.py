@@ -68,10 +68,11 @@ def _tensorboard(folder: Path) -> Iterator[Tracker]:
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
     try:
-        with contextlib.closing(EventFileWriter(str(folder))) as writer:
-            yield _EventFile(writer)
+        writer = EventFileWriter(str(folder))
     except OSError as error:
         raise TrainingError(f"{folder}: cannot be written ({error.strerror}). Choose another --runs.") from error
+    with contextlib.closing(writer):
+        yield _EventFile(writer)
 
 
 class _EventFile(Tracker):
@@ -99,9 +100,10 @@ class _EventFile(Tracker):
 
 @contextlib.contextmanager
 def _mlflow(folder: Path, recipe: Recipe) -> Iterator[Tracker]:
-    os.environ.setdefault(
-        "MLFLOW_DISABLE_TELEMETRY", "true"
-    )  # read by MLflow's import: it sends nothing unless told to
+    # Read by MLflow's import: it sends nothing unless told to, and does not wait long for a server that is away.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 

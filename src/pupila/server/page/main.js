@@ -34,8 +34,15 @@ byId("clear").addEventListener("click", () => {
 showCard();
 
 function showItem(item) {
-  if (item.model && card && item.model !== card.version) card = null; // a new model has taken over
   tiles.get(item)?.update();
+  if (item.model && card && item.model !== card.version) renew();
+}
+
+/** A new model has taken over: show its card, and what it offers on the tiles that wait for a word. */
+async function renew() {
+  card = null;
+  await showCard();
+  for (const tile of tiles.values()) if (tile.item.said === undefined) tile.update();
 }
 
 function remove(item) {
