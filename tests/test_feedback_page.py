@@ -94,8 +94,10 @@ def test_it_speaks_portuguese(browser: Any, server: Running) -> None:
 def test_axe_finds_no_violation(browser: Any, server: Running) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
     with opened(browser, server.url, "/review", reduced_motion="reduce") as page:
-        shown(page, listed(server, "uncertain")[0])
+        first, second = listed(server, "uncertain")[:2]
+        shown(page, first)
         page.keyboard.press("1")
+        shown(page, second)  # the correction is kept
         page.locator("#corrected").click()
         page.locator("[aria-pressed=true].choice").wait_for()
         for scheme in ("light", "dark"):
