@@ -139,9 +139,10 @@ def test_run_goes_on_by_itself_when_a_worker_is_killed(tmp_path):
         workers = [pid for pid in descendants(process.pid) if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
         assert len(workers) == 2
         os.kill(workers[1], signal.SIGKILL)
-        output, _ = process.communicate(timeout=1200)
+        output, _ = process.communicate(timeout=300)
     finally:
         process.kill()
+        process.wait(30)
         process.stdout.close()
     assert process.returncode == 0, output
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]

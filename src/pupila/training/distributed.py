@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from pupila.errors import TrainingError
@@ -131,7 +133,11 @@ def joined() -> Iterator[Team]:
     else:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+        store.set_timeout(TIMEOUT)
+        store = PrefixStore(_attempt(), store)
+        distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         try:
             yield _team()
         finally:
@@ -141,6 +147,16 @@ def joined() -> Iterator[Team]:
 def restarted() -> bool:
     """Return True if torchrun has started this process again after a worker was lost: then the run is taken up."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def _attempt() -> str:
+    """Return the name of this start, under which the workers leave each other their addresses.
+
+    torch 2.13 keeps one store over all starts, where the addresses of those that were lost still stand: who read them
+    waited for them for ever. Agents on several machines count their starts differently, and cannot be told apart so.
+    """
+    several_machines = os.environ.get("GROUP_WORLD_SIZE", "1") != "1"
+    return "any" if several_machines else os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
 
 
 def _team() -> Team:
