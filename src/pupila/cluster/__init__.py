@@ -3,6 +3,7 @@
     connect.py   from an address to a connection, which ends with the block
     predict.py   pupila.batch's processes, on all nodes, through Ray Data
     paths.py     paths that mean the same on every node
+    lines.py     what is printed on a node, shown where the command was given
     train.py     pupila.training's workers, placed and watched by Ray Train
     sweep.py     pupila.training.sweeps' trials, on all nodes, by Ray Tune
     serve.py     pupila.server's application as replicas of Ray Serve (door.py: between its requests and ours)
