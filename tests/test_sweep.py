@@ -10,15 +10,16 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from training_kit import TINY
+from training_kit import TINY, colours
 
 from pupila.cli import main
 from pupila.errors import RecipeError
 from pupila.evaluation.plots import plot_sweep
 from pupila.training.sweeps import load_definition, shipped_sweeps
 from pupila.training.sweeps.definition import parse_grid, plan
+from pupila.training.sweeps.run import judged_by
 from pupila.training.sweeps.table import as_csv, as_text, best_of, rows_of
-from pupila.training.sweeps.trial import Failure, Job, Result, run_job
+from pupila.training.sweeps.trial import BALANCED, PLAIN, Failure, Job, Result, run_job
 
 SMALL = ["weights=none", "sample=60", "batch_size=25", "network_size=32", "progressive=[]", "precision=float32"]
 SMALL = [word for pair in [*SMALL, "export=float32"] for word in ("--set", pair)]
@@ -29,10 +30,10 @@ def planned(*grid, definition=None, **options):
     return plan(load_definition(definition), grid, **options)
 
 
-def result(group, seed, accuracy, test=None, loss=1.0):
+def result(group, seed, accuracy, test=None, loss=1.0, balanced=None):
     """A finished trial with one epoch."""
     row = {"epoch": 1, "train_loss": loss, "train_accuracy": 0.5, "validation_loss": loss}
-    row["validation_accuracy"] = accuracy
+    row["validation_accuracy"], row["validation_balanced_accuracy"] = accuracy, balanced or accuracy
     recipe = replace(TINY, seed=seed).to_dict()
     model = f"{group}-{seed}.onnx"
     return Result(f"{group}-{seed}", group, {}, recipe, {}, "f", model, [row], 0, test, 10, 100.0, 1.0, "loss")
@@ -124,6 +125,14 @@ def test_best_is_the_best_group_on_average_and_its_best_trial():
     lucky = [result("a", 0, 0.9), result("a", 1, 0.1)]
     steady = [result("b", 0, 0.6), result("b", 1, 0.7)]
     assert best_of([*lucky, *steady]).trial == "b-1"
+
+
+def test_uneven_classes_are_chosen_by_balanced_accuracy():
+    train = colours(60).take([*range(0, 60, 3), 1, 2])  # 20, 1 and 1
+    assert judged_by(train, planned("lr=0.1,0.01")) == BALANCED
+    assert judged_by(train, planned("balance=none")) == judged_by(colours(60), planned("lr=0.1")) == PLAIN
+    lazy, fair = result("a", 0, 0.95, balanced=0.33), result("b", 0, 0.9, balanced=0.8)
+    assert (best_of([lazy, fair], BALANCED), best_of([lazy, fair])) == (fair, lazy)
 
 
 def test_test_accuracy_is_never_chosen_by():

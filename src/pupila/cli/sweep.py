@@ -51,7 +51,7 @@ def sweep(
 ) -> None:
     """Train on DATA many times over a --grid, or as a shipped SWEEP says; one table, one plot, the best model.
 
-    The same command goes on where it stopped. The best is chosen by validation accuracy, never by test accuracy.
+    The same command goes on where it stopped. The best is chosen on validation pictures, never by test accuracy.
     """
     from pupila.training.sweeps import load_definition, run_sweep
     from pupila.training.sweeps.definition import plan

@@ -16,14 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pupila.data import load_dataset
+from pupila.data import Dataset, load_dataset
+from pupila.data.balance import remedy
 from pupila.errors import TrainingError
 from pupila.evaluation.plots import plot_sweep
 from pupila.training.fit import CHECKPOINT_SECONDS
 from pupila.training.sweeps.definition import Trial
 from pupila.training.sweeps.processes import Execute, in_turn
 from pupila.training.sweeps.table import Row, as_csv, as_json, as_text, best_of, rows_of
-from pupila.training.sweeps.trial import Failure, Job, Result, read_result, read_stopped
+from pupila.training.sweeps.trial import BALANCED, PLAIN, Failure, Job, Result, read_result, read_stopped
 
 
 @dataclass(frozen=True)
@@ -37,17 +38,20 @@ class SweepSummary:
     results: tuple[Result, ...]
     failures: tuple[Failure, ...]
     reference: str
+    judged_by: str = PLAIN
 
     def to_text(self) -> str:
         """Return the table, and what was kept."""
         table = as_text(self.rows, self.reference, self.best.test_pictures)
-        kept = f"Best by validation accuracy: {self.best.trial}. Its model: {self.model}"
+        figure = f"{self.judged_by.replace('_', ' ')}, {self.best.best[self.judged_by]:.4f}"
+        kept = f"Best by {figure}: {self.best.trial}. Its model: {self.model}"
         return f"{table}\n{kept}\nwrote {self.folder}/table.csv, results.json and curves.png"
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as plain values."""
         found = as_json(self.rows, self.results, self.failures)
-        return {"best": self.best.trial, "model": str(self.model), "reference": self.reference, **found}
+        about = {"best": self.best.trial, "judged_by": self.judged_by, "model": str(self.model)}
+        return {**about, "reference": self.reference, **found}
 
 
 def run_sweep(
@@ -66,7 +70,8 @@ def run_sweep(
     of other settings, and what load_dataset and train raise.
     """
     splits = load_dataset(source, size)  # errors in the data show now, and the cache is filled before trials need it
-    jobs = [Job(t, source, folder / t.name, splits.fingerprint, size, checkpoint_seconds) for t in trials]
+    judge = judged_by(splits.train, trials)
+    jobs = [Job(t, source, folder / t.name, splits.fingerprint, size, checkpoint_seconds, judge) for t in trials]
     del splits
     outcomes: dict[str, Result | Failure] = {
         job.trial.name: done for job in jobs if (done := read_result(job) or read_stopped(job))
@@ -77,7 +82,13 @@ def run_sweep(
         outcomes[outcome.trial] = outcome
         _say(outcome)
     ordered = [outcomes[job.trial.name] for job in jobs if job.trial.name in outcomes]
-    return _publish(folder, ordered, reference)
+    return _publish(folder, ordered, reference, judge)
+
+
+def judged_by(train: Dataset, trials: Sequence[Trial]) -> str:
+    """Return what trials are chosen by: balanced accuracy if any of them makes up for uneven classes."""
+    counts = train.counts()
+    return BALANCED if any(remedy(counts, trial.recipe.balance) != "none" for trial in trials) else PLAIN
 
 
 def _say(outcome: Result | Failure) -> None:
@@ -88,17 +99,17 @@ def _say(outcome: Result | Failure) -> None:
     print(f"{outcome.trial}: {outcome.closing}{test}", flush=True)
 
 
-def _publish(folder: Path, outcomes: Sequence[Result | Failure], reference: str) -> SweepSummary:
+def _publish(folder: Path, outcomes: Sequence[Result | Failure], reference: str, judge: str) -> SweepSummary:
     results = [outcome for outcome in outcomes if isinstance(outcome, Result)]
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
     if not results:
         raise TrainingError(f"{folder}: every trial failed; the first: {failures[0].reason}")
-    best, rows = best_of(results), rows_of(results, failures)
+    best, rows = best_of(results, judge), rows_of(results, failures)
     model = folder / "model.onnx"
     temporary = model.with_name(f".{model.name}.{os.getpid()}")
     shutil.copyfile(best.model, temporary)
     temporary.replace(model)
-    summary = SweepSummary(folder, model, best, tuple(rows), tuple(results), tuple(failures), reference)
+    summary = SweepSummary(folder, model, best, tuple(rows), tuple(results), tuple(failures), reference, judge)
     (folder / "table.csv").write_text(as_csv(results), encoding="utf-8")
     (folder / "results.json").write_text(json.dumps(summary.to_json(), indent=1), encoding="utf-8")
     plot_sweep(_curves(results), folder / "curves.png")

@@ -1,6 +1,7 @@
 """What a sweep found: a row for each group of trials, the best one, and its forms as text, CSV and JSON.
 
 The best group is the one whose trials validate best on average; of its trials the one that validates best is taken.
+By accuracy, or by balanced accuracy where the classes are uneven, as epochs are chosen too.
 Test figures are carried along and never looked at.
 """
 
@@ -12,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pupila.training.sweeps.trial import Failure, Result
+from pupila.training.sweeps.trial import PLAIN, Failure, Result
 
 REFERENCE_KEYS = {"validation_accuracy": "valid acc", "examples_per_second": "examples/s"}
 
@@ -57,13 +58,13 @@ def rows_of(results: Sequence[Result], failures: Sequence[Failure]) -> list[Row]
     ]
 
 
-def best_of(results: Sequence[Result]) -> Result:
+def best_of(results: Sequence[Result], judged_by: str = PLAIN) -> Result:
     """Return the trial whose model is kept; see the module's docstring. Ties go to the lower validation loss."""
-    means = {row.group: row.validation_accuracy.mean for row in rows_of(results, []) if row.validation_accuracy}
-    return max(
-        results,
-        key=lambda r: (means[r.group], r.group, r.best["validation_accuracy"], -r.best["validation_loss"]),
-    )
+    figures: dict[str, list[float]] = {}
+    for result in results:
+        figures.setdefault(result.group, []).append(result.best[judged_by])
+    means = {group: statistics.fmean(found) for group, found in figures.items()}
+    return max(results, key=lambda r: (means[r.group], r.group, r.best[judged_by], -r.best["validation_loss"]))
 
 
 def as_text(rows: Sequence[Row], reference: str, test_pictures: int) -> str:

@@ -21,6 +21,7 @@ from pupila.training.sweeps.definition import Trial
 from pupila.training.train import Trained, closing_line, train
 
 RESULT = "result.json"
+PLAIN, BALANCED = "validation_accuracy", "validation_balanced_accuracy"
 STOPPED = "stopped.txt"
 """Is there if a scheduler ended the trial before its time: it is not run again."""
 
@@ -37,6 +38,8 @@ class Job:
     """Of the data, as it was when the sweep began."""
     size: int | None
     checkpoint_seconds: float
+    judged_by: str = PLAIN
+    """What trials are chosen by, a key of an epoch's metrics."""
 
 
 @dataclass(frozen=True)
