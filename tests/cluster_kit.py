@@ -1,10 +1,11 @@
-"""What the tests of pupila.cluster share: a small Ray cluster, one a file of tests."""
+"""What the tests of pupila.cluster share: a small Ray cluster, one a file of tests, and photos to give it."""
 
 import contextlib
 import itertools
 import os
 import secrets
 import socket
+import tarfile
 import tempfile
 import threading
 import time
@@ -13,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from data_kit import real_data
+from PIL import Image
+from training_kit import colours
 
 PATIENCE = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -70,6 +74,13 @@ class Nodes:
 def cluster() -> Iterator[Nodes]:
     """A cluster whose head has one core; tests add the nodes that they kill."""
     pytest.importorskip("ray")
+    with ray_cluster() as nodes:
+        yield nodes
+
+
+@contextlib.contextmanager
+def ray_cluster() -> Iterator[Nodes]:
+    """The same as a context."""
     before = {name: os.environ.get(name) for name in PATIENCE}
     os.environ.update(PATIENCE)
     with tempfile.TemporaryDirectory(prefix="pr", dir="/tmp", ignore_cleanup_errors=True) as folder:
@@ -83,6 +94,45 @@ def cluster() -> Iterator[Nodes]:
             nodes.cluster.shutdown()
             for name, value in before.items():
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+ARCHIVE = "cifar10-jpeg.tar.xz"
+NAMES = ("airplane", "automobile", "bird")
+"""The classes that come first in the archive: to read all ten takes seconds."""
+
+
+def fill_with_photos(root: Path, each: int) -> str:
+    """Write so many photos a class into class folders, and return where they are from.
+
+    CIFAR-10's, as JPEG, where they are at hand; else pictures that are made, of which colour tells the class.
+    """
+    for name in NAMES:
+        (root / name).mkdir(parents=True)
+    try:
+        archive = real_data(ARCHIVE)
+    except pytest.skip.Exception:
+        made = colours(each * len(NAMES), classes=NAMES)
+        for number, (pixels, label) in enumerate(zip(made.images, made.labels, strict=True)):
+            Image.fromarray(pixels).save(root / NAMES[label] / f"{number:04d}.jpg", quality=90)
+        return "made pictures"
+    left = {f"train/{name}": each for name in NAMES}
+    with tarfile.open(archive, "r|xz") as pictures:
+        for entry in pictures:
+            folder, _, name = entry.name.rpartition("/")
+            if left.get(folder, 0) and entry.isfile():
+                left[folder] -= 1
+                (root / folder.removeprefix("train/") / name).write_bytes(pictures.extractfile(entry).read())
+                if not any(left.values()):
+                    break
+    return ARCHIVE
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 photos of each of three classes, in class folders."""
+    folder = tmp_path_factory.mktemp("photos") / "photos"
+    fill_with_photos(folder, 60)
+    return folder
 
 
 def below(pid: int) -> Iterator[bytes]:

@@ -1,5 +1,5 @@
 """What takes long to start: a real browser for the tests of the web pages, which are skipped, with the reason, where
-there is none; and the small Ray cluster of cluster_kit.
+there is none; and the small Ray cluster of cluster_kit, with its photos.
 """
 
 import shutil
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from cluster_kit import cluster as cluster
+from cluster_kit import photos as photos
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ def write_model(
     white: float = 0.0,
     spoil_golden: bool = False,
     unknown_threshold: float | None = None,
+    data: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a model that names a picture's mean colour; its arithmetic is plain enough to check by hand."""
     directions = np.array([[4, -2, -2], [-2, 4, -2], [-2, -2, 4], [2, 2, 2]], np.float32)
@@ -52,7 +53,7 @@ def write_model(
         "float32",
         "none",
         {},
-        {},
+        data or {},
         metrics={"accuracy": 1.0},
         golden=tuple(golden),
         unknown_threshold=unknown_threshold,

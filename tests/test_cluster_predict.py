@@ -14,12 +14,13 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from batch_kit import count_lines, fill
 from click.testing import CliRunner
-from cluster_kit import Nodes
+from cluster_kit import ARCHIVE, NAMES, Nodes, fill_with_photos
 from server_kit import CLASSES, write_model
 
 from pupila.batch import predict_all, remote
 from pupila.cli import main
 from pupila.errors import DataError
+from pupila.models import bundled_model
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def table(path: Path) -> list[dict[str, Any]]:
 
 
 def start(model: Path, folder: Path | str, out: Path, address: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-W", "ignore", "-m", "pupila", "predict", str(model), str(folder), "--out", str(out)]
+    command = [sys.executable, "-m", "pupila", "predict", str(model), str(folder), "--out", str(out)]
     return subprocess.Popen(
         [*command, f"--cluster={address}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -44,8 +45,9 @@ def start(model: Path, folder: Path | str, out: Path, address: str) -> "subproce
 
 
 @pytest.mark.slow
-def test_killed_node_loses_and_repeats_nothing(cluster: Nodes, model: Path, tmp_path: Path) -> None:
-    folder = fill(tmp_path / "pictures", 2000)
+def test_killed_node_loses_and_repeats_nothing(cluster: Nodes, tmp_path: Path) -> None:
+    folder, model = tmp_path / "photos", bundled_model()
+    origin = fill_with_photos(folder, 500)
     (folder / "broken.png").write_bytes(b"no picture")
     predict_all(model, [folder], tmp_path / "here.parquet", say=lambda _: None)
     journal = tmp_path / "there.parquet.unfinished" / "rows"
@@ -55,7 +57,7 @@ def test_killed_node_loses_and_repeats_nothing(cluster: Nodes, model: Path, tmp_
         try:
             limit = time.monotonic() + 600
             # Best while that node works; but a fast head may be halfway before the node has loaded the model.
-            while count_lines(journal) < (300 if cluster.predicts(node) else 1000):
+            while count_lines(journal) < (300 if cluster.predicts(node) else 750):
                 assert job.poll() is None, job.communicate()[0]
                 assert time.monotonic() < limit
                 time.sleep(0.01)
@@ -65,19 +67,14 @@ def test_killed_node_loses_and_repeats_nothing(cluster: Nodes, model: Path, tmp_
         finally:
             job.kill()
     assert job.returncode == 1, output  # one file is no picture
-    assert killed_at < 2001, "the job was over before the node was killed"
+    assert "Ray" not in output and "Warning" not in output, output
+    assert killed_at < 1501, "the job was over before the node was killed"
     rows = table(tmp_path / "there.parquet")
-    assert len({row["path"] for row in rows}) == len(rows) == 2001
+    assert len({row["path"] for row in rows}) == len(rows) == 1501
     assert rows == table(tmp_path / "here.parquet")
-
-
-def test_without_ray_the_command_says_what_to_install(tmp_path: Path) -> None:
-    code = "import sys; sys.modules['ray'] = None; from pupila.cli import main; main()"
-    command = [sys.executable, "-c", code, "predict", "m.onnx", str(tmp_path), "--out", "a.csv", "--cluster"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1
-    assert done.stderr.endswith("pip install 'pupila[cluster]'\n")
-    assert done.stderr.count("\n") == 1
+    if origin == ARCHIVE:
+        right = [row["category"] == Path(row["path"]).parent.name for row in rows if row["error"] is None]
+        assert sum(right) / len(right) > 0.8, NAMES
 
 
 @pytest.mark.parametrize(

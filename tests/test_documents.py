@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 import click
+import onnx
 import pytest
 import requests
 from flask import Flask
@@ -25,6 +26,7 @@ from server_kit import Running, encode, picture, serving, write_model
 import pupila.errors
 from pupila.cli import main
 from pupila.cli.group import field_docs
+from pupila.manifest import METADATA_KEY, UNSEALED, Manifest, sealed
 from pupila.models import bundled_model
 from pupila.predictor import Predictor
 from pupila.recipe import Recipe, shipped
@@ -460,14 +462,39 @@ def test_every_route_is_documented(model: Path) -> None:
     assert {route for route in routes if route not in page} == set()
 
 
-def test_model_file_examples_read_and_verify_a_model_without_pupila(model: Path, tmp_path: Path) -> None:
+def follow_model_file_page(model: Path) -> subprocess.CompletedProcess[str]:
+    """Run what the page says on a model, without Pupila."""
     examples = "\n".join(blocks(MODEL_FILE, "python")).replace("src/pupila/models/cifar10.onnx", str(model))
-    script = tmp_path / "example.py"
-    script.write_text(examples + "\nimport sys\nassert 'pupila' not in sys.modules\n")
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    code = f"{examples}\nimport sys\nassert 'pupila' not in sys.modules\n"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+
+def test_model_file_examples_read_and_verify_a_model_without_pupila(model: Path) -> None:
+    done = follow_model_file_page(model)
     assert done.returncode == 0, done.stderr
-    for name in Predictor.load(model).manifest.classes:
+    manifest = Predictor.load(model).manifest
+    sealed_or_not = "sealed and whole" if manifest.sha256 else "not sealed"
+    assert f"format version {manifest.format_version}, {sealed_or_not}" in done.stdout
+    for name in manifest.classes:
         assert f"'{name}': " in done.stdout
+
+
+def test_model_file_examples_find_a_change_in_a_sealed_file(tmp_path: Path) -> None:
+    data = sealed_model(write_model(tmp_path / "colours.onnx"))
+    (tmp_path / "whole.onnx").write_bytes(data)
+    (tmp_path / "changed.onnx").write_bytes(data.replace(b'"red"', b'"rad"'))
+    whole, changed = (follow_model_file_page(tmp_path / f"{name}.onnx") for name in ("whole", "changed"))
+    assert "format version 2, sealed and whole" in whole.stdout, whole.stderr
+    assert (changed.returncode, changed.stderr.strip().endswith("changed.onnx: is damaged")) == (1, True)
+
+
+def sealed_model(path: Path) -> bytes:
+    """Return the model file as training would write it."""
+    model = onnx.load(path)
+    entry = next(entry for entry in model.metadata_props if entry.key == METADATA_KEY)
+    manifest = Manifest.from_json(entry.value)
+    entry.value = dataclasses.replace(manifest, sha256=UNSEALED).to_json()
+    return sealed(model.SerializeToString())
 
 
 def test_model_file_page_explains_every_field_of_the_manifest(model: Path) -> None:

@@ -25,6 +25,7 @@ from pupila.evaluation.drift import (
     answers_of,
     compare,
     g_test,
+    ks_distance,
     ks_gap,
     ks_p,
     reference_of,
@@ -79,6 +80,12 @@ def test_probability_of_a_distance_is_that_of_scipy(distance: float, n: int, m: 
     expected = float(special.kolmogorov(distance * np.sqrt(n * m / (n + m))))
     assert ks_p(distance, n, m) == pytest.approx(expected, rel=0.15)
     assert ks_p(0.0, n, m) == 1.0
+
+
+@pytest.mark.parametrize(("n", "m"), [(50, 6), (50, 5000), (2000, 5000)])
+def test_smallest_distance_that_is_called_a_change_is_just_improbable_enough(n: int, m: int) -> None:
+    smallest = ks_distance(ALPHA, n, m)
+    assert ks_p(smallest * 1.001, n, m) < ALPHA < ks_p(smallest * 0.999, n, m)
 
 
 def test_g_and_its_probability_are_those_of_scipy_where_counts_are_large() -> None:
@@ -171,12 +178,12 @@ def model(tmp_path: Path) -> Path:
     return write_model(tmp_path / "colours.onnx")
 
 
-def colours(folder: Path, classes: tuple[str, ...] = CLASSES) -> Path:
+def colours(folder: Path, classes: tuple[str, ...] = CLASSES, pictures: int = 20) -> Path:
     """A data set in class folders of what the model of the tests knows."""
     draw = np.random.default_rng(5)
     for index, name in enumerate(classes):
         (folder / name).mkdir(parents=True)
-        for number in range(20):
+        for number in range(pictures):
             pixels = draw.integers(0, 90, (32, 32, 3), dtype=np.uint8)
             pixels[:, :, index % 3] += 120
             (folder / name / f"{number}.png").write_bytes(images.encode_png(pixels))
@@ -200,6 +207,32 @@ def test_pictures_unlike_the_reference_given_are_told_in_words(model: Path, tmp_
     assert "Kolmogorov-Smirnov D = " in done.output
     told = CliRunner().invoke(main, ["drift", str(model), str(folder), "--reference", str(data), "--json"])
     assert json.loads(told.output.splitlines()[-1])["changed"] is True
+
+
+@pytest.mark.parametrize(
+    ("classes", "pictures", "told"),
+    [
+        (CLASSES[:3], 1, "So few pictures cannot show any change of the confidence"),
+        (CLASSES, 20, "So few pictures show only large changes: of the confidence, those of D = 0.33 or more."),
+    ],
+)
+def test_small_reference_is_told_with_what_it_cannot_show(
+    model: Path, tmp_path: Path, classes: tuple[str, ...], pictures: int, told: str
+) -> None:
+    folder = collected(tmp_path / "kept", Predictor.load(model).version, answers(1, 60))
+    data = colours(tmp_path / "data", classes, pictures)
+    done = CliRunner().invoke(main, ["drift", str(model), str(folder), "--reference", str(data)])
+    assert told in done.output
+
+
+def test_pictures_that_the_model_was_trained_on_are_no_reference(tmp_path: Path) -> None:
+    data = colours(tmp_path / "data")
+    trained_on = {"fingerprint": load_dataset(data, 32).fingerprint}
+    model = write_model(tmp_path / "colours.onnx", data=trained_on)
+    folder = collected(tmp_path / "kept", Predictor.load(model).version, answers(1, 60))
+    done = CliRunner().invoke(main, ["drift", str(model), str(folder), "--reference", str(data)])
+    assert done.exit_code == 1
+    assert "was trained on these pictures" in done.output
 
 
 def test_answers_of_another_version_are_not_mixed_in(model: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from pupila.feedback import Store
 from pupila.predictor import Predictor
 from pupila.server import Settings, create_app
 from pupila.server.classifier import Answer
-from pupila.server.collector import DROPPED, KEPT, PENDING, QUEUE_PICTURES, Collector
+from pupila.server.collector import DROPPED, KEPT, PENDING, QUEUE_PICTURES, Collector, new_table
 from pupila.server.feedback import is_loopback, may_review
 from pupila.server.guard import Key, digest_of
 from pupila.server.payload import Part
@@ -111,7 +111,7 @@ def test_kept_picture_is_shown_without_its_metadata(server: Running) -> None:
         ({"request_id": "r", "picture": 0, "category": "gren"}, "category_unknown", "Did you mean 'green'?"),
         ({"request_id": "r", "picture": 0, "category": ["\ud800"]}, "category_unknown", "GET /model"),
         ({"request_id": "r", "picture": 0}, "feedback_invalid", "category is missing"),
-        ({"request_id": "r", "picture": 0, "categry": None, "x": 1}, "feedback_invalid", "there is no field"),
+        ({"request_id": "r", "picture": 0, "categry": None, "x": 1}, "feedback_invalid", "did you mean 'category'?"),
         ({"request_id": "r", "picture": True, "category": None}, "feedback_invalid", "whole number"),
         ({"request_id": "r", "picture": -1, "category": None}, "feedback_invalid", "whole number"),
         ({"request_id": "r r", "picture": 0, "category": None}, "feedback_invalid", "X-Request-Id"),
@@ -283,12 +283,17 @@ class Slow(Store):
         return super().add(*args, **options)
 
 
+def red(folder: Path) -> tuple[Part, Answer]:
+    """A picture and its answer."""
+    predictor = Predictor.load(write_model(folder / "colours.onnx"))
+    part = Part("", picture("red"))
+    return part, Answer(predictor.predict(images.decode(part.data, 32)[None])[0], None)
+
+
 def test_feedback_waits_for_a_picture_that_is_being_written_even_if_nothing_else_waits(tmp_path: Path) -> None:
     collector = Collector(Settings(collect=tmp_path / "kept"))
     collector._writer = Slow(tmp_path / "kept")
-    predictor = Predictor.load(write_model(tmp_path / "colours.onnx"))
-    part = Part("", picture("red"))
-    answer = Answer(predictor.predict(images.decode(part.data, 32)[None])[0], None)
+    part, answer = red(tmp_path)
     collector.offer("r", [part], [answer], "m1")
     time.sleep(0.1)  # the thread has taken it by now
     collector.offer("bad", [part], [ImageError("image_truncated", "cut off")], "m1")
@@ -298,17 +303,31 @@ def test_feedback_waits_for_a_picture_that_is_being_written_even_if_nothing_else
     collector.close()
 
 
-def test_queue_is_bounded_and_what_does_not_fit_is_not_kept(tmp_path: Path) -> None:
-    collector = Collector(Settings(collect=tmp_path / "kept"))
+def test_queue_is_bounded_and_what_does_not_fit_is_not_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = new_table(1)
+    table.row(0)[DROPPED] = 5  # by a worker that was killed, and of which this one does not know
+    collector = Collector(Settings(collect=tmp_path / "kept"), table)
     collector._writer = slow = Slow(tmp_path / "kept")
     slow.delay = 0.02
-    predictor = Predictor.load(write_model(tmp_path / "colours.onnx"))
-    part = Part("", picture("red"))
-    answer = Answer(predictor.predict(images.decode(part.data, 32)[None])[0], None)
+    part, answer = red(tmp_path)
     collector.offer("many", [part] * 1000, [answer] * 1000, "m1")
+    assert caplog.text.count("pictures come faster than they can be kept") == 1
     assert len(collector._queue) <= QUEUE_PICTURES
     while collector._row[PENDING] > 0:
         time.sleep(0.05)
     assert collector.store.counts().answers == collector._row[KEPT] <= QUEUE_PICTURES
-    assert collector._row[KEPT] + collector._row[DROPPED] == 1000
+    assert collector._row[KEPT] + collector._row[DROPPED] == 1005
     collector.close()
+
+
+def test_what_comes_while_a_worker_ends_is_counted_and_blamed_on_no_disk(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    collector = Collector(Settings(collect=tmp_path / "kept"))
+    part, answer = red(tmp_path)
+    collector.close()
+    collector.offer("late", [part], [answer], "m1")
+    assert collector._row[DROPPED] == 1
+    assert caplog.text == ""

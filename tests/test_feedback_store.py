@@ -344,6 +344,10 @@ def test_command_counts_and_deletes(store: Store) -> None:
     assert json.loads(CliRunner().invoke(main, ["feedback", "show", folder, "--json"]).output)["models"] == {"m1": 3}
     one = CliRunner().invoke(main, ["feedback", "delete", folder, "--request", "a", "--picture", "1"])
     assert one.output == "deleted 1 answers and their pictures\n"
+    for wrong in (["--request", "a1"], ["--request", "b", "--picture", "1"]):
+        nothing = CliRunner().invoke(main, ["feedback", "delete", folder, *wrong])
+        assert nothing.exit_code == 1
+        assert f"holds no picture of a request '{wrong[1]}'" in nothing.output
     assert CliRunner().invoke(main, ["feedback", "delete", folder]).exit_code == 2
     assert CliRunner().invoke(main, ["feedback", "delete", folder, "--everything"]).exit_code == 0
     assert store.counts().answers == 0

@@ -116,9 +116,11 @@ def lay_out(folder):
         (folder / f"{name}.jpg").write_bytes(picture(colour, "JPEG", (160, 120)))
     data = colours(60, classes=("cat", "dog"))
     for number, (pixels, label) in enumerate(zip(data.images, data.labels, strict=True)):
-        for path in (folder / "photos" / data.classes[label] / f"{number}.png", folder / "holiday" / f"{number}.png"):
+        category = data.classes[label]
+        for place in (f"photos/{category}", f"set-aside/{category}", "holiday"):
+            path = folder / place / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(path)
+            Image.fromarray(pixels if place != "set-aside" else pixels[:, ::-1]).save(path)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +145,7 @@ def test_portuguese_getting_started_has_the_same_blocks():
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
 def test_guide_works_as_told(guide, beginner, server, tmp_path, monkeypatch):
     monkeypatch.setenv("PUPILA_CACHE", str(beginner / "cache"))
-    for name in ("runs", "photos", "holiday"):
+    for name in ("runs", "photos", "set-aside", "holiday"):
         shutil.copytree(beginner / name, tmp_path / name)
     for path in beginner.glob("*.jpg"):
         shutil.copy(path, tmp_path)

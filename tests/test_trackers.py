@@ -72,6 +72,14 @@ def scalars(folder, name="validation_accuracy"):
     return {event.step: event.value for event in events.Scalars(name)}
 
 
+def train_until_ctrl_c(photos, runs, *arguments):
+    impatient = threading.Thread(target=press_ctrl_c_after_an_epoch, args=[runs / "run" / "metrics.jsonl"])
+    impatient.start()
+    stopped = train(photos, runs, *arguments)
+    impatient.join()
+    return stopped
+
+
 def press_ctrl_c_after_an_epoch(metrics):
     limit = time.monotonic() + 120
     while not metrics.exists() and time.monotonic() < limit:
@@ -83,10 +91,7 @@ def press_ctrl_c_after_an_epoch(metrics):
 def test_tensorboard_reads_what_training_wrote_also_after_ctrl_c_and_resume(photos, tmp_path):
     pytest.importorskip("tensorboard")
     epochs = ("--epochs", "5", "--checkpoint-seconds", "0", "--set", "batch_size=40")  # a step an epoch
-    impatient = threading.Thread(target=press_ctrl_c_after_an_epoch, args=[tmp_path / "run" / "metrics.jsonl"])
-    impatient.start()
-    stopped = train(photos, tmp_path, "tensorboard", *epochs)
-    impatient.join()
+    stopped = train_until_ctrl_c(photos, tmp_path, "tensorboard", *epochs)
     assert scalars(tmp_path / "run") == pytest.approx(stopped)
     whole = train(photos, tmp_path, "tensorboard", *epochs, "--resume")
     assert scalars(tmp_path / "run") == pytest.approx(whole)
@@ -122,11 +127,15 @@ def store(tmp_path_factory):
     return folder / "mlflow.db"
 
 
-def test_mlflow_reads_what_training_wrote(photos, store, tmp_path, monkeypatch):
+def test_mlflow_reads_what_training_wrote_also_after_ctrl_c_and_resume(photos, store, tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     shutil.copy(store, tmp_path)
-    expected = train(photos, tmp_path, "mlflow", "--epochs", "2")
+    epochs = ("--epochs", "5", "--checkpoint-seconds", "0")
+    stopped = train_until_ctrl_c(photos, tmp_path, "mlflow", *epochs)
     client = mlflow_client(tmp_path)
+    assert mlflow_run(client).info.status == "KILLED"
+    expected = train(photos, tmp_path, "mlflow", *epochs, "--resume")
+    assert 1 <= len(stopped) < len(expected) == 5
     run = mlflow_run(client)
     history = client.get_metric_history(run.info.run_id, "validation_accuracy")
     assert {metric.step: metric.value for metric in history} == expected
@@ -153,6 +162,17 @@ def test_run_that_fails_is_marked_as_failed(store, tmp_path, monkeypatch):
     with pytest.raises(TrainingError, match="no longer finite"), tracking("mlflow", tmp_path / "run", Recipe()):
         raise TrainingError("no longer finite")
     assert mlflow_run(mlflow_client(tmp_path)).info.status == "FAILED"
+
+
+def test_run_that_is_stopped_within_its_first_epoch_is_not_marked_as_failed(store, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(store, tmp_path)
+    with pytest.raises(TrainingError, match="no model yet"), tracking("mlflow", tmp_path / "run", Recipe()):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise TrainingError("there is no model yet") from None
+    assert mlflow_run(mlflow_client(tmp_path)).info.status == "KILLED"
 
 
 def test_store_that_is_gone_for_a_while_gets_what_it_missed(store, tmp_path, monkeypatch, capsys):

@@ -188,8 +188,8 @@ def main() -> None:
             f"{rates[side]:8,.0f} files/s  {ratios[side]:5.2f} of plain  {processor[side]:6.2f} processor ms a file"
         )
         print(f"{side:12} {figures}")
-    met = "met" if ratios["pupila"] >= BAR else "not met"
-    print(f"pupila: {ratios['pupila']:.2f} of plain, the bar is {BAR}: {met}")
+    met = "met" if ratios["pupila"] >= BAR else "NOT MET"
+    print(f"pupila: {ratios['pupila']:.3f} of plain, at least {BAR} asked for: {met}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Training with 1 and 2 workers, plainly and through Ray, one thread each: pictures a second after start-up.
 
-    python benchmarks/cluster/training.py [--epochs 4] [--pictures 1200]
+    python benchmarks/cluster/training.py [--epochs 3] [--pictures 800] [--rounds 2]
 
-The same work each time (`digits`, 64 px, batches of 128, float32), in turn. A row says the best epoch but the first:
-work beside it only makes epochs longer. Efficiency is against one worker twice, overhead against the same without Ray.
+The same work each time (`digits`, 64 px, batches of 128, float32), in turn; about seven minutes on two quiet cores.
+A figure is of the fastest epoch of all rounds, leaving out each run's first: work beside it only makes epochs longer.
+Efficiency is against one worker twice. Overhead is against the same without Ray, and the bar for it is MOST.
 """
 
 import argparse
@@ -22,6 +23,10 @@ WAYS = {
     "2 workers, Ray": ["--workers", "2", "--cluster"],
 }
 RECIPE = ["weights=none", "network_size=64", "progressive=[]", "batch_size=128", "precision=float32", "export=float32"]
+MOST = 0.10
+"""Of the time that the same takes without Ray."""
+LIMIT = 900.0
+"""Seconds that one training may take."""
 
 
 def speed(metrics: Path) -> float:
@@ -31,32 +36,41 @@ def speed(metrics: Path) -> float:
     return max(pictures / seconds for pictures, seconds in spent)
 
 
-def measure(name: str, options: list[str], runs: Path, epochs: int, pictures: int) -> float:
+def measure(options: list[str], folder: Path, epochs: int, pictures: int) -> float:
     """Train once in a process of its own and return its speed."""
     values = [word for value in [*RECIPE, f"sample={pictures}"] for word in ("--set", value)]
-    line = [sys.executable, "-W", "ignore", "-m", "pupila", "train", "digits", "--epochs", str(epochs), *values]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-    folder = name.replace(",", "").replace(" ", "-")
-    subprocess.run(
-        [*line, "--runs", str(runs), "--name", folder, *options], env=environment, check=True, stdout=subprocess.DEVNULL
-    )
-    return speed(runs / folder / "metrics.jsonl")
+    line = [sys.executable, "-m", "pupila", "train", "digits", "--epochs", str(epochs), *values, *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    where = ["--runs", str(folder.parent), "--name", folder.name]
+    done = subprocess.run([*line, *where], env=environment, capture_output=True, text=True, timeout=LIMIT)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(line)}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return speed(folder / "metrics.jsonl")
 
 
 def main() -> None:
-    """Measure each way once and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--pictures", type=int, default=1200)
+    """Measure each way in turn and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--pictures", type=int, default=800)
+    parser.add_argument("--rounds", type=int, default=2)
     chosen = parser.parse_args()
+    found: dict[str, list[float]] = {name: [] for name in WAYS}
     with tempfile.TemporaryDirectory() as runs:
-        speeds = {n: measure(n, o, Path(runs), chosen.epochs, chosen.pictures) for n, o in WAYS.items()}
-    print(f"{len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}")
-    for name, found in speeds.items():
-        print(f"{name:16} {found:8.1f} pictures/s")
-    print(f"efficiency of 2 workers: {speeds['2 workers'] / speeds['1 worker'] / 2:.2f}")
+        for number, (name, options) in itertools.product(range(chosen.rounds), WAYS.items()):
+            folder = Path(runs, f"{number} {name}")
+            found[name].append(measure(options, folder, chosen.epochs, chosen.pictures))
+            print(f"round {number + 1}, {name:14} {found[name][-1]:7.1f} pictures/s", flush=True)
+    best = {name: max(speeds) for name, speeds in found.items()}
+    print(f"{len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}; the best of {chosen.rounds} rounds:")
+    for name, fastest in best.items():
+        print(f"{name:16} {fastest:8.1f} pictures/s")
+    print(f"efficiency of 2 workers: {best['2 workers'] / best['1 worker'] / 2:.2f}")
     for count in ("1 worker", "2 workers"):
-        print(f"overhead of Ray, {count}: {speeds[count] / speeds[f'{count}, Ray'] - 1:.1%}")
+        overhead = best[count] / best[f"{count}, Ray"] - 1
+        print(
+            f"overhead of Ray, {count}: {overhead:.1%} (at most {MOST:.0%}: {'met' if overhead <= MOST else 'NOT MET'})"
+        )
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
-"""Batch prediction and serving on two machines, as far as one machine can play two: network namespaces with addresses.
+"""All that Pupila does on a cluster, on two machines as far as one can play two: network namespaces with addresses.
 
-    sudo python benchmarks/cluster/two_networks.py [MODEL] [--pictures 2000]
+    sudo python benchmarks/cluster/two_networks.py [predict serve train sweep] [--each 500]
 
 Each namespace has an address, a Ray node with one core, and a link to the other; nothing else can be reached from it.
-The second node is killed with SIGKILL in the middle of the job, and its link is cut. The table must be the one that the
-plain command writes. Then the model is served, and asked under the address of each node. Needs root and `ip netns`.
+Photos are CIFAR-10's where they are at hand (see CONTRIBUTING.md), else made.
+predict, train, sweep: the second node is killed with SIGKILL in the middle of the job and its link is cut; what comes
+out must be what comes out without that. serve: asked under the address of each node. Needs root and `ip netns`; takes
+about five minutes.
 """
 
 import argparse
 import contextlib
+import json
 import os
 import secrets
 import signal
@@ -22,12 +25,23 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
-from batch_kit import count_lines, fill
-from cluster_kit import PATIENCE, tell_port
-from server_kit import picture, write_model
+from batch_kit import count_lines
+from cluster_kit import PATIENCE, fill_with_photos, tell_port
+
+from pupila.models import bundled_model
 
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
 NAMES = tuple(f"pupila{os.getpid()}{letter}" for letter in "ab")
+CLUSTER = f"--cluster={ADDRESSES[0]}:6379"
+VALUES = [
+    "weights=bundled",
+    "batch_size=81",
+    "network_size=32",
+    "progressive=[]",
+    "precision=float32",
+    "export=float32",
+]
+SMALL = [word for value in VALUES for word in ("--set", value)]
 LIMIT = 900.0
 """Seconds that any one step may take, on a machine that does much else."""
 
@@ -87,33 +101,67 @@ def kill_node(number: int) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def predict(model: Path, pictures: Path, folder: Path) -> None:
-    """Predict on both nodes, kill the second in the middle, and compare with the plain command's table."""
-    pupila = [sys.executable, "-W", "ignore", "-m", "pupila", "predict", str(model), str(pictures), "--out"]
-    inside(0, [*pupila, str(folder / "plain.csv")])
-    journal = folder / "cluster.csv.unfinished" / "rows"
-    command = [*pupila, str(folder / "cluster.csv"), f"--cluster={ADDRESSES[0]}:6379"]
-    with subprocess.Popen(["ip", "netns", "exec", NAMES[0], *command]) as job:
-        until(lambda: count_lines(journal) > 0 or job.poll() is not None)
+def pupila(*arguments: str | Path) -> list[str]:
+    """Return the command line of a command of Pupila's."""
+    return [sys.executable, "-m", "pupila", *map(str, arguments)]
+
+
+def with_a_kill(command: Sequence[str], ready: Callable[[], bool]) -> str:
+    """Run a command on the cluster, kill the second node when it is ready for that, and return what it prints."""
+    command = ["ip", "netns", "exec", NAMES[0], *command, CLUSTER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as job:
+        until(lambda: ready() or job.poll() is not None)
+        check(job.poll() is None, f"the job was over before the node was killed: {job.stdout and job.stdout.read()}")
         kill_node(1)
         ip("-n", NAMES[1], "link", "set", "two", "down")
-        print(f"killed {ADDRESSES[1]} after {count_lines(journal)} rows")
-        job.wait(LIMIT)
-    same = (folder / "plain.csv").read_bytes() == (folder / "cluster.csv").read_bytes()
-    rows = count_lines(folder / "cluster.csv") - 1
-    print(f"predict: {rows} rows, {'the same' if same else 'NOT THE SAME'} as without a cluster")
-    if not same:
-        raise SystemExit(1)
+        print(f"killed {ADDRESSES[1]}")
+        output, _ = job.communicate(timeout=LIMIT)
+    check(job.returncode == 0, output)
+    return output
 
 
-def serve(model: Path) -> None:
+def predict(photos: Path, folder: Path) -> None:
+    """Predict on both nodes, kill the second in the middle, and compare with the plain command's table."""
+    plain, cluster = folder / "plain.csv", folder / "cluster.csv"
+    inside(0, pupila("predict", bundled_model(), photos, "--out", plain))
+    journal = folder / "cluster.csv.unfinished" / "rows"
+    with_a_kill(pupila("predict", bundled_model(), photos, "--out", cluster), lambda: count_lines(journal) > 0)
+    check(plain.read_bytes() == cluster.read_bytes(), "the table is another one")
+    print(f"predict: {count_lines(cluster) - 1} rows, the same as without a cluster")
+
+
+def train(photos: Path, folder: Path) -> None:
+    """Train with a worker on each node, and kill the second after the first epoch."""
+    metrics = folder / "train" / "metrics.jsonl"
+    command = pupila("train", photos, *SMALL, "--epochs", "3", "--workers", "2", "--runs", folder, "--name", "train")
+    with_a_kill([*command, "--checkpoint-seconds", "0"], lambda: count_lines(metrics) > 0)
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    seen = [row["pictures"] for row in rows]
+    check(len(seen) == 3 and len(set(seen)) == 1, f"pictures seen: {seen}")
+    check((folder / "train" / "model.onnx").exists(), "there is no model")
+    print(f"train: {seen} pictures seen in 3 epochs, validation accuracy {rows[-1]['validation_accuracy']:.3f}")
+
+
+def sweep(photos: Path, folder: Path) -> None:
+    """Train four trials, two at a time, and kill the second node after its first epoch."""
+    grid = ["--grid", "lr=0.005,0.01", "--seeds", "2", "--set", "epochs=3"]
+    command = pupila("sweep", photos, *SMALL, *grid, "--runs", folder, "--name", "sweep", "--checkpoint-seconds", "0")
+    with_a_kill(command, lambda: len(list(folder.glob("sweep/*/metrics.jsonl"))) > 1)
+    found = json.loads((folder / "sweep" / "results.json").read_text())
+    epochs = [len(trial["rows"]) for trial in found["trials"]]
+    check(epochs == [3] * 4 and not found["failures"], f"epochs of each trial: {epochs}, {found['failures']}")
+    print(f"sweep: 4 trials of {epochs} epochs, the best {found['best']}")
+
+
+def serve(photos: Path, _: Path) -> None:
     """Serve on both nodes, and ask each under its address from the first."""
     settings = ["--host", "0.0.0.0", "--port", "3000", "--workers", "2", "--deadline", "300"]  # noqa: S104 - in there
-    pupila = [sys.executable, "-W", "ignore", "-m", "pupila", "serve", str(model), *settings]
-    inside(0, [*pupila, f"--cluster={ADDRESSES[0]}:6379"])
+    inside(0, [*pupila("serve", bundled_model(), *settings), CLUSTER])
+    photo = sorted(photos.rglob("*.jpg"))[0]
     for address in ADDRESSES:
         url, begun = f"http://{address}:3000", time.monotonic()
-        category = inside(0, [sys.executable, "-c", ASK, url, picture("green").hex(), str(LIMIT)]).strip()
+        category = inside(0, [sys.executable, "-c", ASK, url, str(photo), str(LIMIT)]).strip()
+        check(category == photo.parent.name, f"{photo.parent.name} is called {category}")
         print(f"serve: {address} answers {category}, {time.monotonic() - begun:.0f} s after it was deployed")
 
 
@@ -123,13 +171,19 @@ from pupila.client import Client
 limit = time.monotonic() + float(sys.argv[3])
 while True:  # a node listens as soon as its proxy has started, which may be after the first has answered
     try:
-        print(Client(sys.argv[1], timeout=300).predict(bytes.fromhex(sys.argv[2]))[0].category)
+        print(Client(sys.argv[1], timeout=300).predict(sys.argv[2])[0].category)
         break
     except OSError:
         if time.monotonic() > limit:
             raise
         time.sleep(0.5)
 """
+
+
+def check(true: bool, why: str) -> None:
+    """End with a reason unless it is true."""
+    if not true:
+        raise SystemExit(f"FAILED: {why}")
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -144,19 +198,26 @@ def until(true: Callable[[], bool]) -> None:
 def main() -> None:
     """Play two machines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", type=Path, help="a model; without one, the tests' model of colours")
-    parser.add_argument("--pictures", type=int, default=2000)
+    steps = {step.__name__: step for step in (predict, train, sweep, serve)}
+    parser.add_argument("steps", nargs="*", metavar="STEP", help=f"of {', '.join(steps)}; all, if none is named")
+    parser.add_argument("--each", type=int, default=500, help="photos a class, of three, to predict")
     chosen = parser.parse_args()
+    if unknown := set(chosen.steps) - set(steps):
+        parser.error(f"{unknown.pop()}: there is no such step.")
     with tempfile.TemporaryDirectory(prefix="pn", dir="/tmp", ignore_cleanup_errors=True) as name, networks():
         folder = Path(name)
-        model = chosen.model.resolve() if chosen.model else write_model(folder / "colours.onnx")
+        many, few = folder / "many", folder / "few"
+        print(f"photos: {fill_with_photos(many, chosen.each)}")
+        fill_with_photos(few, 60)
+        os.environ["PUPILA_CACHE"] = str(folder / "cache")
         try:
-            for number in (0, 1):
-                start_node(number, folder)
-            predict(model, fill(folder / "pictures", chosen.pictures), folder)
-            ip("-n", NAMES[1], "link", "set", "two", "up")
-            start_node(1, folder)
-            serve(model)
+            start_node(0, folder)
+            for step in chosen.steps or steps:
+                begun = time.monotonic()
+                ip("-n", NAMES[1], "link", "set", "two", "up")
+                start_node(1, folder)
+                steps[step](many if step == "predict" else few, folder)
+                print(f"{step}: met, {time.monotonic() - begun:.0f} s", flush=True)
         finally:
             for number in (0, 1):
                 kill_node(number)

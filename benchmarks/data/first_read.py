@@ -4,7 +4,8 @@
 
 ARCHIVE is a tar of class folders, unpacked to a temporary folder first. Both sides read the same files, warm in the
 system's page cache, turn about. Ours lists, sizes, decodes, labels, fingerprints and caches; Pillow's side opens,
-converts to RGB and drops. Prints one JSON line: the rates, the median of their ratios, the bar, and whether it is met.
+converts to RGB and drops. Prints one JSON line with the rates, then the median of their ratios and whether the bar is
+met. About 20 s a run on two cores.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from verdict import verdict
 
 from pupila.data import load_dataset
 
@@ -60,11 +62,9 @@ def main() -> None:
         "processes": processes,
         "pillow files/s": [round(len(paths) / seconds) for seconds, _ in both],
         "ours files/s": [round(len(paths) / seconds) for _, seconds in both],
-        "median of ratios": round(statistics.median(pillow / ours for pillow, ours in both), 3),
-        "bar": BAR,
     }
-    result["met"] = result["median of ratios"] >= BAR  # type: ignore[operator]
     print(json.dumps(result))
+    print(verdict("files/s, of bare Pillow's", statistics.median(pillow / ours for pillow, ours in both), BAR))
 
 
 if __name__ == "__main__":

@@ -7,9 +7,12 @@ A line is JSON: [unknown, index, confidence, index, confidence, ...] with the mo
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pupila.errors import ImageError
-from pupila.predictor import Prediction
+
+if TYPE_CHECKING:
+    from pupila.predictor import Prediction
 
 DIGITS = 6
 """Decimals of a confidence: more than float32 holds."""
@@ -26,7 +29,7 @@ class Answer:
     error: str = ""
 
     @classmethod
-    def of(cls, outcome: Prediction | ImageError) -> "Answer":
+    def of(cls, outcome: "Prediction | ImageError") -> "Answer":
         """Take a prediction, or what was wrong with the file."""
         if isinstance(outcome, ImageError):
             return cls(code=outcome.code, error=str(outcome))

@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -16,9 +15,8 @@ from pupila.batch.journal import Journal
 from pupila.batch.publish import publish
 from pupila.batch.sorting import Sorting, carry_out, plan
 from pupila.batch.summary import FAILURES_SHOWN, Summary
-from pupila.batch.workers import Ahead, Workers, cores
+from pupila.batch.workers import Ahead, Model, Workers, cores
 from pupila.errors import DataError
-from pupila.predictor import Predictor
 from pupila.progress import Progress
 
 CHUNK = 64
@@ -33,16 +31,6 @@ class Mapper(Protocol):
 
 Crew = Callable[[int, Path, str, int], AbstractContextManager[Mapper]]
 """Makes a mapper for (processes, model file, its version, choices a picture): `Workers`, or a cluster's."""
-
-
-@dataclass(frozen=True)
-class Model:
-    """What a job needs to know of a model file that was verified."""
-
-    path: Path
-    name: str
-    version: str
-    classes: tuple[str, ...]
 
 
 def predict_all(
@@ -71,9 +59,9 @@ def predict_all(
             table.writer_for(out)
             if os.path.lexists(out) and not job.published_as(out):
                 raise DataError(f"{out}: is there already, and is not overwritten. Give another name, or remove it.")
-        ahead = Ahead(model, top) if crew is Workers else nullcontext(crew)
-        with job, ahead as crew:
-            return _run(job, _verified(model), paths, out, top, kaggle_format, sorting, say, crew)
+        with job, Ahead(model, top) if crew is Workers else nullcontext(crew) as crew:
+            known = crew.verified() if isinstance(crew, Ahead) else _verified(model)
+            return _run(job, known, paths, out, top, kaggle_format, sorting, say, crew)
     except OSError as error:
         raise DataError(
             f"{error.filename or output}: {error.strerror}. When that is mended, give the same command again: "
@@ -82,8 +70,10 @@ def predict_all(
 
 
 def _verified(path: Path) -> Model:
+    from pupila.predictor import Predictor  # not above: where our own processes do this, they alone need its runtime
+
     predictor = Predictor.load(path)
-    return Model(path, predictor.manifest.name, predictor.version, predictor.manifest.classes)
+    return Model(path, predictor.version, predictor.manifest.name, predictor.manifest.classes)
 
 
 def _run(

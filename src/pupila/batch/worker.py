@@ -4,8 +4,8 @@ Decodes and runs an ONNX Runtime session of its own, with one thread: a process 
 (benchmarks/batch compares other ways). A plain child process, for the reasons given in pupila.data.worker. Knows
 nothing of tables.
 
-First it writes the model's version, one line. A job is one line, JSON: a list of paths. Its answer is one line, the
-number of bytes that follow, then the journal's line of each path.
+First it writes what it knows of the model, or what is wrong with it: one line of JSON. A job is one line, JSON: a list
+of paths. Its answer is one line, the number of bytes that follow, then the journal's line of each path.
 """
 
 import json
@@ -71,12 +71,15 @@ def serve(model: str, top: int) -> None:
     warnings.simplefilter("ignore")  # Pillow remarks on odd metadata; what matters comes as ImageError
     jobs, answers = sys.stdin.buffer, _answers()
     try:
-        predictor = Predictor.from_bytes(Path(model).read_bytes())  # its golden set is checked by the parent
-    except (ModelError, OSError):
-        return  # the parent reads the same file, and says what is wrong with it
+        predictor = Predictor.load(Path(model))
+        known = (predictor.version, predictor.manifest.name, predictor.manifest.classes)
+    except ModelError as error:
+        known = str(error)
     try:
-        answers.write(predictor.version.encode() + b"\n")
+        answers.write(json.dumps(known).encode() + b"\n")
         answers.flush()
+        if isinstance(known, str):
+            return
         for paths in _jobs(jobs):
             lines = b"".join(answer.to_line() for answer in predict(predictor, paths, top))
             answers.write(b"%d\n" % len(lines) + lines)

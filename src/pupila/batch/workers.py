@@ -11,9 +11,11 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
+from typing import Any
 
 from pupila.batch.answer import Answer
 from pupila.errors import ModelError
@@ -47,54 +49,87 @@ def start_process(model: Path, top: int) -> Process:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
 
+@dataclass(frozen=True)
+class Model:
+    """What a job needs to know of a model file that was verified."""
+
+    path: Path
+    version: str
+    name: str
+    classes: tuple[str, ...]
+
+
 class Ahead:
-    """Processes that load the model while this one verifies it: `with Ahead(model, top) as crew: crew(...)`.
+    """Processes that load and verify the model, so that this one need not: `with Ahead(model, top) as crew: crew(...)`.
 
     Those that the job turns out not to need are ended.
     """
 
     def __init__(self, model: Path, top: int) -> None:
         self._model, self._top = model, top
-        self._idle: list[Process] = []
+        self._idle: list[Worker] = []
 
     def __enter__(self) -> "Ahead":
-        self._idle = [start_process(self._model, self._top) for _ in range(cores())]
+        self._idle = [Worker(self._model, self._top) for _ in range(cores())]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end(self._idle)
+        _end(self._idle)
+
+    def verified(self) -> Model:
+        """Return what the first process found; raises ModelError."""
+        return self._idle[0].model()
 
     def __call__(self, count: int, model: Path, version: str, top: int) -> "Workers":
         """Return the workers that a job needs, made of the processes that were started."""
         taken, spare = self._idle[:count], self._idle[count:]
         self._idle = []
-        self._end(spare)
+        _end(spare)
         return Workers(count, model, version, top, taken)
-
-    @staticmethod
-    def _end(processes: Sequence[Process]) -> None:
-        for process in processes:
-            process.kill()
-        for process in processes:
-            process.communicate()
 
 
 class Worker:
     """One child process."""
 
-    def __init__(self, model: Path, version: str, top: int, begun: Process | None = None) -> None:
-        """`begun` is a process that was started before, for this model, and that nobody else asks."""
-        self._model, self._version, self._top = model, version, top
+    def __init__(self, path: Path, top: int) -> None:
+        self._path, self._top = path, top
         self._ended = False
-        self._process = begun or start_process(model, top)
-        self._greeted = False
+        self._process = start_process(path, top)
+        self._model: Model | None = None
 
-    def ask(self, paths: Sequence[str]) -> bytes:
-        """Return the journal's lines for the paths; raises _DiedError, and can then be asked again."""
-        if not self._greeted:
-            self._greet()
+    def model(self) -> Model:
+        """Wait for the model to be loaded and return what is known of it; raises ModelError.
+
+        A process that was killed before it was has a second one in its place.
+        """
+        if self._model is None:
+            said = self._said()
+            if said is None:
+                self._restart()
+                said = self._said()
+            if not isinstance(said, list):
+                raise ModelError(said or f"{self._path}: its process was killed twice. Is there enough memory?")
+            version, name, classes = said
+            self._model = Model(self._path, version, name, tuple(classes))
+        return self._model
+
+    def _said(self) -> Any:
+        assert self._process.stdout is not None  # noqa: S101 - for the type checker
+        line = self._process.stdout.readline()
+        return json.loads(line) if line.endswith(b"\n") else None
+
+    def ask(self, paths: Sequence[str], version: str) -> bytes:
+        """Return the journal's lines for the paths, by the model of that version.
+
+        Raises ModelError if it has another one by now, and _DiedError, and can then be asked again.
+        """
+        if self.model().version != version:
+            raise ModelError(
+                f"{self._path}: changed while the job ran. Put it back and give the same command once more: "
+                "it goes on where it stopped."
+            )
         try:
             return self._exchange(json.dumps(paths).encode() + b"\n")
         except (OSError, EOFError) as error:
@@ -112,30 +147,13 @@ class Worker:
             raise EOFError
         return lines
 
-    def _greet(self) -> None:
-        """Wait for the model to be loaded; a process that was killed before has a second one in its place."""
-        version = self._said_version()
-        if not version:
-            self._restart()
-            version = self._said_version()
-        if version != self._version:
-            raise ModelError(
-                f"{self._model}: changed, or could not be loaded again, while the job ran. "
-                "Give the same command once more: it goes on where it stopped."
-            )
-        self._greeted = True
-
-    def _said_version(self) -> str:
-        assert self._process.stdout is not None  # noqa: S101 - for the type checker
-        return self._process.stdout.readline().decode().strip()
-
     def _restart(self) -> None:
         self._process.kill()
         self._process.communicate()
         if self._ended:
             raise _EndedError
-        self._process = start_process(self._model, self._top)
-        self._greeted = False
+        self._process = start_process(self._path, self._top)
+        self._model = None
 
     def kill(self) -> None:
         """End the process at once, and start no other."""
@@ -150,10 +168,10 @@ class Worker:
 class Workers:
     """N child processes, each asked by a thread of its own."""
 
-    def __init__(self, count: int, model: Path, version: str, top: int, begun: Sequence[Process] = ()) -> None:
+    def __init__(self, count: int, model: Path, version: str, top: int, begun: Sequence[Worker] = ()) -> None:
         """`begun` are at most `count` processes that were started before; the others are started now."""
-        given = [*begun, *[None] * (count - len(begun))]
-        self._workers = [Worker(model, version, top, process) for process in given]
+        self._workers = [*begun, *(Worker(model, top) for _ in range(count - len(begun)))]
+        self._version = version
         self._idle: SimpleQueue[Worker] = SimpleQueue()
         for worker in self._workers:
             self._idle.put(worker)
@@ -189,18 +207,25 @@ class Workers:
     def _ask(self, chunk: list[str]) -> bytes:
         worker = self._idle.get()
         try:
-            return worker.ask(chunk)
+            return worker.ask(chunk, self._version)
         except _DiedError:
-            return b"".join(_alone(worker, path) for path in chunk)
+            return b"".join(_alone(worker, path, self._version) for path in chunk)
         finally:
             self._idle.put(worker)
 
 
-def _alone(worker: Worker, path: str) -> bytes:
+def _alone(worker: Worker, path: str, version: str) -> bytes:
     """Answer one file by itself; after the second process that it ends, by saying so."""
     for _ in range(2):
         try:
-            return worker.ask([path])
+            return worker.ask([path], version)
         except _DiedError:
             continue
     return Answer(code="file_unreadable", error="Reading it ended the process, twice. Save the picture anew.").to_line()
+
+
+def _end(workers: Sequence[Worker]) -> None:
+    for worker in workers:
+        worker.kill()
+    for worker in workers:
+        worker.close()

@@ -9,7 +9,7 @@ import click
 from pupila.cli.group import json_option
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from pupila.evaluation.drift import Answers, Drift
     from pupila.predictor import Predictor
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--last", type=click.IntRange(50), default=2000, show_default=True, help="Look at so many pictures.")
-@click.option("--reference", metavar="DATA", help="Compare with the answers on this data set, not with the manifest's.")
+@click.option(
+    "--reference", metavar="DATA", help="Compare with the answers on this data set, which the model has not seen."
+)
 @json_option
 def drift(model: Path, folder: Path, last: int, reference: str | None, as_json: bool) -> None:
     """Say whether the pictures that MODEL has served, as kept in FOLDER, are still like those it was judged on."""
@@ -32,7 +34,7 @@ def drift(model: Path, folder: Path, last: int, reference: str | None, as_json: 
     if as_json:
         click.echo(json.dumps({**found.to_json(), "reference": expected["split"], "version": predictor.version}))
     else:
-        click.echo(_text(found, expected["split"]))
+        click.echo("\n".join(_lines(found, expected["split"])))
 
 
 def _served(predictor: "Predictor", folder: Path, last: int) -> "Answers":
@@ -60,7 +62,7 @@ def _served(predictor: "Predictor", folder: Path, last: int) -> "Answers":
 
 def _reference(predictor: "Predictor", model: Path, data: str | None) -> "Mapping[str, Any]":
     """Return the reference in the manifest, or one made of the model's answers on a data set."""
-    from pupila.errors import ModelError
+    from pupila.errors import DataError, ModelError
 
     manifest = predictor.manifest
     if data is None:
@@ -74,17 +76,26 @@ def _reference(predictor: "Predictor", model: Path, data: str | None) -> "Mappin
     from pupila.evaluation.drift import answers_of, reference_of
     from pupila.evaluation.evaluate import predict_logits
 
-    dataset, part = load_dataset(data, manifest.input_size, framing=manifest.framing).part(None)
+    splits = load_dataset(data, manifest.input_size, framing=manifest.framing)
+    dataset, part = splits.part(None)
+    if part == "all" and splits.fingerprint == manifest.data.get("fingerprint"):
+        message = f"{data}: the model was trained on these pictures, and is surer of them than of any it has not seen."
+        raise DataError(f"{message} Give --reference others, as it should meet them.")
     logits = predict_logits(predictor, dataset.images)
     answers = answers_of(logits, manifest.temperature, manifest.unknown_threshold)
     return reference_of(answers, manifest.classes, f"{data}, {part}")
 
 
-def _text(found: "Drift", split: str) -> str:
-    lines = [f"{found.n:,} served pictures against {found.reference_n:,} of the reference ({split})."]
-    lines += [finding.to_text() for finding in found.findings]
+def _lines(found: "Drift", split: str) -> "Iterator[str]":
+    from pupila.evaluation.drift import CONFIDENCE_FLOOR
+
+    yield f"{found.n:,} served pictures against {found.reference_n:,} of the reference ({split})."
+    yield from (finding.to_text() for finding in found.findings)
+    if found.noticeable >= 1:
+        yield "So few pictures cannot show any change of the confidence: collect more, or give a larger --reference."
+    elif found.noticeable > 2 * CONFIDENCE_FLOOR:
+        yield f"So few pictures show only large changes: of the confidence, those of D = {found.noticeable:.2f} or more."
     if found.changed:
-        lines.append("Something has changed: look at the pictures on the server's page /review, and correct some.")
+        yield "Something has changed: look at the pictures on the server's page /review, and correct some."
     else:
-        lines.append("Nothing has changed as far as the answers tell.")
-    return "\n".join(lines)
+        yield "Nothing has changed as far as the answers tell."

@@ -39,6 +39,7 @@ def feedback_show(folder: Path, as_json: bool) -> None:
 @click.option("--everything", is_flag=True, help="All pictures and all that is known of them.")
 def feedback_delete(folder: Path, request: str | None, picture: int | None, everything: bool) -> None:
     """Delete pictures in FOLDER, wherever else the same ones were sent, too; a server may be running."""
+    from pupila.errors import DataError
     from pupila.feedback import Store
 
     if everything == (request is not None) or (picture is not None and request is None):
@@ -46,4 +47,7 @@ def feedback_delete(folder: Path, request: str | None, picture: int | None, ever
     store = Store(folder)
     gone = store.delete(request, picture)
     store.close()
+    if not (gone or everything):
+        place = "" if picture is None else f" at place {picture}"
+        raise DataError(f"{folder}: holds no picture of a request {request!r}{place}. See the X-Request-Id of its answer.")
     click.echo(f"deleted {gone:,} answers and their pictures")

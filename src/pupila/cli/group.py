@@ -1,4 +1,4 @@
-"""What every command shares: how errors end, the --json flag, and help taken from docstrings.
+"""What commands share: how errors end, the --json flag, the --cluster option, and help taken from docstrings.
 
 Exit codes: 0 done, 1 a PupilaError (one sentence on standard error), 2 wrong usage, 130 stopped by Ctrl-C.
 """
@@ -35,6 +35,14 @@ class PupilaGroup(click.Group):
 def json_option(command: Command) -> Command:
     """The one --json flag."""
     return click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")(command)
+
+
+def cluster_option(purpose: str) -> Callable[[Command], Command]:
+    """The one --cluster option; `purpose` says in a few words what is done there."""
+    where = "on the Ray cluster at HOST:PORT, or as found on this machine"
+    return click.option(
+        "--cluster", is_flag=False, flag_value="here", metavar="[ADDRESS]", help=purpose.format(where=where)
+    )
 
 
 def field_docs(cls: type) -> dict[str, str]:

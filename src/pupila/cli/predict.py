@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pupila.cli.group import json_option
+from pupila.cli.group import cluster_option, json_option
 from pupila.errors import PupilaError
 
 if TYPE_CHECKING:
@@ -31,13 +31,7 @@ def location(text: str) -> Path | str:
 @click.option("--link", is_flag=True, help="With --sort-into: link in place of copying.")
 @click.option("--min-confidence", type=click.FloatRange(0, 1), default=0.0, help="Below it: into `_unsure`.")
 @click.option("--apply", "applies", is_flag=True, help="With --sort-into: do it.")
-@click.option(
-    "--cluster",
-    is_flag=False,
-    flag_value="here",
-    metavar="[ADDRESS]",
-    help="With --out: on all cores of a Ray cluster, at HOST:PORT, or as found on this machine.",
-)
+@cluster_option("With --out: on all cores, {where}.")
 @json_option
 def predict(
     model: Path,

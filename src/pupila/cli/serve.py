@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pupila.cli.group import field_docs
+from pupila.cli.group import cluster_option, field_docs
 
 
 class ServeCommand(click.Command):
@@ -42,13 +42,7 @@ def _settings_option(field: "dataclasses.Field[Any]", doc: str | None) -> click.
 
 @click.command(cls=ServeCommand)
 @click.argument("model", type=click.Path(path_type=Path), required=False)
-@click.option(
-    "--cluster",
-    is_flag=False,
-    flag_value="here",
-    metavar="[ADDRESS]",
-    help="Serve by Ray Serve on the cluster at HOST:PORT, or as found on this machine; a new MODEL is rolled out.",
-)
+@cluster_option("Serve by Ray Serve {where}; a new MODEL is rolled out.")
 def serve(model: Path | None, cluster: str | None, **chosen: Any) -> None:
     """Serve MODEL, or the bundled CIFAR-10 model, as an HTTP API."""
     from pupila.models import bundled_model

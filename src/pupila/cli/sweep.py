@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pupila.cli.group import json_option
+from pupila.cli.group import cluster_option, json_option
 
 if TYPE_CHECKING:
     from pupila.training.sweeps.processes import Execute
@@ -21,13 +21,7 @@ if TYPE_CHECKING:
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set one value of every trial's recipe.")
 @click.option("--seeds", type=click.IntRange(1, 100), help="Trials of the same settings [default: 1, or the sweep's].")
 @click.option("--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Trials at once, by processes.")
-@click.option(
-    "--cluster",
-    is_flag=False,
-    flag_value="here",
-    metavar="ADDRESS",
-    help="Run the trials on a Ray cluster, at HOST:PORT, or as found on this machine.",
-)
+@cluster_option("Run the trials {where}.")
 @click.option("--stop-early", is_flag=True, help="With --cluster: end trials that fall behind (ASHA).")
 @click.option("--size", type=click.IntRange(8, 512), help="Pixels a side of stored pictures [default: by the data].")
 @click.option("--name", help="Name of the sweep's folder [default: the data's and the sweep's].")

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from pupila.cli.group import cluster_option
+
 
 @click.command()
 @click.argument("data")
@@ -32,13 +34,7 @@ import click
 )
 @click.option("--explain", is_flag=True, help="Say what would be chosen and why, and train nothing.")
 @click.option("--workers", type=click.IntRange(1, 4096), default=1, help="Processes that share each batch.")
-@click.option(
-    "--cluster",
-    is_flag=False,
-    flag_value="here",
-    metavar="ADDRESS",
-    help="Put the workers on a Ray cluster, at HOST:PORT, or as found on this machine.",
-)
+@cluster_option("Put the workers {where}.")
 @click.option("--resume", is_flag=True, help="Go on with the run of this name from its last checkpoint.")
 def train(
     data: str,

@@ -13,21 +13,30 @@ HERE = "here"
 """The address that stands for: the cluster that runs on this machine, or where there is none, one for this run."""
 
 
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # Ray would report home otherwise
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the default warns of its own change
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",  # of a minute, for which a team would wait for a node that is lost
+}
+"""What is set of Ray's own settings, where a person has not."""
+
+
 @contextlib.contextmanager
-def connected(address: str = HERE, start: bool = True, show: bool = False) -> Iterator[None]:
+def connected(address: str = HERE, start: bool = True) -> Iterator[None]:
     """Work with the cluster at HOST:PORT; a connection that the caller has made before is used and kept.
 
-    Without `start`, a cluster must be running, also where the address leaves open which one. With `show`, what
-    workers print is printed here too.
+    Without `start`, a cluster must be running, also where the address leaves open which one. What Ray has to say, and
+    what processes on nodes print, goes into Ray's own logs.
     Raises SettingsError if no cluster answers there.
     """
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report home otherwise
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
     try:
         where = (None if start else "auto") if address == HERE else address
-        ray.init(where, include_dashboard=False, log_to_driver=show, logging_level=logging.ERROR)
+        ray.init(where, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise SettingsError(
             f"{address}: no Ray cluster answers there ({str(error).splitlines()[0]}). "

@@ -1,4 +1,7 @@
-"""Requests and answers between Starlette, which Ray Serve speaks, and WSGI, which ours speaks. Knows no Ray."""
+"""Requests and answers between Starlette, which Ray Serve speaks, and WSGI, which ours speaks; and what asks again.
+
+Knows of Ray only that it runs `middlewares` in its proxies, where the environment variable HOOK names it.
+"""
 
 import io
 import json
@@ -6,8 +9,10 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pupila.server.problems import RequestError
 
@@ -16,6 +21,11 @@ Reply = tuple[int, list[tuple[str, str]], bytes]
 """Status, headers, body."""
 ANSWERED_AGAIN = ("/predict", "/predictions/", "/v2/")
 """What may be asked twice besides GET: where answering changes nothing."""
+TRIES = 4
+"""How often a request is given to a process before its client is told."""
+HOOK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": f"{__name__}:middlewares"}
+KEPT = 64 * 2**20
+"""Bytes of a request that a proxy remembers, to be able to ask again: the server's own limit, if it is not raised."""
 
 
 class Asked(NamedTuple):
@@ -29,7 +39,12 @@ class Asked(NamedTuple):
     @property
     def repeatable(self) -> bool:
         """Whether asking twice is the same as asking once."""
-        return self.environ["REQUEST_METHOD"] == "GET" or self.environ["PATH_INFO"].startswith(ANSWERED_AGAIN)
+        return repeatable(self.environ["REQUEST_METHOD"], self.environ["PATH_INFO"])
+
+
+def repeatable(method: str, path: str) -> bool:
+    """Return whether such a request may be asked twice."""
+    return method == "GET" or path.startswith(ANSWERED_AGAIN)
 
 
 def call(app: Callable[..., Iterable[bytes]], asked: Asked) -> Reply:
@@ -102,3 +117,62 @@ def problem(error: RequestError) -> Response:
     if error.retry_after is not None:
         headers.append(("Retry-After", f"{error.retry_after:.0f}"))
     return response((error.status, headers, body))
+
+
+def middlewares() -> list[Middleware]:
+    """Return what Ray's proxies put around what they do."""
+    return [Middleware(Again)]
+
+
+class Again:
+    """Gives a request to what is behind it once more if that ended without a word: what had it in its hands was lost."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http" or not repeatable(scope["method"], scope["path"]):
+            return await self._app(scope, receive, send)
+        heard = Heard(receive)
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        for _ in range(TRIES):
+            await self._app(scope, heard.from_the_start(), watched)
+            if begun or not heard.whole:
+                return None
+        message = "The server failed on this request. It has been logged."
+        return await problem(RequestError(500, "internal_error", message))(scope, receive, send)
+
+
+class Heard:
+    """What a client has sent, to be read several times."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._messages: list[Message] = []
+        self._size = 0
+        self.whole = True
+        """False once there was too much to keep, or when the client has gone."""
+
+    def from_the_start(self) -> Receive:
+        """Return what reads all messages, those that were read before first."""
+        before = iter(tuple(self._messages))
+
+        async def receive() -> Message:
+            return next(before, None) or await self._more()
+
+        return receive
+
+    async def _more(self) -> Message:
+        message = await self._receive()
+        self._size += len(message.get("body", b""))
+        self.whole &= self._size <= KEPT and message["type"] != "http.disconnect"
+        if self.whole:
+            self._messages.append(message)
+        return message

@@ -1,7 +1,8 @@
 """The HTTP API as an application of Ray Serve: replicas on all nodes, more of them when requests wait. Knows Ray.
 
 `Model` is the application of pupila.server, a replica a core. `Door` is where Ray Serve's proxies hand requests in: it
-holds no model, and asks again if the replica that it asked is gone. That does no harm, since answering changes nothing.
+holds no model, and asks again if the replica that it asked is gone; and the proxies ask again if the door is gone
+(door.Again). That does no harm, since answering changes nothing.
 
     serve run pupila.cluster.serve:app model=/models/model.onnx        does without `pupila serve --cluster`
 """
@@ -19,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pupila.cluster.connect import HERE, connected, cpus
-from pupila.cluster.door import Asked, Reply, call, problem, read, response
+from pupila.cluster.door import HOOK, TRIES, Asked, Reply, call, problem, read, response
 from pupila.errors import ModelError, SettingsError
 from pupila.models import bundled_model
 from pupila.predictor import Predictor
@@ -32,8 +33,6 @@ ONGOING = 8
 """Requests that a replica has in its hands at most: as many pictures as are computed together."""
 TARGET = 4
 """Requests a replica that Ray Serve aims at; with more on average, it starts another."""
-TRIES = 4
-"""How often a request is given to a replica before its client is told."""
 
 
 class Model:
@@ -126,7 +125,10 @@ def serve_on_cluster(model: Path, settings: Settings, address: str = HERE) -> st
     with connected(address, start=False):
         replicas = settings.workers or cpus()
         made = application(model, settings, replicas)
-        serve.start(ProxyLocation.EveryNode, HTTPOptions(host=settings.host, port=settings.port))
+        serve.start(
+            ProxyLocation.EveryNode, HTTPOptions(host=settings.host, port=settings.port),
+            controller_options={"runtime_env": {"env_vars": HOOK}},
+        )  # fmt: skip
         try:
             serve.run(made, name=NAME, route_prefix="/")
         except RuntimeError as error:

@@ -7,12 +7,14 @@ anywhere, and a sweep whose driver died goes on with the same command, on the cl
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import ray
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from pupila.cluster.connect import HERE, connected
+from pupila.cluster.lines import printing_to
 from pupila.cluster.paths import check_weights, full
 from pupila.errors import TrainingError
 from pupila.training.fit import Row
@@ -27,7 +29,7 @@ FIRST_RUNG = 25
 def on_cluster(address: str = HERE, stop_early: bool = False) -> Execute:
     """Return what runs the jobs on all cores of a cluster, a core or GPU each.
 
-    stop_early: at each rung the better half of the trials that have come so far goes on, by validation accuracy (ASHA:
+    stop_early: at each rung the better half of the trials that have come so far goes on, as a sweep chooses (ASHA:
     Li et al., "A System for Massively Parallel Hyperparameter Tuning", 2020).
     """
 
@@ -35,7 +37,7 @@ def on_cluster(address: str = HERE, stop_early: bool = False) -> Execute:
         for job in jobs:
             check_weights(job.trial.recipe)
         by_name = {j.trial.name: replace(j, source=full(j.source), folder=j.folder.resolve()) for j in jobs}
-        with connected(address, show=True):
+        with connected(address):
             _tune(by_name, stop_early)
         for name, job in by_name.items():
             unknown = Failure(name, job.trial.group, "The cluster gave up on it; the same command tries it again.")
@@ -47,18 +49,20 @@ def on_cluster(address: str = HERE, stop_early: bool = False) -> Execute:
 def _tune(jobs: Mapping[str, Job], stop_early: bool) -> None:
     gpus = ray.cluster_resources().get("GPU", 0) > 0  # type: ignore[no-untyped-call]
     scheduler = AsyncHyperBandScheduler(
-        time_attr="per_cent", metric="validation_accuracy", mode="max", max_t=100, grace_period=FIRST_RUNG,
+        time_attr="per_cent", metric="judged", mode="max", max_t=100, grace_period=FIRST_RUNG,
         reduction_factor=2,
     )  # fmt: skip
     folder = next(iter(jobs.values())).folder.parent
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(_trial, jobs=dict(jobs)), {"cpu": 1, "gpu": int(gpus)}),
         param_space={"trial": tune.grid_search(list(jobs))},
-        tune_config=tune.TuneConfig(scheduler=scheduler if stop_early else None),
+        # A process that has done a trial does the next one: it has loaded PyTorch already.
+        tune_config=tune.TuneConfig(scheduler=scheduler if stop_early else None, reuse_actors=True),
         run_config=tune.RunConfig(
-            name="ray", storage_path=str(folder), failure_config=tune.FailureConfig(max_failures=RESTARTS), verbose=0
+            name="ray", storage_path=str(folder), failure_config=tune.FailureConfig(max_failures=RESTARTS), verbose=0,
+            callbacks=[Told(len(jobs))],
         ),
-    )
+    )  # fmt: skip
     try:
         tuner.fit()
     except Exception as error:  # Ray has a dozen of its own
@@ -66,10 +70,25 @@ def _tune(jobs: Mapping[str, Job], stop_early: bool) -> None:
         raise TrainingError(f"The cluster gave up ({reason}). The same command goes on.") from error
 
 
+class Told(tune.Callback):
+    """Says which trials are over, as they end; it is asked on the machine where the command was given."""
+
+    def __init__(self, total: int) -> None:
+        self._over, self._total = 0, total
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Print its number and name."""
+        self._over += 1
+        print(f"[{self._over}/{self._total}] {trial.config['trial']}", flush=True)
+
+    on_trial_error = on_trial_complete
+
+
 def _trial(config: Mapping[str, str], jobs: Mapping[str, Job]) -> None:
     """What runs on a node: the same trial as without a cluster, which tells Ray Tune of each epoch."""
     job = jobs[config["trial"]]
-    outcome = run_job(job, lambda rows: _tell(job, rows))
+    with printing_to(job.folder):
+        outcome = run_job(job, lambda rows: _tell(job, rows))
     if isinstance(outcome, Failure):
         (job.folder / "failed.txt").write_text(outcome.reason)
 
@@ -87,4 +106,4 @@ def _tell(job: Job, rows: Sequence[Row]) -> None:
     recipe, row = job.trial.recipe, rows[-1]
     done = row["seconds"] / (60 * recipe.minutes) if recipe.minutes else len(rows) / max(recipe.epochs, 1)
     if done < 1:
-        tune.report({"validation_accuracy": row["validation_accuracy"], "per_cent": round(100 * done)})
+        tune.report({"judged": row[job.judged_by], "per_cent": round(100 * done)})

@@ -15,6 +15,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from pupila.cluster.connect import HERE, connected
+from pupila.cluster.lines import printing_to, shown
 from pupila.cluster.paths import check_weights, full
 from pupila.errors import PupilaError, TrainingError
 from pupila.training.workers import RESTARTS, Order, check, take_part
@@ -32,7 +33,7 @@ def train_on_cluster(order: Order, workers: int, address: str = HERE) -> Path:
     options = {key: value.resolve() if isinstance(value, Path) else value for key, value in order.options.items()}
     # Only a checkpoint of this run can be in the folder: a worker that is started again goes on with it.
     order = replace(order, source=full(order.source), folder=folder, options=options, resume=True)
-    with connected(address, show=True):
+    with connected(address), shown(folder):
         gpus = ray.cluster_resources().get("GPU", 0) > 0  # type: ignore[no-untyped-call]
         trainer = TorchTrainer(
             _work,  # type: ignore[arg-type] # here and below: ray.train's types are those of its older interface
@@ -55,7 +56,9 @@ def train_on_cluster(order: Order, workers: int, address: str = HERE) -> Path:
 
 def _work(config: Mapping[str, Any]) -> dict[str, str]:
     """What each worker runs. An error that a person can act on is an answer: starting again would not help."""
+    order: Order = config["order"]
     try:
-        return {"model": str(take_part(config["order"]) or "")}
+        with printing_to(order.folder):
+            return {"model": str(take_part(order) or "")}
     except PupilaError as error:
         return {"error": str(error)}

@@ -4,6 +4,7 @@ Knows nothing of classes or pictures.
 """
 
 import lzma
+import posixpath
 import tarfile
 import zipfile
 import zlib
@@ -81,12 +82,25 @@ def _is_tar(file: BinaryIO) -> bool:
 
 
 def _tar_members(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
-    """Yield regular files. Asking for no more than their size matters: a buffer of what is asked for is set aside."""
+    """Yield regular files, then links, as the file in the same archive that each names; devices are passed over.
+
+    Asking for no more than a file's size matters: a buffer of what is asked for is set aside.
+    """
+    held: dict[str, bytes] = {}
+    links: list[tuple[str, str]] = []
     with tarfile.open(fileobj=file, mode="r:*") as archive:
         for member in archive:
             content = archive.extractfile(member) if member.isreg() else None
             if content is not None:
-                yield member.name, content.read(min(member.size, MEMBER_BYTES + 1))
+                data = held[posixpath.normpath(member.name)] = content.read(min(member.size, MEMBER_BYTES + 1))
+                yield member.name, data
+            elif member.islnk() or member.issym():
+                home = posixpath.dirname(member.name) if member.issym() else ""
+                links.append((member.name, posixpath.normpath(posixpath.join(home, member.linkname))))
+    for name, target in links:
+        if target in held:
+            held[posixpath.normpath(name)] = held[target]
+            yield name, held[target]
 
 
 def _zip_members(path: Path, file: BinaryIO) -> Iterator[tuple[str, bytes]]:

@@ -12,7 +12,7 @@ from pupila.data.file_names import by_file_names
 from pupila.data.layout import HINT, SPLIT_NAMES, Arranged
 from pupila.data.parquet import by_parquet, is_parquet
 from pupila.data.source import Collected
-from pupila.data.tables import by_tables
+from pupila.data.tables import by_tables, find_tables
 from pupila.errors import DataError
 
 
@@ -32,10 +32,19 @@ def _arrange(entries: Sequence[Entry], where: str) -> Arranged:
     found: Found = [(entry.parts, entry) for entry in entries if entry.may_be_picture]
     if not found:
         raise DataError(f"{where}: there are no pictures in it. {HINT}")
-    by_table = by_tables(entries, where)
-    if by_table is not None:
-        return by_table
-    found = unwrap(found)
+    tables, unused = find_tables(entries)
+    if tables:
+        arranged = by_tables(tables, entries, where)
+    else:
+        try:
+            arranged = _by_names(unwrap(found), where)
+        except DataError as error:
+            raise DataError(" ".join([str(error), *unused])) from None
+    return replace(arranged, notes=(*arranged.notes, *unused))
+
+
+def _by_names(found: Found, where: str) -> Arranged:
+    """Take the labels from the names of files or folders."""
     tops = {path[0] for path, _ in found if len(path) > 1}
     if not split_folders(found) and len(tops) > 1 and {top.casefold() for top in tops} <= set(SPLIT_NAMES):
         # train/1.jpg beside test/1.jpg: as class folders these would be the classes `train` and `test`

@@ -23,7 +23,7 @@ from pupila.data.dataset import Dataset
 from pupila.data.splits import Skipped, Splits
 from pupila.errors import DataError
 
-VERSION = 3
+VERSION = 4
 """Part of every key: raise it when the same files would give other pixels, labels or order than before."""
 
 

@@ -7,6 +7,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
@@ -56,13 +57,27 @@ def decode_pictures(
 
 
 def _room_for(count: int, size: int) -> Pictures:
-    try:
-        return np.zeros((count, size, size, 3), dtype=np.uint8)
-    except MemoryError as error:
-        needed = count * size * size * 3 / 2**30
+    """Return zeros to be filled; raises DataError if they would not fit: the system ends a process without a word."""
+    needed, free = count * size * size * 3, _free_memory()
+    if needed > free:
         raise DataError(
-            f"{count:,} pictures of {size} x {size} pixels need {needed:.0f} GiB of memory. Choose a smaller size."
-        ) from error
+            f"{count:,} pictures of {size} x {size} pixels need {needed / 2**30:,.1f} GiB of memory, and "
+            f"{free / 2**30:,.1f} are free. Choose a smaller --size: half of it needs a quarter."
+        )
+    return np.zeros((count, size, size, 3), dtype=np.uint8)
+
+
+def _free_memory() -> float:
+    """Return the bytes that may still be taken, as Linux says for machine and container; endless elsewhere."""
+    free = float("inf")
+    with suppress(OSError, KeyError, ValueError):
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = 1024.0 * int(lines["MemAvailable"].split()[0])
+    with suppress(OSError, KeyError, ValueError):  # another system of groups, or no limit: then it says "max"
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        used = dict(line.split() for line in Path("/sys/fs/cgroup/memory.stat").read_text().splitlines())["anon"]
+        free = min(free, float(limit - int(used)))
+    return free
 
 
 def sample_sides(sources: Sources, limits: ImageLimits) -> list[tuple[int, int]]:

@@ -28,6 +28,9 @@ CONFIRMED = 0.9
 """Correlation of the fine copies from which two pictures count as one."""
 DETAIL = 0.8
 """And of what is left of them without their coarse shapes: two skies are alike in those, and in nothing else."""
+CROWD = 16
+"""Pictures of a tile that one picture is compared with, at most, the likest first: scans and X-rays are all alike from
+afar, and comparing all their pairs closely would take hours."""
 TILE = 4096
 MOST = 1_000_000
 """Pairs kept: beyond, the data set is one of nearly equal pictures (frames of a film), and no list of all helps."""
@@ -145,6 +148,10 @@ def _propose(coarse: Floats, others: Floats, top: int, left: int) -> tuple[Rows,
     close = likeness >= PROPOSED
     if not close.any():
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+    crowded = np.flatnonzero(close.sum(axis=1) > CROWD)
+    if len(crowded):
+        least = -np.partition(-likeness[crowded], CROWD - 1, axis=1)[:, CROWD - 1 : CROWD]
+        close[crowded] &= likeness[crowded] >= least
     first, second = np.nonzero(close)
     first, second = first + top, second + left
     once = first < second

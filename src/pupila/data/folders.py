@@ -7,6 +7,13 @@ from pathlib import Path
 
 from pupila.data.entries import PICTURES, Entry, ending_of, is_hidden, parts_of
 from pupila.data.splits import Skipped
+from pupila.errors import DataError
+
+LINKED_AT_MOST = 10_000
+"""Links to folders that are followed: a few folders that link to each other make millions of paths."""
+
+Waiting = tuple[Path, tuple[str, ...], frozenset[tuple[int, int]]]
+"""A folder still to be looked into, its name within the data set, and the identities of those above it."""
 
 
 @dataclass(frozen=True)
@@ -39,40 +46,58 @@ class Listing:
 def list_folder(root: Path) -> Listing:
     """Return all files below a folder that are not hidden, sorted by name. Raises OSError.
 
-    Links are followed, but not in circles.
+    Links are followed, but not in circles; raises DataError if they lead on and on.
     """
-    listing = Listing()
-    _walk(root, (), frozenset(), listing)
+    listing, linked = Listing(), 0
+    waiting: list[Waiting] = [(root, (), frozenset())]
+    while waiting:  # and no recursion: folders may be nested deeper than Python's calls
+        folder, above, seen = waiting.pop()
+        status = folder.stat()
+        here = (status.st_dev, status.st_ino)
+        if here in seen:
+            continue
+        with os.scandir(folder) as found:
+            items = list(found)
+        if not items and above:
+            listing.empty.append("/".join(above))
+        for item in items:
+            parts = (*above, item.name if item.name.isascii() else parts_of(item.name)[0])
+            if _take(item, parts, listing):
+                linked += item.is_symlink()
+                waiting.append((Path(item.path), parts, seen | {here}))
+        if linked > LINKED_AT_MOST:
+            raise DataError(f"{root}: over {LINKED_AT_MOST:,} links to folders lead on and on. Remove such links.")
     listing.files.sort(key=lambda listed: listed.entry.parts)
     listing.skipped.sort(key=lambda skipped: skipped.name)
     return listing
 
 
-def _walk(folder: Path, above: tuple[str, ...], seen: frozenset[tuple[int, int]], listing: Listing) -> None:
-    status = folder.stat()
-    here = (status.st_dev, status.st_ino)
-    if here in seen:
-        return
-    with os.scandir(folder) as found:
-        items = list(found)
-    if not items and above:
-        listing.empty.append("/".join(above))
-    for item in items:
-        name = item.name if item.name.isascii() else parts_of(item.name)[0]
-        parts = (*above, name)
-        if name[0] == "." or is_hidden((name,)):
-            if item.is_dir():
-                listing.hidden.append("/".join(parts))
-        elif item.is_dir():
-            if ending_of(item.name) in PICTURES:
-                listing.skipped.append(Skipped("/".join(parts), "It is a folder with the name of a picture."))
-            _walk(Path(item.path), parts, seen | {here}, listing)
-        elif item.is_file():
-            status = item.stat()
-            listing.files.append(Listed(Entry(parts, Path(item.path)), status.st_size, status.st_mtime_ns))
-        else:
-            reason = "It is a link to a file that is not there." if item.is_symlink() else "It is no regular file."
-            listing.skipped.append(Skipped("/".join(parts), reason))
+def _take(item: os.DirEntry[str], parts: tuple[str, ...], listing: Listing) -> bool:
+    """Note what an item is; return whether it is a folder to look into."""
+    folder, file = _kind(item)
+    if is_hidden(parts[-1:]):
+        if folder:
+            listing.hidden.append("/".join(parts))
+    elif folder:
+        if ending_of(item.name) in PICTURES:
+            listing.skipped.append(Skipped("/".join(parts), "It is a folder with the name of a picture."))
+        return True
+    elif file:
+        status = item.stat()
+        listing.files.append(Listed(Entry(parts, Path(item.path)), status.st_size, status.st_mtime_ns))
+    else:
+        reason = "It is a link to a file that is not there." if item.is_symlink() else "It is no regular file."
+        listing.skipped.append(Skipped("/".join(parts), reason))
+    return False
+
+
+def _kind(item: os.DirEntry[str]) -> tuple[bool, bool]:
+    """Return whether it is a folder, and whether a file; a link to itself is neither, and raises an error if asked."""
+    try:
+        folder = item.is_dir()
+        return folder, not folder and item.is_file()
+    except OSError:
+        return False, False
 
 
 def _listed(kind: str, names: Sequence[str]) -> str:

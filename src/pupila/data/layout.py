@@ -3,6 +3,7 @@
 Each arrangement has a file of its own; what they have in common, and the classes bound by name, are here.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -67,6 +68,18 @@ def class_names(splits: Mapping[str, Sequence[Labelled]], where: str) -> tuple[s
                 f"{where}: {split} has classes that train lacks: {some(own - classes)}.{missing} Name them alike."
             )
     return tuple(sorted(classes))
+
+
+def alike(classes: Iterable[str]) -> list[str]:
+    """Return a sentence on each group of classes that differ in nothing but capitals, spaces, lines and dots."""
+    groups: dict[str, list[str]] = {}
+    for name in classes:
+        groups.setdefault(re.sub(r"[\s_.-]+", "", name).casefold() or name, []).append(name)
+    return [
+        f"{' and '.join(repr(name) for name in group)} are different classes: name them alike if they are one."
+        for group in groups.values()
+        if len(group) > 1
+    ]
 
 
 def some(names: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from pupila.data.decoding import Decoders
 from pupila.data.digits import read_digits
 from pupila.data.download import cache_folder
 from pupila.data.pictures import read_pictures
-from pupila.data.source import Source, find_source
+from pupila.data.source import NAMES, Source, find_source
 from pupila.data.splits import Splits
 from pupila.errors import DataError
 from pupila.images import DEFAULT_LIMITS, ImageLimits
@@ -43,10 +43,10 @@ def load_dataset(
     """
     if size is not None and size < 1:
         raise DataError(f"A picture size of {size} pixels cannot be used. Give 1 or more, like 32.")
-    if source == "cifar10":
-        return load_cifar10(size, cache=cache, limits=limits)
-    if source == "digits":
-        return read_digits(size)
+    if source in NAMES:
+        splits = read_digits(size) if source == "digits" else load_cifar10(size, cache=cache, limits=limits)
+        note = f"This is the data set of that name. What lies here under the same name is ./{source}."
+        return replace(splits, notes=(*splits.notes, note)) if Path(source).exists() else splits
     return _load_path(Path(source), size, cache_folder(cache), limits, framing)
 
 

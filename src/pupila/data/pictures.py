@@ -1,13 +1,13 @@
 """Labelled picture files, made into Splits. Knows the steps in between, and nothing of where the files lie."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
 import numpy as np
 
 from pupila.data.decoding import Decoders, choose_size, decode_pictures, median_aspect, sample_sides
-from pupila.data.layout import Arranged, Labelled, class_names
+from pupila.data.layout import Arranged, Labelled, alike, class_names
 from pupila.data.splits import Part, Skipped, Splits, assemble
 from pupila.errors import DataError
 from pupila.images import ImageLimits
@@ -41,17 +41,25 @@ def read_pictures(
         all_rows = slice(end - len(members), end)
         rows = np.arange(end - len(members), end)[readable[all_rows]]
         chosen = [items[row] for row in rows]
-        _check_readable(members, chosen, f"{where}: {split}")
+        _check_readable(members, chosen, failed, all_rows.start, f"{where}: {split}")
         pixels = images[all_rows] if len(chosen) == len(members) else images[rows]  # a view where it can be
         parts[split] = Part(pixels, labels[rows], [f"{item.category}/{item.name}" for item in chosen])
     skipped = [Skipped(items[row].entry.name, reason) for row, reason in sorted(failed.items())]
     skipped += [Skipped(entry.name, "It lies in no class folder.") for entry in arranged.strays]
     skipped += arranged.skipped
-    made = assemble(name, classes, parts, skipped, layout=arranged.layout, notes=arranged.notes)
+    notes = (*arranged.notes, *alike(classes))
+    made = assemble(name, classes, parts, skipped, layout=arranged.layout, notes=notes)
     return replace(made, aspect=median_aspect(sides), framing=framing)
 
 
-def _check_readable(members: Sequence[Labelled], readable: Sequence[Labelled], where: str) -> None:
+def _check_readable(
+    members: Sequence[Labelled], readable: Sequence[Labelled], failed: Mapping[int, str], start: int, where: str
+) -> None:
+    """Raise DataError, with the first of the reasons, if a class has lost all its pictures in a split."""
     lost = sorted({item.category for item in members} - {item.category for item in readable})
     if lost:
-        raise DataError(f"{where}: none of the pictures of '{lost[0]}' can be read. Replace them or remove the class.")
+        row, item = next((row, item) for row, item in enumerate(members, start) if item.category == lost[0])
+        raise DataError(
+            f"{where}: none of the pictures of '{lost[0]}' can be read ({item.entry.name}: {failed[row]}). "
+            "Replace them or remove the class."
+        )

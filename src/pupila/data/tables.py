@@ -29,6 +29,8 @@ PATH_COLUMNS = (
 LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target", "label_name")
 SPLIT_COLUMNS = ("split", "subset", "set", "partition")
 """Usual headings, the surest first."""
+OURS = frozenset(("suggested", "confidence"))
+"""Headings of what `pupila mislabelled` and `pupila predict` write: doubts and answers, which are no labels."""
 TABLES = (".csv", ".tsv")
 MAX_BYTES = 256 * 2**20
 SAMPLE = 1000
@@ -55,16 +57,24 @@ class Table:
     pictures: Mapping[str, Entry]
 
 
-def by_tables(entries: Sequence[Entry], where: str) -> Arranged | None:
-    """Take labels from the tables among the entries; None if there is none that names the pictures.
+def find_tables(entries: Sequence[Entry]) -> tuple[list[Table], list[str]]:
+    """Return the tables of labels that name the pictures, and a sentence on each that seems to be one and does not."""
+    pictures = [entry for entry in entries if entry.may_be_picture]
+    tables, unused = [], []
+    for entry in entries:
+        if entry.parts[-1].lower().endswith(TABLES):
+            bound = _bind(entry, pictures)
+            tables += [bound] if isinstance(bound, Table) else []
+            unused += [bound] if isinstance(bound, str) and bound else []
+    return tables, unused
+
+
+def by_tables(tables: Sequence[Table], entries: Sequence[Entry], where: str) -> Arranged:
+    """Take the labels of the pictures among the entries from tables.
 
     Raises DataError if one picture has two labels, or none of the tables is of the training split.
     """
     pictures = [entry for entry in entries if entry.may_be_picture]
-    found = (entry for entry in entries if entry.parts[-1].lower().endswith(TABLES))
-    tables = [table for entry in found if (table := _bind(entry, pictures)) is not None]
-    if not tables:
-        return None
     splits, skipped = _collect(tables, where)
     if not splits.get("train"):
         raise DataError(f"{where}: {tables[0].name} is no table of training pictures. Add one, named train.csv.")
@@ -76,9 +86,14 @@ def by_tables(entries: Sequence[Entry], where: str) -> Arranged | None:
     return Arranged(layout, ordered, notes=notes, skipped=skipped)
 
 
-def _bind(entry: Entry, pictures: Sequence[Entry]) -> Table | None:
-    """Return the table with the pictures of the folder that its rows speak of; None if most rows name none."""
-    rows = _rows(entry)
+def _bind(entry: Entry, pictures: Sequence[Entry]) -> Table | str:
+    """Return the table with the pictures of the folder that its rows speak of; if most rows name none, why not.
+
+    The reason is empty where the file may well be something else than a table of labels.
+    """
+    if "submission" in entry.parts[-1].casefold():  # beside Kaggle's labels lies one that calls every test picture cat
+        return f"{entry.name} is not used: going by its name, it holds answers and no labels."
+    rows, sure = _rows(entry)
     sample = rows[:: max(1, len(rows) // SAMPLE)]
     home = entry.parts[:-1]
     stem = entry.parts[-1].rpartition(".")[0].casefold()
@@ -92,7 +107,9 @@ def _bind(entry: Entry, pictures: Sequence[Entry]) -> Table | None:
         chosen = (hits, folder != home and stem.startswith(folder[-1].casefold()), named)
         best = max(best, chosen, key=lambda candidate: candidate[:2])
     if not sample or best[0] < len(sample) / 2:
-        return None
+        lost = next((row.file for row in sample if _key(row.file) not in best[2]), "")
+        said = f"{entry.name} is not used: most of its rows name pictures that are not there, like '{lost}'."
+        return said if sure and sample else ""
     return Table(entry.name, split_named(entry.parts[-1].rpartition(".")[0]) or "train", rows, best[2])
 
 
@@ -132,31 +149,36 @@ def _collect(tables: Iterable[Table], where: str) -> tuple[dict[str, list[Labell
     return {split: list(members.values()) for split, members in splits.items()}, skipped
 
 
-def _rows(entry: Entry) -> list[Row]:
-    """Read a table of paths and labels; nothing if it is none. Without a usual heading, its two columns are those."""
+def _rows(entry: Entry) -> tuple[list[Row], bool]:
+    """Read a table of paths and labels; nothing if it is none. Without a usual heading, its two columns are those.
+
+    Also returned is whether its heading says that it is one.
+    """
     text = _text(entry)
     first = text.partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
     try:
         lines = [line for line in csv.reader(io.StringIO(text), delimiter=delimiter) if line]
     except csv.Error:
-        return []
-    if not lines:
-        return []
-    heads = [cell.strip().casefold() for cell in lines[0]]
+        return [], False
+    heads = [cell.strip().casefold() for cell in lines[0]] if lines else []
+    if not heads or OURS & set(heads):
+        return [], False
     path, label, split = (_column(heads, names) for names in (PATH_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS))
+    sure = path is not None and label is not None
     if path is None or label is None:
         if len(heads) != 2:
-            return []
+            return [], False
         path, label, split = 0, 1, None
     else:
         lines = lines[1:]
     last = max(path, label, split or 0)
-    return [
+    rows = [
         Row(line[path].strip(), line[label].strip(), line[split].strip() if split is not None else "")
         for line in lines
         if len(line) > last
     ]
+    return rows, sure
 
 
 def _column(heads: Sequence[str], names: Sequence[str]) -> int | None:
@@ -164,11 +186,11 @@ def _column(heads: Sequence[str], names: Sequence[str]) -> int | None:
 
 
 def _text(entry: Entry) -> str:
-    """Return the table's text, in UTF-8 or what Excel writes; nothing if it is too large to be one."""
+    """Return the table's text, in UTF-8 or in one of the two ways of Excel; nothing if it is too large to be one."""
     data = entry.source if isinstance(entry.source, bytes) else b""
     if not isinstance(entry.source, bytes) and entry.source.stat().st_size <= MAX_BYTES:
         data = entry.source.read_bytes()
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
     except UnicodeDecodeError:
         return data.decode("cp1252", "replace")

@@ -79,10 +79,16 @@ class Drift:
         """Whether anything has changed."""
         return any(finding.changed for finding in self.findings)
 
+    @property
+    def noticeable(self) -> float:
+        """The smallest effect on the confidence that would be called a change: with few pictures only a large one."""
+        return max(CONFIDENCE_FLOOR, ks_distance(ALPHA, self.n, self.reference_n))
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         findings = [vars(finding) for finding in self.findings]
-        return {"changed": self.changed, "n": self.n, "reference_n": self.reference_n, "findings": findings}
+        numbers = {"n": self.n, "reference_n": self.reference_n, "noticeable": self.noticeable}
+        return {"changed": self.changed, **numbers, "findings": findings}
 
 
 def answers_of(logits: Floats, temperature: float, threshold: float | None) -> Answers:
@@ -191,12 +197,21 @@ def ks_p(distance: float, n: int, m: int) -> float:
     Kolmogorov's series with the correction for small samples of Stephens, "Use of the Kolmogorov-Smirnov, Cramer-von
     Mises and Related Statistics without Extensive Tables", 1970. Values that occur several times make it too large.
     """
-    root = math.sqrt(n * m / (n + m))
-    scaled = (root + 0.12 + 0.11 / root) * distance
+    scaled = _scale(n, m) * distance
     if scaled < 0.2:
         return 1.0  # the series converges slowly there, to 1 within 1e-12
     terms = [(-1.0) ** (k - 1) * math.exp(-2 * (k * scaled) ** 2) for k in range(1, 101)]
     return min(max(2 * math.fsum(terms), 0.0), 1.0)
+
+
+def ks_distance(p: float, n: int, m: int) -> float:
+    """Return the distance that has this probability, below 0.1: there the series is its first term alone."""
+    return math.sqrt(math.log(2 / p) / 2) / _scale(n, m)
+
+
+def _scale(n: int, m: int) -> float:
+    root = math.sqrt(n * m / (n + m))
+    return root + 0.12 + 0.11 / root
 
 
 def g_test(served: Int64, reference: Int64) -> tuple[float, float]:

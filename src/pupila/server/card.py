@@ -22,7 +22,7 @@ def card_of(manifest: Manifest, version: str, settings: Settings) -> dict[str, A
         "split": metrics.get("split"),
         "calibration_error": metrics.get("ece"),
         "knows_unknown": manifest.unknown_threshold is not None,
-        "feedback": getattr(settings, "collect", None) is not None,
+        "feedback": settings.collect is not None,
         "limits": {
             "max_parts": settings.max_parts,
             "max_part_bytes": settings.max_part_bytes,

@@ -29,7 +29,7 @@ BATCH_BYTES = 4 * 2**20
 PATIENCE = 2.0
 """Seconds that feedback waits for a picture that another worker may be about to write."""
 SILENCE = 60.0
-"""Seconds between two log entries about a disk that does not take pictures."""
+"""Seconds between two log entries of one kind about pictures that are not kept."""
 LAST_WORDS = 10.0
 """Seconds that a worker which ends has to write what is in its queue."""
 
@@ -74,7 +74,8 @@ class Collector:
         self._in_work = 0
         self._changed = threading.Condition()
         self._closing = False
-        self._silent_until = 0.0
+        self._silent_until: dict[str, float] = {}
+        """By log entry: from when on it may be written again."""
         self._thread: threading.Thread | None = None
 
     def offer(self, request: str, parts: Sequence[Part], found: Sequence[Answer | ImageError], model: str) -> None:
@@ -109,9 +110,10 @@ class Collector:
             self._thread.join(LAST_WORDS)
 
     def _enqueue(self, item: Answered) -> None:
-        if len(self._queue) >= QUEUE_PICTURES or self._bytes + len(item.data) > QUEUE_BYTES or self._closing:
-            if not self._row[DROPPED]:
-                log.warning("pictures come faster than they can be kept in %s: some are not", self._settings.collect)
+        full = len(self._queue) >= QUEUE_PICTURES or self._bytes + len(item.data) > QUEUE_BYTES
+        if full:
+            self._complain("pictures come faster than they can be kept in %s: some are not")
+        if full or self._closing:
             self._row[DROPPED] += 1
             return
         self._queue.append(item)
@@ -126,18 +128,19 @@ class Collector:
             try:
                 kept = self._writer.add(batch, self._settings.collect_max_bytes, self._settings.image_limits)
             except Exception:
-                self._complain()
+                self._complain("pictures cannot be kept in %s", exc_info=True)
             with self._changed:
                 self._row[KEPT] += kept
                 self._row[DROPPED] += len(batch) - kept
                 self._in_work = 0
                 self._count_pending()
 
-    def _complain(self) -> None:
-        """Log why pictures cannot be kept: a disk that is full stays full for a while, and its log shall not grow."""
-        if time.monotonic() >= self._silent_until:
-            self._silent_until = time.monotonic() + SILENCE
-            log.exception("pictures cannot be kept in %s", self._settings.collect)
+    def _complain(self, message: str, exc_info: bool = False) -> None:
+        """Log why pictures are not kept: a disk that is full stays full for a while, and its log shall not grow."""
+        now = time.monotonic()
+        if now >= self._silent_until.get(message, 0.0):
+            self._silent_until[message] = now + SILENCE
+            log.error(message, self._settings.collect, exc_info=exc_info)
 
     def _take(self) -> list[Answered]:
         """Wait for pictures and take some from the queue; empty once there are none and no more will come."""

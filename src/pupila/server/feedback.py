@@ -152,10 +152,11 @@ def misfit(document: Any) -> str:
     """Say which field is missing or unknown."""
     if not isinstance(document, dict):
         return "it is not an object"
-    for name in document.keys() - set(FIELDS):
-        near = difflib.get_close_matches(name, FIELDS, 1)
-        return f"there is no field {name[:40]!r}" + (f", did you mean {near[0]!r}?" if near else "")
-    return f"{', '.join(name for name in FIELDS if name not in document)} is missing"
+    unknown = sorted(document.keys() - set(FIELDS))
+    if not unknown:
+        return f"{', '.join(name for name in FIELDS if name not in document)} is missing"
+    near = difflib.get_close_matches(unknown[0], FIELDS, 1)
+    return f"there is no field {unknown[0][:40]!r}" + (f", did you mean {near[0]!r}?" if near else "")
 
 
 def invalid(reason: str) -> RequestError:

@@ -31,6 +31,9 @@ BATCH = 1000
 class Tracker:
     """Takes the rows of all epochs so far after each epoch. This one, for a run without a log, does nothing."""
 
+    stopped = False
+    """Whether somebody has stopped the run, which then ends well, but early."""
+
     def record(self, rows: Sequence[Row]) -> None:
         """Bring the log up to date with `rows`."""
 
@@ -43,7 +46,7 @@ def check_installed(log: str | None) -> None:
 
 @contextlib.contextmanager
 def tracking(log: str | None, folder: Path, recipe: Recipe) -> Iterator[Tracker]:
-    """Open the log of the run in `folder`, and close it as finished or, after an exception, as failed.
+    """Open the log of the run in `folder`, and close it as finished, as stopped by Ctrl-C, or as failed.
 
     log: one of LOGS, installed, or None. Raises TrainingError if the log cannot be opened or, for TensorBoard, written.
     An MLflow server that is gone for a while does not end a training: it gets what it missed after the next epoch.
@@ -117,7 +120,11 @@ def _mlflow(folder: Path, recipe: Recipe) -> Iterator[Tracker]:
     status = "FAILED"
     try:
         yield tracker
-        status = "FINISHED"
+        status = "KILLED" if tracker.stopped else "FINISHED"
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
+            status = "KILLED"  # within the first epoch, where fit has no model to return
+        raise
     finally:
         tracker.end(status)
 

@@ -101,6 +101,7 @@ def train(
     with tracking(log, folder, recipe) as tracker:
         on_epoch = partial(_record, folder, tracker, watch)
         fitted = _fitted(prepared, folder, on_epoch, resume, checkpoint_seconds, team, checkpoints)
+        tracker.stopped = fitted.stopped
     print(closing_line(fitted))
     save_trunk(fitted.network, folder / "trunk.safetensors")
     exported = export(

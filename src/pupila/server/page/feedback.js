@@ -2,7 +2,8 @@
 
 import { Problem, sendFeedback } from "./api.js";
 import { h } from "./dom.js";
-import { className, t } from "./i18n.js";
+import { className, reason, t } from "./i18n.js";
+import { askForKey } from "./key.js";
 
 const NONE = "\u0000none";
 
@@ -18,7 +19,7 @@ export function feedback(item, card) {
     return made;
   };
   const question = () => {
-    const right = button("right", t("feedback.right"), () => say(predicted, box));
+    const right = button("right", t("feedback.right"), () => say(predicted));
     show(right, button("wrong", t("feedback.wrong"), () => pick()));
   };
   const pick = () => {
@@ -36,9 +37,9 @@ export function feedback(item, card) {
       thanks().focus();
     } catch (problem) {
       if (!(problem instanceof Problem)) throw problem;
-      const text = problem.kind === "gone" || problem.kind === "busy" ? t("feedback.gone") : problem.message;
+      if (problem.kind === "key" && (await askForKey())) return say(category);
       const again = button("again", t("retry"), () => say(category));
-      show(h("p", { className: "soft", role: "status" }, text), again);
+      show(h("p", { className: "soft", role: "status" }, reason("feedback", problem)), again);
       again.focus();
     }
   };

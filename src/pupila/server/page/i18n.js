@@ -33,9 +33,10 @@ export function t(key, values = {}) {
   });
 }
 
-/** Return whether there is a sentence of this name. */
-export function knows(key) {
-  return key in sentences;
+/** Return what a problem is: a sentence of this part of the page, or one of the whole page's; else what the server says. */
+export function reason(part, { code, kind, message }) {
+  const names = [`${part}.${code}`, `${part}.${kind}`, `error.${code}`, `error.${kind}`];
+  return t(names.find((name) => name in sentences) ?? (message ? "error.told" : "error.fault"), { message });
 }
 
 /** Return a class's name in the reader's language where it is an everyday word, else as the model has it. */

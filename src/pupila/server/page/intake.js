@@ -4,7 +4,7 @@ import { byId } from "./dom.js";
 
 const MOST_FILES = 5000; // out of one drop of folders
 
-/** Hand every list of files that comes in to `take`. */
+/** Hand every list of files that comes in to `take`; of a drop of folders also what was left out, as `walk` says it. */
 export function intake(take) {
   for (const [button, input] of [["choose", "files"], ["photograph", "camera"]]) {
     byId(button).addEventListener("click", () => byId(input).click());
@@ -42,24 +42,37 @@ function dropping(take) {
     show(0);
     const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()); // before the first await
     const plain = [...event.dataTransfer.files];
-    take(entries.some((entry) => entry?.isDirectory) ? await walk(entries) : plain);
+    if (!entries.some((entry) => entry?.isDirectory)) return take(plain);
+    const { files, ...leftOut } = await walk(entries);
+    take(files, leftOut);
   });
 }
 
-/** Return the pictures of folders that were dropped, in the order of their names. A file whose type the browser does not
- * know may be one, too. */
+/** Return the pictures of folders that were dropped, in the order of their names: {files, unread, cut}. How many files and
+ * folders could not be read, and after how many pictures it ended, 0 if it did not. A file whose type the browser does not
+ * know may be a picture, too. */
 async function walk(entries) {
   const files = [];
+  let unread = 0;
   const open = entries.filter(Boolean).reverse();
   while (open.length && files.length < MOST_FILES) {
     const entry = open.pop();
     if (entry.name.startsWith(".")) continue;
-    if (entry.isFile) {
-      const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
-      if (!file.type || file.type.startsWith("image/")) files.push(file);
-    } else open.push(...(await list(entry)).sort((a, b) => (a.name < b.name ? 1 : -1)));
+    try {
+      if (entry.isDirectory) for (const inner of (await list(entry)).sort(backwards)) open.push(inner);
+      else {
+        const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
+        if (!file.type || file.type.startsWith("image/")) files.push(file);
+      }
+    } catch {
+      unread += 1; // it alone: the others are pictures all the same
+    }
   }
-  return files;
+  return { files, unread, cut: open.length ? files.length : 0 };
+}
+
+function backwards(one, other) {
+  return one.name < other.name ? 1 : -1;
 }
 
 async function list(folder) {

@@ -1,10 +1,11 @@
 // Puts the page together: pictures come in, wait in the queue, and get their tiles; the card and the state are shown.
 
-import { Problem, card as askCard, key } from "./api.js";
+import { Problem, card as askCard } from "./api.js";
 import { cardOf } from "./card.js";
 import { byId, pause } from "./dom.js";
 import { className, percent, t, translate } from "./i18n.js";
 import { intake } from "./intake.js";
+import { askForKey, keyButton } from "./key.js";
 import { Queue } from "./queue.js";
 import { Tile } from "./tile.js";
 
@@ -13,8 +14,14 @@ let card = null;
 
 if (matchMedia("(hover: none)").matches) byId("hint").dataset.t = "hint.touch";
 translate(document);
-const queue = new Queue({ prepare, getKey, onItem: showItem, onState: showState });
-intake((files) => {
+const queue = new Queue({ prepare, askForKey, onItem: showItem, onState: showState });
+keyButton(() => {
+  card = null;
+  showCard();
+  queue.start();
+});
+intake((files, leftOut) => {
+  byId("left-out").textContent = leftOut ? whatWasLeftOut(files, leftOut) : "";
   const before = tiles.size;
   const added = queue.add(files);
   for (const item of added) {
@@ -32,6 +39,11 @@ byId("clear").addEventListener("click", () => {
   byId("choose").focus();
 });
 showCard();
+
+function whatWasLeftOut(files, { unread, cut }) {
+  const said = [unread && t("left_out.unread", { n: unread }), cut && t("left_out.cut", { n: cut }), !files.length && t("left_out.all")];
+  return said.filter(Boolean).join(" ");
+}
 
 function showItem(item) {
   tiles.get(item)?.update();
@@ -62,9 +74,8 @@ async function prepare() {
   if (!card) {
     card = await askCard();
     byId("card-body").replaceChildren(...cardOf(card));
-    byId("privacy").textContent = t(card.feedback ? "privacy.kept" : "privacy.kept_not");
+    byId("kept").textContent = t(card.feedback ? "privacy.kept" : "privacy.kept_not");
     byId("review").hidden = !card.feedback;
-    byId("key-button").hidden = !key.value;
   }
   return card.limits;
 }
@@ -75,44 +86,11 @@ async function showCard() {
       return await prepare();
     } catch (problem) {
       if (!(problem instanceof Problem)) throw problem;
-      if (problem.kind === "key" && !(await getKey())) return null;
+      if (problem.kind === "key" && !(await askForKey())) return null;
       if (problem.kind !== "key") await pause(3, "online");
     }
   }
 }
-
-// The API key
-
-let asking = null;
-
-/** Ask for an API key; returns whether there is one now. Asked twice, the question is still one. */
-function getKey() {
-  asking ??= new Promise((resolve) => {
-    const dialog = byId("key-dialog");
-    byId("key-text").textContent = t(key.value ? "key.wrong" : "key.text");
-    byId("key-button").hidden = false;
-    byId("key-input").value = "";
-    dialog.returnValue = "";
-    dialog.addEventListener("close", () => {
-      asking = null;
-      if (dialog.returnValue === "use") key.value = byId("key-input").value.trim();
-      resolve(dialog.returnValue === "use");
-    }, { once: true });
-    dialog.showModal();
-  });
-  return asking;
-}
-byId("key-form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  byId("key-dialog").close("use");
-});
-byId("key-cancel").addEventListener("click", () => byId("key-dialog").close(""));
-byId("key-button").addEventListener("click", async () => {
-  if (!(await getKey())) return;
-  card = null;
-  showCard();
-  queue.start();
-});
 
 // How far it is
 
@@ -129,7 +107,7 @@ function showState() {
   const progress = open ? t("progress.open", { done: all - open, n: all }) : done;
   byId("progress").textContent = progress;
   document.title = open ? `${all - open}/${all} · Pupila` : "Pupila";
-  const notice = open && { busy: t("state.busy", { n: queue.wait }), gone: t("state.gone", { n: open }), key: t("state.key") }[state];
+  const notice = open && { busy: t("state.busy", { n: queue.wait }), gone: t("state.gone", { n: open }), key: t("error.key") }[state];
   byId("notice").hidden = !notice;
   byId("notice").textContent = notice || "";
   if (all) announce(notice || (all === 1 && !open ? summary(queue.items[0]) : progress));

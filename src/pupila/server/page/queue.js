@@ -24,9 +24,9 @@ export class Queue {
   #pictures = 8;
   #bytes = 1024 * KIB;
 
-  /** `prepare` returns the server's limits, `getKey` whether there is a new API key; `onItem` and `onState` are told. */
-  constructor({ prepare, getKey, onItem, onState }) {
-    Object.assign(this, { prepare, getKey, onItem, onState });
+  /** `prepare` returns the server's limits, `askForKey` whether there is a new API key; `onItem` and `onState` are told. */
+  constructor({ prepare, askForKey, onItem, onState }) {
+    Object.assign(this, { prepare, askForKey, onItem, onState });
   }
 
   /** Add files and begin; returns their items. */
@@ -137,7 +137,7 @@ export class Queue {
     switch (problem.kind) {
       case "key":
         this.#say("key");
-        return this.getKey();
+        return this.askForKey();
       case "busy":
         if (batch.length) this.#learn(Infinity); // ask for less at a time
         this.#say("busy", Math.min(problem.wait, 60));

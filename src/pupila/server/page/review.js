@@ -1,8 +1,9 @@
 // Walks a person through the pictures that the server keeps: the least sure first. Each is said to be of a class, or none.
 
-import { Problem, ask, askJson, key, sendFeedback } from "./api.js";
+import { Problem, ask, askJson, sendFeedback } from "./api.js";
 import { byId, h, pause } from "./dom.js";
-import { addStrings, className, percent, t, translate } from "./i18n.js";
+import { addStrings, className, percent, reason, t, translate } from "./i18n.js";
+import { askForKey, keyButton } from "./key.js";
 import { REVIEW } from "./review-strings.js";
 
 const SIGNS = [..."1234567890abcdefghijklmopqrstuvwxyz"]; // no n: that is for none
@@ -29,6 +30,7 @@ byId("shortcuts").addEventListener("click", () => {
   byId("shortcuts").setAttribute("aria-pressed", keysOn);
 });
 addEventListener("keydown", onKey);
+keyButton(() => choose(show));
 choose(show);
 
 // Which pictures
@@ -93,7 +95,7 @@ async function showPicture(item) {
     byId("picture").dataset.id = item.id;
   } catch (problem) {
     if (problem.code !== "picture_unknown") throw problem;
-    tell(t("review.lost"));
+    tell(reason("review", problem));
   }
 }
 
@@ -131,7 +133,7 @@ async function say(category) {
 }
 
 function onKey(event) {
-  if (!keysOn || event.ctrlKey || event.altKey || event.metaKey || byId("key-dialog").open) return;
+  if (!keysOn || event.ctrlKey || event.altKey || event.metaKey || byId("key-dialog")) return;
   const pressed = event.key.toLowerCase();
   const index = SIGNS.indexOf(pressed);
   if (event.key === "ArrowRight") go(1);
@@ -152,8 +154,7 @@ async function working(action) {
     await action();
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
-    const known = { feedback_off: "review.off", review_closed: "review.closed", picture_unknown: "review.lost" };
-    tell(known[problem.code] ? t(known[problem.code]) : problem.message);
+    tell(reason("review", problem));
   } finally {
     busy = false;
     byId("stage").removeAttribute("aria-busy");
@@ -169,31 +170,13 @@ async function patiently(request) {
       return answer;
     } catch (problem) {
       if (!(problem instanceof Problem) || tries >= TRIES) throw problem;
-      if (problem.kind === "key") await askForKey();
-      else if (["gone", "busy", "slow"].includes(problem.kind)) {
-        tell(t("review.gone"));
+      if (["gone", "busy", "slow"].includes(problem.kind)) {
+        tell(t("review.trying"));
         await pause(problem.wait || 2, "online");
-      } else throw problem;
+      } else if (problem.kind !== "key" || !(await askForKey())) throw problem;
     }
   }
 }
-
-function askForKey() {
-  const dialog = byId("key-dialog");
-  byId("key-text").textContent = t(key.value ? "key.wrong" : "key.text");
-  byId("key-input").value = "";
-  dialog.showModal();
-  return new Promise((resolve) => {
-    dialog.addEventListener("close", () => {
-      key.value = byId("key-input").value.trim();
-      resolve();
-    }, { once: true });
-  });
-}
-byId("key-form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  byId("key-dialog").close();
-});
 
 /** Say something to everybody, or only to those who listen. */
 function tell(text, quietly = false) {

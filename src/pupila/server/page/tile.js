@@ -2,7 +2,7 @@
 
 import { h } from "./dom.js";
 import { feedback } from "./feedback.js";
-import { className, knows, percent, t } from "./i18n.js";
+import { className, percent, reason, t } from "./i18n.js";
 import { paint, place, tells } from "./overlay.js";
 
 const TINY = 100; // pixels a side up to which pixels are shown as they are, not blurred
@@ -64,8 +64,8 @@ export class Tile {
     const { problem, state } = this.item;
     const retry = h("button", { type: "button" }, t("retry"));
     retry.addEventListener("click", () => this.actions.retry(this.item));
-    const title = t(state === "refused" ? "refused" : "failed");
-    return [h("h3", {}, title), h("p", {}, reason(problem)), state === "failed" && retry].filter(Boolean);
+    const why = problem.message?.includes("HEIC") ? t("error.heic") : reason("error", problem);
+    return [h("h3", {}, t(state)), h("p", {}, why), state === "failed" && retry].filter(Boolean);
   }
 
   #loaded() {
@@ -97,10 +97,4 @@ function track({ confidence }) {
   const fill = h("span", { className: "fill" });
   fill.style.setProperty("--part", confidence);
   return h("span", { className: "track", "aria-hidden": "true" }, fill);
-}
-
-/** Return why a picture has no answer: the page's own sentence, else the server's. */
-export function reason({ code, message }) {
-  if (message?.includes("HEIC")) return t("error.heic");
-  return knows(`error.${code}`) ? t(`error.${code}`) : message || t("error.fault");
 }
