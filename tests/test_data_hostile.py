@@ -1,0 +1,146 @@
+"""Folders and archives as people and packers leave them: each is understood, or refused in one sentence."""
+
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_kit import make_folder, make_tar, picture, scene, write_files
+
+from pupila.data import Splits, duplicates, load_dataset
+from pupila.data.decoding import decode_pictures
+from pupila.data.folders import list_folder
+from pupila.errors import DataError
+from pupila.images import DEFAULT_LIMITS
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "pets"
+
+
+def load(source: Path) -> Splits:
+    return load_dataset(source, 8, cache=source.parent / "cache")
+
+
+def test_folders_nested_deeper_than_calls_may_be(root: Path) -> None:
+    make_folder(root, {"cat": 1, "dog": 1})
+    here = os.open(root / "dog", os.O_RDONLY)
+    for _ in range(1200):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    assert load(root).train.counts().tolist() == [1, 1]
+
+
+def test_many_empty_folders_are_one_note(root: Path) -> None:
+    make_folder(root, {"cat": 1, "dog": 1})
+    for number in range(2000):
+        (root / f"empty{number:04d}").mkdir()
+    assert load(root).notes == ("Ignored 2,000 empty folders (empty0000, empty0001, empty0002 and 1,997 more).",)
+
+
+def test_link_to_itself_is_listed(root: Path) -> None:
+    make_folder(root, {"cat": 1, "dog": 1})
+    (root / "cat" / "again.jpg").symlink_to(root / "cat" / "again.jpg")
+    assert [item.name for item in load(root).skipped] == ["cat/again.jpg"]
+
+
+def test_folders_that_all_link_to_each_other_end_in_one_sentence(root: Path) -> None:
+    for one in range(9):
+        (root / f"{one}").mkdir(parents=True)
+        for other in range(9):
+            (root / f"{one}" / f"to{other}").symlink_to(root / f"{other}")
+    with pytest.raises(DataError, match="links to folders lead on and on"):
+        list_folder(root)
+
+
+def test_sample_submission_of_kaggle_labels_nothing(root: Path) -> None:
+    files = {f"train/{n}.png": picture(n) for n in (1, 2)} | {f"test/{n}.png": picture(n + 9) for n in (1, 2, 3)}
+    sample = "id,label\n1,cat\n2,cat\n3,cat\n"
+    tables = {"trainLabels.csv": "id,label\n1,frog\n2,deer\n", "sampleSubmission.csv": sample}
+    splits = load(write_files(root, {**files, **tables}))
+    assert splits.train.classes == ("deer", "frog")
+    assert splits.notes[-1].startswith("sampleSubmission.csv is not used")
+
+
+@pytest.mark.parametrize("head", ["path,label,suggested,score", "path,category,category_index,confidence"])
+def test_tables_that_pupila_writes_are_no_labels(root: Path, head: str) -> None:
+    make_folder(root, {"cat": 1, "dog": 1})
+    (root / "ours.csv").write_text(f"{head}\ncat/000.png,dog,dog,0.9\ndog/000.png,dog,dog,0.9\n")
+    assert load(root).layout == "class folders"
+
+
+def test_table_in_utf_16_as_excel_writes_it(root: Path) -> None:
+    write_files(root, {"1.png": picture(1), "2.png": picture(2)})
+    (root / "labels.csv").write_text("path\tlabel\r\n1.png\tcão\r\n2.png\tgato\r\n", encoding="utf-16")
+    assert load(root).train.classes == ("cão", "gato")
+
+
+def test_table_that_is_not_used_is_told(root: Path) -> None:
+    make_folder(root, {"cat": 1, "dog": 1})
+    (root / "labels.csv").write_text("path,label\n/home/me/1.png,cat\n/home/me/2.png,dog\n")
+    assert "labels.csv is not used: most of its rows name pictures that are not there" in load(root).notes[-1]
+
+
+def test_table_with_wrong_paths_is_named_where_nothing_else_gives_labels(root: Path) -> None:
+    write_files(root, {"a.png": picture(1), "b.png": picture(2)})
+    (root / "labels.csv").write_text("path,label\nimg/a.png,cat\nimg/b.png,dog\n")
+    with pytest.raises(DataError, match=r"no class folder.* labels\.csv is not used: .* like 'img/a\.png'"):
+        load(root)
+
+
+def test_links_in_a_tar_are_the_files_that_they_name(tmp_path: Path) -> None:
+    path = make_tar(tmp_path / "pets.tar", {"cat/1.png": picture(1), "dog/1.png": picture(2)})
+    with tarfile.open(path, "a") as archive:
+        for name, kind, target in (
+            ("cat/hard.png", tarfile.LNKTYPE, "cat/1.png"),
+            ("dog/soft.png", tarfile.SYMTYPE, "../cat/1.png"),
+            ("dog/away.png", tarfile.SYMTYPE, "/etc/passwd"),
+            ("dog/disk.png", tarfile.BLKTYPE, ""),
+        ):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
+            archive.addfile(member, io.BytesIO())
+    splits = load(path)
+    assert splits.names["train"] == ("cat/1.png", "cat/hard.png", "dog/1.png", "dog/soft.png")
+    assert (splits.train.images[0] == splits.train.images[3]).all()
+
+
+def test_classes_that_differ_in_capitals_are_told(root: Path) -> None:
+    notes = load(make_folder(root, {"Cat": 1, "cat": 1, "dog": 1})).notes
+    assert notes == ("'Cat' and 'cat' are different classes: name them alike if they are one.",)
+
+
+def test_class_without_a_readable_picture_says_why(root: Path) -> None:
+    write_files(root, {"cat/1.png": picture(1), "dog/1.heic": b"\0\0\0\x18ftypheic" + bytes(99)})
+    with pytest.raises(DataError, match=r"'dog' can be read \(dog/1\.heic: HEIC cannot be read"):
+        load(root)
+
+
+def test_more_pixels_than_memory_are_refused_before_they_are_decoded() -> None:
+    with pytest.raises(DataError, match=r"30 pictures of 100000 x 100000 pixels need 838\.2 GiB of memory"):
+        decode_pictures([picture()] * 30, 100_000, DEFAULT_LIMITS)
+
+
+def test_folder_called_like_a_data_set_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install 'pupila[train]'")
+    monkeypatch.chdir(tmp_path)
+    assert load_dataset("digits").notes == ()
+    (tmp_path / "digits").mkdir()
+    assert load_dataset("digits").notes[-1].endswith("is ./digits.")
+
+
+def test_pictures_that_are_all_alike_from_afar_are_compared_a_few_each() -> None:
+    broad = np.asarray(scene(0, 32)).astype(np.int64)
+    noise = np.random.default_rng(0).integers(-20, 21, (300, 32, 32, 3))
+    scans = np.clip(broad + noise, 0, 255).astype(np.uint8)
+    scans[77] = scans[200]
+    coarse = duplicates.centred(duplicates.shrink(scans, 8))
+    first, _ = duplicates._propose(coarse, coarse, 0, 0)
+    assert np.bincount(first).max() <= duplicates.CROWD
+    assert [(pair.first, pair.second) for pair in duplicates.find_duplicates([scans]) if pair.exact] == [(77, 200)]
