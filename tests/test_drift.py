@@ -213,7 +213,7 @@ def test_pictures_unlike_the_reference_given_are_told_in_words(model: Path, tmp_
     ("classes", "pictures", "told"),
     [
         (CLASSES[:3], 1, "So few pictures cannot show any change of the confidence"),
-        (CLASSES, 20, "So few pictures show only large changes: of the confidence, those of D = 0.33 or more."),
+        (CLASSES, 20, "So few pictures show large changes only: of the confidence, those of D = 0.33 up."),
     ],
 )
 def test_small_reference_is_told_with_what_it_cannot_show(

@@ -303,9 +303,7 @@ def test_feedback_waits_for_a_picture_that_is_being_written_even_if_nothing_else
     collector.close()
 
 
-def test_queue_is_bounded_and_what_does_not_fit_is_not_kept(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_queue_is_bounded_and_what_does_not_fit_is_not_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     table = new_table(1)
     table.row(0)[DROPPED] = 5  # by a worker that was killed, and of which this one does not know
     collector = Collector(Settings(collect=tmp_path / "kept"), table)

@@ -94,7 +94,7 @@ def _lines(found: "Drift", split: str) -> "Iterator[str]":
     if found.noticeable >= 1:
         yield "So few pictures cannot show any change of the confidence: collect more, or give a larger --reference."
     elif found.noticeable > 2 * CONFIDENCE_FLOOR:
-        yield f"So few pictures show only large changes: of the confidence, those of D = {found.noticeable:.2f} or more."
+        yield f"So few pictures show large changes only: of the confidence, those of D = {found.noticeable:.2f} up."
     if found.changed:
         yield "Something has changed: look at the pictures on the server's page /review, and correct some."
     else:

@@ -49,5 +49,5 @@ def feedback_delete(folder: Path, request: str | None, picture: int | None, ever
     store.close()
     if not (gone or everything):
         place = "" if picture is None else f" at place {picture}"
-        raise DataError(f"{folder}: holds no picture of a request {request!r}{place}. See the X-Request-Id of its answer.")
+        raise DataError(f"{folder}: holds no picture of a request {request!r}{place}. Take X-Request-Id of its answer.")
     click.echo(f"deleted {gone:,} answers and their pictures")
