@@ -5,18 +5,18 @@ import time
 
 import pytest
 
-from pupila.server.gate import FREE, PixelGate
+from pupila.server.gate import SMALL, Gate, TooBigError, only_small
 from pupila.server.scheduler import DeadlineError
 
-BIG = 4 * FREE
+BIG = 4 * SMALL
 
 
 def later(seconds: float = 60) -> float:
     return time.monotonic() + seconds
 
 
-def test_big_pictures_together_stay_within_the_budget() -> None:
-    gate, lock, inside, seen = PixelGate(10 * FREE), threading.Lock(), [0], list[int]()
+def test_big_pictures_are_decoded_one_at_a_time() -> None:
+    gate, lock, inside, seen = Gate(), threading.Lock(), [0], list[int]()
 
     def decode() -> None:
         with gate.enter(BIG, later()):
@@ -30,11 +30,11 @@ def test_big_pictures_together_stay_within_the_budget() -> None:
     threads = [threading.Thread(target=decode) for _ in range(10)]
     [thread.start() for thread in threads]
     [thread.join(60) for thread in threads]
-    assert len(seen) == 10 and max(seen) == 2
+    assert seen == [1] * 10
 
 
-def test_picture_over_the_budget_passes_alone() -> None:
-    gate = PixelGate(2 * FREE)
+def test_waiting_ends_at_the_deadline() -> None:
+    gate = Gate()
     with gate.enter(BIG, later()), pytest.raises(DeadlineError), gate.enter(BIG, later(0.05)):
         pass
     with gate.enter(BIG, later()):
@@ -42,13 +42,18 @@ def test_picture_over_the_budget_passes_alone() -> None:
 
 
 def test_small_pictures_wait_for_nobody() -> None:
-    gate = PixelGate(FREE)
-    with gate.enter(BIG, later()), gate.enter(FREE, later(-1)):
+    gate = Gate()
+    with gate.enter(BIG, later()), gate.enter(SMALL, later(-1)), only_small(SMALL, later(-1)):
         pass
 
 
+def test_big_picture_is_none_for_a_thread_that_others_wait_for() -> None:
+    with pytest.raises(TooBigError):
+        only_small(SMALL + 1, later())
+
+
 def test_picture_that_fails_leaves_the_gate_open() -> None:
-    gate = PixelGate(FREE)
+    gate = Gate()
     with pytest.raises(ValueError, match="broken"), gate.enter(BIG, later()):
         raise ValueError("broken")
     with gate.enter(BIG, later(0.05)):

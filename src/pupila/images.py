@@ -106,8 +106,11 @@ def decode(
     """
     data = source.read_bytes() if isinstance(source, Path) else source
     image = _open(data, limits)
-    with gate(image.width * image.height):
-        image.draft("RGB", (2 * size, 2 * size))  # JPEG only: decodes at 1/2, 1/4 or 1/8, never below twice the size
+    pixels = image.width * image.height
+    image.draft("RGB", (2 * size, 2 * size))  # JPEG only: decodes at 1/2, 1/4 or 1/8, never below twice the size
+    if "progressive" not in image.info:  # of such a JPEG all coefficients are kept, at whatever scale it is decoded
+        pixels = image.width * image.height
+    with gate(pixels):
         upright = _convert(_load(image), size)
         return np.asarray(_letterbox(upright, size) if framing == "letterbox" else _resize(upright, size))
 

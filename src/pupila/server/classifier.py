@@ -1,8 +1,9 @@
 """From pictures' bytes to predictions by a deadline: decodes, waits for its turn, computes. Knows nothing of HTTP."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from pupila import images
 from pupila.errors import ImageError
 from pupila.predictor import Floats, Prediction, Predictor
-from pupila.server.gate import PixelGate
+from pupila.server.gate import Enter, Gate, TooBigError, only_small
 from pupila.server.payload import Part
 from pupila.server.scheduler import DeadlineError, Scheduler
 from pupila.server.settings import Settings
@@ -18,6 +19,12 @@ from pupila.server.settings import Settings
 BATCH = 8
 """Pictures computed together when they already wait. One thread, ResNet-18 at 64 px, int8: 8 together take 0.7 to 0.85
 of the time of 8 alone, as the weights stay in the cache; 32 together hardly less, and they keep others waiting."""
+FEW = 4
+"""Pictures of one request that are decoded at a stretch, for a thread that has other requests waiting behind."""
+
+Value = TypeVar("Value")
+Work = Generator["Job | None", "list[Row] | None", Value]
+"""A request being answered. It yields what it needs computed and is sent the rows; or None: what comes may take long."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,21 @@ class Answer:
     prediction: Prediction
     cam: Floats | None
     """float32 [h, w]: where the picture speaks for its most probable class; None unless asked for."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a request needs computed."""
+
+    kind: Kind
+    pictures: Sequence[images.Pixels]
+    deadline: float
+    """On the clock of time.monotonic."""
+    stages: "Stages"
+
+
+Found = list[Row] | Exception
+"""What a job has come to: rows, or why there are none."""
 
 
 class Stages:
@@ -76,50 +98,79 @@ class Classifier:
     ) -> None:
         self.predictor = predictor
         self.limits = settings.image_limits
-        self.gate = PixelGate()
+        self.gate = Gate()
         self.on_batch = on_batch
         self.scheduler: Scheduler[images.Pixels, Row, Kind] = Scheduler(self._compute, BATCH, settings.max_waiting)
 
     def classify(
         self, parts: Sequence[Part], top: int, explain: bool, deadline: float, stages: Stages
-    ) -> tuple[Predictor, list[Answer | ImageError]]:
+    ) -> Work[tuple[Predictor, list[Answer | ImageError]]]:
         """Return the predictor used, and one answer or error a part, in order.
 
         Raises DeadlineError or QueueFullError. `deadline` is on the clock of time.monotonic.
         """
         predictor = self.predictor
-        decoded = self.decode(parts, predictor, deadline, stages)
+        if len(parts) > FEW:
+            yield None
+        try:
+            decoded = self.decode(parts, predictor, deadline, stages, only_small)
+        except TooBigError:
+            yield None
+            decoded = self.decode(parts, predictor, deadline, stages)
         good = [item for item in decoded if not isinstance(item, ImageError)]
-        rows = self.rows(Kind(predictor, explain), good, deadline, stages)
-        answers = iter(interpret(predictor, rows, top))
+        rows = (yield Job(Kind(predictor, explain), good, deadline, stages)) if good else None
+        answers = iter(interpret(predictor, rows or [], top))
         return predictor, [item if isinstance(item, ImageError) else next(answers) for item in decoded]
 
+    def finish(self, work: Work[Value]) -> Value:
+        """Do what is left of a request's work in this thread, which may wait; raises what the work does."""
+        rows = None
+        try:
+            while True:
+                job = work.send(rows)
+                rows = self.compute(job) if job else None
+        except StopIteration as end:
+            value: Value = end.value
+            return value
+
+    def compute(self, job: Job) -> list[Row]:
+        """Return the graph's outputs for a job's pictures. Raises DeadlineError or QueueFullError."""
+        found = self.rows([job])[0]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
     def decode(
-        self, parts: Sequence[Part], predictor: Predictor, deadline: float, stages: Stages
+        self,
+        parts: Sequence[Part],
+        predictor: Predictor,
+        deadline: float,
+        stages: Stages,
+        enter: Enter | None = None,
     ) -> list[images.Pixels | ImageError]:
         """Return the pixels of each part, or what is wrong with it. Raises DeadlineError."""
-        decoded = [self._decode(part, predictor, deadline) for part in parts]
+        decoded = [self._decode(part, predictor, deadline, enter or self.gate.enter) for part in parts]
         stages.end("decode")
         return decoded
 
-    def rows(self, kind: Kind, pictures: Sequence[images.Pixels], deadline: float, stages: Stages) -> list[Row]:
-        """Return the graph's outputs for pictures of the right size. Raises DeadlineError or QueueFullError."""
-        if not pictures:
-            return []
-        rows, begun = self.scheduler.run_timed(pictures, kind, deadline)
-        stages.end("wait", begun)
-        stages.end("compute")
-        return rows
+    def rows(self, jobs: Sequence[Job]) -> list[Found]:
+        """Return the graph's outputs for the pictures of each job, or why there are none."""
+        tickets = self.scheduler.run_all([(job.pictures, job.kind, job.deadline) for job in jobs])
+        for job, ticket in zip(jobs, tickets, strict=True):
+            if ticket.begun:
+                job.stages.end("wait", ticket.begun)
+                job.stages.end("compute")
+        return [ticket.found() for ticket in tickets]
 
     def _compute(self, pictures: Sequence[images.Pixels], kind: Kind) -> list[Row]:
         self.on_batch(len(pictures))
         return compute(pictures, kind)
 
-    def _decode(self, part: Part, predictor: Predictor, deadline: float) -> images.Pixels | ImageError:
+    def _decode(self, part: Part, predictor: Predictor, deadline: float, enter: Enter) -> images.Pixels | ImageError:
         if time.monotonic() >= deadline:
             raise DeadlineError
         try:
-            return predictor.decode(part.data, self.limits, lambda pixels: self.gate.enter(pixels, deadline))
+            return predictor.decode(part.data, self.limits, lambda pixels: enter(pixels, deadline))
         except ImageError as error:
             return error
 

@@ -1,30 +1,36 @@
-"""Threads that call the WSGI application and send its answers. Knows nothing of how requests arrive."""
+"""Calls the WSGI application and sends its answers, in threads of their own or in the loop's. Knows no selector."""
 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from wsgiref.types import WSGIApplication
 
 from pupila.server.connection import Connection, Request
+from pupila.server.front import Front, Visit
 from pupila.server.ledger import Ledger
 from pupila.server.telemetry import Note
-from pupila.server.wsgi import environ_of, respond, status_of
+from pupila.server.wsgi import environ_of, respond, response_bytes, status_of
 
 log = logging.getLogger("pupila.server")
 
-HEAVY = 131072
+HEAVY = 524288
 """Bytes of body from which a request counts as heavy: its decoding may take long, so it goes to threads of its own."""
-LIGHT_THREADS = 8
-"""As many as are computed in one batch, so that a batch can come together."""
+LIGHT_THREADS = 4
 HEAVY_THREADS = 2
 
-Job = tuple[Connection, Request]
+Job = tuple[Connection, Request, Visit | None]
+"""A request, and how far it has come if it has been begun."""
+Begun = tuple[Connection, Request, Visit]
 
 
 class Handlers:
-    """A fixed number of threads: memory and contention stay the same however many clients there are."""
+    """A fixed number of threads: memory and contention stay the same however many clients there are.
+
+    Short requests to /predict have none: the thread that serves takes those that wait, and answers them together.
+    """
 
     def __init__(
         self,
@@ -35,16 +41,20 @@ class Handlers:
         hand_back: Callable[[Connection], None],
     ) -> None:
         self.app = app
+        front = getattr(app, "wsgi_app", None)
+        self.front = front if isinstance(front, Front) else None
         self.ledger = ledger
         self.server = server
         self.idle = idle
         self.hand_back = hand_back
-        """Called from a handler thread when there is something left to do that only the loop may do."""
+        """Called when there is something left to do that only the loop may do."""
         self.closing = False
         """Whether answers ask the client to open a new connection: true while draining."""
         self.answered = 0
         self.running: dict[int, Request] = {}
-        """The request that each thread has in work, by thread."""
+        """The requests in work, by their identity."""
+        self.short: deque[tuple[Connection, Request]] = deque()
+        """Requests for the thread that serves."""
         self._light: SimpleQueue[Job] = SimpleQueue()
         self._heavy: SimpleQueue[Job] = SimpleQueue()
 
@@ -56,18 +66,46 @@ class Handlers:
 
     def submit(self, connection: Connection, request: Request) -> None:
         """Queue a request that has arrived."""
-        (self._heavy if len(request.body) >= HEAVY else self._light).put((connection, request))
+        if len(request.body) >= HEAVY:
+            self._heavy.put((connection, request, None))
+        elif self.front is not None and request.head.path == "/predict" and request.head.method == "POST":
+            self.short.append((connection, request))
+        else:
+            self._light.put((connection, request, None))
 
     @property
     def waiting(self) -> int:
         """Requests that no thread has taken up yet."""
-        return self._light.qsize() + self._heavy.qsize()
+        return len(self.short) + self._light.qsize() + self._heavy.qsize()
 
-    def answer(self, connection: Connection, request: Request) -> None:
+    def begin(self, most: int) -> list[Begun]:
+        """Take up at most so many of the short requests that wait, as far as they go without computing."""
+        begun: list[Begun] = []
+        while self.front is not None and self.short and len(begun) < most:
+            connection, request = self.short.popleft()
+            if self._take(request):
+                begun.append((connection, request, Visit(self.front, environ_of(request, self.server))))
+        return begun
+
+    def end(self, begun: Sequence[Begun]) -> None:
+        """Compute what was begun, all of it together, and send the answers; what takes long goes to a thread."""
+        if self.front is not None:
+            self.front.proceed([visit for _, _, visit in begun])
+        for job in begun:
+            if job[2].response is None:
+                self._heavy.put(job)
+            else:
+                self._answer(*job)
+
+    def answer(self, connection: Connection, request: Request, visit: Visit | None = None) -> None:
         """Call the application and send its answer, unless the deadline has passed and the loop has answered."""
         close = self.closing or not request.head.keep_alive
-        environ = environ_of(request, self.server)
-        response = respond(self.app, environ, close)
+        if visit is None:
+            environ = environ_of(request, self.server)
+            response = respond(self.app, environ, close)
+        else:
+            environ = visit.environ
+            response = response_bytes(*visit.finish(), close, False)
         if not request.claim.acquire(blocking=False):
             return
         head = request.head
@@ -80,19 +118,27 @@ class Handlers:
         if connection.needs_loop:
             self.hand_back(connection)
 
+    def _take(self, request: Request) -> bool:
+        """Take a request up, unless the client is gone or its time is over."""
+        if request.claim.locked():
+            return False
+        request.taken = True
+        self.running[id(request)] = request
+        return True
+
+    def _answer(self, connection: Connection, request: Request, visit: Visit | None) -> None:
+        """Answer a request that was taken up, come what may."""
+        try:
+            self.answer(connection, request, visit)
+        except Exception:  # a thread that ends is missing ever after
+            log.exception("a request could not be answered")
+            connection.closing = True
+            self.hand_back(connection)
+        del self.running[id(request)]
+
     def _work(self, queue: SimpleQueue[Job]) -> None:
-        me = threading.get_ident()
         while True:
-            connection, request = queue.get()
-            if request.claim.locked():
-                continue  # the client is gone, or its time is over
-            request.taken = True
-            self.running[me] = request
-            try:
-                self.answer(connection, request)
-            except Exception:  # a thread that ends is missing ever after
-                log.exception("a request could not be answered")
-                connection.closing = True
-                self.hand_back(connection)
-            del self.running[me]
-            del connection, request  # or an idle thread would keep the last body in memory
+            connection, request, visit = queue.get()
+            if visit is not None or self._take(request):
+                self._answer(connection, request, visit)
+            del connection, request, visit  # or an idle thread would keep the last body in memory

@@ -1,23 +1,27 @@
 """Serves a WSGI application to many connections at once, with one deadline a request. Knows sockets and clocks.
 
-One thread, the loop, reads requests and keeps time; it never computes. A slow upload costs a buffer, not a thread.
-Whole requests go to handler threads, which call the application and send its answers. When a deadline passes, the loop
-answers in their place: `clock` notices, `stand_in` answers, and `intake` decides on what comes in.
+One thread serves: it reads what has come on all connections, computes the short requests among it together, sends the
+answers, and reads again. So no request waits for a thread to wake. Whenever that takes long, another thread stands in
+for it at the selector, so that deadlines are kept and health is answered: who holds the baton is the loop. A slow upload
+costs a buffer, not a thread; long requests go to handler threads. When a deadline passes, the loop answers in their
+place: `clock` notices, `stand_in` answers, and `intake` decides on what comes in.
 """
 
 import contextlib
 import logging
 import math
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from wsgiref.types import WSGIApplication
 
 from pupila.server.board import READY, Board
+from pupila.server.classifier import BATCH
 from pupila.server.clock import TICK, Clock
 from pupila.server.connection import Connection
-from pupila.server.handlers import Handlers
+from pupila.server.handlers import Begun, Handlers
 from pupila.server.health import Health
 from pupila.server.http1 import ProtocolError
 from pupila.server.intake import Intake
@@ -30,6 +34,8 @@ log = logging.getLogger("pupila.server")
 
 STEP_BACK = 0.002
 """Seconds for which a worker leaves a new connection to another that has fewer."""
+LONG = 0.05
+"""Seconds of decoding and computing after which another thread stands in for the one that serves."""
 RECEIVE = 262144
 MAX_PIPELINED = 65536
 
@@ -63,37 +69,99 @@ class Loop:
         self.stand_in = StandIn(self.pool, ledger)
         self.clock = Clock(self.pool, self.handlers, self.stand_in, settings, self.row)
         self.intake = Intake(self.pool, self.handlers, self.stand_in, self.clock, settings)
+        self.scratch = memoryview(bytearray(RECEIVE))
         self.draining = False
         self.listening = False
         self.step_back_until = 0.0
+        self.next_tick = 0.0
+        self.end = math.inf
+        """When connections that are left after draining are cut off."""
+        self.over = threading.Event()
+        self.fault: BaseException | None = None
+        self.baton = threading.Lock()
+        """Who holds it may touch the connections."""
+        self.away_since = math.inf
+        """From when on the thread that serves has been without the baton, to decode and to compute."""
 
     def run(self, still_wanted: Callable[[], bool], beat: Callable[[], object]) -> None:
-        """Serve until `still_wanted` says no, then drain. `beat` is called at least every TICK."""
+        """Serve until `still_wanted` says no, then drain. `beat` is called at least every TICK.
+
+        Another thread serves; this one stands in for it.
+        """
+        self.still_wanted, self.beat = still_wanted, beat
         self.handlers.start()
         self.selector.register(self.wake_reader, READ, None)
-        next_tick, end = 0.0, math.inf
-        while True:
-            now = time.monotonic()
-            if now >= next_tick:
-                next_tick = now + TICK
-                beat()
-                self.clock.tick(now)
-            if not self.draining and (self.clock.wedged or not still_wanted()):
-                self.drain(now)
-                end = now + (self.settings.deadline if self.clock.wedged else self.settings.drain)
-            if self.draining and (now >= end or not self.pool):
-                return
-            self.watch_listener(now)
-            for key, events in self.selector.select(TICK if now >= self.step_back_until else STEP_BACK):
-                self.serve(key.data, events)
+        threading.Thread(target=self.serve, daemon=True, name="loop").start()
+        while not self.over.wait(LONG):
+            if self.baton.acquire(blocking=False):
+                try:
+                    while time.monotonic() - self.away_since > LONG and not self.over.is_set():
+                        self.step(TICK)
+                finally:
+                    self.baton.release()
+        if self.fault is not None:
+            raise self.fault
+
+    def serve(self) -> None:
+        """Serve until all is over; a fault of ours ends the process."""
+        try:
+            while not self.over.is_set():
+                self.round()
+        except BaseException as fault:
+            self.fault = fault
+            self.over.set()
+
+    def round(self) -> None:
+        """Read all that has come, begin the short requests among it, and when no more come, end them together."""
+        begun: list[Begun] = []
+        while len(begun) < BATCH:
+            self.take_baton()
+            try:
+                self.step(0 if begun or self.handlers.short else TICK)
+            finally:
+                self.away_since = time.monotonic()
+                self.baton.release()
+            if not self.handlers.short:
+                break
+            begun += self.handlers.begin(BATCH - len(begun))
+        if begun:
+            self.handlers.end(begun)
+
+    def take_baton(self) -> None:
+        """Come back to the selector; whoever stands in for us there makes room."""
+        self.away_since = math.inf
+        if not self.baton.acquire(blocking=False):
+            self.wake()
+            self.baton.acquire()
+
+    def step(self, timeout: float) -> None:
+        """Keep time, then handle what the selector reports within so many seconds."""
+        now = time.monotonic()
+        if now >= self.next_tick:
+            self.next_tick = now + TICK
+            self.beat()
+            self.clock.tick(now)
+        if not self.draining and (self.clock.wedged or not self.still_wanted()):
+            self.drain(now)
+            self.end = now + (self.settings.deadline if self.clock.wedged else self.settings.drain)
+        if self.draining and (now >= self.end or not self.pool):
+            self.over.set()
+            return
+        self.watch_listener(now)
+        for key, events in self.selector.select(timeout if now >= self.step_back_until else min(timeout, STEP_BACK)):
+            self.handle(key.data, events)
 
     def post(self, connection: Connection) -> None:
         """Give a connection back to the loop, from another thread."""
         self.posted.append(connection)
+        self.wake()
+
+    def wake(self) -> None:
+        """End the selector's wait."""
         with contextlib.suppress(BlockingIOError):  # a full pipe wakes the loop just as well
             self.wake_writer.send(b"1")
 
-    def serve(self, connection: Connection | Callable[[], None] | None, events: int) -> None:
+    def handle(self, connection: Connection | Callable[[], None] | None, events: int) -> None:
         """Handle what the selector reports of one connection, of the listener, or of the handlers."""
         if connection is None:
             self.take_posted()
@@ -150,15 +218,15 @@ class Loop:
     def receive(self, connection: Connection) -> None:
         """Read what has come."""
         try:
-            data = connection.sock.recv(RECEIVE)
+            count = connection.sock.recv_into(self.scratch)
         except BlockingIOError:
             return
         except OSError:
-            data = b""
-        if not data:
+            count = 0
+        if not count:
             self.end_of_input(connection)
         elif not connection.closing:
-            connection.buffer += data
+            connection.buffer += self.scratch[:count]
             if connection.request is not None and len(connection.buffer) > MAX_PIPELINED:
                 self.pool.watch(connection, 0)
             self.advance(connection)

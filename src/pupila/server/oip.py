@@ -15,7 +15,7 @@ from pupila import images
 from pupila.errors import ImageError
 from pupila.predictor import Predictor
 from pupila.server import answers, payload
-from pupila.server.classifier import Kind, Stages, interpret
+from pupila.server.classifier import Job, Kind, Stages, interpret
 from pupila.server.environ import deadline_of, note_answers, read_body, stages_of
 from pupila.server.problems import BadPart, RequestError
 from pupila.server.views import json_response, this_room
@@ -86,7 +86,7 @@ def infer(name: str, version: str = "") -> Response:
     stages.end("parse")
     deadline = deadline_of(environ, room.settings)
     pictures = pixels_of(tensor, predictor, deadline, stages)
-    rows = room.classifier.rows(Kind(predictor, False), pictures, deadline, stages)
+    rows = room.classifier.compute(Job(Kind(predictor, False), pictures, deadline, stages))
     note_answers(environ, predictor, interpret(predictor, rows, 1))
     tensors = compute_outputs(predictor, np.stack([row.logits for row in rows]))
     head = {"model_name": name, "model_version": predictor.version, "id": str(document.get("id", ""))}

@@ -5,7 +5,7 @@ from typing import Any
 
 from pupila.errors import ImageError
 from pupila.server import answers, payload
-from pupila.server.classifier import Classifier
+from pupila.server.classifier import Classifier, Work
 from pupila.server.collector import Collector
 from pupila.server.environ import deadline_of, note_answers, read_body, request_id_of, stages_of
 from pupila.server.health import Health
@@ -27,10 +27,10 @@ class Room:
     """Keeps what was answered; None where nothing is kept."""
 
 
-def predict(environ: dict[str, Any], room: Room) -> tuple[bytes, str]:
+def predict(environ: dict[str, Any], room: Room) -> Work[tuple[bytes, str]]:
     """Answer every picture of the request, in order: JSON, and the version of the model that answered.
 
-    Raises RequestError, QueueFullError or DeadlineError.
+    Yields what is to be computed, so that one thread can answer several requests together. Raises RequestError, QueueFullError or DeadlineError.
     """
     query = Query.parse(environ.get("QUERY_STRING", ""))
     stages = stages_of(environ, room.ledger)
@@ -38,7 +38,7 @@ def predict(environ: dict[str, Any], room: Room) -> tuple[bytes, str]:
     parts = payload.read_pictures(environ.get("CONTENT_TYPE", ""), body, room.settings)
     stages.end("parse")
     deadline = deadline_of(environ, room.settings)
-    predictor, found = room.classifier.classify(parts, query.top or 1, query.explain, deadline, stages)
+    predictor, found = yield from room.classifier.classify(parts, query.top or 1, query.explain, deadline, stages)
     bad = [BadPart.of(i, parts[i].filename, a) for i, a in enumerate(found) if isinstance(a, ImageError)]
     if bad and not query.partial:
         raise RequestError.of_parts(bad, len(parts))

@@ -8,7 +8,7 @@ no thread that could die unseen.
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -31,18 +31,42 @@ class DeadlineError(Exception):
 class Ticket(Generic[Item, Result, Lane]):
     """One request's place in the queue."""
 
-    __slots__ = ("answered", "begun", "error", "items", "lane", "results", "taken", "turn")
+    __slots__ = ("answered", "begun", "deadline", "error", "items", "lane", "party", "results", "taken")
 
-    def __init__(self, items: Sequence[Item], lane: Lane, turn: threading.Lock) -> None:
+    def __init__(self, items: Sequence[Item], lane: Lane, deadline: float, party: "Party[Item, Result, Lane]") -> None:
         self.items = items
         self.lane = lane
-        self.turn = turn
-        """Held while there is nothing to do for the waiting thread; released to wake it."""
+        self.deadline = deadline
+        self.party = party
         self.taken = 0
         self.answered = 0
         self.begun = 0.0
+        """When its first item's computation began, by the scheduler's clock."""
         self.results: list[Result | None] = [None] * len(items)
-        self.error: BaseException | None = None
+        self.error: Exception | None = None
+
+    @property
+    def open(self) -> bool:
+        """Neither answered nor failed."""
+        return self.error is None and self.answered < len(self.items)
+
+    def found(self) -> "list[Result] | Exception":
+        """Return the results in order, or why there are none."""
+        return self.error or (DeadlineError() if self.open else self.results)  # type: ignore[return-value]
+
+
+class Party(Generic[Item, Result, Lane]):
+    """Tickets that one thread waits for together."""
+
+    __slots__ = ("open", "tickets", "turn")
+
+    def __init__(self, asked: Iterable[tuple[Sequence[Item], Lane, float]]) -> None:
+        self.turn = threading.Lock()
+        """Held while there is nothing to do for the waiting thread; released to wake it."""
+        self.turn.acquire()
+        self.tickets = [Ticket(items, lane, deadline, self) for items, lane, deadline in asked]
+        self.open = 0
+        """How many of them wait for an answer."""
 
 
 class Scheduler(Generic[Item, Result, Lane]):
@@ -75,59 +99,66 @@ class Scheduler(Generic[Item, Result, Lane]):
 
         Raises QueueFullError at once, DeadlineError when the clock reaches `deadline`, or what an item raised.
         """
-        return self.run_timed(items, lane, deadline)[0]
+        found = self.run_all([(items, lane, deadline)])[0].found()
+        if isinstance(found, Exception):
+            raise found
+        return found
 
-    def run_timed(self, items: Sequence[Item], lane: Lane, deadline: float) -> tuple[list[Result], float]:
-        """Like `run`; return also when the first item's computation began, by the clock given."""
-        turn = threading.Lock()
-        turn.acquire()
-        ticket = Ticket[Item, Result, Lane](items, lane, turn)
+    def run_all(self, asked: Iterable[tuple[Sequence[Item], Lane, float]]) -> Sequence[Ticket[Item, Result, Lane]]:
+        """Run several requests, each (items, lane, deadline), for one thread; return their tickets, none of them open.
+
+        Each is admitted, answered or failed for itself, as if it had come alone.
+        """
+        party: Party[Item, Result, Lane] = Party(asked)
         with self._lock:
-            self._admit(ticket, deadline)
-            leads = not self._busy
-            self._busy = True
-        if not leads:
-            leads = self._wait(ticket, deadline)
+            for ticket in party.tickets:
+                self._admit(ticket)
+            leads = party.open > 0 and not self._busy
+            self._busy = self._busy or leads
+        while party.open and not leads:
+            leads = self._wait(party)
         if leads:
-            self._lead(ticket, deadline)
-        if ticket.error is not None:
-            raise ticket.error
-        if ticket.answered < len(items):
-            raise DeadlineError
-        return ticket.results, ticket.begun  # type: ignore[return-value]  # every place is filled
+            self._lead(party)
+        return party.tickets
 
-    def _admit(self, ticket: Ticket[Item, Result, Lane], deadline: float) -> None:
+    def _admit(self, ticket: Ticket[Item, Result, Lane]) -> None:
         """Take the ticket into the queue. A request is let in on an empty queue whatever its size."""
         delay = self._waiting * self._seconds_per_item
         if self._waiting and self._waiting + len(ticket.items) > self._max_waiting:
-            raise QueueFullError(delay)
-        if self._clock() + delay >= deadline:
-            raise QueueFullError(delay) if delay else DeadlineError
-        self._queue.append(ticket)
-        self._waiting += len(ticket.items)
+            ticket.error = QueueFullError(delay)
+        elif self._clock() + delay >= ticket.deadline:
+            ticket.error = QueueFullError(delay) if delay else DeadlineError()
+        elif ticket.items:
+            self._queue.append(ticket)
+            self._waiting += len(ticket.items)
+            ticket.party.open += 1
 
-    def _wait(self, ticket: Ticket[Item, Result, Lane], deadline: float) -> bool:
-        """Sleep until answered (False), or until it is this thread's turn to compute (True), or until the deadline."""
-        if not ticket.turn.acquire(timeout=max(deadline - self._clock(), 0)):
+    def _wait(self, party: Party[Item, Result, Lane]) -> bool:
+        """Sleep until all is answered (False), until it is this thread's turn to compute (True), or until a deadline."""
+        nearest = min(ticket.deadline for ticket in party.tickets if ticket.open)
+        if not party.turn.acquire(timeout=max(nearest - self._clock(), 0)):
             with self._lock:
-                if not ticket.turn.acquire(blocking=False):
-                    self._drop(ticket)
+                if not party.turn.acquire(blocking=False):
+                    self._expire(party)
                     return False
-        return ticket.answered < len(ticket.items) and ticket.error is None
+        return party.open > 0
 
-    def _lead(self, own: Ticket[Item, Result, Lane], deadline: float) -> None:
-        """Compute batches until the own ticket is done, then hand the lead to the first who waits."""
+    def _lead(self, party: Party[Item, Result, Lane]) -> None:
+        """Compute batches until the own tickets are done, then hand the lead to the first who waits."""
         try:
-            while own.answered < len(own.items) and own.error is None and self._clock() < deadline:
+            while party.open:
                 with self._lock:
-                    batch = self._next_batch()
-                self._run(batch)
+                    self._expire(party)
+                    batch = self._next_batch() if party.open else []
+                if batch:
+                    self._run(batch)
         finally:
             with self._lock:
-                self._drop(own)
+                for ticket in party.tickets:
+                    self._drop(ticket)
                 self._busy = bool(self._queue)
                 if self._queue:
-                    self._queue[0].turn.release()
+                    self._queue[0].party.turn.release()
 
     def _next_batch(self) -> list[tuple[Ticket[Item, Result, Lane], int]]:
         """Take up to `batch` items of one lane, one a ticket and round again: many do not starve single ones."""
@@ -158,25 +189,39 @@ class Scheduler(Generic[Item, Result, Lane]):
                 self._run(batch[: len(batch) // 2])
                 self._run(batch[len(batch) // 2 :])
                 return
-            self._fail(batch[0][0], error)
+            with self._lock:
+                self._fail(batch[0][0], error)
             return
         each = (self._clock() - started) / len(batch)
         self._seconds_per_item += 0.1 * (each - self._seconds_per_item)
-        self._answer(batch, results)
+        with self._lock:
+            self._answer(batch, results)
 
     def _answer(self, batch: list[tuple[Ticket[Item, Result, Lane], int]], results: Sequence[Result]) -> None:
         for (ticket, index), result in zip(batch, results, strict=True):
             ticket.results[index] = result
             ticket.answered += 1
             if ticket.answered == len(ticket.items) and ticket.error is None:
-                ticket.turn.release()
+                self._close(ticket.party)
+
+    def _expire(self, party: Party[Item, Result, Lane]) -> None:
+        """Give up what has not been answered by its deadline."""
+        now = self._clock()
+        for ticket in party.tickets:
+            if ticket.open and now >= ticket.deadline:
+                self._fail(ticket, DeadlineError())
 
     def _fail(self, ticket: Ticket[Item, Result, Lane], error: Exception) -> None:
-        with self._lock:
-            self._drop(ticket)
-            if ticket.error is None:
-                ticket.error = error
-                ticket.turn.release()
+        self._drop(ticket)
+        if ticket.open:
+            ticket.error = error
+            self._close(ticket.party)
+
+    def _close(self, party: Party[Item, Result, Lane]) -> None:
+        """Note that one more of a party's tickets is done, and wake its thread after the last one."""
+        party.open -= 1
+        if not party.open:
+            party.turn.release()
 
     def _drop(self, ticket: Ticket[Item, Result, Lane]) -> None:
         """Take a ticket out of the queue, if it is still there; items in computation are computed in vain."""

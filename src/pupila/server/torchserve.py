@@ -38,7 +38,8 @@ def predictions(name: str, version: str = "") -> Response:
     else:
         parts = payload.read_pictures("image/*", body, room.settings)  # as curl -T sends it, of any type
     stages.end("parse")
-    predictor, found = room.classifier.classify(parts, TOP, False, deadline_of(environ, room.settings), stages)
+    work = room.classifier.classify(parts, TOP, False, deadline_of(environ, room.settings), stages)
+    predictor, found = room.classifier.finish(work)
     bad = [BadPart.of(i, parts[i].filename, a) for i, a in enumerate(found) if isinstance(a, ImageError)]
     if bad:
         raise RequestError.of_parts(bad, len(parts))

@@ -14,7 +14,8 @@ core = Blueprint("core", __name__)
 @core.post("/predict")
 def predict() -> Response:
     """Answer every picture of the request, in order; `Front` does the same where nothing stands in its way."""
-    body, version = predict_pictures(request.environ, this_room())
+    room = this_room()
+    body, version = room.classifier.finish(predict_pictures(request.environ, room))
     response = Response(body, mimetype="application/json")
     response.headers["Pupila-Model"] = version
     return response
