@@ -1,4 +1,4 @@
-"""Serving on a cluster: killed replicas, a killed door and a new model, all under load, and no client sees a failure."""
+"""Serving on a cluster: a killed replica, a killed door, a new model, all under load, and no client sees a failure."""
 
 import asyncio
 import contextlib
@@ -16,6 +16,7 @@ import pytest
 import requests
 from cluster_kit import Nodes, free_ports
 from server_kit import picture, write_model
+from starlette.types import Receive, Send
 
 from pupila.errors import SettingsError
 from pupila.manifest import METADATA_KEY, Manifest
@@ -174,6 +175,59 @@ def test_only_what_changes_nothing_is_asked_twice(method: str, path: str, repeat
     from pupila.cluster.door import Asked
 
     assert Asked({"REQUEST_METHOD": method, "PATH_INFO": path}, b"").repeatable is repeatable
+
+
+def heard_by(method: str, path: str, messages: list[dict[str, object]], lost: int) -> tuple[list[bytes], list[int]]:
+    """Ask through Again something that is lost so many times first; return the bodies that it heard, and statuses."""
+    from pupila.cluster.door import Again
+
+    bodies, statuses, coming = [], [], iter(messages)
+
+    async def behind(_: object, receive: Receive, send: Send) -> None:
+        body = b""
+        while (message := await receive()).get("more_body"):
+            body += message["body"]
+        bodies.append(body + message.get("body", b""))
+        if len(bodies) > lost:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"answer"})
+
+    async def receive() -> dict[str, object]:
+        return next(coming)
+
+    async def send(message: dict[str, object]) -> None:
+        statuses.extend([message["status"]] if message["type"] == "http.response.start" else [])
+
+    asyncio.run(Again(behind)({"type": "http", "method": method, "path": path}, receive, send))
+    return bodies, statuses
+
+
+TWO_PIECES = [
+    {"type": "http.request", "body": b"pic", "more_body": True},
+    {"type": "http.request", "body": b"ture", "more_body": False},
+]
+GONE = [{"type": "http.disconnect"}]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "messages", "lost", "bodies", "statuses"),
+    [
+        ("POST", "/predict", TWO_PIECES, 0, [b"picture"], [200]),
+        ("POST", "/predict", TWO_PIECES, 2, [b"picture"] * 3, [200]),
+        ("POST", "/predict", TWO_PIECES, 9, [b"picture"] * 4, [500]),
+        ("POST", "/feedback", TWO_PIECES, 1, [b"picture"], []),
+        ("POST", "/predict", GONE, 1, [b""], []),
+    ],
+)
+def test_request_that_was_lost_is_given_again_as_it_was(
+    method: str, path: str, messages: list[dict[str, object]], lost: int, bodies: list[bytes], statuses: list[int]
+) -> None:
+    assert heard_by(method, path, messages, lost) == (bodies, statuses)
+
+
+def test_request_that_is_too_large_to_keep_is_given_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pupila.cluster.door.KEPT", 6)
+    assert heard_by("POST", "/predict", TWO_PIECES, 1) == ([b"picture"], [])
 
 
 @pytest.mark.filterwarnings("ignore:.*`Field` is deprecated:DeprecationWarning")  # Ray Serve's own, at its import

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from cluster_kit import Nodes
 
-VALUES = ["weights=bundled", "batch_size=81", "network_size=32", "progressive=[]", "precision=float32"]
-SMALL = [word for value in [*VALUES, "export=float32"] for word in ("--set", value)]
+VALUES = ["weights=bundled", "validation_fraction=0.4", "batch_size=54", "network_size=32", "progressive=[]"]
+SMALL = [word for value in [*VALUES, "precision=float32", "export=float32"] for word in ("--set", value)]
 
 
 def start(command: str, photos: Path, runs: Path, *more: str) -> "subprocess.Popen[str]":
@@ -52,7 +52,7 @@ def test_training_goes_on_when_a_node_is_killed(cluster: Nodes, photos: Path, tm
             process.kill()
     assert process.returncode == 0, output
     assert at < 3, "the run was over before the node was killed"
-    assert [row["pictures"] for row in read_rows(metrics)] == [162] * 3
+    assert [row["pictures"] for row in read_rows(metrics)] == [108] * 3
     lines = lines_of(output)
     told = [sum(line.startswith(f"epoch {n} at") for line in lines) for n in (1, 2, 3)]
     assert max(told) == told[2] == 1, output  # a line may be lost with its node, but none comes twice
@@ -63,7 +63,7 @@ def test_training_goes_on_when_a_node_is_killed(cluster: Nodes, photos: Path, tm
 def test_sweep_goes_on_when_its_driver_was_killed_and_stops_a_trial_that_falls_behind(
     cluster: Nodes, photos: Path, tmp_path: Path
 ):
-    more = ["--grid", "lr=0.02,1e-8", "--set", "epochs=4", "--stop-early", f"--cluster={cluster.address}"]
+    more = ["--grid", "lr=0.03,1e-8", "--set", "epochs=4", "--stop-early", f"--cluster={cluster.address}"]
     with start("sweep", photos, tmp_path, *more) as first:
         wait_for(lambda: list(tmp_path.glob("run/*/metrics.jsonl")), first)
         first.kill()
@@ -72,7 +72,7 @@ def test_sweep_goes_on_when_its_driver_was_killed_and_stops_a_trial_that_falls_b
     assert second.returncode == 0, output
     assert "2 trials, 0 of them done before" in lines_of(output)[0]
     found = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert [trial["varied"]["learning_rate"] for trial in found["trials"]] == [0.02]
+    assert [trial["varied"]["learning_rate"] for trial in found["trials"]] == [0.03]
     assert [failure["reason"] for failure in found["failures"]] == ["Stopped early: other trials were better by then."]
     log = (tmp_path / "run" / found["best"] / "log.txt").read_text()
     told = [log.count(f"epoch {n} at") for n in (1, 2, 3, 4)]

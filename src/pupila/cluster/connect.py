@@ -16,6 +16,7 @@ HERE = "here"
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # Ray would report home otherwise
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the default warns of its own change
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else what a worker prints comes twice
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",  # of a minute, for which a team would wait for a node that is lost
 }
 """What is set of Ray's own settings, where a person has not."""

@@ -125,7 +125,7 @@ def middlewares() -> list[Middleware]:
 
 
 class Again:
-    """Gives a request to what is behind it once more if that ended without a word: what had it in its hands was lost."""
+    """Gives a request to what is behind it once more if that ended without a word: who had it is lost."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

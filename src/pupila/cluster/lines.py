@@ -17,9 +17,11 @@ EVERY = 0.2
 def printing_to(folder: Path) -> Iterator[None]:
     """Let what is printed in this process, errors too, be added to the folder's log, line by line."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOG).open("a", encoding="utf-8", buffering=1) as log:
-        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-            yield
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context((folder / LOG).open("a", encoding="utf-8", buffering=1))
+        stack.enter_context(contextlib.redirect_stdout(log))
+        stack.enter_context(contextlib.redirect_stderr(log))
+        yield
 
 
 @contextlib.contextmanager

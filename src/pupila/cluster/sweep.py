@@ -76,7 +76,7 @@ class Told(tune.Callback):
     def __init__(self, total: int) -> None:
         self._over, self._total = 0, total
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+    def on_trial_complete(self, *_: Any, trial: Any, **__: Any) -> None:  # type: ignore[override]
         """Print its number and name."""
         self._over += 1
         print(f"[{self._over}/{self._total}] {trial.config['trial']}", flush=True)
