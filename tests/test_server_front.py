@@ -11,8 +11,10 @@ from server_kit import picture, write_model
 
 from pupila.predictor import Predictor
 from pupila.server import Settings, create_app
-from pupila.server.front import Front
+from pupila.server.classifier import FEW
+from pupila.server.front import Front, Visit
 from pupila.server.guard import new_key
+from pupila.server.telemetry import BATCHES, LAYOUT, Telemetry
 
 SECRET, KEY = new_key("ours")
 FORM = (
@@ -30,9 +32,9 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Flask:
     return create_app(Predictor.load(path), Settings(api_keys=(KEY,)))
 
 
-def call(app: Any, body: bytes, content_type: str, query: str, more: dict[str, Any]) -> Response:
-    """Call a WSGI application, as any server would."""
-    environ = {
+def environ_of(body: bytes, content_type: str, query: str, more: dict[str, Any]) -> dict[str, Any]:
+    """Return a WSGI environment, as any server would."""
+    return {
         "REQUEST_METHOD": "POST",
         "PATH_INFO": "/predict",
         "QUERY_STRING": query,
@@ -45,6 +47,16 @@ def call(app: Any, body: bytes, content_type: str, query: str, more: dict[str, A
         "wsgi.url_scheme": "http",
         **more,
     }
+
+
+def telemetry_of(app: Flask) -> Telemetry:
+    telemetry: Telemetry = app.extensions["pupila"].ledger.telemetry
+    return telemetry
+
+
+def call(app: Any, body: bytes, content_type: str, query: str, more: dict[str, Any]) -> Response:
+    """Call a WSGI application, as any server would."""
+    environ = environ_of(body, content_type, query, more)
     started: list[Any] = []
     found = b"".join(app(environ, lambda status, headers, _=None: started.extend((status, headers))))
     headers = [(name, re.sub(r"[\d.]+$|dur=[\d.]+|-[0-9a-f]+$", "", value)) for name, value in started[1]]
@@ -94,7 +106,7 @@ def test_answer_is_the_one_that_flask_gives(
 
 
 def test_requests_are_written_down_the_same_way(app: Flask) -> None:
-    front, telemetry = app.wsgi_app, app.extensions["pupila"].ledger.telemetry
+    front, telemetry = app.wsgi_app, telemetry_of(app)
     assert isinstance(front, Front)
     for way in (front, front.behind):
         before = telemetry.count("predict", 200), telemetry.count("predict", 401)
@@ -107,3 +119,34 @@ def test_other_methods_and_paths_are_flasks(app: Flask) -> None:
     client = app.test_client()
     assert client.get("/predict", headers={"X-API-Key": SECRET}).status_code == 405
     assert client.post("/predict/", headers={"X-API-Key": SECRET}).status_code == 404
+
+
+def test_requests_that_are_answered_together_are_one_batch_and_do_not_spoil_each_other(app: Flask) -> None:
+    front = app.wsgi_app
+    assert isinstance(front, Front)
+    bodies = [picture("red"), b"bad", picture("blue"), picture("green")]
+    visits = [Visit(front, environ_of(body, "image/png", "", KEYED)) for body in bodies]
+    before = telemetry_of(app).histogram(LAYOUT.batches, BATCHES)
+    front.proceed(visits)
+    after = telemetry_of(app).histogram(LAYOUT.batches, BATCHES)
+    assert after[1] - before[1] == 3 and after[0][-1][1] - before[0][-1][1] == 1  # three pictures in one batch
+    answers = [visit.finish() for visit in visits]
+    assert [status[:3] for status, _, _ in answers] == ["200", "415", "200", "200"]
+    assert [b"red" in answers[0][2], b"blue" in answers[2][2], b"green" in answers[3][2]] == [True] * 3
+
+
+def test_big_picture_goes_on_in_a_thread_that_may_wait(app: Flask) -> None:
+    front = app.wsgi_app
+    assert isinstance(front, Front)
+    visit = Visit(front, environ_of(picture("blue", size=(1000, 600)), "image/png", "", KEYED))
+    assert visit.job is None and visit.response is None
+    assert b'"blue"' in visit.finish()[2]
+
+
+def test_many_pictures_go_on_in_a_thread_that_may_wait(app: Flask) -> None:
+    front = app.wsgi_app
+    assert isinstance(front, Front)
+    part = b'--XX\r\nContent-Disposition: form-data; name="file"\r\n\r\n%s\r\n' % picture("red")
+    visit = Visit(front, environ_of(part * (FEW + 1) + b"--XX--\r\n", MULTIPART, "", KEYED))
+    assert visit.job is None and visit.response is None
+    assert visit.finish()[2].count(b'"red"') == FEW + 1

@@ -24,7 +24,7 @@ FEW = 4
 
 Value = TypeVar("Value")
 Work = Generator["Job | None", "list[Row] | None", Value]
-"""A request being answered. It yields what it needs computed and is sent the rows; or None: what comes may take long."""
+"""A request being answered. It yields what is to be computed and is sent the rows; or None: what comes may be long."""
 
 
 @dataclass(frozen=True)

@@ -78,10 +78,10 @@ class Handlers:
         """Requests that no thread has taken up yet."""
         return len(self.short) + self._light.qsize() + self._heavy.qsize()
 
-    def begin(self, most: int) -> list[Begun]:
+    def begin(self, most: int, until: float) -> list[Begun]:
         """Take up at most so many of the short requests that wait, as far as they go without computing."""
         begun: list[Begun] = []
-        while self.front is not None and self.short and len(begun) < most:
+        while self.front is not None and self.short and len(begun) < most and time.monotonic() < until:
             connection, request = self.short.popleft()
             if self._take(request):
                 begun.append((connection, request, Visit(self.front, environ_of(request, self.server))))

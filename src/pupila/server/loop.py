@@ -2,8 +2,8 @@
 
 One thread serves: it reads what has come on all connections, computes the short requests among it together, sends the
 answers, and reads again. So no request waits for a thread to wake. Whenever that takes long, another thread stands in
-for it at the selector, so that deadlines are kept and health is answered: who holds the baton is the loop. A slow upload
-costs a buffer, not a thread; long requests go to handler threads. When a deadline passes, the loop answers in their
+for it at the selector, so that deadlines are kept and health is answered: who holds the baton is the loop. What is long
+goes to handler threads; a slow upload costs a buffer, not a thread. When a deadline passes, the loop answers in their
 place: `clock` notices, `stand_in` answers, and `intake` decides on what comes in.
 """
 
@@ -36,6 +36,8 @@ STEP_BACK = 0.002
 """Seconds for which a worker leaves a new connection to another that has fewer."""
 LONG = 0.05
 """Seconds of decoding and computing after which another thread stands in for the one that serves."""
+TURN = 0.02
+"""Seconds for which requests are begun before those that were begun are computed."""
 RECEIVE = 262144
 MAX_PIPELINED = 65536
 
@@ -114,7 +116,8 @@ class Loop:
     def round(self) -> None:
         """Read all that has come, begin the short requests among it, and when no more come, end them together."""
         begun: list[Begun] = []
-        while len(begun) < BATCH:
+        until = math.inf
+        while len(begun) < BATCH and time.monotonic() < until:
             self.take_baton()
             try:
                 self.step(0 if begun or self.handlers.short else TICK)
@@ -123,7 +126,8 @@ class Loop:
                 self.baton.release()
             if not self.handlers.short:
                 break
-            begun += self.handlers.begin(BATCH - len(begun))
+            until = min(until, time.monotonic() + TURN)
+            begun += self.handlers.begin(BATCH - len(begun), until)
         if begun:
             self.handlers.end(begun)
 

@@ -30,7 +30,8 @@ class Room:
 def predict(environ: dict[str, Any], room: Room) -> Work[tuple[bytes, str]]:
     """Answer every picture of the request, in order: JSON, and the version of the model that answered.
 
-    Yields what is to be computed, so that one thread can answer several requests together. Raises RequestError, QueueFullError or DeadlineError.
+    Yields what is to be computed, so that one thread can answer several requests together. Raises RequestError,
+    QueueFullError or DeadlineError.
     """
     query = Query.parse(environ.get("QUERY_STRING", ""))
     stages = stages_of(environ, room.ledger)

@@ -134,7 +134,7 @@ class Scheduler(Generic[Item, Result, Lane]):
             ticket.party.open += 1
 
     def _wait(self, party: Party[Item, Result, Lane]) -> bool:
-        """Sleep until all is answered (False), until it is this thread's turn to compute (True), or until a deadline."""
+        """Sleep until it is this thread's turn to compute (True), or until all is answered, or until a deadline."""
         nearest = min(ticket.deadline for ticket in party.tickets if ticket.open)
         if not party.turn.acquire(timeout=max(nearest - self._clock(), 0)):
             with self._lock:
