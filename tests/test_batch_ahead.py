@@ -27,6 +27,6 @@ def test_processes_that_a_small_job_does_not_need_are_ended(tmp_path: Path) -> N
     before = children_of(os.getpid())
     with Ahead(model, 1) as crew, crew(1, model, "no such version", 1) as workers:
         assert len(children_of(os.getpid())) == len(before) + 1
-        with pytest.raises(ModelError, match="changed, or could not be loaded again"):
+        with pytest.raises(ModelError, match="changed while the job ran"):
             list(workers.map(iter([["nothing.png"]])))
     assert children_of(os.getpid()) == before

@@ -70,6 +70,7 @@ def serve(model: str, top: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which then closes our input
     warnings.simplefilter("ignore")  # Pillow remarks on odd metadata; what matters comes as ImageError
     jobs, answers = sys.stdin.buffer, _answers()
+    known: tuple[str, str, tuple[str, ...]] | str
     try:
         predictor = Predictor.load(Path(model))
         known = (predictor.version, predictor.manifest.name, predictor.manifest.classes)

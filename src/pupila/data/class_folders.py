@@ -24,7 +24,8 @@ def by_class_folders(found: Found, where: str) -> Arranged:
     if not splits["train"]:
         raise DataError(f"{where}: its pictures are in no class folder. {HINT}")
     used = {id(item.entry) for members in splits.values() for item in members}
-    strays = sorted((e for _, e in found if id(e) not in used and "." in e.parts[-1]), key=lambda entry: entry.parts)
+    strays = [] if len(used) == len(found) else [e for _, e in found if id(e) not in used and "." in e.parts[-1]]
+    strays.sort(key=lambda entry: entry.parts)
     layout = f"class folders in {', '.join(f'{top}/' for top in _in_order(folders))}" if folders else "class folders"
     return Arranged(layout, splits, strays)
 

@@ -12,7 +12,7 @@ from pupila.errors import DataError
 LINKED_AT_MOST = 10_000
 """Links to folders that are followed: a few folders that link to each other make millions of paths."""
 
-Waiting = tuple[Path, tuple[str, ...], frozenset[tuple[int, int]]]
+Waiting = tuple[str, tuple[str, ...], frozenset[tuple[int, int]]]
 """A folder still to be looked into, its name within the data set, and the identities of those above it."""
 
 
@@ -49,10 +49,10 @@ def list_folder(root: Path) -> Listing:
     Links are followed, but not in circles; raises DataError if they lead on and on.
     """
     listing, linked = Listing(), 0
-    waiting: list[Waiting] = [(root, (), frozenset())]
+    waiting: list[Waiting] = [(str(root), (), frozenset())]
     while waiting:  # and no recursion: folders may be nested deeper than Python's calls
         folder, above, seen = waiting.pop()
-        status = folder.stat()
+        status = os.stat(folder)  # noqa: PTH116 - no Path for each of many
         here = (status.st_dev, status.st_ino)
         if here in seen:
             continue
@@ -64,7 +64,7 @@ def list_folder(root: Path) -> Listing:
             parts = (*above, item.name if item.name.isascii() else parts_of(item.name)[0])
             if _take(item, parts, listing):
                 linked += item.is_symlink()
-                waiting.append((Path(item.path), parts, seen | {here}))
+                waiting.append((item.path, parts, seen | {here}))
         if linked > LINKED_AT_MOST:
             raise DataError(f"{root}: over {LINKED_AT_MOST:,} links to folders lead on and on. Remove such links.")
     listing.files.sort(key=lambda listed: listed.entry.parts)
@@ -84,7 +84,7 @@ def _take(item: os.DirEntry[str], parts: tuple[str, ...], listing: Listing) -> b
         return True
     elif file:
         status = item.stat()
-        listing.files.append(Listed(Entry(parts, Path(item.path)), status.st_size, status.st_mtime_ns))
+        listing.files.append(Listed(Entry(parts, item.path), status.st_size, status.st_mtime_ns))
     else:
         reason = "It is a link to a file that is not there." if item.is_symlink() else "It is no regular file."
         listing.skipped.append(Skipped("/".join(parts), reason))

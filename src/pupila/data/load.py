@@ -13,7 +13,7 @@ from pupila.data.arrange import arrange
 from pupila.data.cache import DatasetCache
 from pupila.data.cifar import find_version, read_cifar
 from pupila.data.cifar10 import fetch_cifar10
-from pupila.data.decoding import Decoders
+from pupila.data.decoders import Decoders
 from pupila.data.digits import read_digits
 from pupila.data.download import cache_folder
 from pupila.data.pictures import read_pictures

@@ -6,7 +6,8 @@ from itertools import accumulate
 
 import numpy as np
 
-from pupila.data.decoding import Decoders, choose_size, decode_pictures, median_aspect, sample_sides
+from pupila.data.decoders import Decoders
+from pupila.data.decoding import choose_size, decode_pictures, median_aspect, sample_sides
 from pupila.data.layout import Arranged, Labelled, alike, class_names
 from pupila.data.splits import Part, Skipped, Splits, assemble
 from pupila.errors import DataError

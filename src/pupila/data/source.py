@@ -53,10 +53,10 @@ def find_source(given: Path) -> Source:
         where = error.filename or given
         raise DataError(f"{where}: cannot be read ({error.strerror}). Check its permissions.") from error
     if path.suffix.lower() in TABLES:  # its pictures are beside or below it; other tables there are not meant
-        return _folder(path.parent, path.stem, lambda entry: entry.may_be_picture or entry.source == path)
+        return _folder(path.parent, path.stem, lambda entry: entry.may_be_picture or entry.source == str(path))
     identity = (status.st_size, status.st_mtime_ns)
     if path.suffix.lower() == ".parquet":
-        return Source(path, path.stem, identity, lambda: Collected([Entry((path.name,), path)]))
+        return Source(path, path.stem, identity, lambda: Collected([Entry((path.name,), str(path))]))
     return Source(path, stem(path), identity, lambda: Collected(read_archive(path)))
 
 

@@ -5,6 +5,7 @@ Knows rows and names of files, no pixels. A table counts only if most of its row
 
 import csv
 import io
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,14 +60,10 @@ class Table:
 
 def find_tables(entries: Sequence[Entry]) -> tuple[list[Table], list[str]]:
     """Return the tables of labels that name the pictures, and a sentence on each that seems to be one and does not."""
-    pictures = [entry for entry in entries if entry.may_be_picture]
-    tables, unused = [], []
-    for entry in entries:
-        if entry.parts[-1].lower().endswith(TABLES):
-            bound = _bind(entry, pictures)
-            tables += [bound] if isinstance(bound, Table) else []
-            unused += [bound] if isinstance(bound, str) and bound else []
-    return tables, unused
+    found = [entry for entry in entries if entry.parts[-1].lower().endswith(TABLES)]
+    pictures = [entry for entry in entries if entry.may_be_picture] if found else []
+    bound = [_bind(entry, pictures) for entry in found]
+    return [b for b in bound if isinstance(b, Table)], [b for b in bound if isinstance(b, str) and b]
 
 
 def by_tables(tables: Sequence[Table], entries: Sequence[Entry], where: str) -> Arranged:
@@ -187,9 +184,8 @@ def _column(heads: Sequence[str], names: Sequence[str]) -> int | None:
 
 def _text(entry: Entry) -> str:
     """Return the table's text, in UTF-8 or in one of the two ways of Excel; nothing if it is too large to be one."""
-    data = entry.source if isinstance(entry.source, bytes) else b""
-    if not isinstance(entry.source, bytes) and entry.source.stat().st_size <= MAX_BYTES:
-        data = entry.source.read_bytes()
+    small = isinstance(entry.source, bytes) or os.stat(entry.source).st_size <= MAX_BYTES  # noqa: PTH116 - no Path
+    data = entry.read() if small else b""
     try:
         return data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
     except UnicodeDecodeError:
