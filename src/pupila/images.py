@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+from pupila import webp
 from pupila.errors import ImageError
 
 Pixels = NDArray[np.uint8]
@@ -111,7 +112,7 @@ def decode(
     if "progressive" not in image.info:  # of such a JPEG all coefficients are kept, at whatever scale it is decoded
         pixels = image.width * image.height
     with gate(pixels):
-        upright = _convert(_load(image), size)
+        upright = _convert(_load(image, data), size)
         return np.asarray(_letterbox(upright, size) if framing == "letterbox" else _resize(upright, size))
 
 
@@ -148,7 +149,7 @@ def plain_png(data: bytes, longest: int, limits: ImageLimits = DEFAULT_LIMITS) -
 
     Raises ImageError as decode() does.
     """
-    image = _convert(_load(_open(data, limits)), longest // 4)
+    image = _convert(_load(_open(data, limits), data), longest // 4)
     image.thumbnail((longest, longest), Image.Resampling.BILINEAR)
     return encode_png(np.asarray(image))
 
@@ -183,12 +184,25 @@ def _too_many_pixels(what: str, limits: ImageLimits) -> ImageError:
     return ImageError("image_too_many_pixels", f"{what} is over the limit of {megapixels:g} megapixels. Scale it down.")
 
 
-def _load(image: Image.Image) -> Image.Image:
+def _load(image: Image.Image, data: bytes) -> Image.Image:
+    """Return the picture with its pixels; an animation's first."""
     try:
+        if image.format == "WEBP" and not getattr(image, "is_animated", False):
+            pixels = webp.decode(data, *image.size)
+            if pixels is not None:
+                return _of_webp(image, pixels)
         image.load()
     except Exception as error:
         raise _damaged() from error
     return image
+
+
+def _of_webp(image: Image.Image, pixels: bytearray) -> Image.Image:
+    """Return the picture that has these pixels, R, G, B, A, without copying them."""
+    mode = "RGBA" if image.mode == "RGBA" else "RGBX"
+    loaded = Image.frombuffer(mode, image.size, pixels, "raw", mode, 0, 1)
+    loaded.info = image.info  # where its orientation is
+    return loaded
 
 
 def _convert(image: Image.Image, size: int) -> Image.Image:

@@ -15,6 +15,7 @@ def give_memory_back() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_ARENA_MAX, 2)
         libc.mallopt(M_MMAP_THRESHOLD, 2**20)  # fixes it, too: glibc raises it up to 32 MiB otherwise
+        libc.malloc_trim(0)  # what loading the model has left behind
 
 
 def silence_libtiff() -> None:
