@@ -74,10 +74,13 @@ def scalars(folder, name="validation_accuracy"):
 
 def train_until_ctrl_c(photos, runs, *arguments):
     impatient = threading.Thread(target=press_ctrl_c_after_an_epoch, args=[runs / "run" / "metrics.jsonl"])
-    impatient.start()
-    stopped = train(photos, runs, *arguments)
-    impatient.join()
-    return stopped
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        impatient.start()
+        return train(photos, runs, *arguments)
+    finally:
+        impatient.join()
+        signal.signal(signal.SIGINT, before)
 
 
 def press_ctrl_c_after_an_epoch(metrics):

@@ -6,6 +6,8 @@ Each is an optional package that is imported only when it is asked for. A run th
 import contextlib
 import importlib.util
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -152,8 +154,9 @@ class _MlflowRun(Tracker):
             if self._logged.get((name, row["epoch"])) != value
         ]
         try:
-            for first in range(0, len(fresh), BATCH):
-                self._client.log_batch(self._run_id, metrics=fresh[first : first + BATCH])
+            with _ctrl_c_later():
+                for first in range(0, len(fresh), BATCH):
+                    self._client.log_batch(self._run_id, metrics=fresh[first : first + BATCH])
         except MlflowException as error:
             print(f"MLflow did not take the metrics; they are sent again after the next epoch: {_first_line(error)}")
         else:
@@ -164,9 +167,26 @@ class _MlflowRun(Tracker):
         from mlflow.exceptions import MlflowException
 
         try:
-            self._client.set_terminated(self._run_id, status)
+            with _ctrl_c_later():
+                self._client.set_terminated(self._run_id, status)
         except MlflowException as error:
             print(f"MLflow did not take the end of the run: {_first_line(error)}")
+
+
+@contextlib.contextmanager
+def _ctrl_c_later() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of the block: within a transaction it would leave the store locked, even for us."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # which hears of no signals
+        return
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if pressed:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _mlflow_run(client: "MlflowClient", folder: Path, recipe: Recipe) -> str:
