@@ -93,6 +93,17 @@ def test_gate_keeps_float32_and_says_so(trained, tmp_path, monkeypatch, capsys):
     assert "float32 is kept" in capsys.readouterr().out
 
 
+def test_single_validation_picture_does_not_decide_what_is_kept():
+    few, many = VALIDATION.take(range(10)), colours(1200)
+    pictures = exporting._gate_pictures(many, few)
+    assert len(pictures) == exporting.JUDGED and (pictures.images[:10] == few.images).all()
+    assert (pictures.counts() > 250).all()
+    assert exporting._gate_pictures(TRAINING, many) is many
+    exact, close, far = (exporting.Candidate("", *[None] * 3, 0.0, judged, 0, 0.0) for judged in (0.9, 0.898, 0.896))
+    assert exporting._choose([exact, close], 10, 990) is close
+    assert exporting._choose([exact, far], 10, 990) is exact
+
+
 def test_file_that_differs_from_the_network_is_not_published(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(graph, "MEAN", (0.5, 0.5, 0.5))  # as if the graph normalised otherwise than training
     with pytest.raises(TrainingError, match="differs from the trained network"):
