@@ -138,6 +138,12 @@ def test_getting_started_leads_to_two_models_of_ones_own(beginner):
     assert {path.parent.name for path in beginner.glob("runs/*/model.onnx")} == {"digits-quick", "photos-standard"}
 
 
+def test_drift_takes_no_folder_as_reference_that_the_model_was_trained_on(beginner):
+    model, photos = beginner / "runs" / "photos-standard" / "model.onnx", beginner / "photos"
+    done = CliRunner().invoke(main, ["drift", str(model), str(beginner), "--reference", str(photos)])
+    assert "was trained on these pictures" in done.output
+
+
 def test_portuguese_getting_started_has_the_same_blocks():
     assert blocks(DOCS / "getting-started.pt-BR.md") == blocks(FIRST)
 

@@ -236,7 +236,10 @@ def test_the_overlay_shows_where_the_model_looked(browser: Any, server: Running,
         page.mouse.move(1, 1)
         assert canvas.evaluate(shown) == "0"
         frame.hover()
-        page.wait_for_function("getComputedStyle(document.querySelector('.frame canvas')).opacity === '1'")
+        limit = time.monotonic() + 60
+        while canvas.evaluate(shown) != "1" and time.monotonic() < limit:
+            page.wait_for_timeout(20)
+        assert canvas.evaluate(shown) == "1"
         assert canvas.evaluate("it => (it.width / it.height).toFixed(2)") == "1.50"
         reds = canvas.evaluate("""it => {
             const { data, width, height } = it.getContext("2d").getImageData(0, 0, it.width, it.height);
