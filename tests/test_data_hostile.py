@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from data_kit import make_folder, make_tar, picture, scene, write_files
 
+from pupila.cli import main
 from pupila.data import Splits, duplicates, load_dataset
 from pupila.data.decoding import decode_pictures
 from pupila.data.folders import list_folder
@@ -39,6 +41,23 @@ def test_folders_nested_deeper_than_calls_may_be(root: Path) -> None:
         assert load(root).train.counts().tolist() == [1, 1]
     finally:
         subprocess.run(["rm", "-rf", root / "dog"], check=True)  # too deep for pytest to clean up
+
+
+def test_name_that_is_no_text_is_printed_all_the_same(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_folder(root, {"cat": 2, "dog": 2})
+    broken = os.fsdecode(b"caf\xe9.jpg")
+    (root / "cat" / broken).write_bytes(b"")
+    (root / "dog" / ("é" * 127)).write_bytes(b"")
+    monkeypatch.setenv("PUPILA_CACHE", str(root.parent / "cache"))
+    done = CliRunner().invoke(main, ["data", str(root), "--report", str(root.parent / "page.html")])
+    assert done.exit_code == 0, done.output
+    assert "cat/caf\\udce9.jpg: The picture is empty" in done.output and "é" * 127 in done.output
+
+
+def test_class_whose_name_is_no_text_is_refused(root: Path) -> None:
+    make_folder(root, {"cat": 1, os.fsdecode(b"caf\xe9"): 1})
+    with pytest.raises(DataError, match=r"the class 'caf\\udce9' is not in UTF-8"):
+        load(root)
 
 
 def test_many_empty_folders_are_one_note(root: Path) -> None:
@@ -141,10 +160,10 @@ def test_folder_called_like_a_data_set_is_told(tmp_path: Path, monkeypatch: pyte
 
 def test_pictures_that_are_all_alike_from_afar_are_compared_a_few_each() -> None:
     broad = np.asarray(scene(0, 32)).astype(np.int64)
-    noise = np.random.default_rng(0).integers(-20, 21, (300, 32, 32, 3))
+    noise = np.random.default_rng(0).integers(-20, 21, (120, 32, 32, 3))
     scans = np.clip(broad + noise, 0, 255).astype(np.uint8)
-    scans[77] = scans[200]
+    scans[77] = scans[100]
     coarse = duplicates.centred(duplicates.shrink(scans, 8))
     first, _ = duplicates._propose(coarse, coarse, 0, 0)
     assert np.bincount(first).max() <= duplicates.CROWD
-    assert [(pair.first, pair.second) for pair in duplicates.find_duplicates([scans]) if pair.exact] == [(77, 200)]
+    assert [(pair.first, pair.second) for pair in duplicates.find_duplicates([scans]) if pair.exact] == [(77, 100)]

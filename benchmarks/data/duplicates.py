@@ -3,9 +3,9 @@
     python benchmarks/data/duplicates.py DATA [--planted 500] [--sheet pairs.png]
 
 Copies of random training pictures, `planted` of each kind, take the place of random test pictures. Prints one JSON
-line: recall a kind; how many of the untouched test pictures are called copies of training pictures; seconds; and
-for each bar whether it is met. False alarms are among the untouched pictures that are called copies: judge them.
-The sheet shows a random hundred pairs of the latter, to be judged by eye: CIFAR-10 holds real ones.
+line: recall a kind; how many of the untouched test pictures are called copies of training pictures; seconds. Then for
+each bar whether it is met. False alarms are among the untouched pictures that are called copies. CIFAR-10 holds real
+ones: the sheet shows a random hundred pairs of them, to be judged by eye. Under three minutes on two cores.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+from verdict import verdict
 
 from pupila import images
 from pupila.data import load_dataset
@@ -99,15 +100,12 @@ def main() -> None:
         "of them called copies": called,
         "share": round(called / untouched, 5),
     }
-    recall: dict[str, float] = result["recall"]  # type: ignore[assignment]
-    others_found = min(value for kind, value in recall.items() if kind != "exact")
-    result["met"] = {
-        "exact: all": recall["exact"] == 1.0,
-        "every other kind: 0.95": others_found >= 0.95,
-        "false alarms: under 0.01": called / untouched < 0.01 or "look at the sheet",
-        "seconds: 180": seconds < 180,
-    }
     print(json.dumps(result))
+    recall: dict[str, float] = result["recall"]  # type: ignore[assignment]
+    print(verdict("exact copies found", recall.pop("exact"), 1.0))
+    print(verdict("copies of other kinds found, the worst kind", min(recall.values()), 0.95))
+    print(verdict("seconds", seconds, 180, at_most=True))
+    print(verdict("untouched pictures called copies, real ones among them", called / untouched, 0.01, at_most=True))
 
 
 if __name__ == "__main__":

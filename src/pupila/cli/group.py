@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 a PupilaError (one sentence on standard error), 2 wrong us
 
 import ast
 import inspect
+import io
 import itertools
 import sys
 from collections.abc import Callable
@@ -22,6 +23,8 @@ class PupilaGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; see the module's docstring for the exit codes."""
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text in any encoding
         try:
             return super().invoke(ctx)
         except PupilaError as error:

@@ -56,8 +56,15 @@ def sort_labelled(items: Iterable[Labelled]) -> list[Labelled]:
 
 
 def class_names(splits: Mapping[str, Sequence[Labelled]], where: str) -> tuple[str, ...]:
-    """Return the classes of train, sorted; raises DataError if there is one only, or another split has one more."""
+    """Return the classes of train, sorted.
+
+    Raises DataError if there is one only, if another split has one more, or if a name is no text.
+    """
     classes = {item.category for item in splits["train"]}
+    for name in classes:
+        shown = name.encode("utf-8", "backslashreplace").decode()
+        if shown != name:  # a folder from an old archive; answers could not be written down
+            raise DataError(f"{where}: the name of the class '{shown}' is not in UTF-8. Rename its folder.")
     if len(classes) < 2:
         raise DataError(f"{where}: has one class only, '{min(classes)}'. Put a folder of another class beside it.")
     for split, members in splits.items():
