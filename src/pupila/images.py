@@ -108,7 +108,8 @@ def decode(
     data = source.read_bytes() if isinstance(source, Path) else source
     image = _open(data, limits)
     pixels = image.width * image.height
-    image.draft("RGB", (2 * size, 2 * size))  # JPEG only: decodes at 1/2, 1/4 or 1/8, never below twice the size
+    if min(image.size) >= 4 * size:  # JPEG only: decodes at 1/2, 1/4 or 1/8, never below twice the size
+        image.draft("RGB", (2 * size, 2 * size))
     if "progressive" not in image.info:  # of such a JPEG all coefficients are kept, at whatever scale it is decoded
         pixels = image.width * image.height
     with gate(pixels):
@@ -256,6 +257,8 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation; a damaged EXIF block counts as none."""
+    if image.format == "JPEG" and not image.info.keys() & {"exif", "xmp"}:
+        return 1  # as small pictures mostly are: asking on costs a twentieth of decoding one
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:
