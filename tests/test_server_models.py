@@ -106,6 +106,7 @@ def test_100_swaps_under_load_lose_and_mix_nothing(server: Running, tmp_path: Pa
     wait_until(lambda: versions_seen(server) == {models.version_of(path)})
     done.set()
     [thread.join() for thread in threads]
+    print(f"100 swaps, {len(seen)} versions answered, {len(problems)} requests failed")  # shown by pytest -s
     assert problems == []
     assert len(seen) > 10
     assert all(len(confidences) == 1 for confidences in seen.values()), "one version gave different answers"

@@ -19,8 +19,8 @@ def decode(data: bytes, width: int, height: int) -> bytearray | None:
     if library is None:
         return None
     pixels = bytearray(width * height * CHANNELS)
-    target = (ctypes.c_uint8 * len(pixels)).from_buffer(pixels)
-    done = library.WebPDecodeRGBAInto(data, len(data), target, len(pixels), width * CHANNELS)
+    first = ctypes.c_uint8.from_buffer(pixels)  # not an array: ctypes would remember a type for every length
+    done = library.WebPDecodeRGBAInto(data, len(data), ctypes.byref(first), len(pixels), width * CHANNELS)
     return pixels if done else None
 
 

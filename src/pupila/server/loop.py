@@ -32,8 +32,12 @@ from pupila.server.stand_in import StandIn
 
 log = logging.getLogger("pupila.server")
 
-STEP_BACK = 0.002
-"""Seconds for which a worker leaves a new connection to another that has fewer."""
+STEP_BACK = 0.05
+"""Seconds for which a worker leaves new connections to another that has fewer: it may be computing a batch."""
+LOOK = 0.002
+"""Seconds between two looks in that time whether the other has caught up."""
+EVEN = 1.25
+"""A worker with so many times the connections of another steps back: four are two and two, and many are soon taken."""
 LONG = 0.05
 """Seconds of decoding and computing after which another thread stands in for the one that serves."""
 TURN = 0.02
@@ -128,6 +132,8 @@ class Loop:
                 break
             until = min(until, time.monotonic() + TURN)
             begun += self.handlers.begin(BATCH - len(begun), until)
+            if len(begun) == len(self.pool):
+                break  # nobody is left who could ask for more
         if begun:
             self.handlers.end(begun)
 
@@ -152,7 +158,7 @@ class Loop:
             self.over.set()
             return
         self.watch_listener(now)
-        for key, events in self.selector.select(timeout if now >= self.step_back_until else min(timeout, STEP_BACK)):
+        for key, events in self.selector.select(timeout if now >= self.step_back_until else min(timeout, LOOK)):
             self.handle(key.data, events)
 
     def post(self, connection: Connection) -> None:
@@ -197,6 +203,8 @@ class Loop:
 
     def watch_listener(self, now: float) -> None:
         """Listen only while there is room, and while no other worker should rather take the next connection."""
+        if now < self.step_back_until and len(self.pool) < self.settings.connections and not self.has_more():
+            self.step_back_until = 0.0
         wanted = not self.draining and now >= self.step_back_until
         if wanted != self.listening:
             self.listening = wanted
@@ -205,17 +213,22 @@ class Loop:
             else:
                 self.selector.unregister(self.listener)
 
+    def has_more(self) -> bool:
+        """Return whether another worker has clearly fewer connections."""
+        return len(self.pool) > EVEN * self.board.fewest_connections()
+
     def accept(self) -> None:
-        """Take a new connection, unless another worker has fewer: then give that one a moment's start."""
-        mine = len(self.pool)
-        if mine > self.board.fewest_connections() and time.monotonic() >= self.step_back_until + TICK:
-            self.step_back_until = time.monotonic() + STEP_BACK
-            return
-        self.step_back_until = 0.0
-        if mine >= self.settings.connections and not self.pool.evict():
-            self.step_back_until = time.monotonic() + TICK
-            return
-        self.pool.accept(self.listener)
+        """Take the connections that wait, but give a worker that has fewer a start, once for each."""
+        given = time.monotonic() < self.step_back_until + TICK
+        while given or not self.has_more():
+            if len(self.pool) >= self.settings.connections and not self.pool.evict():
+                self.step_back_until = time.monotonic() + TICK
+                return
+            self.step_back_until = 0.0
+            if not self.pool.accept(self.listener):
+                return
+            given = False
+        self.step_back_until = time.monotonic() + STEP_BACK
 
     # Reading
 
