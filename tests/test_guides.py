@@ -120,7 +120,7 @@ def lay_out(folder):
         for place in (f"photos/{category}", f"set-aside/{category}", "holiday"):
             path = folder / place / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels if place != "set-aside" else pixels[:, ::-1]).save(path)
+            Image.fromarray(pixels[:, ::-1] if "set-aside" in place else pixels).save(path)
 
 
 @pytest.fixture(scope="module")
