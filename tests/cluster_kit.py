@@ -20,14 +20,20 @@ from training_kit import colours
 
 PATIENCE = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",  # else a token that happens to lie in the home folder decides
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the default warns of its own change
     "RAY_worker_register_timeout_seconds": "300",
     "RAY_agent_register_timeout_ms": "300000",
     "RAY_enable_worker_prestart": "0",
     "RAY_worker_niceness": "0",  # else they starve beside other work: Ray's default is 15
     "RAY_DISABLE_IMPORT_WARNING": "1",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
-"""Ray's own settings for a machine that does much else: wait for processes to start, and start none in advance."""
+"""Ray's own settings for a machine that does much else: wait for processes to start, and start none in advance or
+without need; but look often whether one is lost.
+"""
 HELPERS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
 
 

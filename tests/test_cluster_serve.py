@@ -35,11 +35,21 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def deploy(model: Path, port: int, address: str) -> None:
-    """Run the command that serves a model on the cluster; it returns when all replicas have it."""
+    """Serve a model on the cluster, by the command, which returns when all replicas have it; wait until it listens."""
     options = ["--port", str(port), "--workers", "2", "--deadline", "120", f"--cluster={address}"]
-    command = [sys.executable, "-W", "ignore", "-m", "pupila", "serve", str(model), *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-m", "pupila", "serve", str(model), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("Serving on every node") and done.stdout.count("\n") == 1, done.stdout
+    assert done.stderr == ""
+    limit = time.monotonic() + 300
+    while True:
+        try:
+            requests.get(f"http://127.0.0.1:{port}/healthz", timeout=60)
+            return
+        except requests.ConnectionError:
+            assert time.monotonic() < limit
+            time.sleep(0.1)
 
 
 def processes(nodes: Nodes, name: str) -> set[int]:

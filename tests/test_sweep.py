@@ -202,8 +202,9 @@ def test_trial_that_cannot_be_trained_is_a_failure_with_its_reason(tmp_path):
 
 
 def start(runs):
-    """A sweep of two trials at once that writes a checkpoint after each step, as a process."""
-    values = ["--grid", "lr=0.001,0.002", "--set", "epochs=3", *SMALL, "--checkpoint-seconds", "0"]
+    """A sweep of two trials at once that writes a checkpoint after each step, one an epoch, as a process."""
+    one_step = ["--set", "batch_size=50", "--checkpoint-seconds", "0"]
+    values = ["--grid", "lr=0.001,0.002", "--set", "epochs=3", *SMALL, *one_step]
     line = [sys.executable, "-m", "pupila", "sweep", "digits", *values, "--jobs", "2", "--runs", str(runs)]
     return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

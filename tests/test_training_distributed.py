@@ -104,7 +104,7 @@ def test_too_many_workers_for_a_batch_are_refused(tmp_path):
         fit(TINY, ResNet18(3), colours(18), colours(9), tmp_path / "c", identity={}, team=Team(0, 3))
 
 
-VALUES = ["weights=none", "sample=120", "batch_size=32", "network_size=32", "progressive=[]", "export=float32"]
+VALUES = ["weights=none", "sample=60", "batch_size=50", "network_size=32", "progressive=[]", "export=float32"]
 
 
 def start(runs):
@@ -146,5 +146,5 @@ def test_run_goes_on_by_itself_when_a_worker_is_killed(tmp_path):
         process.stdout.close()
     assert process.returncode == 0, output
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-    assert [row["pictures"] for row in rows] == [110, 110, 110]
+    assert [row["pictures"] for row in rows] == [50, 50, 50]
     assert output.count("epoch 1 at") == 1 and (tmp_path / "team" / "model.onnx").exists()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from store_kit import BUCKET, store  # noqa: F401 - a fixture
 from training_kit import TINY, colours
 
 from pupila.errors import TrainingError
@@ -21,21 +22,23 @@ def run(folder, address, **options):
     return fit(TINY, ResNet18(3), *data, checkpoint, identity={}, mirror=Mirror(address), **options)
 
 
-def test_run_that_lost_its_disk_goes_on_from_the_copy(tmp_path):
-    address = f"file://{tmp_path}/store"
-    undisturbed = run(tmp_path, f"{address}/undisturbed")
+@pytest.mark.parametrize("kind", ["file", "s3"])
+def test_run_that_lost_its_disk_goes_on_from_the_copy(tmp_path, kind, request):
+    address, query = f"file://{tmp_path}/store", ""
+    if kind == "s3":
+        address, query = f"s3://{BUCKET}/runs", request.getfixturevalue("store")
+    undisturbed = run(tmp_path, f"{address}/undisturbed{query}")
 
     def lose(_):
         raise LostError
 
     (tmp_path / "first").mkdir()
     with pytest.raises(LostError):
-        run(tmp_path / "first", f"{address}/lost", checkpoint_seconds=0.0, on_epoch=lose)
+        run(tmp_path / "first", f"{address}/lost{query}", checkpoint_seconds=0.0, on_epoch=lose)
     (tmp_path / "second").mkdir()
     epochs = []
-    resumed = run(
-        tmp_path / "second", f"{address}/lost", resume=True, on_epoch=lambda rows: epochs.append(rows[-1]["epoch"])
-    )
+    again = {"resume": True, "on_epoch": lambda rows: epochs.append(rows[-1]["epoch"])}
+    resumed = run(tmp_path / "second", f"{address}/lost{query}", **again)
     assert epochs == [2]
     ours, theirs = resumed.network.state_dict(), undisturbed.network.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

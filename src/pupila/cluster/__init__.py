@@ -12,8 +12,20 @@ No scheduler, no messages and no retries of our own: those are Ray's.
 """
 
 import importlib.util
+import os
 
 from pupila.errors import MissingExtraError
 
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # Ray would report home otherwise
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # of what Ray would print on a terminal: all; its own logs have it
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the default warns of its own change
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else what a worker prints comes twice
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",  # in place of 60, for which it would wait for a node that is lost
+}
+"""Of Ray's own settings, where a person has not made them."""
+
 if importlib.util.find_spec("ray") is None:
     raise MissingExtraError("Working on a cluster", "cluster")
+for _name, _value in SETTINGS.items():  # here, since Ray reads them when it is imported
+    os.environ.setdefault(_name, _value)

@@ -2,24 +2,15 @@
 
 import contextlib
 import logging
-import os
 from collections.abc import Iterator
 
 import ray
+from ray.exceptions import AuthenticationError
 
 from pupila.errors import SettingsError
 
 HERE = "here"
 """The address that stands for: the cluster that runs on this machine, or where there is none, one for this run."""
-
-
-SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # Ray would report home otherwise
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the default warns of its own change
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else what a worker prints comes twice
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",  # of a minute, for which a team would wait for a node that is lost
-}
-"""What is set of Ray's own settings, where a person has not."""
 
 
 @contextlib.contextmanager
@@ -33,11 +24,14 @@ def connected(address: str = HERE, start: bool = True) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
     try:
         where = (None if start else "auto") if address == HERE else address
         ray.init(where, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except AuthenticationError as error:
+        raise SettingsError(
+            f"{address}: the cluster asks for a token. Set RAY_AUTH_MODE=token here and on every node, and copy "
+            "~/.ray/auth_token from the first node."
+        ) from error
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise SettingsError(
             f"{address}: no Ray cluster answers there ({str(error).splitlines()[0]}). "

@@ -8,11 +8,13 @@ holds no model, and asks again if the replica that it asked is gone; and the pro
 """
 
 import asyncio
+import contextlib
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ray import serve
-from ray.exceptions import ObjectLostError, RayActorError
+from ray.exceptions import ObjectLostError, RayActorError, RayError
 from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
@@ -31,6 +33,8 @@ from pupila.server.swap import warm_up
 NAME = "pupila"
 ONGOING = 8
 """Requests that a replica has in its hands at most: as many pictures as are computed together."""
+PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "20"}
+"""In place of 5 s, thrice: on a busy machine a proxy takes longer to start, and would be started again and again."""
 TARGET = 4
 """Requests a replica that Ray Serve aims at; with more on average, it starts another."""
 
@@ -125,12 +129,20 @@ def serve_on_cluster(model: Path, settings: Settings, address: str = HERE) -> st
     with connected(address, start=False):
         replicas = settings.workers or cpus()
         made = application(model, settings, replicas)
-        serve.start(
-            ProxyLocation.EveryNode, HTTPOptions(host=settings.host, port=settings.port),
-            controller_options={"runtime_env": {"env_vars": HOOK}},
-        )  # fmt: skip
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        slow = contextlib.suppress(TimeoutError)  # on a busy machine proxies take longer than the minute that Ray waits
         try:
-            serve.run(made, name=NAME, route_prefix="/")
-        except RuntimeError as error:
-            raise ModelError(f"{model}: could not be deployed ({str(error).splitlines()[0]}).") from error
+            with slow:
+                serve.start(
+                    ProxyLocation.EveryNode, HTTPOptions(host=settings.host, port=settings.port),
+                    controller_options={"runtime_env": {"env_vars": {**HOOK, **PATIENCE}}},
+                )  # fmt: skip
+            with slow:
+                serve.run(made, name=NAME, route_prefix="/")
+        except (RayError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ModelError(
+                f"{model}: could not be deployed ({reason}). `serve status` and Ray's logs say more; a free --port may "
+                "help, and `serve shutdown` before another try."
+            ) from error
     return f"http://{settings.host}:{settings.port}"

@@ -13,11 +13,13 @@ from typing import Any
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util import get_node_ip_address
 
 from pupila.cluster.connect import HERE, connected
 from pupila.cluster.lines import printing_to, shown
 from pupila.cluster.paths import check_weights, full
 from pupila.errors import PupilaError, TrainingError
+from pupila.training.distributed import meet_on_the_network_of
 from pupila.training.workers import RESTARTS, Order, check, take_part
 
 
@@ -38,7 +40,7 @@ def train_on_cluster(order: Order, workers: int, address: str = HERE) -> Path:
         trainer = TorchTrainer(
             _work,  # type: ignore[arg-type] # here and below: ray.train's types are those of its older interface
             train_loop_config={"order": order},
-            torch_config=TorchConfig("nccl" if gpus else "gloo"),
+            torch_config=OnOneNetwork("nccl" if gpus else "gloo"),
             scaling_config=ScalingConfig(num_workers=(1, workers), use_gpu=gpus),  # type: ignore[arg-type]
             run_config=RunConfig(
                 name="ray", storage_path=str(folder), failure_config=FailureConfig(max_failures=RESTARTS)
@@ -52,6 +54,22 @@ def train_on_cluster(order: Order, workers: int, address: str = HERE) -> Path:
     if "error" in outcome:
         raise TrainingError(outcome["error"])
     return Path(outcome["model"])
+
+
+class _Backend(TorchConfig().backend_cls):  # type: ignore[misc] # Ray's own has no public name
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        """Do as Ray does, once each worker knows on which network it reaches the first."""
+        worker_group.execute(meet_on_the_network_of, worker_group.execute_single(0, get_node_ip_address))
+        super().on_start(worker_group, backend_config)
+
+
+class OnOneNetwork(TorchConfig):
+    """Ray's way to a process group, on the network that the nodes know each other by."""
+
+    @property
+    def backend_cls(self) -> type:
+        """Return what sets it up."""
+        return _Backend
 
 
 def _work(config: Mapping[str, Any]) -> dict[str, str]:

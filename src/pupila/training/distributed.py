@@ -6,10 +6,13 @@ the whole batch, so that the number of workers does not change what is computed,
 """
 
 import contextlib
+import fcntl
 import hashlib
 import inspect
 import json
 import os
+import socket
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,6 +31,8 @@ from pupila.training.synced import synced
 
 TIMEOUT = timedelta(hours=2)
 """Of a worker that waits for the others: the first may have to decode the whole data set."""
+SIOCGIFADDR = 0x8915
+"""Linux's request for an interface's address (netdevice(7)); elsewhere it fails, and gloo is left to itself."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,7 @@ def joined() -> Iterator[Team]:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "nccl" if torch.cuda.is_available() else "gloo"
+        meet_on_the_network_of(os.environ["MASTER_ADDR"])
         store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
         store.set_timeout(TIMEOUT)
         store = PrefixStore(_attempt(), store)
@@ -142,6 +148,28 @@ def joined() -> Iterator[Team]:
             yield _team()
         finally:
             distributed.destroy_process_group()
+
+
+def meet_on_the_network_of(address: str) -> None:
+    """Let gloo listen where this machine reaches `address`, another machine's or its own.
+
+    By itself gloo listens where the machine's own name leads: on many that is 127.0.1.1, which no other can reach.
+    """
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((address, 9))  # sends nothing
+        own = probe.getsockname()[0]
+        for _, name in socket.if_nameindex():
+            if _address_of(name, probe) == own and not own.startswith("127."):
+                os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
+def _address_of(interface: str, probe: socket.socket) -> str | None:
+    """Return an interface's IPv4 address, None if it has none; `probe` is any socket."""
+    try:
+        answer = fcntl.ioctl(probe.fileno(), SIOCGIFADDR, struct.pack("256s", interface.encode()))
+    except OSError:
+        return None
+    return socket.inet_ntoa(answer[20:24])
 
 
 def restarted() -> bool:
