@@ -143,19 +143,14 @@ class Predictor:
 
     def probabilities(self, logits: Floats) -> Floats:
         """Return calibrated probabilities [N, K]: the softmax of logits / temperature."""
-        scaled = logits / self.manifest.temperature
-        exponents = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-        return np.asarray(exponents / exponents.sum(axis=1, keepdims=True), dtype=np.float32)
+        return self._judge(logits)[0]
 
     def unknown_scores(self, logits: Floats) -> Floats:
         """Return [N], higher for pictures less like the training data: the energy -T log sum exp(logits / T).
 
         Liu et al., "Energy-based Out-of-distribution Detection", 2020.
         """
-        temperature = self.manifest.temperature
-        peak = logits.max(axis=1)
-        spread = np.exp((logits - peak[:, np.newaxis]) / temperature).sum(axis=1)
-        return np.asarray(-peak - temperature * np.log(spread), dtype=np.float32)
+        return self._judge(logits)[1]
 
     def predict(self, pictures: NDArray[np.uint8], top: int = 1) -> list[Prediction]:
         """Return one Prediction a picture, in order, each with min(top, K) choices."""
@@ -164,14 +159,26 @@ class Predictor:
     def interpret(self, logits: Floats, top: int = 1) -> list[Prediction]:
         """Turn logits [N, K] into N predictions."""
         threshold = self.manifest.unknown_threshold
-        limit = np.inf if threshold is None else threshold
-        unknown = self.unknown_scores(logits) > limit
-        probabilities = self.probabilities(logits)
-        return [Prediction(self._choices(row, top), bool(u)) for row, u in zip(probabilities, unknown, strict=True)]
+        probabilities, scores = self._judge(logits)
+        unknown = scores > (np.inf if threshold is None else threshold)
+        if top <= 1:
+            order = probabilities.argmax(axis=1)[:, np.newaxis]
+        else:
+            order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+        classes = self.manifest.classes
+        return [
+            Prediction(tuple(Choice(classes[i], i, float(row[i])) for i in best), u)
+            for row, best, u in zip(probabilities, order.tolist(), unknown.tolist(), strict=True)
+        ]
 
-    def _choices(self, probabilities: Floats, top: int) -> tuple[Choice, ...]:
-        order = np.argsort(-probabilities, kind="stable")[: max(top, 1)]
-        return tuple(Choice(self.manifest.classes[i], int(i), float(probabilities[i])) for i in order)
+    def _judge(self, logits: Floats) -> tuple[Floats, Floats]:
+        """Return probabilities [N, K] and energies [N], which share their exponentials."""
+        temperature = self.manifest.temperature
+        peak = logits.max(axis=1, keepdims=True)
+        exponents = np.exp((logits - peak) / temperature)
+        total = exponents.sum(axis=1, keepdims=True)
+        energies = -peak - temperature * np.log(total)
+        return np.asarray(exponents / total, dtype=np.float32), np.asarray(energies[:, 0], dtype=np.float32)
 
     def _run(self, names: Sequence[str], pictures: NDArray[np.uint8]) -> list[Floats]:
         size = self.manifest.input_size

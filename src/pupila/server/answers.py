@@ -13,9 +13,12 @@ from pupila.server.payload import Part
 from pupila.server.problems import BadPart
 
 
+ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+
+
 def to_bytes(document: Any) -> bytes:
     """Return compact JSON."""
-    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+    return ENCODER.encode(document).encode()
 
 
 def predictions_json(parts: Sequence[Part], answers: Sequence[Answer | ImageError], top: int | None) -> dict[str, Any]:

@@ -188,7 +188,7 @@ def interpret(predictor: Predictor, rows: Sequence[Row], top: int) -> list[Answe
     """Turn the graph's outputs into answers."""
     if not rows:
         return []
-    predictions = predictor.interpret(np.stack([row.logits for row in rows]), top)
+    predictions = predictor.interpret(np.array([row.logits for row in rows]), top)
     return [
         Answer(prediction, None if row.cam is None else row.cam[prediction.best.category_index])
         for prediction, row in zip(predictions, rows, strict=True)
