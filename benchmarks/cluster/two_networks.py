@@ -105,7 +105,8 @@ def with_a_kill(command: Sequence[str], ready: Callable[[], bool]) -> str:
     command = ["ip", "netns", "exec", NAMES[0], *command, CLUSTER]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as job:
         until(lambda: ready() or job.poll() is not None)
-        check(job.poll() is None, f"the job was over before the node was killed: {job.stdout and job.stdout.read()}")
+        if job.poll() is not None:
+            check(False, f"the job was over before the node was killed: {job.communicate()[0]}")
         kill_node(1)
         ip("-n", NAMES[1], "link", "set", "two", "down")
         print(f"killed {ADDRESSES[1]}")

@@ -81,7 +81,7 @@ class Told(tune.Callback):
         self._over += 1
         print(f"[{self._over}/{self._total}] {trial.config['trial']}", flush=True)
 
-    on_trial_error = on_trial_complete
+    on_trial_error = on_trial_complete  # type: ignore[assignment]
 
 
 def _trial(config: Mapping[str, str], jobs: Mapping[str, Job]) -> None:
