@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from data_kit import make_folder, make_tar, picture, scene, write_files
 
 from pupila.cli import main
-from pupila.data import Splits, duplicates, load_dataset
+from pupila.data import Splits, duplicates, load_dataset, split
 from pupila.data.decoding import decode_pictures
 from pupila.data.folders import list_folder
 from pupila.errors import DataError
@@ -167,3 +167,17 @@ def test_pictures_that_are_all_alike_from_afar_are_compared_a_few_each() -> None
     first, _ = duplicates._propose(coarse, coarse, 0, 0)
     assert np.bincount(first).max() <= duplicates.CROWD
     assert [(pair.first, pair.second) for pair in duplicates.find_duplicates([scans]) if pair.exact] == [(77, 100)]
+
+
+def test_parquet_without_labels_says_what_is_missing(root: Path) -> None:
+    arrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'pupila[parquet]'")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    root.mkdir()
+    parquet.write_table(arrow.table({"image": [picture(1), picture(2)]}), root / "train.parquet")
+    with pytest.raises(DataError, match=r"train\.parquet has the columns image\. Name one of them 'label'"):
+        load(root)
+
+
+def test_class_of_one_picture_cannot_be_trained_on(root: Path) -> None:
+    with pytest.raises(DataError, match="'dog' has 1 picture; two are needed"):
+        split(load(make_folder(root, {"cat": 3, "dog": 1})).train, 0.1, 0)
