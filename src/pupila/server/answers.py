@@ -12,7 +12,6 @@ from pupila.server.classifier import Answer
 from pupila.server.payload import Part
 from pupila.server.problems import BadPart
 
-
 ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
 

@@ -26,18 +26,13 @@ from pupila.server.health import Health
 from pupila.server.http1 import ProtocolError
 from pupila.server.intake import Intake
 from pupila.server.ledger import Ledger
+from pupila.server.listener import Listener
 from pupila.server.pool import READ, WRITE, Pool
 from pupila.server.settings import Settings
 from pupila.server.stand_in import StandIn
 
 log = logging.getLogger("pupila.server")
 
-STEP_BACK = 0.05
-"""Seconds for which a worker leaves new connections to another that has fewer: it may be computing a batch."""
-LOOK = 0.002
-"""Seconds between two looks in that time whether the other has caught up."""
-EVEN = 1.25
-"""A worker with so many times the connections of another steps back: four are two and two, and many are soon taken."""
 LONG = 0.05
 """Seconds of decoding and computing after which another thread stands in for the one that serves."""
 TURN = 0.02
@@ -59,13 +54,12 @@ class Loop:
         board: Board,
         slot: int,
     ) -> None:
-        self.listener = listener
         self.settings = settings
-        self.board = board
         self.health = health
         self.row = board.row(slot)
         self.pool = Pool(self.row, settings.idle, settings.max_body_bytes)
         self.selector = self.pool.selector
+        self.listener = Listener(listener, self.pool, board, settings.connections)
         self.posted: deque[Connection] = deque()
         self.wake_reader, self.wake_writer = socket.socketpair()
         self.wake_reader.setblocking(False)
@@ -77,8 +71,6 @@ class Loop:
         self.intake = Intake(self.pool, self.handlers, self.stand_in, self.clock, settings)
         self.scratch = memoryview(bytearray(RECEIVE))
         self.draining = False
-        self.listening = False
-        self.step_back_until = 0.0
         self.next_tick = 0.0
         self.end = math.inf
         """When connections that are left after draining are cut off."""
@@ -157,8 +149,8 @@ class Loop:
         if self.draining and (now >= self.end or not self.pool):
             self.over.set()
             return
-        self.watch_listener(now)
-        for key, events in self.selector.select(timeout if now >= self.step_back_until else min(timeout, LOOK)):
+        self.listener.watch(now, wanted=not self.draining)
+        for key, events in self.selector.select(self.listener.patience(now, timeout)):
             self.handle(key.data, events)
 
     def post(self, connection: Connection) -> None:
@@ -198,37 +190,6 @@ class Loop:
         self.pool.settle(connection)
         if connection in self.pool:
             self.advance(connection)
-
-    # New connections
-
-    def watch_listener(self, now: float) -> None:
-        """Listen only while there is room, and while no other worker should rather take the next connection."""
-        if now < self.step_back_until and len(self.pool) < self.settings.connections and not self.has_more():
-            self.step_back_until = 0.0
-        wanted = not self.draining and now >= self.step_back_until
-        if wanted != self.listening:
-            self.listening = wanted
-            if wanted:
-                self.selector.register(self.listener, READ, self.accept)
-            else:
-                self.selector.unregister(self.listener)
-
-    def has_more(self) -> bool:
-        """Return whether another worker has clearly fewer connections."""
-        return len(self.pool) > EVEN * self.board.fewest_connections()
-
-    def accept(self) -> None:
-        """Take the connections that wait, but give a worker that has fewer a start, once for each."""
-        given = time.monotonic() < self.step_back_until + TICK
-        while given or not self.has_more():
-            if len(self.pool) >= self.settings.connections and not self.pool.evict():
-                self.step_back_until = time.monotonic() + TICK
-                return
-            self.step_back_until = 0.0
-            if not self.pool.accept(self.listener):
-                return
-            given = False
-        self.step_back_until = time.monotonic() + STEP_BACK
 
     # Reading
 
@@ -281,10 +242,7 @@ class Loop:
 
     def drain(self, now: float) -> None:
         """Take what has been connected already, and nothing new; answers from now on close their connection."""
-        while self.pool.accept(self.listener):
-            pass
+        self.listener.close(now)
         self.draining = self.clock.draining = self.handlers.closing = self.health.draining = True
-        self.watch_listener(now)
-        self.listener.close()
         self.row[READY] = 0.0
         self.clock.tick(now)
