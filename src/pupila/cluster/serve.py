@@ -33,7 +33,7 @@ from pupila.server.swap import warm_up
 NAME = "pupila"
 ONGOING = 8
 """Requests that a replica has in its hands at most: as many pictures as are computed together."""
-PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "20"}
+PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "100"}
 """In place of 5 s, thrice: on a busy machine a proxy takes longer to start, and would be started again and again."""
 TARGET = 4
 """Requests a replica that Ray Serve aims at; with more on average, it starts another."""
