@@ -16,6 +16,8 @@ from pupila.errors import MissingExtraError, TrainingError
 
 ARROW = ("s3", "gs", "gcs", "hdfs")
 """What pyarrow opens by itself."""
+OBJECTS = ("s3", "gs", "gcs")
+"""Where an object is there only once it is whole, and renaming one would copy it."""
 
 
 class Mirror:
@@ -48,10 +50,14 @@ class Mirror:
         return f"{self._root}/{path.name}"
 
     def _put(self, path: Path) -> None:
-        part = f"{self._there(path)}.{os.getpid()}.part"
+        there = self._there(path)
         self._files.makedirs(self._root, exist_ok=True)
+        if urlsplit(self._address).scheme in OBJECTS:
+            self._files.put_file(str(path), there)
+            return
+        part = f"{there}.{os.getpid()}.part"
         self._files.put_file(str(path), part)
-        self._files.mv(part, self._there(path))
+        self._files.mv(part, there)
 
     def _fetch(self, path: Path) -> bool:
         if not self._files.exists(self._there(path)):
