@@ -194,7 +194,7 @@ def main() -> None:
     """Play two machines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     steps = {step.__name__: step for step in (predict, train, sweep, serve)}
-    parser.add_argument("steps", nargs="*", metavar="STEP", help=f"of {', '.join(steps)}; all, if none is named")
+    parser.add_argument("steps", nargs="*", metavar="STEP", help=f"of {', '.join(steps)}; serve last; else all")
     parser.add_argument("--each", type=int, default=500, help="photos a class, of three, to predict")
     chosen = parser.parse_args()
     if unknown := set(chosen.steps) - set(steps):
