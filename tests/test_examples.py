@@ -67,6 +67,32 @@ def test_ask_names_the_bad_picture(folder, server):
     assert done.stdout.startswith("bad.jpg: ") and "image_unrecognised" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["http://127.0.0.1:9", "a.jpg"], "http://127.0.0.1:9: Connection refused\n"),
+        (["http://127.0.0.1:9", "none.jpg"], "none.jpg: No such file or directory\n"),
+        (["127.0.0.1", "a.jpg"], "'127.0.0.1' is not an address. Give one such as http://127.0.0.1:3000\n"),
+    ],
+)
+def test_ask_says_in_one_sentence_what_it_cannot_reach(folder, arguments, told):
+    done = run("ask.py", *arguments, folder=folder)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
+
+
+@pytest.mark.parametrize("name", ["ask.py", "embed.py"])
+def test_without_arguments_they_say_how_they_are_used(folder, name):
+    done = run(name, folder=folder)
+    assert done.returncode == 1
+    assert f"\npython examples/{name} " in done.stderr and "Traceback" not in done.stderr
+
+
+def test_embed_says_that_there_is_no_model(folder):
+    done = run("embed.py", "none.onnx", "a.jpg", folder=folder)
+    assert done.returncode == 1
+    assert done.stderr.startswith("none.onnx: cannot be read") and done.stderr.count("\n") == 1
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_ask_with_curl_answers_the_good_ones_and_explains_the_bad_one(folder, server):
     done = run("ask.sh", server.url, "a.jpg", "bad.jpg", "c.jpg", folder=folder)

@@ -218,3 +218,20 @@ def test_process_killed_at_every_fourth_line_leaves_whole_pictures_with_rows_aft
     assert not killed
     assert 4 * number > 100
     assert orphans > 0  # without recovery there would have been some
+
+
+def test_process_killed_at_every_ninth_line_leaves_no_picture_behind_what_deletes_everything(folder: Path) -> None:
+    kept = folder / "kept"
+    Store(kept, create=True).close()
+    orphans = 0
+    for number in range(1, 100):
+        killed = killed_at_line(kept, number, line=9 * number)
+        store = Store(kept)
+        orphans += len(store.folder.files()) - store.counts().pictures
+        store.delete()
+        assert store.folder.files() == set()
+        store.close()
+        if not killed:
+            break
+    assert not killed
+    assert orphans > 0  # there was something to find

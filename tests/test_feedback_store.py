@@ -2,6 +2,7 @@
 
 import io
 import json
+import resource
 import sqlite3
 import stat
 import subprocess
@@ -298,6 +299,13 @@ def test_everything_is_deleted_and_leaves_no_trace_in_the_files(store: Store) ->
 # After a crash
 
 
+def test_whatever_is_deleted_what_an_interrupted_write_has_left_goes_too(store: Store) -> None:
+    store.add([answered(1, "a"), answered(2, "b")])
+    (store.folder.pictures / ("ab" * 32 + ".png")).write_bytes(noise(9))
+    assert store.delete("a") == 1
+    assert len(files(store)) == 1
+
+
 def test_recovery_deletes_files_without_rows_and_rows_without_files(store: Store) -> None:
     store.add([answered(1), answered(2)])
     kept = store.of_request("r1", 0)
@@ -318,6 +326,17 @@ def test_failed_write_leaves_neither_rows_nor_files(store: Store) -> None:
         store.add([answered(1)])
     assert files(store) == set()
     assert store.counts().answers == 0
+
+
+def test_disk_that_fills_up_keeps_no_unfinished_picture(store: Store) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(noise(1)) // 2, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            store.add([answered(1)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert files(store) == set()
 
 
 def test_sample_for_drift_has_each_picture_once_and_none_that_eviction_left_over(store: Store) -> None:

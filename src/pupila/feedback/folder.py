@@ -1,6 +1,5 @@
 """The folder of a store: who may read it, and one file a picture, named by its content. Knows no database."""
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Iterable
@@ -65,24 +64,26 @@ class Folder:
         """Return where the picture of this hash lies."""
         return self.pictures / f"{sha256}.{kind}"
 
+    def unfinished(self, sha256: str, kind: str) -> Path:
+        """Return where the picture of this hash lies until it is whole."""
+        return self.pictures / f".{sha256}.{kind}"
+
     def write(self, pictures: Iterable[Clean]) -> None:
         """Write those that are not there yet, each whole or not at all, and return when all are on the disk."""
-        missing = {self.file(picture.sha256, picture.kind): picture.data for picture in pictures}
-        missing = {path: data for path, data in missing.items() if not path.exists()}
-        temporary = {path: path.with_name(f".{path.name}") for path in missing}
-        for path, data in missing.items():
-            with os.fdopen(os.open(temporary[path], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        missing = {(one.sha256, one.kind): one.data for one in pictures if not self.file(one.sha256, one.kind).exists()}
+        for name, data in missing.items():
+            with os.fdopen(os.open(self.unfinished(*name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
                 file.write(data)
-        for path in missing:  # all are written by now, so that the disk can take them together
-            flush(temporary[path])
-        for path in missing:
-            temporary[path].replace(path)
+        for name in missing:  # all are written by now, so that the disk can take them together
+            flush(self.unfinished(*name))
+        for name in missing:
+            self.unfinished(*name).replace(self.file(*name))
         flush(self.pictures)  # their names, and also those that a process which was killed has not flushed
 
     def delete(self, sha256: str, kind: str) -> None:
-        """Delete a picture, if it is there."""
-        with contextlib.suppress(FileNotFoundError):
-            self.file(sha256, kind).unlink()
+        """Delete a picture, whole or unfinished, if it is there."""
+        for path in (self.file(sha256, kind), self.unfinished(sha256, kind)):
+            path.unlink(missing_ok=True)
 
     def files(self) -> set[str]:
         """Return the names of all files, unfinished ones among them."""

@@ -3,7 +3,7 @@
 Several threads and processes may use one store. All writing, of files too, happens inside a write transaction of the
 database: there is one writer at a time, and its lock goes with its process, however that ends. Files are whole and on
 the disk before the rows that name them. So a process killed at any instruction leaves at most files without a row,
-which `recover` deletes.
+which `recover` deletes, and with it every `delete`.
 """
 
 import contextlib
@@ -83,7 +83,8 @@ class Store:
     def delete(self, request: str | None = None, picture: int | None = None) -> int:
         """Delete all pictures of a request, or one of them, or with no request everything; return how many answers.
 
-        The same picture goes wherever else it was sent.
+        The same picture goes wherever else it was sent. Files that an interrupted write has left go, too: nobody can
+        say whose they are.
         """
         wanted = "" if request is None else " WHERE request = ?" + ("" if picture is None else " AND picture = ?")
         given = [value for value in (request, picture) if value is not None]
@@ -93,12 +94,17 @@ class Store:
             gone = sum(database.execute("DELETE FROM answers WHERE sha256 = ?", name).rowcount for name in names)
             unused = [file for name in names for file in _forget(database, *name)]
         self._delete_files(unused)
+        self.recover()
         with self._lock:
             self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # or it would stay in the log for a while
         return gone
 
     def recover(self) -> tuple[int, int]:
-        """Delete files without a row, and rows without a file; return how many. Others may write meanwhile."""
+        """Delete files without a row, and rows without a file; return how many.
+
+        Others may write meanwhile: nothing is deleted before the write lock is held, and a file without a row is then
+        nobody's, as who writes it would hold the lock.
+        """
         before = self.folder.files()
         with self._lock:
             known = {
