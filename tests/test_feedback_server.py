@@ -1,8 +1,10 @@
 """A real server keeps the pictures that it answers, takes corrections, and shows the pictures to the right people."""
 
 import contextlib
+import http.client
 import json
 import re
+import signal
 import sqlite3
 import stat
 import subprocess
@@ -16,7 +18,7 @@ from typing import Any
 import pytest
 import requests
 from PIL import Image
-from server_kit import CLASSES, Running, encode, picture, serving, write_model
+from server_kit import CLASSES, Running, encode, picture, serving, signal_worker, write_model
 
 from pupila import images
 from pupila.errors import ImageError
@@ -184,6 +186,54 @@ def test_worker_that_drains_writes_what_it_has_answered(tmp_path: Path) -> None:
     with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log", settings) as server:
         server.predict(*[picture("red", size=(30 + side, 31)) for side in range(40)])
     assert Store(tmp_path / "kept").counts().pictures == 40
+
+
+def test_new_worker_deletes_what_a_killed_one_has_left(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    settings = json.dumps({"port": 0, "workers": 1, "collect": str(kept)})
+    with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log", settings) as server:
+        request_id = server.predict(picture("red")).headers["X-Request-Id"]
+        assert feedback(server, request_id, 0, "red").status_code == 200
+        whole = set((kept / "pictures").iterdir())
+        for name in (f"{'ab' * 32}.png", f".{'cd' * 32}.png"):
+            (kept / "pictures" / name).write_bytes(picture("blue"))
+        for pid in server.workers():
+            signal_worker(pid, signal.SIGKILL)
+        limit = time.monotonic() + 60
+        while set((kept / "pictures").iterdir()) != whole and time.monotonic() < limit:
+            time.sleep(0.05)
+        assert set((kept / "pictures").iterdir()) == whole
+        assert "2 files of an interrupted write are deleted" in server.log.read_text()
+
+
+ANSWERS = ["/", "/page/main.js", "/review", "/review/pictures", "/card", "/model", "/healthz", "/readyz", "/metrics"]
+
+
+@pytest.mark.parametrize("path", [*ANSWERS, "/openapi.json", "/predict", "/nothing", "/page/nothing.js"])
+def test_no_header_of_an_answer_occurs_twice(server: Running, path: str) -> None:
+    for method, body in (("GET", None), ("HEAD", None), ("OPTIONS", None), ("POST", b"{}")):
+        check_headers(*exchange(server, path, method, body))
+    _, headers = exchange(server, path)
+    if etag := dict(headers).get("ETag"):
+        status, headers = exchange(server, path, tag=etag)
+        assert status == 304
+        check_headers(status, headers)
+
+
+def exchange(
+    server: Running, path: str, method: str = "GET", body: bytes | None = None, tag: str = ""
+) -> tuple[int, list[tuple[str, str]]]:
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)) as connection:
+        connection.request(method, path, body, {"If-None-Match": tag} if tag else {})
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status, answer.getheaders()
+
+
+def check_headers(status: int, headers: list[tuple[str, str]]) -> None:
+    names = [name.lower() for name, _ in headers]
+    assert sorted(names) == sorted(set(names)), status
+    assert "date" in names
 
 
 def test_key_is_needed_for_feedback_and_pictures_but_not_for_the_page(tmp_path: Path) -> None:

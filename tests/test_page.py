@@ -465,6 +465,7 @@ def test_feedback_is_given_and_seen_in_review(
         boxes.nth(0).get_by_role("button", name="Right").click()
         boxes.nth(0).get_by_text("Saved: red").wait_for()
         boxes.nth(1).get_by_role("button", name="Wrong").click()
+        assert boxes.nth(1).get_by_role("button", name="Save").is_disabled()  # nothing is chosen yet
         boxes.nth(1).get_by_role("combobox").select_option("white")
         boxes.nth(1).get_by_role("button", name="Save").click()
         boxes.nth(1).get_by_text("Saved: white").wait_for()
@@ -500,6 +501,48 @@ def test_feedback_that_fails_says_why_in_the_readers_language(
         page.get_by_role("combobox").select_option("white")
         page.get_by_role("button", name="Salvar").click()
         page.locator(".feedback", has_text="O servidor não tem esta imagem: ela pode ter sido apagada.").wait_for()
+
+
+def test_new_model_takes_no_correction_out_of_a_persons_hands(
+    browser: Any, tmp_path: Path, pictures: dict[str, Path]
+) -> None:
+    model = write_model(tmp_path / "colours.onnx")
+    with visiting(browser, model, tmp_path, {"collect": str(tmp_path / "kept")}) as (running, page):
+        choose(page, [pictures["red"], pictures["green"], pictures["blue"]])
+        settle(page, 3)
+        boxes = page.locator(".feedback")
+        boxes.nth(0).get_by_role("button", name="Wrong").click()
+        boxes.nth(0).get_by_role("combobox").select_option("white")
+        old = running.get("/model").json()["version"]
+        write_model(model, name="newer")
+        limit = time.monotonic() + 60
+        while running.get("/model").json()["version"] == old and time.monotonic() < limit:
+            time.sleep(0.1)
+        boxes.nth(1).get_by_role("button", name="Right").focus()
+        page.evaluate("window.untouched = document.querySelectorAll('.feedback')[2]")
+        choose(page, [pictures["white"]])
+        page.locator(".model-name", has_text="newer").wait_for()
+        page.wait_for_function("!window.untouched.isConnected")  # the tiles were renewed
+        assert page.locator(":focus").inner_text() == "Right"
+        assert boxes.nth(0).get_by_role("combobox").input_value() == "white"
+        boxes.nth(0).get_by_role("button", name="Save").click()
+        boxes.nth(0).get_by_text("Saved: white").wait_for()
+
+
+def test_server_that_does_not_say_what_it_takes_is_told_of_until_it_does(
+    browser: Any, server: Running, pictures: dict[str, Path]
+) -> None:
+    with opened(browser, server.url, troubled=True) as page:
+        page.route("**/card", lambda route: route.fulfill(status=403, body="<h1>Forbidden</h1>"))
+        page.reload()
+        choose(page, [pictures["red"]])
+        page.locator("#notice", has_text="Its answer: HTTP 403").wait_for()
+        page.locator("#card-body", has_text="Its answer: HTTP 403").wait_for()
+        page.unroute("**/card")
+        settle(page, 1)
+        page.locator(".model-name").wait_for()
+        assert categories(page) == ["red"]
+        assert page.locator("#notice").is_hidden()
 
 
 def test_without_a_folder_for_it_no_feedback_is_asked_for(

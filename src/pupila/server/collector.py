@@ -45,20 +45,28 @@ def prepare(settings: Settings) -> None:
         return
     try:
         store = Store(settings.collect, create=True)
-        files, rows = store.recover()
+        clear_up(store)
         store.close()
     except DataError as error:
         raise SettingsError(f"--collect: {error}") from error
+
+
+def clear_up(store: Store) -> None:
+    """Delete what an interrupted write has left, and say so in the log."""
+    files, rows = store.recover()
     if rows:
-        log.error("%s: %d pictures have lost their files, and are forgotten", settings.collect, rows)
+        log.error("%s: %d pictures have lost their files, and are forgotten", store.folder.path, rows)
     if files:
-        log.warning("%s: %d files of an interrupted write are deleted", settings.collect, files)
+        log.warning("%s: %d files of an interrupted write are deleted", store.folder.path, files)
 
 
 class Collector:
-    """One worker's. Raises DataError if the folder cannot be used."""
+    """One worker's. Raises DataError if the folder cannot be used.
 
-    def __init__(self, settings: Settings, table: Table | None = None, slot: int = 0) -> None:
+    One that comes in place of a worker that is gone, `replaces`, clears up what that may have left half done.
+    """
+
+    def __init__(self, settings: Settings, table: Table | None = None, slot: int = 0, replaces: bool = False) -> None:
         if settings.collect is None:
             raise ValueError("There is no folder to collect in.")
         self.store = Store(settings.collect, create=True)
@@ -77,6 +85,9 @@ class Collector:
         self._silent_until: dict[str, float] = {}
         """By log entry: from when on it may be written again."""
         self._thread: threading.Thread | None = None
+        self._replaces = replaces
+        if replaces:
+            self._start()
 
     def offer(self, request: str, parts: Sequence[Part], found: Sequence[Answer | ImageError], model: str) -> None:
         """Keep the pictures of a request that were answered; returns at once."""
@@ -87,8 +98,7 @@ class Collector:
                 self._enqueue(item)
             self._count_pending()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, daemon=True, name="collector")
-                self._thread.start()
+                self._start()
             self._changed.notify_all()
 
     def find(self, request: str, picture: int, deadline: float) -> Kept | None:
@@ -122,7 +132,16 @@ class Collector:
     def _count_pending(self) -> None:
         self._row[PENDING] = float(len(self._queue) + self._in_work)
 
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._work, daemon=True, name="collector")
+        self._thread.start()
+
     def _work(self) -> None:
+        if self._replaces:
+            try:
+                clear_up(self._writer)
+            except Exception:
+                self._complain("what a worker has left in %s cannot be cleared up", exc_info=True)
         while batch := self._take():
             kept = 0
             try:

@@ -151,7 +151,9 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         """Load the model, put the application together, and watch for the next model."""
         stamp = stamp_of(self.model)
         predictor, self.health.refused = load_first(self.model, self.load_model, self.original if self.booted else None)
-        self.collector = Collector(self.settings, self.keeping, self.slot) if self.settings.collect else None
+        if self.settings.collect is not None:
+            replaces = self.board.row(self.slot)[STARTS] > 1
+            self.collector = Collector(self.settings, self.keeping, self.slot, replaces)
         app = create_app(predictor, self.settings, self.health, self.ledger, self.guard, self.collector)
         swapper = Swapper(self.model, app.extensions[EXTENSION].classifier, self.health, self.load_model, stamp)
         swapper.on_new_classes = self.ledger.telemetry.forget_classes

@@ -7,8 +7,9 @@ import { askForKey } from "./key.js";
 
 const NONE = "\u0000none";
 
-/** Return the element that asks about an item's answer. What was said already is shown, and can be changed. */
-export function feedback(item, card) {
+/** Return the element that asks about an item's answer; `known` returns the classes there are to choose from now.
+ * What was said already is shown, and can be changed. */
+export function feedback(item, known) {
   const box = h("div", { className: "feedback", role: "group", "aria-label": t("feedback.label", { name: item.file.name }) });
   const show = (...children) => box.replaceChildren(...children);
   const predicted = item.answer.unknown ? null : item.answer.category;
@@ -23,9 +24,11 @@ export function feedback(item, card) {
     show(right, button("wrong", t("feedback.wrong"), () => pick()));
   };
   const pick = () => {
-    const choices = card.classes.map((name) => h("option", { value: name }, className(name)));
+    const choices = known().map((name) => h("option", { value: name }, className(name)));
     const select = h("select", { "aria-label": t("feedback.which") }, h("option", { value: "", disabled: true, selected: true }, t("feedback.which")), ...choices, h("option", { value: NONE }, t("unknown")));
-    const use = button("use", t("feedback.save"), () => select.value && say(select.value === NONE ? null : select.value));
+    const use = button("use", t("feedback.save"), () => say(select.value === NONE ? null : select.value));
+    use.disabled = true;
+    select.addEventListener("change", () => (use.disabled = !select.value));
     show(select, use, button("back", t("feedback.back"), () => (item.said === undefined ? question() : thanks())));
     select.focus();
   };

@@ -48,7 +48,7 @@ export function number(value) {
   return new Intl.NumberFormat(language, { maximumFractionDigits: 1 }).format(value);
 }
 
-/** Return 0.871 as 87 %, or with so many digits; never 0 or 100 where it is not quite. */
+/** Return 0.871 as 87%, or with so many digits; never 0 or 100 where it is not quite. */
 export function percent(fraction, digits = 0) {
   const edge = 0.5 * 10 ** (-digits - 2);
   const options = { style: "percent", minimumFractionDigits: digits, maximumFractionDigits: digits };

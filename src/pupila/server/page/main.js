@@ -2,7 +2,7 @@
 
 import { Problem, card as askCard } from "./api.js";
 import { cardOf } from "./card.js";
-import { byId, pause } from "./dom.js";
+import { byId, h, pause } from "./dom.js";
 import { className, percent, t, translate } from "./i18n.js";
 import { intake } from "./intake.js";
 import { askForKey, keyButton } from "./key.js";
@@ -54,7 +54,7 @@ function showItem(item) {
 async function renew() {
   card = null;
   await showCard();
-  for (const tile of tiles.values()) if (tile.item.said === undefined) tile.update();
+  for (const tile of tiles.values()) if (tile.item.said === undefined && !tile.inUse) tile.update();
 }
 
 function remove(item) {
@@ -87,9 +87,17 @@ async function showCard() {
     } catch (problem) {
       if (!(problem instanceof Problem)) throw problem;
       if (problem.kind === "key" && !(await askForKey())) return null;
+      if (!card && !["key", "gone", "busy"].includes(problem.kind)) {
+        byId("card-body").replaceChildren(h("p", { className: "soft", role: "status" }, refusal(problem)));
+      }
       if (problem.kind !== "key") await pause(3, "online");
     }
   }
+}
+
+/** Say why the server does not tell what it serves: in its own words, or, where a proxy answers for it, with the status. */
+function refusal({ code, status, message }) {
+  return t("state.refused", { why: status && !code ? `HTTP ${status}` : message });
 }
 
 // How far it is
@@ -107,10 +115,15 @@ function showState() {
   const progress = open ? t("progress.open", { done: all - open, n: all }) : done;
   byId("progress").textContent = progress;
   document.title = open ? `${all - open}/${all} · Pupila` : "Pupila";
-  const notice = open && { busy: t("state.busy", { n: queue.wait }), gone: t("state.gone", { n: open }), key: t("error.key") }[state];
+  const notice = open && noticeOf(queue, open);
   byId("notice").hidden = !notice;
   byId("notice").textContent = notice || "";
   if (all) announce(notice || (all === 1 && !open ? summary(queue.items[0]) : progress));
+}
+
+function noticeOf({ state, wait, problem }, open) {
+  if (state === "refused") return refusal(problem);
+  return { busy: t("state.busy", { n: wait }), gone: t("state.gone", { n: open }), key: t("error.key") }[state];
 }
 
 function summary({ file, state, answer }) {

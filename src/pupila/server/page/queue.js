@@ -15,9 +15,11 @@ const PART_HEAD = 1 * KIB; // bytes that a part's header may take, its file name
 /** States of an item: waiting, sending, answered; refused (the picture is at fault) or failed (worth another try). */
 export class Queue {
   items = [];
-  /** idle, working, busy (the server wants us to come back), gone (it does not answer), key (it wants one). */
+  /** idle, working, busy (the server wants us to come back), gone (it does not answer), key (it wants one), refused (it
+   * does not say what it takes: see `problem`). */
   state = "idle";
   wait = 0;
+  problem = null;
   #running = false;
   #number = 0;
   // How much goes into one request: little at first, so that answers come soon; then as much as takes about a second.
@@ -134,6 +136,7 @@ export class Queue {
 
   /** Do what a problem asks for; returns false if there is no use in going on. */
   async #mend(problem, batch) {
+    if (!batch.length && !["key", "busy"].includes(problem.kind)) return this.#askLater(problem);
     switch (problem.kind) {
       case "key":
         this.#say("key");
@@ -158,9 +161,17 @@ export class Queue {
         this.#learn(Infinity);
         return this.#again(batch, "late");
       default: // refused
-        if (!batch.length) await pause(3);
         return this.#refuse(problem, batch);
     }
+  }
+
+  /** Wait until the server says what it takes. Something between us and it may do as if it answered. */
+  async #askLater(problem) {
+    this.problem = problem;
+    if (problem.kind === "gone") await this.#waitForServer();
+    else this.#say("refused");
+    await pause(problem.kind === "gone" ? 1 : 3, "online");
+    return true;
   }
 
   async #waitForServer() {

@@ -39,6 +39,11 @@ export class Tile {
     this.body.replaceChildren(...body);
   }
 
+  /** Whether a person is saying something here: an update would take it out of their hands. */
+  get inUse() {
+    return this.body.contains(document.activeElement) || this.body.querySelector("select, [role=status]") !== null;
+  }
+
   /** Let go of the picture's memory. */
   free() {
     URL.revokeObjectURL(this.url);
@@ -56,8 +61,13 @@ export class Tile {
       ...(answer.unknown ? [h("h3", {}, t("unknown")), h("p", { className: "soft" }, t("nearest"))] : [best, track(answer)]),
       h("ol", { className: "bars", "aria-label": t(answer.unknown ? "nearest.list" : "next.list") }, ...others.map(bar)),
       this.item.copy && h("p", { className: "soft" }, t("copy")),
-      this.actions.card()?.feedback && feedback(this.item, this.actions.card()),
+      this.actions.card()?.feedback && this.#feedback(),
     ].filter(Boolean);
+  }
+
+  #feedback() {
+    let { classes } = this.actions.card();
+    return feedback(this.item, () => (classes = this.actions.card()?.classes ?? classes));
   }
 
   #problem() {
