@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -157,6 +158,19 @@ def test_resumed_run_goes_on_in_the_same_mlflow_run(store, tmp_path, monkeypatch
     client = mlflow_client(tmp_path)
     history = client.get_metric_history(mlflow_run(client).info.run_id, "validation_accuracy")
     assert [(m.step, m.value) for m in history] == [(1, 0.25), (2, 0.5), (3, 0.125), (3, 0.75), (4, 1.0)]
+
+
+def test_metric_that_is_not_a_number_is_logged_once_an_epoch(store, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(store, tmp_path)
+    rows = [row(1, math.nan), row(2, 0.5)]
+    for _ in range(2):  # the second time, what is there is read from the store
+        with tracking("mlflow", tmp_path / "run", Recipe()) as tracker:
+            tracker.record(rows[:1])
+            tracker.record(rows)
+    client = mlflow_client(tmp_path)
+    history = client.get_metric_history(mlflow_run(client).info.run_id, "validation_accuracy")
+    assert [(m.step, str(m.value)) for m in history] == [(1, "nan"), (2, "0.5")]
 
 
 def test_run_that_fails_is_marked_as_failed(store, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ Each is an optional package that is imported only when it is asked for. A run th
 
 import contextlib
 import importlib.util
+import math
 import os
 import signal
 import threading
@@ -151,7 +152,7 @@ class _MlflowRun(Tracker):
             Metric(name, value, round(1000 * (now - rows[-1]["seconds"] + row["seconds"])), row["epoch"])
             for row in rows
             for name, value in metrics_of(row).items()
-            if self._logged.get((name, row["epoch"])) != value
+            if not _same(self._logged.get((name, row["epoch"])), value)
         ]
         try:
             with _ctrl_c_later():
@@ -171,6 +172,10 @@ class _MlflowRun(Tracker):
                 self._client.set_terminated(self._run_id, status)
         except MlflowException as error:
             print(f"MLflow did not take the end of the run: {_first_line(error)}")
+
+
+def _same(one: float | None, other: float) -> bool:
+    return one == other or (one is not None and math.isnan(one) and math.isnan(other))
 
 
 @contextlib.contextmanager
