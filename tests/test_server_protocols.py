@@ -88,6 +88,7 @@ GOOD = {"name": "images", "datatype": "UINT8", "shape": [1, 32, 32, 3], "data": 
         {"inputs": [{**GOOD, "shape": [1, 16, 64, 3]}]},
         {"inputs": [{**GOOD, "shape": [-1, 32, 32, 3]}]},
         {"inputs": [{**GOOD, "shape": [10**12]}]},
+        {"inputs": [{**GOOD, "shape": [1, *[4096] * 1300]}]},  # their product has thousands of digits
         {"inputs": [{**GOOD, "shape": [1e3, 32, 32, 3]}]},
         {"inputs": [{**GOOD, "data": [0] * 3071}]},
         {"inputs": [{**GOOD, "data": [256] * 3072}]},

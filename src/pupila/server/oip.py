@@ -126,8 +126,8 @@ def input_tensor(document: dict[str, Any], binary: bytes, limit: int) -> tuple[s
     name, kind, shape = entry.get("name"), entry.get("datatype"), entry.get("shape")
     if (name, kind) not in (("images", "UINT8"), ("files", "BYTES")):
         raise bad(f"input {str(name)[:40]!r} of type {str(kind)[:20]} is none of 'images' (UINT8), 'files' (BYTES)")
-    if not (isinstance(shape, list) and shape and all(type(n) is int and 0 < n <= 4096 for n in shape)):
-        raise bad("the input's shape is not a list of whole numbers from 1 to 4096")
+    if not (isinstance(shape, list) and 0 < len(shape) <= 4 and all(type(n) is int and 0 < n <= 4096 for n in shape)):
+        raise bad("the input's shape is not a list of one to four whole numbers from 1 to 4096")
     if shape[0] > limit:
         raise RequestError(413, "too_many_parts", f"{shape[0]} pictures are over the limit of {limit}.")
     if name == "files":
