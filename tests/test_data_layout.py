@@ -48,6 +48,9 @@ def test_wrapped_class_folders_beside_a_readme_are_found(root: Path) -> None:
 def test_pictures_in_deeper_folders_belong_to_their_class(root: Path) -> None:
     splits = load(make_folder(root, {"train/cat/images": 2, "train/dog/indoor": 1, "train/dog/outdoor": 1}))
     assert splits.train.counts().tolist() == [2, 2]
+    assert splits.notes == (
+        "4 pictures in folders within a class folder count as that class: cat/images/000.png as cat.",
+    )
 
 
 def test_class_named_train_is_a_class_where_it_holds_pictures(root: Path) -> None:
@@ -66,8 +69,55 @@ def test_hidden_empty_and_text_files_are_passed_over(root: Path) -> None:
 
 def test_pictures_in_no_class_folder_are_listed(root: Path) -> None:
     make_folder(root, {"train/cat": 1, "train/dog": 1, "test": 1, "train": 1})
-    assert [picture.name for picture in load(root).skipped] == ["test/000.png", "train/000.png"]
+    assert [picture.name for picture in load(root).skipped] == ["train/000.png"]
     assert "no class folder" in load(root).skipped[0].reason
+    assert "test/ was left out (1 picture): it is no split with class folders in it." in load(root).notes
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("training_set", "test_set"),
+        ("Training Set", "tests"),
+        ("train", "holdout"),
+        ("seg_train", "seg_test"),
+        ("train-images", "test-images"),
+        ("cifar_train_set", "cifar_test_set"),
+        ("seg_train/seg_train", "seg_test/seg_test"),
+    ],
+)
+def test_splits_go_by_other_names_too(root: Path, train: str, test: str) -> None:
+    splits = load(make_folder(root, {f"{train}/cat": 2, f"{train}/dog": 1, f"{test}/cat": 1, f"{test}/dog": 1}))
+    assert (splits.train.classes, list(splits.parts())) == (("cat", "dog"), ["train", "test"])
+    assert splits.notes == ()
+
+
+@pytest.mark.parametrize("name", ["validation_set", "valid_set", "val_set", "evaluation"])
+def test_more_names_of_validation(root: Path, name: str) -> None:
+    splits = load(make_folder(root, {"train_set/cat": 2, "train_set/dog": 2, f"{name}/cat": 1, f"{name}/dog": 1}))
+    assert list(splits.parts()) == ["train", "validation"]
+
+
+def test_folder_beside_the_splits_is_told_in_one_sentence(root: Path) -> None:
+    make_folder(root, {"seg_train/cat": 1, "seg_train/dog": 1, "seg_test/cat": 1, "seg_test/dog": 1, "seg_pred": 3})
+    assert load(root).notes == ("seg_pred/ was left out (3 pictures): it is no split with class folders in it.",)
+    assert load(root).skipped == ()
+
+
+def test_flat_folders_with_the_names_of_splits_are_no_classes(root: Path) -> None:
+    with pytest.raises(DataError, match="test_images/ and train_images/ hold pictures without labels"):
+        load(make_folder(root, {"train_images": 2, "test_images": 2}))
+
+
+def test_classes_that_only_sound_like_splits_stay_classes(root: Path) -> None:
+    classes = {"steam_train/day": 1, "steam_test/day": 1, "car/day": 1, "bus": 1}
+    assert load(make_folder(root, classes)).train.classes == ("bus", "car", "steam_test", "steam_train")
+
+
+def test_classes_that_hold_the_same_folders_are_told(root: Path) -> None:
+    splits = load(make_folder(root, {f"{year}/{pet}": 1 for year in (2019, 2020) for pet in ("cat", "dog")}))
+    assert splits.train.classes == ("2019", "2020")
+    assert "2019, 2020 were taken as the classes, and all hold the same folders (cat, dog)" in splits.notes[0]
 
 
 def test_link_to_a_folder_above_ends(root: Path) -> None:

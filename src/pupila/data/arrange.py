@@ -9,7 +9,7 @@ from dataclasses import replace
 from pupila.data.class_folders import Found, by_class_folders, split_folders, unwrap
 from pupila.data.entries import Entry
 from pupila.data.file_names import by_file_names
-from pupila.data.layout import HINT, SPLIT_NAMES, Arranged
+from pupila.data.layout import HINT, Arranged, splits_among
 from pupila.data.parquet import by_parquet, is_parquet
 from pupila.data.source import Collected
 from pupila.data.tables import by_tables, find_tables
@@ -46,7 +46,7 @@ def _arrange(entries: Sequence[Entry], where: str) -> Arranged:
 def _by_names(found: Found, where: str) -> Arranged:
     """Take the labels from the names of files or folders."""
     tops = {path[0] for path, _ in found if len(path) > 1}
-    if not split_folders(found) and len(tops) > 1 and {top.casefold() for top in tops} <= set(SPLIT_NAMES):
+    if not split_folders(found) and len(tops) > 1 and len(splits_among(tops)) == len(tops):
         # train/1.jpg beside test/1.jpg: as class folders these would be the classes `train` and `test`
         by_name = by_file_names(found, with_splits=True)
         if by_name is None:

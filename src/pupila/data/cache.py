@@ -23,7 +23,7 @@ from pupila.data.dataset import Dataset
 from pupila.data.splits import Skipped, Splits
 from pupila.errors import DataError
 
-VERSION = 4
+VERSION = 5
 """Part of every key: raise it when the same files would give other pixels, labels or order than before."""
 
 

@@ -1,9 +1,10 @@
 """Labels from folders: one folder a class, with or without train/, valid/ and test/ above. Knows names only."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from pupila.data.entries import Entry
-from pupila.data.layout import HINT, SPLIT_NAMES, Arranged, Labelled, sort_labelled
+from pupila.data.layout import HINT, Arranged, Labelled, some, sort_labelled, splits_among
 from pupila.errors import DataError
 
 Found = list[tuple[tuple[str, ...], Entry]]
@@ -19,15 +20,22 @@ def by_class_folders(found: Found, where: str) -> Arranged:
     parts = {"train": found}
     if folders:
         _check_folders(folders, where)
-        parts = {split: [(path[1:], e) for path, e in found if path[0] == top] for top, split in folders.items()}
+        parts = {split: _inside(found, top) for top, split in folders.items()}
     splits = {split: _labelled(parts[split]) for split in sorted(parts)}
     if not splits["train"]:
         raise DataError(f"{where}: its pictures are in no class folder. {HINT}")
     used = {id(item.entry) for members in splits.values() for item in members}
-    strays = [] if len(used) == len(found) else [e for _, e in found if id(e) not in used and "." in e.parts[-1]]
+    unused = [] if len(used) == len(found) else [item for item in found if id(item[1]) not in used]
+    beside = Counter(path[0] for path, _ in unused if folders and len(path) > 1 and path[0] not in folders)
+    strays = [e for path, e in unused if (len(path) < 2 or path[0] not in beside) and "." in e.parts[-1]]
     strays.sort(key=lambda entry: entry.parts)
+    notes = [
+        f"{top}/ was left out ({count:,} {_pictures(count)}): it is no split with class folders in it."
+        for top, count in sorted(beside.items())
+    ]
+    notes += [*_same_folders(splits["train"]), *_deeper(splits)]
     layout = f"class folders in {', '.join(f'{top}/' for top in _in_order(folders))}" if folders else "class folders"
-    return Arranged(layout, splits, strays)
+    return Arranged(layout, splits, strays, notes)
 
 
 def unwrap(found: Found) -> Found:
@@ -42,7 +50,7 @@ def unwrap(found: Found) -> Found:
 def split_folders(found: Found) -> dict[str, str]:
     """Map top folders to splits. A folder `train` that holds no folders is a class: pictures of trains, beside cars."""
     holding_folders = {path[0] for path, _ in found if len(path) > 2}
-    return {top: SPLIT_NAMES[top.casefold()] for top in holding_folders if top.casefold() in SPLIT_NAMES}
+    return splits_among(holding_folders)
 
 
 def _in_order(folders: Mapping[str, str]) -> list[str]:
@@ -57,6 +65,40 @@ def _check_folders(folders: Mapping[str, str], where: str) -> None:
     if "train" not in folders.values():
         top = min(folders)
         raise DataError(f"{where}: has {top}/ but no train/. Add train/<class>/, or give the path of {top}/ itself.")
+
+
+def _inside(found: Found, top: str) -> Found:
+    """Return what a split's folder holds; one that holds nothing but another of its name (train/train/) is left out."""
+    inside = [(path[1:], entry) for path, entry in found if path[0] == top]
+    doubled = all(len(path) > 2 and path[0] == top for path, _ in inside)
+    return [(path[1:], entry) for path, entry in inside] if doubled else inside
+
+
+def _same_folders(items: Sequence[Labelled]) -> list[str]:
+    """Say that all classes hold the same folders: 2019/cat, 2019/dog, 2020/cat, 2020/dog."""
+    inner: dict[str, set[str]] = {}
+    for item in items:
+        inner.setdefault(item.category, set()).update(item.name.split("/")[:-1][:1] or [""])
+    first = next(iter(inner.values()), set())
+    if len(inner) < 2 or len(first) < 2 or "" in first or any(names != first for names in inner.values()):
+        return []
+    return [
+        f"{some(inner)} were taken as the classes, and all hold the same folders ({some(first)}): if those are the "
+        "classes, move them up, or name the folders above them train and test."
+    ]
+
+
+def _deeper(splits: Mapping[str, Sequence[Labelled]]) -> list[str]:
+    """Say how many pictures lie deeper than their class folder."""
+    deep = [item for members in splits.values() for item in members if "/" in item.name]
+    if not deep:
+        return []
+    example = f"{deep[0].category}/{deep[0].name} as {deep[0].category}"
+    return [f"{len(deep):,} {_pictures(len(deep))} in folders within a class folder count as that class: {example}."]
+
+
+def _pictures(count: int) -> str:
+    return "picture" if count == 1 else "pictures"
 
 
 def _labelled(found: Found) -> list[Labelled]:

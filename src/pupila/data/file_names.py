@@ -3,7 +3,7 @@
 import re
 
 from pupila.data.class_folders import Found
-from pupila.data.layout import SPLIT_NAMES, Arranged, Labelled, sort_labelled
+from pupila.data.layout import Arranged, Labelled, sort_labelled, splits_among
 
 NUMBERED = re.compile(r"(?P<label>.*[^\W\d_])[ _.\-]+\(?\d+\)?")
 """A label that ends in a letter, a mark between, a number."""
@@ -20,13 +20,14 @@ def by_file_names(found: Found, *, with_splits: bool) -> Arranged | None:
     """
     splits: dict[str, list[Labelled]] = {"train": []}
     strays = []
+    named = splits_among(path[0] for path, _ in found if len(path) > 1) if with_splits else {}
     for path, entry in found:
         match = NUMBERED.fullmatch(path[-1].rpartition(".")[0])
         label = match["label"].strip(" _.-") if match else ""
         if not label or label.casefold() in CAMERAS or (with_splits and len(path) < 2):
             strays.append(entry)
             continue
-        split = SPLIT_NAMES[path[0].casefold()] if with_splits else "train"
+        split = named[path[0]] if with_splits else "train"
         splits.setdefault(split, []).append(Labelled(label, path[-1], entry))
     items = [item for members in splits.values() for item in members]
     classes = {item.category for item in items}

@@ -11,18 +11,20 @@ from pupila.data.entries import Entry
 from pupila.data.splits import Skipped
 from pupila.errors import DataError
 
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "valid": "validation",
-    "val": "validation",
-    "validation": "validation",
-    "dev": "validation",
-    "eval": "validation",
-    "test": "test",
-    "testing": "test",
+WORDS = {
+    "train": ("train", "training"),
+    "validation": ("valid", "val", "validation", "dev", "eval", "evaluation", "publictest"),
+    "test": ("test", "testing", "tests", "holdout", "privatetest"),
 }
-"""What folders, tables and parquet files call the three splits, in small letters."""
+SPLIT_NAMES = {word + end: split for split, words in WORDS.items() for word in words for end in ("", "set")}
+"""What folders, tables and parquet files call the three splits, in small letters; see split_of()."""
+WITHIN = re.compile(
+    r"(?P<before>(?:.*[\s_.-])?)"
+    rf"(?P<split>{'|'.join(f'{word}(?:[ _-]?set)?' for words in WORDS.values() for word in words)})"
+    r"(?P<after>(?:[\s_.-].*)?)",
+    re.IGNORECASE,
+)
+"""The name of a split between two marks or ends: seg_train, test-images."""
 HINT = "Put them into one folder a class, like cat/1.jpg and dog/1.jpg."
 
 
@@ -94,6 +96,33 @@ def some(names: Iterable[str]) -> str:
     ordered = sorted(names)
     shown = ", ".join(ordered[:5])
     return f"{shown} and {len(ordered) - 5:,} more" if len(ordered) > 5 else shown
+
+
+def split_of(name: str) -> str | None:
+    """Return the split that a name means, however it is written: Test, test_set, Test Set; None if it means none."""
+    return SPLIT_NAMES.get(re.sub(r"[\s_-]+", "", name.casefold()))
+
+
+def splits_among(names: Iterable[str]) -> dict[str, str]:
+    """Map those names that mean a split to it.
+
+    Where none does, all may have one beginning or end in common, as seg_train, seg_test and seg_pred have: what stands
+    between counts then, if train and another split are among them.
+    """
+    names = sorted(set(names))
+    plain = {name: split for name in names if (split := split_of(name))}
+    if plain:
+        return plain
+    groups: dict[tuple[str, str], dict[str, str]] = {}
+    for name in names:
+        match = WITHIN.fullmatch(name)
+        if match and (split := split_of(match["split"])):
+            groups.setdefault((match["before"].casefold(), match["after"].casefold()), {})[name] = split
+    for (before, after), found in groups.items():
+        shared = all(name.casefold().startswith(before) and name.casefold().endswith(after) for name in names)
+        if shared and len(set(found.values())) > 1 and "train" in found.values():
+            return found
+    return {}
 
 
 def split_named(name: str) -> str | None:
