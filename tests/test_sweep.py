@@ -127,6 +127,12 @@ def test_best_is_the_best_group_on_average_and_its_best_trial():
     assert best_of([*lucky, *steady]).trial == "b-1"
 
 
+def test_tie_between_groups_goes_to_the_lower_loss_on_average():
+    better = [result("a", 0, 0.6, loss=1.0), result("a", 1, 0.7, loss=1.2)]
+    last_by_name = [result("b", 0, 0.6, loss=2.0), result("b", 1, 0.7, loss=0.5)]
+    assert best_of([*better, *last_by_name]).trial == "a-1"
+
+
 def test_uneven_classes_are_chosen_by_balanced_accuracy():
     train = colours(60).take([*range(0, 60, 3), 1, 2])  # 20, 1 and 1
     assert judged_by(train, planned("lr=0.1,0.01")) == BALANCED
@@ -192,6 +198,16 @@ def test_finished_trials_are_not_repeated(done):
 def test_other_settings_under_the_same_name_are_refused(done):
     again = CliRunner().invoke(main, command(done[1].parent, "--set", "momentum=0.5"))
     assert again.exit_code == 1 and "momentum was 0.9 and is 0.5" in again.output
+
+
+def test_other_grid_does_not_replace_what_an_earlier_sweep_found(done):
+    before = {path.name: path.read_bytes() for path in done[1].iterdir() if path.is_file()}
+    folders = sorted(done[1].iterdir())
+    line = ["sweep", "digits", "--grid", "momentum=0.5,0.6", "--set", "epochs=1", *SMALL]
+    other = CliRunner().invoke(main, [*line, "--runs", str(done[1].parent)])
+    assert other.exit_code == 1 and "holds a sweep already" in other.output and "another --name" in other.output
+    assert {path.name: path.read_bytes() for path in done[1].iterdir() if path.is_file()} == before
+    assert sorted(done[1].iterdir()) == folders
 
 
 def test_trial_that_cannot_be_trained_is_a_failure_with_its_reason(tmp_path):

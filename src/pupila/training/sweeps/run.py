@@ -67,8 +67,9 @@ def run_sweep(
     """Run what is not done yet, then write and return what was found; prints each trial's closing line.
 
     execute: runs the jobs, see processes.py. Raises TrainingError if every trial failed, or if the folder holds trials
-    of other settings, and what load_dataset and train raise.
+    of other settings or a sweep with trials that are not in this one, and what load_dataset and train raise.
     """
+    _check_folder(folder, trials)
     splits = load_dataset(source, size)  # errors in the data show now, and the cache is filled before trials need it
     judge = judged_by(splits.train, trials)
     jobs = [Job(t, source, folder / t.name, splits.fingerprint, size, checkpoint_seconds, judge) for t in trials]
@@ -83,6 +84,25 @@ def run_sweep(
         _say(outcome)
     ordered = [outcomes[job.trial.name] for job in jobs if job.trial.name in outcomes]
     return _publish(folder, ordered, reference, judge)
+
+
+def _check_folder(folder: Path, trials: Sequence[Trial]) -> None:
+    """Raise TrainingError if the folder's table and model are of trials that this sweep would leave out."""
+    path = folder / "results.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        earlier = [outcome["trial"] for outcome in [*found["trials"], *found["failures"]]]
+    except FileNotFoundError:
+        return
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise TrainingError(f"{path}: cannot be read ({error}). Delete it, or choose another --name.") from error
+    planned = {trial.name for trial in trials}
+    others = [name for name in earlier if name not in planned]
+    if others:
+        raise TrainingError(
+            f"{folder}: holds a sweep already, with trials that are not in this one ({len(others)}, the first: "
+            f"{others[0]}). Go on with the same command or a larger grid, or choose another --name."
+        )
 
 
 def judged_by(train: Dataset, trials: Sequence[Trial]) -> str:

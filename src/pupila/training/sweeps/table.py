@@ -60,11 +60,16 @@ def rows_of(results: Sequence[Result], failures: Sequence[Failure]) -> list[Row]
 
 def best_of(results: Sequence[Result], judged_by: str = PLAIN) -> Result:
     """Return the trial whose model is kept; see the module's docstring. Ties go to the lower validation loss."""
-    figures: dict[str, list[float]] = {}
+    figures: dict[str, list[tuple[float, float]]] = {}
     for result in results:
-        figures.setdefault(result.group, []).append(result.best[judged_by])
-    means = {group: statistics.fmean(found) for group, found in figures.items()}
-    return max(results, key=lambda r: (means[r.group], r.group, r.best[judged_by], -r.best["validation_loss"]))
+        figures.setdefault(result.group, []).append(_figures(result, judged_by))
+    means = {group: [statistics.fmean(kind) for kind in zip(*found, strict=True)] for group, found in figures.items()}
+    return max(results, key=lambda r: (means[r.group], r.group, _figures(r, judged_by)))
+
+
+def _figures(result: Result, judged_by: str) -> tuple[float, float]:
+    """Return what a trial is judged by, and its loss for ties; more is better in both."""
+    return result.best[judged_by], -result.best["validation_loss"]
 
 
 def as_text(rows: Sequence[Row], reference: str, test_pictures: int) -> str:
