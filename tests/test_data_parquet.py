@@ -45,6 +45,19 @@ def test_labels_may_be_texts_and_one_file_may_be_all(tmp_path: Path) -> None:
     assert load_dataset(tmp_path / "pets.parquet", 8, cache=tmp_path / "cache").train.classes == ("cat", "dog")
 
 
+def test_name_of_the_data_set_may_stand_before_that_of_the_split(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "pets" / "pets-train-00000-of-00001.parquet", ["dog", "cat"])
+    write_parquet(tmp_path / "pets" / "pets-test-00000-of-00001.parquet", ["dog"])
+    assert list(load_dataset(tmp_path / "pets", 8, cache=tmp_path / "cache").parts()) == ["train", "test"]
+
+
+def test_file_of_no_known_split_beside_others_is_refused(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "pets" / "train.parquet", ["dog", "cat"])
+    write_parquet(tmp_path / "pets" / "unsupervised.parquet", ["dog"])
+    with pytest.raises(DataError, match=r"the names of unsupervised\.parquet tell no split"):
+        load_dataset(tmp_path / "pets", 8, cache=tmp_path / "cache")
+
+
 def test_labels_beyond_the_names_are_refused(tmp_path: Path) -> None:
     write_parquet(tmp_path / "pets.parquet", [0, 2], ["dog", "cat"])
     with pytest.raises(DataError, match="labels beyond its 2 class names"):

@@ -72,6 +72,23 @@ def test_each_split_may_have_a_table(root: Path) -> None:
     }
 
 
+def test_column_of_splits_that_is_not_understood_is_refused(root: Path) -> None:
+    table = "path,label,split\na.png,cat,train\nb.png,dog,\nc.png,dog,Fold 2\nd.png,cat,extra\n"
+    write_files(root, {**pictures("a.png", "b.png", "c.png", "d.png"), "labels.csv": table})
+    with pytest.raises(DataError, match=r"labels.csv has a column of splits that says Fold 2, extra. Write train, val"):
+        load(root, root)
+
+
+def test_splits_of_fer2013_are_understood_and_an_empty_one_is_train(root: Path) -> None:
+    table = "path,label,split\na.png,cat,Training\nb.png,dog,\nc.png,dog,PublicTest\nd.png,cat,PrivateTest\n"
+    write_files(root, {**pictures("a.png", "b.png", "c.png", "d.png"), "labels.csv": table})
+    assert names(load(root, root)) == {
+        "train": ["cat/a.png", "dog/b.png"],
+        "validation": ["dog/c.png"],
+        "test": ["cat/d.png"],
+    }
+
+
 def test_split_may_be_a_column(root: Path) -> None:
     table = "path,label,split\na.png,cat,train\nb.png,dog,train\nc.png,dog,valid\n"
     write_files(root, {**pictures("a.png", "b.png", "c.png"), "all.csv": table})

@@ -5,11 +5,12 @@ Knows pyarrow, which is an extra, and no pixels.
 
 import io
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from pupila.data.entries import Entry, parts_of
-from pupila.data.layout import SPLIT_NAMES, Arranged, Labelled, sort_labelled, split_named
+from pupila.data.layout import Arranged, Labelled, some, sort_labelled, split_named, split_of, splits_among
 from pupila.data.splits import Skipped
 from pupila.errors import DataError, MissingExtraError
 
@@ -25,15 +26,13 @@ def is_parquet(entries: Sequence[Entry]) -> bool:
 def by_parquet(entries: Sequence[Entry], where: str) -> Arranged:
     """Take pictures and labels from the parquet files among the entries, in their order.
 
-    Raises DataError if a file has no such columns, is damaged, or none is of the training split; MissingExtraError
-    without pyarrow.
+    Raises DataError if a file has no such columns, is damaged, or is of no known split beside others that are, or if none is of
+    the training split; MissingExtraError without pyarrow.
     """
     files = sorted((e for e in entries if e.parts[-1].lower().endswith(".parquet")), key=lambda entry: entry.parts)
     splits: dict[str, list[Labelled]] = {}
     skipped: list[Skipped] = []
-    for file in files:
-        folder = file.parts[-2].casefold() if len(file.parts) > 1 else ""
-        split = split_named(file.parts[-1]) or SPLIT_NAMES.get(folder, "train")
+    for file, split in zip(files, _splits(files, where), strict=True):
         for labelled in _read(file, f"{where}: {file.name}"):
             if labelled.entry.source == b"" or not labelled.category:
                 missing = "label" if labelled.entry.source else "bytes of a picture"
@@ -43,6 +42,23 @@ def by_parquet(entries: Sequence[Entry], where: str) -> Arranged:
     if not splits.get("train"):
         raise DataError(f"{where}: {files[0].name} holds no training pictures. Add one, named train.parquet.")
     return Arranged("parquet", {split: sort_labelled(splits[split]) for split in sorted(splits)}, skipped=skipped)
+
+
+def _splits(files: Sequence[Entry], where: str) -> list[str]:
+    """Return the split of each file, by its name or its folder's; where none tells, all are for training."""
+    stems = [re.sub(r"(-\d+-of-\d+)?\.parquet$", "", file.parts[-1], flags=re.IGNORECASE) for file in files]
+    among = splits_among(stems)
+    told = [
+        split_named(file.parts[-1]) or among.get(stem) or (split_of(file.parts[-2]) if len(file.parts) > 1 else None)
+        for file, stem in zip(files, stems, strict=True)
+    ]
+    unknown = [file.name for file, split in zip(files, told, strict=True) if not split]
+    if unknown and len(unknown) < len(files):
+        raise DataError(
+            f"{where}: the names of {some(unknown)} tell no split, and those of other files do. Begin them with train, "
+            "validation or test, or move them away."
+        )
+    return [split or "train" for split in told]
 
 
 def _read(file: Entry, where: str) -> list[Labelled]:

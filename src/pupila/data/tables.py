@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pupila.data.entries import Entry, parts_of
-from pupila.data.layout import SPLIT_NAMES, Arranged, Labelled, some, sort_labelled, split_named
+from pupila.data.layout import Arranged, Labelled, some, sort_labelled, split_named, split_of
 from pupila.data.splits import Skipped
 from pupila.errors import DataError
 
@@ -69,7 +69,8 @@ def find_tables(entries: Sequence[Entry]) -> tuple[list[Table], list[str]]:
 def by_tables(tables: Sequence[Table], entries: Sequence[Entry], where: str) -> Arranged:
     """Take the labels of the pictures among the entries from tables.
 
-    Raises DataError if one picture has two labels, or none of the tables is of the training split.
+    Raises DataError if one picture has two labels, if a column of splits names an unknown one, or if none of the tables
+    is of the training split.
     """
     pictures = [entry for entry in entries if entry.may_be_picture]
     splits, skipped = _collect(tables, where)
@@ -130,6 +131,7 @@ def _collect(tables: Iterable[Table], where: str) -> tuple[dict[str, list[Labell
     splits: dict[str, dict[str, Labelled]] = {}
     skipped = []
     for table in tables:
+        _check_splits(table, where)
         for row in table.rows:
             entry = table.pictures.get(_key(row.file))
             if entry is None:
@@ -137,13 +139,22 @@ def _collect(tables: Iterable[Table], where: str) -> tuple[dict[str, list[Labell
             elif not row.label:
                 skipped.append(Skipped(entry.name, f"{table.name} gives it no label."))
             else:
-                split = splits.setdefault(SPLIT_NAMES.get(row.split.casefold(), table.split), {})
+                split = splits.setdefault(split_of(row.split) or table.split, {})
                 known = split.setdefault(entry.name, Labelled(row.label, entry.name, entry))
                 if known.category != row.label:
                     raise DataError(
                         f"{where}: {table.name} calls {entry.name} both '{known.category}' and '{row.label}'. Keep one."
                     )
     return {split: list(members.values()) for split, members in splits.items()}, skipped
+
+
+def _check_splits(table: Table, where: str) -> None:
+    unknown = {row.split for row in table.rows if row.split and not split_of(row.split)}
+    if unknown:
+        raise DataError(
+            f"{where}: {table.name} has a column of splits that says {some(unknown)}. Write train, validation or test "
+            "there, or give the column another name if it tells something else."
+        )
 
 
 def _rows(entry: Entry) -> tuple[list[Row], bool]:
