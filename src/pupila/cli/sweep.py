@@ -61,7 +61,7 @@ def sweep(
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         summary = run_sweep(
             data, trials, folder, size=size, checkpoint_seconds=checkpoint_seconds, reference=definition.reference,
-            execute=_execute(jobs, cluster, stop_early),
+            execute=_execute(jobs, cluster, stop_early), keep_stopped=stop_early,
         )  # fmt: skip
     click.echo(json.dumps(summary.to_json()) if as_json else summary.to_text())
 

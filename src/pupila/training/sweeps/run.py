@@ -24,7 +24,16 @@ from pupila.training.fit import CHECKPOINT_SECONDS
 from pupila.training.sweeps.definition import Trial
 from pupila.training.sweeps.processes import Execute, in_turn
 from pupila.training.sweeps.table import Row, as_csv, as_json, as_text, best_of, rows_of
-from pupila.training.sweeps.trial import BALANCED, PLAIN, Failure, Job, Result, read_result, read_stopped
+from pupila.training.sweeps.trial import (
+    BALANCED,
+    PLAIN,
+    Failure,
+    Job,
+    Result,
+    forget_stopped,
+    read_result,
+    read_stopped,
+)
 
 
 @dataclass(frozen=True)
@@ -63,11 +72,13 @@ def run_sweep(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     reference: str = "",
     execute: Execute = in_turn,
+    keep_stopped: bool = False,
 ) -> SweepSummary:
     """Run what is not done yet, then write and return what was found; prints each trial's closing line.
 
-    execute: runs the jobs, see processes.py. Raises TrainingError if every trial failed, or if the folder holds trials
-    of other settings or a sweep with trials that are not in this one, and what load_dataset and train raise.
+    execute: runs the jobs, see processes.py. keep_stopped: leave trials that were stopped early as they are; else they
+    go on. Raises TrainingError if no trial came to its end, or if the folder holds trials of other settings or a sweep
+    with trials that are not in this one, and what load_dataset and train raise.
     """
     _check_folder(folder, trials)
     splits = load_dataset(source, size)  # errors in the data show now, and the cache is filled before trials need it
@@ -75,9 +86,13 @@ def run_sweep(
     jobs = [Job(t, source, folder / t.name, splits.fingerprint, size, checkpoint_seconds, judge) for t in trials]
     del splits
     outcomes: dict[str, Result | Failure] = {
-        job.trial.name: done for job in jobs if (done := read_result(job) or read_stopped(job))
+        job.trial.name: done
+        for job in jobs
+        if (done := read_result(job) or (read_stopped(job) if keep_stopped else None))
     }
     left = [job for job in jobs if job.trial.name not in outcomes]
+    for job in left:
+        forget_stopped(job)
     print(f"{len(jobs)} trials, {len(outcomes)} of them done before, in {folder}", flush=True)
     for outcome in execute(left) if left else ():
         outcomes[outcome.trial] = outcome
@@ -113,7 +128,7 @@ def judged_by(train: Dataset, trials: Sequence[Trial]) -> str:
 
 def _say(outcome: Result | Failure) -> None:
     if isinstance(outcome, Failure):
-        print(f"{outcome.trial}: failed: {outcome.reason}", flush=True)
+        print(f"{outcome.trial}: {'' if outcome.stopped else 'failed: '}{outcome.reason}", flush=True)
         return
     test = "" if outcome.test_accuracy is None else f", test acc {outcome.test_accuracy:.4f}"
     print(f"{outcome.trial}: {outcome.closing}{test}", flush=True)
@@ -123,7 +138,7 @@ def _publish(folder: Path, outcomes: Sequence[Result | Failure], reference: str,
     results = [outcome for outcome in outcomes if isinstance(outcome, Result)]
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
     if not results:
-        raise TrainingError(f"{folder}: every trial failed; the first: {failures[0].reason}")
+        raise TrainingError(f"{folder}: no trial came to its end; the first: {failures[0].reason}")
     best, rows = best_of(results, judge), rows_of(results, failures)
     model = folder / "model.onnx"
     temporary = model.with_name(f".{model.name}.{os.getpid()}")

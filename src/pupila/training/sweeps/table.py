@@ -38,8 +38,10 @@ class Row:
     group: str
     seeds: int
     failed: int
+    stopped: int
+    """Trials that were ended early since others were better; they are not among the failed."""
     train_loss: Spread | None
-    """This and what follows is None where every trial of the group failed."""
+    """This and what follows is None where no trial of the group came to its end."""
     train_accuracy: Spread | None
     validation_accuracy: Spread | None
     test_accuracy: Spread | None
@@ -53,7 +55,7 @@ def rows_of(results: Sequence[Result], failures: Sequence[Failure]) -> list[Row]
     """Return one row a group, in the order in which the groups first appear."""
     groups = list(dict.fromkeys([*(r.group for r in results), *(f.group for f in failures)]))
     return [
-        _row(group, [r for r in results if r.group == group], sum(f.group == group for f in failures))
+        _row(group, [r for r in results if r.group == group], [f for f in failures if f.group == group])
         for group in groups
     ]
 
@@ -80,8 +82,14 @@ def as_text(rows: Sequence[Row], reference: str, test_pictures: int) -> str:
     heads += [f"reference {REFERENCE_KEYS[key]}" for key in keys]
     lines = [heads]
     for row in rows:
-        cells = [row.group, f"{row.seeds}", *map(_shown, (row.train_loss, row.train_accuracy, row.validation_accuracy))]
-        cells += [_shown(row.test_accuracy)] * bool(test_pictures)
+        none = "failed" if row.failed else "stopped"
+        shown = [
+            row.train_loss,
+            row.train_accuracy,
+            row.validation_accuracy,
+            *[row.test_accuracy] * bool(test_pictures),
+        ]
+        cells = [row.group, f"{row.seeds}", *(none if spread is None else str(spread) for spread in shown)]
         cells += [_number(row.examples_per_second), _number(row.seconds)]
         lines.append([*cells, *(f"{row.reference[key]:g}" if key in row.reference else "" for key in keys)])
     widths = [max(len(line[place]) for line in lines) for place in range(len(heads))]
@@ -89,8 +97,11 @@ def as_text(rows: Sequence[Row], reference: str, test_pictures: int) -> str:
     text.append("Each figure: mean over n seeds (lowest to highest), of the epoch that validated best.")
     text += [f"Test: the model files on {test_pictures:,} pictures; nothing is chosen by it."] * bool(test_pictures)
     text += [f"Reference: {reference}."] * bool(keys and reference)
-    failed = sum(row.failed for row in rows)
+    failed, stopped = sum(row.failed for row in rows), sum(row.stopped for row in rows)
     text += [f"{failed} trials failed; results.json has the reasons. The same command tries them again."] * bool(failed)
+    text += [f"{stopped} trials were stopped early. Without --stop-early the command goes on with them."] * bool(
+        stopped
+    )
     return "\n".join(text)
 
 
@@ -119,14 +130,17 @@ def as_json(rows: Sequence[Row], results: Sequence[Result], failures: Sequence[F
     }
 
 
-def _row(group: str, results: Sequence[Result], failed: int) -> Row:
+def _row(group: str, results: Sequence[Result], failures: Sequence[Failure]) -> Row:
+    stopped = sum(failure.stopped for failure in failures)
+    failed = len(failures) - stopped
     if not results:
-        return Row(group, failed, failed, None, None, None, None, None, None, {})
+        return Row(group, len(failures), failed, stopped, None, None, None, None, None, None, {})
     test = [r.test_accuracy for r in results if r.test_accuracy is not None]
     return Row(
         group=group,
-        seeds=len(results) + failed,
+        seeds=len(results) + len(failures),
         failed=failed,
+        stopped=stopped,
         train_loss=_spread([r.best["train_loss"] for r in results]),
         train_accuracy=_spread([r.best["train_accuracy"] for r in results]),
         validation_accuracy=_spread([r.best["validation_accuracy"] for r in results]),
@@ -139,10 +153,6 @@ def _row(group: str, results: Sequence[Result], failed: int) -> Row:
 
 def _spread(values: Sequence[float]) -> Spread:
     return Spread(statistics.fmean(values), min(values), max(values))
-
-
-def _shown(spread: Spread | None) -> str:
-    return "failed" if spread is None else str(spread)
 
 
 def _number(value: float | None) -> str:

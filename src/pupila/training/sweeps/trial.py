@@ -22,8 +22,8 @@ from pupila.training.train import Trained, closing_line, train
 
 RESULT = "result.json"
 PLAIN, BALANCED = "validation_accuracy", "validation_balanced_accuracy"
-STOPPED = "stopped.txt"
-"""Is there if a scheduler ended the trial before its time: it is not run again."""
+STOPPED = "stopped.json"
+"""Is there if a scheduler ended the trial before its time: with which recipe, and on which data."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,15 @@ class Failure:
     trial: str
     group: str
     reason: str
+    stopped: bool = False
+    """No error: a scheduler ended it, since others were better."""
 
 
 def run_job(job: Job, watch: OnEpoch = lambda _: None) -> Result | Failure:
     """Train, score on the test split if there is one, and leave result.json; a job that is done is only read.
 
     What goes wrong in training or in its model becomes a Failure; wrong data or a missing package ends the sweep.
-    watch: see train(); if it raises SystemExit, the trial is stopped for good, and a note of that is left.
+    watch: see train(); if it raises SystemExit, the trial is stopped early, and a note of that is left.
     """
     done = read_result(job)
     if done is not None:
@@ -97,7 +99,8 @@ def run_job(job: Job, watch: OnEpoch = lambda _: None) -> Result | Failure:
     except (TrainingError, ModelError) as error:
         return Failure(job.trial.name, job.trial.group, str(error))
     except SystemExit:
-        (job.folder / STOPPED).write_text("Stopped early: other trials were better by then.\n")
+        note = {"recipe": job.trial.recipe.to_dict(), "fingerprint": job.fingerprint}
+        (job.folder / STOPPED).write_text(json.dumps(note), encoding="utf-8")
         raise
     if trained.fitted.stopped:
         raise KeyboardInterrupt
@@ -109,9 +112,19 @@ def run_job(job: Job, watch: OnEpoch = lambda _: None) -> Result | Failure:
 
 
 def read_stopped(job: Job) -> Failure | None:
-    """Return what is to be said of a trial that was stopped early, or None."""
-    path = job.folder / STOPPED
-    return Failure(job.trial.name, job.trial.group, path.read_text().strip()) if path.exists() else None
+    """Return what is to be said of a trial that was stopped early with this recipe on this data, or None."""
+    try:
+        note = json.loads((job.folder / STOPPED).read_text(encoding="utf-8"))
+        same = note["fingerprint"] == job.fingerprint and not _changes(job.trial.recipe, note["recipe"])
+    except (OSError, KeyError, TypeError, ValueError, AttributeError):  # killed while it was written: not stopped
+        return None
+    reason = "Stopped early: other trials were better by then."
+    return Failure(job.trial.name, job.trial.group, reason, stopped=True) if same else None
+
+
+def forget_stopped(job: Job) -> None:
+    """Let a trial that was stopped early be run again, from where it was."""
+    (job.folder / STOPPED).unlink(missing_ok=True)
 
 
 def run_quietly(job: Job, threads: int) -> Result | Failure:
