@@ -11,7 +11,9 @@ import pytest
 from data_kit import encode, scene, write_files
 from PIL import Image
 
+from pupila.data import load_dataset
 from pupila.data.inspection import inspect_dataset
+from pupila.training.train import _report
 
 GOOD = 490
 HEIC = b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(400)
@@ -90,6 +92,29 @@ def as_a_plain_user(code: str, *arguments: object, **environment: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_training_counts_the_skipped_files_that_it_does_not_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = {f"{name}/{k}.png": encode(scene(k)) for name in ("cat", "dog") for k in range(3)}
+    root = write_files(tmp_path / "pets", {**good, **{f"cat/broken-{k:02}.png": b"no picture" for k in range(13)}})
+    _report(load_dataset(root, 32, cache=tmp_path / "cache"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "  and 3 more" and lines[-2].startswith("  cat/broken-09.png: ")
+
+
+def test_folder_that_may_not_be_read_is_listed_and_stops_nothing(tmp_path: Path) -> None:
+    root = tmp_path / "pets"
+    write_files(root, {f"{name}/{k}.png": encode(scene(k)) for name in ("cat", "dog", "dog/closed") for k in range(3)})
+    code = "import sys; from pathlib import Path; from pupila.data.folders import list_folder\n"
+    code += "listing = list_folder(Path(sys.argv[1]))\n"
+    code += "print(len(listing.files), *(f'{item.name}: {item.reason}' for item in listing.skipped))"
+    (root / "dog" / "closed").chmod(0)
+    try:
+        assert as_a_plain_user(code, root).strip() == "6 dog/closed: There is no permission to read it."
+    finally:
+        (root / "dog" / "closed").chmod(0o755)
 
 
 def test_leaks_come_first_and_wrong_labels_are_named(tmp_path: Path) -> None:

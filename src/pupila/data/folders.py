@@ -11,6 +11,7 @@ from pupila.errors import DataError
 
 LINKED_AT_MOST = 10_000
 """Links to folders that are followed: a few folders that link to each other make millions of paths."""
+CLOSED = "There is no permission to read it."
 
 Waiting = tuple[str, tuple[str, ...], frozenset[tuple[int, int]]]
 """A folder still to be looked into, its name within the data set, and the identities of those above it."""
@@ -52,12 +53,18 @@ def list_folder(root: Path) -> Listing:
     waiting: list[Waiting] = [(str(root), (), frozenset())]
     while waiting:  # and no recursion: folders may be nested deeper than Python's calls
         folder, above, seen = waiting.pop()
-        status = os.stat(folder)  # noqa: PTH116 - no Path for each of many
-        here = (status.st_dev, status.st_ino)
-        if here in seen:
+        try:
+            status = os.stat(folder)  # noqa: PTH116 - no Path for each of many
+            here = (status.st_dev, status.st_ino)
+            if here in seen:
+                continue
+            with os.scandir(folder) as found:
+                items = list(found)
+        except PermissionError:
+            if not above:
+                raise
+            listing.skipped.append(Skipped("/".join(above), CLOSED))
             continue
-        with os.scandir(folder) as found:
-            items = list(found)
         if not items and above:
             listing.empty.append("/".join(above))
         for item in items:
@@ -83,7 +90,11 @@ def _take(item: os.DirEntry[str], parts: tuple[str, ...], listing: Listing) -> b
             listing.skipped.append(Skipped("/".join(parts), "It is a folder with the name of a picture."))
         return True
     elif file:
-        status = item.stat()
+        try:
+            status = item.stat()
+        except PermissionError:  # its folder may be listed, and not entered
+            listing.skipped.append(Skipped("/".join(parts), CLOSED))
+            return False
         listing.files.append(Listed(Entry(parts, item.path), status.st_size, status.st_mtime_ns))
     else:
         reason = "It is a link to a file that is not there." if item.is_symlink() else "It is no regular file."

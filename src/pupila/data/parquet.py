@@ -26,8 +26,8 @@ def is_parquet(entries: Sequence[Entry]) -> bool:
 def by_parquet(entries: Sequence[Entry], where: str) -> Arranged:
     """Take pictures and labels from the parquet files among the entries, in their order.
 
-    Raises DataError if a file has no such columns, is damaged, or is of no known split beside others that are, or if none is of
-    the training split; MissingExtraError without pyarrow.
+    Raises DataError if a file has no such columns, is damaged, or is of no known split beside others that are, or if
+    none is of the training split; MissingExtraError without pyarrow.
     """
     files = sorted((e for e in entries if e.parts[-1].lower().endswith(".parquet")), key=lambda entry: entry.parts)
     splits: dict[str, list[Labelled]] = {}

@@ -231,6 +231,8 @@ def _report(splits: Splits) -> None:
         print(f"{splits.name}: skipped {len(splits.skipped)} unreadable pictures:")
         for skipped in splits.skipped[:10]:
             print(f"  {skipped.name}: {skipped.reason}")
+        if len(splits.skipped) > 10:
+            print(f"  and {len(splits.skipped) - 10:,} more")
 
 
 def refuse_to_overwrite(folder: Path, resume: bool) -> None:
