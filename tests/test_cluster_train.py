@@ -82,10 +82,10 @@ def test_sweep_goes_on_when_its_driver_was_killed_and_stops_a_trial_that_falls_b
 WITHOUT = ["train digits", "sweep digits --grid lr=0.1,0.2", "predict m.onnx . --out a.csv", "serve"]
 
 
-@pytest.mark.parametrize("command", WITHOUT)
-def test_without_the_extra_it_says_what_to_install(command: str):
+@pytest.mark.parametrize(("command", "lacks"), [*((c, "ray") for c in WITHOUT), ("serve", "starlette")])
+def test_without_the_extra_it_says_what_to_install(command: str, lacks: str):
     line = [*command.split(), "--cluster"]
-    code = f"import sys; sys.modules['ray'] = None; from pupila.cli import main; main({line})"
+    code = f"import sys; sys.modules['{lacks}'] = None; from pupila.cli import main; main({line})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 1
     assert done.stderr.endswith("Install it with: pip install 'pupila[cluster]'\n")

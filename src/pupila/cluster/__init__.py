@@ -25,7 +25,10 @@ SETTINGS = {
 }
 """Of Ray's own settings, where a person has not made them."""
 
-if importlib.util.find_spec("ray") is None:
+NEEDED = ("ray", "pyarrow", "pandas", "fastapi", "starlette", "uvicorn", "requests")
+"""What the extra brings; plain `pip install ray` leaves the rest out."""
+
+if any(importlib.util.find_spec(name) is None for name in NEEDED):
     raise MissingExtraError("Working on a cluster", "cluster")
 for _name, _value in SETTINGS.items():  # here, since Ray reads them when it is imported
     os.environ.setdefault(_name, _value)

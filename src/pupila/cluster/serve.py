@@ -16,6 +16,7 @@ from pathlib import Path
 from ray import serve
 from ray.exceptions import ObjectLostError, RayActorError, RayError
 from ray.serve.config import HTTPOptions, ProxyLocation
+from ray.serve.context import _get_global_client
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 from starlette.requests import Request
@@ -121,7 +122,8 @@ def app(options: dict[str, str]) -> serve.Application:
 def serve_on_cluster(model: Path, settings: Settings, address: str = HERE) -> str:
     """Serve a model on the cluster that runs at an address, or roll it out there; return where it listens.
 
-    Returns when every replica has the model; they go on serving. Raises SettingsError, or ModelError if it cannot be
+    Returns when every replica has the model; they go on serving. Raises SettingsError, also where Ray Serve runs with
+    another host or port, or ModelError if it cannot be
     loaded: then the replicas before it go on.
     """
     if settings.collect is not None:
@@ -137,6 +139,7 @@ def serve_on_cluster(model: Path, settings: Settings, address: str = HERE) -> st
                     ProxyLocation.EveryNode, HTTPOptions(host=settings.host, port=settings.port),
                     controller_options={"runtime_env": {"env_vars": {**HOOK, **PATIENCE}}},
                 )  # fmt: skip
+            _check_address(settings)
             with slow:
                 serve.run(made, name=NAME, route_prefix="/")
         except (RayError, RuntimeError) as error:
@@ -146,3 +149,16 @@ def serve_on_cluster(model: Path, settings: Settings, address: str = HERE) -> st
                 "help, and `serve shutdown` before another try."
             ) from error
     return f"http://{settings.host}:{settings.port}"
+
+
+def _check_address(settings: Settings) -> None:
+    """Raise SettingsError if Ray Serve listens elsewhere: it keeps the address that it was started with."""
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is None:
+        return
+    running = (client.http_config.host, client.http_config.port)
+    if running != (settings.host, settings.port):
+        raise SettingsError(
+            f"Ray Serve runs on this cluster already, at {running[0]}, port {running[1]}. Give --host {running[0]} "
+            f"--port {running[1]} to roll a model out there, or stop it first with `serve shutdown`."
+        )
