@@ -4,7 +4,8 @@
 
 The same 9,000 photos and the bundled model each time, in turn; about four minutes on two quiet cores. Counted are the
 rows of the job's journal, between a fifth of them and nearly all, so that starting and ending are left out. Each node
-is a Ray node of its own with one core. Overhead is against the same number of cores without Ray; the bar is training.py's.
+is a Ray node of its own with one core. Overhead is against the same number of cores without Ray; the bar is that of
+training.py.
 """
 
 import argparse
