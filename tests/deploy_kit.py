@@ -74,11 +74,20 @@ class Box:
                 (self.root / name).symlink_to(here.readlink())
             elif here.exists():
                 self.mount(here, name)
-        self.mount(Path(sys.base_prefix), "usr/local")
+        self.mount(self._python(), "usr/local")
         self.mount(Path("/dev"), "dev")
         for kind, name in (("proc", "proc"), ("tmpfs", "tmp")):
             (self.root / name).mkdir()
             self.outside("mount", "-t", kind, kind, str(self.root / name))
+
+    def _python(self) -> Path:
+        """Return the folder of the Python that runs the tests, or one with a `python` in it where that is Debian's."""
+        if sys.base_prefix != "/usr":
+            return Path(sys.base_prefix)
+        folder = self.root.with_name(f"{self.root.name}-python")
+        (folder / "bin").mkdir(parents=True)
+        (folder / "bin" / "python").symlink_to(f"/usr/bin/python3.{sys.version_info.minor}")
+        return folder
 
     def outside(self, *command: str) -> None:
         """Run a command in the namespace, but on the machine's own root folder."""
