@@ -5,15 +5,18 @@ import itertools
 import os
 import secrets
 import socket
+import subprocess
+import sys
 import tarfile
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+import requests
 from data_kit import real_data
 from PIL import Image
 from training_kit import colours
@@ -139,6 +142,90 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos") / "photos"
     fill_with_photos(folder, 60)
     return folder
+
+
+# Serving
+
+
+def serve_command(model: Path, port: int, address: str, workers: int = 2) -> "subprocess.CompletedProcess[str]":
+    """Serve a model on the cluster, by the command, which returns when all replicas have it."""
+    options = ["--port", str(port), "--workers", str(workers), "--deadline", "120", f"--cluster={address}"]
+    command = [sys.executable, "-m", "pupila", "serve", str(model), *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+
+def deploy(model: Path, port: int, address: str, workers: int = 2) -> None:
+    """The same, which must go well; returns when it listens."""
+    done = serve_command(model, port, address, workers)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("Serving on every node") and done.stdout.count("\n") == 1, done.stdout
+    assert done.stderr == ""
+    limit = time.monotonic() + 300
+    while True:
+        try:
+            requests.get(f"http://127.0.0.1:{port}/healthz", timeout=60)
+            return
+        except requests.ConnectionError:
+            assert time.monotonic() < limit
+            time.sleep(0.1)
+
+
+class Got(NamedTuple):
+    """What a client of Load got for one request."""
+
+    status: int
+    """0 if the connection failed; then the client asks the next address the same again."""
+    category: str
+    """Or why there is none."""
+    version: str
+    url: str
+    seconds: float
+
+
+class Load:
+    """Clients that ask for an answer, one request after the other, until told to stop; they note what they get."""
+
+    def __init__(self, urls: Sequence[str], photo: bytes, clients: int = 4, patience: float = 200) -> None:
+        """The clients begin with one address each, in turn. patience: seconds to wait for an answer."""
+        self.answers: list[Got] = []
+        self._urls, self._photo, self._patience = urls, photo, patience
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(clients)]
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask(self, place: int) -> None:
+        with requests.Session() as session:
+            while not self._over.is_set():
+                url, begun = self._urls[place % len(self._urls)], time.monotonic()
+                try:
+                    files = {"file": ("photo.jpg", self._photo)}
+                    got = session.post(f"{url}/predict", files=files, timeout=self._patience)
+                    category = got.json()["predictions"][0]["category"] if got.ok else got.text
+                    found = (got.status_code, category, got.headers.get("Pupila-Model", ""))
+                except requests.RequestException as error:
+                    found = (0, repr(error), "")
+                    place += 1
+                self.answers.append(Got(*found, url, time.monotonic() - begun))
+
+    def wait_for(self, count: int) -> None:
+        """Return when so many more answers have come."""
+        wanted = len(self.answers) + count
+        limit = time.monotonic() + self._patience
+        while len(self.answers) < wanted:
+            assert time.monotonic() < limit, self.answers[-3:]
+            time.sleep(0.02)
+
+
+# Processes and ports
 
 
 def below(pid: int) -> Iterator[bytes]:

@@ -4,17 +4,12 @@ import asyncio
 import contextlib
 import os
 import signal
-import subprocess
-import sys
-import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import onnx
 import pytest
-import requests
-from cluster_kit import Nodes, free_ports
+from cluster_kit import Load, Nodes, deploy, free_ports, serve_command
 from server_kit import picture, write_model
 from starlette.types import Receive, Send
 
@@ -34,24 +29,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return write_model(folder / "first.onnx"), write_model(folder / "second.onnx", white=0.5)
 
 
-def deploy(model: Path, port: int, address: str) -> None:
-    """Serve a model on the cluster, by the command, which returns when all replicas have it; wait until it listens."""
-    options = ["--port", str(port), "--workers", "2", "--deadline", "120", f"--cluster={address}"]
-    command = [sys.executable, "-m", "pupila", "serve", str(model), *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith("Serving on every node") and done.stdout.count("\n") == 1, done.stdout
-    assert done.stderr == ""
-    limit = time.monotonic() + 300
-    while True:
-        try:
-            requests.get(f"http://127.0.0.1:{port}/healthz", timeout=60)
-            return
-        except requests.ConnectionError:
-            assert time.monotonic() < limit
-            time.sleep(0.1)
-
-
 def processes(nodes: Nodes, name: str) -> set[int]:
     """Return the ids of the processes that run replicas of Model or Door, on this cluster and no other."""
     found = set()
@@ -63,45 +40,6 @@ def processes(nodes: Nodes, name: str) -> set[int]:
                     if f"ServeReplica:pupila:{name}".encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
                         found.add(pid)
     return found
-
-
-class Load:
-    """Clients that ask for an answer, one request after the other, until told to stop; they note what they get."""
-
-    def __init__(self, url: str, photo: bytes, clients: int = 4) -> None:
-        self.answers: list[tuple[int, str, str]] = []
-        self._url, self._photo = url, photo
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
-
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _ask(self) -> None:
-        with requests.Session() as session:
-            while not self._over.is_set():
-                try:
-                    files = {"file": ("photo.jpg", self._photo)}
-                    got = session.post(f"{self._url}/predict", files=files, timeout=150)
-                    category = got.json()["predictions"][0]["category"] if got.ok else got.text
-                    self.answers.append((got.status_code, category, got.headers.get("Pupila-Model", "")))
-                except requests.RequestException as error:
-                    self.answers.append((0, repr(error), ""))
-
-    def wait_for(self, count: int) -> None:
-        """Return when so many more answers have come."""
-        wanted = len(self.answers) + count
-        limit = time.monotonic() + 200
-        while len(self.answers) < wanted:
-            assert time.monotonic() < limit, self.answers[-3:]
-            time.sleep(0.02)
 
 
 def renamed(model: Path, path: Path) -> Path:
@@ -120,13 +58,16 @@ def test_killed_processes_and_a_new_model_under_load_fail_no_request(
     first, second = bundled_model(), renamed(bundled_model(), tmp_path / "second.onnx")
     photo = sorted(photos.rglob("*.jpg"))[0]
     ((_, expected),) = predict_files(Predictor.load(first), [photo])
-    (port,) = free_ports(1)
+    port, other = free_ports(2)
     node = cluster.add(num_cpus=1)
     try:
         deploy(first, port, cluster.address)
         before = {name: processes(cluster, name) for name in ("Model", "Door")}
         assert {name: len(found) for name, found in before.items()} == {"Model": 2, "Door": 2}
-        with Load(f"http://127.0.0.1:{port}", photo.read_bytes()) as load:
+        refused = serve_command(first, other, cluster.address)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert refused.stderr.startswith(f"Ray Serve runs on this cluster already, at 127.0.0.1, port {port}. Give")
+        with Load([f"http://127.0.0.1:{port}"], photo.read_bytes()) as load:
             load.wait_for(40)
             for found in before.values():
                 os.kill(min(found), signal.SIGKILL)
@@ -134,10 +75,10 @@ def test_killed_processes_and_a_new_model_under_load_fail_no_request(
             deploy(second, port, cluster.address)
             load.wait_for(40)
         versions = [Predictor.load(model).version for model in (first, second)]
-        assert {status for status, _, _ in load.answers} == {200}, [a for a in load.answers if a[0] != 200][:3]
-        assert {category for _, category, _ in load.answers} == {expected.top[0].category}
-        assert {version for _, _, version in load.answers} == set(versions)
-        assert {version for _, _, version in load.answers[-20:]} == {versions[1]}
+        assert {a.status for a in load.answers} == {200}, [a for a in load.answers if a.status != 200][:3]
+        assert {a.category for a in load.answers} == {expected.top[0].category}
+        assert {a.version for a in load.answers} == set(versions)
+        assert {a.version for a in load.answers[-20:]} == {versions[1]}
     finally:
         cluster.kill(node)
 

@@ -6,8 +6,9 @@ Each namespace has an address, a Ray node with one core, and a link to the other
 The cluster asks for a token.
 Photos are CIFAR-10's where they are at hand (see CONTRIBUTING.md), else made.
 predict, train, sweep: the second node is killed with SIGKILL in the middle of the job and its link is cut; what comes
-out must be what comes out without that. serve: asked under the address of each node. Needs root and `ip netns`; takes
-about five minutes.
+out must be what comes out without that. serve: the same while clients ask both nodes without a pause: whoever asks the
+first gets every answer, whoever asked the second gets it from the first; when the node is back, both answer again.
+Needs root and `ip netns`; takes about seven minutes.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 from batch_kit import count_lines
-from cluster_kit import PATIENCE, fill_with_photos, tell_port
+from cluster_kit import PATIENCE, Got, Load, fill_with_photos, tell_port
 
 from pupila.models import bundled_model
 
@@ -36,6 +37,7 @@ NAMES = tuple(f"pupila{os.getpid()}{letter}" for letter in "ab")
 CLUSTER = f"--cluster={ADDRESSES[0]}:6379"
 VALUES = ["weights=bundled", "validation_fraction=0.4", "batch_size=54", "network_size=32", "progressive=[]"]
 SMALL = [word for value in [*VALUES, "precision=float32", "export=float32"] for word in ("--set", value)]
+CLIENTS = 4
 LIMIT = 1800.0
 """Seconds that any one step may take, on a machine that does much else."""
 
@@ -60,6 +62,11 @@ def networks() -> Iterator[None]:
     finally:
         for name in NAMES:
             subprocess.run(["ip", "netns", "delete", name], check=False)
+
+
+def link(state: str) -> None:
+    """Cut the link between them, or mend it: down, up."""
+    ip("-n", NAMES[1], "link", "set", "two", state)
 
 
 def start_node(number: int, folder: Path) -> None:
@@ -108,7 +115,7 @@ def with_a_kill(command: Sequence[str], ready: Callable[[], bool]) -> str:
         if job.poll() is not None:
             check(False, f"the job was over before the node was killed: {job.communicate()[0]}")
         kill_node(1)
-        ip("-n", NAMES[1], "link", "set", "two", "down")
+        link("down")
         print(f"killed {ADDRESSES[1]}")
         output, _ = job.communicate(timeout=LIMIT)
     check(job.returncode == 0, output)
@@ -148,16 +155,66 @@ def sweep(photos: Path, folder: Path) -> None:
     print(f"sweep: 4 trials of {epochs} epochs, the best {found['best']}")
 
 
-def serve(photos: Path, _: Path) -> None:
-    """Serve on both nodes, and ask each under its address from the first."""
+def serve(photos: Path, folder: Path) -> None:
+    """Serve on both nodes, ask them without a pause, kill the second meanwhile, and start it again."""
     settings = ["--host", "0.0.0.0", "--port", "3000", "--workers", "2", "--deadline", "300"]  # noqa: S104 - in there
     inside(0, [*pupila("serve", bundled_model(), *settings), CLUSTER])
     photo = sorted(photos.rglob("*.jpg"))[0]
-    for address in ADDRESSES:
-        url, begun = f"http://{address}:3000", time.monotonic()
+    urls = [f"http://{address}:3000" for address in ADDRESSES]
+    both_answer(urls, photo)
+    judge_load(load_with_a_kill(urls, photo), urls, photo)
+    link("up")
+    start_node(1, folder)
+    both_answer(urls, photo)
+
+
+def both_answer(urls: Sequence[str], photo: Path) -> None:
+    """Ask each node, under its address, until it answers."""
+    for url in urls:
+        begun = time.monotonic()
         category = inside(0, [sys.executable, "-c", ASK, url, str(photo), str(LIMIT)]).strip()
         check(category == photo.parent.name, f"{photo.parent.name} is called {category}")
-        print(f"serve: {address} answers {category}, {time.monotonic() - begun:.0f} s after it was deployed")
+        print(f"serve: {url} answers {category} after {time.monotonic() - begun:.0f} s")
+
+
+def load_with_a_kill(urls: Sequence[str], photo: Path) -> list[Got]:
+    """Return what the clients got while the second node was killed, half of which asked that node."""
+    command = ["ip", "netns", "exec", NAMES[0], sys.executable, __file__, "--ask", str(photo), *urls]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as clients:
+        assert clients.stdin is not None and clients.stdout is not None
+
+        def wait_for(count: int) -> None:
+            print(count, file=clients.stdin, flush=True)
+            check(clients.stdout.readline() == "\n", "the clients wait for answers in vain")
+
+        wait_for(100)
+        kill_node(1)
+        link("down")
+        print(f"killed {ADDRESSES[1]}")
+        wait_for(100)
+        found, _ = clients.communicate(timeout=LIMIT)
+    return [Got(*answer) for answer in json.loads(found)]
+
+
+def judge_load(found: Sequence[Got], urls: Sequence[str], photo: Path) -> None:
+    """Check that every request was answered in the end, and rightly."""
+    answered = [got for got in found if got.status == 200]
+    lost = [got for got in found if got.status != 200]
+    check({got.category for got in answered} == {photo.parent.name}, f"answers: {answered[:3]}")
+    check(all(got.status == 0 and got.url == urls[1] for got in lost), f"not answered: {lost[:3]}")
+    check(len(lost) <= CLIENTS // 2 and any(got.url == urls[1] for got in answered), f"too many lost: {lost[:3]}")
+    longest = max(got.seconds for got in answered)
+    print(f"serve: {len(answered)} requests answered, the slowest in {longest:.1f} s; {len(lost)} were in the hands of "
+          "the killed node's proxy and were answered by the other when their clients asked again")  # fmt: skip
+
+
+def ask(photo: Path, urls: Sequence[str]) -> None:
+    """Be the clients; for each number on standard input wait for so many more answers, at its end print them all."""
+    with Load(urls, photo.read_bytes(), CLIENTS, LIMIT) as load:
+        for line in sys.stdin:
+            load.wait_for(int(line))
+            print(flush=True)
+    print(json.dumps(load.answers))
 
 
 ASK = """
@@ -196,7 +253,10 @@ def main() -> None:
     steps = {step.__name__: step for step in (predict, train, sweep, serve)}
     parser.add_argument("steps", nargs="*", metavar="STEP", help=f"of {', '.join(steps)}; serve last; else all")
     parser.add_argument("--each", type=int, default=500, help="photos a class, of three, to predict")
+    parser.add_argument("--ask", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
+    if chosen.ask:
+        return ask(chosen.ask, chosen.steps)
     if unknown := set(chosen.steps) - set(steps):
         parser.error(f"{unknown.pop()}: there is no such step.")
     with tempfile.TemporaryDirectory(prefix="pn", dir="/tmp", ignore_cleanup_errors=True) as name, networks():
@@ -210,7 +270,7 @@ def main() -> None:
             start_node(0, folder)
             for step in chosen.steps or steps:
                 begun = time.monotonic()
-                ip("-n", NAMES[1], "link", "set", "two", "up")
+                link("up")
                 start_node(1, folder)
                 steps[step](many if step == "predict" else few, folder)
                 print(f"{step}: met, {time.monotonic() - begun:.0f} s", flush=True)
