@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,8 +21,12 @@ from pupila.predictor import Predictor
 from pupila.server import Settings, serve
 
 class Slow(Predictor):
+    def decode(self, source, *rest):
+        time.sleep(0.5 if len(source) > 500_000 else 0)
+        return super().decode(source, *rest)
+
     def logits(self, pictures):
-        time.sleep(0.05 * len(pictures))
+        time.sleep(float(sys.argv[3]) * len(pictures))
         return super().logits(pictures)
 
 serve(Path(sys.argv[1]), Settings(port=0, workers=1, deadline=3.0, max_waiting=int(sys.argv[2])), Slow.load)
@@ -32,7 +37,7 @@ serve(Path(sys.argv[1]), Settings(port=0, workers=1, deadline=3.0, max_waiting=i
 def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Running]:
     log, model = tmp_path / "log", write_model(tmp_path / "colours.onnx")
     with log.open("w") as output:
-        command = [sys.executable, "-c", SLOW, str(model), str(request.param)]
+        command = [sys.executable, "-c", SLOW, str(model), *map(str, request.param)]
         process = subprocess.Popen(command, stdout=output, stderr=output, text=True)
     try:
         yield Running(process, wait_for_url(process, log), log)
@@ -45,16 +50,16 @@ def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Running]:
             process.wait()
 
 
-def flood(server: Running, clients: int) -> list[tuple[requests.Response, float]]:
+def flood(server: Running, clients: int, data: bytes = picture()) -> list[tuple[requests.Response, float]]:
     def ask(_: int) -> tuple[requests.Response, float]:
         started = time.monotonic()
-        return server.predict(picture()), time.monotonic() - started
+        return server.predict(data), time.monotonic() - started
 
     with ThreadPoolExecutor(clients) as pool:
         return list(pool.map(ask, range(clients)))
 
 
-@pytest.mark.parametrize("server", [4], indirect=True)
+@pytest.mark.parametrize("server", [(4, 0.05)], indirect=True)
 def test_full_queue_answers_503_at_once_and_says_when_to_come_back(server: Running) -> None:
     results = flood(server, 40)
     refused = [(response, spent) for response, spent in results if response.status_code == 503]
@@ -65,7 +70,7 @@ def test_full_queue_answers_503_at_once_and_says_when_to_come_back(server: Runni
     assert server.predict(picture()).status_code == 200
 
 
-@pytest.mark.parametrize("server", [1000], indirect=True)
+@pytest.mark.parametrize("server", [(1000, 0.05)], indirect=True)
 def test_what_cannot_be_ready_in_time_is_refused_or_ended_by_its_deadline(server: Running) -> None:
     """100 pictures of 50 ms each are 5 s of work, and each request has 3 s."""
     results = flood(server, 100)
@@ -74,3 +79,14 @@ def test_what_cannot_be_ready_in_time_is_refused_or_ended_by_its_deadline(server
     assert codes.count(200) >= 30
     assert max(spent for _, spent in results) < DEADLINE + 1
     assert server.predict(picture()).status_code == 200
+
+
+@pytest.mark.parametrize("server", [(1000, 0.02)], indirect=True)
+def test_slow_requests_do_not_make_short_ones_look_slow(server: Running) -> None:
+    """Of requests that take 0.5 s each two are answered at a time: 30 short ones at that pace would take 7 s."""
+    with ThreadPoolExecutor(1) as pool:
+        heavy = pool.submit(flood, server, 9, picture() + bytes(600_000))
+        time.sleep(1.2)
+        short = [response.status_code for _ in range(3) for response, _ in flood(server, 30)]
+        assert Counter(short) == {200: 90}
+        assert Counter(response.status_code for response, _ in heavy.result()) == {200: 9}

@@ -19,32 +19,6 @@ LAST_WORDS = 0.5
 """Seconds that an idle connection has, when the server drains, for a request that is on its way already."""
 
 
-class Pace:
-    """How many requests a worker answers a second while others wait, averaged; what it does when idle says nothing."""
-
-    def __init__(self) -> None:
-        self.rate = 0.0
-        """0 as long as nothing has waited."""
-        self._since = 0.0
-        self._answered = 0
-
-    def look(self, now: float, answered: int, busy: bool) -> None:
-        """Take note of how many have been answered by now, and whether others have waited since the last look.
-
-        A look that finds nothing answered lengthens the time that the next one divides by: answers that take seconds
-        each must not look like none at all.
-        """
-        if busy and answered > self._answered and now > self._since:
-            measured = (answered - self._answered) / (now - self._since)
-            self.rate = measured if not self.rate else 0.7 * self.rate + 0.3 * measured
-        if not busy or answered > self._answered:
-            self._since, self._answered = now, answered
-
-    def delay(self, waiting: int) -> float:
-        """Return the seconds until so many requests should be answered."""
-        return waiting / self.rate if self.rate else 0.0
-
-
 class Clock:
     """Looked at every TICK by the loop's thread."""
 
@@ -59,7 +33,6 @@ class Clock:
         self.draining = False
         self.wedged = False
         """A request runs long past its deadline: the process has to be replaced."""
-        self.pace = Pace()
 
     def tick(self, now: float) -> None:
         """Look at every connection, and write down how this worker is."""
@@ -67,8 +40,8 @@ class Clock:
         for connection in list(self.pool.open.values()):
             due = min(due, self.check(connection, now))
         self.wedged = any(now > request.deadline + WEDGED for request in list(self.handlers.running.values()))
-        busy = self.handlers.waiting > 0 and self.row[WAITING] > 0
-        self.pace.look(now, self.handlers.answered, busy)
+        for line in self.handlers.lines:
+            line.look(now)
         self.row[BEAT] = now
         self.row[DUE] = due
         self.row[WAITING] = self.handlers.waiting

@@ -3,14 +3,15 @@
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from queue import SimpleQueue
 from wsgiref.types import WSGIApplication
 
 from pupila.server.connection import Connection, Request
 from pupila.server.front import Front, Visit
 from pupila.server.ledger import Ledger
+from pupila.server.line import Line
+from pupila.server.scheduler import QueueFullError
+from pupila.server.settings import Settings
 from pupila.server.telemetry import Note
 from pupila.server.wsgi import environ_of, respond, response_bytes, status_of
 
@@ -36,7 +37,7 @@ class Handlers:
         self,
         app: WSGIApplication,
         server: tuple[str, str],
-        idle: float,
+        settings: Settings,
         ledger: Ledger,
         hand_back: Callable[[Connection], None],
     ) -> None:
@@ -45,45 +46,43 @@ class Handlers:
         self.front = front if isinstance(front, Front) else None
         self.ledger = ledger
         self.server = server
-        self.idle = idle
+        self.idle = settings.idle
         self.hand_back = hand_back
         """Called when there is something left to do that only the loop may do."""
         self.closing = False
         """Whether answers ask the client to open a new connection: true while draining."""
-        self.answered = 0
         self.running: dict[int, Request] = {}
         """The requests in work, by their identity."""
-        self.short: deque[tuple[Connection, Request]] = deque()
+        self.short: Line[Job] = Line(settings.max_waiting)
         """Requests for the thread that serves."""
-        self._light: SimpleQueue[Job] = SimpleQueue()
-        self._heavy: SimpleQueue[Job] = SimpleQueue()
+        self.light: Line[Job] = Line(settings.max_waiting)
+        self.heavy: Line[Job] = Line(settings.max_waiting)
+        self.lines = self.short, self.light, self.heavy
 
     def start(self) -> None:
         """Start the threads; they end with the process."""
-        for queue, count in ((self._light, LIGHT_THREADS), (self._heavy, HEAVY_THREADS)):
+        for line, count in ((self.light, LIGHT_THREADS), (self.heavy, HEAVY_THREADS)):
             for _ in range(count):
-                threading.Thread(target=self._work, args=(queue,), daemon=True).start()
+                threading.Thread(target=self._work, args=(line,), daemon=True).start()
 
-    def submit(self, connection: Connection, request: Request) -> None:
-        """Queue a request that has arrived."""
+    def line_of(self, request: Request) -> Line[Job]:
+        """Return where a request that has arrived is to wait."""
         if len(request.body) >= HEAVY:
-            self._heavy.put((connection, request, None))
-        elif self.front is not None and request.head.path == "/predict" and request.head.method == "POST":
-            self.short.append((connection, request))
-        else:
-            self._light.put((connection, request, None))
+            return self.heavy
+        plain = self.front is not None and request.head.path == "/predict" and request.head.method == "POST"
+        return self.short if plain else self.light
 
     @property
     def waiting(self) -> int:
         """Requests that no thread has taken up yet."""
-        return len(self.short) + self._light.qsize() + self._heavy.qsize()
+        return sum(map(len, self.lines))
 
     def begin(self, most: int, until: float) -> list[Begun]:
         """Take up at most so many of the short requests that wait, as far as they go without computing."""
         begun: list[Begun] = []
         while self.front is not None and self.short and len(begun) < most and time.monotonic() < until:
-            connection, request = self.short.popleft()
-            if self._take(request):
+            connection, request, _ = self.short.get()
+            if self._take(request, self.short):
                 begun.append((connection, request, Visit(self.front, environ_of(request, self.server))))
         return begun
 
@@ -92,9 +91,7 @@ class Handlers:
         if self.front is not None:
             self.front.proceed([visit for _, _, visit in begun])
         for job in begun:
-            if job[2].response is None:
-                self._heavy.put(job)
-            else:
+            if job[2].response is not None or not self._passed_on(job):
                 self._answer(*job)
 
     def answer(self, connection: Connection, request: Request, visit: Visit | None = None) -> None:
@@ -113,15 +110,27 @@ class Handlers:
         self.ledger.record(note, head.method, head.path, status_of(response), request.started, request.address)
         if not connection.send(response) or close:
             connection.closing = True
-        self.answered += 1
         connection.finish(time.monotonic(), self.idle)
         if connection.needs_loop:
             self.hand_back(connection)
 
-    def _take(self, request: Request) -> bool:
+    def _passed_on(self, job: Begun) -> bool:
+        """Have a request that has turned out to be long wait for a thread; False if that would take too long."""
+        _, request, visit = job
+        delay = self.heavy.refusal(time.monotonic(), request.deadline)
+        if delay is not None:
+            visit.go_on(QueueFullError(delay))
+            return False
+        request.taken = False
+        del self.running[id(request)]  # so that a long queue does not look like a thread that hangs
+        self.heavy.put(job)
+        return True
+
+    def _take(self, request: Request, line: Line[Job]) -> bool:
         """Take a request up, unless the client is gone or its time is over."""
         if request.claim.locked():
             return False
+        line.taken += 1
         request.taken = True
         self.running[id(request)] = request
         return True
@@ -136,9 +145,9 @@ class Handlers:
             self.hand_back(connection)
         del self.running[id(request)]
 
-    def _work(self, queue: SimpleQueue[Job]) -> None:
+    def _work(self, line: Line[Job]) -> None:
         while True:
-            connection, request, visit = queue.get()
-            if visit is not None or self._take(request):
+            connection, request, visit = line.get()
+            if self._take(request, line):
                 self._answer(connection, request, visit)
             del connection, request, visit  # or an idle thread would keep the last body in memory

@@ -2,7 +2,6 @@
 
 import time
 
-from pupila.server.clock import Clock
 from pupila.server.connection import CONTINUE, Connection, Request
 from pupila.server.handlers import Handlers
 from pupila.server.http1 import Head
@@ -20,11 +19,10 @@ INLINE = frozenset(("/healthz", "/readyz", "/metrics", "/ping", "/v2/health/live
 class Intake:
     """One loop's; used by the loop's thread only."""
 
-    def __init__(self, pool: Pool, handlers: Handlers, stand_in: StandIn, clock: Clock, settings: Settings) -> None:
+    def __init__(self, pool: Pool, handlers: Handlers, stand_in: StandIn, settings: Settings) -> None:
         self.pool = pool
         self.handlers = handlers
         self.stand_in = stand_in
-        self.clock = clock
         self.settings = settings
 
     def begin(self, connection: Connection, head: Head) -> bool:
@@ -68,11 +66,12 @@ class Intake:
     def hand_over(self, connection: Connection, request: Request) -> None:
         """Give a request to the handlers, or answer at once if it is about health, or if too much waits."""
         connection.request = request
-        waiting = self.handlers.waiting
-        delay = self.clock.pace.delay(waiting)
         if request.head.path in INLINE:
             self.handlers.answer(connection, request)
-        elif waiting >= self.settings.max_waiting or time.monotonic() + delay >= request.deadline:
-            self.stand_in.busy(connection, request, delay, self.handlers.closing)
+            return
+        line = self.handlers.line_of(request)
+        delay = line.refusal(time.monotonic(), request.deadline)
+        if delay is None:
+            line.put((connection, request, None))
         else:
-            self.handlers.submit(connection, request)
+            self.stand_in.busy(connection, request, delay, self.handlers.closing)

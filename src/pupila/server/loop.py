@@ -65,10 +65,10 @@ class Loop:
         self.wake_reader.setblocking(False)
         self.wake_writer.setblocking(False)
         server = (settings.host, str(listener.getsockname()[1]))
-        self.handlers = Handlers(app, server, settings.idle, ledger, self.post)
+        self.handlers = Handlers(app, server, settings, ledger, self.post)
         self.stand_in = StandIn(self.pool, ledger)
         self.clock = Clock(self.pool, self.handlers, self.stand_in, settings, self.row)
-        self.intake = Intake(self.pool, self.handlers, self.stand_in, self.clock, settings)
+        self.intake = Intake(self.pool, self.handlers, self.stand_in, settings)
         self.scratch = memoryview(bytearray(RECEIVE))
         self.draining = False
         self.next_tick = 0.0
