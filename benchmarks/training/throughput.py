@@ -30,7 +30,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from pupila.recipe import Recipe
-from pupila.training.batches import Batch, batches
+from pupila.training.batches import Batch, Target, batches
 from pupila.training.device import autocast, pick_device
 from pupila.training.optim import sgd
 from pupila.training.resnet import ResNet18, normalised
@@ -71,7 +71,7 @@ def fixed(recipe: Recipe, channels_last: bool = True) -> Iterator[Batch]:
     size = recipe.network_size
     pictures = torch.randn(recipe.batch_size, 3, size, size).contiguous(memory_format=layout)
     labels = torch.from_numpy(LABELS[: recipe.batch_size])
-    return itertools.repeat(Batch(pictures, labels, len(labels), 1.0))
+    return itertools.repeat(Batch(pictures, (Target(labels, 1.0),), len(labels)))
 
 
 def ours(recipe: Recipe) -> Iterator[Batch]:
@@ -86,7 +86,7 @@ def theirs(recipe: Recipe, channels_last: bool = True) -> Iterator[Batch]:
     layout = torch.channels_last if channels_last else torch.contiguous_format
     loader = DataLoader(PilPictures(recipe.network_size), recipe.batch_size, shuffle=True, num_workers=2)
     for pictures, labels in itertools.chain.from_iterable(itertools.repeat(loader)):
-        yield Batch(pictures.contiguous(memory_format=layout), labels, len(labels), 1.0)
+        yield Batch(pictures.contiguous(memory_format=layout), (Target(labels, 1.0),), len(labels))
 
 
 def trainer(

@@ -38,6 +38,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "label_smoothing": (0, 0.9),
     "crop_padding": (0, 0.5),
     "crop_area": (0.01, 1),
+    "cutmix": (0, 1),
     "ema": (0, 0.99999),
     "validation_fraction": (0.001, 0.9),
     "sample": (0, 10**9),
@@ -92,6 +93,8 @@ class Recipe:
     """Random shift of up to this share of a side, the edge reflected."""
     crop_area: float = 1.0
     """Random resized crop: the smallest share of the area that is kept; 1 for none."""
+    cutmix: float = 0.0
+    """Share of the batches in which each picture gets a square of another one, and answers for both (CutMix)."""
     flip: str = "alternating"
     """Horizontal flip; alternating: random in the first epoch, then each picture's turns about every epoch."""
     flip_average: bool = False

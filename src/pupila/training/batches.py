@@ -19,15 +19,22 @@ from pupila.training.resnet import normalised
 
 
 @dataclass(frozen=True)
+class Target:
+    """What a batch's pictures show: labels int64 [N], and what the mean loss by them counts for in the batch's."""
+
+    labels: Tensor
+    weight: float
+
+
+@dataclass(frozen=True)
 class Batch:
-    """Normalised float32 pictures [N, 3, S, S], channels last, and their labels int64 [N]."""
+    """Normalised float32 pictures [N, 3, S, S], channels last, and what they show."""
 
     pictures: Tensor
-    labels: Tensor
+    targets: tuple[Target, ...]
+    """One, or two where a part of each picture is another's; their weights add up to 1 over the workers."""
     count: int
     """Pictures in the whole batch; more than there are here if it is shared among workers."""
-    share: float
-    """What the mean loss of the pictures here counts for in that of the whole batch."""
 
 
 def generator(*numbers: int) -> torch.Generator:
@@ -71,12 +78,35 @@ def batches(
     total = batch_count(len(labels), recipe.batch_size)
     for number in range(start, total):
         end = len(labels) if number == total - 1 else (number + 1) * recipe.batch_size
-        chosen = order[number * recipe.batch_size : end]
-        maps = affine_maps(chosen, recipe, epoch, generator(recipe.seed, epoch, number), side=pictures.shape[1])
+        chosen, draw = order[number * recipe.batch_size : end], generator(recipe.seed, epoch, number)
+        maps = affine_maps(chosen, recipe, epoch, draw, side=pictures.shape[1])
         part = team.part(len(chosen))
-        mine = labels[chosen[part]]
-        share = balance.mass(mine) / balance.mass(labels[chosen]) if team.size > 1 else 1.0
-        yield Batch(warped(pictures[chosen[part]], maps[part], size), mine, len(chosen), share)
+        x = warped(pictures[chosen[part]], maps[part], size)
+        shown = [(labels[chosen], 1.0)]
+        if recipe.cutmix and float(torch.rand((), generator=draw)) < recipe.cutmix:
+            others = torch.randperm(len(chosen), generator=draw).to(chosen.device)
+            kept = paste(x, warped(pictures[chosen[others][part]], maps[others][part], size), draw)
+            shown = [(labels[chosen], kept), (labels[chosen[others]], 1 - kept)]
+        yield Batch(x, tuple(_target(*each, balance, part) for each in shown), len(chosen))
+
+
+def _target(labels: Tensor, weight: float, balance: Balance, part: slice) -> Target:
+    """Return this worker's part of a whole batch's labels, and its part of their weight."""
+    mine = labels[part]
+    return Target(mine, weight * balance.mass(mine) / balance.mass(labels))
+
+
+def paste(x: Tensor, others: Tensor, draw: torch.Generator) -> float:
+    """Paste a random square of `others` into `x`, both [N, 3, S, S], at one place; return the share of x that stays.
+
+    Yun et al., "CutMix", 2019: the share of the area is drawn evenly from 0 to 1.
+    """
+    size = x.shape[-1]
+    side = int(size * float(torch.rand((), generator=draw)) ** 0.5)
+    top, left = (int(place) for place in torch.randint(0, size - side + 1, (2,), generator=draw))
+    square = (..., slice(top, top + side), slice(left, left + side))
+    x[square] = others[square]
+    return 1 - side * side / (size * size)
 
 
 def affine_maps(chosen: Tensor, recipe: Recipe, epoch: int, draw: torch.Generator, side: int) -> Tensor:

@@ -235,8 +235,9 @@ def _step(run: _Run, batch: Batch) -> tuple[float, int]:
     """One SGD step; returns the mean loss and the number of right answers, of the whole batch."""
     with autocast(run.recipe, run.device):
         logits = run.forward(batch.pictures).float()
-    loss = run.balance.loss(logits, batch.labels, run.recipe.label_smoothing) * batch.share
-    right = int((logits.argmax(1) == batch.labels).sum())
+    smoothing = run.recipe.label_smoothing
+    loss = torch.stack([run.balance.loss(logits, to.labels, smoothing) * to.weight for to in batch.targets]).sum()
+    right = int((logits.argmax(1) == batch.targets[0].labels).sum())
     value, correct = run.team.sums(loss.item(), right)
     if not math.isfinite(value):
         raise TrainingError(
