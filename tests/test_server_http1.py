@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from pupila.server.http1 import HEAD_END, Chunks, Head, ProtocolError, parse_head
+from pupila.server.http1 import HEAD_END, LINES, MAX_FRAMING, Chunks, Head, ProtocolError, parse_head
 from pupila.server.pool import Pool
 
 
@@ -105,3 +105,23 @@ def test_broken_or_oversized_chunks_are_refused(wire: bytes, status: int) -> Non
     with pytest.raises(ProtocolError) as caught:
         Chunks(1000).feed(bytearray(wire))
     assert caught.value.status == status
+
+
+def test_lines_of_a_chunked_body_are_read_so_many_at_a_stretch() -> None:
+    wire = bytearray(b"8\r\n12345678\r\n" * LINES + b"0\r\n\r\n")
+    chunks, stretches = Chunks(8 * LINES), 0
+    while not chunks.done:
+        chunks.feed(wire)
+        stretches += 1
+        assert chunks.done or chunks.paused
+        assert len(chunks.body) <= 4 * LINES * stretches
+    assert stretches == 3 and len(chunks.body) == 8 * LINES and not wire
+
+
+def test_body_that_is_mostly_framing_is_refused_early() -> None:
+    chunks, sent = Chunks(10**9), 0
+    with pytest.raises(ProtocolError, match="chunks are too small"):
+        while sent < 10**6:
+            chunks.feed(bytearray(b"1\r\nx\r\n" * (LINES // 2)))
+            sent += 3 * LINES
+    assert sent < 2 * MAX_FRAMING

@@ -9,6 +9,8 @@ from selectors import EVENT_READ
 from pupila.server.http1 import HEAD_END, MAX_HEAD, Chunks, Head, ProtocolError, parse_head
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+STRAY_LINES = 2
+"""Empty lines before a request that are let pass: old clients send one after a body (RFC 9112, 2.2)."""
 
 
 @dataclass(slots=True)
@@ -88,6 +90,11 @@ class Connection:
         return self.closing or bool(self.out) or bool(self.buffer) or self.ended or self.watched != EVENT_READ
 
     @property
+    def paused(self) -> bool:
+        """More of the arriving request is here, and left for the next turn."""
+        return self._chunks is not None and self._chunks.paused
+
+    @property
     def head(self) -> Head | None:
         """The head of the request that is arriving, once it is there."""
         return self._head
@@ -96,8 +103,9 @@ class Connection:
         """Return the head of the arriving request once, when it is complete. Raises ProtocolError."""
         if self._head is not None:
             return None
-        while not self._searched and self.buffer.startswith(b"\r\n"):
-            del self.buffer[:2]  # RFC 9112, 2.2: old clients send a stray line end after a body
+        for _ in range(STRAY_LINES):
+            if not self._searched and self.buffer.startswith(b"\r\n"):
+                del self.buffer[:2]
         end = self.buffer.find(HEAD_END, max(0, self._searched - 3))
         if end < 0 or end > MAX_HEAD:
             self._searched = len(self.buffer)

@@ -46,9 +46,8 @@ class Handlers:
         self.front = front if isinstance(front, Front) else None
         self.ledger = ledger
         self.server = server
-        self.idle = settings.idle
         self.hand_back = hand_back
-        """Called when there is something left to do that only the loop may do."""
+        """Called when an answer is on its way; from then on the connection is the loop's again."""
         self.closing = False
         """Whether answers ask the client to open a new connection: true while draining."""
         self.running: dict[int, Request] = {}
@@ -110,9 +109,7 @@ class Handlers:
         self.ledger.record(note, head.method, head.path, status_of(response), request.started, request.address)
         if not connection.send(response) or close:
             connection.closing = True
-        connection.finish(time.monotonic(), self.idle)
-        if connection.needs_loop:
-            self.hand_back(connection)
+        self.hand_back(connection)
 
     def _passed_on(self, job: Begun) -> bool:
         """Have a request that has turned out to be long wait for a thread; False if that would take too long."""

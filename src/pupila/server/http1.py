@@ -11,6 +11,10 @@ MAX_HEAD = 16384
 MAX_HEADERS = 64
 MAX_CHUNK_LINE = 256
 MAX_TRAILER = 4096
+MAX_FRAMING = 65536
+"""Bytes that the lines between a body's chunks may have beyond those of the chunks: a byte a chunk is an attack."""
+LINES = 1000
+"""Lines between chunks that are read at a stretch: about a millisecond."""
 HEAD_END = b"\r\n\r\n"
 
 REQUEST_LINE = re.compile(rb"([A-Z]{1,16}) (?:https?://[!-.0-~]+)?(/[!-~]*|\*) HTTP/1\.([01])\r\n")
@@ -155,7 +159,10 @@ class Chunks:
     def __init__(self, limit: int) -> None:
         self.body = bytearray()
         self.done = False
+        self.paused = False
+        """Not all that could be consumed has been."""
         self._limit = limit
+        self._consumed = 0
         self._missing = 0
         """Bytes of the current chunk that have not come yet."""
         self._inside = False
@@ -164,22 +171,29 @@ class Chunks:
         self._trailer_bytes = 0
 
     def feed(self, data: bytearray) -> None:
-        """Consume what can be; `done` says that the body is complete. Raises ProtocolError."""
-        while data and not self.done:
+        """Consume what can be, at most LINES lines; `done` says that the body is complete. Raises ProtocolError."""
+        at = lines = 0
+        self.paused = False
+        while not self.done and at < len(data):
             if self._missing:
-                taken = min(self._missing, len(data))
-                self.body += data[:taken]
-                del data[:taken]
-                self._missing -= taken
-                continue
-            line_end = data.find(b"\r\n", 0, MAX_CHUNK_LINE)
-            if line_end < 0:
-                if len(data) >= MAX_CHUNK_LINE:
-                    raise malformed("a line of the chunked body is too long")
-                return
-            line = bytes(data[:line_end])
-            del data[: line_end + 2]
-            self._take_line(line)
+                piece = data[at : at + self._missing]
+                self.body += piece
+                self._missing -= len(piece)
+                at += len(piece)
+            elif lines == LINES:
+                self.paused = True
+                break
+            else:
+                line_end = data.find(b"\r\n", at, at + MAX_CHUNK_LINE)
+                if line_end < 0:
+                    if len(data) - at >= MAX_CHUNK_LINE:
+                        raise malformed("a line of the chunked body is too long")
+                    break
+                self._take_line(bytes(data[at:line_end]))
+                at = line_end + 2
+                lines += 1
+        self._count(at)
+        del data[:at]
 
     def _take_line(self, line: bytes) -> None:
         """Handle a line between the chunks: an end of data, a size, or a trailer."""
@@ -188,7 +202,7 @@ class Chunks:
                 raise malformed("a chunk is longer than it says")
             self._inside = False
         elif self._trailer:
-            self._trailer_bytes += len(line)
+            self._trailer_bytes += len(line) + 2
             if self._trailer_bytes > MAX_TRAILER:
                 raise malformed("its trailer is too long")
             self.done = not line
@@ -201,3 +215,9 @@ class Chunks:
             self._trailer = self._missing == 0
             if len(self.body) + self._missing > self._limit:
                 raise ProtocolError(413, "body_too_large", f"The body is over the limit of {self._limit:,} bytes.")
+
+    def _count(self, consumed: int) -> None:
+        """Refuse a body that is mostly framing: it costs its reader more than its sender."""
+        self._consumed += consumed
+        if self._consumed - len(self.body) > len(self.body) + MAX_FRAMING:
+            raise malformed("its chunks are too small")

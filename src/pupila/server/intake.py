@@ -75,3 +75,4 @@ class Intake:
             line.put((connection, request, None))
         else:
             self.stand_in.busy(connection, request, delay, self.handlers.closing)
+            self.handlers.hand_back(connection)

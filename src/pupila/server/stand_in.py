@@ -28,7 +28,6 @@ class StandIn:
             self.answer(503, "overloaded", message, request.head, request.started, request.address, close, delay)
         )
         connection.closing = not sent or close
-        connection.finish(time.monotonic(), self.pool.idle)
 
     def refuse(self, connection: Connection, status: int, code: str, message: str, delay: float = -1) -> None:
         """Answer and end the connection, but let the client finish sending, or it would not see the answer."""
