@@ -1,13 +1,18 @@
 """Training and sweeps on a cluster: killed nodes and drivers cost time, and change nothing of what comes out."""
 
 import json
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from cluster_kit import Nodes
+from cluster_kit import Nodes, free_ports
+from torch import multiprocessing
+
+from pupila.errors import DataError, TrainingError
+from pupila.training.distributed import joined
 
 VALUES = ["weights=bundled", "validation_fraction=0.4", "batch_size=54", "network_size=32", "progressive=[]"]
 SMALL = [word for value in [*VALUES, "precision=float32", "export=float32"] for word in ("--set", value)]
@@ -77,6 +82,26 @@ def test_sweep_goes_on_when_its_driver_was_killed_and_stops_a_trial_that_falls_b
     log = (tmp_path / "run" / found["best"] / "log.txt").read_text()
     told = [log.count(f"epoch {n} at") for n in (1, 2, 3, 4)]
     assert max(told) == told[3] == 1, log
+
+
+def lead_or_fail(rank: int, folder: str, port: int) -> None:
+    """One of two workers that look for the pictures; the second is on a machine that does not have them."""
+    environment = {"RANK": rank, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({key: str(value) for key, value in environment.items()})
+    with joined() as team:
+        try:
+            with team.first_on_the_machine():
+                if rank == 1:
+                    raise DataError("photos: there is no such folder.")
+        except TrainingError as error:
+            Path(folder, str(rank)).write_text(str(error))
+
+
+def test_pictures_that_one_machine_lacks_end_all_workers_with_the_reason(tmp_path: Path):
+    multiprocessing.spawn(lead_or_fail, (str(tmp_path), *free_ports(1)), nprocs=2)
+    said = [(tmp_path / rank).read_text() for rank in "01"]
+    assert said[0] == said[1]
+    assert said[0].startswith("photos: there is no such folder.") and said[0].endswith("under the same path.")
 
 
 WITHOUT = ["train digits", "sweep digits --grid lr=0.1,0.2", "predict m.onnx . --out a.csv", "serve"]

@@ -24,7 +24,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from pupila.errors import TrainingError
+from pupila.errors import PupilaError, TrainingError
 from pupila.training.device import pick_device
 from pupila.training.resnet import ResNet18
 from pupila.training.synced import synced
@@ -117,12 +117,31 @@ class Team:
 
     @contextlib.contextmanager
     def first_on_the_machine(self) -> Iterator[None]:
-        """Let one worker of each machine go first, so that the others find in the cache what it has made."""
-        if self.size > 1 and self.local_rank > 0:
+        """Let one worker of each machine go first, so that the others find in the cache what it has made.
+
+        What one worker raises there as PupilaError, all raise as TrainingError: the others would wait for it for ever.
+        """
+        if self.size == 1:
+            yield
+            return
+        if self.local_rank > 0:
             distributed.barrier()
-        yield
-        if self.size > 1 and self.local_rank == 0:
+        reason = None
+        try:
+            yield
+        except PupilaError as error:
+            reason = str(error)
+        if self.local_rank == 0:
             distributed.barrier()
+        self._raise_together(reason)
+
+    def _raise_together(self, reason: str | None) -> None:
+        reasons: list[str | None] = [None] * self.size
+        distributed.all_gather_object(reasons, reason)
+        found = [one for one in reasons if one is not None]
+        if found:
+            elsewhere = " The other workers do: every machine must find it under the same path."
+            raise TrainingError(found[0] + (elsewhere if len(found) < self.size else ""))
 
 
 ALONE = Team()

@@ -162,7 +162,10 @@ def prepare(
     for reason in settled.chosen:
         print(reason)
     prepared = Prepared(splits, training, validation, start, settled)
-    return prepared if feedback is None else with_feedback(prepared, feedback)
+    if feedback is None:
+        return prepared
+    with team.first_on_the_machine():
+        return with_feedback(prepared, feedback)
 
 
 def with_feedback(prepared: Prepared, folder: Path) -> Prepared:
