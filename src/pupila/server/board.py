@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pupila.server.shared import Table
 
-PID, BEAT, DUE, READY, CONNECTIONS, WAITING, STARTS = range(7)
+PID, BEAT, DUE, READY, CONNECTIONS, WAITING, LEAVING, STARTS = range(8)
 
 FRESH = 1.0
 """Seconds without a sign of life after which a worker does not count as alive."""
@@ -19,12 +19,12 @@ class Board(Table):
     """Rows of the columns named above; times are of time.monotonic, which all processes share."""
 
     def __init__(self, workers: int) -> None:
-        super().__init__(workers, 7)
+        super().__init__(workers, 8)
 
     def clear(self, slot: int) -> None:
         """Forget the worker that used this row, but not how many there were."""
         row = self.row(slot)
-        for column in (PID, BEAT, DUE, READY, CONNECTIONS, WAITING):
+        for column in range(STARTS):
             row[column] = 0.0
 
     def living(self) -> "Iterator[memoryview[float]]":

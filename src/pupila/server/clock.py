@@ -13,7 +13,7 @@ TICK = 0.2
 """Seconds between two looks at the clock: how late a deadline may be noticed."""
 GRACE = 0.2
 """Seconds after its deadline in which a request's own thread may still answer."""
-WEDGED = 2.0
+WEDGED = 1.0
 """Seconds after its deadline from which a request that still runs means that this process must be replaced."""
 LAST_WORDS = 0.5
 """Seconds that an idle connection has, when the server drains, for a request that is on its way already."""

@@ -1,5 +1,6 @@
 """Where new connections come in: shared evenly among the workers, each of which takes its own. Knows no HTTP."""
 
+import contextlib
 import socket
 import time
 
@@ -60,9 +61,13 @@ class Listener:
             given = False
         self.away_until = time.monotonic() + STEP_BACK
 
+    def take_all(self) -> None:
+        """Take what has been connected already: there is nobody else who could."""
+        with contextlib.suppress(OSError):
+            while self.pool.accept(self.sock):
+                pass
+
     def close(self, now: float) -> None:
-        """Take what has been connected already, and nothing new."""
-        while self.pool.accept(self.sock):
-            pass
+        """Take nothing more."""
         self.watch(now, wanted=False)
         self.sock.close()

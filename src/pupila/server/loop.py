@@ -7,6 +7,7 @@ goes to handler threads; a slow upload costs a buffer, not a thread. When a dead
 place: `clock` notices, `stand_in` answers, and `intake` decides on what comes in.
 """
 
+import logging
 import math
 import socket
 import threading
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable
 from wsgiref.types import WSGIApplication
 
-from pupila.server.board import READY, Board
+from pupila.server.board import LEAVING, READY, Board
 from pupila.server.classifier import BATCH
 from pupila.server.clock import TICK, Clock
 from pupila.server.handlers import Begun, Handlers
@@ -26,6 +27,8 @@ from pupila.server.pool import Pool
 from pupila.server.settings import Settings
 from pupila.server.stand_in import StandIn
 from pupila.server.turns import Turns
+
+log = logging.getLogger("pupila.server")
 
 LONG = 0.05
 """Seconds of decoding and computing after which another thread stands in for the one that serves."""
@@ -129,17 +132,22 @@ class Loop:
             self.next_tick = now + TICK
             self.beat()
             self.clock.tick(now)
-        if not self.draining and (self.clock.wedged or not self.still_wanted()):
-            self.drain(now)
-            self.end = now + (self.settings.deadline if self.clock.wedged else self.settings.drain)
+        if not self.draining and self.clock.wedged:
+            log.error("a request runs long past its deadline: another worker takes this one's place")
+            self.row[LEAVING] = 1.0
+            self.drain(now, self.settings.deadline)
+        elif not self.draining and not self.still_wanted():
+            self.listener.take_all()
+            self.drain(now, self.settings.drain)
         if self.draining and (now >= self.end or not self.pool):
             self.over.set()
             return
         self.listener.watch(now, wanted=not self.draining)
         self.turns.take(self.listener.patience(now, timeout))
 
-    def drain(self, now: float) -> None:
-        """Take what has been connected already, and nothing new; answers from now on close their connection."""
+    def drain(self, now: float, seconds: float) -> None:
+        """Accept nothing more, and end in so many seconds; answers from now on close their connection."""
+        self.end = now + seconds
         self.listener.close(now)
         self.draining = self.clock.draining = self.handlers.closing = self.health.draining = True
         self.row[READY] = 0.0

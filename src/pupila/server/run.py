@@ -18,7 +18,7 @@ from pupila.errors import DataError, ModelError, SettingsError
 from pupila.predictor import Predictor
 from pupila.server.app import create_app
 from pupila.server.board import STARTS, Board
-from pupila.server.collector import Collector, new_table, prepare
+from pupila.server.collector import PENDING, Collector, new_table, prepare
 from pupila.server.guard import Guard
 from pupila.server.health import Health
 from pupila.server.ledger import Ledger
@@ -100,11 +100,12 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         self.failures, self.report = os.pipe()
         os.set_blocking(self.failures, False)
         self.plan = make_plan(settings.workers)
-        self.board = Board(self.plan.workers)
+        rows = 2 * self.plan.workers  # one that leaves keeps its row, while another has taken its place
+        self.board = Board(rows)
         self.health = Health(self.board)
-        self.counts = Table(self.plan.workers, LAYOUT.columns)
+        self.counts = Table(rows, LAYOUT.columns)
         self.guard = Guard(settings.api_keys) if settings.api_keys else None
-        self.keeping = new_table(self.plan.workers)
+        self.keeping = new_table(rows)
         self.collector: Collector | None = None
         self.original = open_file(model)
         self.traced = False
@@ -152,7 +153,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         stamp = stamp_of(self.model)
         predictor, self.health.refused = load_first(self.model, self.load_model, self.original if self.booted else None)
         if self.settings.collect is not None:
-            replaces = self.board.row(self.slot)[STARTS] > 1
+            replaces = self.board.sum(STARTS) > self.plan.workers
             self.collector = Collector(self.settings, self.keeping, self.slot, replaces)
         app = create_app(predictor, self.settings, self.health, self.ledger, self.guard, self.collector)
         swapper = Swapper(self.model, app.extensions[EXTENSION].classifier, self.health, self.load_model, stamp)
@@ -170,7 +171,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     def give_slot(self, arbiter: Any, worker: Any) -> None:
         """Give a worker that is about to be forked its row of the board."""
         taken = {other.slot for other in arbiter.WORKERS.values()}
-        worker.slot = min(set(range(self.board.rows + len(taken) + 1)) - taken)
+        worker.slot = min(set(range(self.board.rows)) - taken)
         worker.born = time.monotonic()
         self.board.clear(worker.slot)
         self.board.row(worker.slot)[STARTS] += 1
@@ -179,6 +180,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         """Forget a worker that has ended."""
         if worker.slot not in {other.slot for other in arbiter.WORKERS.values()}:
             self.board.clear(worker.slot)
+            self.keeping.row(worker.slot)[PENDING] = 0.0  # its queue is gone with it
 
     def announce(self, worker: Any) -> None:
         """Say, once the first worker is ready, where it listens and what to try."""

@@ -12,7 +12,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 from gunicorn.workers.base import Worker
 
-from pupila.server.board import BEAT, DUE, PID, Board
+from pupila.server.board import BEAT, DUE, LEAVING, PID, Board
 from pupila.server.loop import Loop
 from pupila.server.native import give_memory_back, silence_libtiff
 
@@ -80,6 +80,20 @@ class LoopArbiter(Arbiter):  # type: ignore[misc]
         self.board: Board = app.board
         self.halting = False
         super().__init__(app)
+
+    @property
+    def num_workers(self) -> int:
+        """How many there should be; one that leaves because a request in it hangs is replaced before it is gone.
+
+        There are as many spare rows as workers: if all of them leave, and those that came in their place, too, the
+        next ones wait for the first to end.
+        """
+        leaving = sum(1 for worker in self.WORKERS.values() if self.board.row(worker.slot)[LEAVING])
+        return int(self._num_workers + min(leaving, self.board.rows - self._num_workers))
+
+    @num_workers.setter
+    def num_workers(self, value: int) -> None:
+        self._num_workers = value
 
     def handle_int(self) -> None:
         """Ctrl-C drains like SIGTERM; a second one ends at once."""
