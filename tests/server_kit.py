@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +136,15 @@ class Running:
         """Return the resident MiB of all worker processes together."""
         pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self.workers()]
         return sum(pages) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 10) -> float:
+    """Return how long it took."""
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() < started + seconds, "this took too long"
+        time.sleep(0.01)
+    return time.monotonic() - started
 
 
 def signal_worker(pid: int, number: int) -> None:

@@ -2,12 +2,13 @@
 
 import contextlib
 import json
+import re
 import socket
 import threading
 from collections.abc import Iterator
 
 import pytest
-from server_kit import Running, picture, serving, write_model
+from server_kit import Running, picture, serving, wait_until, write_model
 
 GET = b"GET %s HTTP/1.1\r\nHost: a\r\n\r\n"
 CHUNKED = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -23,6 +24,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 def connect(server: Running) -> socket.socket:
     return socket.create_connection(("127.0.0.1", server.port), 30)
+
+
+def gauge(server: Running, name: str) -> float:
+    """Return one of the server's gauges."""
+    found = re.search(rf"(?m)^{name} (\S+)$", server.get("/metrics").text)
+    return float(found[1]) if found else 0.0
 
 
 def answer(sock: socket.socket) -> bytes:
@@ -98,3 +105,44 @@ def test_body_in_many_small_chunks_is_read_over_many_turns(server: Running) -> N
         head, _, body = answer(sock).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200"), head
     assert json.loads(body)["predictions"][0]["category"] == "red"
+
+
+MEBIBYTE = 2**20
+LIMITS = {"port": 0, "workers": 1, "max_body_bytes": MEBIBYTE, "max_buffered_bytes": 4 * MEBIBYTE}
+UPLOAD = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n" % MEBIBYTE
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Yield a server with memory for four of its largest bodies."""
+    folder = tmp_path_factory.mktemp("narrow")
+    with serving(write_model(folder / "colours.onnx"), folder / "log", json.dumps(LIMITS)) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def uploads(server: Running, count: int, sent: bytes) -> Iterator[list[socket.socket]]:
+    """Begin so many uploads and send so much of each; the server has read it all when the block begins."""
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(connect(server)) for _ in range(count)]
+        for sock in socks:
+            sock.sendall(UPLOAD + sent)
+        wait_until(lambda: gauge(server, "pupila_connections") >= count)
+        assert server.predict(picture()).status_code == 200  # small, and read after what was there before
+        yield socks
+
+
+def test_who_announces_much_and_sends_little_leaves_room_for_others(narrow: Running) -> None:
+    with uploads(narrow, 40, b"x"):
+        assert narrow.predict(picture() + bytes(100_000)).status_code == 200
+
+
+def test_uploads_that_have_come_half_way_end_and_the_next_one_is_told_to_come_back(narrow: Running) -> None:
+    data = picture() + bytes(MEBIBYTE - len(picture()))
+    half = 3 * MEBIBYTE // 4
+    with uploads(narrow, 4, data[:half]) as socks:
+        wait_until(lambda: narrow.predict(picture() + bytes(100_000)).status_code == 503)
+        for sock in socks:
+            sock.sendall(data[half:])
+        assert [answer(sock)[:12] for sock in socks] == [b"HTTP/1.1 200"] * 4
+    wait_until(lambda: narrow.predict(picture() + bytes(100_000)).status_code == 200)

@@ -7,12 +7,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import requests
-from server_kit import Running, launch, picture, serving, signal_worker, wait_for_url, write_model
+from server_kit import Running, launch, picture, serving, signal_worker, wait_for_url, wait_until, write_model
 
 from pupila.errors import SettingsError
 from pupila.server import Settings
@@ -37,15 +37,6 @@ def server(model: Path, tmp_path: Path) -> Iterator[Running]:
     with serving(model, tmp_path / "log", json.dumps({"port": 0, "workers": 2, "deadline": DEADLINE})) as running:
         wait_until(lambda: running.get("/readyz").json()["workers"] == 2)
         yield running
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 10) -> float:
-    """Return how long it took."""
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() < started + seconds, "this took too long"
-        time.sleep(0.01)
-    return time.monotonic() - started
 
 
 def answers(server: Running) -> bool:

@@ -95,6 +95,11 @@ class Connection:
         return self._chunks is not None and self._chunks.paused
 
     @property
+    def received(self) -> int:
+        """Bytes of the arriving request's body that are here, and of what came with them."""
+        return len(self.buffer) + (len(self._chunks.body) if self._chunks is not None else 0)
+
+    @property
     def head(self) -> Head | None:
         """The head of the request that is arriving, once it is there."""
         return self._head
@@ -125,7 +130,6 @@ class Connection:
             return None
         if chunks is not None:
             chunks.feed(self.buffer)
-            self.body_bytes = len(chunks.body)
             if not chunks.done:
                 return None
             body = bytes(chunks.body)

@@ -1,4 +1,10 @@
-"""Decides what becomes of a request: read it, queue it, or turn it away. Knows limits and loads, but no selector."""
+"""Decides what becomes of a request: read it, queue it, or turn it away. Knows limits and loads, but no selector.
+
+Memory for bodies is reserved by what has come, not by what was announced: twice that, and never more than the whole.
+So whoever announces much and sends little holds little, and whoever has sent half of a body is sure of room for the
+rest. Where there is none to double a reservation, that upload is told to come back; and one that could not end beside
+what is reserved when it begins is told so before it sends anything.
+"""
 
 import time
 
@@ -11,7 +17,7 @@ from pupila.server.settings import Settings
 from pupila.server.stand_in import StandIn
 
 SMALL = 65536
-"""Bodies up to this are not counted against the memory for bodies: the number of connections bounds them."""
+"""Bytes of a body that may come before any are reserved: the number of connections bounds them."""
 INLINE = frozenset(("/healthz", "/readyz", "/metrics", "/ping", "/v2/health/live", "/v2/health/ready"))
 """Answered by the loop itself: health never waits behind inference."""
 
@@ -26,20 +32,36 @@ class Intake:
         self.settings = settings
 
     def begin(self, connection: Connection, head: Head) -> bool:
-        """Return whether a body may be sent, whose head has arrived; memory for a big one is reserved first."""
+        """Return whether a body may be sent, whose head has arrived; one for which there is no room is refused."""
         if self.is_too_large(head):
             if head.expects_continue and self.is_form(head):
                 connection.send(CONTINUE)  # so that it says its name; it is refused after a few kilobytes
             return True
-        connection.body_bytes = head.length
-        if head.length > SMALL or head.chunked:
-            total = self.pool.body_bytes()
-            if total > self.settings.max_buffered_bytes:
-                self.stand_in.refuse(connection, 503, "overloaded", "Too many big uploads at once. Try again later.", 1)
-                return False
+        if head.length > SMALL and not self.has_room(connection, head.length):
+            return False
         if head.expects_continue and len(connection.buffer) < max(head.length, 1):
             connection.send(CONTINUE)
         return True
+
+    def reserve(self, connection: Connection) -> bool:
+        """Return whether there is room for what has come of a body; it is refused if there is none."""
+        received, head = connection.received, connection.head
+        if head is None or received <= SMALL or self.is_too_large(head):
+            return True
+        wanted = min(2 * received, self.settings.max_body_bytes if head.chunked else head.length)
+        if wanted > connection.body_bytes:
+            if not self.has_room(connection, wanted):
+                return False
+            connection.body_bytes = wanted
+        return True
+
+    def has_room(self, connection: Connection, wanted: int) -> bool:
+        """Return whether so many bytes could be reserved for a connection's body; it is refused if not."""
+        others = self.pool.body_bytes() - connection.body_bytes
+        if others + wanted <= self.settings.max_buffered_bytes:
+            return True
+        self.stand_in.refuse(connection, 503, "overloaded", "Too many big uploads at once. Try again later.", 1)
+        return False
 
     def is_too_large(self, head: Head) -> bool:
         """Return whether a body is larger than any may be, as announced."""
@@ -66,6 +88,7 @@ class Intake:
     def hand_over(self, connection: Connection, request: Request) -> None:
         """Give a request to the handlers, or answer at once if it is about health, or if too much waits."""
         connection.request = request
+        connection.body_bytes = min(connection.body_bytes, len(request.body))
         if request.head.path in INLINE:
             self.handlers.answer(connection, request)
             return

@@ -150,6 +150,8 @@ class Turns:
             arrived = connection.head_arrived()
             if arrived is not None and not self.intake.begin(connection, arrived):
                 return
+            if not self.intake.reserve(connection):
+                return
             request = connection.take(now)
         except ProtocolError as error:
             self.intake.stand_in.refuse(connection, error.status, error.code, str(error))
