@@ -2,6 +2,8 @@
 
 import contextlib
 import logging
+import re
+import socket
 from collections.abc import Iterator
 
 import ray
@@ -11,6 +13,10 @@ from pupila.errors import SettingsError
 
 HERE = "here"
 """The address that stands for: the cluster that runs on this machine, or where there is none, one for this run."""
+PLAIN = re.compile(r"(?P<host>[^/]+):(?P<port>\d{1,5})")
+"""HOST:PORT; whatever else Ray understands is left to it."""
+ANSWERS = 10.0
+"""Seconds within which the first node must take a connection."""
 
 
 @contextlib.contextmanager
@@ -25,6 +31,7 @@ def connected(address: str = HERE, start: bool = True) -> Iterator[None]:
         yield
         return
     try:
+        _knock(address)
         where = (None if start else "auto") if address == HERE else address
         ray.init(where, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except AuthenticationError as error:
@@ -32,15 +39,32 @@ def connected(address: str = HERE, start: bool = True) -> Iterator[None]:
             f"{address}: the cluster asks for a token. Set RAY_AUTH_MODE=token here and on every node, and copy "
             "~/.ray/auth_token from the first node."
         ) from error
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise SettingsError(
-            f"{address}: no Ray cluster answers there ({str(error).splitlines()[0]}). "
-            "Start one with `ray start --head`, or leave the address out."
-        ) from error
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
+        raise SettingsError(_reason(address, error)) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nothing at all listens at HOST:PORT: Ray would ask for minutes, and print what it thinks."""
+    parts = PLAIN.fullmatch(address)
+    if parts is not None:
+        socket.create_connection((parts["host"].strip("[]"), int(parts["port"])), ANSWERS).close()
+
+
+def _reason(address: str, error: Exception) -> str:
+    """Return one sentence on why there is no connection, and one on what to do."""
+    if address == HERE:
+        return (
+            f"No Ray cluster runs on this machine ({str(error).split('. ')[0]}). Start one with `ray start --head`, or "
+            "say where one runs: --cluster=HOST:6379."
+        )
+    return (
+        f"{address}: no Ray cluster answers there ({str(error).splitlines()[0]}). The address is that of the first "
+        "node, HOST:6379 if `ray start --head` was told no other port."
+    )
 
 
 def cpus() -> int:

@@ -140,7 +140,7 @@ class Team:
         distributed.all_gather_object(reasons, reason)
         found = [one for one in reasons if one is not None]
         if found:
-            elsewhere = " The other workers do: every machine must find it under the same path."
+            elsewhere = " Other workers found it: all machines must have the same data under the same path."
             raise TrainingError(found[0] + (elsewhere if len(found) < self.size else ""))
 
 
