@@ -68,10 +68,10 @@ def test_killed_processes_and_a_new_model_under_load_fail_no_request(
         assert (refused.returncode, refused.stdout) == (1, "")
         assert refused.stderr.startswith(f"Ray Serve runs on this cluster already, at 127.0.0.1, port {port}. Give")
         with Load([f"http://127.0.0.1:{port}"], photo.read_bytes()) as load:
-            load.wait_for(40)
+            load.wait_for(20)
             for found in before.values():
                 os.kill(min(found), signal.SIGKILL)
-                load.wait_for(40)
+                load.wait_for(20)
             deploy(second, port, cluster.address)
             load.wait_for(40)
         versions = [Predictor.load(model).version for model in (first, second)]

@@ -39,7 +39,7 @@ def connected(address: str = HERE, start: bool = True) -> Iterator[None]:
             f"{address}: the cluster asks for a token. Set RAY_AUTH_MODE=token here and on every node, and copy "
             "~/.ray/auth_token from the first node."
         ) from error
-    except (OSError, OverflowError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray has many of its own, and bare ones
         raise SettingsError(_reason(address, error)) from error
     try:
         yield
@@ -58,8 +58,8 @@ def _reason(address: str, error: Exception) -> str:
     """Return one sentence on why there is no connection, and one on what to do."""
     if address == HERE:
         return (
-            f"No Ray cluster runs on this machine ({str(error).split('. ')[0]}). Start one with `ray start --head`, or "
-            "say where one runs: --cluster=HOST:6379."
+            f"No Ray cluster runs on this machine, or it did not start ({str(error).split('. ')[0]}). Start one with "
+            "`ray start --head`, or say where one runs: --cluster=HOST:6379."
         )
     return (
         f"{address}: no Ray cluster answers there ({str(error).splitlines()[0]}). The address is that of the first "

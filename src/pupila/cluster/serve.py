@@ -87,9 +87,10 @@ class Door:
         raise AssertionError("the last try returns or raises")
 
 
-def application(model: Path, settings: Settings, replicas: int) -> serve.Application:
+def application(model: Path, settings: Settings, replicas: int, cores: int) -> serve.Application:
     """Put the application together for a model file, which every node must have under the same path.
 
+    replicas: at most. At least there are two, or as many as the cluster has cores: Ray Serve would wait for the others.
     With another file than before, Ray Serve replaces replica by replica, and those that go finish what they have.
     """
     version = Predictor.load(model).version
@@ -97,7 +98,7 @@ def application(model: Path, settings: Settings, replicas: int) -> serve.Applica
         max_ongoing_requests=ONGOING,
         max_queued_requests=settings.max_waiting,
         autoscaling_config={
-            "min_replicas": min(2, replicas),
+            "min_replicas": min(2, replicas, cores),
             "max_replicas": replicas,
             "target_ongoing_requests": TARGET,
         },
@@ -116,21 +117,20 @@ def application(model: Path, settings: Settings, replicas: int) -> serve.Applica
 
 def app(options: dict[str, str]) -> serve.Application:
     """Make the application for Ray's own `serve run` and `serve deploy`; `model` and `replicas` may be given."""
-    return application(Path(options.get("model") or bundled_model()), Settings(), int(options.get("replicas") or 2))
+    model = Path(options.get("model") or bundled_model())
+    return application(model, Settings(), int(options.get("replicas") or 2), cpus())
 
 
 def serve_on_cluster(model: Path, settings: Settings, address: str = HERE) -> str:
     """Serve a model on the cluster that runs at an address, or roll it out there; return where it listens.
 
     Returns when every replica has the model; they go on serving. Raises SettingsError, also where Ray Serve runs with
-    another host or port, or ModelError if it cannot be
-    loaded: then the replicas before it go on.
+    another host or port, or ModelError if it cannot be loaded: then the replicas before it go on.
     """
     if settings.collect is not None:
         raise SettingsError("--collect keeps pictures on one machine. Leave it out on a cluster.")
     with connected(address, start=False):
-        replicas = settings.workers or cpus()
-        made = application(model, settings, replicas)
+        made = application(model, settings, settings.workers or cpus(), cpus())
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         slow = contextlib.suppress(TimeoutError)  # on a busy machine proxies take longer than the minute that Ray waits
         try:
