@@ -185,8 +185,8 @@ class Got(NamedTuple):
 class Load:
     """Clients that ask for an answer, one request after the other, until told to stop; they note what they get."""
 
-    def __init__(self, urls: Sequence[str], photo: bytes, clients: int = 4, patience: float = 200) -> None:
-        """The clients begin with one address each, in turn. patience: seconds to wait for an answer."""
+    def __init__(self, urls: Sequence[str], photo: bytes, clients: int = 4, patience: float = 150) -> None:
+        """The clients begin with one address each, in turn. patience: seconds that one waits for an answer."""
         self.answers: list[Got] = []
         self._urls, self._photo, self._patience = urls, photo, patience
         self._over = threading.Event()
@@ -219,7 +219,7 @@ class Load:
     def wait_for(self, count: int) -> None:
         """Return when so many more answers have come."""
         wanted = len(self.answers) + count
-        limit = time.monotonic() + self._patience
+        limit = time.monotonic() + 2 * self._patience
         while len(self.answers) < wanted:
             assert time.monotonic() < limit, self.answers[-3:]
             time.sleep(0.02)

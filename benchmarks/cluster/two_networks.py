@@ -37,7 +37,8 @@ NAMES = tuple(f"pupila{os.getpid()}{letter}" for letter in "ab")
 CLUSTER = f"--cluster={ADDRESSES[0]}:6379"
 VALUES = ["weights=bundled", "validation_fraction=0.4", "batch_size=54", "network_size=32", "progressive=[]"]
 SMALL = [word for value in [*VALUES, "precision=float32", "export=float32"] for word in ("--set", value)]
-CLIENTS = 4
+CLIENTS, CLIENTS_WAIT = 4, 60.0
+"""Seconds after which a client that hears nothing asks the other node: no machine that is cut off says so."""
 LIMIT = 1800.0
 """Seconds that any one step may take, on a machine that does much else."""
 
@@ -205,12 +206,12 @@ def judge_load(found: Sequence[Got], urls: Sequence[str], photo: Path) -> None:
     check(len(lost) <= CLIENTS // 2 and any(got.url == urls[1] for got in answered), f"too many lost: {lost[:3]}")
     longest = max(got.seconds for got in answered)
     print(f"serve: {len(answered)} requests answered, the slowest in {longest:.1f} s; {len(lost)} were in the hands of "
-          "the killed node's proxy and were answered by the other when their clients asked again")  # fmt: skip
+          "the killed node's proxy, and were answered by the other when their clients asked again")  # fmt: skip
 
 
 def ask(photo: Path, urls: Sequence[str]) -> None:
     """Be the clients; for each number on standard input wait for so many more answers, at its end print them all."""
-    with Load(urls, photo.read_bytes(), CLIENTS, LIMIT) as load:
+    with Load(urls, photo.read_bytes(), CLIENTS, CLIENTS_WAIT) as load:
         for line in sys.stdin:
             load.wait_for(int(line))
             print(flush=True)
