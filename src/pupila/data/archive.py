@@ -42,7 +42,7 @@ def read_archive(path: Path) -> list[Entry]:
                 total += len(data)
                 if total > TOTAL_BYTES:
                     raise DataError(f"{path}: holds over {TOTAL_BYTES // 2**30} GiB. Unpack it and give the folder.")
-                if parts and not is_hidden(parts):
+                if parts and not any(map(is_hidden, parts)):
                     entries[parts] = Entry(parts, data)
                 if file.tell() - seen > REPORT_EVERY:
                     bar.advance(file.tell() - seen)

@@ -3,7 +3,7 @@
 Knows in which order they are asked, and nothing of how each of them works.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from pupila.data.class_folders import Found, by_class_folders, split_folders, unwrap
@@ -29,7 +29,7 @@ def arrange(collected: Collected, where: str) -> Arranged:
 def _arrange(entries: Sequence[Entry], where: str) -> Arranged:
     if is_parquet(entries):
         return by_parquet(entries, where)
-    found: Found = [(entry.parts, entry) for entry in entries if entry.may_be_picture]
+    found = _pictures_by_folder(entries)
     if not found:
         raise DataError(f"{where}: there are no pictures in it. {HINT}")
     tables, unused = find_tables(entries)
@@ -43,9 +43,17 @@ def _arrange(entries: Sequence[Entry], where: str) -> Arranged:
     return replace(arranged, notes=(*arranged.notes, *unused))
 
 
+def _pictures_by_folder(entries: Iterable[Entry]) -> Found:
+    found: dict[tuple[str, ...], list[Entry]] = {}
+    for entry in entries:
+        if entry.may_be_picture:
+            found.setdefault(entry.parts[:-1], []).append(entry)
+    return found
+
+
 def _by_names(found: Found, where: str) -> Arranged:
     """Take the labels from the names of files or folders."""
-    tops = {path[0] for path, _ in found if len(path) > 1}
+    tops = {folder[0] for folder in found if folder}
     if not split_folders(found) and len(tops) > 1 and len(splits_among(tops)) == len(tops):
         # train/1.jpg beside test/1.jpg: as class folders these would be the classes `train` and `test`
         by_name = by_file_names(found, with_splits=True)

@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 
 from pupila.data.entries import Entry
 from pupila.data.layout import HINT, Arranged, Labelled, some, sort_labelled, splits_among
 from pupila.errors import DataError
 
-Found = list[tuple[tuple[str, ...], Entry]]
-"""Files with the part of their path that still counts."""
+Found = Mapping[tuple[str, ...], Sequence[Entry]]
+"""Files by the folder that they lie in, as far as its path still counts: there are few folders, and many files."""
 
 
 def by_class_folders(found: Found, where: str) -> Arranged:
@@ -20,37 +21,38 @@ def by_class_folders(found: Found, where: str) -> Arranged:
     parts = {"train": found}
     if folders:
         _check_folders(folders, where)
-        parts = {split: _inside(found, top) for top, split in folders.items()}
-    splits = {split: _labelled(parts[split]) for split in sorted(parts)}
+        parts = {split: _inside(found, top) for top, split in sorted(folders.items(), key=itemgetter(1))}
+    splits = {split: _labelled(part) for split, part in parts.items()}
     if not splits["train"]:
         raise DataError(f"{where}: its pictures are in no class folder. {HINT}")
-    used = {id(item.entry) for members in splits.values() for item in members}
-    unused = [] if len(used) == len(found) else [item for item in found if id(item[1]) not in used]
-    beside = Counter(path[0] for path, _ in unused if folders and len(path) > 1 and path[0] not in folders)
-    strays = [e for path, e in unused if (len(path) < 2 or path[0] not in beside) and "." in e.parts[-1]]
-    strays.sort(key=lambda entry: entry.parts)
+    unlabelled = [found, *parts.values()] if folders else [found]
+    strays = [entry for files in unlabelled for entry in files.get((), ()) if "." in entry.parts[-1]]
+    beside: Counter[str] = Counter()
+    for folder, files in found.items():
+        if folders and folder and folder[0] not in folders:
+            beside[folder[0]] += len(files)
     notes = [
         f"{top}/ was left out ({count:,} {_pictures(count)}): it is no split with class folders in it."
         for top, count in sorted(beside.items())
     ]
-    notes += [*_same_folders(splits["train"]), *_deeper(splits)]
+    notes += [*_same_folders(parts["train"]), *_deeper(parts)]
     layout = f"class folders in {', '.join(f'{top}/' for top in _in_order(folders))}" if folders else "class folders"
     return Arranged(layout, splits, strays, notes)
 
 
 def unwrap(found: Found) -> Found:
     """Leave out folders that hold all the others: an archive often has its own name as the first one."""
-    while True:
-        top = {path[0] for path, _ in found if len(path) > 1}
-        if len(top) != 1 or split_folders(found) or max(len(path) for path, _ in found) < 3:
-            return found
-        found = [(path[1:] if len(path) > 1 else path, entry) for path, entry in found]
+    while len({folder[0] for folder in found if folder}) == 1 and not split_folders(found) and max(map(len, found)) > 1:
+        inside: dict[tuple[str, ...], list[Entry]] = {}
+        for folder, files in found.items():  # what lies beside the top folder now lies beside those in it
+            inside.setdefault(folder[1:], []).extend(files)
+        found = inside
+    return found
 
 
 def split_folders(found: Found) -> dict[str, str]:
     """Map top folders to splits. A folder `train` that holds no folders is a class: pictures of trains, beside cars."""
-    holding_folders = {path[0] for path, _ in found if len(path) > 2}
-    return splits_among(holding_folders)
+    return splits_among(folder[0] for folder in found if len(folder) > 1)
 
 
 def _in_order(folders: Mapping[str, str]) -> list[str]:
@@ -69,16 +71,16 @@ def _check_folders(folders: Mapping[str, str], where: str) -> None:
 
 def _inside(found: Found, top: str) -> Found:
     """Return what a split's folder holds; one that holds nothing but another of its name (train/train/) is left out."""
-    inside = [(path[1:], entry) for path, entry in found if path[0] == top]
-    doubled = all(len(path) > 2 and path[0] == top for path, _ in inside)
-    return [(path[1:], entry) for path, entry in inside] if doubled else inside
+    inside = {folder[1:]: files for folder, files in found.items() if folder[:1] == (top,)}
+    doubled = all(len(folder) > 1 and folder[0] == top for folder in inside)
+    return {folder[1:]: files for folder, files in inside.items()} if doubled else inside
 
 
-def _same_folders(items: Sequence[Labelled]) -> list[str]:
+def _same_folders(part: Found) -> list[str]:
     """Say that all classes hold the same folders: 2019/cat, 2019/dog, 2020/cat, 2020/dog."""
     inner: dict[str, set[str]] = {}
-    for item in items:
-        inner.setdefault(item.category, set()).update(item.name.split("/")[:-1][:1] or [""])
+    for folder in filter(None, part):
+        inner.setdefault(folder[0], set()).add(folder[1] if len(folder) > 1 else "")
     first = next(iter(inner.values()), set())
     if len(inner) < 2 or len(first) < 2 or "" in first or any(names != first for names in inner.values()):
         return []
@@ -88,18 +90,25 @@ def _same_folders(items: Sequence[Labelled]) -> list[str]:
     ]
 
 
-def _deeper(splits: Mapping[str, Sequence[Labelled]]) -> list[str]:
+def _deeper(parts: Mapping[str, Found]) -> list[str]:
     """Say how many pictures lie deeper than their class folder."""
-    deep = [item for members in splits.values() for item in members if "/" in item.name]
+    deep = [(folder, files) for part in parts.values() for folder, files in part.items() if len(folder) > 1]
     if not deep:
         return []
-    example = f"{deep[0].category}/{deep[0].name} as {deep[0].category}"
-    return [f"{len(deep):,} {_pictures(len(deep))} in folders within a class folder count as that class: {example}."]
+    count = sum(len(files) for _, files in deep)
+    folder, files = deep[0]
+    example = f"{'/'.join(folder)}/{files[0].parts[-1]} as {folder[0]}"
+    return [f"{count:,} {_pictures(count)} in folders within a class folder count as that class: {example}."]
 
 
 def _pictures(count: int) -> str:
     return "picture" if count == 1 else "pictures"
 
 
-def _labelled(found: Found) -> list[Labelled]:
-    return sort_labelled(Labelled(path[0], "/".join(path[1:]), entry) for path, entry in found if len(path) > 1)
+def _labelled(part: Found) -> list[Labelled]:
+    items: list[Labelled] = []
+    for folder, files in part.items():
+        if folder:
+            within = "".join(f"{name}/" for name in folder[1:])
+            items += [Labelled(folder[0], within + entry.parts[-1], entry) for entry in files]
+    return sort_labelled(items)

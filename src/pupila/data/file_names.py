@@ -20,19 +20,20 @@ def by_file_names(found: Found, *, with_splits: bool) -> Arranged | None:
     """
     splits: dict[str, list[Labelled]] = {"train": []}
     strays = []
-    named = splits_among(path[0] for path, _ in found if len(path) > 1) if with_splits else {}
-    for path, entry in found:
-        match = NUMBERED.fullmatch(path[-1].rpartition(".")[0])
+    named = splits_among(folder[0] for folder in found if folder) if with_splits else {}
+    for folder, entry in ((folder, entry) for folder, files in found.items() for entry in files):
+        name = entry.parts[-1]
+        match = NUMBERED.fullmatch(name.rpartition(".")[0])
         label = match["label"].strip(" _.-") if match else ""
-        if not label or label.casefold() in CAMERAS or (with_splits and len(path) < 2):
+        if not label or label.casefold() in CAMERAS or (with_splits and not folder):
             strays.append(entry)
             continue
-        split = named[path[0]] if with_splits else "train"
-        splits.setdefault(split, []).append(Labelled(label, path[-1], entry))
+        split = named[folder[0]] if with_splits else "train"
+        splits.setdefault(split, []).append(Labelled(label, name, entry))
     items = [item for members in splits.values() for item in members]
     classes = {item.category for item in items}
     # A class of one picture for nearly every picture is a list of titles, and no data set.
-    if len(classes) < 2 or len(classes) > len(items) / 2 or len(strays) > len(found) / 10 or not splits["train"]:
+    if len(classes) < 2 or len(classes) > len(items) / 2 or len(strays) > len(items) / 9 or not splits["train"]:
         return None
     ordered = {split: sort_labelled(splits[split]) for split in sorted(splits)}
     example = min(items, key=lambda item: item.name)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from pupila.data.entries import PICTURES, Entry, ending_of, is_hidden, parts_of
 from pupila.data.splits import Skipped
@@ -17,8 +18,7 @@ Waiting = tuple[str, tuple[str, ...], frozenset[tuple[int, int]]]
 """A folder still to be looked into, its name within the data set, and the identities of those above it."""
 
 
-@dataclass(frozen=True)
-class Listed:
+class Listed(NamedTuple):
     """A file and what tells whether it has changed."""
 
     entry: Entry
@@ -60,10 +60,11 @@ def list_folder(root: Path) -> Listing:
                 continue
             with os.scandir(folder) as found:
                 items = list(found)
-        except PermissionError:
+        except (PermissionError, FileNotFoundError) as error:
             if not above:
                 raise
-            listing.skipped.append(Skipped("/".join(above), CLOSED))
+            if isinstance(error, PermissionError):  # else it was removed a moment ago
+                listing.skipped.append(Skipped("/".join(above), CLOSED))
             continue
         if not items and above:
             listing.empty.append("/".join(above))
@@ -81,8 +82,12 @@ def list_folder(root: Path) -> Listing:
 
 def _take(item: os.DirEntry[str], parts: tuple[str, ...], listing: Listing) -> bool:
     """Note what an item is; return whether it is a folder to look into."""
-    folder, file = _kind(item)
-    if is_hidden(parts[-1:]):
+    try:
+        folder = item.is_dir()
+        file = not folder and item.is_file()
+    except OSError:  # a link to itself is neither
+        folder = file = False
+    if is_hidden(item.name):
         if folder:
             listing.hidden.append("/".join(parts))
     elif folder:
@@ -92,23 +97,15 @@ def _take(item: os.DirEntry[str], parts: tuple[str, ...], listing: Listing) -> b
     elif file:
         try:
             status = item.stat()
+            listing.files.append(Listed(Entry(parts, item.path), status.st_size, status.st_mtime_ns))
+        except FileNotFoundError:  # it was removed a moment ago
+            return False
         except PermissionError:  # its folder may be listed, and not entered
             listing.skipped.append(Skipped("/".join(parts), CLOSED))
-            return False
-        listing.files.append(Listed(Entry(parts, item.path), status.st_size, status.st_mtime_ns))
     else:
         reason = "It is a link to a file that is not there." if item.is_symlink() else "It is no regular file."
         listing.skipped.append(Skipped("/".join(parts), reason))
     return False
-
-
-def _kind(item: os.DirEntry[str]) -> tuple[bool, bool]:
-    """Return whether it is a folder, and whether a file; a link to itself is neither, and raises an error if asked."""
-    try:
-        folder = item.is_dir()
-        return folder, not folder and item.is_file()
-    except OSError:
-        return False, False
 
 
 def _listed(kind: str, names: Sequence[str]) -> str:

@@ -6,6 +6,8 @@ Each arrangement has a file of its own; what they have in common, and the classe
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import NamedTuple
 
 from pupila.data.entries import Entry
 from pupila.data.splits import Skipped
@@ -28,8 +30,7 @@ WITHIN = re.compile(
 HINT = "Put them into one folder a class, like cat/1.jpg and dog/1.jpg."
 
 
-@dataclass(frozen=True)
-class Labelled:
+class Labelled(NamedTuple):
     """A file with its class and its name within the class."""
 
     category: str
@@ -54,7 +55,7 @@ class Arranged:
 
 def sort_labelled(items: Iterable[Labelled]) -> list[Labelled]:
     """Sort by class, then by name: the order that a seed's split depends on."""
-    return sorted(items, key=lambda item: (item.category, item.name))
+    return sorted(items, key=itemgetter(0, 1))
 
 
 def class_names(splits: Mapping[str, Sequence[Labelled]], where: str) -> tuple[str, ...]:

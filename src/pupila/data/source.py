@@ -64,7 +64,7 @@ def _folder(path: Path, name: str, wanted: Callable[[Entry], bool]) -> Source:
     listing = list_folder(path)
     files = [file for file in listing.files if wanted(file.entry)]
     identity = [
-        [(file.entry.name, file.bytes, file.modified_ns) for file in files],
+        [(file.entry.source, file.bytes, file.modified_ns) for file in files],
         [item.name for item in listing.skipped],
         listing.notes(),
     ]

@@ -109,9 +109,10 @@ def fingerprint(classes: tuple[str, ...], parts: Mapping[str, Part]) -> str:
     digest = hashlib.sha256()
     for split in sorted(parts):
         part = parts[split]
-        for text in (split, str(part.images.shape), *classes, *part.names):
-            data = text.encode("utf-8", "surrogateescape")
-            digest.update(b"%d:" % len(data) + data)
+        texts = [
+            text.encode("utf-8", "surrogateescape") for text in (split, str(part.images.shape), *classes, *part.names)
+        ]
+        digest.update(b"".join([b"%d:%b" % (len(text), text) for text in texts]))
         digest.update(part.labels.astype("<i8").tobytes())
         digest.update(np.ascontiguousarray(part.images).data)
     return digest.hexdigest()

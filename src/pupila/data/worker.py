@@ -92,3 +92,7 @@ def serve(memory: int) -> None:
         failed = decode_into(part, sources, ImageLimits(*job["limits"]), job["framing"])
         answers.write(json.dumps(failed).encode() + b"\n")
         answers.flush()
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]))
