@@ -19,6 +19,7 @@ ImageErrorCode = Literal[
     "image_truncated",  # starts as a picture, and breaks off or is corrupt
     "image_too_many_bytes",
     "image_too_many_pixels",
+    "image_too_complex",  # more scans, chunks or strips than any program writes
 ]
 
 

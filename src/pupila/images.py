@@ -13,16 +13,17 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 
-from pupila import webp
+from pupila import structure, webp
 from pupila.errors import ImageError
 
 Pixels = NDArray[np.uint8]
 """uint8 [H, W, 3], RGB."""
 
 Gate = Callable[[int], AbstractContextManager[None]]
-"""Asked for leave to decode so many pixels; it may make the caller wait."""
+"""Asked for leave to decode so many pixels; it may make the caller wait. Of a JPEG with more scans than programs write,
+each pixel counts as often as it is gone through more than usual."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF")
 """What is decoded, recognised by content and not by name. A short list keeps rarely used decoders out of reach."""
@@ -53,6 +54,12 @@ FRAMINGS = ("squash", "letterbox")
 BARS = (124, 116, 104)
 """Colour of the bars: the mean of ImageNet's pixels, so that the network sees next to nothing there."""
 
+USUAL_SCANS = 10
+"""Scans of a progressive JPEG as programs write it."""
+
+MAX_EXIF = 2**20
+"""Bytes of an EXIF block in which an orientation is looked for: a JPEG's has 64 kB."""
+
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 """What stands at byte 8 of the pictures that iPhones take."""
 
@@ -60,6 +67,8 @@ HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 # Pillow warns of odd metadata in words that the sender chooses: a way to fill a server's log.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+# Texts of a PNG, unpacked; Pillow's own 64 MiB take four times as much in memory.
+PngImagePlugin.MAX_TEXT_MEMORY = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -106,11 +115,11 @@ def decode(
     for anything that is not a whole picture within the limits; OSError if a path cannot be read.
     """
     data = source.read_bytes() if isinstance(source, Path) else source
-    image = _open(data, limits)
-    pixels = image.width * image.height
+    image, passes = _open(data, limits)
+    pixels = image.width * image.height * max(passes, USUAL_SCANS) // USUAL_SCANS
     if min(image.size) >= 4 * size:  # JPEG only: decodes at 1/2, 1/4 or 1/8, never below twice the size
         image.draft("RGB", (2 * size, 2 * size))
-    if "progressive" not in image.info:  # of such a JPEG all coefficients are kept, at whatever scale it is decoded
+    if passes == 1 and "progressive" not in image.info:  # else all coefficients are kept, at whatever scale
         pixels = image.width * image.height
     with gate(pixels):
         upright = _convert(_load(image, data), size)
@@ -124,12 +133,12 @@ def resize(pixels: Pixels, size: int) -> Pixels:
 
 def sides(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[int, int]:
     """Return width and height in pixels as stored, from the header alone; raises ImageError as decode() does."""
-    return _open(data, limits).size
+    return _open(data, limits)[0].size
 
 
 def header(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Header:
     """Return what the header says; raises ImageError as decode() does, for nothing that comes after the header."""
-    image = _open(data, limits)
+    image, _ = _open(data, limits)
     return Header(image.format or "", image.mode, image.width, image.height, _orientation(image))
 
 
@@ -150,13 +159,13 @@ def plain_png(data: bytes, longest: int, limits: ImageLimits = DEFAULT_LIMITS) -
 
     Raises ImageError as decode() does.
     """
-    image = _convert(_load(_open(data, limits), data), longest // 4)
+    image = _convert(_load(_open(data, limits)[0], data), longest // 4)
     image.thumbnail((longest, longest), Image.Resampling.BILINEAR)
     return encode_png(np.asarray(image))
 
 
-def _open(data: bytes, limits: ImageLimits) -> Image.Image:
-    """Read the header only, and check the limits against it."""
+def _open(data: bytes, limits: ImageLimits) -> tuple[Image.Image, int]:
+    """Read the header only, and check the limits against it; return how often decoding goes through the pixels, too."""
     if not data:
         raise ImageError("image_empty", "The picture is empty (0 bytes). Send the file's content.")
     if len(data) > limits.max_bytes:
@@ -165,7 +174,11 @@ def _open(data: bytes, limits: ImageLimits) -> Image.Image:
             f"The picture has {len(data):,} bytes, over the limit of {limits.max_bytes:,}. Make it smaller.",
         )
     try:
+        passes = structure.passes(data)
         image = Image.open(io.BytesIO(data), formats=OPENERS)
+    except structure.ExcessError as error:
+        message = f"The picture has {error}. Save it again with another program."
+        raise ImageError("image_too_complex", message) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_many_pixels("The picture's size", limits) from error
     except Exception as error:  # Pillow's parsers raise nearly any type on hostile headers
@@ -177,7 +190,7 @@ def _open(data: bytes, limits: ImageLimits) -> Image.Image:
         raise ImageError("image_unrecognised", f"{kind}. Send one of {', '.join(FORMATS)}.") from error
     if image.width * image.height > limits.max_pixels:
         raise _too_many_pixels(f"{image.width} x {image.height}", limits)
-    return image
+    return image, passes
 
 
 def _too_many_pixels(what: str, limits: ImageLimits) -> ImageError:
@@ -259,6 +272,8 @@ def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation; a damaged EXIF block counts as none."""
     if image.format == "JPEG" and not image.info.keys() & {"exif", "xmp"}:
         return 1  # as small pictures mostly are: asking on costs a twentieth of decoding one
+    if len(image.info.get("exif", b"")) > MAX_EXIF:
+        return 1
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:

@@ -13,6 +13,7 @@ STATUS_OF_IMAGE_ERROR = {
     "image_truncated": 422,
     "image_too_many_bytes": 413,
     "image_too_many_pixels": 413,
+    "image_too_complex": 413,
 }
 
 
