@@ -189,3 +189,21 @@ def test_chosen_size_is_the_size_of_the_pictures(root: Path) -> None:
 def test_part_that_lacks_a_class_is_told(tmp_path: Path) -> None:
     splits = load(make_folder(tmp_path / "pets", {"train/cat": 2, "train/dog": 2, "test/cat": 1}), 8)
     assert splits.notes[-1] == "test has no picture of dog: a score on it says nothing of them."
+
+
+def test_splits_in_the_names_of_classes_are_understood(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "pets", {"cat_train": 2, "dog_train": 1, "cat_test": 1, "dog_test/old": 1})
+    splits = load_dataset(root, 8, cache=tmp_path / "cache")
+    assert splits.train.classes == ("cat", "dog")
+    assert splits.names == {
+        "train": ("cat/000.png", "cat/001.png", "dog/000.png"),
+        "test": ("cat/000.png", "dog/old/000.png"),
+    }
+    assert splits.layout == "class folders named for their splits"
+
+
+def test_class_without_a_split_beside_those_with_one_is_told(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "pets", {"cat_train": 1, "cat_test": 1, "dog": 1})
+    splits = load_dataset(root, 8, cache=tmp_path / "cache")
+    assert splits.train.classes == ("cat_test", "cat_train", "dog")
+    assert splits.notes[0].startswith("cat_test, cat_train were taken as classes, since dog tells no split:")

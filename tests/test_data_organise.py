@@ -109,6 +109,12 @@ def test_folder_within_the_data_is_refused(root: Path) -> None:
         organise(root, root / "out")
 
 
+def test_folder_beside_the_table_that_is_given_is_refused(tmp_path: Path) -> None:
+    files = {"a.png": picture(1), "b.png": picture(2), "labels.csv": "a.png,cat\nb.png,dog\n"}
+    with pytest.raises(DataError, match="would then hold every picture twice"):
+        organise(write_files(tmp_path / "pets", files) / "labels.csv", tmp_path / "pets" / "out")
+
+
 def test_failure_leaves_nothing_behind(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "pets", {"cat": 1, "dog": 3})
     with pytest.raises(DataError, match="'cat' has 1 picture"):

@@ -1,11 +1,14 @@
 """Labels from tables: Kaggle's, any CSV of path and label, and what is refused."""
 
+import time
 from pathlib import Path
 
 import pytest
 from data_kit import files_of, make_tar, picture, write_files
 
 from pupila.data import Splits, load_dataset
+from pupila.data.entries import Entry
+from pupila.data.tables import find_tables
 from pupila.errors import DataError
 
 
@@ -140,3 +143,39 @@ def test_splits_without_labels_are_refused_and_not_taken_for_classes(root: Path)
     write_files(root, pictures("train/1.png", "train/2.png", "test/1.png"))
     with pytest.raises(DataError, match="test/ and train/ hold pictures without labels"):
         load(root, root)
+
+
+def test_split_may_stand_at_the_end_of_a_tables_name_or_be_its_folder(root: Path) -> None:
+    files = pictures("a.png", "b.png", "c.png", "train/a.png", "train/b.png", "test/c.png")
+    tables = {
+        "pets_train.csv": "a.png,cat\nb.png,dog\n",
+        "pets_test.csv": "c.png,dog\n",
+        "names.csv": "x,1\ny,2\nz,3\n",
+    }
+    flat = {name: files[name] for name in ("a.png", "b.png", "c.png")}
+    expected = {"train": ["cat/a.png", "dog/b.png"], "test": ["dog/c.png"]}
+    assert names(load(write_files(root / "flat", {**flat, **tables}), root)) == expected
+    deep = {name: files[name] for name in ("train/a.png", "train/b.png", "test/c.png")}
+    deep |= {"train/labels.csv": "a.png,cat\nb.png,dog\n", "test/labels.csv": "c.png,dog\n"}
+    assert names(load(write_files(root / "deep", deep), root))["test"] == ["dog/test/c.png"]
+
+
+def test_heading_in_other_words_is_no_picture(root: Path) -> None:
+    write_files(root, {**pictures("a.png", "b.png", "c.png"), "l.csv": "id,breed\na,pug\nb,fox\nc,fox\n"})
+    splits = load(root, root)
+    assert splits.skipped == () and splits.train.classes == ("fox", "pug")
+
+
+def test_first_row_without_a_picture_is_listed_all_the_same(root: Path) -> None:
+    write_files(
+        root, {**pictures("a.png", "b.png", "c.png"), "l.csv": "gone.png,eel\na.png,cat\nb.png,dog\nc.png,dog\n"}
+    )
+    assert [item.name for item in load(root, root).skipped] == ["gone.png"]
+
+
+def test_table_of_something_else_among_many_folders_costs_little() -> None:
+    entries = [Entry((f"class{n % 2000:04d}", f"{n}.jpg"), "") for n in range(20_000)]
+    table = Entry(("prices.csv",), "".join(f"item{n},{n}\n" for n in range(1000)).encode())
+    started = time.process_time()
+    assert find_tables([*entries, table]) == ([], [])
+    assert time.process_time() - started < 2  # 0.02 s where no folder is looked into, 6 s if each of them is

@@ -1,11 +1,10 @@
 """Labels from folders: one folder a class, with or without train/, valid/ and test/ above. Knows names only."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from operator import itemgetter
+from collections.abc import Mapping, Sequence, Set
 
 from pupila.data.entries import Entry
-from pupila.data.layout import HINT, Arranged, Labelled, some, sort_labelled, splits_among
+from pupila.data.layout import HINT, Arranged, Labelled, some, sort_labelled, splits_among, splits_in_classes
 from pupila.errors import DataError
 
 Found = Mapping[tuple[str, ...], Sequence[Entry]]
@@ -18,26 +17,22 @@ def by_class_folders(found: Found, where: str) -> Arranged:
     Raises DataError, whose text begins with `where`, if there is no such layout.
     """
     folders = split_folders(found)
-    parts = {"train": found}
+    tops = {folder[0] for folder in found if folder}
+    told = {} if folders else splits_in_classes(tops)
+    parts, layout = {"train": found}, "class folders"
     if folders:
         _check_folders(folders, where)
-        parts = {split: _inside(found, top) for top, split in sorted(folders.items(), key=itemgetter(1))}
-    splits = {split: _labelled(part) for split, part in parts.items()}
+        parts = {split: _inside(found, top) for top, split in folders.items()}
+        layout = f"class folders in {', '.join(f'{top}/' for top in _in_order(folders))}"
+    elif told and told.keys() == tops:
+        parts, layout = _regrouped(found, told), "class folders named for their splits"
+    splits = {split: _labelled(parts[split]) for split in sorted(parts)}
     if not splits["train"]:
         raise DataError(f"{where}: its pictures are in no class folder. {HINT}")
     unlabelled = [found, *parts.values()] if folders else [found]
     strays = [entry for files in unlabelled for entry in files.get((), ()) if "." in entry.parts[-1]]
-    beside: Counter[str] = Counter()
-    for folder, files in found.items():
-        if folders and folder and folder[0] not in folders:
-            beside[folder[0]] += len(files)
-    notes = [
-        f"{top}/ was left out ({count:,} {_pictures(count)}): it is no split with class folders in it."
-        for top, count in sorted(beside.items())
-    ]
-    notes += [*_same_folders(parts["train"]), *_deeper(parts)]
-    layout = f"class folders in {', '.join(f'{top}/' for top in _in_order(folders))}" if folders else "class folders"
-    return Arranged(layout, splits, strays, notes)
+    notes = _beside(found, folders) if folders else _unsure(tops, told)
+    return Arranged(layout, splits, strays, [*notes, *_same_folders(parts["train"]), *_deeper(parts)])
 
 
 def unwrap(found: Found) -> Found:
@@ -74,6 +69,38 @@ def _inside(found: Found, top: str) -> Found:
     inside = {folder[1:]: files for folder, files in found.items() if folder[:1] == (top,)}
     doubled = all(len(folder) > 1 and folder[0] == top for folder in inside)
     return {folder[1:]: files for folder, files in inside.items()} if doubled else inside
+
+
+def _beside(found: Found, folders: Mapping[str, str]) -> list[str]:
+    """Say which folders lie beside those of the splits."""
+    counts: Counter[str] = Counter()
+    for folder, files in found.items():
+        if folder and folder[0] not in folders:
+            counts[folder[0]] += len(files)
+    return [
+        f"{top}/ was left out ({count:,} {_pictures(count)}): it is no split with class folders in it."
+        for top, count in sorted(counts.items())
+    ]
+
+
+def _unsure(tops: Set[str], told: Mapping[str, tuple[str, str]]) -> list[str]:
+    """Say that some classes are named like splits of one class, and others are not."""
+    if not told or told.keys() == tops:
+        return []
+    return [
+        f"{some(told)} were taken as classes, since {some(tops - told.keys())} tells no split: if they are splits, "
+        "move them into train/<class>/ and test/<class>/."
+    ]
+
+
+def _regrouped(found: Found, told: Mapping[str, tuple[str, str]]) -> dict[str, Found]:
+    """Return the files by split and class folder: those of cat_test, told as (cat, test), among them."""
+    parts: dict[str, dict[tuple[str, ...], list[Entry]]] = {}
+    for folder, files in found.items():
+        if folder:
+            category, split = told[folder[0]]
+            parts.setdefault(split, {}).setdefault((category, *folder[1:]), []).extend(files)
+    return {**parts}
 
 
 def _same_folders(part: Found) -> list[str]:

@@ -126,6 +126,25 @@ def splits_among(names: Iterable[str]) -> dict[str, str]:
     return {}
 
 
+def splits_in_classes(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Map names like cat_train and dog-test to class and split; none unless train shares a class with another split."""
+    matches = {name: match for name in names if (match := WITHIN.fullmatch(name))}
+    found = {n: ((m["before"] + m["after"]).strip(" _.-"), split_of(m["split"]) or "") for n, m in matches.items()}
+    found = {name: told for name, told in found.items() if told[0]}
+    trained = {category for category, split in found.values() if split == "train"}
+    return found if any(told[0] in trained and told[1] != "train" for told in found.values()) else {}
+
+
+def splits_of_files(files: Sequence[Entry]) -> list[str | None]:
+    """Return the split that the name of each file tells, or of the folder that it lies in; None where neither does."""
+    stems = [re.sub(r"(-\d+-of-\d+)?\.\w+$", "", file.parts[-1]) for file in files]
+    among = splits_among(stems)
+    return [
+        split_named(stem) or among.get(stem) or (split_of(file.parts[-2]) if len(file.parts) > 1 else None)
+        for file, stem in zip(files, stems, strict=True)
+    ]
+
+
 def split_named(name: str) -> str | None:
     """Return the split that a file's name begins with, as in train-00000-of-00002 or testLabels; None if with none."""
     small = name.casefold()

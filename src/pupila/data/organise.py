@@ -76,8 +76,9 @@ def _checked_target(source: str | Path, out: Path) -> Path:
     """Return the absolute path to write to; raises DataError if it lies in the source, or something is there."""
     target = Path(os.path.abspath(out.expanduser()))  # noqa: PTH100 - links stay as they are named
     above = (target.parent.resolve(), *target.parent.resolve().parents)
-    if source not in NAMES and Path(source).is_dir() and Path(source).resolve() in above:
-        raise DataError(f"{out}: lies in {source}, which would then hold every picture twice. Choose a place outside.")
+    home = None if source in NAMES else find_source(Path(source)).path  # of a table: the folder with its pictures
+    if home and home.is_dir() and home.resolve() in above:
+        raise DataError(f"{out}: lies in {home}, which would then hold every picture twice. Choose a place outside.")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise DataError(f"{out}: is there already. Choose another name, so that nothing is overwritten.")
     return target

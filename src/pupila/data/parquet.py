@@ -5,12 +5,11 @@ Knows pyarrow, which is an extra, and no pixels.
 
 import io
 import json
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from pupila.data.entries import Entry, parts_of
-from pupila.data.layout import Arranged, Labelled, some, sort_labelled, split_named, split_of, splits_among
+from pupila.data.layout import Arranged, Labelled, some, sort_labelled, splits_of_files
 from pupila.data.splits import Skipped
 from pupila.errors import DataError, MissingExtraError
 
@@ -46,12 +45,7 @@ def by_parquet(entries: Sequence[Entry], where: str) -> Arranged:
 
 def _splits(files: Sequence[Entry], where: str) -> list[str]:
     """Return the split of each file, by its name or its folder's; where none tells, all are for training."""
-    stems = [re.sub(r"(-\d+-of-\d+)?\.parquet$", "", file.parts[-1], flags=re.IGNORECASE) for file in files]
-    among = splits_among(stems)
-    told = [
-        split_named(file.parts[-1]) or among.get(stem) or (split_of(file.parts[-2]) if len(file.parts) > 1 else None)
-        for file, stem in zip(files, stems, strict=True)
-    ]
+    told = splits_of_files(files)
     unknown = [file.name for file, split in zip(files, told, strict=True) if not split]
     if unknown and len(unknown) < len(files):
         raise DataError(

@@ -7,11 +7,12 @@ import csv
 import io
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from operator import itemgetter
 
-from pupila.data.entries import Entry, parts_of
-from pupila.data.layout import Arranged, Labelled, some, sort_labelled, split_named, split_of
+from pupila.data.entries import PICTURES, Entry, ending_of, parts_of
+from pupila.data.layout import Arranged, Labelled, some, sort_labelled, split_of, splits_of_files
 from pupila.data.splits import Skipped
 from pupila.errors import DataError
 
@@ -62,8 +63,12 @@ def find_tables(entries: Sequence[Entry]) -> tuple[list[Table], list[str]]:
     """Return the tables of labels that name the pictures, and a sentence on each that seems to be one and does not."""
     found = [entry for entry in entries if entry.parts[-1].lower().endswith(TABLES)]
     pictures = [entry for entry in entries if entry.may_be_picture] if found else []
-    bound = [_bind(entry, pictures) for entry in found]
-    return [b for b in bound if isinstance(b, Table)], [b for b in bound if isinstance(b, str) and b]
+    names = {name for entry in pictures for name in (entry.parts[-1], entry.parts[-1].rpartition(".")[0])}
+    bound = [(entry, _bind(entry, pictures, names)) for entry in found]
+    splits = splits_of_files([entry for entry, table in bound if isinstance(table, Table)])
+    tables = [table for _, table in bound if isinstance(table, Table)]
+    told = [replace(table, split=split or "train") for table, split in zip(tables, splits, strict=True)]
+    return told, [reason for _, reason in bound if isinstance(reason, str) and reason]
 
 
 def by_tables(tables: Sequence[Table], entries: Sequence[Entry], where: str) -> Arranged:
@@ -84,43 +89,55 @@ def by_tables(tables: Sequence[Table], entries: Sequence[Entry], where: str) -> 
     return Arranged(layout, ordered, notes=notes, skipped=skipped)
 
 
-def _bind(entry: Entry, pictures: Sequence[Entry]) -> Table | str:
+def _bind(entry: Entry, pictures: Sequence[Entry], names: Set[str]) -> Table | str:
     """Return the table with the pictures of the folder that its rows speak of; if most rows name none, why not.
 
-    The reason is empty where the file may well be something else than a table of labels.
+    The reason is empty where the file may well be something else than a table of labels. `names` are those of all the
+    pictures, with and without ending: where they do not have those in the rows, no folder is looked into.
     """
     if "submission" in entry.parts[-1].casefold():  # beside Kaggle's labels lies one that calls every test picture cat
         return f"{entry.name} is not used: going by its name, it holds answers and no labels."
     rows, sure = _rows(entry)
-    sample = rows[:: max(1, len(rows) // SAMPLE)]
-    home = entry.parts[:-1]
-    stem = entry.parts[-1].rpartition(".")[0].casefold()
-    best: tuple[int, bool, Mapping[str, Entry]] = (0, False, {})
-    tops = {
-        picture.parts[len(home)] for picture in pictures if _below(picture, home) and len(picture.parts) > len(home) + 1
-    }
-    for folder in (home, *(((*home, top)) for top in sorted(tops))) if rows else ():
-        named = _by_name(pictures, folder)
-        hits = sum(_key(row.file) in named for row in sample)
-        chosen = (hits, folder != home and stem.startswith(folder[-1].casefold()), named)
-        best = max(best, chosen, key=lambda candidate: candidate[:2])
-    if not sample or best[0] < len(sample) / 2:
-        lost = next((row.file for row in sample if _key(row.file) not in best[2]), "")
+    sample = [_key(row.file) for row in rows[:: max(1, len(rows) // SAMPLE)]]
+    known = sum(key.rpartition("/")[2] in names for key in sample)
+    hits, named = _best_folder(entry, pictures, sample) if known >= len(sample) / 2 else (0, {})
+    if not sample or hits < len(sample) / 2:
+        lost = next((row.file for row in rows if _key(row.file) not in named), "")
         said = f"{entry.name} is not used: most of its rows name pictures that are not there, like '{lost}'."
         return said if sure and sample else ""
-    return Table(entry.name, split_named(entry.parts[-1].rpartition(".")[0]) or "train", rows, best[2])
+    first = rows[0]
+    seems_file = sure or _key(first.file) in named or ending_of(first.file) in PICTURES
+    if not seems_file and all(row.label != first.label for row in rows[1:]):
+        rows = rows[1:]  # a heading in other words, like id,breed
+    return Table(entry.name, "", rows, named)
 
 
-def _by_name(pictures: Sequence[Entry], folder: tuple[str, ...]) -> dict[str, Entry]:
-    """Index the pictures below a folder by their path in it; without the ending too, as Kaggle's tables name them."""
-    below = [("/".join(entry.parts[len(folder) :]), entry) for entry in pictures if _below(entry, folder)]
+def _best_folder(table: Entry, pictures: Sequence[Entry], sample: Sequence[str]) -> tuple[int, Mapping[str, Entry]]:
+    """Return the pictures of the table's folder, or of one in it, by name: of that where most of the sample are found.
+
+    First comes how many were found. Of folders that are equally good it is the one that the table's name begins with.
+    """
+    home = table.parts[:-1]
+    folders: dict[tuple[str, ...], list[Entry]] = {home: []}
+    for picture in pictures:
+        if picture.parts[: len(home)] == home:
+            folders[home].append(picture)
+            if len(picture.parts) > len(home) + 1:
+                folders.setdefault(picture.parts[: len(home) + 1], []).append(picture)
+    best: tuple[int, bool, Mapping[str, Entry]] = (-1, False, {})
+    for folder, files in sorted(folders.items(), key=itemgetter(0)):
+        named = _by_name(files, len(folder))
+        begins = folder != home and table.parts[-1].casefold().startswith(folder[-1].casefold())
+        best = max(best, (sum(key in named for key in sample), begins, named), key=itemgetter(0, 1))
+    return best[0], best[2]
+
+
+def _by_name(pictures: Sequence[Entry], above: int) -> dict[str, Entry]:
+    """Index pictures by their path in a folder, `above` parts deep; without the ending too, as Kaggle's tables do."""
+    below = [("/".join(entry.parts[above:]), entry) for entry in pictures]
     stems = Counter(name.rpartition(".")[0] for name, _ in below)
     named = {stem: entry for name, entry in below if stems[stem := name.rpartition(".")[0]] == 1}
     return {**named, **dict(below)}
-
-
-def _below(entry: Entry, folder: tuple[str, ...]) -> bool:
-    return entry.parts[: len(folder)] == folder
 
 
 def _key(name: str) -> str:
