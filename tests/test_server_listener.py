@@ -58,5 +58,6 @@ def test_all_is_taken_at_last_though_the_other_takes_none(listener: Listener) ->
 
 def test_all_is_taken_by_a_worker_that_drains(listener: Listener) -> None:
     listener.watch(time.monotonic())
+    listener.take_all()
     listener.close(time.monotonic())
     assert len(listener.pool) == ALL and not listener.watched

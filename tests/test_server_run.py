@@ -1,6 +1,9 @@
 """Starting, stopping and surviving: real processes, real signals."""
 
+import contextlib
 import json
+import os
+import resource
 import signal
 import socket
 import subprocess
@@ -263,3 +266,39 @@ class Sticky(Predictor):
 
 serve(Path(sys.argv[1]), Settings(port=0, workers=1, deadline=4.0), Sticky.load)
 """
+
+
+def test_server_out_of_file_descriptors_waits_for_one_without_spinning(model: Path, tmp_path: Path) -> None:
+    """The connections have requests in work, so that none can be closed to make room."""
+    with (
+        serving(model, tmp_path / "log", '{"port": 0, "workers": 1}') as server,
+        contextlib.ExitStack() as stack,
+    ):
+
+        def upload(count: int) -> list[socket.socket]:
+            socks = [socket.create_connection(("127.0.0.1", server.port), 20) for _ in range(count)]
+            for sock in socks:
+                stack.enter_context(sock)
+                sock.sendall(POST[:-10])
+            return socks
+
+        (worker,) = server.workers()
+        first = upload(5)
+        wait_until(lambda: "pupila_connections 6.0" in server.get("/metrics").text)
+        taken = {int(path.name) for path in Path(f"/proc/{worker}/fd").iterdir()}
+        free = min(set(range(len(taken) + 1)) - taken)
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, (free, free))
+        rest = upload(5)
+        wait_until(lambda: "new connections have to wait" in server.log.read_text())
+        before = cpu_seconds(worker)
+        time.sleep(1)
+        assert cpu_seconds(worker) - before < 0.1
+        for sock in first + rest:
+            sock.sendall(POST[-10:])
+            assert sock.recv(65536).startswith(b"HTTP/1.1 200")
+            sock.close()
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -27,13 +27,13 @@ class Board(Table):
         for column in range(STARTS):
             row[column] = 0.0
 
-    def living(self) -> "Iterator[memoryview[float]]":
-        """Yield the rows of the workers that are ready and have shown a sign of life just now."""
+    def living(self) -> "Iterator[tuple[int, memoryview[float]]]":
+        """Yield number and content of the rows of the workers that are ready and have shown a sign of life just now."""
         now = time.monotonic()
         for slot in range(self.rows):
             row = self.row(slot)
             if row[READY] and now - row[BEAT] < FRESH:
-                yield row
+                yield slot, row
 
     def ready(self) -> int:
         """Return how many workers are ready."""
@@ -41,7 +41,11 @@ class Board(Table):
 
     def fewest_connections(self) -> float:
         """Return the connections of the living worker that has the fewest."""
-        return min((row[CONNECTIONS] for row in self.living()), default=0.0)
+        return self.least_busy()[0]
+
+    def least_busy(self) -> tuple[float, int]:
+        """Return the connections of the living worker that has the fewest, and its row."""
+        return min(((row[CONNECTIONS], slot) for slot, row in self.living()), default=(0.0, 0))
 
     def resident_bytes(self) -> dict[int, int]:
         """Return the memory of each living worker, by row."""

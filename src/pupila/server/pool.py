@@ -8,6 +8,8 @@ import time
 from pupila.server.board import CONNECTIONS
 from pupila.server.connection import Connection
 
+START = 0.05
+"""Seconds that a client has for the first byte of a request before its connection may have to make room for another."""
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 
@@ -28,24 +30,29 @@ class Pool:
         return self.open.get(connection.fd) is connection
 
     def accept(self, listener: socket.socket) -> bool:
-        """Accept one connection; False if none waits."""
+        """Accept one connection; False if none waits. Raises OSError if there is no room for it in the system."""
         try:
             sock, address = listener.accept()
-        except OSError:  # taken by another worker, or gone, or no descriptor left
+        except (BlockingIOError, ConnectionError):  # taken by another worker, or gone
             return False
+        self.add(sock, str(address[0]))
+        return True
+
+    def add(self, sock: socket.socket, address: str) -> None:
+        """Make a client's socket one of the open connections."""
         sock.setblocking(False)
-        connection = Connection(sock, str(address[0]), time.monotonic(), self.idle, self.max_body)
+        connection = Connection(sock, address, time.monotonic(), self.idle, self.max_body)
         self.open[connection.fd] = connection
         self.row[CONNECTIONS] = len(self.open)
         self.watch(connection, READ)
-        return True
 
     def evict(self) -> bool:
-        """Close the connection that has been idle longest; False if none is idle."""
+        """Close the connection that has been idle longest; False if none has been for longer than START."""
         idle = min((c for c in self.open.values() if c.fresh), key=lambda c: c.expires, default=None)
-        if idle is not None:
-            self.drop(idle)
-        return idle is not None
+        if idle is None or idle.expires > time.monotonic() + self.idle - START:
+            return False
+        self.drop(idle)
+        return True
 
     def settle(self, connection: Connection) -> None:
         """Bring a connection into the state that it should be in: sending, closing, lingering or reading."""
