@@ -47,3 +47,11 @@ def test_page_that_cannot_be_written_is_an_error(inspection: Inspection, tmp_pat
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DataError, match="cannot be written"):
         write_data_report(tmp_path / "file" / "data.html", inspection)
+
+
+def test_copy_in_another_class_is_named(tmp_path: Path) -> None:
+    names = ("cat/1.png", "cat/2.png", "dog/3.png", "dog/1 again.png")
+    files = {name: encode(scene(seed)) for name, seed in zip(names, (1, 2, 3, 1), strict=True)}
+    lines = data_text(inspect_dataset(write_files(tmp_path / "pets", files), 32, cache=tmp_path / "cache")).splitlines()
+    assert lines[2] == "1 pair of pictures within one part are the same, or nearly."
+    assert lines[3].startswith("One such pair is in different classes (cat/1.png and dog/1 again.png): one label is wr")

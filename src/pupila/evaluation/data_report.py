@@ -79,12 +79,15 @@ def _leak_lines(inspection: Inspection) -> list[str]:
     ]
     if not lines:
         lines = ["No picture is in two parts." if len(parts) > 1 else "There is one part only, so nothing can leak."]
-    within = [twins for twins in inspection.twins if not twins.leak]
+    within = sum(not twins.leak for twins in inspection.twins)
     if within:
-        lines.append(f"{len(within):,} pairs of pictures within one part are the same, or nearly.")
-    disagree = sum(twins.disagree for twins in inspection.twins)
+        lines.append(f"{within:,} pair{'s' * (within > 1)} of pictures within one part are the same, or nearly.")
+    disagree = [twins for twins in inspection.twins if twins.disagree]
     if disagree:
-        lines.append(f"{disagree:,} pairs of such pictures are in different classes: one label is wrong, or both.")
+        example = f"{disagree[0].first.name} and {disagree[0].second.name}"
+        which = f"One such pair is in different classes ({example}): one label is wrong, or both."
+        many = f"{len(disagree):,} such pairs are in different classes (like {example}): labels are wrong there."
+        lines.append(which if len(disagree) == 1 else many)
     return lines
 
 
@@ -158,7 +161,7 @@ def _odd(inspection: Inspection) -> Iterator[str]:
         yield page.section("Files worth a look", text, page.table(("file", "what is odd"), odd[:LISTED]))
     if inspection.uniform:
         shown = [([_thumb(place, inspection)], f"{place.part}: {place.name}") for place in inspection.uniform]
-        text = f"{len(shown):,} pictures are nearly of one colour."
+        text = f"Nearly of one colour: {len(shown):,}."
         yield page.section("Pictures that show nothing", text, page.pictures(shown[:SHOWN_UNIFORM], small=True))
 
 

@@ -32,6 +32,7 @@ p, figcaption { color: var(--soft); } p { max-width: 46rem; }
 .plot.large img { max-width: none; }
 .gallery { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; width: 196px; }
 figure img { border-radius: 4px; height: 96px; image-rendering: pixelated; width: 96px; }
+figure img { outline: 1px solid var(--line); }
 .small { gap: .25rem; } .small figure { width: 96px; }
 figcaption { font-size: .8rem; line-height: 1.35; overflow-wrap: anywhere; }
 .table { max-height: 36rem; overflow: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
