@@ -62,19 +62,19 @@ def measure(way: str, pictures: dict[str, Path], seconds: int) -> dict[tuple[str
 
 def report(rounds: list[dict[str, dict[tuple[str, int], Measured]]]) -> None:
     """Print the table, and of each load the overhead."""
-    print(f"{'':32}{'':12}{'req/s':>8}{'p50 ms':>8}{'p99 ms':>8}{'cpu ms':>8}{'failed':>8}")
+    print(f"{'':36}{'':12}{'req/s':>8}{'p50 ms':>8}{'p99 ms':>8}{'cpu ms':>8}{'failed':>8}")
     for kind, connections in LOADS:
         name = f"{NAMES[kind]}, {connections} connection{'s' * (connections > 1)}"
         for way in WAYS:
             ones = [one[way][kind, connections] for one in rounds]
             middle = [statistics.median(getattr(o, key) for o in ones) for key in ("per_second", "p50", "p99", "cpu")]
             figures = f"{middle[0]:8.0f}{middle[1]:8.2f}{middle[2]:8.1f}{middle[3]:8.2f}"
-            print(f"{name:32}{way:12}{figures}{sum(o.failed for o in ones):8}")
+            print(f"{name:36}{way:12}{figures}{sum(o.failed for o in ones):8}")
         pairs = [[one[way][kind, connections] for way in WAYS] for one in rounds]
         ratio = statistics.median(plain.per_second / ray.per_second for plain, ray in pairs)
         more = statistics.median(ray.cpu - plain.cpu for plain, ray in pairs)
         met = "met" if ratio - 1 <= MOST else "NOT MET"
-        print(f"{name:32}overhead of Ray Serve: {ratio - 1:.0%} (at most {MOST:.0%}: {met}), "
+        print(f"{name:36}overhead of Ray Serve: {ratio - 1:.0%} (at most {MOST:.0%}: {met}), "
               f"{more:.1f} processor ms a request")  # fmt: skip
 
 

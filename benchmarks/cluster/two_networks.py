@@ -37,7 +37,7 @@ NAMES = tuple(f"pupila{os.getpid()}{letter}" for letter in "ab")
 CLUSTER = f"--cluster={ADDRESSES[0]}:6379"
 VALUES = ["weights=bundled", "validation_fraction=0.4", "batch_size=54", "network_size=32", "progressive=[]"]
 SMALL = [word for value in [*VALUES, "precision=float32", "export=float32"] for word in ("--set", value)]
-CLIENTS, CLIENTS_WAIT = 4, 60.0
+CLIENTS, CLIENTS_WAIT = 4, 150.0
 """Seconds after which a client that hears nothing asks the other node: no machine that is cut off says so."""
 LIMIT = 1800.0
 """Seconds that any one step may take, on a machine that does much else."""
