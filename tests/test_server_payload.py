@@ -2,12 +2,14 @@
 
 import base64
 import json
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pupila.server.payload import Part, first_part, read_pictures
+from pupila.server.json_body import MAX_BYTES, MAX_BYTES_BEYOND_ASCII, count
+from pupila.server.payload import Part, first_part, from_base64, read_pictures
 from pupila.server.problems import BadPart, RequestError
 from pupila.server.settings import Settings
 
@@ -81,7 +83,8 @@ def test_empty_part_is_kept_for_the_decoder_to_name() -> None:
         ("image/png", b"", 400, "no_picture"),
         ("text/plain", b"hello", 415, "content_type_unsupported"),
         ("application/json", b"{", 400, "json_malformed"),
-        ("application/json", b"[" * 100_000, 400, "json_malformed"),
+        ("application/json", b"[" * 9_999, 400, "json_malformed"),
+        ("application/json", b"[" * 100_000, 413, "json_too_many_values"),
         ("application/json", b"\xff\xfe", 400, "json_malformed"),
         ("application/json", b'{"pictures": []}', 400, "json_malformed"),
         ("application/json", b'{"images": "abc"}', 400, "json_malformed"),
@@ -153,3 +156,39 @@ def test_name_of_the_first_part_is_known_once_its_header_is_there() -> None:
     assert first_part(FORM, body[:30]) is None
     assert first_part(FORM, body[:90]) == "huge.jpg"
     assert first_part("multipart/form-data", body) == ""
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b'{"images":[' + b"{}," * 1_000_000 + b"{}]}", "json_too_many_values"),
+        (b'{"images":["' + b"A" * MAX_BYTES + b'"]}', "body_too_large"),
+        (b'{"images":["' + b"A" * MAX_BYTES_BEYOND_ASCII + '"], "name": "é"}'.encode(), "body_too_large"),
+    ],
+)
+def test_json_that_would_take_much_memory_is_refused_before_it_is_parsed(body: bytes, code: str) -> None:
+    tracemalloc.start()
+    try:
+        error = refusal("application/json", body)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (error.status, error.code) == (413, code)
+    assert peak < 100_000
+
+
+def test_base64_may_have_blanks_anywhere_and_these_cost_no_memory() -> None:
+    text = "\r\n".join(["QUJD"] * 50_000)
+    tracemalloc.start()
+    try:
+        assert from_base64(text + "\t") == b"ABC" * 50_000
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * len(text)
+    assert from_base64("QUJDé") is None
+
+
+@pytest.mark.parametrize("text", [b"", b",", b"a" * 5_000 + b",", b",a" * 999, b"a,," * 501, b"," * 3_000 + b"a"])
+def test_signs_are_counted_whether_few_or_many(text: bytes) -> None:
+    assert count(text, b",") == text.count(b",")

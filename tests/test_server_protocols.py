@@ -197,3 +197,17 @@ def test_unknown_models_and_versions_are_named_with_what_is_there(client: FlaskC
     assert client.get("/v2/models/other").get_json()["error"] == f"There is no model 'other' {here}"
     answer = client.get("/v2/models/colours/versions/1").get_json()
     assert answer["error"] == f"There is no model 'colours', version '1', {here}"
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_json_numbers_of_32_pictures_of_64_pixels_are_read(client: FlaskClient, nested: bool) -> None:
+    numbers = np.full((8, 128, 128, 3) if nested else 32 * 64 * 64 * 3, 200, np.uint8).tolist()
+    tensor = {"name": "images", "datatype": "UINT8", "shape": [8, 128, 128, 3], "data": numbers}
+    response = client.post(INFER, json={"inputs": [tensor]})
+    assert (response.status_code, "'images' has the shape [8, 128, 128, 3], not" in response.text) == (400, True)
+
+
+def test_json_of_a_million_values_is_refused_in_favour_of_a_binary_tensor(client: FlaskClient) -> None:
+    body = b'{"inputs": [{"data": [' + b"[]," * 1_000_001 + b"[]]}]}"
+    response = client.post(INFER, data=body)
+    assert (response.status_code, "binary tensor" in response.text) == (413, True)

@@ -3,7 +3,6 @@
 Two inputs are understood: `images`, pixels as the graph takes them, and `files`, encoded pictures of any size.
 """
 
-import json
 import struct
 from typing import Any
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from pupila import images
 from pupila.errors import ImageError
 from pupila.predictor import Predictor
-from pupila.server import answers, payload
+from pupila.server import answers, json_body, payload
 from pupila.server.classifier import Job, Kind, Stages, interpret
 from pupila.server.environ import deadline_of, note_answers, read_body, stages_of
 from pupila.server.problems import BadPart, RequestError
@@ -22,6 +21,8 @@ from pupila.server.views import json_response, this_room
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """Bytes of JSON before the binary tensors, in requests and answers alike."""
+MAX_JSON_VALUES = 1_000_000
+"""Numbers of 80 pictures of 64 x 64: they take 100 MB as JSON, and a megabyte as a binary tensor."""
 OUTPUTS = {"logits": "FP32", "probabilities": "FP32", "category_index": "INT64", "category": "BYTES"}
 
 Tensor = NDArray[Any] | list[bytes]
@@ -110,7 +111,7 @@ def split_body(body: bytes) -> tuple[dict[str, Any], bytes]:
     stated = request.headers.get(HEADER_LENGTH, "")
     length = int(stated) if stated.isascii() and stated.isdigit() and len(stated) < 10 else len(body)
     try:
-        document = json.loads(body[:length])
+        document = json_body.parse(body[:length], MAX_JSON_VALUES, "Send the pictures as a binary tensor.")
     except (ValueError, RecursionError) as error:
         raise bad("the request's JSON cannot be read") from error
     if not isinstance(document, dict) or not isinstance(document.get("inputs"), list):

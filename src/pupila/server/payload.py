@@ -8,17 +8,20 @@ import base64
 import binascii
 import json
 import re
+import string
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
+from pupila.server import json_body
 from pupila.server.problems import BadPart, RequestError
 from pupila.server.settings import Settings
 
 PART_NAME = "file"
 MAX_PART_HEADER = 8192
 MAX_FILENAME = 255
+MAX_JSON_VALUES = 10_000
 HOW_TO = "Send pictures as multipart parts named 'file', as a raw image/* body, or as JSON {\"images\": [base64, ...]}."
 
 PARAMETER = re.compile(r';\s*([\w*]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))')
@@ -144,7 +147,7 @@ def parameters_of(value: str) -> dict[str, str]:
 def read_json(body: bytes, settings: Settings) -> list[Part]:
     """Return the pictures of {"images": ["<base64>" or a data: URL, ...]}; raises RequestError."""
     try:
-        document: Any = json.loads(body)
+        document: Any = json_body.parse(body, MAX_JSON_VALUES, "Send pictures as multipart parts.")
     except (ValueError, RecursionError) as error:
         reason = str(error)[:100] if isinstance(error, json.JSONDecodeError) else "it cannot be decoded"
         raise RequestError(400, "json_malformed", f"The body is not JSON: {reason}. {HOW_TO}") from error
@@ -173,7 +176,8 @@ def from_base64(text: Any) -> bytes | None:
         return None
     head = DATA_URL.match(text, 0, 100)
     try:
-        return base64.b64decode("".join(text[head.end() if head else 0 :].split()), validate=True)
+        encoded = text[head.end() if head else 0 :].encode("ascii").translate(None, string.whitespace.encode())
+        return base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):
         return None
 
