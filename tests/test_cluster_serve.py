@@ -52,6 +52,7 @@ def renamed(model: Path, path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # it starts some twenty processes, on machines that may do much else
 def test_killed_processes_and_a_new_model_under_load_fail_no_request(
     cluster: Nodes, photos: Path, tmp_path: Path
 ) -> None:
@@ -66,7 +67,9 @@ def test_killed_processes_and_a_new_model_under_load_fail_no_request(
         assert {name: len(found) for name, found in before.items()} == {"Model": 2, "Door": 2}
         refused = serve_command(first, other, cluster.address)
         assert (refused.returncode, refused.stdout) == (1, "")
-        assert refused.stderr.startswith(f"Ray Serve runs on this cluster already, at 127.0.0.1, port {port}. Give")
+        assert refused.stderr.startswith(
+            f"pupila: Ray Serve runs on this cluster already, at 127.0.0.1, port {port}. Give"
+        )
         with Load([f"http://127.0.0.1:{port}"], photo.read_bytes()) as load:
             load.wait_for(20)
             for found in before.values():
