@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from pupila.server.board import BEAT, CONNECTIONS, READY, Board
+from pupila.server.doors import Door, Doors
 from pupila.server.listener import Listener
 from pupila.server.pool import Pool
 
@@ -19,6 +20,13 @@ def board() -> Board:
     board = Board(2)
     board.row(1)[READY], board.row(1)[BEAT] = 1.0, time.monotonic() + 600
     return board
+
+
+@pytest.fixture
+def doors() -> Iterator[Doors]:
+    doors = Doors(2)
+    yield doors
+    [end.close() for pair in doors.pairs for end in pair]
 
 
 @pytest.fixture
@@ -54,6 +62,35 @@ def test_all_is_taken_at_last_though_the_other_takes_none(listener: Listener) ->
     while len(listener.pool) < ALL and time.monotonic() < limit:
         listener.accept()
     assert len(listener.pool) == ALL
+
+
+def test_connection_is_handed_to_a_worker_that_has_two_fewer(listener: Listener, board: Board, doors: Doors) -> None:
+    listener.take_all()
+    here, there = listener.pool, Pool(board.row(1), 60.0, 1000)
+    door, other = Door(doors, 0, here, board), Door(doors, 1, there, board)
+    first, second, *_ = here.open.values()
+    row = board.row(1)
+    door.hand_over(first, row[BEAT] + 1)  # the other may hang
+    assert len(here) == ALL
+    row[BEAT] += 2
+    door.hand_over(first, row[BEAT] + 0.01)
+    door.hand_over(second, row[BEAT] + 0.02)  # too soon for the board to show it
+    other.take()
+    door.hand_over(second, row[BEAT] + 0.09)  # 2 and 1 are even
+    assert (len(here), len(there)) == (2, 1) and first not in here
+    (moved,) = there.open.values()
+    assert (moved.address, moved.sock.getsockname()) == ("127.0.0.1", listener.sock.getsockname())
+    there.drop(moved)
+    there.selector.close()
+
+
+def test_what_nobody_has_taken_is_closed_when_its_worker_is_gone(doors: Doors) -> None:
+    one, client = socket.socketpair()
+    assert doors.hand(1, one, "127.0.0.1")
+    one.close()
+    doors.clear(1)
+    assert client.recv(1) == b""
+    client.close()
 
 
 def test_all_is_taken_by_a_worker_that_drains(listener: Listener) -> None:

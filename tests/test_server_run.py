@@ -172,6 +172,41 @@ def test_stopped_worker_is_replaced_and_its_clients_are_let_go_in_time(server: R
     wait_until(lambda: answers(server), 3)
 
 
+def test_connections_move_to_a_worker_that_has_fewer_and_their_clients_notice_nothing(
+    model: Path, tmp_path: Path
+) -> None:
+    with (
+        serving(model, tmp_path / "log", '{"port": 0, "workers": 2}') as server,
+        contextlib.ExitStack() as stack,
+    ):
+        wait_until(lambda: server.get("/readyz").json()["workers"] == 2)
+        wait_until(lambda: [*map(sockets, server.workers())] == [sockets(server.workers()[0])] * 2)
+        without = sockets(server.workers()[0])
+        stopped = server.workers()[0]
+        signal_worker(stopped, signal.SIGSTOP)  # all connect to the other one ...
+        time.sleep(0.3)  # ... which is by then no longer sure that this one lives, and hands it nothing
+        socks = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 20)) for _ in range(4)]
+
+        def ask() -> list[bytes]:
+            for sock in socks:
+                sock.sendall(POST)
+            return [sock.recv(65536)[:12] for sock in socks]
+
+        assert ask() == [b"HTTP/1.1 200"] * 4
+        assert max(sockets(pid) for pid in server.workers()) == without + 4
+        signal_worker(stopped, signal.SIGCONT)
+        limit = time.monotonic() + 20
+        while [sockets(pid) - without for pid in server.workers()] != [2, 2]:
+            assert ask() == [b"HTTP/1.1 200"] * 4
+            assert time.monotonic() < limit
+
+
+def sockets(pid: int) -> int:
+    """Return how many sockets a process has open."""
+    links = [path.readlink() for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()]
+    return sum(str(link).startswith("socket:") for link in links)
+
+
 def test_slow_uploads_do_not_keep_others_waiting_and_end_at_the_deadline(server: Running) -> None:
     slow = [socket.create_connection(("127.0.0.1", server.port), 20) for _ in range(100)]
     started = time.monotonic()

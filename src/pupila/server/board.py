@@ -3,6 +3,7 @@
 A worker writes its own row; the arbiter and the other workers read it.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,12 +41,12 @@ class Board(Table):
         return sum(1 for _ in self.living())
 
     def fewest_connections(self) -> float:
-        """Return the connections of the living worker that has the fewest."""
+        """Return the connections of the living worker that has the fewest; infinity if none lives."""
         return self.least_busy()[0]
 
     def least_busy(self) -> tuple[float, int]:
-        """Return the connections of the living worker that has the fewest, and its row."""
-        return min(((row[CONNECTIONS], slot) for slot, row in self.living()), default=(0.0, 0))
+        """Return the connections of the living worker that has the fewest, and its row; infinity if none lives."""
+        return min(((row[CONNECTIONS], slot) for slot, row in self.living()), default=(math.inf, -1))
 
     def resident_bytes(self) -> dict[int, int]:
         """Return the memory of each living worker, by row."""

@@ -35,7 +35,7 @@ class Connection:
     """Reads requests off one socket, one after the other."""
 
     __slots__ = (
-        "_chunks", "_head", "_searched", "address", "allowance", "body_bytes", "buffer", "closing", "deadline", "ended",
+        "_chunks", "_head", "_searched", "address", "body_bytes", "buffer", "closing", "deadline", "ended",
         "expires", "fd", "lingers", "max_body", "out", "request", "sock", "started", "watched",
     )  # fmt: skip
 

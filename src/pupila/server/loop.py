@@ -18,6 +18,7 @@ from wsgiref.types import WSGIApplication
 from pupila.server.board import LEAVING, READY, Board
 from pupila.server.classifier import BATCH
 from pupila.server.clock import TICK, Clock
+from pupila.server.doors import Door, Doors
 from pupila.server.handlers import Begun, Handlers
 from pupila.server.health import Health
 from pupila.server.intake import Intake
@@ -47,6 +48,7 @@ class Loop:
         health: Health,
         ledger: Ledger,
         board: Board,
+        doors: Doors,
         slot: int,
     ) -> None:
         self.settings = settings
@@ -54,7 +56,8 @@ class Loop:
         self.row = board.row(slot)
         self.pool = Pool(self.row, settings.idle, settings.max_body_bytes)
         self.listener = Listener(listener, self.pool, board, settings.connections)
-        self.turns = Turns(self.pool, settings.idle, settings.deadline)
+        door = Door(doors, slot, self.pool, board)
+        self.turns = Turns(self.pool, door, settings.idle, settings.deadline)
         server = (settings.host, str(listener.getsockname()[1]))
         self.handlers = Handlers(app, server, settings, ledger, self.turns.post)
         self.stand_in = StandIn(self.pool, ledger)

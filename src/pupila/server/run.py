@@ -19,6 +19,7 @@ from pupila.predictor import Predictor
 from pupila.server.app import create_app
 from pupila.server.board import STARTS, Board
 from pupila.server.collector import PENDING, Collector, new_table, prepare
+from pupila.server.doors import Doors
 from pupila.server.guard import Guard
 from pupila.server.health import Health
 from pupila.server.ledger import Ledger
@@ -102,6 +103,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         self.plan = make_plan(settings.workers)
         rows = 2 * self.plan.workers  # one that leaves keeps its row, while another has taken its place
         self.board = Board(rows)
+        self.doors = Doors(rows)
         self.health = Health(self.board)
         self.counts = Table(rows, LAYOUT.columns)
         self.guard = Guard(settings.api_keys) if settings.api_keys else None
@@ -180,6 +182,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         """Forget a worker that has ended."""
         if worker.slot not in {other.slot for other in arbiter.WORKERS.values()}:
             self.board.clear(worker.slot)
+            self.doors.clear(worker.slot)
             self.keeping.row(worker.slot)[PENDING] = 0.0  # its queue is gone with it
 
     def announce(self, worker: Any) -> None:

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 
 from pupila.server.connection import Connection
+from pupila.server.doors import Door
 from pupila.server.http1 import ProtocolError
 from pupila.server.intake import Intake
 from pupila.server.pool import READ, WRITE, Pool
@@ -29,8 +30,9 @@ TURNS = 0.02
 class Turns:
     """One loop's; used by whoever holds its baton, except `post` and `wake`, which any thread may call."""
 
-    def __init__(self, pool: Pool, idle: float, deadline: float) -> None:
+    def __init__(self, pool: Pool, door: Door, idle: float, deadline: float) -> None:
         self.pool = pool
+        self.door = door
         self.idle = idle
         self.deadline = deadline
         self.due: deque[tuple[Connection | Callable[[], None], int]] = deque()
@@ -104,6 +106,8 @@ class Turns:
                 connection.finish(now, self.idle)
             if connection.needs_loop:
                 self.due.append((connection, WRITE))
+            elif connection in self.pool:
+                self.door.hand_over(connection, now)
 
     def go_on(self, connection: Connection) -> None:
         """Go on with what is here of a connection, and with what is still to be sent."""

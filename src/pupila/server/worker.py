@@ -52,10 +52,10 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         """Serve until told to stop, then leave at once: threads that are stuck must not hold the process."""
         give_memory_back()
         silence_libtiff()
-        raise_descriptor_limit(self.app.settings.connections + 64)
+        raise_descriptor_limit(self.app.settings.connections + 2 * self.app.board.rows + 64)
         listener = self.sockets[0].sock
         app = self.app
-        loop = Loop(self.wsgi, listener, app.settings, app.health, app.ledger, app.board, self.slot)
+        loop = Loop(self.wsgi, listener, app.settings, app.health, app.ledger, app.board, app.doors, self.slot)
         self.app.board.row(self.slot)[PID] = os.getpid()
         loop.run(lambda: self.alive and os.getppid() == self.ppid, self.notify)
         app.ledger.close()
