@@ -152,3 +152,25 @@ def test_records_beyond_one_run_are_merged(tmp_path: Path) -> None:
     records = [(b"%09d" % (index * 7_919 % 120_011), b"x" * 50) for index in range(120_011)]
     assert list(spool.sort(records, tmp_path)) == sorted(records)
     assert not list(tmp_path.iterdir())
+
+
+def test_longest_names_are_cut_where_they_are_taken(model: Path, tmp_path: Path) -> None:
+    name = "é" * 125 + "x.png"
+    assert len(name.encode()) == 255
+    for folder, end in (("a", b""), ("b", b"\0")):
+        (tmp_path / "photos" / folder).mkdir(parents=True)
+        (tmp_path / "photos" / folder / name).write_bytes(picture("red") + end)
+    sort(model, tmp_path / "photos", apply=True)
+    names = [path.name for path in (tmp_path / "sorted" / "red").iterdir()]
+    names.remove(name)
+    assert len(names) == 1 and names[0].startswith("é" * 121 + ".") and len(names[0].encode()) == 255
+
+
+def test_names_that_steer_a_terminal_are_written_out(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a\n\x1b[2J\u202egnp.png").write_bytes(picture("red"))
+    (tmp_path / "photos" / "bad\r\U0001f408.png").write_text("broken")
+    said: list[str] = []
+    summary = sort(model, tmp_path / "photos", said)
+    assert "photos/a\\n\\x1b[2J\\u202egnp.png to " in said[0]
+    assert "bad\\r\U0001f408.png: " in summary.to_text()

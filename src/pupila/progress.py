@@ -1,9 +1,18 @@
 """A progress bar with an ETA on a terminal, silence elsewhere. Everything long uses this one."""
 
+import re
 import sys
 from types import TracebackType
 
 import click
+
+STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, ends of lines, changes of the direction of writing, and bytes that are no text."""
+
+
+def printable(text: str) -> str:
+    """Return one line for a terminal: what steers one, line ends too, is written out. Names of files may hold it."""
+    return STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class Progress:

@@ -5,6 +5,7 @@ before, its name gets the first digits of its path's hash: `cat.png`, `cat.3f9a1
 chooses the same names, nothing is overwritten, and doing it again, after a kill too, changes nothing.
 """
 
+import errno
 import filecmp
 import hashlib
 import itertools
@@ -20,11 +21,14 @@ from pupila.batch.answer import Answer
 from pupila.batch.publish import publish
 from pupila.batch.spool import Record
 from pupila.errors import DataError
+from pupila.progress import printable
 
 UNSURE = "_unsure"
 UNKNOWN = "_unknown"
 DIGITS = (8, 16, 64)
 """Of the hash in a name: as few as do."""
+NAME_BYTES = 255
+"""The longest name that a file can have on nearly all file systems."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def _move(source: Path, folder: Path, name: str, first: bool) -> Move:
     digest = hashlib.sha256(os.fsencode(source)).hexdigest()
     stem, ending = os.path.splitext(name)  # noqa: PTH122 - a name
     candidates = [name] if first else []
-    candidates += [f"{stem}.{digest[:digits]}{ending}" for digits in DIGITS]
+    candidates += [_fitting(stem, f".{digest[:digits]}{ending}") for digits in DIGITS]
     for candidate in candidates:
         target = folder / candidate
         if not os.path.lexists(target):
@@ -91,6 +95,13 @@ def _move(source: Path, folder: Path, name: str, first: bool) -> Move:
         if _is_same(source, target):
             return Move(source, target, done=True)
     raise DataError(f"{folder / candidates[-1]}: is there already. Sort into another folder.")
+
+
+def _fitting(stem: str, end: str) -> str:
+    """Join the two, with as much of the stem as a file's name may have."""
+    while stem and len(os.fsencode(stem + end)) > NAME_BYTES:
+        stem = stem[:-1]
+    return stem + end
 
 
 def _is_same(source: Path, target: Path) -> bool:
@@ -111,7 +122,7 @@ def carry_out(moves: Iterable[Move], sorting: Sorting, say: Callable[[str], None
         if move.done:
             continue
         if not sorting.apply:
-            say(f"would {verb} {move.source} to {move.target}")
+            say(printable(f"would {verb} {move.source} to {move.target}"))
             continue
         move.target.parent.mkdir(parents=True, exist_ok=True)
         if sorting.link:
@@ -123,7 +134,12 @@ def carry_out(moves: Iterable[Move], sorting: Sorting, say: Callable[[str], None
 
 def _copy(move: Move, temporary: Path) -> None:
     temporary.unlink(missing_ok=True)
-    shutil.copy2(move.source, temporary)
+    try:
+        shutil.copy2(move.source, temporary)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # it names the picture, which is not what is full
+            error.filename = str(move.target)
+        raise
     publish(temporary, move.target)
     temporary.unlink(missing_ok=True)
 

@@ -4,6 +4,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pupila.progress import printable
+
 FAILURES_SHOWN = 3
 
 
@@ -52,7 +54,7 @@ class Summary:
         lines += [f"{category:20} {count:9,}" for category, count in self.categories.items()]
         if self.out is not None:
             lines.append(f"Written: {self.out}")
-        return "\n".join([*lines, *self._sorting_lines()])
+        return "\n".join(map(printable, [*lines, *self._sorting_lines()]))
 
     def _sorting_lines(self) -> list[str]:
         if self.sorted_into is None:

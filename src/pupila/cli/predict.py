@@ -90,11 +90,12 @@ def _print_answers(model: Path, paths: Sequence[Path], top: int, as_json: bool) 
     """Print a line a picture, and return whether one could not be read."""
     from pupila.batch import files_below
     from pupila.predictor import Predictor, predict_files
+    from pupila.progress import printable
 
     failed = False
     for path, answer in predict_files(Predictor.load(model), files_below(paths), top):
         failed |= isinstance(answer, PupilaError)
-        click.echo(_answer_json(path, answer) if as_json else _answer_text(path, answer))
+        click.echo(_answer_json(path, answer) if as_json else printable(_answer_text(path, answer)))
     return failed
 
 

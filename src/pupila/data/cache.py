@@ -54,7 +54,7 @@ class DatasetCache:
             if size_was_chosen:
                 (self._folder / "size").write_text(str(splits.train.size))
         except OSError as error:
-            reason = error.strerror or str(error)
+            reason = error.strerror or "the disk may be full"  # NumPy says only how much it wrote
             print(f"Warning: the decoded pictures were not cached in {self._folder} ({reason}).", file=sys.stderr)
 
 

@@ -16,6 +16,7 @@ from pupila.errors import DataError
 from pupila.evaluation import page
 from pupila.evaluation.plots import shorten
 from pupila.images import Pixels
+from pupila.progress import printable
 
 SHOWN_TWINS = 48
 SHOWN_UNIFORM = 24
@@ -61,7 +62,7 @@ def data_text(inspection: Inspection) -> str:
     counts = [part.counts() for part in splits.parts().values()]
     for number, name in enumerate(splits.train.classes):
         lines.append(f"{shorten(name, 20):20} " + " ".join(f"{int(count[number]):10,}" for count in counts))
-    return "\n".join([*lines, told(splits.train.counts())])
+    return "\n".join(map(printable, [*lines, told(splits.train.counts())]))
 
 
 def _first(lines: Sequence[str], most: int = 20) -> list[str]:
