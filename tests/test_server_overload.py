@@ -21,9 +21,11 @@ from pupila.predictor import Predictor
 from pupila.server import Settings, serve
 
 class Slow(Predictor):
-    def decode(self, source, *rest):
+    def decode(self, source, limits, gate):
         time.sleep(0.5 if len(source) > 500_000 else 0)
-        return super().decode(source, *rest)
+        with gate(10_000_000 if 50_000 < len(source) < 500_000 else 1):
+            time.sleep(0.5 if 50_000 < len(source) < 500_000 else 0)
+        return super().decode(source, limits, gate)
 
     def logits(self, pictures):
         time.sleep(float(sys.argv[3]) * len(pictures))
@@ -90,3 +92,19 @@ def test_slow_requests_do_not_make_short_ones_look_slow(server: Running) -> None
         short = [response.status_code for _ in range(3) for response, _ in flood(server, 30)]
         assert Counter(short) == {200: 90}
         assert Counter(response.status_code for response, _ in heavy.result()) == {200: 9}
+
+
+@pytest.mark.parametrize("server", [(1000, 0.001)], indirect=True)
+def test_big_pictures_that_wait_for_each_other_keep_nobody_else_waiting(server: Running) -> None:
+    """Five files of 60 kB that take 0.5 s each, one after the other, and four threads for short work."""
+
+    def ask(_: int) -> int:
+        url = f"{server.url}/predictions/colours"
+        return requests.post(url, data=picture() + bytes(60_000), timeout=20).status_code
+
+    with ThreadPoolExecutor(5) as pool:
+        big = [pool.submit(ask, number) for number in range(5)]
+        time.sleep(0.3)
+        assert server.get("/model").status_code == 200
+        assert sum(one.done() for one in big) <= 1
+        assert [one.result() for one in big] == [200] * 5

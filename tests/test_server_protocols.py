@@ -1,6 +1,7 @@
 """What other people's clients send is understood: Open Inference Protocol, TorchServe, OpenAPI."""
 
 import base64
+import dataclasses
 import io
 import json
 import struct
@@ -16,6 +17,7 @@ from server_kit import CLASSES, COLOURS, picture, serving, write_model
 
 from pupila.predictor import Predictor
 from pupila.server import Settings, create_app
+from pupila.server.guard import new_key
 
 INFER = "/v2/models/colours/infer"
 
@@ -211,3 +213,20 @@ def test_json_of_a_million_values_is_refused_in_favour_of_a_binary_tensor(client
     body = b'{"inputs": [{"data": [' + b"[]," * 1_000_001 + b"[]]}]}"
     response = client.post(INFER, data=body)
     assert (response.status_code, "binary tensor" in response.text) == (413, True)
+
+
+@pytest.mark.parametrize("path", [INFER, "/predictions/colours"])
+def test_big_picture_goes_to_another_thread_without_counting_twice_against_a_keys_rate(
+    tmp_path: Path, path: str
+) -> None:
+    secret, key = new_key("ann")
+    settings = Settings(api_keys=(dataclasses.replace(key, rate=0.5),))
+    client = create_app(Predictor.load(write_model(tmp_path / "colours.onnx")), settings).test_client()
+    big = picture("red", size=(1_000, 1_000))
+    body, headers = binary_request("files", "BYTES", [1], struct.pack("<I", len(big)) + big)
+    sent = body if path == INFER else big
+    codes = []
+    for environ in ({"pupila.impatient": True}, {"pupila.again": True}):
+        response = client.post(path, data=sent, headers={**headers, "X-API-Key": secret}, environ_overrides=environ)
+        codes.append(response.status_code)
+    assert codes == [503, 200]

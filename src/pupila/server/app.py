@@ -3,14 +3,16 @@
 import logging
 import math
 
-from flask import Flask, Response
+from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from pupila.predictor import Predictor
 from pupila.server.classifier import Classifier
 from pupila.server.collector import Collector
+from pupila.server.environ import LONG
 from pupila.server.feedback import feedback
 from pupila.server.front import Front
+from pupila.server.gate import TooBigError
 from pupila.server.guard import Guard
 from pupila.server.health import Health
 from pupila.server.hooks import install
@@ -56,6 +58,7 @@ def create_app(
     app.register_error_handler(RequestError, show_problem)
     app.register_error_handler(QueueFullError, show_queue_full)
     app.register_error_handler(DeadlineError, show_deadline)
+    app.register_error_handler(TooBigError, show_too_big)
     app.register_error_handler(HTTPException, show_http_error)
     app.register_error_handler(Exception, show_own_fault)
     if not settings.cors_origins:  # whose headers are the business of Flask's hooks
@@ -86,6 +89,12 @@ def show_queue_full(error: QueueFullError) -> Response:
     """Overload: say at once when to come back."""
     message = "The server has more to do than it can answer in time. Try again later."
     return show_problem(RequestError(503, "overloaded", message, retry_after=error.retry_after))
+
+
+def show_too_big(_: TooBigError) -> Response:
+    """The calling thread is not to be kept so long: another one is to ask again, and if there is none, the client."""
+    request.environ[LONG] = True
+    return show_queue_full(QueueFullError(1.0))
 
 
 def show_deadline(_: DeadlineError) -> Response:

@@ -122,12 +122,17 @@ class Classifier:
         answers = iter(interpret(predictor, rows or [], top))
         return predictor, [item if isinstance(item, ImageError) else next(answers) for item in decoded]
 
-    def finish(self, work: Work[Value]) -> Value:
-        """Do what is left of a request's work in this thread, which may wait; raises what the work does."""
+    def finish(self, work: Work[Value], impatient: bool = False) -> Value:
+        """Do what is left of a request's work in this thread, which may wait; raises what the work does.
+
+        Raises TooBigError if it may take long and the caller is impatient.
+        """
         rows = None
         try:
             while True:
                 job = work.send(rows)
+                if job is None and impatient:
+                    raise TooBigError
                 rows = self.compute(job) if job else None
         except StopIteration as end:
             value: Value = end.value

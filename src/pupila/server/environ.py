@@ -14,6 +14,13 @@ from pupila.server.telemetry import Note
 
 CHUNK = 65536
 
+IMPATIENT = "pupila.impatient"
+"""Set by a caller that has other requests waiting behind: what takes long is not to be done in this thread."""
+LONG = "pupila.long"
+"""Set in answer to such a caller."""
+AGAIN = "pupila.again"
+"""Set by a caller that asks once more for that reason: the request has been let in already."""
+
 
 def note_of(environ: dict[str, Any]) -> Note:
     """Return the note of the request that is being answered."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from wsgiref.types import WSGIApplication
 
 from pupila.server.connection import Connection, Request
+from pupila.server.environ import AGAIN, IMPATIENT, LONG
 from pupila.server.front import Front, Visit
 from pupila.server.ledger import Ledger
 from pupila.server.line import Line
@@ -91,32 +92,41 @@ class Handlers:
             self.front.proceed([visit for _, _, visit in begun])
         for job in begun:
             if job[2].response is not None or not self._passed_on(job):
-                self._answer(*job)
+                self._answer(*job, "")
 
-    def answer(self, connection: Connection, request: Request, visit: Visit | None = None) -> None:
-        """Call the application and send its answer, unless the deadline has passed and the loop has answered."""
+    def answer(self, connection: Connection, request: Request, visit: Visit | None = None, mark: str = "") -> bool:
+        """Call the application and send its answer, unless the deadline has passed and the loop has answered.
+
+        `mark` is put into the environment. False if a caller marked as impatient has found it to be long, so that it
+        waits for another thread now.
+        """
         close = self.closing or not request.head.keep_alive
         if visit is None:
             environ = environ_of(request, self.server)
+            environ.update({mark: True} if mark else {})
             response = respond(self.app, environ, close)
+            if LONG in environ and self._passed_on((connection, request, None)):
+                return False
         else:
             environ = visit.environ
             response = response_bytes(*visit.finish(), close, False)
         if not request.claim.acquire(blocking=False):
-            return
+            return True
         head = request.head
         note = environ.get("pupila.note") or Note()
         self.ledger.record(note, head.method, head.path, status_of(response), request.started, request.address)
         if not connection.send(response) or close:
             connection.closing = True
         self.hand_back(connection)
+        return True
 
-    def _passed_on(self, job: Begun) -> bool:
+    def _passed_on(self, job: Job) -> bool:
         """Have a request that has turned out to be long wait for a thread; False if that would take too long."""
         _, request, visit = job
         delay = self.heavy.refusal(time.monotonic(), request.deadline)
         if delay is not None:
-            visit.go_on(QueueFullError(delay))
+            if visit is not None:
+                visit.go_on(QueueFullError(delay))
             return False
         request.taken = False
         del self.running[id(request)]  # so that a long queue does not look like a thread that hangs
@@ -132,10 +142,11 @@ class Handlers:
         self.running[id(request)] = request
         return True
 
-    def _answer(self, connection: Connection, request: Request, visit: Visit | None) -> None:
+    def _answer(self, connection: Connection, request: Request, visit: Visit | None, mark: str) -> None:
         """Answer a request that was taken up, come what may."""
         try:
-            self.answer(connection, request, visit)
+            if not self.answer(connection, request, visit, mark):
+                return
         except Exception:  # a thread that ends is missing ever after
             log.exception("a request could not be answered")
             connection.closing = True
@@ -146,5 +157,6 @@ class Handlers:
         while True:
             connection, request, visit = line.get()
             if self._take(request, line):
-                self._answer(connection, request, visit)
+                again = AGAIN if len(request.body) < HEAVY else ""
+                self._answer(connection, request, visit, IMPATIENT if line is self.light else again)
             del connection, request, visit  # or an idle thread would keep the last body in memory

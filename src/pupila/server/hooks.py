@@ -5,7 +5,7 @@ from typing import Any
 
 from flask import Flask, Response, request
 
-from pupila.server.environ import note_of, request_id_of
+from pupila.server.environ import AGAIN, note_of, request_id_of
 from pupila.server.guard import Guard
 from pupila.server.ledger import Ledger
 from pupila.server.problems import RequestError
@@ -61,7 +61,7 @@ def admit(environ: dict[str, Any], guard: Guard) -> None:
     if index is None:
         raise RequestError(401, "key_missing", "A valid API key is needed. Send it as: Authorization: Bearer KEY")
     note_of(environ).key = guard.keys[index].name
-    wait = guard.wait(index)
+    wait = 0.0 if AGAIN in environ else guard.wait(index)
     if wait > 0:
         message = f"This key may ask {guard.keys[index].rate:g} times a second. Try again in {wait:.1f} s."
         raise RequestError(429, "rate_exceeded", message, retry_after=wait)

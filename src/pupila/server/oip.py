@@ -15,7 +15,8 @@ from pupila.errors import ImageError
 from pupila.predictor import Predictor
 from pupila.server import answers, json_body, payload
 from pupila.server.classifier import Job, Kind, Stages, interpret
-from pupila.server.environ import deadline_of, note_answers, read_body, stages_of
+from pupila.server.environ import IMPATIENT, deadline_of, note_answers, read_body, stages_of
+from pupila.server.gate import only_small
 from pupila.server.problems import BadPart, RequestError
 from pupila.server.views import json_response, this_room
 
@@ -182,7 +183,8 @@ def pixels_of(tensor: tuple[str, Tensor], predictor: Predictor, deadline: float,
             raise bad(f"'images' has the shape {list(pixels.shape)}, not [N, {size}, {size}, 3]")
         return list(pixels)
     parts = [payload.Part("", data) for data in content]
-    decoded = this_room().classifier.decode(parts, predictor, deadline, stages)
+    enter = only_small if IMPATIENT in request.environ else None
+    decoded = this_room().classifier.decode(parts, predictor, deadline, stages, enter)
     wrong = [BadPart.of(i, "", item) for i, item in enumerate(decoded) if isinstance(item, ImageError)]
     if wrong:
         raise RequestError.of_parts(wrong, len(parts))

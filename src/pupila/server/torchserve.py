@@ -7,7 +7,7 @@ from flask import Blueprint, Response, request
 from pupila.errors import ImageError
 from pupila.server import payload
 from pupila.server.classifier import Answer
-from pupila.server.environ import deadline_of, note_answers, read_body, stages_of
+from pupila.server.environ import IMPATIENT, deadline_of, note_answers, read_body, stages_of
 from pupila.server.oip import asked_for
 from pupila.server.problems import BadPart, RequestError
 from pupila.server.views import json_response, this_room
@@ -39,7 +39,7 @@ def predictions(name: str, version: str = "") -> Response:
         parts = payload.read_pictures("image/*", body, room.settings)  # as curl -T sends it, of any type
     stages.end("parse")
     work = room.classifier.classify(parts, TOP, False, deadline_of(environ, room.settings), stages)
-    predictor, found = room.classifier.finish(work)
+    predictor, found = room.classifier.finish(work, IMPATIENT in environ)
     bad = [BadPart.of(i, parts[i].filename, a) for i, a in enumerate(found) if isinstance(a, ImageError)]
     if bad:
         raise RequestError.of_parts(bad, len(parts))

@@ -3,6 +3,7 @@
 from flask import Blueprint, Response, current_app, request
 
 from pupila.server import answers
+from pupila.server.environ import IMPATIENT
 from pupila.server.predict import Room
 from pupila.server.predict import predict as predict_pictures
 
@@ -15,7 +16,7 @@ core = Blueprint("core", __name__)
 def predict() -> Response:
     """Answer every picture of the request, in order; `Front` does the same where nothing stands in its way."""
     room = this_room()
-    body, version = room.classifier.finish(predict_pictures(request.environ, room))
+    body, version = room.classifier.finish(predict_pictures(request.environ, room), IMPATIENT in request.environ)
     response = Response(body, mimetype="application/json")
     response.headers["Pupila-Model"] = version
     return response
