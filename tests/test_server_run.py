@@ -141,6 +141,17 @@ def test_killed_worker_is_replaced_within_3_seconds_and_others_notice_nothing(se
     assert all(answers(server) for _ in range(20))
 
 
+def test_worker_that_seems_to_hang_is_stood_in_for_before_it_is_killed(model: Path, tmp_path: Path) -> None:
+    with serving(model, tmp_path / "log", '{"port": 0, "workers": 1}') as server:
+        (stopped,) = server.workers()
+        signal_worker(stopped, signal.SIGSTOP)
+        wait_until(lambda: len(server.workers()) == 2)
+        wait_until(lambda: answers(server))
+        signal_worker(stopped, signal.SIGCONT)
+        wait_until(lambda: len(server.workers()) == 1)
+        assert answers(server)
+
+
 def test_stopped_worker_is_replaced_and_its_clients_are_let_go_in_time(server: Running) -> None:
     """Clients that were connected to the stopped worker get an answer or a closed connection by deadline + 1 s."""
     waits: list[float] = []

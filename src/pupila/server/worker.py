@@ -20,6 +20,8 @@ log = logging.getLogger("pupila.server")
 
 STALLED = 3.0
 """Seconds without a sign of life after which a worker is killed, whatever it does."""
+MISSING = 1.5
+"""Seconds without a sign of life after which another worker is started beside it, to serve within 3 s."""
 SILENT = 0.6
 """Seconds without a sign of life, three beats: no reason yet to kill an idle worker on a busy machine ..."""
 OVERDUE = 0.4
@@ -83,17 +85,22 @@ class LoopArbiter(Arbiter):  # type: ignore[misc]
 
     @property
     def num_workers(self) -> int:
-        """How many there should be; one that leaves because a request in it hangs is replaced before it is gone.
+        """How many there should be: one that leaves or seems to hang is replaced before it is gone.
 
-        There are as many spare rows as workers: if all of them leave, and those that came in their place, too, the
-        next ones wait for the first to end.
+        If it comes round after all, there is one too many, and the oldest drains. There are as many spare rows as
+        workers: if all of them leave, and those that came in their place, too, the next ones wait for the first to end.
         """
-        leaving = sum(1 for worker in self.WORKERS.values() if self.board.row(worker.slot)[LEAVING])
-        return int(self._num_workers + min(leaving, self.board.rows - self._num_workers))
+        lost = sum(map(self.is_lost, self.WORKERS.values()))
+        return int(self._num_workers + min(lost, self.board.rows - self._num_workers))
 
     @num_workers.setter
     def num_workers(self, value: int) -> None:
         self._num_workers = value
+
+    def is_lost(self, worker: LoopWorker) -> bool:
+        """Return whether a worker that was ready takes no more requests, as far as can be told."""
+        row = self.board.row(worker.slot)
+        return bool(row[LEAVING]) or 0 < row[BEAT] < time.monotonic() - MISSING
 
     def handle_int(self) -> None:
         """Ctrl-C drains like SIGTERM; a second one ends at once."""
