@@ -1,11 +1,13 @@
 """The HTTP parser: one request has one reading, or it is refused."""
 
+import itertools
 import random
 import socket
 
 import pytest
 
-from pupila.server.http1 import HEAD_END, LINES, MAX_FRAMING, Chunks, Head, ProtocolError, parse_head
+from pupila.server.connection import Connection
+from pupila.server.http1 import HEAD_END, LINES, MAX_FRAMING, MAX_HEAD, Chunks, Head, ProtocolError, parse_head
 from pupila.server.pool import Pool
 
 
@@ -22,6 +24,29 @@ def test_connection_that_is_dropped_twice_leaves_the_next_one_of_its_number_alon
             assert second in pool and first not in pool
             pool.drop(second)
         pool.selector.close()
+
+
+@pytest.mark.parametrize(("size", "taken"), [(MAX_HEAD, True), (MAX_HEAD + 1, False)])
+@pytest.mark.parametrize("last", range(1, 7))
+def test_head_of_the_greatest_size_is_read_however_it_is_cut(size: int, taken: bool, last: int) -> None:
+    head = b"GET / HTTP/1.1\r\nHost: a\r\nX: "
+    assert reads(b"\r\n" + head + b"x" * (size - len(head)) + HEAD_END, cuts=(1, -last)) is taken
+
+
+def reads(data: bytes, cuts: tuple[int, ...]) -> bool:
+    """Return whether a connection finds a head in what comes in pieces; False if it refuses it."""
+    sock, other = socket.socketpair()
+    with sock, other:
+        connection = Connection(sock, "127.0.0.1", 0.0, 60.0, 1000)
+        edges = [0, *(cut % len(data) for cut in cuts), len(data)]
+        try:
+            for start, end in itertools.pairwise(edges):
+                connection.buffer += data[start:end]
+                head = connection.head_arrived()
+        except ProtocolError as error:
+            assert error.status == 431
+            return False
+        return head is not None
 
 
 def parse(data: bytes) -> Head:

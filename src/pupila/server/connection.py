@@ -108,20 +108,26 @@ class Connection:
         """Return the head of the arriving request once, when it is complete. Raises ProtocolError."""
         if self._head is not None:
             return None
-        for _ in range(STRAY_LINES):
-            if not self._searched and self.buffer.startswith(b"\r\n"):
-                del self.buffer[:2]
+        if not self._searched and self._skip_stray_lines():
+            return None
         end = self.buffer.find(HEAD_END, max(0, self._searched - 3))
-        if end < 0 or end > MAX_HEAD:
+        if end > MAX_HEAD or (end < 0 and len(self.buffer) >= MAX_HEAD + len(HEAD_END)):
+            raise ProtocolError(431, "head_too_large", f"The request's head is over {MAX_HEAD:,} bytes.")
+        if end < 0:
             self._searched = len(self.buffer)
-            if self._searched > MAX_HEAD:
-                raise ProtocolError(431, "head_too_large", f"The request's head is over {MAX_HEAD:,} bytes.")
             return None
         head = parse_head(self.buffer, end + 2)
         del self.buffer[: end + 4]
         self._head = head
         self._chunks = Chunks(self.max_body) if head.chunked else None
         return head
+
+    def _skip_stray_lines(self) -> bool:
+        """Drop empty lines before a request; return whether only half of one is here."""
+        for _ in range(STRAY_LINES):
+            if self.buffer.startswith(b"\r\n"):
+                del self.buffer[:2]
+        return self.buffer == b"\r"
 
     def take(self, now: float) -> Request | None:
         """Return the arriving request if all of its body is here. Raises ProtocolError."""
