@@ -146,6 +146,22 @@ def test_full_queue_is_said_at_once() -> None:
         [future.result() for future in futures]
 
 
+def test_requests_of_many_items_do_not_keep_a_single_one_out() -> None:
+    gate, log = threading.Event(), list[list[int]]()
+    scheduler = Scheduler(gated(gate, log), batch=4, max_waiting=20)
+    with ThreadPoolExecutor(3) as pool:
+        many = [pool.submit(scheduler.run, [number] * 12, "", soon()) for number in (1, 2)]
+        wait_until(lambda: scheduler.waiting == 20)
+        with pytest.raises(QueueFullError):
+            scheduler.run([3] * 12, "", soon())
+        single = pool.submit(scheduler.run, [4], "", soon())
+        wait_until(lambda: scheduler.waiting == 21)
+        gate.set()
+        assert single.result() == [8]
+        assert [future.result() for future in many] == [[2] * 12, [4] * 12]
+    assert 4 in log[1]
+
+
 def test_expired_request_is_not_computed() -> None:
     log = list[list[int]]()
     gate = threading.Event()

@@ -122,9 +122,13 @@ class Scheduler(Generic[Item, Result, Lane]):
         return party.tickets
 
     def _admit(self, ticket: Ticket[Item, Result, Lane]) -> None:
-        """Take the ticket into the queue. A request is let in on an empty queue whatever its size."""
-        delay = self._waiting * self._seconds_per_item
-        if self._waiting and self._waiting + len(ticket.items) > self._max_waiting:
+        """Take the ticket into the queue. A request is let in on an empty queue whatever its size.
+
+        As all take turns, a request of few items waits for as many of each other: two of many keep no single one out.
+        """
+        ahead = sum(min(len(other.items) - other.taken, len(ticket.items)) for other in self._queue)
+        delay = ahead * self._seconds_per_item
+        if ahead and ahead + len(ticket.items) > self._max_waiting:
             ticket.error = QueueFullError(delay)
         elif self._clock() + delay >= ticket.deadline:
             ticket.error = QueueFullError(delay) if delay else DeadlineError()
