@@ -108,6 +108,26 @@ def test_inference_requests_that_make_no_sense_are_refused(client: FlaskClient, 
     assert isinstance(response.get_json()["error"], str)
 
 
+@pytest.mark.parametrize("name", [["logits"], {}, None, 7])
+def test_output_whose_name_is_no_text_is_refused(client: FlaskClient, name: object) -> None:
+    tensor = {"name": "images", "datatype": "UINT8", "shape": [1, 32, 32, 3], "data": pixels("red").tolist()}
+    response = client.post(INFER, json={"inputs": [tensor], "outputs": [{"name": name}]})
+    assert (response.status_code, "there is no output" in response.text) == (400, True)
+
+
+def test_half_a_surrogate_pair_in_the_id_is_answered(client: FlaskClient) -> None:
+    tensor = {"name": "images", "datatype": "UINT8", "shape": [1, 32, 32, 3], "data": pixels("red").tolist()}
+    response = client.post(INFER, json={"inputs": [tensor], "id": "a\ud800"})
+    assert (response.status_code, response.get_json()["id"]) == (200, "a?")
+
+
+@pytest.mark.parametrize("value", [0.5, -1, 256, 1e308, 10**40, None, "x", [1], {}, float("nan"), float("inf")])
+def test_data_that_is_no_list_of_bytes_is_refused(client: FlaskClient, value: object) -> None:
+    tensor = {"name": "images", "datatype": "UINT8", "shape": [1, 32, 32, 3], "data": [0] * 3071 + [value]}
+    response = client.post(INFER, data=json.dumps({"inputs": [tensor]}))
+    assert (response.status_code, "data is not" in response.text) == (400, True)
+
+
 def test_lying_lengths_of_binary_tensors_are_refused(client: FlaskClient) -> None:
     body, headers = binary_request("images", "UINT8", [1, 32, 32, 3], bytes(3071))
     assert client.post(INFER, data=body, headers=headers).status_code == 400

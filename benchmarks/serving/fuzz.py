@@ -4,8 +4,9 @@
     python benchmarks/serving/fuzz.py MODEL.onnx --atheris [--minutes 15]
 
 Mutates real files by their structure (JPEG segments, PNG chunks with right checksums, GIF and WebP blocks) and byte by
-byte, and multipart bodies, JSON, binary tensors and HTTP heads likewise. Everything is drawn from the seed, so that a
-finding can be repeated; a finding is written to ./fuzz-findings. Loopback only; ends by itself.
+byte, and multipart bodies, JSON, binary tensors and HTTP heads likewise; to /v2 it also sends well-formed requests that
+lie about shapes, datatypes and sizes. All is drawn from the seed, so that a finding can be repeated; each is written to
+./fuzz-findings. Loopback only; ends by itself.
 
 With --atheris the decoder is fuzzed instead with mutations that coverage guides. That needs: pip install atheris
 """
@@ -28,6 +29,7 @@ from pathlib import Path
 
 from atheris_decode import fuzz_with_coverage
 from harness import memory, running
+from lies import dishonest_inference
 from PIL import Image
 
 from pupila import images
@@ -203,7 +205,7 @@ def mutate_request(files: list[tuple[str, bytes]], name: bytes, rng: random.Rand
         mutate(*rng.choice(files), rng) if rng.random() < 0.7 else rng.choice(files)[1]
         for _ in range(rng.randint(1, 5))
     ]
-    kind = rng.randrange(10)
+    kind = rng.randrange(12)
     body = b"".join(
         b'--B\r\nContent-Disposition: form-data; name="file"; filename="%d"\r\n\r\n%s\r\n' % (i, data)
         for i, data in enumerate(parts)
@@ -225,9 +227,9 @@ def mutate_request(files: list[tuple[str, bytes]], name: bytes, rng: random.Rand
     if kind == 4:
         path = rng.choice((b"/v2/models/x/infer", b"/predictions/x", b"/%00", b"/\xff", b"/predict?" + b"a=b&" * 50))
     more = b""
-    if kind == 8:
+    if kind in (8, 10, 11):
         path, content = b"/v2/models/%s/infer" % name, b"application/json"
-        body, more = mutate_inference(parts, rng)
+        body, more = (mutate_inference if rng.random() < 0.4 else dishonest_inference)(parts, rng)
     if kind == 9:
         path, content, body = b"/predictions/%s" % name, b"image/*", parts[0]
     head = b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Type: %s\r\nContent-Length: %d\r\n" % (path, content, len(body))

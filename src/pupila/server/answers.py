@@ -16,8 +16,8 @@ ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
 
 def to_bytes(document: Any) -> bytes:
-    """Return compact JSON."""
-    return ENCODER.encode(document).encode()
+    """Return compact JSON; half a surrogate pair, which a client may have us repeat, becomes a question mark."""
+    return ENCODER.encode(document).encode(errors="replace")
 
 
 def predictions_json(parts: Sequence[Part], answers: Sequence[Answer | ImageError], top: int | None) -> dict[str, Any]:

@@ -145,11 +145,11 @@ def numbers_of(entry: dict[str, Any], binary: bytes, shape: list[int]) -> NDArra
             raise bad(f"{expected:,} bytes were announced by the shape, and {len(binary):,} came")
         return np.frombuffer(binary, np.uint8).reshape(shape)
     try:
-        values = np.array(entry["data"], dtype=np.int64).ravel()
+        values = np.array(entry["data"], dtype=np.float64).ravel()
     except (ValueError, TypeError, OverflowError) as error:
         raise bad("the input's data is not a list of numbers") from error
-    if values.size != expected or (values.size and (values.min() < 0 or values.max() > 255)):
-        raise bad(f"the input's data is not {expected:,} numbers from 0 to 255")
+    if values.size != expected or not ((values >= 0) & (values <= 255)).all() or (values % 1).any():
+        raise bad(f"the input's data is not {expected:,} whole numbers from 0 to 255")
     return values.astype(np.uint8).reshape(shape)
 
 
@@ -208,7 +208,7 @@ def outputs_wanted(document: dict[str, Any]) -> dict[str, bool]:
     for given in asked if isinstance(asked, list) else [None]:
         entry = given if isinstance(given, dict) else {}
         name = entry.get("name")
-        if name not in OUTPUTS:
+        if not isinstance(name, str) or name not in OUTPUTS:
             raise bad(f"there is no output {str(name)[:40]!r}; there are {', '.join(OUTPUTS)}")
         own = entry.get("parameters")
         wanted[name] = bool(own.get("binary_data", default)) if isinstance(own, dict) else default
