@@ -2,6 +2,7 @@
 
 import os
 import resource
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,6 +105,18 @@ def test_full_disk_is_one_line_and_leaves_nothing(root: Path, capsys: pytest.Cap
     assert "Warning: the decoded pictures were not cached" in said and "(the disk may be full)" in said
     assert kept(root, "*.npy") == []
     assert len(load(root).train) == 4
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(root: Path) -> None:
+    load(root, 8)
+    [folder] = (root.parent / "cache" / "datasets").iterdir()
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for process in (ended.pid, os.getppid()):
+        (folder / f".writing-{process}-abc").mkdir()
+        (folder / f".writing-{process}-abc" / "train.npy").write_bytes(b"half")
+    load(root, 16)
+    assert [path.name for path in folder.glob(".writing-*")] == [f".writing-{os.getppid()}-abc"]
 
 
 def test_setting_names_the_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ A cache can be deleted at any time. It never stops anything: if it cannot be wri
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -25,6 +26,10 @@ from pupila.errors import DataError
 
 VERSION = 5
 """Part of every key: raise it when the same files would give other pixels, labels or order than before."""
+
+
+WRITING = ".writing-"
+"""Begins the name of a folder that is not whole yet; the number of the process that writes it follows."""
 
 
 class DatasetCache:
@@ -48,7 +53,9 @@ class DatasetCache:
         target = self._folder / str(splits.train.size)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".writing-", dir=self._folder, ignore_cleanup_errors=True) as name:
+            self._sweep()
+            prefix = f"{WRITING}{os.getpid()}-"
+            with tempfile.TemporaryDirectory(prefix=prefix, dir=self._folder, ignore_cleanup_errors=True) as name:
                 _write(splits, Path(name))
                 _replace(Path(name), target)
             if size_was_chosen:
@@ -56,6 +63,16 @@ class DatasetCache:
         except OSError as error:
             reason = error.strerror or "the disk may be full"  # NumPy says only how much it wrote
             print(f"Warning: the decoded pictures were not cached in {self._folder} ({reason}).", file=sys.stderr)
+
+    def _sweep(self) -> None:
+        """Remove what processes left behind that were killed while they wrote."""
+        for left in self._folder.glob(f"{WRITING}*"):
+            try:
+                os.kill(int(left.name.removeprefix(WRITING).partition("-")[0]), 0)
+            except ProcessLookupError:
+                shutil.rmtree(left, ignore_errors=True)
+            except (OSError, ValueError):
+                continue
 
 
 def _write(splits: Splits, folder: Path) -> None:
