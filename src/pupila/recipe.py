@@ -39,6 +39,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "crop_padding": (0, 0.5),
     "crop_area": (0.01, 1),
     "cutmix": (0, 1),
+    "outliers": (0.01, 4),
     "ema": (0, 0.99999),
     "validation_fraction": (0.001, 0.9),
     "sample": (0, 10**9),
@@ -95,6 +96,8 @@ class Recipe:
     """Random resized crop: the smallest share of the area that is kept; 1 for none."""
     cutmix: float = 0.0
     """Share of the batches in which each picture gets a square of another one, and answers for both (CutMix)."""
+    outliers: float = 0.25
+    """Pictures of `--outliers` beside each batch, in multiples of its size."""
     flip: str = "alternating"
     """Horizontal flip; alternating: random in the first epoch, then each picture's turns about every epoch."""
     flip_average: bool = False

@@ -32,6 +32,9 @@ from pupila.cli.group import cluster_option
 @click.option(
     "--feedback", type=click.Path(path_type=Path), help="Folder of a server's --collect: adds its corrected pictures."
 )
+@click.option(
+    "--outliers", type=click.Path(path_type=Path), help="Folder or archive of pictures of none of the classes."
+)
 @click.option("--explain", is_flag=True, help="Say what would be chosen and why, and train nothing.")
 @click.option("--workers", type=click.IntRange(1, 4096), default=1, help="Processes that share each batch.")
 @cluster_option("Put the workers {where}.")
@@ -52,6 +55,7 @@ def train(
     checkpoints: str | None,
     log: str | None,
     feedback: Path | None,
+    outliers: Path | None,
     explain: bool,
     workers: int,
     cluster: str | None,
@@ -71,7 +75,7 @@ def train(
         click.echo("\n".join(prepare(data, chosen, size, labels).settled.given))
         return
     folder = runs / (name or f"{Path(data).name.split('.')[0]}-{chosen.name}")
-    options = {"size": size, "labels": labels, "feedback": feedback, "log": log}
+    options = {"size": size, "labels": labels, "feedback": feedback, "outliers": outliers, "log": log}
     order = Order(data, chosen, folder, resume, checkpoint_seconds, checkpoints, options)
     if cluster is not None:
         from pupila.cluster.train import train_on_cluster

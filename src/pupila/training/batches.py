@@ -34,7 +34,11 @@ class Batch:
     targets: tuple[Target, ...]
     """One, or two where a part of each picture is another's; their weights add up to 1 over the workers."""
     count: int
-    """Pictures in the whole batch; more than there are here if it is shared among workers."""
+    """Pictures with a class in the whole batch; more than there are here if it is shared among workers."""
+    outliers: int = 0
+    """How many of the pictures here, the last ones, show none of the classes, and have no label; see outliers.py."""
+    outlier_weight: float = 0.0
+    """What the mean loss by them counts for in that by all of the whole batch."""
 
 
 def generator(*numbers: int) -> torch.Generator:

@@ -35,6 +35,7 @@ from pupila.recipe import Recipe
 from pupila.training import graph
 from pupila.training.balance import Balance, balance_for
 from pupila.training.fit import Fitted
+from pupila.training.outliers import Outliers
 from pupila.training.quantise import int8
 from pupila.training.resnet import enlarged
 
@@ -88,16 +89,18 @@ def export(
     splits: Splits,
     origin: str,
     corrections: Corrections | None = None,
+    outliers: Outliers | None = None,
 ) -> Exported:
     """Write the model file at `path`; prints size, time and accuracy of each precision.
 
-    corrections: those that are in `training`, of which the manifest tells.
+    corrections: those that are in `training`, and outliers, those beside it: the manifest tells of them.
 
     Raises TrainingError if the file answers validation pictures otherwise than the network does, or the disk is full.
     """
     draft = _draft(fitted, recipe, training, validation, splits, origin, path.stem)
-    if corrections is not None:
-        draft = replace(draft, data={**draft.data, "feedback": corrections.to_manifest()})
+    for name, more in {"feedback": corrections, "outliers": outliers}.items():
+        if more is not None:
+            draft = replace(draft, data={**draft.data, name: more.to_manifest()})
     state = {name: value.numpy() for name, value in fitted.network.state_dict().items()}
     full = graph.build(state, training.size, fitted.network_size, flip_average=recipe.flip_average)
     balance = balance_for(recipe, training)

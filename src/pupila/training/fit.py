@@ -7,7 +7,7 @@ with the same number of threads; by epochs, not by minutes).
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pupila.data import Dataset
 from pupila.errors import TrainingError
+from pupila.images import Pixels
 from pupila.progress import Progress
 from pupila.recipe import Recipe
 from pupila.training.balance import Balance, balance_for, validation_scores
@@ -26,8 +27,11 @@ from pupila.training.device import autocast, keep_memory, pick_device
 from pupila.training.distributed import ALONE, Team
 from pupila.training.mirror import Mirror
 from pupila.training.optim import MovingAverage, learning_rate, set_learning_rate, sgd
+from pupila.training.outliers import exposed
 from pupila.training.resnet import ResNet18, enlarged
 
+OUTLIER_LOSS = 0.5
+"""What the loss by outliers counts for beside that by pictures with a class (Hendrycks et al., 2019)."""
 CHECKPOINT_SECONDS = 60.0
 """Between two checkpoints: what a killed run loses at most."""
 
@@ -73,6 +77,7 @@ class _Run:
     files: _Files
     balance: Balance
     team: Team
+    outliers: Tensor | None
     forward: nn.Module
     """The network as it is called in training: with several workers its backward pass averages their gradients."""
     saved: float
@@ -112,17 +117,19 @@ def fit(
     on_epoch: OnEpoch = lambda _: None,
     team: Team = ALONE,
     mirror: Mirror | None = None,
+    outliers: Pixels | None = None,
 ) -> Fitted:
     """Train until the recipe's epochs or minutes are over, or until Ctrl-C; return the best epoch's weights.
 
     identity: what a checkpoint must agree with to be resumed. team: the workers that share each batch.
-    mirror: where each checkpoint is copied to, and taken from at resume.
+    mirror: where each checkpoint is copied to, and taken from at resume. outliers: pictures uint8 [M, H, W, 3] of none
+    of the classes, to be answered with doubt.
     Raises TrainingError if the loss is no longer finite, if the checkpoint cannot be written or belongs to another
     run, or if stopped before the first epoch was over.
     """
     files = _Files(checkpoint, checkpoint_seconds, identity, mirror)
     team.check(smallest_batch(len(train), recipe.batch_size), len(validation))
-    run = _begin(files, recipe, network, balance_for(recipe, train), resume, team)
+    run = _begin(files, recipe, network, balance_for(recipe, train), resume, team, outliers)
     pictures, labels = _on_device(train, run.device)
     steps_per_epoch = batch_count(len(train), recipe.batch_size)
     try:
@@ -163,16 +170,21 @@ def validate(network: ResNet18, dataset: Dataset, size: int, recipe: Recipe, bat
     return torch.cat(logits)
 
 
-def _begin(files: _Files, recipe: Recipe, network: ResNet18, balance: Balance, resume: bool, team: Team) -> _Run:
+def _begin(
+    files: _Files, recipe: Recipe, network: ResNet18, balance: Balance, resume: bool, team: Team,
+    outliers: Pixels | None,
+) -> _Run:  # fmt: skip
     keep_memory()
     device = pick_device()
     network = team.synced(network.to(device, memory_format=torch.channels_last).train())  # type: ignore[call-overload]
     optimizer = sgd(network, recipe)
     average = MovingAverage(network, recipe.ema)
     forward = team.wrapped(network)
+    strange = None if outliers is None else torch.from_numpy(outliers).to(device)
     run = _Run(
-        recipe, device, network, optimizer, average, Position(), {}, files, balance, team, forward, time.monotonic()
-    )
+        recipe, device, network, optimizer, average, Position(), {}, files, balance, team, strange, forward,
+        time.monotonic(),
+    )  # fmt: skip
     _fetch(files, resume, team)
     if resume and files.checkpoint.exists():
         run.position, groups = load_checkpoint(files.checkpoint, files.identity)
@@ -213,8 +225,7 @@ def _train_epoch(run: _Run, pictures: Tensor, labels: Tensor, size: int, steps_p
     label = f"epoch {position.epoch + 1} at {size} px"
     with Progress(label, steps_per_epoch, hidden=not run.team.leads) as bar:
         bar.advance(position.batch)
-        where = {"size": size, "epoch": position.epoch, "start": position.batch}
-        for batch in batches(pictures, labels, recipe, **where, balance=run.balance, team=run.team):
+        for batch in _batches(run, pictures, labels, size):
             progress = _progress(recipe, position, steps_per_epoch)
             if progress >= 1:
                 break
@@ -231,12 +242,23 @@ def _train_epoch(run: _Run, pictures: Tensor, labels: Tensor, size: int, steps_p
             bar.advance()
 
 
+def _batches(run: _Run, pictures: Tensor, labels: Tensor, size: int) -> Iterator[Batch]:
+    """Return the rest of the current epoch."""
+    recipe, team, position = run.recipe, run.team, run.position
+    where: dict[str, Any] = {"size": size, "epoch": position.epoch, "start": position.batch, "team": team}
+    plain = batches(pictures, labels, recipe, balance=run.balance, **where)
+    return plain if run.outliers is None else exposed(plain, run.outliers, recipe, **where)
+
+
 def _step(run: _Run, batch: Batch) -> tuple[float, int]:
     """One SGD step; returns the mean loss and the number of right answers, of the whole batch."""
     with autocast(run.recipe, run.device):
         logits = run.forward(batch.pictures).float()
+    logits, strange = logits.split([len(logits) - batch.outliers, batch.outliers])
     smoothing = run.recipe.label_smoothing
     loss = torch.stack([run.balance.loss(logits, to.labels, smoothing) * to.weight for to in batch.targets]).sum()
+    if batch.outliers:  # the cross entropy with all classes equally likely
+        loss = loss - OUTLIER_LOSS * batch.outlier_weight * strange.log_softmax(1).mean()
     right = int((logits.argmax(1) == batch.targets[0].labels).sum())
     value, correct = run.team.sums(loss.item(), right)
     if not math.isfinite(value):

@@ -26,6 +26,7 @@ class Record:
     size: int | None
     labels: str | None
     feedback: str | None
+    outliers: str | None
     fingerprint: str
     """Of the data as it came, before pictures from feedback."""
     counts: dict[str, dict[str, int]]
@@ -37,12 +38,14 @@ class Record:
         return json.dumps(asdict(self), indent=2)
 
 
-def record_of(source: str, size: int | None, labels: Path | None, feedback: Path | None, splits: Splits) -> Record:
+def record_of(
+    source: str, size: int | None, labels: Path | None, feedback: Path | None, outliers: Path | None, splits: Splits
+) -> Record:
     """Describe a run that is about to begin."""
     kept = source if source in NAMES else str(Path(source).expanduser().absolute())
     return Record(
-        kept, size, _absolute(labels), _absolute(feedback), splits.fingerprint, counts_of(splits),
-        torch.get_num_threads(),
+        kept, size, _absolute(labels), _absolute(feedback), _absolute(outliers), splits.fingerprint,
+        counts_of(splits), torch.get_num_threads(),
     )  # fmt: skip
 
 
@@ -59,7 +62,7 @@ def read_record(folder: Path) -> Record:
     """Read a run's record; raises TrainingError if there is none."""
     try:
         values: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        return Record(**values)
+        return Record(**{"outliers": None, **values})  # runs of earlier versions had none
     except (OSError, ValueError, TypeError) as error:
         raise TrainingError(
             f"{folder / FILE}: is no record of a run ({error}). Give the folder of a run, like runs/photos-standard."

@@ -59,7 +59,8 @@ def reproduce(folder: Path, source: str | None = None) -> Reproduction:
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-again-", dir=folder.parent) as name:
         again = Path(name) / folder.name
         feedback = None if record.feedback is None else Path(record.feedback)
-        train(source, recipe, again, size=record.size, labels=labels, feedback=feedback)
+        outliers = None if record.outliers is None else Path(record.outliers)
+        train(source, recipe, again, size=record.size, labels=labels, feedback=feedback, outliers=outliers)
         after = Predictor.load(again / "model.onnx").manifest
         same = _graph(folder / "model.onnx") == _graph(again / "model.onnx")
     if before.weights != after.weights:

@@ -27,6 +27,7 @@ from pupila.training.fit import CHECKPOINT_SECONDS, Fitted, OnEpoch, Row, fit
 from pupila.training.framing import choose_framing
 from pupila.training.head import fit_head
 from pupila.training.mirror import Mirror
+from pupila.training.outliers import Outliers, read_outliers
 from pupila.training.record import FILE as RUN_FILE
 from pupila.training.record import record_of
 from pupila.training.trackers import Tracker, check_installed, tracking
@@ -47,11 +48,14 @@ class Prepared:
     settled: Settled
     corrections: Corrections | None = None
     """What people have said of a server's answers: in `training` already."""
+    outliers: Outliers | None = None
+    """Pictures of none of the classes."""
 
     @property
     def fingerprint(self) -> str:
         """Of all that is trained on."""
-        return self.splits.fingerprint + (f" {self.corrections.fingerprint}" if self.corrections else "")
+        more = [part.fingerprint for part in (self.corrections, self.outliers) if part is not None]
+        return " ".join([self.splits.fingerprint, *more])
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ def train(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     log: str | None = None,
     feedback: Path | None = None,
+    outliers: Path | None = None,
     team: Team = ALONE,
     watch: OnEpoch = lambda _: None,
     checkpoints: str | None = None,
@@ -84,6 +89,7 @@ def train(
     size: pixels a side that pictures are stored at, None to choose it from the data. labels: a table of corrected
     labels, see pupila.data.labels. The test split is not touched.
     log: where else each epoch is written, one of trackers.LOGS. feedback: a folder of corrected pictures to add.
+    outliers: a data set of pictures that show none of the classes.
     team: the workers that train together; the first calls this function, and the others call assist().
     watch: called after each epoch with the metrics of all so far; what it raises ends the run.
     checkpoints: an address that each checkpoint is copied to, see mirror.py.
@@ -91,8 +97,8 @@ def train(
     """
     refuse_to_overwrite(folder, resume)
     check_installed(log)
-    prepared = prepare(source, recipe, size, labels, feedback, team)
-    record = record_of(source, size, labels, feedback, prepared.splits)
+    prepared = prepare(source, recipe, size, labels, feedback, outliers, team)
+    record = record_of(source, size, labels, feedback, outliers, prepared.splits)
     splits, start, recipe = prepared.splits, prepared.start, prepared.settled.recipe
     training, validation = prepared.training, prepared.validation
     print(told(training.counts(), recipe.balance))
@@ -106,7 +112,7 @@ def train(
     save_trunk(fitted.network, folder / "trunk.safetensors")
     exported = export(
         fitted, recipe, training, validation, folder / "model.onnx",
-        splits=splits, origin=start.origin, corrections=prepared.corrections,
+        splits=splits, origin=start.origin, corrections=prepared.corrections, outliers=prepared.outliers,
     )  # fmt: skip
     report = write_report(folder, exported.predictor, validation, fitted.rows)
     print(f"wrote {exported.path} and {report}")
@@ -122,12 +128,13 @@ def assist(
     size: int | None = None,
     labels: Path | None = None,
     feedback: Path | None = None,
+    outliers: Path | None = None,
     resume: bool = False,
     checkpoints: str | None = None,
 ) -> None:
     """Do a worker's share of a training that the first worker of the team leads; prints and writes nothing."""
     with contextlib.redirect_stdout(io.StringIO()):
-        prepared = prepare(source, recipe, size, labels, feedback, team)
+        prepared = prepare(source, recipe, size, labels, feedback, outliers, team)
         _fitted(prepared, folder, lambda _: None, resume, CHECKPOINT_SECONDS, team, checkpoints)
 
 
@@ -137,6 +144,7 @@ def prepare(
     size: int | None = None,
     labels: Path | None = None,
     feedback: Path | None = None,
+    outliers: Path | None = None,
     team: Team = ALONE,
 ) -> Prepared:
     """Load and split the data, load the weights, choose what the recipe leaves open; says what it found."""
@@ -162,10 +170,10 @@ def prepare(
     for reason in settled.chosen:
         print(reason)
     prepared = Prepared(splits, training, validation, start, settled)
-    if feedback is None:
-        return prepared
     with team.first_on_the_machine():
-        return with_feedback(prepared, feedback)
+        if feedback is not None:
+            prepared = with_feedback(prepared, feedback)
+        return prepared if outliers is None else with_outliers(prepared, outliers)
 
 
 def with_feedback(prepared: Prepared, folder: Path) -> Prepared:
@@ -178,6 +186,16 @@ def with_feedback(prepared: Prepared, folder: Path) -> Prepared:
     corrections = read_corrections(folder, training.classes, training.size, held_out, splits.framing)
     print(f"{folder}: {corrections.told()}")
     return replace(prepared, training=joined(training, corrections), corrections=corrections)
+
+
+def with_outliers(prepared: Prepared, source: Path) -> Prepared:
+    """Add pictures that show none of the classes; says how many. Raises DataError if they do show one."""
+    if prepared.settled.recipe.trains == "head":
+        raise TrainingError("--outliers teach the whole network, and trains=head fits only its last layer.")
+    own = [part for part in (prepared.training, prepared.validation, prepared.splits.test) if part is not None]
+    outliers = read_outliers(source, own, prepared.splits.framing)
+    print(f"{source}: {outliers.told()}")
+    return replace(prepared, outliers=outliers)
 
 
 def _fitted(
@@ -202,6 +220,7 @@ def _fitted(
         recipe, start.network, training, validation, folder / "checkpoint.safetensors",
         identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds, on_epoch=on_epoch,
         team=team, mirror=None if checkpoints is None else Mirror(checkpoints),
+        outliers=None if prepared.outliers is None else prepared.outliers.pictures,
     )  # fmt: skip
 
 

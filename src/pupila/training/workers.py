@@ -39,7 +39,7 @@ class Order:
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     checkpoints: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    """What else train() takes: size, labels, feedback, log."""
+    """What else train() takes: size, labels, feedback, outliers, log."""
 
     @property
     def of_data(self) -> dict[str, Any]:

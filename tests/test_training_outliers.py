@@ -1,0 +1,144 @@
+"""Pictures of none of the classes: what is read of them, where they go in a batch, and that they teach doubt."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from data_kit import encode, scene
+from PIL import Image
+from training_kit import TINY, colours, noise
+
+from pupila.cli import main
+from pupila.errors import DataError
+from pupila.evaluation.unknown import auroc, doubt
+from pupila.predictor import Predictor
+from pupila.training.batches import batches
+from pupila.training.distributed import ALONE, Team
+from pupila.training.fit import fit, validate
+from pupila.training.outliers import exposed, read_outliers
+from pupila.training.resnet import ResNet18
+
+STRANGE = torch.from_numpy(noise(9).images)
+
+
+def epoch(recipe, start=0, team=ALONE):
+    data = colours(48)
+    tensors = torch.from_numpy(data.images), torch.from_numpy(data.labels)
+    where = {"size": 32, "epoch": 1, "start": start, "team": team}
+    return list(exposed(batches(*tensors, recipe, **where), STRANGE, recipe, **where))
+
+
+def test_outliers_stand_behind_the_pictures_of_each_batch():
+    plain = replace(TINY, outliers=0.5)
+    data = colours(48)
+    without = list(batches(torch.from_numpy(data.images), torch.from_numpy(data.labels), plain, size=32, epoch=1))
+    for ours, theirs in zip(epoch(plain), without, strict=True):
+        assert ours.outliers == round(0.5 * len(theirs.pictures)) == len(ours.pictures) - len(theirs.pictures)
+        assert torch.equal(ours.pictures[: len(theirs.pictures)], theirs.pictures)
+        assert ours.outlier_weight == 1
+
+
+def test_epoch_taken_up_in_the_middle_shows_the_same_outliers():
+    for ours, theirs in zip(epoch(TINY, start=2), epoch(TINY)[2:], strict=True):
+        assert torch.equal(ours.pictures, theirs.pictures)
+
+
+def test_workers_share_the_outliers_of_one_worker():
+    for whole, *parts in zip(epoch(TINY), *(epoch(TINY, team=Team(rank, 3)) for rank in range(3)), strict=True):
+        strange = torch.cat([part.pictures[len(part.pictures) - part.outliers :] for part in parts])
+        assert torch.equal(strange, whole.pictures[len(whole.pictures) - whole.outliers :])
+        assert sum(part.outlier_weight for part in parts) == pytest.approx(1)
+
+
+def scenes(root: Path, name: str, seeds: range) -> Path:
+    for seed in seeds:
+        path = root / name / f"{seed}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(scene(seed, 32)))
+    return root
+
+
+def test_copies_of_the_data_sets_own_pictures_are_left_out(tmp_path):
+    folder = scenes(tmp_path, "things", range(8))
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    own = np.stack([np.asarray(scene(seed, 32)) for seed in (5, 6)])
+    read = read_outliers(folder, [replace(colours(2), images=own)], "squash")
+    assert (len(read.pictures), read.own) == (6, 2)
+    assert read.told() == (
+        "6 pictures teach what is none of the classes; left out: 2 that are in the data set, too; 1 that cannot be read"
+    )
+
+
+def test_class_that_is_to_be_learned_is_refused_by_name(tmp_path):
+    folder = scenes(scenes(tmp_path, "Red", range(3)), "things", range(3, 6))
+    with pytest.raises(DataError, match="has a folder 'Red', and that is a class to be learned"):
+        read_outliers(folder, [colours(6)], "squash")
+
+
+def test_nothing_but_copies_is_refused(tmp_path):
+    folder = scenes(tmp_path, "things", range(2))
+    own = np.stack([np.asarray(scene(seed, 32)) for seed in range(2)])
+    with pytest.raises(DataError, match="every picture in it is one of the data set's own"):
+        read_outliers(folder, [replace(colours(2), images=own)], "squash")
+
+
+def yellows(count, seed):
+    """Pictures that are as green as red: between two classes."""
+    data = colours(count, seed=seed, classes=("red",))
+    data.images[..., 1] = data.images[..., 0]
+    return data
+
+
+def test_outliers_teach_doubt(tmp_path):
+    recipe = replace(TINY, epochs=8, learning_rate=0.02, outliers=0.5)
+
+    def told(outliers, name):
+        """Return how well yellow pictures are told from those of the classes."""
+        torch.manual_seed(0)
+        run = (recipe, ResNet18(3), colours(60), colours(30, seed=2), tmp_path / name)
+        network = fit(*run, identity={}, outliers=outliers).network
+        seen = [validate(network, data, 32, recipe).numpy() for data in (colours(30, seed=4), yellows(30, seed=5))]
+        return auroc(*(doubt(logits) for logits in seen))
+
+    taught, untaught = told(yellows(40, seed=1).images, "taught"), told(None, "untaught")
+    assert taught > 0.95
+    assert taught > untaught
+
+
+def test_command_takes_them_says_so_and_can_be_repeated(tmp_path):
+    data = colours(60)
+    for number, (picture, label) in enumerate(zip(data.images, data.labels, strict=True)):
+        path = tmp_path / "photos" / data.classes[label] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
+    others = scenes(tmp_path / "others", "things", range(12))
+    values = ("weights=none", "network_size=32", "progressive=[]", "batch_size=16", "export=float32")
+    command = ["train", tmp_path / "photos", "--outliers", others, "--epochs", "1", "--runs", tmp_path, "--name", "run"]
+    done = CliRunner().invoke(main, [*map(str, command), *(f"--set={value}" for value in values)])
+    assert done.exit_code == 0, done.output
+    assert "12 pictures teach what is none of the classes; left out: none" in done.output
+    told = Predictor.load(tmp_path / "run" / "model.onnx").manifest.data["outliers"]
+    assert (told["source"], told["pictures"]) == ("others", 12)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["outliers"] == str(others)
+    again = CliRunner().invoke(main, ["reproduce", str(tmp_path / "run")])
+    assert "The same weights and scores came out, bit for bit." in again.output, again.output
+
+
+def test_head_alone_cannot_learn_doubt(tmp_path):
+    command = ["train", "digits", "--outliers", tmp_path, "--recipe", "quick", "--runs", tmp_path]
+    done = CliRunner().invoke(main, [str(word) for word in command])
+    assert done.exit_code == 1
+    assert "--outliers teach the whole network, and trains=head fits only its last layer." in done.output
+
+
+@pytest.mark.parametrize(
+    ("file", "said"), [("notes.txt", "there are no pictures in it"), ("1.jpg", "none of its pictures can be read")]
+)
+def test_folder_without_a_readable_picture_is_refused(tmp_path, file, said):
+    (tmp_path / file).write_bytes(b"no picture")
+    with pytest.raises(DataError, match=said):
+        read_outliers(tmp_path, [colours(6)], "squash")
