@@ -56,7 +56,8 @@ EXCESSIVE = {
     "chunks of a PNG": inserted(picture("PNG"), 33, chunk(b"tEXt", b"k\0v"), 20_000),
     "blocks of a GIF": inserted(SMALL_GIF, GIF_PICTURE, b"!\xfe\1c\0", 10_001),
     "blocks of a GIF's comment": inserted(SMALL_GIF, GIF_PICTURE, b"!\xfe" + b"\1c" * 20_001 + b"\0", 1),
-    "strips of a TIFF": tiff((256, 3, 1, 1), (257, 4, 1, 90_000), (273, 4, 90_000, 8), (279, 4, 90_000, 8)),
+    "strips of a TIFF": tiff((256, 3, 1, 1), (257, 4, 1, 90_000), (273, 4, 90_000, 8), (279, 4, 90_000, 8))
+    + bytes(360_000),
     "entries of a TIFF": tiff(*[(256 + i, 3, 1, 1) for i in range(20_001)]),
     "entries of a big TIFF": b"MM\0+\0\x08\0\0" + struct.pack(">QQ", 16, 20_001) + bytes(20 * 20_001),
 }
@@ -107,6 +108,12 @@ def test_pixels_gone_through_often_count_often() -> None:
     for data in (jpeg(1), jpeg(10), jpeg(100)):
         images.decode(data, 32, gate=lambda pixels: nullcontext(asked.append(pixels)))
     assert asked == [64 * 64, 64 * 64, 10 * 64 * 64]
+
+
+def test_more_than_a_file_has_room_for_is_damage_and_bytes_are_no_numbers() -> None:
+    assert structure.passes(tiff((256, 3, 1, 1), (700, 1, 30_000, 30)) + bytes(30_000)) == 1
+    assert structure.passes(tiff((256, 3, 1, 1), (273, 4, 2**32 - 1, 8), (279, 99, 90_000, 8))) == 1
+    assert structure.passes(b"II*\0\x08\0\0\0" + struct.pack("<H", 65_535) + bytes(99)) == 1
 
 
 @pytest.mark.parametrize("cut", range(0, 64, 3))

@@ -27,8 +27,8 @@ START_OF_SCAN, START_OF_PICTURE, END_OF_PICTURE = 0xDA, 0xD8, 0xD9
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 PACKED = (b"iCCP", b"zTXt", b"iTXt")
-BYTE_TYPES = (1, 2, 6, 7)
-"""Types of a TIFF's entries that are kept as bytes; all others become Python's numbers."""
+NUMBERS = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+"""Types of a TIFF's entries that become Python's numbers, and their bytes; others are kept as bytes."""
 PALETTE = 320
 
 
@@ -119,11 +119,12 @@ def _tiff(data: bytes) -> None:
         (number,) = struct.unpack_from(order + count, data, at)
     except struct.error:
         return
-    if number > MAX_BLOCKS:
-        raise ExcessError(f"more than {MAX_BLOCKS:,} entries")
     at += struct.calcsize(order + count)
     size = struct.calcsize(order + entry)
     whole = min(number, max(len(data) - at, 0) // size)
+    if whole > MAX_BLOCKS:
+        raise ExcessError(f"more than {MAX_BLOCKS:,} entries")
     for tag, kind, values, _ in struct.iter_unpack(order + entry, data[at : at + whole * size]):
-        if kind not in BYTE_TYPES and values > (MAX_COLOURS if tag == PALETTE else MAX_BLOCKS):
+        most = MAX_COLOURS if tag == PALETTE else MAX_BLOCKS
+        if values > most and values * NUMBERS.get(kind, len(data)) <= len(data):  # else it is damaged
             raise ExcessError(f"more than {MAX_BLOCKS:,} values or strips in an entry")
