@@ -13,6 +13,7 @@ import shutil
 import sys
 import tempfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -77,9 +78,11 @@ class DatasetCache:
 
 def _write(splits: Splits, folder: Path) -> None:
     parts = splits.parts()
-    for name, part in parts.items():
-        np.save(folder / f"{name}.npy", part.images, allow_pickle=False)
-        np.save(folder / f"{name}-labels.npy", part.labels, allow_pickle=False)
+    with ThreadPoolExecutor(1) as beside:  # neither writing nor summing up holds Python's lock
+        checksums = beside.submit(lambda: {name: _checksum(part.images, part.labels) for name, part in parts.items()})
+        for name, part in parts.items():
+            np.save(folder / f"{name}.npy", part.images, allow_pickle=False)
+            np.save(folder / f"{name}-labels.npy", part.labels, allow_pickle=False)
     about = {
         "name": splits.name,
         "classes": splits.train.classes,
@@ -90,7 +93,7 @@ def _write(splits: Splits, folder: Path) -> None:
         "aspect": splits.aspect,
         "framing": splits.framing,
         "skipped": [asdict(picture) for picture in splits.skipped],
-        "checksums": {name: _checksum(part.images, part.labels) for name, part in parts.items()},
+        "checksums": checksums.result(),
     }
     (folder / "about.json").write_text(json.dumps(about))
 
