@@ -36,7 +36,7 @@ class Turns:
         self.idle = idle
         self.deadline = deadline
         self.due: deque[tuple[Connection | Callable[[], None], int]] = deque()
-        """Whose turns come next, and the events for which they do: 0 to go on with what is here already."""
+        """Whose turns come next, and why: READ for what has come, WRITE to go on with what is here already."""
         self.posted: deque[Connection] = deque()
         """Connections whose requests have been answered."""
         self.scratch = memoryview(bytearray(RECEIVE))
