@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pupila.errors import ImageError
-from pupila.images import BARS, ImageLimits, decode, encode_png, resize, stack
+from pupila.images import BARS, ImageLimits, _shrunk, _without_palette, decode, encode_png, resize, stack
 
 COLOUR = (200, 40, 90)
 
@@ -126,6 +126,18 @@ print(int(peak.split()[1]) // 1024)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert int(done.stdout) < 800
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "L", "P", "1", "I;16", "CMYK", "F"])
+@pytest.mark.parametrize("size", [(3001, 700), (1500, 1001)])
+def test_big_picture_shrunk_strip_by_strip_is_the_same_as_at_once(mode, size):
+    image = Image.effect_noise(size, 90).convert("I" if mode == "I;16" else "RGB").convert(mode)
+    if mode == "P":
+        image.info["transparency"] = 3
+    factor = min(size) // (4 * 32)
+    at_once = _without_palette(image).reduce(factor)
+    strips = _shrunk(image, 32)
+    assert strips.mode == at_once.mode and np.array_equal(np.asarray(strips), np.asarray(at_once))
 
 
 def test_whole_picture_is_kept_when_it_is_not_square():

@@ -57,6 +57,9 @@ BARS = (124, 116, 104)
 USUAL_SCANS = 10
 """Scans of a progressive JPEG as programs write it."""
 
+STRIP = 2**20
+"""Pixels of a big picture that are shrunk at once."""
+
 MAX_EXIF = 2**20
 """Bytes of an EXIF block in which an orientation is looked for: a JPEG's has 64 kB."""
 
@@ -225,7 +228,7 @@ def _convert(image: Image.Image, size: int) -> Image.Image:
     """Return the picture upright and in RGB; a palette or transparency that makes no sense counts as damage."""
     orientation = _orientation(image)
     try:
-        small = _to_rgb(_shrunk(_without_palette(image), size))
+        small = _to_rgb(_shrunk(image, size))
         return small.transpose(TURNS[orientation]) if orientation in TURNS else small
     except Exception as error:  # Pillow raises ValueError, AssertionError and more
         raise _damaged() from error
@@ -245,9 +248,24 @@ def _without_palette(image: Image.Image) -> Image.Image:
 
 
 def _shrunk(image: Image.Image, size: int) -> Image.Image:
-    """Return a big picture at no less than four times the size, so that what follows costs little memory."""
+    """Return a big picture at no less than four times the size, so that what follows costs little memory.
+
+    Strip by strip, as copies in other modes take up to four times what the picture does.
+    """
     factor = min(image.size) // (4 * size)
-    return image.reduce(factor) if factor > 1 else image
+    if factor <= 1:
+        return _without_palette(image)
+    width, height = image.size
+    rows = factor * max(1, STRIP // (factor * width))
+    strips = [
+        _without_palette(image.crop((0, top, width, min(top + rows, height)))).reduce(factor)
+        for top in range(0, height, rows)
+    ]
+    small = Image.new(strips[0].mode, (strips[0].width, sum(strip.height for strip in strips)))
+    for number, strip in enumerate(strips):
+        small.paste(strip, (0, number * rows // factor))
+    small.info = strips[0].info
+    return small
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
