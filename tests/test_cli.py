@@ -176,3 +176,9 @@ def test_python_dash_m_is_the_same_program():
         [sys.executable, "-m", "pupila", "--version"], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.startswith("pupila, version ")
+
+
+def test_name_that_steers_a_terminal_is_written_out_in_an_error(tmp_path):
+    done = CliRunner().invoke(main, ["data", str(tmp_path / "red\x1b[31m")])
+    assert done.exit_code == 1
+    assert "red\\x1b[31m: there is no such file" in done.output

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from pupila.errors import PupilaError
+from pupila.progress import printable
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -28,7 +29,7 @@ class PupilaGroup(click.Group):
         try:
             return super().invoke(ctx)
         except PupilaError as error:
-            click.echo(f"pupila: {error}", err=True)
+            click.echo("\n".join(map(printable, f"pupila: {error}".split("\n"))), err=True)
             sys.exit(1)
         except KeyboardInterrupt:
             click.echo("pupila: stopped.", err=True)
