@@ -143,6 +143,7 @@ def test_killed_worker_is_replaced_within_3_seconds_and_others_notice_nothing(se
 
 def test_worker_that_seems_to_hang_is_stood_in_for_before_it_is_killed(model: Path, tmp_path: Path) -> None:
     with serving(model, tmp_path / "log", '{"port": 0, "workers": 1}') as server:
+        wait_until(lambda: answers(server))
         (stopped,) = server.workers()
         signal_worker(stopped, signal.SIGSTOP)
         wait_until(lambda: len(server.workers()) == 2)
