@@ -105,7 +105,7 @@ def measure(side: str, model: Path, files: Files, seconds: int, found: Found) ->
         if side == "ours":
             for payload, longer in (("photo", 1), ("many", 3)):  # wrk does not count what is half done at its end
                 picture, copies = files.of(payload)
-                one = one_load(side, process, port, picture, copies, 4, longer * seconds)
+                one = one_load(side, process, port, picture, copies, 8, longer * seconds)
                 found.add(f"ours {payload}", one.per_second)
             found.add("memory", max(resident(pid) for pid in descendants(process.pid)))
 
@@ -180,7 +180,7 @@ def promises(found: Found, sides: Iterable[str]) -> list[Promise]:
                 )
     for payload, bound in OF_LIMIT.items():
         ours = "ours small at 8" if payload == "small" else f"ours {payload}"
-        text = f"of the loop without HTTP, {PAYLOADS[payload]}, {8 if payload == 'small' else 4} connections"
+        text = f"of the loop without HTTP, {PAYLOADS[payload]}, 8 connections"
         made.append(Promise(text, found.ratio(ours, f"limit {payload}"), bound, "times"))
     over = found.median("ours p50 at 1") - found.median("prediction")
     made.append(Promise("p50 of one idle client, above the in-process prediction", over, 0.7, "ms", False))

@@ -78,11 +78,12 @@ class Nodes:
             pa.table({"number": numbers[start : start + TASK], "paths": found[start : start + TASK]})
             for start in numbers[::TASK]
         ]
+        processes = min(cpus(), len(tables))
         with quiet_and_in_order():
             answered = ray.data.from_arrow(tables).map(
                 Answerer,  # type: ignore[arg-type]  # Ray makes one a process
                 fn_constructor_args=(self._model, *self._rest),
-                compute=ActorPoolStrategy(min_size=1, max_size=min(cpus(), len(tables))),
+                compute=ActorPoolStrategy(min_size=1, initial_size=processes, max_size=processes),
                 num_cpus=1,
             )
             for expected, row in enumerate(answered.iter_rows()):
