@@ -2,7 +2,10 @@
 
 import io
 import os
+import shutil
 import struct
+import subprocess
+import sys
 import tarfile
 import threading
 import zipfile
@@ -183,3 +186,16 @@ def real_data(name: str) -> Path:
     if not path.exists():
         pytest.skip(f"{name} is not at hand: set PUPILA_TEST_DATA to the folder that holds it")
     return path
+
+
+def as_a_plain_user(code: str, *arguments: object, **environment: str) -> str:
+    """Run code in a process that file permissions apply to, even where the tests run as root; return what it prints."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    if os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("root may read any file, and there is no setpriv to give that right up")
+        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all", *command]
+    environment = {**os.environ, **environment}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

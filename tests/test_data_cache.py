@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_kit import files_of, make_folder, make_tar, picture
+from data_kit import as_a_plain_user, files_of, make_folder, make_tar, picture
 
 from pupila.data import Splits, load_dataset
 
@@ -66,6 +66,19 @@ def test_changed_picture_is_noticed(root: Path) -> None:
     before = load(root).fingerprint
     (root / "train" / "cat" / "000.png").write_bytes(picture(99))
     assert load(root).fingerprint != before
+
+
+def test_picture_that_may_be_read_again_is_taken(root: Path) -> None:
+    """Permissions, and disks that come back, change neither the size nor the time of a file."""
+    closed = root / "train" / "cat" / "000.png"
+    code = "import sys; from pathlib import Path; from pupila.data import load_dataset\n"
+    code += "splits = load_dataset(sys.argv[1], 32, cache=Path(sys.argv[2]))\n"
+    code += "print(len(splits.train), *(item.name for item in splits.skipped))"
+    closed.chmod(0)
+    told = [as_a_plain_user(code, root, root.parent / "cache").strip() for _ in range(2)]
+    assert told == ["3 train/cat/000.png"] * 2
+    closed.chmod(0o644)
+    assert (len(load(root).train), load(root).skipped) == (4, ())
 
 
 def test_changed_archive_is_noticed(root: Path) -> None:

@@ -1,14 +1,10 @@
 """Trouble of ten kinds among good pictures: every one is listed, and no good one."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from data_kit import encode, scene, write_files
+from data_kit import as_a_plain_user, encode, scene, write_files
 from PIL import Image
 
 from pupila.data import load_dataset
@@ -79,19 +75,6 @@ def inspect_as_a_plain_user(root: Path, cache: Path) -> dict[str, object]:
     code = "import json, sys; from pathlib import Path; from pupila.data.inspection import inspect_dataset as run\n"
     code += "print(json.dumps(run(Path(sys.argv[1]), 32, cache=Path(sys.argv[2])).to_json()))"
     return dict(json.loads(as_a_plain_user(code, root, cache)))
-
-
-def as_a_plain_user(code: str, *arguments: object, **environment: str) -> str:
-    """Run code in a process that file permissions apply to, even where the tests run as root; return what it prints."""
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    if os.geteuid() == 0:
-        if shutil.which("setpriv") is None:
-            pytest.skip("root may read any file, and there is no setpriv to give that right up")
-        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all", *command]
-    environment = {**os.environ, **environment}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_training_counts_the_skipped_files_that_it_does_not_name(

@@ -22,6 +22,7 @@ from pupila.data.download import cache_folder
 from pupila.data.pictures import read_pictures
 from pupila.data.source import NAMES, Source, find_source
 from pupila.data.splits import Splits
+from pupila.data.worker import UNREADABLE
 from pupila.errors import DataError
 from pupila.images import DEFAULT_LIMITS, ImageLimits
 
@@ -77,10 +78,16 @@ def _kept_or_read(given: Path, size: int | None, cache: Path, limits: ImageLimit
     key = [os.fsencode(source.path).hex(), source.name, source.identity, limits.max_bytes, limits.max_pixels]
     kept = DatasetCache(cache, [*key, framing, version("pillow")])
     splits = kept.load(size)
-    if splits is None:
+    if splits is None or _can_be_read_by_now(source.path, splits):
         splits = _read(source, str(given), size, limits, framing)
         kept.save(splits, size_was_chosen=size is None)
     return splits
+
+
+def _can_be_read_by_now(root: Path, splits: Splits) -> bool:
+    """True if a file was closed to us, or its disk away, and it is no longer: neither shows in its size or time."""
+    closed = [item.name for item in splits.skipped if item.reason.startswith(UNREADABLE)]
+    return any(os.access(root / name, os.R_OK) for name in closed)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A decoding process: reads jobs from standard input, writes pixels to standard output, ends with its input.
+"""A decoding process: reads jobs from standard input, writes pixels to shared memory, ends with its input.
 
 A plain child process in place of `multiprocessing`: that would run the user's main script again in every worker, cannot
 be used from a script read from standard input, and not from within another worker. Knows nothing of data sets.
@@ -26,6 +26,8 @@ Sources = Sequence[bytes | str]
 """Pictures, or the paths to read them from."""
 Failed = dict[int, str]
 """The reason for each picture that could not be read, by its index: its pixels are zero."""
+UNREADABLE = "The file cannot be read"
+"""Begins the reason where it is not the content that is wrong: another time it may be read."""
 
 
 def decode_into(pixels: NDArray[np.uint8], sources: Sources, limits: ImageLimits, framing: str = "squash") -> Failed:
@@ -39,7 +41,7 @@ def decode_into(pixels: NDArray[np.uint8], sources: Sources, limits: ImageLimits
             except ImageError as error:
                 failed[index] = str(error)
             except OSError as error:
-                failed[index] = f"The file cannot be read ({error.strerror or error})."
+                failed[index] = f"{UNREADABLE} ({error.strerror or error})."
     return failed
 
 
