@@ -86,6 +86,53 @@ def test_client_that_closes_while_its_request_is_in_work_is_dropped_when_that_is
     assert room.connection not in room.pool
 
 
+def test_client_that_ends_its_side_gets_answers_to_all_that_it_has_asked(room: Room) -> None:
+    """As `nc -N` does: to end one's own side is not to be gone."""
+    room.client.sendall(GET % 1 + GET % 2 + b"GET /never")
+    room.client.shutdown(socket.SHUT_WR)
+    for taken in (1, 2):
+        for _ in range(3):  # whatever nobody works on yet is not dropped
+            room.turns.take(0)
+        assert room.intake.requests == ["/1", "/2"][:taken] and room.connection in room.pool
+        room.turns.post(room.connection)
+    room.turns.take(0)
+    assert room.intake.requests == ["/1", "/2"] and room.connection not in room.pool
+
+
+def test_client_that_ends_while_what_it_has_asked_waits_for_its_turn_gets_the_answer(room: Room) -> None:
+    room.connection.buffer += GET % 1
+    room.client.shutdown(socket.SHUT_WR)
+    room.turns.take(1)
+    assert room.intake.requests == ["/1"] and room.connection in room.pool
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /1", b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc"])
+def test_client_that_ends_before_its_request_is_complete_is_dropped(room: Room, begun: bytes) -> None:
+    room.client.sendall(begun)
+    room.client.shutdown(socket.SHUT_WR)
+    for _ in range(2):
+        room.turns.take(0)
+    assert room.connection not in room.pool and not room.intake.requests
+
+
+def test_answer_that_a_thread_is_sending_is_not_sent_by_the_loop_as_well(room: Room) -> None:
+    """A turn may come after another that has taken up the next request: both bytes and order would be spoilt."""
+    room.client.sendall(GET % 1)
+    room.turns.take(1)
+    room.connection.buffer += GET % 2
+    room.turns.post(room.connection)
+    room.client.sendall(GET % 3)
+    room.turns.due.extend([(room.turns.woken, READ), (room.connection, READ)])  # as a selector may report them
+    room.turns.turn(*room.turns.due.popleft())
+    room.turns.turn(*room.turns.due.popleft())
+    assert room.intake.requests == ["/1", "/2"]
+    room.connection.out = b"what a thread has begun to send"
+    room.turns.take(0)
+    room.client.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        room.client.recv(1)
+
+
 def test_requests_sent_at_once_are_taken_up_one_a_turn(room: Room) -> None:
     room.client.sendall(GET % 1 + GET % 2 + GET % 3)
     for taken in (1, 2, 3):

@@ -55,7 +55,10 @@ class Pool:
         return True
 
     def settle(self, connection: Connection) -> None:
-        """Bring a connection into the state that it should be in: sending, closing, lingering or reading."""
+        """Bring a connection into the state that it should be in: sending, closing, lingering or reading.
+
+        One whose client has ended is not watched: it could only be told that again.
+        """
         if connection.out and not connection.send(b""):
             self.drop(connection)
         elif connection.out:
@@ -66,10 +69,8 @@ class Pool:
             with contextlib.suppress(OSError):
                 connection.sock.shutdown(socket.SHUT_WR)
             self.watch(connection, READ)
-        elif connection.ended:
-            self.drop(connection)
         else:
-            self.watch(connection, READ)
+            self.watch(connection, 0 if connection.ended else READ)
 
     def watch(self, connection: Connection, events: int) -> None:
         """Have the selector report these events of a connection, and no others."""

@@ -110,7 +110,12 @@ class Turns:
                 self.door.hand_over(connection, now)
 
     def go_on(self, connection: Connection) -> None:
-        """Go on with what is here of a connection, and with what is still to be sent."""
+        """Go on with what is here of a connection, and with what is still to be sent.
+
+        It may have taken up its next request since it was put in line: whoever answers that may be sending just now.
+        """
+        if connection.request is not None:
+            return
         self.pool.settle(connection)
         if connection in self.pool:
             self.advance(connection)
@@ -122,7 +127,8 @@ class Turns:
         except BlockingIOError:
             return
         except OSError:
-            count = 0
+            self.lose(connection)
+            return
         if not count:
             self.end_of_input(connection)
         elif not connection.closing:
@@ -132,14 +138,23 @@ class Turns:
             elif len(connection.buffer) > PIPELINED:
                 self.pool.watch(connection, 0)
 
-    def end_of_input(self, connection: Connection) -> None:
-        """The client has closed: drop its request if nobody works on it yet, as nginx does."""
+    def lose(self, connection: Connection) -> None:
+        """The client is gone: drop its request if nobody works on it yet."""
         request = connection.request
         if request is None or (not request.taken and request.claim.acquire(blocking=False)):
             self.pool.drop(connection)
         else:
             connection.ended = True
             self.pool.watch(connection, 0)
+
+    def end_of_input(self, connection: Connection) -> None:
+        """The client sends nothing more, but may still be reading: what has arrived completely is answered."""
+        if connection.lingers:
+            self.pool.drop(connection)
+            return
+        connection.ended = True
+        self.pool.watch(connection, 0)
+        self.advance(connection)
 
     def advance(self, connection: Connection) -> None:
         """Take up the next request if it is complete: one a turn, or whoever sends thousands at once has all turns."""
@@ -148,6 +163,7 @@ class Turns:
         now = time.monotonic()
         if not connection.started:
             if not connection.buffer:
+                self.wait_for_more(connection)
                 return
             connection.begin(now, self.deadline)
         try:
@@ -165,5 +181,12 @@ class Turns:
         elif connection.paused:
             self.pool.watch(connection, 0)  # what is here comes first
             self.due.append((connection, WRITE))
+        else:
+            self.wait_for_more(connection)
+
+    def wait_for_more(self, connection: Connection) -> None:
+        """Leave a connection until more of it comes; if nothing will, that was all of it."""
+        if connection.ended:
+            self.pool.drop(connection)
         else:
             self.intake.look_at_rest(connection)
