@@ -1,6 +1,7 @@
 """Two model files on the same pictures: which is better, for which class, whose answer changed."""
 
 import json
+import shutil
 
 import pytest
 from click.testing import CliRunner
@@ -33,13 +34,24 @@ def test_better_model_is_named_with_its_test(photos, tmp_path):
     output = compare(photos, tmp_path)
     assert "accuracy 1.0000 and 0.2500" in output
     assert "The first is better: only the first has 30 right, only the second 0: p = 1.86e-09" in output
-    assert output.splitlines()[3].split()[:4] == ["blue", "1.000", "0.000", "-1.000"]
+    assert output.splitlines()[4].split()[:4] == ["blue", "1.000", "0.000", "-1.000"]
     assert "blue/0.png: blue -> white (is blue)" in output and "and 10 more" in output
 
 
 def test_same_answers_are_no_real_difference(photos, tmp_path):
     output = compare(photos, tmp_path, second=0.0)
     assert "No real difference shows" in output and "p = 1" in output and "0 answers differ." in output
+
+
+def test_pictures_that_a_model_may_have_been_trained_on_are_cautioned_about(photos, tmp_path):
+    caution = "A model that was trained on pictures among these answers them better than any others."
+    assert caution in compare(photos, tmp_path) and caution in compare(photos, tmp_path, "--json")
+    compare(photos, tmp_path, "--report", tmp_path / "page.html")
+    assert caution in (tmp_path / "page.html").read_text()
+    for part in ("train", "test"):
+        shutil.copytree(photos, tmp_path / "parted" / part)
+    assert caution not in compare(tmp_path / "parted", tmp_path)
+    assert caution in compare(tmp_path / "parted", tmp_path, "--split", "train")
 
 
 def test_json_lists_every_changed_picture(photos, tmp_path):

@@ -29,6 +29,11 @@ Answers = tuple[list[str], Names, Names, Scores, str, NDArray[np.uint8]]
 LUCK = 0.05
 """P-value below which a difference is called real."""
 SHOWN = 200
+CAUTION = (
+    "A model that was trained on pictures among these answers them better than any others. "
+    "For an honest comparison keep a test folder beside train."
+)
+"""Said of every part but test."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,11 @@ class Comparison:
     pictures: Sequence[Pixels]
     """Of the first SHOWN changes."""
 
+    @property
+    def caution(self) -> str:
+        """Return what makes the comparison doubtful, or nothing."""
+        return "" if self.part == "test" else CAUTION
+
     def verdict(self) -> str:
         """Return one sentence."""
         one, other, p = self.test.only_first, self.test.only_second, self.test.p_value
@@ -79,14 +89,15 @@ class Comparison:
         """Return all of it but the pixels."""
         return {
             "models": list(self.names), "split": self.part, "n": self.n, "accuracy": list(self.accuracy),
-            **asdict(self.test), "verdict": self.verdict(), "classes": [asdict(c) for c in self.classes],
-            "changes": [asdict(c) for c in self.changes],
+            **asdict(self.test), "verdict": self.verdict(), "caution": self.caution,
+            "classes": [asdict(c) for c in self.classes], "changes": [asdict(c) for c in self.changes],
         }  # fmt: skip
 
     def to_text(self, most: int = 20) -> str:
         """Return a summary for a terminal."""
         lines = [f"{self.part}, n = {self.n:,}: accuracy {self.accuracy[0]:.4f} and {self.accuracy[1]:.4f}"]
-        lines += [self.verdict(), f"{'recall of class':20} {'first':>7} {'second':>7} {'change':>8} {'pictures':>9}"]
+        lines += [self.verdict(), *filter(None, [self.caution])]
+        lines += [f"{'recall of class':20} {'first':>7} {'second':>7} {'change':>8} {'pictures':>9}"]
         lines += [
             f"{c.category:20} {c.first:7.3f} {c.second:7.3f} {c.second - c.first:+8.3f} {c.pictures:9,}"
             for c in self.classes
@@ -130,7 +141,7 @@ def write_comparison(path: Path, found: Comparison) -> None:
         for c, picture in zip(found.changes, found.pictures, strict=False)
     ]
     sections = [
-        page.section("Summary", found.verdict(), page.numbers(figures)),
+        page.section("Summary", f"{found.verdict()} {found.caution}".strip(), page.numbers(figures)),
         page.section("Recall of the classes", "", page.table(("class", "first", "second", "change"), rows)),
         page.section("Pictures whose answer changed", f"The first {len(shown):,}.", page.pictures(shown)),
     ]
