@@ -126,6 +126,9 @@ def test_command_takes_them_says_so_and_can_be_repeated(tmp_path):
     assert json.loads((tmp_path / "run" / "run.json").read_text())["outliers"] == str(others)
     again = CliRunner().invoke(main, ["reproduce", str(tmp_path / "run")])
     assert "The same weights and scores came out, bit for bit." in again.output, again.output
+    next(others.rglob("*.*")).unlink()
+    other = CliRunner().invoke(main, ["reproduce", str(tmp_path / "run")]).output
+    assert "The outliers (--outliers) are others: 11 now, and they were 12." in other and "processor" not in other
 
 
 def test_head_alone_cannot_learn_doubt(tmp_path):

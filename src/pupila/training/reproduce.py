@@ -63,6 +63,7 @@ def reproduce(folder: Path, source: str | None = None) -> Reproduction:
         train(source, recipe, again, size=record.size, labels=labels, feedback=feedback, outliers=outliers)
         after = Predictor.load(again / "model.onnx").manifest
         same = _graph(folder / "model.onnx") == _graph(again / "model.onnx")
+    differences += _added_differences(before.data, after.data)
     if before.weights != after.weights:
         differences.append(f"Started from {after.weights}, and it was {before.weights}.")
     same = same and _timeless(before.metrics) == _timeless(after.metrics)
@@ -96,6 +97,16 @@ def _recipe_differences(recipe: Recipe, then: Mapping[str, Any]) -> list[str]:
     if recipe.minutes:
         found.append(f"The recipe counts in minutes ({recipe.minutes:g}), and no two runs get as many steps.")
     return found
+
+
+def _added_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Say which pictures beside the data set's own are others than they were, going by the two model files."""
+    given = {"feedback": "corrected pictures (--feedback)", "outliers": "outliers (--outliers)"}
+    return [
+        f"The {what} are others: {now[name]['pictures']:,} now, and they were {then[name]['pictures']:,}."
+        for name, what in given.items()
+        if name in then and name in now and then[name]["fingerprint"] != now[name]["fingerprint"]
+    ]
 
 
 def _differences(then: Mapping[str, str], record: Record) -> list[str]:
