@@ -26,6 +26,13 @@ def test_page_names_leaks_before_all_else(inspection: Inspection, tmp_path: Path
     assert "test: cat/1 again.png" in text
 
 
+def test_names_and_reasons_stand_left_and_figures_right(inspection: Inspection, tmp_path: Path) -> None:
+    write_data_report(tmp_path / "data.html", inspection)
+    text = (tmp_path / "data.html").read_text(encoding="utf-8")
+    assert '<td class="text">train/cat/bad.jpg</td><td class="text">Not a picture' in text
+    assert '<td class="text">train: cat/1.png</td><td class="text">test: cat/1 again.png</td><td>' in text
+
+
 def test_page_fetches_nothing_and_escapes_names(inspection: Inspection, tmp_path: Path) -> None:
     write_data_report(tmp_path / "data.html", inspection)
     text = (tmp_path / "data.html").read_text(encoding="utf-8")

@@ -103,7 +103,7 @@ def _sections(inspection: Inspection) -> Iterator[str]:
     unusable = [(item.name, item.reason) for item in splits.skipped[:LISTED]]
     if unusable:
         yield page.section(
-            "Files that cannot be used", "Training leaves them out.", page.table(("file", "why"), unusable)
+            "Files that cannot be used", "Training leaves them out.", page.table(("file", "why"), unusable, texts=2)
         )
     yield from _odd(inspection)
     yield page.section("Classes", told(splits.train.counts()), _counts(inspection))
@@ -131,7 +131,7 @@ def _twins_section(heading: str, twins: Sequence[Twins], inspection: Inspection)
     step = max(1, len(twins) // SHOWN_TWINS)  # evenly, from the surest to the least sure, not the surest only
     shown = [([_thumb(t.first, inspection), _thumb(t.second, inspection)], _caption(t)) for t in twins[::step]]
     rows = [(f"{t.first.part}: {t.first.name}", f"{t.second.part}: {t.second.name}", _kind(t)) for t in twins[:LISTED]]
-    table = page.table(("one", "other", "likeness"), rows)
+    table = page.table(("one", "other", "likeness"), rows, texts=2)
     text = f"{len(twins):,} pairs; those of different classes come first, then those that are alike bit for bit."
     return page.section(heading, text, page.pictures(shown[:SHOWN_TWINS]), table)
 
@@ -159,7 +159,7 @@ def _odd(inspection: Inspection) -> Iterator[str]:
     odd = [(item.name, item.reason) for item in inspection.survey.odd] if inspection.survey else []
     if odd:
         text = "They are used. A wrong ending or an unusual way to store colours often comes with other trouble."
-        yield page.section("Files worth a look", text, page.table(("file", "what is odd"), odd[:LISTED]))
+        yield page.section("Files worth a look", text, page.table(("file", "what is odd"), odd[:LISTED], texts=2))
     if inspection.uniform:
         shown = [([_thumb(place, inspection)], f"{place.part}: {place.name}") for place in inspection.uniform]
         text = f"Nearly of one colour: {len(shown):,}."

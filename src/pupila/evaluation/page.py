@@ -4,7 +4,7 @@ Every text that comes from a user passes through `escape`; nothing else enters t
 """
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
 from pupila import images
@@ -35,9 +35,11 @@ figure img { border-radius: 4px; height: 96px; image-rendering: pixelated; width
 figure img { outline: 1px solid var(--line); }
 .small { gap: .25rem; } .small figure { width: 96px; }
 figcaption { font-size: .8rem; line-height: 1.35; overflow-wrap: anywhere; }
-.table { max-height: 36rem; overflow: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+.table { margin: .75rem 0; max-height: 36rem; overflow: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { border-bottom: 1px solid var(--line); padding: .25rem .9rem; text-align: right; }
-th:first-child, td:first-child { overflow-wrap: anywhere; padding-left: 0; text-align: left; }
+th:first-child, td:first-child { padding-left: 0; }
+th.text, td.text { min-width: 6rem; overflow-wrap: anywhere; text-align: left; }
 """
 
 
@@ -94,16 +96,22 @@ def class_table(scores: Sequence[ClassScores]) -> str:
     return table(("class", "precision", "recall", "F1", "pictures"), rows)
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table, from plain text; the first column is aligned left, the others right."""
-    top = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>\n" for row in rows)
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -> str:
+    """Return a table, from plain text; the first `texts` columns are aligned left, and those of figures right."""
+    top, *below = ("".join(_cells(kind, row, texts)) for kind, row in [("th", head), *(("td", row) for row in rows)])
+    body = "".join(f"<tr>{row}</tr>\n" for row in below)
     return f'<div class="table"><table>\n<tr>{top}</tr>\n{body}</table></div>\n'
 
 
 def heading(text: str) -> str:
     """Return a heading within a section, from plain text."""
     return f"<h3>{escape(text)}</h3>\n"
+
+
+def _cells(kind: str, row: Sequence[str], texts: int) -> Iterator[str]:
+    for column, cell in enumerate(row):
+        text = ' class="text"' if column < texts else ""
+        yield f"<{kind}{text}>{escape(cell)}</{kind}>"
 
 
 def _figure(exhibit: Exhibit) -> str:
