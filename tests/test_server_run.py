@@ -12,14 +12,17 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import requests
 from server_kit import Running, launch, picture, serving, signal_worker, wait_for_url, wait_until, write_model
 
 from pupila.errors import SettingsError
+from pupila.predictor import Predictor
 from pupila.server import Settings
 from pupila.server.plan import make_plan
+from pupila.server.run import Server, bind
 
 DEADLINE = 2.0
 BODY = b'--XX\r\nContent-Disposition: form-data; name="file"\r\n\r\n' + picture() + b"\r\n--XX--\r\n"
@@ -217,6 +220,25 @@ def sockets(pid: int) -> int:
     """Return how many sockets a process has open."""
     links = [path.readlink() for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()]
     return sum(str(link).startswith("socket:") for link in links)
+
+
+def test_connection_handed_to_a_worker_that_has_just_ended_is_let_go(model: Path) -> None:
+    """The worker that hands it over may have looked at the board right before; nobody else may come for long."""
+    host = Server(model, Settings(port=0), Predictor.load, bind(Settings(port=0)))
+    arbiter, worker = SimpleNamespace(WORKERS={}), SimpleNamespace()
+    host.give_slot(arbiter, worker)
+    host.clear_slot(arbiter, worker)
+    handed, client = socket.socketpair()
+    with client, handed:
+        assert host.doors.hand(worker.slot, handed, "127.0.0.1")
+        handed.close()
+        client.settimeout(5)
+        host.let_strays_go(arbiter)
+        assert client.recv(1) == b""
+    for end in (host.original, *(end for pair in host.doors.pairs for end in pair)):
+        end.close()
+    for descriptor in (host.listener, host.failures, host.report):
+        os.close(descriptor)
 
 
 def test_slow_uploads_do_not_keep_others_waiting_and_end_at_the_deadline(server: Running) -> None:

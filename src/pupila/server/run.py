@@ -172,18 +172,26 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
     def give_slot(self, arbiter: Any, worker: Any) -> None:
         """Give a worker that is about to be forked its row of the board."""
-        taken = {other.slot for other in arbiter.WORKERS.values()}
-        worker.slot = min(set(range(self.board.rows)) - taken)
+        worker.slot = min(self.free_rows(arbiter))
         worker.born = time.monotonic()
         self.board.clear(worker.slot)
         self.board.row(worker.slot)[STARTS] += 1
 
     def clear_slot(self, arbiter: Any, worker: Any) -> None:
         """Forget a worker that has ended."""
-        if worker.slot not in {other.slot for other in arbiter.WORKERS.values()}:
+        if worker.slot in self.free_rows(arbiter):
             self.board.clear(worker.slot)
             self.doors.clear(worker.slot)
             self.keeping.row(worker.slot)[PENDING] = 0.0  # its queue is gone with it
+
+    def free_rows(self, arbiter: Any) -> set[int]:
+        """Return the rows of the board that no worker has."""
+        return set(range(self.board.rows)) - {worker.slot for worker in arbiter.WORKERS.values()}
+
+    def let_strays_go(self, arbiter: Any) -> None:
+        """Close what was handed to a worker just when it ended: there may be nobody behind that door for long."""
+        for slot in self.free_rows(arbiter):
+            self.doors.clear(slot)
 
     def announce(self, worker: Any) -> None:
         """Say, once the first worker is ready, where it listens and what to try."""

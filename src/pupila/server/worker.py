@@ -130,3 +130,4 @@ class LoopArbiter(Arbiter):  # type: ignore[misc]
             if overdue or silence > stalled:
                 log.error("worker %d shows no sign of life: it is replaced", pid)
                 self.kill_worker(pid, signal.SIGKILL)
+        self.app.let_strays_go(self)
