@@ -93,7 +93,7 @@ def test_archive_cut_off_says_so(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"pets.{ending}"
     data = (make_zip(path, files) if ending == "zip" else make_tar(path, files)).read_bytes()
     path.write_bytes(data[: len(data) * 3 // 5])
-    with pytest.raises(DataError, match=r"pets\.\S+: (the archive is cut off or damaged|is no archive)"):
+    with pytest.raises(DataError, match=r"pets\.\S+: the archive is cut off or damaged"):
         load(path)
 
 

@@ -24,6 +24,8 @@ TOTAL_BYTES = 8 * 2**30
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".zip")
 
+ZIP_STARTS = b"PK\x03\x04"
+
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError, NotImplementedError)
 
 
@@ -67,6 +69,9 @@ def _members(path: Path, file: BinaryIO) -> Iterator[tuple[str, bytes]]:
         return _tar_members(file)
     if zipfile.is_zipfile(file):
         return _zip_members(path, file)
+    file.seek(0)
+    if file.read(len(ZIP_STARTS)) == ZIP_STARTS:
+        raise zipfile.BadZipFile("the list of its files, which stands at the end, is missing")
     raise DataError(f"{path}: is no archive that can be read. Give a folder, or one of {', '.join(SUFFIXES)}.")
 
 
