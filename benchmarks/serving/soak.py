@@ -2,8 +2,9 @@
 
     python benchmarks/serving/soak.py MODEL.onnx [--minutes 10] [--clients 4]
 
-Prints once a minute the resident memory of the largest worker, and at the end its slope over the second half, with the
-peak that any worker has had. Loopback only; ends by itself.
+Prints once a minute the resident memory of the largest worker, and at the end its slope over the second half, the peak
+that any worker has had, and what is held at rest after each half: what grows there is lost. Loopback only;
+ends by itself.
 """
 
 import argparse
@@ -59,6 +60,17 @@ def largest_worker(pid: int) -> float:
     return max((resident(one) for one in descendants(pid)), default=0.0)
 
 
+def slope_of(samples: list[tuple[float, float]]) -> str:
+    """Return the slope of memory over minutes, with twice its standard error, in words."""
+    if len(samples) < 3:
+        return "too short for a slope"
+    slope, start = statistics.linear_regression([x for x, _ in samples], [y for _, y in samples])
+    middle = statistics.mean(x for x, _ in samples)
+    left = sum((y - start - slope * x) ** 2 for x, y in samples) / (len(samples) - 2)
+    error = (left / sum((x - middle) ** 2 for x, _ in samples)) ** 0.5
+    return f"slope {slope:+.2f} MiB/min, give or take {2 * error:.2f}"
+
+
 def main() -> None:
     """Parse, load, watch."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -69,24 +81,28 @@ def main() -> None:
     files, codes, samples = pictures(), Counter[str](), list[tuple[float, float]]()
     with running("ours", options.model.resolve()) as (process, port):
         started = time.monotonic()
-        until = started + 60 * options.minutes
-        threads = [
-            threading.Thread(target=client, args=(port, until, seed, files, codes)) for seed in range(options.clients)
-        ]
-        [thread.start() for thread in threads]
-        while time.monotonic() < until:
-            time.sleep(min(5, max(0.1, until - time.monotonic())))
-            samples.append(((time.monotonic() - started) / 60, largest_worker(process.pid)))
-            if len(samples) % 12 == 0:
-                print(f"{samples[-1][0]:5.1f} min: {samples[-1][1]:.0f} MiB, {dict(codes)}", file=sys.stderr)
-        [thread.join() for thread in threads]
-        time.sleep(2)
-        rest = largest_worker(process.pid)
+        rests = []
+        for part in range(2):
+            until = time.monotonic() + 30 * options.minutes
+            threads = [
+                threading.Thread(target=client, args=(port, until, 2 * seed + part, files, codes))
+                for seed in range(options.clients)
+            ]
+            [thread.start() for thread in threads]
+            while time.monotonic() < until:
+                time.sleep(min(5, max(0.1, until - time.monotonic())))
+                samples.append(((time.monotonic() - started) / 60, largest_worker(process.pid)))
+                if len(samples) % 12 == 0:
+                    print(f"{samples[-1][0]:5.1f} min: {samples[-1][1]:.0f} MiB, {dict(codes)}", file=sys.stderr)
+            [thread.join() for thread in threads]
+            time.sleep(2)
+            rests.append(largest_worker(process.pid))
     half = samples[len(samples) // 2 :]
-    slope, _ = statistics.linear_regression([x for x, _ in half], [y for _, y in half]) if len(half) > 2 else (0.0, 0)
     middle, most = statistics.median(y for _, y in half), max(y for _, y in samples)
     print(f"{sum(codes.values()):,} answers {dict(codes)}; the largest worker {middle:.0f} MiB (median), {most:.0f} at")
-    print(f"most, {rest:.0f} at rest afterwards, slope {slope:+.2f} MiB/min")
+    print(
+        f"most; at rest {rests[0]:.0f} MiB after the first half and {rests[1]:.0f} after the second; {slope_of(half)}"
+    )
     sys.exit(bool({code for code in codes if code not in ("200", "400", "413", "415", "422")}))
 
 
