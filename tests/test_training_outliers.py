@@ -118,7 +118,9 @@ def test_command_takes_them_says_so_and_can_be_repeated(tmp_path):
     others = scenes(tmp_path / "others", "things", range(12))
     values = ("weights=none", "network_size=32", "progressive=[]", "batch_size=16", "export=float32")
     command = ["train", tmp_path / "photos", "--outliers", others, "--epochs", "1", "--runs", tmp_path, "--name", "run"]
-    done = CliRunner().invoke(main, [*map(str, command), *(f"--set={value}" for value in values)])
+    words = [*map(str, command), *(f"--set={value}" for value in values)]
+    assert "12 pictures teach" in CliRunner().invoke(main, [*words, "--explain"]).output
+    done = CliRunner().invoke(main, words)
     assert done.exit_code == 0, done.output
     assert "12 pictures teach what is none of the classes; left out: none" in done.output
     told = Predictor.load(tmp_path / "run" / "model.onnx").manifest.data["outliers"]
