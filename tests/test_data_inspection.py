@@ -9,7 +9,7 @@ from PIL import Image
 
 from pupila.data import load_dataset
 from pupila.data.inspection import inspect_dataset
-from pupila.training.train import _report
+from pupila.training.prepare import _report
 
 GOOD = 490
 HEIC = b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(400)

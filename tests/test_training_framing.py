@@ -11,7 +11,7 @@ from training_kit import TINY
 
 from pupila.data import load_dataset
 from pupila.training.framing import choose_framing
-from pupila.training.train import training_split
+from pupila.training.prepare import training_split
 from pupila.training.weights import starting_network
 
 

@@ -63,7 +63,7 @@ def train(
 ) -> None:
     """Train on DATA (a folder or archive of class folders, `cifar10`, or `digits`) and write a model file."""
     from pupila.recipe import load_recipe
-    from pupila.training.train import prepare
+    from pupila.training.prepare import prepare
     from pupila.training.workers import Order, take_part, train_with_workers
 
     if epochs is not None and minutes is None:

@@ -1,4 +1,4 @@
-"""The whole way from a data set's name to a run folder: load, split, fit, evaluate, export.
+"""The whole way from a data set's name to a run folder: prepare, fit, export, report.
 
 A run folder holds recipe.json, run.json, metrics.jsonl, checkpoint.safetensors, trunk.safetensors, model.onnx, and
 report.html with its plots, curves.png among them.
@@ -8,54 +8,28 @@ import contextlib
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pupila.data import Dataset, Splits, load_dataset, sample, split
 from pupila.data.balance import told
-from pupila.data.labels import relabelled
 from pupila.errors import TrainingError
 from pupila.evaluation.report import write_report
-from pupila.feedback.corrections import Corrections, joined, read_corrections
 from pupila.recipe import Recipe
-from pupila.training.defaults import Facts, Settled, settle
 from pupila.training.device import pick_device
 from pupila.training.distributed import ALONE, Team
 from pupila.training.export import Exported, export
 from pupila.training.fit import CHECKPOINT_SECONDS, Fitted, OnEpoch, Row, fit
-from pupila.training.framing import choose_framing
 from pupila.training.head import fit_head
 from pupila.training.mirror import Mirror
-from pupila.training.outliers import Outliers, read_outliers
+from pupila.training.prepare import Prepared, prepare
 from pupila.training.record import FILE as RUN_FILE
 from pupila.training.record import record_of
 from pupila.training.trackers import Tracker, check_installed, tracking
-from pupila.training.weights import Start, save_trunk, starting_network
+from pupila.training.weights import save_trunk
 
 WORTH_SAYING = 0.02
 """Difference of accuracy and balanced accuracy from which an epoch's line gives both."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """All that is decided before the first step: the data, the starting weights, and a recipe with no value open."""
-
-    splits: Splits
-    training: Dataset
-    validation: Dataset
-    start: Start
-    settled: Settled
-    corrections: Corrections | None = None
-    """What people have said of a server's answers: in `training` already."""
-    outliers: Outliers | None = None
-    """Pictures of none of the classes."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Of all that is trained on."""
-        more = [part.fingerprint for part in (self.corrections, self.outliers) if part is not None]
-        return " ".join([self.splits.fingerprint, *more])
 
 
 @dataclass(frozen=True)
@@ -138,66 +112,6 @@ def assist(
         _fitted(prepared, folder, lambda _: None, resume, CHECKPOINT_SECONDS, team, checkpoints)
 
 
-def prepare(
-    source: str,
-    recipe: Recipe,
-    size: int | None = None,
-    labels: Path | None = None,
-    feedback: Path | None = None,
-    outliers: Path | None = None,
-    team: Team = ALONE,
-) -> Prepared:
-    """Load and split the data, load the weights, choose what the recipe leaves open; says what it found."""
-
-    def read(framing: str) -> Splits:
-        splits = load_dataset(source, size, framing=framing)
-        return relabelled(splits, labels) if labels is not None else splits
-
-    with team.first_on_the_machine():
-        splits = read("letterbox" if recipe.framing == "letterbox" else "squash")
-        _report(splits)
-        start = starting_network(recipe.weights, len(splits.train.classes), recipe.seed)
-        splits, recipe = choose_framing(read, training_split, splits, recipe, start)
-        training, validation = training_split(splits, recipe)
-    if recipe.trains == "head" and start.origin == "none":
-        raise TrainingError("trains=head builds on trained weights, and there are none. Use --set trains=all.")
-    facts = Facts(len(training), len(training.classes), training.size, pretrained=start.origin != "none")
-    print(
-        f"{facts.pictures:,} pictures to train on, {len(validation):,} to validate, {facts.classes} classes, "
-        f"{facts.size} px; starting from {start.origin}; on {pick_device().type}"
-    )
-    settled = settle(recipe, facts)
-    for reason in settled.chosen:
-        print(reason)
-    prepared = Prepared(splits, training, validation, start, settled)
-    with team.first_on_the_machine():
-        if feedback is not None:
-            prepared = with_feedback(prepared, feedback)
-        return prepared if outliers is None else with_outliers(prepared, outliers)
-
-
-def with_feedback(prepared: Prepared, folder: Path) -> Prepared:
-    """Add the pictures that a server kept and people corrected to what is trained on; says how many.
-
-    Never to validation or test; those that are in these already are left out. Raises DataError if there are none.
-    """
-    splits, training = prepared.splits, prepared.training
-    held_out = [part for part in (prepared.validation, splits.validation, splits.test) if part is not None]
-    corrections = read_corrections(folder, training.classes, training.size, held_out, splits.framing)
-    print(f"{folder}: {corrections.told()}")
-    return replace(prepared, training=joined(training, corrections), corrections=corrections)
-
-
-def with_outliers(prepared: Prepared, source: Path) -> Prepared:
-    """Add pictures that show none of the classes; says how many. Raises DataError if they do show one."""
-    if prepared.settled.recipe.trains == "head":
-        raise TrainingError("--outliers teach the whole network, and trains=head fits only its last layer.")
-    own = [part for part in (prepared.training, prepared.validation, prepared.splits.test) if part is not None]
-    outliers = read_outliers(source, own, prepared.splits.framing)
-    print(f"{source}: {outliers.told()}")
-    return replace(prepared, outliers=outliers)
-
-
 def _fitted(
     prepared: Prepared,
     folder: Path,
@@ -224,16 +138,6 @@ def _fitted(
     )  # fmt: skip
 
 
-def training_split(splits: Splits, recipe: Recipe) -> tuple[Dataset, Dataset]:
-    """Return what to train on and what to validate on: the data's own validation split, or a stratified share."""
-    pool = splits.train
-    if 0 < recipe.sample < len(pool):
-        pool = sample(pool, recipe.sample, recipe.seed)
-    elif splits.validation is not None:
-        return pool, splits.validation
-    return split(pool, recipe.validation_fraction, recipe.seed)
-
-
 def closing_line(fitted: Fitted) -> str:
     """Return the two figures lines in the words of d2l's training function, of the best epoch."""
     row = fitted.rows[fitted.best_epoch]
@@ -242,19 +146,6 @@ def closing_line(fitted: Fitted) -> str:
         f"valid acc {row['validation_accuracy']:.3f}\n"
         f"{fitted.examples_per_second:.1f} examples/sec on {pick_device().type}"
     )
-
-
-def _report(splits: Splits) -> None:
-    """Say how the source was understood, and what of it is left out."""
-    print(f"{splits.name}: {splits.layout}")
-    for note in splits.notes:
-        print(f"{splits.name}: {note}")
-    if splits.skipped:
-        print(f"{splits.name}: skipped {len(splits.skipped)} unreadable pictures:")
-        for skipped in splits.skipped[:10]:
-            print(f"  {skipped.name}: {skipped.reason}")
-        if len(splits.skipped) > 10:
-            print(f"  and {len(splits.skipped) - 10:,} more")
 
 
 def refuse_to_overwrite(folder: Path, resume: bool) -> None:

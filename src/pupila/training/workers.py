@@ -22,7 +22,8 @@ from pupila.errors import PupilaError, TrainingError
 from pupila.recipe import Recipe
 from pupila.training.distributed import joined, restarted
 from pupila.training.fit import CHECKPOINT_SECONDS
-from pupila.training.train import assist, prepare, refuse_to_overwrite, train
+from pupila.training.prepare import prepare
+from pupila.training.train import assist, refuse_to_overwrite, train
 
 RESTARTS = 10
 """How many times a run survives that a worker is lost."""
