@@ -37,3 +37,26 @@ def _library() -> ctypes.CDLL | None:
             )  # fmt: skip
             return library
     return None
+
+
+def is_webp(data: bytes) -> bool:
+    """True for what begins as a WebP file does."""
+    return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
+
+
+def first_frame(data: bytes) -> bytes | None:
+    """Return the first frame of an animated WebP as a picture of its own, None if there is no whole one.
+
+    Pillow's decoder wants all frames whole before it gives the first. The layout is that of RFC 9649, section 2.7.
+    """
+    start = 12
+    while is_webp(data) and start + 8 <= len(data):
+        kind, length = data[start : start + 4], int.from_bytes(data[start + 4 : start + 8], "little")
+        body = data[start + 8 : start + 8 + length]
+        if kind == b"ANMF" and len(body) == length > 16:
+            alpha = 0x10 if body[16:20] == b"ALPH" else 0
+            extended = b"VP8X" + (10).to_bytes(4, "little") + bytes([alpha, 0, 0, 0]) + body[6:12]
+            content = b"WEBP" + extended + body[16:]
+            return b"RIFF" + len(content).to_bytes(4, "little") + content
+        start += 8 + length + length % 2
+    return None
