@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pupila.errors import ImageError
-from pupila.images import BARS, ImageLimits, _shrunk, _without_palette, decode, encode_png, resize, stack
+from pupila.images import ImageLimits, decode, encode_png, resize, stack
+from pupila.square import BARS, _shrunk, _without_palette
 
 COLOUR = (200, 40, 90)
 
