@@ -23,7 +23,7 @@ HEAVY = {
     "flask": {"server"},
     "gunicorn": {"server"},
     "onnxruntime": {"predictor", "training"},
-    "PIL": {"images", "evaluation"},
+    "PIL": {"images", "square", "evaluation"},
     "sklearn": {"data", "evaluation"},
     "tensorboard": {"training"},
     "mlflow": {"training"},
