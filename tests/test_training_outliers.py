@@ -1,5 +1,6 @@
 """Pictures of none of the classes: what is read of them, where they go in a batch, and that they teach doubt."""
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +11,16 @@ import torch
 from click.testing import CliRunner
 from data_kit import encode, scene
 from PIL import Image
+from torch.nn import functional
 from training_kit import TINY, colours, noise
 
 from pupila.cli import main
 from pupila.errors import DataError
-from pupila.evaluation.unknown import auroc, doubt
 from pupila.predictor import Predictor
+from pupila.training.balance import EVEN
 from pupila.training.batches import batches
 from pupila.training.distributed import ALONE, Team
-from pupila.training.fit import fit, validate
+from pupila.training.fit import _begin, _Files, _step
 from pupila.training.outliers import exposed, read_outliers
 from pupila.training.resnet import ResNet18
 
@@ -86,27 +88,20 @@ def test_nothing_but_copies_is_refused(tmp_path):
         read_outliers(folder, [replace(colours(2), images=own)], "squash")
 
 
-def yellows(count, seed):
-    """Pictures that are as green as red: between two classes."""
-    data = colours(count, seed=seed, classes=("red",))
-    data.images[..., 1] = data.images[..., 0]
-    return data
-
-
-def test_outliers_teach_doubt(tmp_path):
-    recipe = replace(TINY, epochs=8, learning_rate=0.02, outliers=0.5)
-
-    def told(outliers, name):
-        """Return how well yellow pictures are told from those of the classes."""
-        torch.manual_seed(0)
-        run = (recipe, ResNet18(3), colours(60), colours(30, seed=2), tmp_path / name)
-        network = fit(*run, identity={}, outliers=outliers).network
-        seen = [validate(network, data, 32, recipe).numpy() for data in (colours(30, seed=4), yellows(30, seed=5))]
-        return auroc(*(doubt(logits) for logits in seen))
-
-    taught, untaught = told(yellows(40, seed=1).images, "taught"), told(None, "untaught")
-    assert taught > 0.95
-    assert taught > untaught
+def test_loss_by_outliers_is_the_distance_from_all_classes_alike(tmp_path):
+    recipe = replace(TINY, outliers=0.5, label_smoothing=0.0)
+    batch = epoch(recipe)[0]
+    network = ResNet18(3)
+    with torch.no_grad():
+        logits = copy.deepcopy(network).train()(batch.pictures)
+    known, strange = logits[: -batch.outliers], logits[-batch.outliers :]
+    evenly = functional.cross_entropy(strange, torch.full_like(strange, 1 / 3))
+    expected = functional.cross_entropy(known, batch.targets[0].labels) + 0.5 * evenly
+    files = _Files(tmp_path / "checkpoint", 60.0, {}, None)
+    run = _begin(files, recipe, network, EVEN, resume=False, team=ALONE, outliers=STRANGE.numpy())
+    value, correct = _step(run, batch)
+    assert value == pytest.approx(float(expected), rel=1e-4)
+    assert correct == int((known.argmax(1) == batch.targets[0].labels).sum())
 
 
 def test_command_takes_them_says_so_and_can_be_repeated(tmp_path):
