@@ -1,4 +1,4 @@
-"""Gives each connection its turn: a bounded piece of work, so that none keeps others waiting. Knows sockets, no clocks.
+"""Gives each connection its turn: a bounded piece of work, so that none keeps others waiting. Knows sockets.
 
 A connection is the loop's, but for the time in which one of its requests is in work: it is then whoever's answers that,
 who posts it back when the answer is on its way. Until the loop takes it back, what comes is only kept.
