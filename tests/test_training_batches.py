@@ -116,3 +116,14 @@ def test_cut_pictures_are_one_square_of_another_and_the_weights_are_the_areas():
 def test_only_the_asked_share_of_batches_is_cut():
     cut = [len(batch.targets) == 2 for number in range(20) for batch in epoch(replace(TINY, cutmix=0.5), number)]
     assert 0.3 < sum(cut) / len(cut) < 0.7
+
+
+def test_jitter_changes_contrast_brightness_and_colours_of_each_picture_by_no_more_than_asked():
+    still, lit = (torch.cat([b.pictures for b in epoch(replace(STILL, color_jitter=j), 0, 500)]) for j in (0, 0.2))
+    contrast = lit.std((2, 3)) / still.std((2, 3))  # [500, 3]
+    assert torch.allclose(contrast, contrast[:, :1].expand(-1, 3), atol=1e-3)  # all of a picture's colours alike
+    assert 0.8 - 1e-3 < contrast.min() < 0.82 and 1.18 < contrast.max() < 1.2 + 1e-3
+    shift = lit.mean((2, 3)) - still.mean((2, 3)) * contrast
+    assert shift.abs().max() <= 0.4 + 0.1 + 1e-3
+    assert shift.mean(1).abs().max() > 0.35  # brightness
+    assert (shift.amax(1) - shift.amin(1)).max() > 0.12  # and a tint

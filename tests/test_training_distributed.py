@@ -83,7 +83,7 @@ def test_shares_of_a_batch_add_up_to_one_and_pictures_are_those_of_one_worker(wa
     balance = balance_for(replace(TINY, balance=way), data) if way != "none" else Balance("none", torch.ones(3))
     tensors = torch.from_numpy(data.images), torch.from_numpy(data.labels)
     options = {"size": 32, "epoch": 1, "balance": balance}
-    recipe = replace(TINY, cutmix=cutmix)
+    recipe = replace(TINY, cutmix=cutmix, color_jitter=0.4)
     (whole,) = batches(*tensors, recipe, **options)
     parts = [next(batches(*tensors, recipe, **options, team=Team(rank, 3))) for rank in range(3)]
     assert sum(target.weight for part in parts for target in part.targets) == pytest.approx(1)

@@ -38,6 +38,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "label_smoothing": (0, 0.9),
     "crop_padding": (0, 0.5),
     "crop_area": (0.01, 1),
+    "color_jitter": (0, 1),
     "cutmix": (0, 1),
     "outliers": (0.01, 4),
     "ema": (0, 0.99999),
@@ -94,6 +95,8 @@ class Recipe:
     """Random shift of up to this share of a side, the edge reflected."""
     crop_area: float = 1.0
     """Random resized crop: the smallest share of the area that is kept; 1 for none."""
+    color_jitter: float = 0.0
+    """How much contrast, brightness and colours of each picture change at random; 0 for none, 0.4 is strong."""
     cutmix: float = 0.0
     """Share of the batches in which each picture gets a square of another one, and answers for both (CutMix)."""
     outliers: float = 0.25

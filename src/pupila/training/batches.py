@@ -91,6 +91,7 @@ def batches(
             others = torch.randperm(len(chosen), generator=draw).to(chosen.device)
             kept = paste(x, warped(pictures[chosen[others][part]], maps[others][part], size), draw)
             shown = [(labels[chosen], kept), (labels[chosen[others]], 1 - kept)]
+        x = jittered(x, recipe.color_jitter, len(chosen), part, draw)
         yield Batch(x, tuple(_target(*each, balance, part) for each in shown), len(chosen))
 
 
@@ -111,6 +112,19 @@ def paste(x: Tensor, others: Tensor, draw: torch.Generator) -> float:
     square = (..., slice(top, top + side), slice(left, left + side))
     x[square] = others[square]
     return 1 - side * side / (size * size)
+
+
+def jittered(x: Tensor, strength: float, count: int, part: slice, draw: torch.Generator) -> Tensor:
+    """Return normalised [N, 3, S, S] in other light: contrast times 1 +- `strength`, each picture's own.
+
+    Brightness moves by up to twice that, and each of the colours by up to half of it, in standard deviations. x is the
+    `part` of a batch of `count` pictures.
+    """
+    if not strength:
+        return x
+    drawn = (torch.rand(count, 5, 1, 1, generator=draw) * 2 - 1)[part].to(x.device) * strength
+    contrast, brightness, colours = 1 + drawn[:, :1], 2 * drawn[:, 1:2], drawn[:, 2:] / 2
+    return (x * contrast + (brightness + colours)).contiguous(memory_format=torch.channels_last)
 
 
 def affine_maps(chosen: Tensor, recipe: Recipe, epoch: int, draw: torch.Generator, side: int) -> Tensor:

@@ -20,7 +20,7 @@ from pupila.data.unlabelled import read_unlabelled
 from pupila.errors import DataError
 from pupila.images import Pixels
 from pupila.recipe import Recipe
-from pupila.training.batches import Batch, affine_maps, generator, warped
+from pupila.training.batches import Batch, affine_maps, generator, jittered, warped
 from pupila.training.distributed import ALONE, Team
 
 APART = 3
@@ -88,5 +88,6 @@ def exposed(
         chosen = torch.randint(len(outliers), (count,), generator=draw).to(outliers.device)
         maps, part = affine_maps(chosen, recipe, epoch, draw, side=outliers.shape[1]), team.part(count)
         strange = warped(outliers[chosen[part]], maps[part], size)
+        strange = jittered(strange, recipe.color_jitter, count, part, draw)
         pictures = torch.cat([batch.pictures, strange])
         yield replace(batch, pictures=pictures, outliers=len(strange), outlier_weight=len(strange) / count)
