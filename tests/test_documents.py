@@ -449,6 +449,8 @@ def test_codes_that_flask_makes_are_as_documented(server: Running) -> None:
     assert (lost.status_code, lost.json()["error"]["code"]) == (404, "not_found")
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
     assert "POST" in wrong.headers["Allow"]
+    assert "/nowhere" in lost.json()["error"]["message"]
+    assert "GET does not work for /predict. Use " in wrong.json()["error"]["message"]
 
 
 def test_every_route_is_documented(model: Path) -> None:

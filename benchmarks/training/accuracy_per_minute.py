@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+SMALLER = {64: 48, 96: 64, 128: 96}
+"""The size that a training for another one begins with, for the first 0.3 of its time."""
 PRECISION = re.compile(r"(float32|int8): ([\d.]+) MB, ([\d.]+) ms a picture on one thread, valid acc ([\d.]+)")
 
 
@@ -61,11 +63,11 @@ def same(row: Row, size: str, weights: str, minutes: str, seed: str, sample: int
 
 def arguments(data: str, size: str, weights: str, minutes: str, seed: str, sample: int) -> list[str]:
     """Return the command line of one row, without the place where it is written."""
-    small = int(size) // 2 if int(size) >= 64 else 0
+    smaller = [[SMALLER[int(size)], 0.3]] if int(size) in SMALLER else []
     extra = ["--set", f"sample={sample}"] if sample else []
     return [
         "train", data, "--recipe", "standard", "--weights", weights, "--minutes", minutes, "--seed", seed,
-        "--set", f"network_size={size}", "--set", f"progressive={[[small, 0.3]] if small else []}", *extra,
+        "--set", f"network_size={size}", "--set", f"progressive={smaller}", *extra,
     ]  # fmt: skip
 
 

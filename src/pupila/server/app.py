@@ -29,6 +29,8 @@ from pupila.server.torchserve import torchserve
 from pupila.server.views import EXTENSION, core, json_response
 
 log = logging.getLogger("pupila.server")
+SHOWN = 200
+"""Characters of a path that an error repeats."""
 
 
 def create_app(
@@ -105,9 +107,16 @@ def show_deadline(_: DeadlineError) -> Response:
 def show_http_error(error: HTTPException) -> Response:
     """Errors of the HTTP layer (no such path, method not allowed) in the same shape as all others."""
     code = error.name.lower().replace(" ", "_")
-    response = show_problem(RequestError(error.code or 500, code, error.description or error.name))
-    if "Allow" in (kept := dict(error.get_headers())):
-        response.headers["Allow"] = kept["Allow"]
+    allowed = dict(error.get_headers()).get("Allow")
+    path = request.path if len(request.path) <= SHOWN else f"{request.path[:SHOWN]}..."
+    messages = {
+        404: f"There is no {path} here. Pictures go to /predict; /openapi.json lists every path.",
+        405: f"{request.method} does not work for {path}. Use {allowed}.",
+    }
+    message = messages.get(error.code or 500, error.description or error.name)
+    response = show_problem(RequestError(error.code or 500, code, message))
+    if allowed is not None:
+        response.headers["Allow"] = allowed
     return response
 
 
