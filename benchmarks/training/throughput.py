@@ -103,12 +103,13 @@ def trainer(
         batch = next(source)
         with autocast(recipe, device):
             logits = forward(batch.pictures.to(device)).float()
-        loss = functional.cross_entropy(logits, batch.labels.to(device), label_smoothing=recipe.label_smoothing)
+        labels = batch.targets[0].labels.to(device)
+        loss = functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         loss.item()
-        return len(batch.labels)
+        return batch.count
 
     def measure() -> float:
         for _ in range(AHEAD):
