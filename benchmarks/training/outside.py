@@ -50,7 +50,7 @@ def taught_classes(classes: Iterable[str]) -> set[str]:
 
 def in_training(name: str) -> bool:
     """True for a file of the training split."""
-    return PurePosixPath(name).parts[1] == "train"
+    return PurePosixPath(name).parts[1:2] == ("train",)
 
 
 def class_of(name: str) -> str:
