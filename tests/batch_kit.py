@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
 from server_kit import CLASSES, picture
 
 SCRIPT = """
@@ -63,7 +64,4 @@ def count_lines(path: Path) -> int:
 
 def children_of(pid: int) -> list[int]:
     """Return the ids of a process's children."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text().split()]
-    return found
+    return [child.pid for child in psutil.Process(pid).children()]

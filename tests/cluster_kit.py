@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import pytest
 import requests
 from data_kit import real_data
@@ -72,7 +73,7 @@ class Nodes:
 
     def predicts(self, node: Any) -> bool:
         """Return whether one of a node's processes has a predicting process of its own."""
-        return any(b"pupila.batch.worker" in command for command in below(node.all_processes["raylet"][0].process.pid))
+        return any("pupila.batch.worker" in command for command in below(node.all_processes["raylet"][0].process.pid))
 
     def kill(self, node: Any) -> None:
         """Kill a node's processes with SIGKILL, as if its machine had lost its power."""
@@ -228,13 +229,11 @@ class Load:
 # Processes and ports
 
 
-def below(pid: int) -> Iterator[bytes]:
+def below(pid: int) -> Iterator[str]:
     """Yield the command line of each process below another."""
-    with contextlib.suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                yield Path(f"/proc/{child}/cmdline").read_bytes()
-                yield from below(int(child))
+    for process in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            yield " ".join(process.cmdline())
 
 
 def tell_port(folder: Path, identity: str, port: int) -> None:

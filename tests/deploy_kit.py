@@ -16,6 +16,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 MACHINE = ("usr", "etc", "bin", "sbin", "lib", "lib64")
@@ -61,7 +63,7 @@ class Box:
         self._holder = subprocess.Popen([*space, "sh", "-c", "echo ready; exec cat"], stdin=-1, stdout=-1)
         assert self._holder.stdout is not None
         assert self._holder.stdout.readline() == b"ready\n"
-        (self._inside,) = Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children").read_text().split()
+        (self._inside,) = [str(child.pid) for child in psutil.Process(self._holder.pid).children()]
         if not network:
             self.outside("ip", "link", "set", "lo", "up")
         self._furnish()

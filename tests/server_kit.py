@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import psutil
 import requests
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -129,13 +130,11 @@ class Running:
 
     def workers(self) -> list[int]:
         """Return the worker processes' ids."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return [int(pid) for pid in children.split()]
+        return [worker.pid for worker in psutil.Process(self.process.pid).children()]
 
     def memory(self) -> float:
         """Return the resident MiB of all worker processes together."""
-        pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self.workers()]
-        return sum(pages) * os.sysconf("SC_PAGE_SIZE") / 2**20
+        return sum(psutil.Process(pid).memory_info().rss for pid in self.workers()) / 2**20
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 10) -> float:

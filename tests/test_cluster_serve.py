@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import onnx
+import psutil
 import pytest
 from cluster_kit import Load, Nodes, deploy, free_ports, serve_command
 from server_kit import picture, write_model
@@ -34,11 +35,10 @@ def processes(nodes: Nodes, name: str) -> set[int]:
     found = set()
     for node in nodes.cluster.list_all_nodes():
         for started in node.all_processes["raylet"]:
-            children = Path(f"/proc/{started.process.pid}/task/{started.process.pid}/children").read_text()
-            for pid in map(int, children.split()):
-                with contextlib.suppress(OSError):
-                    if f"ServeReplica:pupila:{name}".encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
-                        found.add(pid)
+            for child in psutil.Process(started.process.pid).children():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if f"ServeReplica:pupila:{name}" in " ".join(child.cmdline()):
+                        found.add(child.pid)
     return found
 
 

@@ -2,13 +2,13 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from torch import multiprocessing
@@ -116,12 +116,6 @@ def start(runs):
     return subprocess.Popen([*line, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def descendants(pid):
-    """Process numbers of all processes below this one."""
-    found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return found + [below for child in found for below in descendants(child)]
-
-
 def wait_until(condition, process, seconds=900):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -132,15 +126,15 @@ def wait_until(condition, process, seconds=900):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers in /proc")
 def test_run_goes_on_by_itself_when_a_worker_is_killed(tmp_path):
     process = start(tmp_path)
     metrics = tmp_path / "team" / "metrics.jsonl"
     try:
         wait_until(metrics.exists, process)  # the second epoch has begun
-        workers = [pid for pid in descendants(process.pid) if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+        below = psutil.Process(process.pid).children(recursive=True)
+        workers = [worker for worker in below if "spawn_main" in " ".join(worker.cmdline())]
         assert len(workers) == 2
-        os.kill(workers[1], signal.SIGKILL)
+        workers[1].kill()
         output, _ = process.communicate(timeout=300)
     finally:
         process.kill()

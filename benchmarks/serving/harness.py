@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+import psutil
+
 HERE = Path(__file__).resolve().parent
 RIVALS = ("litserve", "bentoml", "granian", "waitress")
 START_SECONDS = 300
@@ -86,10 +88,9 @@ def end(process: subprocess.Popen[bytes]) -> None:
 def descendants(pid: int) -> list[int]:
     """Return the processes that a process has started, and theirs."""
     try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
+        return [process.pid for process in psutil.Process(pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
         return []
-    return [found for child in map(int, children) for found in (child, *descendants(child))]
 
 
 def wait_for(process: subprocess.Popen[bytes], port: int, side: str, log: IO[bytes]) -> None:
