@@ -274,12 +274,18 @@ def _step(run: _Run, batch: Batch) -> tuple[float, int]:
 
 
 def _validate_epoch(run: _Run, validation: Dataset, size: int) -> None:
-    """Validate the averaged weights, keep them if they are the best at this size, and begin the next epoch."""
+    """Validate the averaged weights, keep them if they are as good as the best at this size, and begin the next epoch.
+
+    As good: at most one standard error worse. A few hundred pictures do not tell such epochs apart, and of these the
+    latest is the best bet, as its rate was the lowest (after the one-standard-error rule of Breiman et al., 1984).
+    """
     position, begun = run.position, time.monotonic()
     logits, labels = _validation_logits(run, validation, size), torch.from_numpy(validation.labels)
     chosen_by = run.balance.accuracy(logits, labels)
-    if size > position.best_size or chosen_by > position.best:
-        position.best, position.best_size, position.best_epoch = chosen_by, size, position.epoch
+    if size > position.best_size:
+        position.best, position.best_size = chosen_by, size
+    if chosen_by >= position.best - _standard_error(position.best, len(validation)):
+        position.best, position.best_epoch = max(position.best, chosen_by), position.epoch
         run.best = {name: value.detach().clone() for name, value in run.average.state.items()}
     seen = max(position.seen, 1)
     position.seconds = run.team.firsts(position.seconds + time.monotonic() - begun)
@@ -296,6 +302,10 @@ def _validate_epoch(run: _Run, validation: Dataset, size: int) -> None:
     position.rows.append(row)
     position.epoch, position.batch = position.epoch + 1, 0
     position.loss_sum, position.correct, position.seen = 0.0, 0, 0
+
+
+def _standard_error(accuracy: float, pictures: int) -> float:
+    return math.sqrt(accuracy * (1 - accuracy) / pictures)
 
 
 def _validation_logits(run: _Run, validation: Dataset, size: int) -> Tensor:
