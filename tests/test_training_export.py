@@ -51,6 +51,13 @@ def exported(fitted, folder, **changes):
     return export(fitted, recipe, TRAINING, VALIDATION, folder / "model.onnx", splits=SPLITS, origin="none")
 
 
+def test_file_names_the_weights_and_not_where_they_lay(trained, tmp_path):
+    manifest = exported(
+        trained, tmp_path, weights="/home/ana/runs/trunk.safetensors", export="float32"
+    ).predictor.manifest
+    assert manifest.recipe["weights"] == "trunk.safetensors"
+
+
 @pytest.mark.parametrize(("size", "network_size"), [(32, 32), (32, 64), (48, 64), (64, 48)])
 def test_graph_equals_the_network(size, network_size):
     network = random_network()

@@ -89,7 +89,7 @@ def test_nothing_but_copies_is_refused(tmp_path):
 
 
 def test_loss_by_outliers_is_the_distance_from_all_classes_alike(tmp_path):
-    recipe = replace(TINY, outliers=0.5, label_smoothing=0.0)
+    recipe = replace(TINY, outliers=0.5, outlier_loss=0.5)
     batch = epoch(recipe)[0]
     network = ResNet18(3)
     with torch.no_grad():

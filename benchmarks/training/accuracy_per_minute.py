@@ -86,7 +86,8 @@ def train(data: str, size: str, weights: str, minutes: str, seed: str, sample: i
         "size": int(size), "weights": weights, "minutes": float(minutes), "seed": int(seed), "sample": sample,
         "accuracy": scores["accuracy"], "n": scores["n"], "ece": scores["ece"], "wall_seconds": round(seconds, 1),
         "pictures": sum(epoch["pictures"] for epoch in epochs), "milliseconds": {k: v[1] for k, v in cost.items()},
-        "megabytes": {k: v[0] for k, v in cost.items()}, "command": shlex.join(["pupila", *words]),
+        "megabytes": {k: v[0] for k, v in cost.items()},
+        "command": shlex.join(["pupila", words[0], Path(data).name, *words[2:]]),
     }  # fmt: skip
     print(json.dumps(row), flush=True)
     return row
@@ -101,8 +102,8 @@ def pupila(*words: str) -> str:
 def table(rows: list[Row]) -> list[str]:
     """Return the rows of a Markdown table: one line for each size, start and budget, all seeds together."""
     lines = [
-        "| px | start | minutes | test accuracy, each seed | mean | pictures seen | ms float32 | ms int8 |",
-        "|---|---|---|---|---|---|---|---|",
+        "| px | start | minutes | test accuracy, each seed | mean | pictures seen | ms float32 | ms int8 | command |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     key = ("sample", "size", "weights", "minutes")
     ordered = sorted(rows, key=lambda row: ([row[name] for name in key], row["seed"]))
@@ -114,7 +115,7 @@ def table(rows: list[Row]) -> list[str]:
         ms = [statistics.median(row["milliseconds"][name] for row in found) for name in ("float32", "int8")]
         lines.append(
             f"| {size} | {weights} | {minutes:g} | {each} | {statistics.mean(accuracies):.3f} | {pictures:,.0f} "
-            f"| {ms[0]:.1f} | {ms[1]:.2f} |"
+            f"| {ms[0]:.1f} | {ms[1]:.2f} | `{found[0]['command']}` |"
         )
     return lines
 

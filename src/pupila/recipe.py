@@ -41,6 +41,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "color_jitter": (0, 1),
     "cutmix": (0, 1),
     "outliers": (0.01, 4),
+    "outlier_loss": (0.001, 10),
     "ema": (0, 0.99999),
     "validation_fraction": (0.001, 0.9),
     "sample": (0, 10**9),
@@ -89,8 +90,9 @@ class Recipe:
     """step: epochs between two reductions."""
     lr_decay: float = 0.9
     """step: what the rate is multiplied by."""
-    label_smoothing: float = 0.1
-    """Share of the right answer that is spread over all classes, against overconfidence; 0 for none."""
+    label_smoothing: float = 0.0
+    """Share of the right answer that is spread over all classes, against overconfidence; 0 for none. It costs
+    calibration, and accuracy with few pictures (docs/experiments.md)."""
     crop_padding: float = 0.125
     """Random shift of up to this share of a side, the edge reflected."""
     crop_area: float = 1.0
@@ -101,6 +103,9 @@ class Recipe:
     """Share of the batches in which each picture gets a square of another one, and answers for both (CutMix)."""
     outliers: float = 0.25
     """Pictures of `--outliers` beside each batch, in multiples of its size."""
+    outlier_loss: float = 0.05
+    """What the loss by outliers counts for beside that by pictures with a class: more marks unknown pictures better,
+    and makes the confidence in the known ones less exact (docs/experiments.md)."""
     flip: str = "alternating"
     """Horizontal flip; alternating: random in the first epoch, then each picture's turns about every epoch."""
     flip_average: bool = False

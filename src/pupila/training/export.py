@@ -132,7 +132,7 @@ def _draft(
         network_size=fitted.network_size,
         precision="float32",
         weights=origin,
-        recipe=recipe.to_dict(),
+        recipe={**recipe.to_dict(), "weights": Path(recipe.weights).name},  # a file goes to others, its folders do not
         framing=splits.framing,
         data={
             "source": splits.name,

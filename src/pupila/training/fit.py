@@ -30,8 +30,6 @@ from pupila.training.optim import MovingAverage, learning_rate, set_learning_rat
 from pupila.training.outliers import exposed
 from pupila.training.resnet import ResNet18, enlarged
 
-OUTLIER_LOSS = 0.5
-"""What the loss by outliers counts for beside that by pictures with a class (Hendrycks et al., 2019)."""
 CHECKPOINT_SECONDS = 60.0
 """Between two checkpoints: what a killed run loses at most."""
 
@@ -258,7 +256,7 @@ def _step(run: _Run, batch: Batch) -> tuple[float, int]:
     smoothing = run.recipe.label_smoothing
     loss = torch.stack([run.balance.loss(logits, to.labels, smoothing) * to.weight for to in batch.targets]).sum()
     if batch.outliers:  # the cross entropy with all classes equally likely
-        loss = loss - OUTLIER_LOSS * batch.outlier_weight * strange.log_softmax(1).mean()
+        loss = loss - run.recipe.outlier_loss * batch.outlier_weight * strange.log_softmax(1).mean()
     right = int((logits.argmax(1) == batch.targets[0].labels).sum())
     value, correct = run.team.sums(loss.item(), right)
     if not math.isfinite(value):
