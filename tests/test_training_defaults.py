@@ -1,5 +1,7 @@
 """Values that a recipe leaves open: chosen from the data, each with its reason, the same on every machine."""
 
+import itertools
+
 import pytest
 
 from pupila.errors import RecipeError
@@ -47,9 +49,16 @@ def test_a_larger_budget_pays_for_a_larger_network_size():
 
 
 def test_pictures_are_not_enlarged_without_end():
-    assert settle(load_recipe("standard", ["minutes=10000"]), FEW).recipe.network_size == 96
+    assert settle(load_recipe("standard", ["minutes=10000"]), MANY).recipe.network_size == 96
+    assert settle(load_recipe("standard", ["minutes=10000"]), FEW).recipe.network_size == 64
     photos = Facts(pictures=900, classes=2, size=160, pretrained=True)
     assert settle(load_recipe("standard", ["minutes=10000"]), photos).recipe.network_size == 160
+
+
+def test_network_size_is_past_the_sizes_that_it_begins_with():
+    for pictures, size, minutes in itertools.product((900, 45_000), (32, 160), (0, 60)):
+        recipe = load_recipe("best", [f"minutes={minutes}"])
+        assert settle(recipe, Facts(pictures, 10, size, pretrained=True)).recipe.network_size > 64
 
 
 def test_a_value_out_of_range_is_still_refused():

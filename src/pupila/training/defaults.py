@@ -1,8 +1,7 @@
 """Values that a recipe leaves open (0), chosen from the data. Each choice comes with its reason, for `--explain`.
 
-The rules follow what single trainings have shown (docs/experiments.md); `benchmarks/training/accuracy_per_minute.py` is
-there to test them. They look at nothing but the data
-and the recipe, never at the machine, so that a run taken up elsewhere is the same run.
+The rules follow what single trainings have shown (docs/experiments.md, docs/benchmarks/accuracy-per-minute.md). They
+look at nothing but the data and the recipe, never at the machine, so that a run taken up elsewhere is the same run.
 """
 
 from collections.abc import Callable
@@ -61,15 +60,19 @@ def settle(recipe: Recipe, facts: Facts) -> Settled:
 
 
 def _network_size(recipe: Recipe, facts: Facts) -> tuple[int, str]:
-    """The largest size that the pictures can fill and the budget can pay for."""
-    fills = max(SIZES[1], min(facts.size, SIZES[-1]))
-    sensible = [size for size in SIZES if size <= fills and all(size > small for small, _ in recipe.progressive)]
-    if not recipe.minutes or not sensible:
-        chosen = sensible[0] if facts.size <= SIZES[0] else fills
+    """The largest size that the pictures can fill and the budget can pay for.
+
+    Small pictures are enlarged past what they fill only where they are many: with few it does not pay.
+    """
+    least = SIZES[0] if facts.pictures < FEW else SIZES[1]
+    fills = max(least, min(facts.size, SIZES[-1]))
+    beyond = [size for size in SIZES if all(size > small for small, _ in recipe.progressive)] or SIZES[-1:]
+    sensible = [size for size in beyond if size <= fills] or beyond[:1]
+    if not recipe.minutes:
+        chosen = sensible[0] if facts.size <= SIZES[0] else max(fills, sensible[0])
         return chosen, f"pictures of {facts.size} px, and no budget in minutes to choose a larger one by."
     shown = {size: 60 * recipe.minutes * SPEED_AT_64 * (SIZES[0] / size) ** 2 / facts.pictures for size in sensible}
-    paid = [size for size in sensible if shown[size] >= ENOUGH_EPOCHS] or sensible[:1]
-    chosen = paid[-1]
+    chosen = max([size for size in sensible if shown[size] >= ENOUGH_EPOCHS], default=sensible[0])
     return chosen, (
         f"{recipe.minutes:g} minutes go about {shown[chosen]:.1f} times through {facts.pictures:,} pictures "
         f"at this size; {ENOUGH_EPOCHS} times are enough."
