@@ -15,7 +15,7 @@ from server_kit import picture, write_model
 from starlette.types import Receive, Send
 
 from pupila.errors import SettingsError
-from pupila.manifest import METADATA_KEY, Manifest
+from pupila.manifest import METADATA_KEY, UNSEALED, Manifest, sealed
 from pupila.models import bundled_model
 from pupila.predictor import Predictor, predict_files
 from pupila.server import Settings, create_app
@@ -46,8 +46,8 @@ def renamed(model: Path, path: Path) -> Path:
     """Write the same model under another name: another version, with the same answers."""
     file = onnx.load(model)
     (entry,) = [entry for entry in file.metadata_props if entry.key == METADATA_KEY]
-    entry.value = replace(Manifest.from_json(entry.value), name="renamed").to_json()
-    onnx.save(file, path)
+    entry.value = replace(Manifest.from_json(entry.value), name="renamed", sha256=UNSEALED).to_json()
+    path.write_bytes(sealed(file.SerializeToString()))
     return path
 
 

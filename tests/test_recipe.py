@@ -67,7 +67,7 @@ def test_missing_file_is_named(tmp_path):
 @pytest.mark.parametrize("stages", ["[[32, 1.0]]", "[[48, 0.2], [32, 0.2]]", "[[64, 0.5]]", "[[32, -0.1]]"])
 def test_progressive_sizes_must_climb_and_leave_time_for_the_last(stages):
     with pytest.raises(RecipeError, match="progressive"):
-        load_recipe("cifar10", [f"progressive={stages}"])
+        load_recipe("standard", ["network_size=64", f"progressive={stages}"])
 
 
 def test_recipe_survives_the_way_through_plain_values():
