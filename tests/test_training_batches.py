@@ -90,9 +90,13 @@ def test_epoch_taken_up_in_the_middle_goes_on_as_it_would_have():
         assert all(torch.equal(a.labels, b.labels) for a, b in zip(ours.targets, theirs.targets, strict=True))
 
 
-def test_last_picture_alone_joins_the_batch_before_it():
-    assert [len(batch.pictures) for batch in epoch(TINY, 0, count=33)] == [16, 17]
-    assert batch_count(33, 16) == 2
+def test_batches_are_alike_in_size_and_at_most_what_was_asked():
+    assert [len(batch.pictures) for batch in epoch(TINY, 0, count=33)] == [11, 11, 11]
+    assert batch_count(900, 32) == 29  # of 31 or 32, none of the 4 that 28 full ones would leave
+
+
+def test_no_picture_is_alone():
+    assert [len(batch.pictures) for batch in epoch(replace(TINY, batch_size=2), 0, count=5)] == [2, 3]
 
 
 def test_fewer_pictures_than_a_batch_make_one_batch():

@@ -102,8 +102,9 @@ def test_smallest_batch_is_the_smallest_that_is_yielded(pictures, size):
 
 
 def test_too_many_workers_for_a_batch_are_refused(tmp_path):
+    recipe = replace(TINY, batch_size=2)
     with pytest.raises(TrainingError, match="3 workers cannot share the smallest batch, of 2 pictures"):
-        fit(TINY, ResNet18(3), colours(18), colours(9), tmp_path / "c", identity={}, team=Team(0, 3))
+        fit(recipe, ResNet18(3), colours(18), colours(9), tmp_path / "c", identity={}, team=Team(0, 3))
 
 
 VALUES = ["weights=none", "sample=60", "batch_size=50", "network_size=32", "progressive=[]", "export=float32"]
