@@ -29,9 +29,15 @@ def test_what_the_recipe_says_stands():
 
 
 def test_fewer_pictures_get_smaller_batches_and_more_rounds():
+    very_few = Facts(pictures=100, classes=10, size=32, pretrained=True)
+    settled = [settle(WIDE_OPEN, facts).recipe for facts in (very_few, FEW, MANY)]
+    assert [recipe.batch_size for recipe in settled] == [32, 64, 128]
+    assert settled[0].epochs == settled[1].epochs > settled[2].epochs
+
+
+def test_few_pictures_move_trained_weights_less_a_picture_than_many_do():
     few, many = settle(WIDE_OPEN, FEW).recipe, settle(WIDE_OPEN, MANY).recipe
-    assert few.batch_size < many.batch_size
-    assert few.epochs > many.epochs
+    assert few.learning_rate / few.batch_size < many.learning_rate / many.batch_size
 
 
 def test_random_weights_get_larger_steps_and_more_rounds():

@@ -58,8 +58,8 @@ def batch_count(pictures: int, batch_size: int) -> int:
     """Batches an epoch, of at most `batch_size` pictures, but never of a single one, which batch norm cannot take.
 
     Every picture is used, and no batch is more than one larger than another. A small last one would end each epoch with
-    a step by few pictures, and with batch norm's running statistics a tenth theirs: five points of accuracy with 900
-    pictures in batches of 32 (docs/experiments.md).
+    a step by few pictures, and with batch norm's running statistics a tenth theirs: one to two points of accuracy with
+    900 pictures in batches of 32 (docs/experiments.md).
     """
     return max(min(-(-pictures // batch_size), pictures // 2), 1)
 

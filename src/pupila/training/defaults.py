@@ -18,6 +18,8 @@ ENOUGH_EPOCHS = 5
 """A larger size pays only if the budget still goes through the pictures so often."""
 FEW = 5_000
 """Pictures below which steps are scarcer than pictures: smaller batches then."""
+VERY_FEW = 640
+"""Pictures below which even ten such smaller batches are not to be had."""
 EXAMPLES = 400_000
 """Pictures shown in all, without a budget in minutes, when starting from trained weights; thrice that from scratch."""
 
@@ -80,14 +82,19 @@ def _network_size(recipe: Recipe, facts: Facts) -> tuple[int, str]:
 
 
 def _batch_size(_: Recipe, facts: Facts) -> tuple[int, str]:
-    if facts.pictures < FEW:
-        return 32, f"fewer than {FEW:,} pictures: more and smaller steps."
+    for most, batch_size in ((VERY_FEW, 32), (FEW, 64)):
+        if facts.pictures < most:
+            return batch_size, f"fewer than {most:,} pictures: more and smaller steps."
     return 128, f"{facts.pictures:,} pictures give steps enough at the size that two cores compute fastest."
 
 
 def _learning_rate(recipe: Recipe, facts: Facts) -> tuple[float, str]:
-    rate = (0.05 if facts.pretrained else 0.1) * recipe.batch_size / 128
-    start = "trained weights want smaller steps than random ones" if facts.pretrained else "from random weights"
+    per_128, start = 0.1, "from random weights"
+    if facts.pretrained:
+        per_128, start = 0.05, "trained weights want smaller steps than random ones"
+    if facts.pretrained and VERY_FEW <= facts.pictures < FEW:
+        per_128, start = 0.02, f"fewer than {FEW:,} pictures shall move trained weights but a little"
+    rate = per_128 * recipe.batch_size / 128
     return rate, f"{start}; in proportion to the batch of {recipe.batch_size}."
 
 
