@@ -91,9 +91,12 @@ def cluster() -> Iterator[Nodes]:
 @contextlib.contextmanager
 def ray_cluster() -> Iterator[Nodes]:
     """The same as a context."""
-    before = {name: os.environ.get(name) for name in PATIENCE}
-    os.environ.update(PATIENCE)
     with tempfile.TemporaryDirectory(prefix="pr", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        # Here Ray notes the cluster's address, in a folder that it expects and does not make.
+        Path(folder, "ray").mkdir()
+        settings = {**PATIENCE, "RAY_TMPDIR": folder}
+        before = {name: os.environ.get(name) for name in settings}
+        os.environ.update(settings)
         nodes = Nodes(Path(folder))
         # A node is given up after five missed answers: a second each if it is dead, half a minute if it is only slow.
         health = {"health_check_period_ms": 1000, "health_check_timeout_ms": 30_000}

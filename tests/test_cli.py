@@ -155,7 +155,7 @@ def test_mistake_is_named_with_its_fix(arguments, words, code, monkeypatch):
 
 def test_explain_gives_a_reason_for_each_choice_and_trains_nothing(tmp_path):
     said = pupila("train", "digits", "--weights", "none", "--explain", "--runs", str(tmp_path / "runs")).output
-    assert "batch_size = 32: fewer than 640 pictures" in said
+    assert "batch_size = 64: fewer than 5,000 pictures" in said
     assert not (tmp_path / "runs").exists()
 
 

@@ -265,5 +265,8 @@ def test_killed_sweep_leaves_no_process_and_goes_on_from_its_checkpoints(tmp_pat
     output, _ = second.communicate(timeout=900)
     assert second.returncode == 0, output
     for log in logs.glob("*/log.txt"):
-        assert [log.read_text().count(f"epoch {epoch} at") for epoch in (1, 2, 3)] == [1, 1, 1]
+        # No epoch is trained twice. One that ended as the process was killed may lack its line, never its figures.
+        assert all(log.read_text().count(f"epoch {epoch} at") <= 1 for epoch in (1, 2, 3))
+        rows = log.with_name("metrics.jsonl").read_text().splitlines()
+        assert [json.loads(row)["epoch"] for row in rows] == [1, 2, 3]
     assert output.count("examples/sec on cpu") == 2
