@@ -156,7 +156,7 @@ import json, sys
 from pathlib import Path
 from pupila.errors import PupilaError
 from pupila.server import Settings, serve
-from pupila.server.guard import parse_keys
+from pupila.server.api.auth import parse_keys
 values = json.loads(sys.argv[2])
 values.update({name: Path(values[name]) for name in ("access_log", "collect") if name in values})
 values["api_keys"] = parse_keys(values.get("api_keys", []))

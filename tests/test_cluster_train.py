@@ -12,7 +12,7 @@ from cluster_kit import Nodes, free_ports
 from torch import multiprocessing
 
 from pupila.errors import DataError, TrainingError
-from pupila.training.distributed import joined
+from pupila.training.distributed.process_group import joined
 
 VALUES = ["weights=bundled", "validation_fraction=0.4", "batch_size=54", "network_size=32", "progressive=[]"]
 SMALL = [word for value in [*VALUES, "precision=float32", "export=float32"] for word in ("--set", value)]

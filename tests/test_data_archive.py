@@ -10,7 +10,7 @@ import pytest
 from data_kit import files_of, make_folder, make_tar, make_zip, picture
 
 from pupila.data import Splits, load_dataset
-from pupila.data.archive import stem
+from pupila.data.sources.archive import stem
 from pupila.errors import DataError
 
 COUNTS = {"train/cat": 3, "train/dog": 2, "val/dog": 1, "test/cat": 2}

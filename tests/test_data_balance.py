@@ -8,12 +8,12 @@ import torch
 from training_kit import TINY, colours
 
 from pupila.data import Dataset
-from pupila.data.balance import class_weights, imbalance, remedy, told
-from pupila.training.balance import balance_for, balanced_accuracy
-from pupila.training.batches import generator
-from pupila.training.fit import fit, validate
-from pupila.training.head import minimise
-from pupila.training.resnet import ResNet18
+from pupila.data.quality.class_balance import class_weights, imbalance, remedy, told
+from pupila.training.loop.batches import generator
+from pupila.training.loop.class_weights import balance_for, balanced_accuracy
+from pupila.training.loop.fit import fit, validate
+from pupila.training.loop.head import minimise
+from pupila.training.loop.resnet import ResNet18
 
 TWENTY_TO_ONE = np.asarray([200, 10])
 

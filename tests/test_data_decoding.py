@@ -11,8 +11,8 @@ from data_kit import make_folder, picture
 
 from pupila import images
 from pupila.data import load_dataset
-from pupila.data.decoders import CHUNK, FEW, Decoders
-from pupila.data.decoding import decode_pictures, resize_pictures
+from pupila.data.decoding.decode import decode_pictures, resize_pictures
+from pupila.data.decoding.pool import CHUNK, FEW, Decoders
 from pupila.errors import DataError
 from pupila.images import DEFAULT_LIMITS, ImageLimits
 

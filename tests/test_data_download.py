@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from data_kit import serving
 
-from pupila.data.download import cache_folder, download
+from pupila.data.sources.download import cache_folder, download
 from pupila.errors import DownloadError
 
 CONTENT = np.random.default_rng(0).bytes(300_000)

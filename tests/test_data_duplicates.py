@@ -7,7 +7,7 @@ from PIL import Image, ImageOps
 
 from pupila import images
 from pupila.data.dataset import Pictures
-from pupila.data.duplicates import Pair, centred, find_duplicates, shrink
+from pupila.data.quality.duplicates import Pair, centred, find_duplicates, shrink
 
 SIZE = 32
 
@@ -57,7 +57,7 @@ def test_pictures_of_one_colour_are_no_near_pairs() -> None:
 def test_pairs_across_tiles_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = np.stack([stored(scene(seed)) for seed in [*range(9), 3, 5]])
     whole = find_duplicates([pictures])
-    monkeypatch.setattr("pupila.data.duplicates.TILE", 2)
+    monkeypatch.setattr("pupila.data.quality.duplicates.TILE", 2)
     assert find_duplicates([pictures]) == whole
     assert [(pair.first, pair.second) for pair in whole] == [(3, 9), (5, 10)]
 

@@ -12,9 +12,10 @@ from click.testing import CliRunner
 from data_kit import make_folder, make_tar, picture, scene, write_files
 
 from pupila.cli import main
-from pupila.data import Splits, duplicates, load_dataset, split
-from pupila.data.decoding import decode_pictures
-from pupila.data.folders import list_folder
+from pupila.data import Splits, load_dataset, split
+from pupila.data.decoding.decode import decode_pictures
+from pupila.data.quality import duplicates
+from pupila.data.sources.folders import list_folder
 from pupila.errors import DataError
 from pupila.images import DEFAULT_LIMITS
 

@@ -8,7 +8,7 @@ from data_kit import as_a_plain_user, encode, scene, write_files
 from PIL import Image
 
 from pupila.data import load_dataset
-from pupila.data.inspection import inspect_dataset
+from pupila.data.quality.inspection import inspect_dataset
 from pupila.training.prepare import _report
 
 GOOD = 490
@@ -72,7 +72,8 @@ def test_folder_with_trouble_of_ten_kinds_trains_and_names_it(tmp_path: Path) ->
 
 
 def inspect_as_a_plain_user(root: Path, cache: Path) -> dict[str, object]:
-    code = "import json, sys; from pathlib import Path; from pupila.data.inspection import inspect_dataset as run\n"
+    code = "import json, sys; from pathlib import Path; "
+    code += "from pupila.data.quality.inspection import inspect_dataset as run\n"
     code += "print(json.dumps(run(Path(sys.argv[1]), 32, cache=Path(sys.argv[2])).to_json()))"
     return dict(json.loads(as_a_plain_user(code, root, cache)))
 
@@ -90,7 +91,7 @@ def test_training_counts_the_skipped_files_that_it_does_not_name(
 def test_folder_that_may_not_be_read_is_listed_and_stops_nothing(tmp_path: Path) -> None:
     root = tmp_path / "pets"
     write_files(root, {f"{name}/{k}.png": encode(scene(k)) for name in ("cat", "dog", "dog/closed") for k in range(3)})
-    code = "import sys; from pathlib import Path; from pupila.data.folders import list_folder\n"
+    code = "import sys; from pathlib import Path; from pupila.data.sources.folders import list_folder\n"
     code += "listing = list_folder(Path(sys.argv[1]))\n"
     code += "print(len(listing.files), *(f'{item.name}: {item.reason}' for item in listing.skipped))"
     (root / "dog" / "closed").chmod(0)

@@ -5,7 +5,7 @@ import pytest
 from data_kit import make_folder
 
 from pupila.data import load_dataset
-from pupila.data.labels import relabelled
+from pupila.data.quality.labels import relabelled
 from pupila.errors import DataError
 
 

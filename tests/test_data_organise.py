@@ -7,7 +7,7 @@ import pytest
 from data_kit import cifar10_files, files_of, make_folder, make_tar, make_zip, picture, write_files
 
 from pupila.data import load_dataset, split
-from pupila.data.organise import organise
+from pupila.data.quality.organise import organise
 from pupila.errors import DataError
 
 

@@ -9,10 +9,10 @@ import pytest
 from data_kit import real_data
 
 from pupila.data import load_dataset, split
-from pupila.data.arrange import arrange
-from pupila.data.entries import Entry, parts_of
-from pupila.data.layout import class_names
-from pupila.data.source import Collected
+from pupila.data.layouts.detect import arrange
+from pupila.data.layouts.files_by_folder import class_names
+from pupila.data.sources.entries import Entry, parts_of
+from pupila.data.sources.source import Collected
 
 
 @pytest.mark.slow

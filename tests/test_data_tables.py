@@ -7,8 +7,8 @@ import pytest
 from data_kit import files_of, make_tar, picture, write_files
 
 from pupila.data import Splits, load_dataset
-from pupila.data.entries import Entry
-from pupila.data.tables import find_tables
+from pupila.data.layouts.tables import find_tables
+from pupila.data.sources.entries import Entry
 from pupila.errors import DataError
 
 

@@ -258,7 +258,7 @@ def test_readmes_lead_to_each_other_and_hold_the_same_links() -> None:
 
 def codes_in_source() -> set[tuple[int, str]]:
     """Return (status, code) of every error that the server's source can answer with."""
-    from pupila.server.problems import STATUS_OF_IMAGE_ERROR
+    from pupila.server.api.errors import STATUS_OF_IMAGE_ERROR
 
     found = {(status, code) for code, status in STATUS_OF_IMAGE_ERROR.items()}
     for path in SOURCE.glob("server/**/*.py"):

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from data_kit import encode, scene, write_files
 
-from pupila.data.inspection import Inspection, inspect_dataset
+from pupila.data.quality.inspection import Inspection, inspect_dataset
 from pupila.errors import DataError
-from pupila.evaluation.data_report import data_text, write_data_report
+from pupila.evaluation.pages.data_report import data_text, write_data_report
 
 
 @pytest.fixture

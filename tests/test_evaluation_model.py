@@ -13,9 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 from pupila import images
 from pupila.data import Dataset
 from pupila.errors import DataError
-from pupila.evaluation import gallery, unknown
+from pupila.evaluation import unknown
 from pupila.evaluation.evaluate import answers, evaluate
-from pupila.evaluation.report import write_report
+from pupila.evaluation.pages import gallery
+from pupila.evaluation.pages.report import write_report
 from pupila.manifest import METADATA_KEY, GoldenPicture, Manifest
 from pupila.predictor import Predictor
 

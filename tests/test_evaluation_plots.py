@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pupila.evaluation.calibration import reliability
-from pupila.evaluation.plots import plot_confusion, plot_curves, plot_reliability
+from pupila.evaluation.pages.plots import plot_confusion, plot_curves, plot_reliability
 
 
 def curve_rows(epochs):
@@ -60,5 +60,7 @@ def test_class_names_are_drawn_as_they_are_in_any_script(tmp_path):
 
 
 def test_importing_the_plots_loads_no_matplotlib():
-    code = "import pupila.evaluation.report, sys; sys.exit('matplotlib' in sys.modules or 'sklearn' in sys.modules)"
+    code = (
+        "import pupila.evaluation.pages.report, sys; sys.exit('matplotlib' in sys.modules or 'sklearn' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

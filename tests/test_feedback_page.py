@@ -11,7 +11,7 @@ from page_kit import opened
 from PIL import Image
 from server_kit import CLASSES, Running, encode, serving, write_model
 
-from pupila.server.guard import new_key
+from pupila.server.api.auth import new_key
 
 SHADES = ((200, 20, 20), (60, 60, 70), (110, 90, 60), (20, 160, 60))
 """From sure to unsure and back, for the tests' model."""

@@ -25,11 +25,11 @@ from pupila.errors import ImageError
 from pupila.feedback import Store
 from pupila.predictor import Predictor
 from pupila.server import Settings, create_app
-from pupila.server.classifier import Answer
-from pupila.server.collector import DROPPED, KEPT, PENDING, QUEUE_PICTURES, Collector, new_table
-from pupila.server.feedback import is_loopback, may_review
-from pupila.server.guard import Key, digest_of
-from pupila.server.payload import Part
+from pupila.server.api.auth import Key, digest_of
+from pupila.server.api.feedback import is_loopback, may_review
+from pupila.server.api.feedback_writer import DROPPED, KEPT, PENDING, QUEUE_PICTURES, Collector, new_table
+from pupila.server.api.multipart import Part
+from pupila.server.inference.classifier import Answer
 
 
 @pytest.fixture(scope="module")

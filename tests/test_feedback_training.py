@@ -10,7 +10,7 @@ from training_kit import TINY, colours
 
 from pupila import images
 from pupila.data import Dataset
-from pupila.data.duplicates import copies_of
+from pupila.data.quality.duplicates import copies_of
 from pupila.errors import DataError
 from pupila.feedback import Answered, Store
 from pupila.feedback.corrections import joined, read_corrections

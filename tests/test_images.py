@@ -15,7 +15,7 @@ from PIL import Image
 
 from pupila.errors import ImageError
 from pupila.images import ImageLimits, decode, encode_png, resize, stack
-from pupila.square import BARS, _shrunk, _without_palette
+from pupila.images.geometry import BARS, _shrunk, _without_palette
 
 COLOUR = (200, 40, 90)
 

@@ -11,8 +11,7 @@ import pupila
 
 ROOT = Path(pupila.__file__).parent
 FLOORS = {
-    "errors": 0, "progress": 0, "recipe": 1, "images": 1, "manifest": 1, "models": 1, "client": 1, "webp": 0,
-    "structure": 0, "square": 0, "data": 2,
+    "errors": 0, "progress": 0, "recipe": 1, "images": 1, "manifest": 1, "models": 1, "client": 1, "data": 2,
     "predictor": 2, "evaluation": 3, "feedback": 3, "training": 4, "server": 4, "batch": 3, "cluster": 5, "cli": 6,
     "__init__": 7, "__main__": 7,
 }  # fmt: skip
@@ -23,7 +22,7 @@ HEAVY = {
     "flask": {"server"},
     "gunicorn": {"server"},
     "onnxruntime": {"predictor", "training"},
-    "PIL": {"images", "square", "evaluation"},
+    "PIL": {"images", "evaluation"},
     "sklearn": {"data", "evaluation"},
     "tensorboard": {"training"},
     "mlflow": {"training"},

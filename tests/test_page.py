@@ -17,8 +17,8 @@ from server_kit import CLASSES, COLOURS, Running, launch, picture, serving, sign
 
 from pupila.feedback import Store
 from pupila.models import bundled_model
-from pupila.server.guard import new_key
-from pupila.server.pages import FOLDER
+from pupila.server.api.auth import new_key
+from pupila.server.api.pages import FOLDER
 
 GREY = (128, 128, 128)
 """A colour that the tests' model calls unknown."""

@@ -10,8 +10,8 @@ from server_kit import CLASSES, write_model
 from pupila.models import bundled_model
 from pupila.predictor import Predictor
 from pupila.server import Settings, create_app
-from pupila.server.guard import new_key
-from pupila.server.pages import FOLDER, TYPES
+from pupila.server.api.auth import new_key
+from pupila.server.api.pages import FOLDER, TYPES
 
 FILES = sorted(path.name for path in FOLDER.iterdir())
 

@@ -11,10 +11,10 @@ from server_kit import picture, write_model
 
 from pupila.predictor import Predictor
 from pupila.server import Settings, create_app
-from pupila.server.classifier import FEW
-from pupila.server.front import Front, Visit
-from pupila.server.guard import new_key
-from pupila.server.telemetry import BATCHES, LAYOUT, Telemetry
+from pupila.server.api.auth import new_key
+from pupila.server.api.fast_path import Front, Visit
+from pupila.server.inference.classifier import FEW
+from pupila.server.observability.telemetry import BATCHES, LAYOUT, Telemetry
 
 SECRET, KEY = new_key("ours")
 FORM = (

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from pupila.server.gate import SMALL, Gate, TooBigError, only_small
-from pupila.server.scheduler import DeadlineError
+from pupila.server.inference.batcher import DeadlineError
+from pupila.server.inference.decode_lock import SMALL, Gate, TooBigError, only_small
 
 BIG = 4 * SMALL
 

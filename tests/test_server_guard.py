@@ -9,7 +9,7 @@ from server_kit import picture, write_model
 from pupila.errors import SettingsError
 from pupila.predictor import Predictor
 from pupila.server import Settings, create_app
-from pupila.server.guard import Guard, Key, digest_of, new_key, parse_keys, read_keys
+from pupila.server.api.auth import Guard, Key, digest_of, new_key, parse_keys, read_keys
 
 OLD, NEW = "old-secret", "new-secret"
 KEYS = (Key("old", digest_of(OLD)), Key("new", digest_of(NEW), 2.0))

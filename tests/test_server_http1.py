@@ -6,9 +6,18 @@ import socket
 
 import pytest
 
-from pupila.server.connection import Connection
-from pupila.server.http1 import HEAD_END, LINES, MAX_FRAMING, MAX_HEAD, Chunks, Head, ProtocolError, parse_head
-from pupila.server.pool import Pool
+from pupila.server.transport.connection import Connection
+from pupila.server.transport.connections import Pool
+from pupila.server.transport.parser import (
+    HEAD_END,
+    LINES,
+    MAX_FRAMING,
+    MAX_HEAD,
+    Chunks,
+    Head,
+    ProtocolError,
+    parse_head,
+)
 
 
 def test_connection_that_is_dropped_twice_leaves_the_next_one_of_its_number_alone() -> None:

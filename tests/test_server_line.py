@@ -2,7 +2,7 @@
 
 import pytest
 
-from pupila.server.line import FORGET, Line, Pace
+from pupila.server.transport.request_queue import FORGET, Line, Pace
 
 
 def looked(*looks: tuple[float, int, bool]) -> Pace:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from pupila.server.board import BEAT, CONNECTIONS, READY, Board
-from pupila.server.doors import Door, Doors
-from pupila.server.listener import Listener
-from pupila.server.pool import Pool
+from pupila.server.process.scoreboard import BEAT, CONNECTIONS, READY, Board
+from pupila.server.transport.connections import Pool
+from pupila.server.transport.handoff import Door, Doors
+from pupila.server.transport.listener import Listener
 
 ALL = 3
 

@@ -10,7 +10,7 @@ import requests
 from server_kit import Running, picture, serving, signal_worker, write_model
 
 from pupila.errors import ModelError
-from pupila.server import models
+from pupila.server.model_versions import versions
 
 
 @pytest.fixture
@@ -34,27 +34,27 @@ def versions_seen(server: Running) -> set[str]:
 
 def test_new_file_takes_over_and_can_be_rolled_back(server: Running, tmp_path: Path) -> None:
     path = tmp_path / "colours.onnx"
-    first = models.version_of(path)
+    first = versions.version_of(path)
     assert versions_seen(server) == {first}
-    assert not models.folder(path).exists(), "a server that never swaps writes nothing"
-    second = models.version_of(write_model(path, name="second"))
+    assert not versions.folder(path).exists(), "a server that never swaps writes nothing"
+    second = versions.version_of(write_model(path, name="second"))
     wait_until(lambda: versions_seen(server) == {second})
-    wait_until(lambda: len(models.versions(path)) == 2)
-    assert [(one.version, one.name, one.active) for one in models.versions(path)] == [
+    wait_until(lambda: len(versions.versions(path)) == 2)
+    assert [(one.version, one.name, one.active) for one in versions.versions(path)] == [
         (second, "second", True),
         (first, "colours", False),
     ]
-    assert models.roll_back(path).version == first
+    assert versions.roll_back(path).version == first
     wait_until(lambda: versions_seen(server) == {first})
-    assert models.activate(path, second[:6]).active
+    assert versions.activate(path, second[:6]).active
     wait_until(lambda: versions_seen(server) == {second})
     with pytest.raises(ModelError, match="no version 'zzz'"):
-        models.activate(path, "zzz")
+        versions.activate(path, "zzz")
 
 
 def test_bad_file_is_refused_shown_and_survived(server: Running, tmp_path: Path) -> None:
     path = tmp_path / "colours.onnx"
-    good = models.version_of(path)
+    good = versions.version_of(path)
     write_model(path, name="spoiled", spoil_golden=True)
     wait_until(lambda: all("golden set" in server.get("/readyz").json().get("refused", "") for _ in range(8)))
     assert server.get("/readyz").status_code == 200
@@ -63,7 +63,7 @@ def test_bad_file_is_refused_shown_and_survived(server: Running, tmp_path: Path)
     signal_worker(victim, 9)
     wait_until(lambda: victim not in server.workers() and server.get("/readyz").json()["workers"] == 2)
     assert versions_seen(server) == {good}
-    better = models.version_of(write_model(path, name="better"))
+    better = versions.version_of(write_model(path, name="better"))
     wait_until(lambda: versions_seen(server) == {better})
     assert "refused" not in server.get("/readyz").json()
 
@@ -71,8 +71,8 @@ def test_bad_file_is_refused_shown_and_survived(server: Running, tmp_path: Path)
 def test_rolling_back_without_an_earlier_version_says_so(tmp_path: Path) -> None:
     path = write_model(tmp_path / "colours.onnx")
     with pytest.raises(ModelError, match="no earlier version"):
-        models.roll_back(path)
-    assert models.versions(path) == []
+        versions.roll_back(path)
+    assert versions.versions(path) == []
 
 
 @pytest.mark.slow
@@ -103,7 +103,7 @@ def test_100_swaps_under_load_lose_and_mix_nothing(server: Running, tmp_path: Pa
     for number in range(100):
         publish(1 + number % 40)
         time.sleep(0.1)
-    wait_until(lambda: versions_seen(server) == {models.version_of(path)})
+    wait_until(lambda: versions_seen(server) == {versions.version_of(path)})
     done.set()
     [thread.join() for thread in threads]
     print(f"100 swaps, {len(seen)} versions answered, {len(problems)} requests failed")  # shown by pytest -s

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pupila.server.json_body import MAX_BYTES, MAX_BYTES_BEYOND_ASCII, count
-from pupila.server.payload import Part, first_part, from_base64, read_pictures
-from pupila.server.problems import BadPart, RequestError
+from pupila.server.api.errors import BadPart, RequestError
+from pupila.server.api.json_body import MAX_BYTES, MAX_BYTES_BEYOND_ASCII, count
+from pupila.server.api.multipart import Part, first_part, from_base64, read_pictures
 from pupila.server.settings import Settings
 
 SMALL = Settings(max_parts=4, max_part_bytes=1000, max_body_bytes=10_000)

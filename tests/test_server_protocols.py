@@ -17,7 +17,7 @@ from server_kit import CLASSES, COLOURS, picture, serving, write_model
 
 from pupila.predictor import Predictor
 from pupila.server import Settings, create_app
-from pupila.server.guard import new_key
+from pupila.server.api.auth import new_key
 
 INFER = "/v2/models/colours/infer"
 

@@ -21,8 +21,8 @@ from server_kit import Running, launch, picture, serving, signal_worker, wait_fo
 from pupila.errors import SettingsError
 from pupila.predictor import Predictor
 from pupila.server import Settings
-from pupila.server.plan import make_plan
-from pupila.server.run import Server, bind
+from pupila.server.process.cpu_plan import make_plan
+from pupila.server.process.supervisor import Server, bind
 
 DEADLINE = 2.0
 BODY = b'--XX\r\nContent-Disposition: form-data; name="file"\r\n\r\n' + picture() + b"\r\n--XX--\r\n"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pupila.server.scheduler import DeadlineError, QueueFullError, Scheduler
+from pupila.server.inference.batcher import DeadlineError, QueueFullError, Scheduler
 
 
 def soon(seconds: float = 10) -> float:

@@ -16,7 +16,7 @@ import requests
 from server_kit import launch, picture, serving, write_model
 
 from pupila.errors import MissingExtraError, SettingsError
-from pupila.server.tracing import check_tracing, traces_url
+from pupila.server.observability.tracing import check_tracing, traces_url
 
 collected = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -169,8 +169,8 @@ def test_missing_sdk_is_one_sentence_with_the_fix(tmp_path: Path, monkeypatch: p
 
 def test_nothing_of_it_is_loaded_where_nobody_traces() -> None:
     code = (
-        "import sys, pupila.server.run\n"
-        "from pupila.server.tracing import check_tracing\nassert not check_tracing(None, {})\n"
+        "import sys, pupila.server.process.supervisor\n"
+        "from pupila.server.observability.tracing import check_tracing\nassert not check_tracing(None, {})\n"
         "print([name for name in sys.modules if name.startswith('opentelemetry')])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

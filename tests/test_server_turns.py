@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from pupila.server.board import Board
-from pupila.server.connection import Connection, Request
-from pupila.server.doors import Door, Doors
-from pupila.server.intake import Intake
-from pupila.server.pool import READ, Pool
-from pupila.server.turns import Turns
+from pupila.server.process.scoreboard import Board
+from pupila.server.transport.admission import Intake
+from pupila.server.transport.connection import Connection, Request
+from pupila.server.transport.connections import READ, Pool
+from pupila.server.transport.handoff import Door, Doors
+from pupila.server.transport.reactor import Turns
 
 GET = b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n"
 

@@ -15,7 +15,7 @@ from training_kit import TINY, colours
 from pupila.cli import main
 from pupila.data import load_dataset
 from pupila.errors import RecipeError
-from pupila.evaluation.plots import plot_sweep
+from pupila.evaluation.pages.plots import plot_sweep
 from pupila.training.sweeps import load_definition, shipped_sweeps
 from pupila.training.sweeps.definition import parse_grid, plan
 from pupila.training.sweeps.run import judged_by, run_sweep

@@ -7,8 +7,8 @@ import pytest
 import torch
 from training_kit import TINY, noise
 
-from pupila.training.batches import affine_maps, batch_count, batches, flips, generator, warped
-from pupila.training.resnet import enlarged, normalised
+from pupila.training.loop.batches import affine_maps, batch_count, batches, flips, generator, warped
+from pupila.training.loop.resnet import enlarged, normalised
 
 PICTURES = torch.from_numpy(noise(12).images)
 IDENTITY = torch.eye(2, 3).expand(12, 2, 3)

@@ -15,11 +15,11 @@ from torch import multiprocessing
 from training_kit import TINY, colours
 
 from pupila.errors import TrainingError
-from pupila.training.balance import Balance, balance_for
-from pupila.training.batches import batch_count, batches, smallest_batch
-from pupila.training.distributed import ALONE, Team, joined
-from pupila.training.fit import fit
-from pupila.training.resnet import ResNet18
+from pupila.training.distributed.process_group import ALONE, Team, joined
+from pupila.training.loop.batches import batch_count, batches, smallest_batch
+from pupila.training.loop.class_weights import Balance, balance_for
+from pupila.training.loop.fit import fit
+from pupila.training.loop.resnet import ResNet18
 
 
 class Exact(ResNet18):

@@ -7,15 +7,16 @@ import pytest
 import torch
 from training_kit import TINY, colours, noise
 
-from pupila import images, square
+from pupila import images
 from pupila.data import Splits
 from pupila.errors import ModelError, TrainingError
+from pupila.images import geometry
 from pupila.predictor import Predictor
-from pupila.training import export as exporting
-from pupila.training import graph
-from pupila.training.export import export
-from pupila.training.fit import Fitted
-from pupila.training.resnet import ResNet18, enlarged
+from pupila.training.export import export as exporting
+from pupila.training.export import graph
+from pupila.training.export.export import export
+from pupila.training.loop.fit import Fitted
+from pupila.training.loop.resnet import ResNet18, enlarged
 
 TRAINING, VALIDATION = colours(90), colours(30, seed=1)
 SPLITS = Splits("colours", TRAINING, VALIDATION, None, (), "0" * 64)
@@ -183,4 +184,4 @@ def test_framing_of_the_data_is_in_the_file_and_decodes(trained, tmp_path):
     wide = images.encode_png(np.full((16, 32, 3), 200, dtype=np.uint8))
     pixels = done.predictor.decode(wide)
     assert done.predictor.manifest.framing == "letterbox"
-    assert (pixels[8:24] == 200).all() and (pixels[:8] == square.BARS).all()
+    assert (pixels[8:24] == 200).all() and (pixels[:8] == geometry.BARS).all()

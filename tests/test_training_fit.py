@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from training_kit import TINY, colours
 
 from pupila.errors import TrainingError
-from pupila.training.fit import fit, size_at, validate
-from pupila.training.optim import MovingAverage, learning_rate
-from pupila.training.resnet import ResNet18
+from pupila.training.loop.fit import fit, size_at, validate
+from pupila.training.loop.optim import MovingAverage, learning_rate
+from pupila.training.loop.resnet import ResNet18
 
 
 def run(recipe, folder, train=None, **options):

@@ -6,9 +6,9 @@ from store_kit import BUCKET, store  # noqa: F401 - a fixture
 from training_kit import TINY, colours
 
 from pupila.errors import TrainingError
-from pupila.training.fit import fit
-from pupila.training.mirror import Mirror
-from pupila.training.resnet import ResNet18
+from pupila.training.distributed.remote_checkpoints import Mirror
+from pupila.training.loop.fit import fit
+from pupila.training.loop.resnet import ResNet18
 
 
 class LostError(Exception):

@@ -17,12 +17,12 @@ from training_kit import TINY, colours, noise
 from pupila.cli import main
 from pupila.errors import DataError
 from pupila.predictor import Predictor
-from pupila.training.balance import EVEN
-from pupila.training.batches import batches
-from pupila.training.distributed import ALONE, Team
-from pupila.training.fit import _begin, _Files, _step
+from pupila.training.distributed.process_group import ALONE, Team
+from pupila.training.loop.batches import batches
+from pupila.training.loop.class_weights import EVEN
+from pupila.training.loop.fit import _begin, _Files, _step
+from pupila.training.loop.resnet import ResNet18
 from pupila.training.outliers import exposed, read_outliers
-from pupila.training.resnet import ResNet18
 
 STRANGE = torch.from_numpy(noise(9).images)
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from training_kit import colours
 
 from pupila.cli import main
-from pupila.training.resnet import ResNet18
+from pupila.training.loop.resnet import ResNet18
 
 
 def pupila(*arguments):

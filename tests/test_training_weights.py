@@ -12,7 +12,7 @@ import torch
 from pupila.errors import DownloadError, ModelError
 from pupila.models import bundled_backbone
 from pupila.training import weights
-from pupila.training.resnet import ResNet18
+from pupila.training.loop.resnet import ResNet18
 from pupila.training.weights import read_weights, save_trunk, starting_network
 
 

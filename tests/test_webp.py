@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pupila import webp
+from pupila.images import webp
 
 COLOURS = np.random.default_rng(0).integers(0, 255, (5, 7, 4)).astype(np.uint8)
 

@@ -16,7 +16,7 @@ import numpy as np
 from verdict import verdict
 
 from pupila.data import load_dataset
-from pupila.data.duplicates import centred, find_duplicates, shrink
+from pupila.data.quality.duplicates import centred, find_duplicates, shrink
 
 CLASSES, SIZES = 10, (1000, 5000)
 """Pictures of a class in test and in train."""

@@ -22,7 +22,7 @@ from verdict import verdict
 from pupila import images
 from pupila.data import load_dataset
 from pupila.data.dataset import Pictures
-from pupila.data.duplicates import Pair, find_duplicates
+from pupila.data.quality.duplicates import Pair, find_duplicates
 
 
 def saved(image: Image.Image, kind: str, size: int, **options: int) -> Pictures:

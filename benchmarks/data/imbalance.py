@@ -19,10 +19,10 @@ import torch
 from verdict import verdict
 
 from pupila.data import Dataset, load_dataset, split
-from pupila.data.balance import REMEDY
+from pupila.data.quality.class_balance import REMEDY
 from pupila.recipe import load_recipe
-from pupila.training.balance import balanced_accuracy
-from pupila.training.fit import fit, validate
+from pupila.training.loop.class_weights import balanced_accuracy
+from pupila.training.loop.fit import fit, validate
 from pupila.training.weights import starting_network
 
 RATIO = 20

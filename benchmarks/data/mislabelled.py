@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from verdict import verdict
 
 from pupila.data import Dataset, load_dataset
-from pupila.data.labels import picture_paths
+from pupila.data.quality.labels import picture_paths
 from pupila.evaluation.confident import doubts
 from pupila.evaluation.evaluate import answers
 from pupila.predictor import Predictor

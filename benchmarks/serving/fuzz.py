@@ -34,7 +34,7 @@ from PIL import Image
 
 from pupila import images
 from pupila.errors import ImageError
-from pupila.server.native import silence_libtiff
+from pupila.server.process.libc import silence_libtiff
 
 SLOW = 2.0
 """Seconds that one picture within the limits may take at most."""

@@ -19,10 +19,10 @@ from harness import draw
 from pupila import images
 from pupila.predictor import Predictor
 from pupila.server import create_app
-from pupila.server.connection import Request
-from pupila.server.front import Front
-from pupila.server.http1 import parse_head
-from pupila.server.wsgi import environ_of, respond
+from pupila.server.api.fast_path import Front
+from pupila.server.transport.connection import Request
+from pupila.server.transport.parser import parse_head
+from pupila.server.transport.wsgi import environ_of, respond
 
 REQUESTS = 50
 

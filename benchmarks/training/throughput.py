@@ -30,10 +30,10 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from pupila.recipe import Recipe
-from pupila.training.batches import Batch, Target, batches
-from pupila.training.device import autocast, pick_device
-from pupila.training.optim import sgd
-from pupila.training.resnet import ResNet18, normalised
+from pupila.training.loop.batches import Batch, Target, batches
+from pupila.training.loop.device import autocast, pick_device
+from pupila.training.loop.optim import sgd
+from pupila.training.loop.resnet import ResNet18, normalised
 
 PICTURES = 4096
 STEPS = 8

@@ -14,7 +14,7 @@ from numpy import asarray
 from PIL import Image
 
 from pupila.predictor import Predictor
-from pupila.training.resnet import ResNet18
+from pupila.training.loop.resnet import ResNet18
 
 manifest = Predictor.load(Path(sys.argv[1])).manifest
 net = ResNet18(len(manifest.classes)).eval()

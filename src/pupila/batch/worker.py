@@ -1,7 +1,7 @@
 """A predicting process: reads jobs from standard input, writes answers to standard output, ends with its input.
 
 Decodes and runs an ONNX Runtime session of its own, with one thread: a process a core keeps a crash to one chunk
-(benchmarks/batch compares other ways). A plain child process, for the reasons given in pupila.data.worker. Knows
+(benchmarks/batch compares other ways). A plain child process, for the reasons in pupila.data.decoding.worker. Knows
 nothing of tables.
 
 First it writes what it knows of the model, or what is wrong with it: one line of JSON. A job is one line, JSON: a list

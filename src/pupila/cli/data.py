@@ -29,13 +29,13 @@ def data(
 ) -> None:
     """Say what is wrong with DATA, leaks first; or write it as class folders with --organise."""
     if out is not None:
-        from pupila.data.organise import organise
+        from pupila.data.quality.organise import organise
 
         done = organise(source, out, validation_fraction, seed, equal=equal_validation)
         summary = {"folder": str(done.folder), "counts": done.counts, "linked": done.linked}
         click.echo(json.dumps(summary) if as_json else done.text())
         return
-    from pupila.evaluation.data_report import data_text, report_dataset
+    from pupila.evaluation.pages.data_report import data_text, report_dataset
 
     inspection = report_dataset(source, report, size)
     click.echo(json.dumps(inspection.to_json()) if as_json else data_text(inspection))

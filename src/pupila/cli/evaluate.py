@@ -25,7 +25,7 @@ def evaluate(model: Path, data: str, part: str | None, report: Path | None, as_j
     from pupila.data import load_dataset
     from pupila.evaluation.evaluate import caution
     from pupila.evaluation.evaluate import evaluate as run
-    from pupila.evaluation.report import write_report
+    from pupila.evaluation.pages.report import write_report
     from pupila.predictor import Predictor
 
     predictor = Predictor.load(model)

@@ -23,7 +23,7 @@ def mislabelled(
 
     `pupila train DATA --labels OUT/fixes.csv` takes the table. A model trained on DATA judges best.
     """
-    from pupila.evaluation.mislabelled import to_json, write_mislabelled
+    from pupila.evaluation.pages.mislabelled import to_json, write_mislabelled
     from pupila.training.mislabelled import find_mislabelled
 
     found = find_mislabelled(source, weights=weights, model=model, size=size, most=most)

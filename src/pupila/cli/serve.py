@@ -48,7 +48,7 @@ def serve(model: Path | None, cluster: str | None, **chosen: Any) -> None:
     from pupila.models import bundled_model
     from pupila.server import Settings
     from pupila.server import serve as run
-    from pupila.server.guard import read_keys
+    from pupila.server.api.auth import read_keys
 
     keys = read_keys(chosen["api_keys"]) if chosen["api_keys"] else ()
     settings = Settings(**{**chosen, "api_keys": keys})

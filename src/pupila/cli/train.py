@@ -63,8 +63,8 @@ def train(
 ) -> None:
     """Train on DATA (a folder or archive of class folders, `cifar10`, or `digits`) and write a model file."""
     from pupila.recipe import load_recipe
+    from pupila.training.distributed.ranks import Order, take_part, train_with_workers
     from pupila.training.prepare import prepare
-    from pupila.training.workers import Order, take_part, train_with_workers
 
     if epochs is not None and minutes is None:
         minutes = 0.0  # asked for epochs, a person does not want the recipe's budget in minutes

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pupila.server.problems import RequestError
+from pupila.server.api.errors import RequestError
 
 Environ = dict[str, Any]
 Reply = tuple[int, list[tuple[str, str]], bytes]

@@ -28,8 +28,8 @@ from pupila.errors import ModelError, SettingsError
 from pupila.models import bundled_model
 from pupila.predictor import Predictor
 from pupila.server import Settings, create_app
-from pupila.server.problems import RequestError
-from pupila.server.swap import warm_up
+from pupila.server.api.errors import RequestError
+from pupila.server.model_versions.hot_reload import warm_up
 
 NAME = "pupila"
 ONGOING = 8

@@ -17,10 +17,10 @@ from pupila.cluster.connect import HERE, connected
 from pupila.cluster.lines import printing_to
 from pupila.cluster.paths import check_weights, full
 from pupila.errors import TrainingError
-from pupila.training.fit import Row
+from pupila.training.distributed.ranks import RESTARTS
+from pupila.training.loop.fit import Row
 from pupila.training.sweeps.processes import Execute, Outcome
 from pupila.training.sweeps.trial import Failure, Job, read_result, read_stopped, run_job
-from pupila.training.workers import RESTARTS
 
 FIRST_RUNG = 25
 """Per cent of a trial's epochs before it can be stopped; the second and last rung is at twice that."""

@@ -19,8 +19,8 @@ from pupila.cluster.connect import HERE, connected
 from pupila.cluster.lines import printing_to, shown
 from pupila.cluster.paths import check_weights, full
 from pupila.errors import PupilaError, TrainingError
-from pupila.training.distributed import meet_on_the_network_of
-from pupila.training.workers import RESTARTS, Order, check, take_part
+from pupila.training.distributed.process_group import meet_on_the_network_of
+from pupila.training.distributed.ranks import RESTARTS, Order, check, take_part
 
 
 def train_on_cluster(order: Order, workers: int, address: str = HERE) -> Path:

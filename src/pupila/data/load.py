@@ -11,18 +11,18 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from pupila.data import cifar10
-from pupila.data.arrange import arrange
 from pupila.data.cache import DatasetCache
-from pupila.data.cifar import find_version, read_cifar
-from pupila.data.cifar10 import fetch_cifar10
-from pupila.data.decoders import Decoders
-from pupila.data.digits import read_digits
-from pupila.data.download import cache_folder
-from pupila.data.pictures import read_pictures
-from pupila.data.source import NAMES, Source, find_source
+from pupila.data.decoding.pool import Decoders
+from pupila.data.decoding.read import read_pictures
+from pupila.data.decoding.worker import UNREADABLE
+from pupila.data.layouts.cifar import find_version, read_cifar
+from pupila.data.layouts.detect import arrange
+from pupila.data.sources import cifar10
+from pupila.data.sources.cifar10 import fetch_cifar10
+from pupila.data.sources.digits import read_digits
+from pupila.data.sources.download import cache_folder
+from pupila.data.sources.source import NAMES, Source, find_source
 from pupila.data.splits import Splits
-from pupila.data.worker import UNREADABLE
 from pupila.errors import DataError
 from pupila.images import DEFAULT_LIMITS, ImageLimits
 

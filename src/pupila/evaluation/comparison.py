@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pupila.data import load_dataset
-from pupila.data.labels import picture_paths
+from pupila.data.quality.labels import picture_paths
 from pupila.errors import DataError
-from pupila.evaluation import page
 from pupila.evaluation.compare import McNemar, mcnemar
 from pupila.evaluation.evaluate import evaluate
-from pupila.evaluation.gallery import enlarge
 from pupila.evaluation.metrics import Scores
+from pupila.evaluation.pages import html
+from pupila.evaluation.pages.gallery import enlarge
 from pupila.images import Pixels
 from pupila.predictor import Predictor
 
@@ -141,11 +141,11 @@ def write_comparison(path: Path, found: Comparison) -> None:
         for c, picture in zip(found.changes, found.pictures, strict=False)
     ]
     sections = [
-        page.section("Summary", f"{found.verdict()} {found.caution}".strip(), page.numbers(figures)),
-        page.section("Recall of the classes", "", page.table(("class", "first", "second", "change"), rows)),
-        page.section("Pictures whose answer changed", f"The first {len(shown):,}.", page.pictures(shown)),
+        html.section("Summary", f"{found.verdict()} {found.caution}".strip(), html.numbers(figures)),
+        html.section("Recall of the classes", "", html.table(("class", "first", "second", "change"), rows)),
+        html.section("Pictures whose answer changed", f"The first {len(shown):,}.", html.pictures(shown)),
     ]
-    text = page.page("Two models compared", f"{found.names[0]} and {found.names[1]}, {found.part}", sections)
+    text = html.page("Two models compared", f"{found.names[0]} and {found.names[1]}, {found.part}", sections)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -10,7 +10,7 @@ import numpy as np
 
 from pupila import images
 from pupila.data import Dataset
-from pupila.data.duplicates import copies_of
+from pupila.data.quality.duplicates import copies_of
 from pupila.errors import DataError, ImageError
 from pupila.feedback.records import Kept
 from pupila.feedback.store import Store

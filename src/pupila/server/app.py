@@ -7,26 +7,26 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from pupila.predictor import Predictor
-from pupila.server.classifier import Classifier
-from pupila.server.collector import Collector
-from pupila.server.environ import LONG
-from pupila.server.feedback import feedback
-from pupila.server.front import Front
-from pupila.server.gate import TooBigError
-from pupila.server.guard import Guard
-from pupila.server.health import Health
+from pupila.server.api.auth import Guard
+from pupila.server.api.errors import RequestError
+from pupila.server.api.fast_path import Front
+from pupila.server.api.feedback import feedback
+from pupila.server.api.feedback_writer import Collector
+from pupila.server.api.kserve_v2 import oip
+from pupila.server.api.openapi import openapi
+from pupila.server.api.pages import pages
+from pupila.server.api.predict import Room
+from pupila.server.api.request_context import LONG
+from pupila.server.api.torchserve import torchserve
+from pupila.server.api.views import EXTENSION, core, json_response
 from pupila.server.hooks import install
-from pupila.server.ledger import Ledger
-from pupila.server.oip import oip
-from pupila.server.openapi import openapi
-from pupila.server.pages import pages
-from pupila.server.predict import Room
-from pupila.server.problems import RequestError
-from pupila.server.scheduler import DeadlineError, QueueFullError
+from pupila.server.inference.batcher import DeadlineError, QueueFullError
+from pupila.server.inference.classifier import Classifier
+from pupila.server.inference.decode_lock import TooBigError
+from pupila.server.observability.health import Health
+from pupila.server.observability.request_log import Ledger
+from pupila.server.observability.telemetry import Telemetry
 from pupila.server.settings import Settings
-from pupila.server.telemetry import Telemetry
-from pupila.server.torchserve import torchserve
-from pupila.server.views import EXTENSION, core, json_response
 
 log = logging.getLogger("pupila.server")
 SHOWN = 200

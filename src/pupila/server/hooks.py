@@ -5,10 +5,10 @@ from typing import Any
 
 from flask import Flask, Response, request
 
-from pupila.server.environ import AGAIN, note_of, request_id_of
-from pupila.server.guard import Guard
-from pupila.server.ledger import Ledger
-from pupila.server.problems import RequestError
+from pupila.server.api.auth import Guard
+from pupila.server.api.errors import RequestError
+from pupila.server.api.request_context import AGAIN, note_of, request_id_of
+from pupila.server.observability.request_log import Ledger
 from pupila.server.settings import Settings
 
 OPEN = frozenset(("/healthz", "/readyz", "/ping", "/v2/health/live", "/v2/health/ready", "/", "/review"))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pupila.errors import SettingsError
 from pupila.images import ImageLimits
-from pupila.server.guard import Key
+from pupila.server.api.auth import Key
 
 MEBIBYTE = 2**20
 

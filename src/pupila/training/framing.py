@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from pupila.data import Dataset, Splits, sample
 from pupila.recipe import Recipe
-from pupila.training.balance import balance_for
-from pupila.training.head import features_of, minimise
-from pupila.training.resnet import ResNet18
+from pupila.training.loop.class_weights import balance_for
+from pupila.training.loop.head import features_of, minimise
+from pupila.training.loop.resnet import ResNet18
 from pupila.training.weights import Start
 
 CLEARLY = 1.2

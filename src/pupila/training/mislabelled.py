@@ -13,16 +13,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from pupila.data import Dataset, Splits, load_dataset
-from pupila.data.labels import picture_paths
+from pupila.data.quality.labels import picture_paths
 from pupila.errors import DataError, TrainingError
 from pupila.evaluation.confident import doubts
 from pupila.evaluation.evaluate import answers
-from pupila.evaluation.mislabelled import Doubt, Mislabelled
+from pupila.evaluation.pages.mislabelled import Doubt, Mislabelled
 from pupila.predictor import Predictor
 from pupila.recipe import Recipe
-from pupila.training.balance import Balance
-from pupila.training.head import features_of, minimise
-from pupila.training.resnet import ResNet18
+from pupila.training.loop.class_weights import Balance
+from pupila.training.loop.head import features_of, minimise
+from pupila.training.loop.resnet import ResNet18
 from pupila.training.weights import starting_network
 
 FOLDS = 5

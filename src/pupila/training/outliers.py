@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from pupila.data import Dataset
-from pupila.data.duplicates import copies_of
-from pupila.data.unlabelled import read_unlabelled
+from pupila.data.layouts.unlabelled import read_unlabelled
+from pupila.data.quality.duplicates import copies_of
 from pupila.errors import DataError
 from pupila.images import Pixels
 from pupila.recipe import Recipe
-from pupila.training.batches import Batch, affine_maps, generator, jittered, warped
-from pupila.training.distributed import ALONE, Team
+from pupila.training.distributed.process_group import ALONE, Team
+from pupila.training.loop.batches import Batch, affine_maps, generator, jittered, warped
 
 APART = 3
 """Sets what is drawn for outliers apart from what is drawn for the pictures of the same batch."""

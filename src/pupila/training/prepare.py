@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pupila.data import Dataset, Splits, load_dataset, sample, split
-from pupila.data.labels import relabelled
+from pupila.data.quality.labels import relabelled
 from pupila.errors import TrainingError
 from pupila.feedback.corrections import Corrections, joined, read_corrections
 from pupila.recipe import Recipe
 from pupila.training.defaults import Facts, Settled, settle
-from pupila.training.device import pick_device
-from pupila.training.distributed import ALONE, Team
+from pupila.training.distributed.process_group import ALONE, Team
 from pupila.training.framing import choose_framing
+from pupila.training.loop.device import pick_device
 from pupila.training.outliers import Outliers, read_outliers
 from pupila.training.weights import Start, starting_network
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from pupila.data import Splits
-from pupila.data.source import NAMES
+from pupila.data.sources.source import NAMES
 from pupila.errors import TrainingError
 
 FILE = "run.json"

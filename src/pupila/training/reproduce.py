@@ -12,11 +12,11 @@ import onnx
 import torch
 
 from pupila.data import Splits, load_dataset
-from pupila.data.labels import relabelled
+from pupila.data.quality.labels import relabelled
 from pupila.errors import TrainingError
 from pupila.predictor import Predictor
 from pupila.recipe import Recipe
-from pupila.training.export import versions
+from pupila.training.export.export import versions
 from pupila.training.record import Record, counts_of, read_record
 from pupila.training.train import train
 

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pupila.data.balance import told
+from pupila.data.quality.class_balance import told
 from pupila.errors import TrainingError
-from pupila.evaluation.report import write_report
+from pupila.evaluation.pages.report import write_report
 from pupila.recipe import Recipe
-from pupila.training.device import pick_device
-from pupila.training.distributed import ALONE, Team
-from pupila.training.export import Exported, export
-from pupila.training.fit import CHECKPOINT_SECONDS, Fitted, OnEpoch, Row, fit
-from pupila.training.head import fit_head
-from pupila.training.mirror import Mirror
+from pupila.training.distributed.process_group import ALONE, Team
+from pupila.training.distributed.remote_checkpoints import Mirror
+from pupila.training.export.export import Exported, export
+from pupila.training.loop.device import pick_device
+from pupila.training.loop.fit import CHECKPOINT_SECONDS, Fitted, OnEpoch, Row, fit
+from pupila.training.loop.head import fit_head
 from pupila.training.prepare import Prepared, prepare
 from pupila.training.record import FILE as RUN_FILE
 from pupila.training.record import record_of
@@ -61,7 +61,7 @@ def train(
     """Train on `source` as `recipe` says and leave everything in `folder`; prints one line an epoch and a closing line.
 
     size: pixels a side that pictures are stored at, None to choose it from the data. labels: a table of corrected
-    labels, see pupila.data.labels. The test split is not touched.
+    labels, see pupila.data.quality.labels. The test split is not touched.
     log: where else each epoch is written, one of trackers.LOGS. feedback: a folder of corrected pictures to add.
     outliers: a data set of pictures that show none of the classes.
     team: the workers that train together; the first calls this function, and the others call assist().

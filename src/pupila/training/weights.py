@@ -9,10 +9,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pupila.data.download import cache_folder, download
+from pupila.data.sources.download import cache_folder, download
 from pupila.errors import DownloadError, ModelError
 from pupila.models import bundled_backbone
-from pupila.training.resnet import ResNet18
+from pupila.training.loop.resnet import ResNet18
 
 IMAGENET_URL = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
 IMAGENET_SHA256_PREFIX = "f37072fd"  # the published file carries the start of its hash in its name

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from pupila.data import Dataset, load_dataset
-from pupila.data.balance import remedy
+from pupila.data.quality.class_balance import remedy
 from pupila.errors import TrainingError
-from pupila.evaluation.plots import plot_sweep
-from pupila.training.fit import CHECKPOINT_SECONDS
+from pupila.evaluation.pages.plots import plot_sweep
+from pupila.training.loop.fit import CHECKPOINT_SECONDS
 from pupila.training.sweeps.definition import Trial
 from pupila.training.sweeps.processes import Execute, in_turn
 from pupila.training.sweeps.table import Row, as_csv, as_json, as_text, best_of, rows_of

@@ -16,7 +16,7 @@ from pupila.data import load_dataset
 from pupila.errors import ModelError, TrainingError
 from pupila.evaluation.evaluate import evaluate
 from pupila.recipe import Recipe
-from pupila.training.fit import OnEpoch
+from pupila.training.loop.fit import OnEpoch
 from pupila.training.sweeps.definition import Trial
 from pupila.training.train import Trained, closing_line, train
 

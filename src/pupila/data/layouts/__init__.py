@@ -1,0 +1,1 @@
+"""How files become labelled pictures: class folders, tables, parquet, published formats."""

@@ -1,0 +1,149 @@
+"""Labels from folders: one folder a class, with or without train/, valid/ and test/ above. Knows names only."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
+
+from pupila.data.layouts.files_by_folder import (
+    HINT,
+    Arranged,
+    Labelled,
+    some,
+    sort_labelled,
+    splits_among,
+    splits_in_classes,
+)
+from pupila.data.sources.entries import Entry
+from pupila.errors import DataError
+
+Found = Mapping[tuple[str, ...], Sequence[Entry]]
+"""Files by the folder that they lie in, as far as its path still counts: there are few folders, and many files."""
+
+
+def by_class_folders(found: Found, where: str) -> Arranged:
+    """Understand <class>/..., or train/<class>/... with any usual name of validation and test beside it.
+
+    Raises DataError, whose text begins with `where`, if there is no such layout.
+    """
+    folders = split_folders(found)
+    tops = {folder[0] for folder in found if folder}
+    told = {} if folders else splits_in_classes(tops)
+    parts, layout = {"train": found}, "class folders"
+    if folders:
+        _check_folders(folders, where)
+        parts = {split: _inside(found, top) for top, split in folders.items()}
+        layout = f"class folders in {', '.join(f'{top}/' for top in _in_order(folders))}"
+    elif told and told.keys() == tops:
+        parts, layout = _regrouped(found, told), "class folders named for their splits"
+    splits = {split: _labelled(parts[split]) for split in sorted(parts)}
+    if not splits["train"]:
+        raise DataError(f"{where}: its pictures are in no class folder. {HINT}")
+    unlabelled = [found, *parts.values()] if folders else [found]
+    strays = [entry for files in unlabelled for entry in files.get((), ()) if "." in entry.parts[-1]]
+    notes = _beside(found, folders) if folders else _unsure(tops, told)
+    return Arranged(layout, splits, strays, [*notes, *_same_folders(parts["train"]), *_deeper(parts)])
+
+
+def unwrap(found: Found) -> Found:
+    """Leave out folders that hold all the others: an archive often has its own name as the first one."""
+    while len({folder[0] for folder in found if folder}) == 1 and not split_folders(found) and max(map(len, found)) > 1:
+        inside: dict[tuple[str, ...], list[Entry]] = {}
+        for folder, files in found.items():  # what lies beside the top folder now lies beside those in it
+            inside.setdefault(folder[1:], []).extend(files)
+        found = inside
+    return found
+
+
+def split_folders(found: Found) -> dict[str, str]:
+    """Map top folders to splits. A folder `train` that holds no folders is a class: pictures of trains, beside cars."""
+    return splits_among(folder[0] for folder in found if len(folder) > 1)
+
+
+def _in_order(folders: Mapping[str, str]) -> list[str]:
+    return sorted(folders, key=lambda top: ("train", "validation", "test").index(folders[top]))
+
+
+def _check_folders(folders: Mapping[str, str], where: str) -> None:
+    for split in set(folders.values()):
+        same = sorted(top for top in folders if folders[top] == split)
+        if len(same) > 1:
+            raise DataError(f"{where}: has both {same[0]}/ and {same[1]}/, which mean the same. Keep one of them.")
+    if "train" not in folders.values():
+        top = min(folders)
+        raise DataError(f"{where}: has {top}/ but no train/. Add train/<class>/, or give the path of {top}/ itself.")
+
+
+def _inside(found: Found, top: str) -> Found:
+    """Return what a split's folder holds; one that holds nothing but another of its name (train/train/) is left out."""
+    inside = {folder[1:]: files for folder, files in found.items() if folder[:1] == (top,)}
+    doubled = all(len(folder) > 1 and folder[0] == top for folder in inside)
+    return {folder[1:]: files for folder, files in inside.items()} if doubled else inside
+
+
+def _beside(found: Found, folders: Mapping[str, str]) -> list[str]:
+    """Say which folders lie beside those of the splits."""
+    counts: Counter[str] = Counter()
+    for folder, files in found.items():
+        if folder and folder[0] not in folders:
+            counts[folder[0]] += len(files)
+    return [
+        f"{top}/ was left out ({count:,} {_pictures(count)}): it is no split with class folders in it."
+        for top, count in sorted(counts.items())
+    ]
+
+
+def _unsure(tops: Set[str], told: Mapping[str, tuple[str, str]]) -> list[str]:
+    """Say that some classes are named like splits of one class, and others are not."""
+    if not told or told.keys() == tops:
+        return []
+    return [
+        f"{some(told)} were taken as classes, since {some(tops - told.keys())} tells no split: if they are splits, "
+        "move them into train/<class>/ and test/<class>/."
+    ]
+
+
+def _regrouped(found: Found, told: Mapping[str, tuple[str, str]]) -> dict[str, Found]:
+    """Return the files by split and class folder: those of cat_test, told as (cat, test), among them."""
+    parts: dict[str, dict[tuple[str, ...], list[Entry]]] = {}
+    for folder, files in found.items():
+        if folder:
+            category, split = told[folder[0]]
+            parts.setdefault(split, {}).setdefault((category, *folder[1:]), []).extend(files)
+    return {**parts}
+
+
+def _same_folders(part: Found) -> list[str]:
+    """Say that all classes hold the same folders: 2019/cat, 2019/dog, 2020/cat, 2020/dog."""
+    inner: dict[str, set[str]] = {}
+    for folder in filter(None, part):
+        inner.setdefault(folder[0], set()).add(folder[1] if len(folder) > 1 else "")
+    first = next(iter(inner.values()), set())
+    if len(inner) < 2 or len(first) < 2 or "" in first or any(names != first for names in inner.values()):
+        return []
+    return [
+        f"{some(inner)} were taken as the classes, and all hold the same folders ({some(first)}): if those are the "
+        "classes, move them up, or name the folders above them train and test."
+    ]
+
+
+def _deeper(parts: Mapping[str, Found]) -> list[str]:
+    """Say how many pictures lie deeper than their class folder."""
+    deep = [(folder, files) for part in parts.values() for folder, files in part.items() if len(folder) > 1]
+    if not deep:
+        return []
+    count = sum(len(files) for _, files in deep)
+    folder, files = deep[0]
+    example = f"{'/'.join(folder)}/{files[0].parts[-1]} as {folder[0]}"
+    return [f"{count:,} {_pictures(count)} in folders within a class folder count as that class: {example}."]
+
+
+def _pictures(count: int) -> str:
+    return "picture" if count == 1 else "pictures"
+
+
+def _labelled(part: Found) -> list[Labelled]:
+    items: list[Labelled] = []
+    for folder, files in part.items():
+        if folder:
+            within = "".join(f"{name}/" for name in folder[1:])
+            items += [Labelled(folder[0], within + entry.parts[-1], entry) for entry in files]
+    return sort_labelled(items)

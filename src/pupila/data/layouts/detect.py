@@ -1,0 +1,67 @@
+"""Finds the arrangement of a data set's files: parquet, tables of labels, class folders, labels in the file names.
+
+Knows in which order they are asked, and nothing of how each of them works.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from pupila.data.layouts.class_folders import Found, by_class_folders, split_folders, unwrap
+from pupila.data.layouts.file_names import by_file_names
+from pupila.data.layouts.files_by_folder import HINT, Arranged, splits_among
+from pupila.data.layouts.parquet import by_parquet, is_parquet
+from pupila.data.layouts.tables import by_tables, find_tables
+from pupila.data.sources.entries import Entry
+from pupila.data.sources.source import Collected
+from pupila.errors import DataError
+
+
+def arrange(collected: Collected, where: str) -> Arranged:
+    """Tell the splits and classes of files apart.
+
+    Raises DataError, whose text begins with `where`, if there is no arrangement in them that is sure to be right.
+    """
+    arranged = _arrange(collected.entries, where)
+    skipped = (*arranged.skipped, *collected.skipped)
+    return replace(arranged, notes=(*collected.notes, *arranged.notes), skipped=skipped)
+
+
+def _arrange(entries: Sequence[Entry], where: str) -> Arranged:
+    if is_parquet(entries):
+        return by_parquet(entries, where)
+    found = _pictures_by_folder(entries)
+    if not found:
+        raise DataError(f"{where}: there are no pictures in it. {HINT}")
+    tables, unused = find_tables(entries)
+    if tables:
+        arranged = by_tables(tables, entries, where)
+    else:
+        try:
+            arranged = _by_names(unwrap(found), where)
+        except DataError as error:
+            raise DataError(" ".join([str(error), *unused])) from None
+    return replace(arranged, notes=(*arranged.notes, *unused))
+
+
+def _pictures_by_folder(entries: Iterable[Entry]) -> Found:
+    found: dict[tuple[str, ...], list[Entry]] = {}
+    for entry in entries:
+        if entry.may_be_picture:
+            found.setdefault(entry.parts[:-1], []).append(entry)
+    return found
+
+
+def _by_names(found: Found, where: str) -> Arranged:
+    """Take the labels from the names of files or folders."""
+    tops = {folder[0] for folder in found if folder}
+    if not split_folders(found) and len(tops) > 1 and len(splits_among(tops)) == len(tops):
+        # train/1.jpg beside test/1.jpg: as class folders these would be the classes `train` and `test`
+        by_name = by_file_names(found, with_splits=True)
+        if by_name is None:
+            raise DataError(
+                f"{where}: {' and '.join(sorted(f'{top}/' for top in tops))} hold pictures without labels. Put them "
+                "into class folders, like train/cat/1.jpg, or add a table of path,label, like train.csv."
+            )
+        return by_name
+    by_name = by_file_names(found, with_splits=False) if len(tops) < 2 else None
+    return by_name or by_class_folders(found, where)

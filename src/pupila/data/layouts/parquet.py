@@ -1,0 +1,109 @@
+"""Hugging Face style parquet: a column of picture bytes, a column of labels, split told by the file's name.
+
+Knows pyarrow, which is an extra, and no pixels.
+"""
+
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from pupila.data.layouts.files_by_folder import Arranged, Labelled, some, sort_labelled, splits_of_files
+from pupila.data.sources.entries import Entry, parts_of
+from pupila.data.splits import Skipped
+from pupila.errors import DataError, MissingExtraError
+
+IMAGE_COLUMNS = ("image", "img", "picture", "photo")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "target")
+
+
+def is_parquet(entries: Sequence[Entry]) -> bool:
+    """True if there are parquet files among the entries."""
+    return any(entry.parts[-1].lower().endswith(".parquet") for entry in entries)
+
+
+def by_parquet(entries: Sequence[Entry], where: str) -> Arranged:
+    """Take pictures and labels from the parquet files among the entries, in their order.
+
+    Raises DataError if a file has no such columns, is damaged, or is of no known split beside others that are, or if
+    none is of the training split; MissingExtraError without pyarrow.
+    """
+    files = sorted((e for e in entries if e.parts[-1].lower().endswith(".parquet")), key=lambda entry: entry.parts)
+    splits: dict[str, list[Labelled]] = {}
+    skipped: list[Skipped] = []
+    for file, split in zip(files, _splits(files, where), strict=True):
+        for labelled in _read(file, f"{where}: {file.name}"):
+            if labelled.entry.source == b"" or not labelled.category:
+                missing = "label" if labelled.entry.source else "bytes of a picture"
+                skipped.append(Skipped(labelled.entry.name, f"Its row holds no {missing}."))
+            else:
+                splits.setdefault(split, []).append(labelled)
+    if not splits.get("train"):
+        raise DataError(f"{where}: {files[0].name} holds no training pictures. Add one, named train.parquet.")
+    return Arranged("parquet", {split: sort_labelled(splits[split]) for split in sorted(splits)}, skipped=skipped)
+
+
+def _splits(files: Sequence[Entry], where: str) -> list[str]:
+    """Return the split of each file, by its name or its folder's; where none tells, all are for training."""
+    told = splits_of_files(files)
+    unknown = [file.name for file, split in zip(files, told, strict=True) if not split]
+    if unknown and len(unknown) < len(files):
+        raise DataError(
+            f"{where}: the names of {some(unknown)} tell no split, and those of other files do. Begin them with train, "
+            "validation or test, or move them away."
+        )
+    return [split or "train" for split in told]
+
+
+def _read(file: Entry, where: str) -> list[Labelled]:
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import read_table
+    except ImportError as error:
+        raise MissingExtraError("Reading parquet", "parquet") from error
+    try:
+        table = read_table(io.BytesIO(file.source) if isinstance(file.source, bytes) else file.source)
+    except (ArrowException, OSError) as error:
+        raise DataError(f"{where} is cut off or damaged ({error}). Copy or download it again.") from error
+    image = _column(table.column_names, IMAGE_COLUMNS, where)
+    label = _column(table.column_names, LABEL_COLUMNS, where)
+    labels = _names(table.column(label).to_pylist(), _class_names(table.schema.metadata or {}, label), where)
+    cells = table.column(image).to_pylist()
+    return [
+        Labelled(category, name, Entry(parts_of(name), data))
+        for index, (category, cell) in enumerate(zip(labels, cells, strict=True))
+        for name, data in [_picture(cell, f"{file.name}/{index:07d}", where)]
+    ]
+
+
+def _column(present: Sequence[str], names: Sequence[str], where: str) -> str:
+    for name in names:
+        if name in present:
+            return name
+    raise DataError(f"{where} has the columns {', '.join(present)}. Name one of them '{names[0]}'.")
+
+
+def _picture(cell: Any, name: str, where: str) -> tuple[str, bytes]:
+    """A picture is bytes, or Hugging Face's pair of bytes and path."""
+    data = cell.get("bytes") if isinstance(cell, dict) else cell
+    if data is not None and not isinstance(data, bytes):
+        raise DataError(f"{where} holds no bytes of pictures. Save the data set with its pictures embedded.")
+    return name, data or b""
+
+
+def _class_names(metadata: dict[bytes, bytes], column: str) -> list[str]:
+    """Return the names that Hugging Face's `datasets` writes beside a column of numbers; empty if it wrote none."""
+    try:
+        feature = json.loads(metadata[b"huggingface"])["info"]["features"][column]
+        return [str(name) for name in feature["names"]]
+    except (KeyError, TypeError, ValueError):
+        return []
+
+
+def _names(labels: Sequence[Any], names: Sequence[str], where: str) -> list[str]:
+    """Turn labels into class names, empty where there is none: -1 is what public test sets hide theirs behind."""
+    if names and not all(label is None or -1 <= label < len(names) for label in labels):
+        raise DataError(f"{where} has labels beyond its {len(names)} class names. Name all classes in its metadata.")
+    if names:
+        return ["" if label in (None, -1) else names[label] for label in labels]
+    return ["" if label in (None, -1) else str(label) for label in labels]

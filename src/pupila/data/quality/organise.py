@@ -1,0 +1,171 @@
+"""Write a data set as class folders in train/, valid/ and test/, beside the original, which stays as it is.
+
+Knows the cut that training makes, and makes the same. Knows nothing of what training does then.
+"""
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from pupila import images
+from pupila.data.dataset import Integers
+from pupila.data.layouts.cifar import find_version
+from pupila.data.layouts.detect import arrange
+from pupila.data.load import load_dataset
+from pupila.data.sources.entries import Entry
+from pupila.data.sources.source import NAMES, find_source
+from pupila.data.split import split_rows
+from pupila.data.splits import Splits
+from pupila.errors import DataError
+from pupila.progress import Progress
+
+FOLDERS = {"train": "train", "validation": "valid", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Organised:
+    """What was written."""
+
+    folder: Path
+    counts: dict[str, int]
+    """Pictures in train, valid and test."""
+    linked: int
+    """Pictures that are hard links: they share the disk space, and the content, of the original."""
+
+    def text(self) -> str:
+        """Return a summary for a terminal."""
+        lines = [f"{self.folder / folder}: {count:,} pictures" for folder, count in self.counts.items()]
+        lines.append(f"{self.linked:,} of them are hard links: they take no space, and must not be edited in place.")
+        return "\n".join(lines)
+
+
+def organise(
+    source: str | Path,
+    out: Path,
+    fraction: float = 0.1,
+    seed: int = 0,
+    *,
+    equal: bool = False,
+    cache: Path | None = None,
+) -> Organised:
+    """Write class folders into `out`, which must not be there yet; hard links where possible, copies elsewhere.
+
+    A data set without a validation part gets one: `fraction` of train, drawn with `seed` just as training does, or with
+    `equal` the same number of each class (see split_rows). Pictures that cannot be read are left out.
+    Raises DataError if `out` is there, lies in the source, or cannot be written.
+    """
+    target = _checked_target(source, out)
+    splits = load_dataset(source, cache=cache)
+    rows = _rows(splits, fraction, seed, equal)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as name:
+            ready = Path(name) / "ready"
+            organised = _write(splits, _entries(source), rows, ready)
+            ready.replace(target)
+    except OSError as error:
+        raise DataError(
+            f"{out}: cannot be written ({error.strerror or error}). Make room, or choose another."
+        ) from error
+    return Organised(target, *organised)
+
+
+def _checked_target(source: str | Path, out: Path) -> Path:
+    """Return the absolute path to write to; raises DataError if it lies in the source, or something is there."""
+    target = Path(os.path.abspath(out.expanduser()))  # noqa: PTH100 - links stay as they are named
+    above = (target.parent.resolve(), *target.parent.resolve().parents)
+    home = None if source in NAMES else find_source(Path(source)).path  # of a table: the folder with its pictures
+    if home and home.is_dir() and home.resolve() in above:
+        raise DataError(f"{out}: lies in {home}, which would then hold every picture twice. Choose a place outside.")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise DataError(f"{out}: is there already. Choose another name, so that nothing is overwritten.")
+    return target
+
+
+def _rows(splits: Splits, fraction: float, seed: int, equal: bool) -> dict[str, tuple[str, Integers | range]]:
+    """Return, by folder, the part that it is filled from and the rows there."""
+    rows: dict[str, tuple[str, Integers | range]] = {
+        FOLDERS[part]: (part, range(len(data))) for part, data in splits.parts().items()
+    }
+    if splits.validation is None:
+        train, validation = split_rows(splits.train, fraction, seed, equal=equal)
+        rows = {
+            "train": ("train", train),
+            "valid": ("train", validation),
+            **{k: v for k, v in rows.items() if k == "test"},
+        }
+    return rows
+
+
+def _entries(source: str | Path) -> dict[tuple[str, str], Entry]:
+    """Return the files by part and name; none for a data set that is not made of picture files."""
+    if source in NAMES:
+        return {}
+    collected = find_source(Path(source)).collect()
+    if find_version(collected.entries) is not None:
+        return {}
+    splits = arrange(collected, str(source)).splits
+    return {(part, f"{i.category}/{i.name}"): i.entry for part, items in splits.items() for i in items}
+
+
+def _write(
+    splits: Splits,
+    entries: dict[tuple[str, str], Entry],
+    rows: dict[str, tuple[str, Integers | range]],
+    ready: Path,
+) -> tuple[dict[str, int], int]:
+    linked = 0
+    folders = _class_folders(splits.train.classes)
+    parts = splits.parts()
+    with Progress("writing", sum(len(chosen) for _, chosen in rows.values())) as bar:
+        for folder, (part, chosen) in rows.items():
+            for row in map(int, chosen):
+                name, label = splits.names[part][row], int(parts[part].labels[row])
+                entry = entries.get((part, name))
+                place = ready / folder / folders[label] / _below_class(name, splits.train.classes[label], entry)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                if entry is None:
+                    place.write_bytes(images.encode_png(parts[part].images[row]))
+                else:
+                    linked += _place(entry, place)
+                bar.advance()
+    return {folder: len(chosen) for folder, (_, chosen) in rows.items()}, linked
+
+
+def _class_folders(classes: tuple[str, ...]) -> list[str]:
+    """Return a folder name for each class; raises DataError if two would be the same."""
+    names = [_safe(name) for name in classes]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"Two classes would both be written to the folder '{twice}'. Name one of them otherwise.")
+    return names
+
+
+def _below_class(name: str, category: str, entry: Entry | None) -> Path:
+    """Return the path below the class folder; a picture that was no file gets a name of its own."""
+    if entry is None:
+        return Path(_safe(name.removesuffix(".png")) + ".png")
+    return Path(*map(_safe, name.removeprefix(f"{category}/").split("/")))
+
+
+def _safe(name: str) -> str:
+    """Return a name that is one folder or file right here, and is not hidden: names in archives and tables can lie."""
+    plain = name.replace("/", "_").replace("\\", "_").replace("\0", "_")
+    return f"_{plain}" if plain.startswith(".") or not plain else plain
+
+
+def _place(entry: Entry, place: Path) -> bool:
+    """Put a file there and return whether it is a link; two that were made one by _safe() stop."""
+    if place.exists():
+        raise DataError(f"{entry.name}: another picture of its class would get the same name. Rename one of them.")
+    if isinstance(entry.source, bytes):
+        place.write_bytes(entry.source)
+        return False
+    try:
+        place.hardlink_to(os.path.realpath(entry.source))
+    except OSError:  # another disk, or one that knows no links
+        shutil.copy2(entry.source, place)
+        return False
+    return True

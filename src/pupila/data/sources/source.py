@@ -1,0 +1,72 @@
+"""A path that the user gave, as entries: a folder, an archive, a table, a parquet file. Knows nothing of classes."""
+
+import difflib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pupila.data.layouts.tables import TABLES
+from pupila.data.sources.archive import read_archive, stem
+from pupila.data.sources.entries import Entry
+from pupila.data.sources.folders import list_folder
+from pupila.data.splits import Skipped
+from pupila.errors import DataError
+
+NAMES = ("cifar10", "digits")
+"""Data sets that are given by name."""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """All files of a source, and what was left out while listing them."""
+
+    entries: Sequence[Entry]
+    notes: Sequence[str] = ()
+    skipped: Sequence[Skipped] = field(default=())
+
+
+@dataclass(frozen=True)
+class Source:
+    """A path whose files are not opened yet."""
+
+    path: Path
+    name: str
+    identity: object
+    """What changes whenever the files do; has a JSON form."""
+    collect: Callable[[], Collected]
+    """Raises DataError if the files cannot be read."""
+
+
+def find_source(given: Path) -> Source:
+    """Look at a path without opening what is in it; raises DataError if that cannot be done."""
+    path = Path(os.path.abspath(given.expanduser()))  # noqa: PTH100 - not resolve(): a link's own name is the name
+    try:
+        if path.is_dir():
+            return _folder(path, path.name, lambda _: True)
+        status = path.stat()
+    except FileNotFoundError as error:
+        near = difflib.get_close_matches(str(given), NAMES, 1)
+        fix = f"Did you mean '{near[0]}'?" if near else "Check the path."
+        raise DataError(f"{given}: there is no such file or folder, nor a data set of that name. {fix}") from error
+    except OSError as error:
+        where = error.filename or given
+        raise DataError(f"{where}: cannot be read ({error.strerror}). Check its permissions.") from error
+    if path.suffix.lower() in TABLES:  # its pictures are beside or below it; other tables there are not meant
+        return _folder(path.parent, path.stem, lambda entry: entry.may_be_picture or entry.source == str(path))
+    identity = (status.st_size, status.st_mtime_ns)
+    if path.suffix.lower() == ".parquet":
+        return Source(path, path.stem, identity, lambda: Collected([Entry((path.name,), str(path))]))
+    return Source(path, stem(path), identity, lambda: Collected(read_archive(path)))
+
+
+def _folder(path: Path, name: str, wanted: Callable[[Entry], bool]) -> Source:
+    listing = list_folder(path)
+    files = [file for file in listing.files if wanted(file.entry)]
+    identity = [
+        [(file.entry.source, file.bytes, file.modified_ns) for file in files],
+        [item.name for item in listing.skipped],
+        listing.notes(),
+    ]
+    collected = Collected([file.entry for file in files], listing.notes(), listing.skipped)
+    return Source(path, name, identity, lambda: collected)

@@ -1,0 +1,1 @@
+"""Reports and plots: HTML pages and PNG files made from evaluation results."""

@@ -1,0 +1,205 @@
+"""One self-contained page about a data set: leaks first, then what else is wrong, then what is there.
+
+Knows what an inspection found and how to lay it out; computes nothing.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pupila import images
+from pupila.data import Dataset
+from pupila.data.quality.class_balance import told
+from pupila.data.quality.inspection import Inspection, Place, Twins, inspect_dataset
+from pupila.errors import DataError
+from pupila.evaluation.pages import html
+from pupila.evaluation.pages.plots import shorten
+from pupila.images import Pixels
+from pupila.progress import printable
+
+SHOWN_TWINS = 48
+SHOWN_UNIFORM = 24
+LISTED = 1000
+"""Rows of a table: what is longer is in the JSON."""
+SHOWN_CLASSES = 30
+SHOWN_A_CLASS = 8
+SIDE = 96
+"""Pixels a side, at most, of what is shown."""
+
+
+def report_dataset(source: str, page_path: Path | None = None, size: int | None = None) -> Inspection:
+    """Inspect a data set and, if a path is given, write the page there; raises what inspect_dataset() raises."""
+    inspection = inspect_dataset(source, size)
+    if page_path is not None:
+        write_data_report(page_path, inspection)
+    return inspection
+
+
+def write_data_report(path: Path, inspection: Inspection) -> None:
+    """Write the page; raises DataError if it cannot be written."""
+    splits = inspection.splits
+    total = sum(len(part) for part in splits.parts().values())
+    subtitle = f"{splits.layout}; {total:,} pictures of {len(splits.train.classes)} classes"
+    text = html.page(f"{splits.name}: data", subtitle, _sections(inspection))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror}). Choose another place.") from error
+
+
+def data_text(inspection: Inspection) -> str:
+    """Return the summary for a terminal, leaks first."""
+    splits = inspection.splits
+    lines = [f"{splits.name}: {splits.layout}", *_leak_lines(inspection), *splits.notes]
+    lines += [f"Files that cannot be used: {len(splits.skipped):,}" if splits.skipped else "Every picture can be read."]
+    lines += _first([f"  {item.name}: {item.reason}" for item in splits.skipped])
+    odd = [f"  {item.name}: {item.reason}" for item in inspection.survey.odd] if inspection.survey else []
+    odd += [f"  {place.part}: {place.name}: It is of one colour." for place in inspection.uniform]
+    lines += [f"Pictures that are used and worth a look: {len(odd):,}", *_first(odd)] if odd else []
+    lines += [f"{'class':20} " + " ".join(f"{name:>10}" for name in splits.parts())]
+    counts = [part.counts() for part in splits.parts().values()]
+    for number, name in enumerate(splits.train.classes):
+        lines.append(f"{shorten(name, 20):20} " + " ".join(f"{int(count[number]):10,}" for count in counts))
+    return "\n".join(map(printable, [*lines, told(splits.train.counts())]))
+
+
+def _first(lines: Sequence[str], most: int = 20) -> list[str]:
+    more = [f"  and {len(lines) - most:,} more: see --json or --report"] if len(lines) > most else []
+    return [*lines[:most], *more]
+
+
+def _leak_lines(inspection: Inspection) -> list[str]:
+    """Say in sentences how much of each judging part is in a part that comes before."""
+    parts, exact = inspection.splits.parts(), inspection.leaked(exact=True)
+    lines = [
+        f"LEAK: {count:,} of {len(parts[part]):,} {part} pictures ({count / len(parts[part]):.2%}) are in another part "
+        f"too, {exact.get(part, 0):,} of them bit for bit. A score on {part} flatters."
+        for part, count in inspection.leaked().items()
+    ]
+    if not lines:
+        lines = ["No picture is in two parts." if len(parts) > 1 else "There is one part only, so nothing can leak."]
+    within = sum(not twins.leak for twins in inspection.twins)
+    if within:
+        lines.append(f"{within:,} pair{'s' * (within > 1)} of pictures within one part are the same, or nearly.")
+    disagree = [twins for twins in inspection.twins if twins.disagree]
+    if disagree:
+        example = f"{disagree[0].first.name} and {disagree[0].second.name}"
+        which = f"One such pair is in different classes ({example}): one label is wrong, or both."
+        many = f"{len(disagree):,} such pairs are in different classes (like {example}): labels are wrong there."
+        lines.append(which if len(disagree) == 1 else many)
+    return lines
+
+
+def _sections(inspection: Inspection) -> Iterator[str]:
+    splits = inspection.splits
+    leaks = [twins for twins in inspection.twins if twins.leak]
+    within = [twins for twins in inspection.twins if not twins.leak]
+    sentences = " ".join([*_leak_lines(inspection), *splits.notes])
+    yield html.section("Summary", sentences, html.numbers(_figures(inspection)))
+    yield _twins_section("Leaks: pictures in two parts", leaks, inspection)
+    yield _twins_section("Duplicates within a part", within, inspection)
+    unusable = [(item.name, item.reason) for item in splits.skipped[:LISTED]]
+    if unusable:
+        yield html.section(
+            "Files that cannot be used", "Training leaves them out.", html.table(("file", "why"), unusable, texts=2)
+        )
+    yield from _odd(inspection)
+    yield html.section("Classes", told(splits.train.counts()), _counts(inspection))
+    yield from _files(inspection)
+    text = f"Each picture as it enters the network, {splits.train.size} x {splits.train.size} pixels, nothing cut off."
+    yield html.section("What the network sees", text, *_grid(splits.train))
+
+
+def _figures(inspection: Inspection) -> list[tuple[str, str, str]]:
+    splits = inspection.splits
+    figures = [(f"{len(part):,}", name, "pictures") for name, part in splits.parts().items()]
+    leaked = sum(inspection.leaked().values())
+    figures += [
+        (f"{leaked:,}", "leaked", f"{sum(inspection.leaked(exact=True).values()):,} bit for bit"),
+        (f"{sum(not t.leak for t in inspection.twins):,}", "pairs of duplicates", "within a part"),
+        (f"{len(splits.skipped):,}", "files unusable", ""),
+        (f"{inspection.imbalance():.1f} : 1", "largest to smallest class", "of train"),
+    ]
+    return figures
+
+
+def _twins_section(heading: str, twins: Sequence[Twins], inspection: Inspection) -> str:
+    if not twins:
+        return html.section(heading, "None.")
+    step = max(1, len(twins) // SHOWN_TWINS)  # evenly, from the surest to the least sure, not the surest only
+    shown = [([_thumb(t.first, inspection), _thumb(t.second, inspection)], _caption(t)) for t in twins[::step]]
+    rows = [(f"{t.first.part}: {t.first.name}", f"{t.second.part}: {t.second.name}", _kind(t)) for t in twins[:LISTED]]
+    table = html.table(("one", "other", "likeness"), rows, texts=2)
+    text = f"{len(twins):,} pairs; those of different classes come first, then those that are alike bit for bit."
+    return html.section(heading, text, html.pictures(shown[:SHOWN_TWINS]), table)
+
+
+def _kind(twins: Twins) -> str:
+    if twins.exact:
+        return "exact"
+    return f"{twins.similarity:.3f}{', mirrored' if twins.mirrored else ''}"
+
+
+def _caption(twins: Twins) -> str:
+    classes = twins.first.category if not twins.disagree else f"{twins.first.category} ≠ {twins.second.category}"
+    return f"{classes}, {twins.first.part} / {twins.second.part}, {_kind(twins)}"
+
+
+def _thumb(place: Place, inspection: Inspection) -> Pixels:
+    return _small(inspection.splits.parts()[place.part].images[place.row])
+
+
+def _small(picture: Pixels) -> Pixels:
+    return picture if picture.shape[0] <= SIDE else images.resize(picture, SIDE)
+
+
+def _odd(inspection: Inspection) -> Iterator[str]:
+    odd = [(item.name, item.reason) for item in inspection.survey.odd] if inspection.survey else []
+    if odd:
+        text = "They are used. A wrong ending or an unusual way to store colours often comes with other trouble."
+        yield html.section("Files worth a look", text, html.table(("file", "what is odd"), odd[:LISTED], texts=2))
+    if inspection.uniform:
+        shown = [([_thumb(place, inspection)], f"{place.part}: {place.name}") for place in inspection.uniform]
+        text = f"Nearly of one colour: {len(shown):,}."
+        yield html.section("Pictures that show nothing", text, html.pictures(shown[:SHOWN_UNIFORM], small=True))
+
+
+def _counts(inspection: Inspection) -> str:
+    parts = inspection.splits.parts()
+    counts = np.stack([part.counts() for part in parts.values()], axis=1)
+    rows = [
+        (name, *(f"{int(count):,}" for count in row))
+        for name, row in zip(inspection.splits.train.classes, counts, strict=True)
+    ]
+    return html.table(("class", *parts), rows)
+
+
+def _files(inspection: Inspection) -> Iterator[str]:
+    survey = inspection.survey
+    if survey is None or not survey.sizes:
+        return
+    sizes = [
+        (name, *(f"{value:,.2f}" if "/" in name else f"{value:,.0f}" for value in values))
+        for name, values in survey.quantiles().items()
+    ]
+    kinds = [(name, f"{count:,}") for name, count in survey.formats.most_common()]
+    modes = [(name, f"{count:,}") for name, count in survey.modes.most_common()]
+    yield html.section(
+        "Files",
+        f"{survey.rotated:,} pictures are turned upright by their EXIF entry.",
+        html.table(("pixels", "smallest", "median", "largest"), sizes),
+        html.table(("format", "files"), kinds),
+        html.table(("colours", "files"), modes),
+    )
+
+
+def _grid(train: Dataset) -> Iterator[str]:
+    for number, name in enumerate(train.classes[:SHOWN_CLASSES]):
+        rows = np.flatnonzero(train.labels == number)
+        chosen = rows[np.linspace(0, len(rows) - 1, min(SHOWN_A_CLASS, len(rows))).astype(np.int64)]
+        yield html.heading(name)
+        yield html.pictures([([_small(train.images[row])], "") for row in chosen], small=True)
+    if len(train.classes) > SHOWN_CLASSES:
+        yield f"<p>And {len(train.classes) - SHOWN_CLASSES:,} more classes.</p>\n"

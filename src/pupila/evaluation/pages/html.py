@@ -1,0 +1,128 @@
+"""HTML of the report, in one file that asks for nothing from outside. Knows strings, numbers and PNG bytes only.
+
+Every text that comes from a user passes through `escape`; nothing else enters the page.
+"""
+
+import base64
+from collections.abc import Iterable, Iterator, Sequence
+from html import escape
+
+from pupila import images
+from pupila.evaluation.metrics import ClassScores
+from pupila.evaluation.pages.gallery import Exhibit
+from pupila.images import Pixels
+
+# The policy makes the browser enforce that nothing is fetched and no script runs, whatever a class is called.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+STYLE = """
+:root { color-scheme: light dark; --paper: #fff; --ink: #1d2127; --soft: #667; --line: #dde; --card: #f6f7f9; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #15181c; --ink: #e6e8eb; --soft: #9aa3ad; --line: #2d333b; --card: #1e2329; }
+}
+body { background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; margin: 0 auto;
+  max-width: 62rem; padding: 1.5rem; }
+h1 { font-size: 1.7rem; margin: 0; } h2 { font-size: 1.2rem; margin: 2.5rem 0 .75rem; } h3 { font-size: 1rem; }
+p, figcaption { color: var(--soft); } p { max-width: 46rem; }
+.numbers { display: grid; gap: .75rem; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); }
+.number { background: var(--card); border-radius: 8px; padding: .75rem 1rem; }
+.number b { display: block; font-size: 1.45rem; font-variant-numeric: tabular-nums; }
+.number small { color: var(--soft); }
+.plot { overflow: auto; } .plot img { background: #fff; border-radius: 8px; max-width: 100%; }
+.plot.large img { max-width: none; }
+.gallery { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; width: 196px; }
+figure img { border-radius: 4px; height: 96px; image-rendering: pixelated; width: 96px; }
+figure img { outline: 1px solid var(--line); }
+.small { gap: .25rem; } .small figure { width: 96px; }
+figcaption { font-size: .8rem; line-height: 1.35; overflow-wrap: anywhere; }
+.table { margin: .75rem 0; max-height: 36rem; overflow: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { border-bottom: 1px solid var(--line); padding: .25rem .9rem; text-align: right; }
+th:first-child, td:first-child { padding-left: 0; }
+th.text, td.text { min-width: 6rem; overflow-wrap: anywhere; text-align: left; }
+"""
+
+
+def page(title: str, subtitle: str, sections: Iterable[str]) -> str:
+    """Return the whole document; title and subtitle are plain text, sections are HTML."""
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{escape(POLICY)}">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"<h1>{escape(title)}</h1>\n<p>{escape(subtitle)}</p>\n{''.join(sections)}</body>\n</html>\n"
+    )
+
+
+def section(heading: str, text: str, *parts: str) -> str:
+    """Return a section; heading and text are plain text, parts are HTML."""
+    explained = f"<p>{escape(text)}</p>\n" if text else ""
+    return f"<section>\n<h2>{escape(heading)}</h2>\n{explained}{''.join(parts)}</section>\n"
+
+
+def numbers(figures: Sequence[tuple[str, str, str]]) -> str:
+    """Return a row of cards: value, what it is, and a note each, all plain text."""
+    cards = (
+        f'<div class="number"><b>{escape(value)}</b>{escape(name)}<br><small>{escape(note)}</small></div>\n'
+        for value, name, note in figures
+    )
+    return f'<div class="numbers">\n{"".join(cards)}</div>\n'
+
+
+def plot(png: bytes, description: str, large: bool = False) -> str:
+    """Return a plot; a large one keeps its size and scrolls."""
+    kind = "plot large" if large else "plot"
+    return f'<div class="{kind}">{_image(png, description)}</div>\n'
+
+
+def gallery(exhibits: Sequence[Exhibit]) -> str:
+    """Return the pictures, each beside its activation map, with what is true and what was answered below."""
+    return f'<div class="gallery">\n{"".join(map(_figure, exhibits))}</div>\n'
+
+
+def pictures(figures: Sequence[tuple[Sequence[Pixels], str]], small: bool = False) -> str:
+    """Return pictures side by side with a plain caption below, one figure each; small ones stand close together."""
+    shown = "".join(
+        f"<figure>{' '.join(_image(images.encode_png(picture), caption) for picture in shown)}"
+        f"<figcaption>{escape(caption)}</figcaption></figure>\n"
+        for shown, caption in figures
+    )
+    return f'<div class="gallery{" small" if small else ""}">\n{shown}</div>\n'
+
+
+def class_table(scores: Sequence[ClassScores]) -> str:
+    """Return one row a class."""
+    rows = [(s.category, f"{s.precision:.3f}", f"{s.recall:.3f}", f"{s.f1:.3f}", f"{s.support:,}") for s in scores]
+    return table(("class", "precision", "recall", "F1", "pictures"), rows)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -> str:
+    """Return a table, from plain text; the first `texts` columns are aligned left, and those of figures right."""
+    top, *below = ("".join(_cells(kind, row, texts)) for kind, row in [("th", head), *(("td", row) for row in rows)])
+    body = "".join(f"<tr>{row}</tr>\n" for row in below)
+    return f'<div class="table"><table>\n<tr>{top}</tr>\n{body}</table></div>\n'
+
+
+def heading(text: str) -> str:
+    """Return a heading within a section, from plain text."""
+    return f"<h3>{escape(text)}</h3>\n"
+
+
+def _cells(kind: str, row: Sequence[str], texts: int) -> Iterator[str]:
+    for column, cell in enumerate(row):
+        text = ' class="text"' if column < texts else ""
+        yield f"<{kind}{text}>{escape(cell)}</{kind}>"
+
+
+def _figure(exhibit: Exhibit) -> str:
+    description = f"picture {exhibit.index}: {exhibit.truth}"
+    caption = f"{exhibit.truth} → {exhibit.answer}, {exhibit.confidence:.0%}"
+    return (
+        f"<figure>{_image(images.encode_png(exhibit.picture), description)} "
+        f"{_image(images.encode_png(exhibit.overlay), f'where the model saw {exhibit.answer}')}"
+        f"<figcaption>{escape(caption)}<br>picture {exhibit.index}</figcaption></figure>\n"
+    )
+
+
+def _image(png: bytes, description: str) -> str:
+    return f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}" alt="{escape(description)}">'

@@ -1,0 +1,215 @@
+"""From bytes or a file to uint8 pixels: the only decode, limit and resize code, used by training and by serving alike.
+
+Knows nothing of models, data sets or HTTP. The whole picture is always kept: no crop. A photo that is not square is
+squashed, or with `letterbox` put between two bars: which of them is chosen by training and kept in the manifest.
+"""
+
+import io
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin
+
+from pupila.errors import ImageError
+from pupila.images import limits as structure
+from pupila.images import webp
+from pupila.images.geometry import letterboxed, orientation, squashed, upright
+
+Pixels = NDArray[np.uint8]
+"""uint8 [H, W, 3], RGB."""
+
+Gate = Callable[[int], AbstractContextManager[None]]
+"""Asked for leave to decode so many pixels; it may make the caller wait. Of a JPEG with more scans than programs write,
+each pixel counts as often as it is gone through more than usual."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF")
+"""What is decoded, recognised by content and not by name. A short list keeps rarely used decoders out of reach."""
+
+OPENERS = tuple(kind for kind in FORMATS if kind != "MPO")
+"""Pillow's openers: the one for JPEG yields MPO, and a name without an opener would end the search."""
+
+MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+"""How picture files begin: what begins so and cannot be read is damaged, not foreign."""
+
+FRAMINGS = ("squash", "letterbox")
+"""How a photo that is not square becomes one: its sides scaled each for itself, or both alike with bars beside it."""
+
+USUAL_SCANS = 10
+"""Scans of a progressive JPEG as programs write it."""
+
+HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+"""What stands at byte 8 of the pictures that iPhones take."""
+
+# Our own limit is checked on the header and names the fix; Pillow's louder one stays as a second line of defence.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Pillow warns of odd metadata in words that the sender chooses: a way to fill a server's log.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+# Texts of a PNG, unpacked; Pillow's own 64 MiB take four times as much in memory.
+PngImagePlugin.MAX_TEXT_MEMORY = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """What one picture may cost: checked on the number of bytes, then on the header, before any pixel is decoded."""
+
+    max_bytes: int = 20 * 2**20
+    max_pixels: int = 50_000_000
+
+
+DEFAULT_LIMITS = ImageLimits()
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a picture file says about itself before any pixel is decoded."""
+
+    format: str
+    """One of FORMATS."""
+    mode: str
+    """Pillow's name, like RGB, L, CMYK."""
+    width: int
+    height: int
+    """Pixels, as stored: EXIF rotation not yet applied."""
+    orientation: int
+    """EXIF: 1 is upright, or there is none."""
+
+
+def open_gate(_: int) -> AbstractContextManager[None]:
+    """Let everybody through at once."""
+    return nullcontext()
+
+
+def decode(
+    source: bytes | Path,
+    size: int,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    framing: str = FRAMINGS[0],
+    gate: Gate = open_gate,
+) -> Pixels:
+    """Return the picture as uint8 [size, size, 3]: upright, on white, the whole of it, made square as `framing` says.
+
+    `gate` is entered with the number of pixels while they are decoded, for callers with many threads. Raises ImageError
+    for anything that is not a whole picture within the limits; OSError if a path cannot be read.
+    """
+    data = source.read_bytes() if isinstance(source, Path) else source
+    image, passes = _open(data, limits)
+    pixels = image.width * image.height * max(passes, USUAL_SCANS) // USUAL_SCANS
+    if min(image.size) >= 4 * size:  # JPEG only: decodes at 1/2, 1/4 or 1/8, never below twice the size
+        image.draft("RGB", (2 * size, 2 * size))
+    if passes == 1 and "progressive" not in image.info:  # else all coefficients are kept, at whatever scale
+        pixels = image.width * image.height
+    with gate(pixels):
+        whole = _upright(_load(image, data), size)
+        square = letterboxed(whole, size) if framing == "letterbox" else squashed(whole, size)
+    # What np.asarray(square) gives, in half the time: of small pictures it would be a tenth of all.
+    return np.frombuffer(square.tobytes(), dtype=np.uint8).reshape(size, size, 3)
+
+
+def resize(pixels: Pixels, size: int) -> Pixels:
+    """Return pixels that come from elsewhere than a picture file as [size, size, 3], resized as decode() does it."""
+    return np.asarray(squashed(Image.fromarray(pixels), size))
+
+
+def sides(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[int, int]:
+    """Return width and height in pixels as stored, from the header alone; raises ImageError as decode() does."""
+    return _open(data, limits)[0].size
+
+
+def header(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Header:
+    """Return what the header says; raises ImageError as decode() does, for nothing that comes after the header."""
+    image, _ = _open(data, limits)
+    return Header(image.format or "", image.mode, image.width, image.height, orientation(image))
+
+
+def stack(pictures: Sequence[Pixels]) -> NDArray[np.uint8]:
+    """Join N pictures of one size into uint8 [N, H, W, 3]."""
+    return np.stack(pictures) if len(pictures) > 1 else pictures[0][np.newaxis]
+
+
+def encode_png(pixels: Pixels) -> bytes:
+    """Return the pixels as a PNG file, which decodes to exactly the same pixels."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def plain_png(data: bytes, longest: int, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
+    """Return a picture file's pixels as a PNG without metadata: upright, on white, at most `longest` pixels a side.
+
+    Raises ImageError as decode() does.
+    """
+    image = _upright(_load(_open(data, limits)[0], data), longest // 4)
+    image.thumbnail((longest, longest), Image.Resampling.BILINEAR)
+    return encode_png(np.asarray(image))
+
+
+def _open(data: bytes, limits: ImageLimits) -> tuple[Image.Image, int]:
+    """Read the header only, and check the limits against it; return how often decoding goes through the pixels, too."""
+    if not data:
+        raise ImageError("image_empty", "The picture is empty (0 bytes). Send the file's content.")
+    if len(data) > limits.max_bytes:
+        raise ImageError(
+            "image_too_many_bytes",
+            f"The picture has {len(data):,} bytes, over the limit of {limits.max_bytes:,}. Make it smaller.",
+        )
+    try:
+        passes = structure.passes(data)
+        image = Image.open(io.BytesIO(data), formats=OPENERS)
+    except structure.ExcessError as error:
+        message = f"The picture has {error}. Save it again with another program."
+        raise ImageError("image_too_complex", message) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_many_pixels("The picture's size", limits) from error
+    except Exception as error:  # Pillow's parsers raise nearly any type on hostile headers
+        if (frame := webp.first_frame(data)) is not None:
+            return _open(frame, limits)
+        if data.startswith(MAGIC) or webp.is_webp(data):
+            raise _damaged() from error
+        kind = "HEIC cannot be read" if data[8:12] in HEIC_BRANDS else "Not a picture that can be read"
+        raise ImageError("image_unrecognised", f"{kind}. Send one of {', '.join(FORMATS)}.") from error
+    if image.width * image.height > limits.max_pixels:
+        raise _too_many_pixels(f"{image.width} x {image.height}", limits)
+    return image, passes
+
+
+def _too_many_pixels(what: str, limits: ImageLimits) -> ImageError:
+    megapixels = limits.max_pixels / 1e6
+    return ImageError("image_too_many_pixels", f"{what} is over the limit of {megapixels:g} megapixels. Scale it down.")
+
+
+def _load(image: Image.Image, data: bytes) -> Image.Image:
+    """Return the picture with its pixels; an animation's first."""
+    try:
+        if image.format == "WEBP" and not getattr(image, "is_animated", False):
+            pixels = webp.decode(data, *image.size)
+            if pixels is not None:
+                return _of_webp(image, pixels)
+        image.load()
+    except Exception as error:
+        raise _damaged() from error
+    return image
+
+
+def _of_webp(image: Image.Image, pixels: bytearray) -> Image.Image:
+    """Return the picture that has these pixels, R, G, B, A, without copying them."""
+    mode = "RGBA" if image.mode == "RGBA" else "RGBX"
+    loaded = Image.frombuffer(mode, image.size, pixels, "raw", mode, 0, 1)
+    loaded.info = image.info  # where its orientation is
+    return loaded
+
+
+def _upright(image: Image.Image, size: int) -> Image.Image:
+    """Return the picture upright and in RGB; a palette or transparency that makes no sense counts as damage."""
+    try:
+        return upright(image, size)
+    except Exception as error:  # Pillow raises ValueError, AssertionError and more
+        raise _damaged() from error
+
+
+def _damaged() -> ImageError:
+    return ImageError("image_truncated", "The picture is cut off or damaged. Send the whole file.")

@@ -1,0 +1,119 @@
+"""From an opened picture to upright RGB pixels in a square. Knows Pillow's modes, but no bytes and no limits.
+
+Whatever makes no sense in a picture ends in an exception of any type: decoder.py, the caller, reports damage.
+"""
+
+import numpy as np
+from PIL import ExifTags, Image
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture upright, by its EXIF orientation."""
+
+BACKGROUND = (255, 255, 255)
+"""What shows through transparent pixels."""
+
+BARS = (124, 116, 104)
+"""Colour of the bars: the mean of ImageNet's pixels, so that the network sees next to nothing there."""
+
+STRIP = 2**20
+"""Pixels of a big picture that are shrunk at once."""
+
+MAX_EXIF = 2**20
+"""Bytes of an EXIF block in which an orientation is looked for: a JPEG's has 64 kB."""
+
+
+def upright(image: Image.Image, size: int) -> Image.Image:
+    """Return the picture upright and in RGB, shrunk if it is over four times the size."""
+    turn = TURNS.get(orientation(image))
+    small = _to_rgb(_shrunk(image, size))
+    return small if turn is None else small.transpose(turn)
+
+
+def squashed(image: Image.Image, size: int) -> Image.Image:
+    """Antialiased bilinear resize of the whole picture; a picture of the right size passes untouched."""
+    return _scale(image, (size, size))
+
+
+def letterboxed(image: Image.Image, size: int) -> Image.Image:
+    """Scale both sides alike, so that the longer one fits, and put the picture in the middle of a square."""
+    longer = max(image.size)
+    width, height = (max(1, round(side * size / longer)) for side in image.size)
+    square = Image.new("RGB", (size, size), BARS)
+    square.paste(_scale(image, (width, height)), ((size - width) // 2, (size - height) // 2))
+    return square
+
+
+def _scale(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    if image.size == size:
+        return image
+    return image.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0)
+
+
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation; a damaged EXIF block counts as none."""
+    if image.format == "JPEG" and not image.info.keys() & {"exif", "xmp"}:
+        return 1  # as small pictures mostly are: asking on costs a twentieth of decoding one
+    if len(image.info.get("exif", b"")) > MAX_EXIF:
+        return 1
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:
+        return 1
+
+
+def _without_palette(image: Image.Image) -> Image.Image:
+    """Return a picture whose neighbouring pixels can be averaged."""
+    if image.mode.startswith("I;16"):
+        return image.convert("I")
+    if image.has_transparency_data and image.mode not in ("RGBA", "LA"):
+        return image.convert("RGBA")
+    return image.convert("RGB") if image.mode in ("P", "1") else image
+
+
+def _shrunk(image: Image.Image, size: int) -> Image.Image:
+    """Return a big picture at no less than four times the size, so that what follows costs little memory.
+
+    Strip by strip, as copies in other modes take up to four times what the picture does.
+    """
+    factor = min(image.size) // (4 * size)
+    if factor <= 1:
+        return _without_palette(image)
+    width, height = image.size
+    rows = factor * max(1, STRIP // (factor * width))
+    strips = [
+        _without_palette(image.crop((0, top, width, min(top + rows, height)))).reduce(factor)
+        for top in range(0, height, rows)
+    ]
+    small = Image.new(strips[0].mode, (strips[0].width, sum(strip.height for strip in strips)))
+    for number, strip in enumerate(strips):
+        small.paste(strip, (0, number * rows // factor))
+    small.info = strips[0].info
+    return small
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Turn any mode into RGB: 16 bit to 8, CMYK to RGB, transparency onto the background."""
+    if image.mode == "RGB":
+        return image
+    if image.mode in ("I", "F"):
+        image = _eight_bit(image)
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        canvas = Image.new("RGBA", layer.size, (*BACKGROUND, 255))
+        image = Image.alpha_composite(canvas, layer)
+    return image.convert("RGB")
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Scale gray values of 16 bit (65,535 is white), or floats in 0 to 1, to 8 bit."""
+    values = np.asarray(image, dtype=np.float64)
+    scale = 255.0 if image.mode == "F" and values.max(initial=0.0) <= 1.0 else 255.0 / 65535.0
+    return Image.fromarray(np.clip(np.nan_to_num(values) * scale + 0.5, 0, 255).astype(np.uint8))

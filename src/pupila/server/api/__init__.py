@@ -1,0 +1,1 @@
+"""Routes, request bodies, errors, authentication and rate limits, OpenAPI, the web page."""

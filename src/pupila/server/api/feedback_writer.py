@@ -1,0 +1,185 @@
+"""Keeps what /predict has answered, off the requests' way. Knows the store and threads, but neither HTTP nor Flask.
+
+A request leaves its pictures in a queue in memory and goes on. One thread of each worker takes them from there to the
+store. The queue is short: what does not fit is not kept, so that a slow disk costs pictures and never an answer.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from pupila.errors import DataError, ImageError, SettingsError
+from pupila.feedback import Answered, Kept, Store
+from pupila.server.api.multipart import Part
+from pupila.server.inference.classifier import Answer
+from pupila.server.process.shared_table import Table
+from pupila.server.settings import Settings
+
+log = logging.getLogger("pupila.server")
+
+PENDING, KEPT, DROPPED = range(3)
+"""Columns of a worker's row: pictures that wait to be written, were written, were given up."""
+QUEUE_PICTURES = 256
+QUEUE_BYTES = 32 * 2**20
+BATCH_PICTURES = 16
+BATCH_BYTES = 4 * 2**20
+"""Written in one transaction: few enough that feedback, which waits for it, does not wait long."""
+PATIENCE = 2.0
+"""Seconds that feedback waits for a picture that another worker may be about to write."""
+SILENCE = 60.0
+"""Seconds between two log entries of one kind about pictures that are not kept."""
+LAST_WORDS = 10.0
+"""Seconds that a worker which ends has to write what is in its queue."""
+
+
+def new_table(workers: int) -> Table:
+    """Return the counts that the workers share: made before the fork."""
+    return Table(workers, 3)
+
+
+def prepare(settings: Settings) -> None:
+    """Make the folder and clear up what a server that was killed has left; raises SettingsError."""
+    if settings.collect is None:
+        return
+    try:
+        store = Store(settings.collect, create=True)
+        clear_up(store)
+        store.close()
+    except DataError as error:
+        raise SettingsError(f"--collect: {error}") from error
+
+
+def clear_up(store: Store) -> None:
+    """Delete what an interrupted write has left, and say so in the log."""
+    files, rows = store.recover()
+    if rows:
+        log.error("%s: %d pictures have lost their files, and are forgotten", store.folder.path, rows)
+    if files:
+        log.warning("%s: %d files of an interrupted write are deleted", store.folder.path, files)
+
+
+class Collector:
+    """One worker's. Raises DataError if the folder cannot be used.
+
+    One that comes in place of a worker that is gone, `replaces`, clears up what that may have left half done.
+    """
+
+    def __init__(self, settings: Settings, table: Table | None = None, slot: int = 0, replaces: bool = False) -> None:
+        if settings.collect is None:
+            raise ValueError("There is no folder to collect in.")
+        self.store = Store(settings.collect, create=True)
+        """For reading, and for feedback."""
+        self._writer = Store(settings.collect)
+        """The thread's own connection: reading does not wait for writing."""
+        self._settings = settings
+        self.table = table or new_table(1)
+        self._row = self.table.row(slot)
+        self._row[PENDING] = 0.0  # whoever had this row has taken its queue along
+        self._queue: deque[Answered] = deque()
+        self._bytes = 0
+        self._in_work = 0
+        self._changed = threading.Condition()
+        self._closing = False
+        self._silent_until: dict[str, float] = {}
+        """By log entry: from when on it may be written again."""
+        self._thread: threading.Thread | None = None
+        self._replaces = replaces
+        if replaces:
+            self._start()
+
+    def offer(self, request: str, parts: Sequence[Part], found: Sequence[Answer | ImageError], model: str) -> None:
+        """Keep the pictures of a request that were answered; returns at once."""
+        now = time.time()
+        answered = [_answered(request, index, part, found[index], model, now) for index, part in enumerate(parts)]
+        with self._changed:
+            for item in filter(None, answered):
+                self._enqueue(item)
+            self._count_pending()
+            if self._thread is None:
+                self._start()
+            self._changed.notify_all()
+
+    def find(self, request: str, picture: int, deadline: float) -> Kept | None:
+        """Return an answered picture; one that still waits to be written, by whichever worker, is waited for."""
+        until = min(deadline, time.monotonic() + PATIENCE)
+        while True:
+            waits = self.table.sum(PENDING) > 0  # asked before looking: what is written in between is found
+            kept = self.store.of_request(request, picture)
+            if kept is not None or not waits or time.monotonic() >= until:
+                return kept
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        """Write what is in the queue, as far as it does not take too long."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(LAST_WORDS)
+
+    def _enqueue(self, item: Answered) -> None:
+        full = len(self._queue) >= QUEUE_PICTURES or self._bytes + len(item.data) > QUEUE_BYTES
+        if full:
+            self._complain("pictures come faster than they can be kept in %s: some are not")
+        if full or self._closing:
+            self._row[DROPPED] += 1
+            return
+        self._queue.append(item)
+        self._bytes += len(item.data)
+
+    def _count_pending(self) -> None:
+        self._row[PENDING] = float(len(self._queue) + self._in_work)
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._work, daemon=True, name="collector")
+        self._thread.start()
+
+    def _work(self) -> None:
+        if self._replaces:
+            try:
+                clear_up(self._writer)
+            except Exception:
+                self._complain("what a worker has left in %s cannot be cleared up", exc_info=True)
+        while batch := self._take():
+            kept = 0
+            try:
+                kept = self._writer.add(batch, self._settings.collect_max_bytes, self._settings.image_limits)
+            except Exception:
+                self._complain("pictures cannot be kept in %s", exc_info=True)
+            with self._changed:
+                self._row[KEPT] += kept
+                self._row[DROPPED] += len(batch) - kept
+                self._in_work = 0
+                self._count_pending()
+
+    def _complain(self, message: str, exc_info: bool = False) -> None:
+        """Log why pictures are not kept: a disk that is full stays full for a while, and its log shall not grow."""
+        now = time.monotonic()
+        if now >= self._silent_until.get(message, 0.0):
+            self._silent_until[message] = now + SILENCE
+            log.error(message, self._settings.collect, exc_info=exc_info)
+
+    def _take(self) -> list[Answered]:
+        """Wait for pictures and take some from the queue; empty once there are none and no more will come."""
+        batch: list[Answered] = []
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue or self._closing)
+            size = 0
+            while self._queue and len(batch) < BATCH_PICTURES and size < BATCH_BYTES:
+                batch.append(self._queue.popleft())
+                size += len(batch[-1].data)
+            self._bytes -= size
+            self._in_work = len(batch)  # counted until they are written: feedback on them waits
+            self._count_pending()
+        return batch
+
+
+def _answered(
+    request: str, index: int, part: Part, answer: Answer | ImageError, model: str, now: float
+) -> Answered | None:
+    if isinstance(answer, ImageError):
+        return None
+    best = answer.prediction.best
+    return Answered(request, index, part.data, best.category, best.confidence, answer.prediction.unknown, model, now)

@@ -1,0 +1,257 @@
+"""The Open Inference Protocol, version 2, as Triton and KServe speak it, with Triton's binary tensors. Knows Flask.
+
+Two inputs are understood: `images`, pixels as the graph takes them, and `files`, encoded pictures of any size.
+"""
+
+import struct
+from typing import Any
+
+import numpy as np
+from flask import Blueprint, Response, request
+from numpy.typing import NDArray
+
+from pupila import images
+from pupila.errors import ImageError
+from pupila.predictor import Predictor
+from pupila.server.api import answers, json_body, multipart
+from pupila.server.api.errors import BadPart, RequestError
+from pupila.server.api.request_context import IMPATIENT, deadline_of, note_answers, read_body, stages_of
+from pupila.server.api.views import json_response, this_room
+from pupila.server.inference.classifier import Job, Kind, Stages, interpret
+from pupila.server.inference.decode_lock import only_small
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+"""Bytes of JSON before the binary tensors, in requests and answers alike."""
+MAX_JSON_VALUES = 1_000_000
+"""Numbers of 80 pictures of 64 x 64: they take 100 MB as JSON, and a megabyte as a binary tensor."""
+OUTPUTS = {"logits": "FP32", "probabilities": "FP32", "category_index": "INT64", "category": "BYTES"}
+
+Tensor = NDArray[Any] | list[bytes]
+
+oip = Blueprint("oip", __name__, url_prefix="/v2")
+
+
+@oip.get("")
+def server() -> Response:
+    """Name the server."""
+    from pupila import __version__
+
+    return json_response({"name": "pupila", "version": __version__, "extensions": ["binary_tensor_data"]})
+
+
+@oip.get("/health/live")
+def live() -> Response:
+    """Say that this process answers."""
+    return json_response({"live": True})
+
+
+@oip.get("/health/ready")
+def ready() -> Response:
+    """Say whether a worker can answer."""
+    is_ready = this_room().health.status() == "ready"
+    return json_response({"ready": is_ready}, 200 if is_ready else 503)
+
+
+@oip.get("/models/<name>")
+@oip.get("/models/<name>/versions/<version>")
+def metadata(name: str, version: str = "") -> Response:
+    """Describe the model's tensors."""
+    predictor = asked_for(name, version)
+    size, count = predictor.manifest.input_size, len(predictor.manifest.classes)
+    inputs = [
+        {"name": "images", "datatype": "UINT8", "shape": [-1, size, size, 3]},
+        {"name": "files", "datatype": "BYTES", "shape": [-1]},
+    ]
+    shapes = {"logits": [-1, count], "probabilities": [-1, count], "category_index": [-1], "category": [-1]}
+    outputs = [{"name": n, "datatype": kind, "shape": shapes[n]} for n, kind in OUTPUTS.items()]
+    document = {"name": name, "versions": [predictor.version], "platform": "onnxruntime_onnx"}
+    return json_response({**document, "inputs": inputs, "outputs": outputs})
+
+
+@oip.get("/models/<name>/ready")
+@oip.get("/models/<name>/versions/<version>/ready")
+def model_ready(name: str, version: str = "") -> Response:
+    """Say whether this model can answer."""
+    asked_for(name, version)
+    return json_response({"name": name, "ready": this_room().health.status() == "ready"})
+
+
+@oip.post("/models/<name>/infer")
+@oip.post("/models/<name>/versions/<version>/infer")
+def infer(name: str, version: str = "") -> Response:
+    """Compute the outputs that are asked for."""
+    predictor, room, environ = asked_for(name, version), this_room(), request.environ
+    stages = stages_of(environ, room.ledger)
+    document, binary = split_body(read_body(environ, room.settings))
+    wanted = outputs_wanted(document)
+    tensor = input_tensor(document, binary, room.settings.max_parts)
+    stages.end("parse")
+    deadline = deadline_of(environ, room.settings)
+    pictures = pixels_of(tensor, predictor, deadline, stages)
+    rows = room.classifier.compute(Job(Kind(predictor, False), pictures, deadline, stages))
+    note_answers(environ, predictor, interpret(predictor, rows, 1))
+    tensors = compute_outputs(predictor, np.stack([row.logits for row in rows]))
+    head = {"model_name": name, "model_version": predictor.version, "id": str(document.get("id", ""))}
+    response = encode(head, {n: tensors[n] for n in wanted}, wanted)
+    response.headers["Pupila-Model"] = predictor.version
+    return response
+
+
+def asked_for(name: str, version: str) -> Predictor:
+    """Return the predictor if it is the one that a path names; raises RequestError."""
+    predictor = this_room().classifier.predictor
+    if name != predictor.manifest.name or version not in ("", predictor.version):
+        asked = f"{name[:80]!r}, version {version[:20]!r}," if version else repr(name[:80])
+        here = f"{predictor.manifest.name!r}, version {predictor.version!r}"
+        raise RequestError(404, "model_not_found", f"There is no model {asked} here, but {here}.")
+    return predictor
+
+
+def split_body(body: bytes) -> tuple[dict[str, Any], bytes]:
+    """Return the JSON part and the binary part of a request; raises RequestError."""
+    stated = request.headers.get(HEADER_LENGTH, "")
+    length = int(stated) if stated.isascii() and stated.isdigit() and len(stated) < 10 else len(body)
+    try:
+        document = json_body.parse(body[:length], MAX_JSON_VALUES, "Send the pictures as a binary tensor.")
+    except (ValueError, RecursionError) as error:
+        raise bad("the request's JSON cannot be read") from error
+    if not isinstance(document, dict) or not isinstance(document.get("inputs"), list):
+        raise bad("the request has no list 'inputs'")
+    return document, body[length:]
+
+
+def input_tensor(document: dict[str, Any], binary: bytes, limit: int) -> tuple[str, Tensor]:
+    """Return the name and content of the one input; raises RequestError."""
+    if len(document["inputs"]) != 1 or not isinstance(document["inputs"][0], dict):
+        raise bad("give one input: 'images' (UINT8) or 'files' (BYTES)")
+    entry = document["inputs"][0]
+    name, kind, shape = entry.get("name"), entry.get("datatype"), entry.get("shape")
+    if (name, kind) not in (("images", "UINT8"), ("files", "BYTES")):
+        raise bad(f"input {str(name)[:40]!r} of type {str(kind)[:20]} is none of 'images' (UINT8), 'files' (BYTES)")
+    if not (isinstance(shape, list) and 0 < len(shape) <= 4 and all(type(n) is int and 0 < n <= 4096 for n in shape)):
+        raise bad("the input's shape is not a list of one to four whole numbers from 1 to 4096")
+    if shape[0] > limit:
+        raise RequestError(413, "too_many_parts", f"{shape[0]} pictures are over the limit of {limit}.")
+    if name == "files":
+        return "files", files_of(entry, binary, shape[0])
+    return "images", numbers_of(entry, binary, shape)
+
+
+def numbers_of(entry: dict[str, Any], binary: bytes, shape: list[int]) -> NDArray[np.uint8]:
+    """Return a tensor of bytes from its binary or its JSON form."""
+    expected = int(np.prod(shape, dtype=object))
+    if "data" not in entry:
+        if len(binary) != expected:
+            raise bad(f"{expected:,} bytes were announced by the shape, and {len(binary):,} came")
+        return np.frombuffer(binary, np.uint8).reshape(shape)
+    try:
+        values = np.array(entry["data"], dtype=np.float64).ravel()
+    except (ValueError, TypeError, OverflowError) as error:
+        raise bad("the input's data is not a list of numbers") from error
+    if values.size != expected or not ((values >= 0) & (values <= 255)).all() or (values % 1).any():
+        raise bad(f"the input's data is not {expected:,} whole numbers from 0 to 255")
+    return values.astype(np.uint8).reshape(shape)
+
+
+def files_of(entry: dict[str, Any], binary: bytes, count: int) -> list[bytes]:
+    """Return the encoded pictures: base64 in JSON, or each after its length of four bytes, little-endian."""
+    found: list[bytes] = []
+    if "data" in entry:
+        given = entry["data"] if isinstance(entry["data"], list) else []
+        decoded = [multipart.from_base64(text) for text in given]
+        found = [data for data in decoded if data is not None]
+    else:
+        at = 0
+        while at + 4 <= len(binary) and len(found) < count:
+            (length,) = struct.unpack_from("<I", binary, at)
+            if at + 4 + length > len(binary):
+                break
+            found.append(binary[at + 4 : at + 4 + length])
+            at += 4 + length
+    if len(found) != count:
+        raise bad(f"{count} files were announced by the shape, and {len(found)} could be read")
+    return found
+
+
+def pixels_of(tensor: tuple[str, Tensor], predictor: Predictor, deadline: float, stages: Stages) -> list[images.Pixels]:
+    """Return pictures as the graph takes them; raises RequestError for any that cannot be."""
+    name, content = tensor
+    size = predictor.manifest.input_size
+    if name == "images":
+        pixels = np.asarray(content)
+        if pixels.shape[1:] != (size, size, 3):
+            raise bad(f"'images' has the shape {list(pixels.shape)}, not [N, {size}, {size}, 3]")
+        return list(pixels)
+    parts = [multipart.Part("", data) for data in content]
+    enter = only_small if IMPATIENT in request.environ else None
+    decoded = this_room().classifier.decode(parts, predictor, deadline, stages, enter)
+    wrong = [BadPart.of(i, "", item) for i, item in enumerate(decoded) if isinstance(item, ImageError)]
+    if wrong:
+        raise RequestError.of_parts(wrong, len(parts))
+    return [item for item in decoded if not isinstance(item, ImageError)]
+
+
+def compute_outputs(predictor: Predictor, logits: NDArray[np.float32]) -> dict[str, Tensor]:
+    """Return every output."""
+    probabilities = predictor.probabilities(logits)
+    best = probabilities.argmax(axis=1)
+    names = [predictor.manifest.classes[index].encode() for index in best]
+    return {"logits": logits, "probabilities": probabilities, "category_index": best, "category": names}
+
+
+def outputs_wanted(document: dict[str, Any]) -> dict[str, bool]:
+    """Return the outputs to give, each with whether it is to be binary; raises RequestError."""
+    parameters = document.get("parameters")
+    default = bool(parameters.get("binary_data_output")) if isinstance(parameters, dict) else False
+    asked = document.get("outputs") or [{"name": name} for name in OUTPUTS]
+    wanted: dict[str, bool] = {}
+    for given in asked if isinstance(asked, list) else [None]:
+        entry = given if isinstance(given, dict) else {}
+        name = entry.get("name")
+        if not isinstance(name, str) or name not in OUTPUTS:
+            raise bad(f"there is no output {str(name)[:40]!r}; there are {', '.join(OUTPUTS)}")
+        own = entry.get("parameters")
+        wanted[name] = bool(own.get("binary_data", default)) if isinstance(own, dict) else default
+    return wanted
+
+
+def encode(head: dict[str, Any], tensors: dict[str, Tensor], binary: dict[str, bool]) -> Response:
+    """Return the answer: JSON, followed by the tensors that are to be binary."""
+    outputs, tail = [], b""
+    for name, tensor in tensors.items():
+        shape = [len(tensor)] if isinstance(tensor, list) else list(tensor.shape)
+        entry: dict[str, Any] = {"name": name, "datatype": OUTPUTS[name], "shape": shape}
+        if binary[name]:
+            raw = packed(tensor)
+            entry["parameters"] = {"binary_data_size": len(raw)}
+            tail += raw
+        else:
+            entry["data"] = [b.decode() for b in tensor] if isinstance(tensor, list) else tensor.ravel().tolist()
+        outputs.append(entry)
+    text = answers.to_bytes({**head, "outputs": outputs})
+    if not tail:
+        return Response(text, mimetype="application/json")
+    response = Response(text + tail, mimetype="application/octet-stream")
+    response.headers[HEADER_LENGTH] = str(len(text))
+    return response
+
+
+def packed(tensor: Tensor) -> bytes:
+    """Return a tensor's binary form: little-endian numbers, or each string after its length of four bytes."""
+    if isinstance(tensor, list):
+        return b"".join(struct.pack("<I", len(text)) + text for text in tensor)
+    return tensor.astype(tensor.dtype.newbyteorder("<")).tobytes()
+
+
+def bad(reason: str) -> RequestError:
+    """Say why a request cannot be used."""
+    return RequestError(400, "inference_request_invalid", f"The inference request cannot be used: {reason}.")
+
+
+@oip.errorhandler(RequestError)
+def show(error: RequestError) -> Response:
+    """This protocol's errors are one string."""
+    response = json_response({"error": str(error)}, error.status)
+    if error.retry_after is not None:
+        response.headers["Retry-After"] = str(max(1, round(error.retry_after)))
+    return response

@@ -1,0 +1,206 @@
+"""From a request's body to its pictures' bytes, within limits. Knows three encodings of a body, but no picture format.
+
+Python's email parser and Werkzeug's form parser copy every part several times and spool to disk; here a part is found
+with `bytes.find` and copied once.
+"""
+
+import base64
+import binascii
+import json
+import re
+import string
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+from pupila.server.api import json_body
+from pupila.server.api.errors import BadPart, RequestError
+from pupila.server.settings import Settings
+
+PART_NAME = "file"
+MAX_PART_HEADER = 8192
+MAX_FILENAME = 255
+MAX_JSON_VALUES = 10_000
+HOW_TO = "Send pictures as multipart parts named 'file', as a raw image/* body, or as JSON {\"images\": [base64, ...]}."
+
+PARAMETER = re.compile(r';\s*([\w*]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))')
+BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
+DISPOSITION = re.compile(r"(?im)^content-disposition:[ \t]*form-data(;.*?)\r?$")
+DATA_URL = re.compile(r"data:[\w.+/-]*;base64,")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One picture as it was sent."""
+
+    filename: str
+    data: bytes
+
+
+def read_pictures(content_type: str, body: bytes, settings: Settings) -> list[Part]:
+    """Return the request's pictures in order, at least one; raises RequestError."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        parts = read_multipart(content_type, body, settings)
+    elif kind == "application/json":
+        parts = read_json(body, settings)
+    elif kind.startswith("image/") or kind in ("application/octet-stream", ""):
+        parts = [Part("", body)] if body else []
+    else:
+        raise RequestError(415, "content_type_unsupported", f"A body of type {kind[:80]!r} is not read here. {HOW_TO}")
+    if not parts:
+        raise RequestError(400, "no_picture", f"The request has no picture. {HOW_TO}")
+    return parts
+
+
+def read_multipart(
+    content_type: str, body: bytes, settings: Settings, names: tuple[str, ...] = (PART_NAME,)
+) -> list[Part]:
+    """Return the parts of these names in order; raises RequestError for a broken body, or one over a limit."""
+    parts: list[Part] = []
+    others: set[str] = set()
+    for count, (header, start, end) in enumerate(split_multipart(boundary_of(content_type), body)):
+        if count >= settings.max_parts:
+            raise too_many_parts(settings)
+        name, filename = names_of(header)
+        if name not in names:
+            others.add(name[:40])
+            continue
+        parts.append(Part(filename, body[start:end]))
+        if end - start > settings.max_part_bytes:
+            raise too_big_part(len(parts) - 1, parts[-1].filename, end - start, settings)
+    if not parts and others:
+        sent = ", ".join(repr(name) for name in sorted(others)[:5])
+        raise RequestError(400, "no_picture", f"No part is named {names[0]!r}; the request has {sent}. {HOW_TO}")
+    return parts
+
+
+def split_multipart(boundary: bytes, body: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield (header block, start, end) of each part of a multipart body (RFC 2046, 5.1.1); raises RequestError."""
+    delimiter = b"\r\n--" + boundary
+    at = 0 if body.startswith(delimiter[2:]) else find_delimiter(delimiter, body, 0) + 2
+    if at == 1:
+        raise malformed("its boundary does not occur in the body")
+    index = 0
+    at += len(delimiter) - 2
+    while body[at : at + 2] != b"--":
+        at = body.find(b"\r\n", at)  # skips padding after the boundary, which find_delimiter has checked
+        header_end = body.find(b"\r\n\r\n", at, at + MAX_PART_HEADER) if at >= 0 else -1
+        if header_end < 0:
+            raise malformed(f"part {index} has no end of its header within {MAX_PART_HEADER} bytes")
+        end = find_delimiter(delimiter, body, header_end + 2)
+        if end < 0:
+            raise malformed(f"part {index} breaks off before the closing boundary")
+        yield body[at + 2 : header_end], header_end + 4, max(end, header_end + 4)
+        at = end + len(delimiter)
+        index += 1
+
+
+def first_part(content_type: str, body: bytes) -> str | None:
+    """Return the name of the first part's file from the beginning of a multipart body; None if it has not come yet."""
+    try:
+        boundary = boundary_of(content_type)
+    except RequestError:
+        return ""
+    start = body.find(b"--" + boundary + b"\r\n")
+    end = body.find(b"\r\n\r\n", start) if start >= 0 else -1
+    return names_of(body[start:end])[1] if end >= 0 else None
+
+
+def find_delimiter(delimiter: bytes, body: bytes, start: int) -> int:
+    """Return where the next whole delimiter line begins, or -1: data may hold the boundary followed by other bytes."""
+    at = body.find(delimiter, start)
+    while at >= 0:
+        after = at + len(delimiter)
+        if body[after : after + 2] in (b"\r\n", b"--"):
+            return at
+        line_end = body.find(b"\r\n", after, after + 80)
+        if line_end >= 0 and not body[after:line_end].strip(b" \t"):
+            return at
+        at = body.find(delimiter, after)
+    return -1
+
+
+def boundary_of(content_type: str) -> bytes:
+    """Return the boundary that the header names; raises RequestError."""
+    boundary = parameters_of(content_type).get("boundary", "")
+    if not BOUNDARY.fullmatch(boundary):
+        raise malformed("the Content-Type header has no valid boundary")
+    return boundary.encode("ascii")
+
+
+def names_of(header: bytes) -> tuple[str, str]:
+    """Return a part's field name and file name; the latter is only ever shown back to the client."""
+    disposition = DISPOSITION.search(header.decode("utf-8", "replace"))
+    given = parameters_of(disposition[1]) if disposition else {}
+    encoded = given.get("filename*", "")  # RFC 5987: charset'language'percent-encoded
+    filename = unquote(encoded.rpartition("'")[2]) if encoded else given.get("filename", "")
+    return given.get("name", ""), filename.replace('\\"', '"').replace("%22", '"')[:MAX_FILENAME]
+
+
+def parameters_of(value: str) -> dict[str, str]:
+    """Return the `; key=value` pairs of a header's value."""
+    return {name.lower(): quoted or token for name, quoted, token in PARAMETER.findall(value)}
+
+
+def read_json(body: bytes, settings: Settings) -> list[Part]:
+    """Return the pictures of {"images": ["<base64>" or a data: URL, ...]}; raises RequestError."""
+    try:
+        document: Any = json_body.parse(body, MAX_JSON_VALUES, "Send pictures as multipart parts.")
+    except (ValueError, RecursionError) as error:
+        reason = str(error)[:100] if isinstance(error, json.JSONDecodeError) else "it cannot be decoded"
+        raise RequestError(400, "json_malformed", f"The body is not JSON: {reason}. {HOW_TO}") from error
+    encoded = document.get("images") if isinstance(document, dict) else None
+    if not isinstance(encoded, list):
+        raise RequestError(400, "json_malformed", f"The JSON has no list 'images'. {HOW_TO}")
+    if len(encoded) > settings.max_parts:
+        raise too_many_parts(settings)
+    parts: list[Part] = []
+    bad: list[BadPart] = []
+    for index, text in enumerate(encoded):
+        data = from_base64(text)
+        if data is None:
+            bad.append(BadPart(index, "", "base64_malformed", "Not a string of base64. Encode the file's bytes."))
+        elif len(data) > settings.max_part_bytes:
+            raise too_big_part(index, "", len(data), settings)
+        parts.append(Part("", data or b""))
+    if bad:
+        raise RequestError.of_parts(bad, len(encoded))
+    return parts
+
+
+def from_base64(text: Any) -> bytes | None:
+    """Return the bytes, or None for anything that is not base64; line breaks and a data: URL's head are let pass."""
+    if not isinstance(text, str):
+        return None
+    head = DATA_URL.match(text, 0, 100)
+    try:
+        encoded = text[head.end() if head else 0 :].encode("ascii").translate(None, string.whitespace.encode())
+        return base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
+def malformed(reason: str) -> RequestError:
+    """Say why a multipart body cannot be read."""
+    return RequestError(400, "multipart_malformed", f"The multipart body cannot be read: {reason}.")
+
+
+def too_many_parts(settings: Settings) -> RequestError:
+    """Say how many parts there may be."""
+    return RequestError(413, "too_many_parts", f"More than {settings.max_parts} parts. Send several smaller requests.")
+
+
+def too_big_part(index: int, filename: str, size: int, settings: Settings) -> RequestError:
+    """Say which part is too big, and what the limit is."""
+    message = f"The picture has {size:,} bytes, over the limit of {settings.max_part_bytes:,}. Make it smaller."
+    return RequestError(
+        413, "image_too_many_bytes", message, [BadPart(index, filename, "image_too_many_bytes", message, 413)]
+    )
+
+
+def too_big_body(settings: Settings) -> RequestError:
+    """Say how big a body may be."""
+    limit = settings.max_body_bytes
+    return RequestError(413, "body_too_large", f"The body is over the limit of {limit:,} bytes. Send several requests.")

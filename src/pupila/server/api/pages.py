@@ -1,0 +1,98 @@
+"""The web page's files and the model's card, over HTTP. Knows neither what is in the files nor how they are used.
+
+The files are read once a process. A browser asks each time whether they have changed, and gets 304 if not: so an
+upgraded server is never used by an old page.
+"""
+
+import functools
+import gzip
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from flask import Blueprint, Response, abort, request
+
+from pupila.server.api.card import card_of
+from pupila.server.api.views import json_response, this_room
+
+FOLDER = Path(__file__).parent / "page"
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+)
+"""What the page may do: load its own files, show pictures that it holds itself, and ask this server. Nothing else."""
+HEADERS = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("Content-Security-Policy", POLICY),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cache-Control", "no-cache"),
+)
+"""In place of those that answers of the API carry."""
+
+pages = Blueprint("pages", __name__)
+
+
+@pages.get("/")
+def home() -> Response:
+    """Show the page."""
+    return file_response("index.html")
+
+
+@pages.get("/page/<name>")
+def part(name: str) -> Response:
+    """Send one of the files that the page is made of."""
+    return file_response(name)
+
+
+@pages.get("/card")
+def card() -> Response:
+    """Say what the model knows, how well it does, and what this server takes: what a person should see beside it."""
+    room = this_room()
+    predictor = room.classifier.predictor
+    return json_response(card_of(predictor.manifest, predictor.version, room.settings))
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of the page as it is sent."""
+
+    kind: str
+    plain: bytes
+    packed: bytes
+    """The same as gzip."""
+    tag: str
+    """Begins its ETags: changes with the content."""
+
+
+@functools.cache
+def files() -> dict[str, File]:
+    """Read the page's files, by name. Nothing that is not in this table can be asked for."""
+    found = {}
+    for path in sorted(FOLDER.iterdir()):
+        if path.suffix in TYPES:
+            plain = path.read_bytes()
+            tag = hashlib.sha256(plain).hexdigest()[:16]
+            found[path.name] = File(TYPES[path.suffix], plain, gzip.compress(plain, 9, mtime=0), tag)
+    return found
+
+
+def file_response(name: str) -> Response:
+    """Return one file, packed for those who take it so; 304 for those who have it; 404 if there is none."""
+    file = files().get(name)
+    if file is None:
+        abort(404)
+    packed = request.accept_encodings["gzip"] > 0
+    response = Response(file.packed if packed else file.plain, content_type=file.kind)
+    if packed:
+        response.headers["Content-Encoding"] = "gzip"
+    response.headers["Vary"] = "Accept-Encoding"
+    response.set_etag(f"{file.tag}-gz" if packed else file.tag)
+    request.environ["pupila.headers"] = HEADERS
+    response.make_conditional(request)
+    return response

@@ -1,0 +1,55 @@
+"""The two calls of TorchServe that its clients make: /ping and /predictions/NAME. Knows Flask."""
+
+from typing import Any
+
+from flask import Blueprint, Response, request
+
+from pupila.errors import ImageError
+from pupila.server.api import multipart
+from pupila.server.api.errors import BadPart, RequestError
+from pupila.server.api.kserve_v2 import asked_for
+from pupila.server.api.request_context import IMPATIENT, deadline_of, note_answers, read_body, stages_of
+from pupila.server.api.views import json_response, this_room
+from pupila.server.inference.classifier import Answer
+
+TOP = 5
+"""Classes that TorchServe's image classifier lists."""
+
+torchserve = Blueprint("torchserve", __name__)
+
+
+@torchserve.get("/ping")
+def ping() -> Response:
+    """Say whether the server is healthy, in TorchServe's words."""
+    healthy = this_room().health.status() == "ready"
+    return json_response({"status": "Healthy" if healthy else "Unhealthy"}, 200 if healthy else 503)
+
+
+@torchserve.route("/predictions/<name>", methods=["POST", "PUT"])
+@torchserve.route("/predictions/<name>/<version>", methods=["POST", "PUT"])
+def predictions(name: str, version: str = "") -> Response:
+    """Answer {class: probability} for one picture, as a raw body or the part 'data'; a list for several parts."""
+    asked_for(name, version)
+    room, environ = this_room(), request.environ
+    stages = stages_of(environ, room.ledger)
+    body, kind = read_body(environ, room.settings), environ.get("CONTENT_TYPE", "")
+    if kind.startswith("multipart/"):
+        parts = multipart.read_multipart(kind, body, room.settings, ("data", "file"))
+    else:
+        parts = multipart.read_pictures("image/*", body, room.settings)  # as curl -T sends it, of any type
+    stages.end("parse")
+    work = room.classifier.classify(parts, TOP, False, deadline_of(environ, room.settings), stages)
+    predictor, found = room.classifier.finish(work, IMPATIENT in environ)
+    bad = [BadPart.of(i, parts[i].filename, a) for i, a in enumerate(found) if isinstance(a, ImageError)]
+    if bad:
+        raise RequestError.of_parts(bad, len(parts))
+    note_answers(environ, predictor, found)
+    documents = [scores(answer) for answer in found if isinstance(answer, Answer)]
+    response = json_response(documents[0] if len(documents) == 1 else documents)
+    response.headers["Pupila-Model"] = predictor.version
+    return response
+
+
+def scores(answer: Answer) -> dict[str, Any]:
+    """Return the best classes and their probabilities."""
+    return {choice.category: choice.confidence for choice in answer.prediction.top}

@@ -1,0 +1,1 @@
+"""Hot reload and the history of model versions."""

@@ -1,0 +1,1 @@
+"""Worker processes: supervisor, heartbeat table, CPU plan."""

@@ -1,0 +1,60 @@
+"""What the processes of one server know of each other: a row of shared memory for each worker. Knows no HTTP.
+
+A worker writes its own row; the arbiter and the other workers read it.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from pupila.server.process.shared_table import Table
+
+PID, BEAT, DUE, READY, CONNECTIONS, WAITING, LEAVING, STARTS = range(8)
+
+FRESH = 1.0
+"""Seconds without a sign of life after which a worker does not count as alive."""
+
+
+class Board(Table):
+    """Rows of the columns named above; times are of time.monotonic, which all processes share."""
+
+    def __init__(self, workers: int) -> None:
+        super().__init__(workers, 8)
+
+    def clear(self, slot: int) -> None:
+        """Forget the worker that used this row, but not how many there were."""
+        row = self.row(slot)
+        for column in range(STARTS):
+            row[column] = 0.0
+
+    def living(self) -> "Iterator[tuple[int, memoryview[float]]]":
+        """Yield number and content of the rows of the workers that are ready and have shown a sign of life just now."""
+        now = time.monotonic()
+        for slot in range(self.rows):
+            row = self.row(slot)
+            if row[READY] and now - row[BEAT] < FRESH:
+                yield slot, row
+
+    def ready(self) -> int:
+        """Return how many workers are ready."""
+        return sum(1 for _ in self.living())
+
+    def fewest_connections(self) -> float:
+        """Return the connections of the living worker that has the fewest; infinity if none lives."""
+        return self.least_busy()[0]
+
+    def least_busy(self) -> tuple[float, int]:
+        """Return the connections of the living worker that has the fewest, and its row; infinity if none lives."""
+        return min(((row[CONNECTIONS], slot) for slot, row in self.living()), default=(math.inf, -1))
+
+    def resident_bytes(self) -> dict[int, int]:
+        """Return the memory of each living worker, by row."""
+        found: dict[int, int] = {}
+        for slot in range(self.rows):
+            try:
+                pages = int(Path(f"/proc/{int(self.row(slot)[PID])}/statm").read_text().split()[1])
+            except (OSError, ValueError, IndexError):
+                continue
+            found[slot] = pages * 4096
+        return found

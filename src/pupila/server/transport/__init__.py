@@ -1,0 +1,1 @@
+"""From sockets to requests: parser, connections, event loop, admission control, backpressure, watchdog."""

@@ -1,0 +1,166 @@
+"""One client's connection: bytes in, whole requests out. Knows sockets, but neither threads nor WSGI."""
+
+import contextlib
+import socket
+import threading
+from dataclasses import dataclass, field
+from selectors import EVENT_READ
+
+from pupila.server.transport.parser import HEAD_END, MAX_HEAD, Chunks, Head, ProtocolError, parse_head
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+STRAY_LINES = 2
+"""Empty lines before a request that are let pass: old clients send one after a body (RFC 9112, 2.2)."""
+
+
+@dataclass(slots=True)
+class Request:
+    """A request that has arrived completely."""
+
+    head: Head
+    body: bytes
+    address: str
+    started: float
+    """When its first byte came, on the clock of time.monotonic; its deadline counts from here."""
+    arrived: float
+    """When its last byte came."""
+    deadline: float
+    taken: bool = False
+    """A thread works on it."""
+    claim: threading.Lock = field(default_factory=threading.Lock)
+    """Who takes it answers the request: a thread that is done, or the loop when the deadline has passed."""
+
+
+class Connection:
+    """Reads requests off one socket, one after the other."""
+
+    __slots__ = (
+        "_chunks", "_head", "_searched", "address", "body_bytes", "buffer", "closing", "deadline", "ended",
+        "expires", "fd", "lingers", "max_body", "out", "request", "sock", "started", "watched",
+    )  # fmt: skip
+
+    def __init__(self, sock: socket.socket, address: str, now: float, idle: float, max_body: int) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.address = address
+        self.max_body = max_body
+        self.buffer = bytearray()
+        self.request: Request | None = None
+        """The request in work; the next one is not taken up before it is answered."""
+        self.out = b""
+        """What the socket did not take at once."""
+        self.closing = False
+        """The connection ends once `out` is sent."""
+        self.lingers = False
+        """After that the client may go on sending for a while, which is read and thrown away."""
+        self.ended = False
+        """The client will send nothing more."""
+        self.started = 0.0
+        """When the first byte of the request that is arriving came; 0 between requests."""
+        self.deadline = 0.0
+        self.expires = now + idle
+        self.watched = 0
+        """Events that the loop's selector watches for."""
+        self.body_bytes = 0
+        """Bytes of body that are reserved in the worker's memory for this connection."""
+        self._head: Head | None = None
+        self._chunks: Chunks | None = None
+        self._searched = 0
+
+    def begin(self, now: float, deadline: float) -> None:
+        """Start the clock of the request whose first bytes are in the buffer."""
+        self.started = now
+        self.deadline = now + deadline
+
+    def finish(self, now: float, idle: float) -> None:
+        """Make ready for the next request."""
+        self.started = 0.0
+        self.body_bytes = 0
+        self.expires = now + idle
+        self.request = None
+
+    @property
+    def fresh(self) -> bool:
+        """No byte of a request is here, and none is in work."""
+        return not self.started and self.request is None and not self.buffer
+
+    @property
+    def needs_loop(self) -> bool:
+        """There is more to do than to wait for the next request."""
+        return self.closing or bool(self.out) or bool(self.buffer) or self.ended or self.watched != EVENT_READ
+
+    @property
+    def paused(self) -> bool:
+        """More of the arriving request is here, and left for the next turn."""
+        return self._chunks is not None and self._chunks.paused
+
+    @property
+    def received(self) -> int:
+        """Bytes of the arriving request's body that are here, and of what came with them."""
+        return len(self.buffer) + (len(self._chunks.body) if self._chunks is not None else 0)
+
+    @property
+    def head(self) -> Head | None:
+        """The head of the request that is arriving, once it is there."""
+        return self._head
+
+    def head_arrived(self) -> Head | None:
+        """Return the head of the arriving request once, when it is complete. Raises ProtocolError."""
+        if self._head is not None:
+            return None
+        if not self._searched and self._skip_stray_lines():
+            return None
+        end = self.buffer.find(HEAD_END, max(0, self._searched - 3))
+        if end > MAX_HEAD or (end < 0 and len(self.buffer) >= MAX_HEAD + len(HEAD_END)):
+            raise ProtocolError(431, "head_too_large", f"The request's head is over {MAX_HEAD:,} bytes.")
+        if end < 0:
+            self._searched = len(self.buffer)
+            return None
+        head = parse_head(self.buffer, end + 2)
+        del self.buffer[: end + 4]
+        self._head = head
+        self._chunks = Chunks(self.max_body) if head.chunked else None
+        return head
+
+    def _skip_stray_lines(self) -> bool:
+        """Drop empty lines before a request; return whether only half of one is here."""
+        for _ in range(STRAY_LINES):
+            if self.buffer.startswith(b"\r\n"):
+                del self.buffer[:2]
+        return self.buffer == b"\r"
+
+    def take(self, now: float) -> Request | None:
+        """Return the arriving request if all of its body is here. Raises ProtocolError."""
+        head, chunks = self._head, self._chunks
+        if head is None:
+            return None
+        if chunks is not None:
+            chunks.feed(self.buffer)
+            if not chunks.done:
+                return None
+            body = bytes(chunks.body)
+        else:
+            if len(self.buffer) < head.length:
+                return None
+            body = bytes(self.buffer) if len(self.buffer) == head.length else bytes(self.buffer[: head.length])
+            del self.buffer[: head.length]
+        self._head = self._chunks = None
+        self._searched = 0
+        return Request(head, body, self.address, self.started, now, self.deadline)
+
+    def send(self, data: bytes) -> bool:
+        """Send what the socket takes now, and keep the rest; False if the client is gone."""
+        self.out += data
+        try:
+            while self.out:
+                self.out = self.out[self.sock.send(self.out) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close the socket."""
+        with contextlib.suppress(OSError):
+            self.sock.close()

@@ -1,0 +1,97 @@
+"""The open connections of one worker, and what the selector watches of each. Knows sockets, but not HTTP."""
+
+import contextlib
+import selectors
+import socket
+import time
+
+from pupila.server.process.scoreboard import CONNECTIONS
+from pupila.server.transport.connection import Connection
+
+START = 0.05
+"""Seconds that a client has for the first byte of a request before its connection may have to make room for another."""
+READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+
+
+class Pool:
+    """Used by the loop's thread only."""
+
+    def __init__(self, row: "memoryview[float]", idle: float, max_body: int) -> None:
+        self.row = row
+        self.max_body = max_body
+        self.idle = idle
+        self.selector = selectors.DefaultSelector()
+        self.open: dict[int, Connection] = {}
+
+    def __len__(self) -> int:
+        return len(self.open)
+
+    def __contains__(self, connection: Connection) -> bool:
+        return self.open.get(connection.fd) is connection
+
+    def accept(self, listener: socket.socket) -> bool:
+        """Accept one connection; False if none waits. Raises OSError if there is no room for it in the system."""
+        try:
+            sock, address = listener.accept()
+        except (BlockingIOError, ConnectionError):  # taken by another worker, or gone
+            return False
+        self.add(sock, str(address[0]))
+        return True
+
+    def add(self, sock: socket.socket, address: str) -> None:
+        """Make a client's socket one of the open connections."""
+        sock.setblocking(False)
+        connection = Connection(sock, address, time.monotonic(), self.idle, self.max_body)
+        self.open[connection.fd] = connection
+        self.row[CONNECTIONS] = len(self.open)
+        self.watch(connection, READ)
+
+    def evict(self) -> bool:
+        """Close the connection that has been idle longest; False if none has been for longer than START."""
+        idle = min((c for c in self.open.values() if c.fresh), key=lambda c: c.expires, default=None)
+        if idle is None or idle.expires > time.monotonic() + self.idle - START:
+            return False
+        self.drop(idle)
+        return True
+
+    def settle(self, connection: Connection) -> None:
+        """Bring a connection into the state that it should be in: sending, closing, lingering or reading.
+
+        One whose client has ended is not watched: it could only be told that again.
+        """
+        if connection.out and not connection.send(b""):
+            self.drop(connection)
+        elif connection.out:
+            self.watch(connection, WRITE)
+        elif connection.closing and not connection.lingers:
+            self.drop(connection)
+        elif connection.closing:
+            with contextlib.suppress(OSError):
+                connection.sock.shutdown(socket.SHUT_WR)
+            self.watch(connection, READ)
+        else:
+            self.watch(connection, 0 if connection.ended else READ)
+
+    def watch(self, connection: Connection, events: int) -> None:
+        """Have the selector report these events of a connection, and no others."""
+        if events == connection.watched:
+            return
+        if not connection.watched:
+            self.selector.register(connection.sock, events, connection)
+        elif not events:
+            self.selector.unregister(connection.sock)
+        else:
+            self.selector.modify(connection.sock, events, connection)
+        connection.watched = events
+
+    def drop(self, connection: Connection) -> None:
+        """Close a connection and forget it."""
+        self.watch(connection, 0)
+        if connection in self:  # and not another one that has its number by now
+            del self.open[connection.fd]
+        self.row[CONNECTIONS] = len(self.open)
+        connection.close()
+
+    def body_bytes(self) -> int:
+        """Return the memory that is reserved for bodies."""
+        return sum(connection.body_bytes for connection in self.open.values())

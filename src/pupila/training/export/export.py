@@ -1,0 +1,281 @@
+"""From fitted weights to the model file: graph, parity check, quantisation behind a gate, calibration, golden set.
+
+The file is published by renaming only after it has answered real validation pictures as the training model does.
+"""
+
+import base64
+import contextlib
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from pupila import images
+from pupila.data import Dataset, Splits
+from pupila.errors import TrainingError
+from pupila.evaluation.calibration import fit_temperature
+from pupila.evaluation.drift import answers_of, reference_of
+from pupila.evaluation.evaluate import predict_logits
+from pupila.evaluation.metrics import score
+from pupila.evaluation.unknown import energy, threshold
+from pupila.feedback.corrections import Corrections
+from pupila.manifest import METADATA_KEY, UNSEALED, GoldenPicture, Manifest, sealed
+from pupila.predictor import Predictor
+from pupila.recipe import Recipe
+from pupila.training.export import graph
+from pupila.training.export.quantise import int8
+from pupila.training.loop.class_weights import Balance, balance_for
+from pupila.training.loop.fit import Fitted
+from pupila.training.loop.resnet import enlarged
+from pupila.training.outliers import Outliers
+
+GATE = 0.003
+"""Accuracy that a smaller file may lose; beyond it float32 is kept."""
+JUDGED = 1000
+"""Pictures that the gate looks at, at least, if there are so many: of 100, a single one would decide."""
+PARITY_PICTURES = 256
+PARITY_TOLERANCE = 1e-3
+"""Largest difference of a probability between torch and the float32 file; measured differences are near 1e-5."""
+GOLDEN_PICTURES = 4
+TIMED_CALLS = 50
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One precision of the same network, judged on the validation pictures."""
+
+    precision: str
+    predictor: Predictor
+    model: onnx.ModelProto
+    logits: NDArray[np.float32]
+    accuracy: float
+    """What epochs were chosen by: balanced accuracy where the classes are uneven."""
+    judged: float
+    """The same over the validation pictures and those that the gate looks at besides."""
+    size_bytes: int
+    milliseconds: float
+    """Of one picture on one thread, median."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A published model file."""
+
+    path: Path
+    predictor: Predictor
+    """The file, loaded again and verified."""
+    candidates: tuple[Candidate, ...]
+    parity: float
+    """Largest difference of a probability between the float32 file, from encoded pictures on, and the torch model."""
+
+
+def export(
+    fitted: Fitted,
+    recipe: Recipe,
+    training: Dataset,
+    validation: Dataset,
+    path: Path,
+    *,
+    splits: Splits,
+    origin: str,
+    corrections: Corrections | None = None,
+    outliers: Outliers | None = None,
+) -> Exported:
+    """Write the model file at `path`; prints size, time and accuracy of each precision.
+
+    corrections: those that are in `training`, and outliers, those beside it: the manifest tells of them.
+
+    Raises TrainingError if the file answers validation pictures otherwise than the network does, or the disk is full.
+    """
+    draft = _draft(fitted, recipe, training, validation, splits, origin, path.stem)
+    for name, more in {"feedback": corrections, "outliers": outliers}.items():
+        if more is not None:
+            draft = replace(draft, data={**draft.data, name: more.to_manifest()})
+    state = {name: value.numpy() for name, value in fitted.network.state_dict().items()}
+    full = graph.build(state, training.size, fitted.network_size, flip_average=recipe.flip_average)
+    balance = balance_for(recipe, training)
+    pictures = _gate_pictures(training, validation)
+    judge = partial(_judge, draft=draft, pictures=pictures, validated=len(validation), balance=balance)
+    exact = judge("float32", full)
+    parity = _check_parity(fitted, recipe, exact.predictor, validation)
+    candidates = [exact]
+    if recipe.export == "float16":
+        candidates.append(judge("float16", graph.half_precision(full)))
+    if recipe.export == "int8":
+        quantised = int8(full, _calibration_pictures(training))
+        candidates.append(judge("int8", quantised))
+    chosen = _choose(candidates, len(validation), len(pictures) - len(validation))
+    manifest = replace(_complete(chosen, draft, validation), sha256=UNSEALED)
+    unsealed = graph.with_metadata(chosen.model, {METADATA_KEY: manifest.to_json()}).SerializeToString()
+    _publish(sealed(unsealed), path)
+    _report(candidates, chosen, parity)
+    return Exported(path, Predictor.load(path), tuple(candidates), parity)
+
+
+def _draft(
+    fitted: Fitted, recipe: Recipe, training: Dataset, validation: Dataset, splits: Splits, origin: str, name: str
+) -> Manifest:
+    return Manifest(
+        name=splits.name if name == "model" else name,
+        classes=training.classes,
+        input_size=training.size,
+        network_size=fitted.network_size,
+        precision="float32",
+        weights=origin,
+        recipe={**recipe.to_dict(), "weights": Path(recipe.weights).name},  # a file goes to others, its folders do not
+        framing=splits.framing,
+        data={
+            "source": splits.name,
+            "fingerprint": splits.fingerprint,
+            "train": len(training),
+            "validation": len(validation),
+        },
+        versions=versions(),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Return Python's version and those of the packages that decide what comes out, by name."""
+    packages = ("pupila", "torch", "onnx", "onnxruntime", "numpy", "pillow")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
+
+
+def _gate_pictures(training: Dataset, validation: Dataset) -> Dataset:
+    """Return the validation pictures, and where they are fewer than JUDGED, training pictures from all over the set."""
+    wanted = min(JUDGED - len(validation), len(training))
+    if wanted <= 0:
+        return validation
+    more = training.take(np.linspace(0, len(training) - 1, wanted).astype(np.int64))
+    images = np.concatenate([validation.images, more.images])
+    return Dataset(images, np.concatenate([validation.labels, more.labels]), training.classes)
+
+
+def _judge(
+    precision: str, model: onnx.ModelProto, draft: Manifest, pictures: Dataset, validated: int, balance: Balance
+) -> Candidate:
+    """Let a file answer the gate's pictures, of which the first so many are those of validation."""
+    draft = replace(draft, precision=precision)
+    data = graph.with_metadata(model, {METADATA_KEY: draft.to_json()}).SerializeToString()
+    predictor = Predictor.from_bytes(data)
+    logits = predict_logits(predictor, pictures.images)
+    answered, labels = torch.from_numpy(logits), torch.from_numpy(pictures.labels)
+    accuracy = balance.accuracy(answered[:validated], labels[:validated])
+    judged = balance.accuracy(answered, labels)
+    milliseconds = _milliseconds(lambda: predictor.logits(pictures.images[:1]))
+    return Candidate(precision, predictor, model, logits[:validated], accuracy, judged, len(data), milliseconds)
+
+
+def _milliseconds(call: Callable[[], object]) -> float:
+    times = []
+    for _ in range(TIMED_CALLS):
+        begun = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begun)
+    return 1000 * statistics.median(times)
+
+
+def _check_parity(fitted: Fitted, recipe: Recipe, predictor: Predictor, validation: Dataset) -> float:
+    """Compare the file, from encoded pictures on, with the network in torch; return the largest difference."""
+    pictures = validation.images[:PARITY_PICTURES]
+    decoded = images.stack([images.decode(images.encode_png(picture), validation.size) for picture in pictures])
+    theirs = predictor.probabilities(predictor.logits(decoded))
+    with torch.inference_mode():
+        x = enlarged(torch.from_numpy(pictures), fitted.network_size)
+        logits = fitted.network(x)
+        if recipe.flip_average:
+            logits = (logits + fitted.network(x.flip(3))) / 2
+    ours = logits.softmax(1).numpy()
+    difference = float(np.abs(theirs - ours).max())
+    answers = ours[np.arange(len(ours)), theirs.argmax(axis=1)]
+    if difference > PARITY_TOLERANCE or (ours.max(axis=1) - answers).max() > 2 * PARITY_TOLERANCE:
+        raise TrainingError(
+            f"The exported file differs from the trained network by {difference:.4f} in probability, over the limit of "
+            f"{PARITY_TOLERANCE:g}. The checkpoint is kept; please report this with the run's recipe.json."
+        )
+    return difference
+
+
+def _calibration_pictures(training: Dataset) -> NDArray[np.uint8]:
+    """A spread over the whole training set, whatever its order."""
+    step = max(len(training) // 512, 1)
+    return training.images[::step]
+
+
+def _choose(candidates: list[Candidate], validated: int, besides: int) -> Candidate:
+    """Return the last candidate if it passes the gate, else the first, which is float32."""
+    exact, wanted = candidates[0], candidates[-1]
+    lost = exact.judged - wanted.judged
+    if lost <= GATE:
+        return wanted
+    more = f" and {besides:,} training" if besides else ""
+    print(
+        f"{wanted.precision} loses {100 * lost:.2f} points on {validated:,} validation{more} pictures, over the limit "
+        f"of {100 * GATE:g}: float32 is kept."
+    )
+    return exact
+
+
+def _complete(chosen: Candidate, draft: Manifest, validation: Dataset) -> Manifest:
+    """Add what is fitted or measured on the chosen file's own answers, from the temperature to the golden set."""
+    temperature = fit_temperature(chosen.logits, validation.labels)
+    scores = score(chosen.logits, validation.labels, validation.classes, temperature)
+    limit = threshold(energy(chosen.logits, temperature))
+    return replace(
+        draft,
+        precision=chosen.precision,
+        temperature=temperature,
+        unknown_threshold=limit,
+        reference=reference_of(answers_of(chosen.logits, temperature, limit), validation.classes, "validation"),
+        metrics={"split": "validation", **scores.summary(), "milliseconds": round(chosen.milliseconds, 3)},
+        golden=_golden(chosen.predictor),
+    )
+
+
+def _golden(predictor: Predictor) -> tuple[GoldenPicture, ...]:
+    """Pictures made up for the purpose, so that a model file gives nobody's photo away, and the file's answers."""
+    size = predictor.manifest.input_size
+    draw = np.random.default_rng(7)
+    golden = []
+    for _ in range(GOLDEN_PICTURES):
+        coarse = draw.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        picture = images.resize(coarse, size)
+        logits = predictor.logits(picture[np.newaxis])[0]
+        png = base64.b64encode(images.encode_png(picture)).decode("ascii")
+        golden.append(GoldenPicture(png, tuple(round(float(value), 5) for value in logits)))
+    return tuple(golden)
+
+
+def _publish(data: bytes, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise TrainingError(
+            f"{path}: cannot be written ({error.strerror}). Make room, then go on with --resume."
+        ) from error
+
+
+def _report(candidates: list[Candidate], chosen: Candidate, parity: float) -> None:
+    for candidate in candidates:
+        mark = "*" if candidate is chosen else " "
+        print(
+            f"{mark} {candidate.precision}: {candidate.size_bytes / 1e6:.1f} MB, "
+            f"{candidate.milliseconds:.2f} ms a picture on one thread, valid acc {candidate.accuracy:.4f}"
+        )
+    print(f"parity with the training model: largest probability difference {parity:.1e}")

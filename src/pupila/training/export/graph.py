@@ -1,0 +1,166 @@
+"""ResNet-18 as an ONNX graph, written node by node: what is in the file is what stands here, whatever torch's version.
+
+Batch norm is folded into the convolutions. In: images uint8 [N, H, W, 3]. Out: logits [N, K], features [N, 512],
+cam [N, K, h, w] (Zhou et al., "Learning Deep Features for Discriminative Localization", 2016). Knows nothing of torch.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from pupila.training.loop.resnet import FEATURES, MEAN, STD, WIDTHS
+
+OPSET = 17
+IR_VERSION = 10
+BATCH_NORM_EPSILON = 1e-5  # torch's default
+
+State = Mapping[str, NDArray[Any]]
+HEAD_NODES = ("normalise_scale", "normalise_shift", "enlarge", "mirror", "both", "mean", "cam", "cam_mean", "logits")
+"""Nodes at either end that stay in float32 when the trunk is quantised: they cost next to nothing."""
+
+
+def build(state: State, input_size: int, network_size: int, *, flip_average: bool = False) -> onnx.ModelProto:
+    """Return the graph for a ResNet-18 state dict of float32 arrays under torchvision's names.
+
+    flip_average: each picture goes through the network plain and mirrored, and the two answers are averaged.
+    """
+    graph = _Graph()
+    x = _preprocess(graph, input_size, network_size)
+    if flip_average:
+        x = graph.node("Concat", [x, _mirrored(graph, x, "mirror")], "both", axis=0)
+    x = _convolution(graph, x, state, "conv1", "bn1", stride=2, padding=3)
+    x = graph.node("MaxPool", [graph.node("Relu", [x])], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    for stage in range(1, len(WIDTHS) + 1):
+        for block in range(2):
+            x = _block(graph, x, state, f"layer{stage}.{block}", stride=2 if stage > 1 and block == 0 else 1)
+    _head(graph, x, state, flip_average)
+    return _model(graph, input_size, classes=len(state["fc.bias"]))
+
+
+def with_metadata(model: onnx.ModelProto, metadata: Mapping[str, str]) -> onnx.ModelProto:
+    """Set the file's metadata properties, in place of any that it has."""
+    del model.metadata_props[:]
+    helper.set_model_props(model, dict(metadata))
+    model.producer_name = "pupila"
+    return model
+
+
+def half_precision(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy whose weights are stored as float16 and widened when it is loaded: half the file, same speed."""
+    small = onnx.ModelProto()
+    small.CopyFrom(model)
+    casts = []
+    for tensor in small.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            name = tensor.name
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), f"{name}.half"))
+            casts.append(helper.make_node("Cast", [f"{name}.half"], [name], name=f"widen_{name}", to=TensorProto.FLOAT))
+    nodes = [*casts, *small.graph.node]
+    del small.graph.node[:]
+    small.graph.node.extend(nodes)
+    return small
+
+
+class _Graph:
+    """Nodes and weights in the order they are added."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+
+    def node(self, operator: str, inputs: list[str], name: str = "", output: str = "", **attributes: Any) -> str:
+        name = name or f"{operator.lower()}_{len(self.nodes)}"
+        output = output or f"{name}.out"
+        self.nodes.append(helper.make_node(operator, inputs, [output], name=name, **attributes))
+        return output
+
+    def halves(self, x: str) -> list[str]:
+        """Split along the first axis into two equal parts."""
+        name = f"halves_{len(self.nodes)}"
+        outputs = [f"{name}.first", f"{name}.second"]
+        self.nodes.append(helper.make_node("Split", [x], outputs, name=name, axis=0))
+        return outputs
+
+    def weight(self, name: str, values: NDArray[Any]) -> str:
+        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        return name
+
+
+def _preprocess(graph: _Graph, input_size: int, network_size: int) -> str:
+    """uint8 [N, H, W, 3] -> normalised float32 [N, 3, S, S], as resnet.enlarged does in training."""
+    scale = (1 / (255 * np.asarray(STD))).astype(np.float32).reshape(1, 3, 1, 1)
+    shift = (-np.asarray(MEAN) / np.asarray(STD)).astype(np.float32).reshape(1, 3, 1, 1)
+    x = graph.node("Transpose", ["images"], perm=[0, 3, 1, 2])
+    x = graph.node("Cast", [x], to=TensorProto.FLOAT)
+    x = graph.node("Mul", [x, graph.weight("pixel_scale", scale)], name="normalise_scale")
+    x = graph.node("Add", [x, graph.weight("pixel_shift", shift)], name="normalise_shift")
+    if network_size == input_size:
+        return x
+    factor = np.float32(network_size / input_size)
+    if int(input_size * factor) < network_size:  # ONNX rounds the product down
+        factor = np.nextafter(factor, np.float32(np.inf))
+    factors = graph.weight("enlarge.factors", np.asarray([1, 1, factor, factor], dtype=np.float32))
+    return graph.node(
+        "Resize", [x, "", factors], name="enlarge", mode="linear", coordinate_transformation_mode="half_pixel"
+    )
+
+
+def _convolution(graph: _Graph, x: str, state: State, convolution: str, norm: str, *, stride: int, padding: int) -> str:
+    """A convolution with the batch norm that follows it folded in."""
+    gain = state[f"{norm}.weight"] / np.sqrt(state[f"{norm}.running_var"] + BATCH_NORM_EPSILON)
+    kernel = state[f"{convolution}.weight"] * gain.reshape(-1, 1, 1, 1)
+    bias = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * gain
+    weights = graph.weight(f"{convolution}.weight", kernel.astype(np.float32))
+    biases = graph.weight(f"{convolution}.bias", bias.astype(np.float32))
+    return graph.node(
+        "Conv", [x, weights, biases], name=convolution, kernel_shape=list(kernel.shape[2:]),
+        strides=[stride, stride], pads=[padding] * 4,
+    )  # fmt: skip
+
+
+def _block(graph: _Graph, x: str, state: State, name: str, stride: int) -> str:
+    y = _convolution(graph, x, state, f"{name}.conv1", f"{name}.bn1", stride=stride, padding=1)
+    y = graph.node("Relu", [y])
+    y = _convolution(graph, y, state, f"{name}.conv2", f"{name}.bn2", stride=1, padding=1)
+    if f"{name}.downsample.0.weight" in state:
+        x = _convolution(graph, x, state, f"{name}.downsample.0", f"{name}.downsample.1", stride=stride, padding=0)
+    return graph.node("Relu", [graph.node("Add", [y, x])])
+
+
+def _head(graph: _Graph, x: str, state: State, flip_average: bool) -> None:
+    """The last feature map -> features, logits, and the same head applied at every place of the map."""
+    pooled = graph.node("Flatten", [graph.node("GlobalAveragePool", [x])], output="" if flip_average else "features")
+    if flip_average:
+        graph.node("Mean", graph.halves(pooled), "mean", "features")
+    weights = graph.weight("fc.weight", state["fc.weight"])
+    graph.node("Gemm", ["features", weights, graph.weight("fc.bias", state["fc.bias"])], "logits", "logits", transB=1)
+    shape = graph.weight("cam.shape", np.asarray([len(state["fc.bias"]), FEATURES, 1, 1], dtype=np.int64))
+    kernel = graph.node("Reshape", [weights, shape])
+    cam = graph.node("Conv", [x, kernel], "cam", "" if flip_average else "cam", kernel_shape=[1, 1])
+    if flip_average:
+        plain, mirrored = graph.halves(cam)
+        graph.node("Mean", [plain, _mirrored(graph, mirrored, "cam_mirror")], "cam_mean", "cam")
+
+
+def _mirrored(graph: _Graph, x: str, name: str) -> str:
+    """[N, C, H, W] with its columns in reverse."""
+    values = {"starts": -1, "ends": np.iinfo(np.int64).min, "axes": 3, "steps": -1}
+    slices = [graph.weight(f"{name}.{key}", np.asarray([value], dtype=np.int64)) for key, value in values.items()]
+    return graph.node("Slice", [x, *slices], name)
+
+
+def _model(graph: _Graph, input_size: int, classes: int) -> onnx.ModelProto:
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", input_size, input_size, 3])
+    outputs = [
+        helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", classes]),
+        helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", FEATURES]),
+        helper.make_tensor_value_info("cam", TensorProto.FLOAT, ["N", classes, "h", "w"]),
+    ]
+    body = helper.make_graph(graph.nodes, "resnet18", [images], outputs, graph.weights)
+    model = helper.make_model(body, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    onnx.checker.check_model(model)
+    return model

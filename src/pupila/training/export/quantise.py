@@ -1,0 +1,67 @@
+"""From float32 to int8: static quantisation, calibrated on training pictures, one scale a channel."""
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+
+from pupila.training.export.graph import HEAD_NODES
+
+CALIBRATION_PICTURES = 512
+CALIBRATION_BATCH = 64
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, pictures: NDArray[np.uint8]) -> None:
+        starts = range(0, len(pictures), CALIBRATION_BATCH)
+        self._batches: Iterator[dict[str, NDArray[np.uint8]]] = iter(
+            [{"images": pictures[start : start + CALIBRATION_BATCH]} for start in starts]
+        )
+
+    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+        """Return the next batch, None after the last: the name and the contract are ONNX Runtime's."""
+        return next(self._batches, None)
+
+
+def int8(model: onnx.ModelProto, pictures: NDArray[np.uint8]) -> onnx.ModelProto:
+    """Return a copy whose trunk computes in int8; pictures uint8 [N, H, W, 3] show the range of each activation."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)  # the quantiser moves the weights of the model it is given into files of its own
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "int8.onnx"
+        with _quiet_root_logger():
+            quantize_static(
+                copy,
+                path,
+                _Reader(pictures[:CALIBRATION_PICTURES]),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=CalibrationMethod.MinMax,
+                nodes_to_exclude=list(HEAD_NODES),
+                extra_options={"CalibMovingAverage": True},
+            )
+        return onnx.load(path)
+
+
+class _quiet_root_logger:  # noqa: N801, used as a context like contextlib's own
+    """The quantiser advises a pre-processing step, on the root logger, that this graph has no use for."""
+
+    def __enter__(self) -> None:
+        self._level = logging.getLogger().level
+        logging.getLogger().setLevel(logging.ERROR)
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger().setLevel(self._level)

@@ -1,0 +1,325 @@
+"""The training loop, top to bottom. Knows tensors and a recipe; neither files of pictures nor the model file.
+
+One epoch: augmented batches -> loss -> SGD step -> moving average; then validation, and the best weights are kept.
+Stopped at any instruction, a run goes on from its last checkpoint and ends with the same weights bit for bit (on a CPU
+with the same number of threads; by epochs, not by minutes).
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pupila.data import Dataset
+from pupila.errors import TrainingError
+from pupila.images import Pixels
+from pupila.progress import Progress
+from pupila.recipe import Recipe
+from pupila.training.distributed.process_group import ALONE, Team
+from pupila.training.distributed.remote_checkpoints import Mirror
+from pupila.training.loop.batches import Batch, batch_count, batches, smallest_batch
+from pupila.training.loop.checkpoint import Position, load_checkpoint, momentum_of, restore_momentum, save_checkpoint
+from pupila.training.loop.class_weights import Balance, balance_for, validation_scores
+from pupila.training.loop.device import autocast, keep_memory, pick_device
+from pupila.training.loop.optim import MovingAverage, learning_rate, set_learning_rate, sgd
+from pupila.training.loop.resnet import ResNet18, enlarged
+from pupila.training.outliers import exposed
+
+CHECKPOINT_SECONDS = 60.0
+"""Between two checkpoints: what a killed run loses at most."""
+
+Row = dict[str, Any]
+OnEpoch = Callable[[Sequence[Row]], None]
+"""Called after each epoch with the metrics of all epochs so far."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a run ends with: the network with its best weights, on the CPU, and the size these were validated at."""
+
+    network: ResNet18
+    network_size: int
+    best_epoch: int
+    rows: list[Row]
+    examples_per_second: float
+    stopped: bool = False
+    """True if Ctrl-C ended it before its time."""
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Where and how often the run is saved, and what it must agree with to be resumed."""
+
+    checkpoint: Path
+    seconds: float
+    identity: Mapping[str, Any]
+    mirror: Mirror | None
+
+
+@dataclass
+class _Run:
+    """The moving parts of one run, passed from step to step."""
+
+    recipe: Recipe
+    device: torch.device
+    network: ResNet18
+    optimizer: torch.optim.SGD
+    average: MovingAverage
+    position: Position
+    best: dict[str, Tensor]
+    files: _Files
+    balance: Balance
+    team: Team
+    outliers: Tensor | None
+    forward: nn.Module
+    """The network as it is called in training: with several workers its backward pass averages their gradients."""
+    saved: float
+    """When the last checkpoint was written, on the clock of time.monotonic."""
+
+    def save_if_due(self) -> None:
+        """Write a checkpoint if the last one is old enough: short epochs shall not be spent on writing."""
+        if time.monotonic() - self.saved > self.files.seconds:
+            self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint; of several workers, which are all in the same state, the first does."""
+        if not self.team.leads:
+            return
+        groups = {
+            "network": self.network.state_dict(),
+            "momentum": momentum_of(self.optimizer),
+            "average": self.average.state if self.recipe.ema else {},
+            "best": self.best,
+        }
+        save_checkpoint(self.files.checkpoint, self.position, groups, self.files.identity)
+        if self.files.mirror is not None:
+            self.files.mirror.put(self.files.checkpoint)
+        self.saved = time.monotonic()
+
+
+def fit(
+    recipe: Recipe,
+    network: ResNet18,
+    train: Dataset,
+    validation: Dataset,
+    checkpoint: Path,
+    *,
+    identity: Mapping[str, Any],
+    resume: bool = False,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    on_epoch: OnEpoch = lambda _: None,
+    team: Team = ALONE,
+    mirror: Mirror | None = None,
+    outliers: Pixels | None = None,
+) -> Fitted:
+    """Train until the recipe's epochs or minutes are over, or until Ctrl-C; return the best epoch's weights.
+
+    identity: what a checkpoint must agree with to be resumed. team: the workers that share each batch.
+    mirror: where each checkpoint is copied to, and taken from at resume. outliers: pictures uint8 [M, H, W, 3] of none
+    of the classes, to be answered with doubt.
+    Raises TrainingError if the loss is no longer finite, if the checkpoint cannot be written or belongs to another
+    run, or if stopped before the first epoch was over.
+    """
+    files = _Files(checkpoint, checkpoint_seconds, identity, mirror)
+    team.check(smallest_batch(len(train), recipe.batch_size), len(validation))
+    run = _begin(files, recipe, network, balance_for(recipe, train), resume, team, outliers)
+    pictures, labels = _on_device(train, run.device)
+    steps_per_epoch = batch_count(len(train), recipe.batch_size)
+    try:
+        while (progress := _progress(recipe, run.position, steps_per_epoch)) < 1:
+            size = size_at(recipe, progress)
+            _train_epoch(run, pictures, labels, size, steps_per_epoch)
+            _validate_epoch(run, validation, size)
+            run.save_if_due()
+            on_epoch(run.position.rows)
+        run.save()
+    except KeyboardInterrupt:
+        if run.position.best_epoch < 0:
+            raise TrainingError(
+                "Stopped before the first epoch was over: there is no model yet. Train again."
+            ) from None
+        return replace(_finish(run), stopped=True)
+    return _finish(run)
+
+
+def size_at(recipe: Recipe, progress: float) -> int:
+    """Return the network size at `progress` in 0 to 1 of the run."""
+    end = 0.0
+    for size, share in recipe.progressive:
+        end += share
+        if progress < end - 1e-9:
+            return size
+    return recipe.network_size
+
+
+def validate(network: ResNet18, dataset: Dataset, size: int, recipe: Recipe, batch: int = 250) -> Tensor:
+    """Return logits float32 [N, K] of plain pictures at network size `size`; leaves the network in training mode."""
+    device = next(network.parameters()).device
+    network.eval()
+    with torch.inference_mode(), autocast(recipe, device):
+        pictures = torch.from_numpy(dataset.images)
+        logits = [network(enlarged(part.to(device), size)).float().cpu() for part in torch.split(pictures, batch)]
+    network.train()
+    return torch.cat(logits)
+
+
+def _begin(
+    files: _Files, recipe: Recipe, network: ResNet18, balance: Balance, resume: bool, team: Team,
+    outliers: Pixels | None,
+) -> _Run:  # fmt: skip
+    keep_memory()
+    device = pick_device()
+    network = team.synced(network.to(device, memory_format=torch.channels_last).train())  # type: ignore[call-overload]
+    optimizer = sgd(network, recipe)
+    average = MovingAverage(network, recipe.ema)
+    forward = team.wrapped(network)
+    strange = None if outliers is None else torch.from_numpy(outliers).to(device)
+    run = _Run(
+        recipe, device, network, optimizer, average, Position(), {}, files, balance, team, strange, forward,
+        time.monotonic(),
+    )  # fmt: skip
+    _fetch(files, resume, team)
+    if resume and files.checkpoint.exists():
+        run.position, groups = load_checkpoint(files.checkpoint, files.identity)
+        network.load_state_dict(groups["network"])
+        restore_momentum(optimizer, groups.get("momentum", {}))
+        average.restore(groups.get("average", {}), run.position.steps)
+        run.best = groups.get("best", {})
+    team.agree(run.position.steps, files.identity)
+    return run
+
+
+def _fetch(files: _Files, resume: bool, team: Team) -> None:
+    """Bring the checkpoint here from its mirror, if there is one; refuse another run's."""
+    if files.mirror is None:
+        return
+    with team.first_on_the_machine():
+        if resume and team.local_rank == 0:
+            files.mirror.fetch(files.checkpoint)
+        if not resume and files.mirror.has(files.checkpoint):
+            raise TrainingError("--checkpoints: holds a run already. Go on with --resume, or give another address.")
+
+
+def _on_device(dataset: Dataset, device: torch.device) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(dataset.images).to(device), torch.from_numpy(dataset.labels).to(device)
+
+
+def _progress(recipe: Recipe, position: Position, steps_per_epoch: int) -> float:
+    """Return the share of the run that is over: of its budget in minutes if it has one, else of its epochs."""
+    if recipe.minutes:
+        return position.seconds / (60 * recipe.minutes)
+    return position.steps / (recipe.epochs * steps_per_epoch)
+
+
+def _train_epoch(run: _Run, pictures: Tensor, labels: Tensor, size: int, steps_per_epoch: int) -> None:
+    """Go through the rest of the current epoch; ends early when a budget in minutes is used up."""
+    recipe, position = run.recipe, run.position
+    begun = time.monotonic()
+    label = f"epoch {position.epoch + 1} at {size} px"
+    with Progress(label, steps_per_epoch, hidden=not run.team.leads) as bar:
+        bar.advance(position.batch)
+        for batch in _batches(run, pictures, labels, size):
+            progress = _progress(recipe, position, steps_per_epoch)
+            if progress >= 1:
+                break
+            set_learning_rate(run.optimizer, learning_rate(recipe, progress, position.epoch))
+            loss, correct = _step(run, batch)
+            position.loss_sum += loss * batch.count
+            position.correct += correct
+            position.seen += batch.count
+            position.batch += 1
+            position.steps += 1
+            position.seconds = run.team.firsts(position.seconds + (now := time.monotonic()) - begun)
+            begun = now
+            run.save_if_due()
+            bar.advance()
+
+
+def _batches(run: _Run, pictures: Tensor, labels: Tensor, size: int) -> Iterator[Batch]:
+    """Return the rest of the current epoch."""
+    recipe, team, position = run.recipe, run.team, run.position
+    where: dict[str, Any] = {"size": size, "epoch": position.epoch, "start": position.batch, "team": team}
+    plain = batches(pictures, labels, recipe, balance=run.balance, **where)
+    return plain if run.outliers is None else exposed(plain, run.outliers, recipe, **where)
+
+
+def _step(run: _Run, batch: Batch) -> tuple[float, int]:
+    """One SGD step; returns the mean loss and the number of right answers, of the whole batch."""
+    with autocast(run.recipe, run.device):
+        logits = run.forward(batch.pictures).float()
+    logits, strange = logits.split([len(logits) - batch.outliers, batch.outliers])
+    smoothing = run.recipe.label_smoothing
+    loss = torch.stack([run.balance.loss(logits, to.labels, smoothing) * to.weight for to in batch.targets]).sum()
+    if batch.outliers:  # the cross entropy with all classes equally likely
+        loss = loss - run.recipe.outlier_loss * batch.outlier_weight * strange.log_softmax(1).mean()
+    right = int((logits.argmax(1) == batch.targets[0].labels).sum())
+    value, correct = run.team.sums(loss.item(), right)
+    if not math.isfinite(value):
+        raise TrainingError(
+            f"The loss is {value} in epoch {run.position.epoch + 1}. Lower the learning rate "
+            f"(now {run.recipe.learning_rate:g}), for instance: --set learning_rate={run.recipe.learning_rate / 10:g}"
+        )
+    run.optimizer.zero_grad()
+    (loss * run.team.size).backward()  # type: ignore[no-untyped-call] # gradients are averaged, shares add up
+    run.optimizer.step()
+    run.average.update()
+    return value, int(correct)
+
+
+def _validate_epoch(run: _Run, validation: Dataset, size: int) -> None:
+    """Validate the averaged weights, keep them if they are as good as the best at this size, and begin the next epoch.
+
+    As good: at most one standard error worse. A few hundred pictures do not tell such epochs apart, and of these the
+    latest is the best bet, as its rate was the lowest (after the one-standard-error rule of Breiman et al., 1984).
+    """
+    position, begun = run.position, time.monotonic()
+    logits, labels = _validation_logits(run, validation, size), torch.from_numpy(validation.labels)
+    chosen_by = run.balance.accuracy(logits, labels)
+    if size > position.best_size:
+        position.best, position.best_size = chosen_by, size
+    if chosen_by >= position.best - _standard_error(position.best, len(validation)):
+        position.best, position.best_epoch = max(position.best, chosen_by), position.epoch
+        run.best = {name: value.detach().clone() for name, value in run.average.state.items()}
+    seen = max(position.seen, 1)
+    position.seconds = run.team.firsts(position.seconds + time.monotonic() - begun)
+    row: Row = {
+        "epoch": position.epoch + 1,
+        "network_size": size,
+        "learning_rate": run.optimizer.param_groups[0]["lr"],
+        "train_loss": position.loss_sum / seen,
+        "train_accuracy": position.correct / seen,
+        **validation_scores(logits, labels),
+        "seconds": position.seconds,
+        "pictures": position.seen,
+    }
+    position.rows.append(row)
+    position.epoch, position.batch = position.epoch + 1, 0
+    position.loss_sum, position.correct, position.seen = 0.0, 0, 0
+
+
+def _standard_error(accuracy: float, pictures: int) -> float:
+    return math.sqrt(accuracy * (1 - accuracy) / pictures)
+
+
+def _validation_logits(run: _Run, validation: Dataset, size: int) -> Tensor:
+    judged = run.network
+    if run.recipe.ema:
+        judged = ResNet18(len(validation.classes)).to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        judged.load_state_dict(dict(run.average.state))
+    part = run.team.part(len(validation))
+    mine = Dataset(validation.images[part], validation.labels[part], validation.classes)
+    return run.team.gathered(validate(judged, mine, size, run.recipe), len(validation))
+
+
+def _finish(run: _Run) -> Fitted:
+    position = run.position
+    network = ResNet18(run.network.fc.out_features)
+    network.load_state_dict(run.best)
+    seen = sum(row["pictures"] for row in position.rows)
+    speed = seen / position.seconds if position.seconds else 0.0
+    return Fitted(network.eval(), position.best_size, position.best_epoch, position.rows, speed)
