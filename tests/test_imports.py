@@ -11,7 +11,8 @@ import pupila
 
 ROOT = Path(pupila.__file__).parent
 FLOORS = {
-    "errors": 0, "progress": 0, "recipe": 1, "images": 1, "manifest": 1, "models": 1, "client": 1, "data": 2,
+    "_cpus": 0, "_files": 0, "_names": 0, "errors": 0, "progress": 0,
+    "recipe": 1, "images": 1, "manifest": 1, "models": 1, "client": 1, "data": 2,
     "predictor": 2, "evaluation": 3, "feedback": 3, "training": 4, "server": 4, "batch": 3, "cluster": 5, "cli": 6,
     "__init__": 7, "__main__": 7,
 }  # fmt: skip

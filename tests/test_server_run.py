@@ -18,6 +18,7 @@ import pytest
 import requests
 from server_kit import Running, launch, picture, serving, signal_worker, wait_for_url, wait_until, write_model
 
+from pupila._cpus import usable_cores
 from pupila.errors import SettingsError
 from pupila.predictor import Predictor
 from pupila.server import Settings
@@ -96,13 +97,9 @@ def test_settings_out_of_range_are_refused(values: dict[str, int]) -> None:
         Settings(**values)
 
 
-def test_plan_follows_the_quota_of_the_control_group(tmp_path: Path) -> None:
-    quota = tmp_path / "cpu.max"
-    quota.write_text("50000 100000\n")
-    assert (make_plan(0, quota).workers, make_plan(0, quota).cpus) == (1, 0.5)
-    quota.write_text("max 100000\n")
-    assert make_plan(0, quota).workers == make_plan(0, tmp_path / "none").workers >= 1
-    assert make_plan(7, quota).workers == 7
+def test_plan_is_one_worker_for_each_usable_cpu_unless_a_number_is_given() -> None:
+    assert make_plan().workers == usable_cores()
+    assert make_plan(7).workers == 7
 
 
 def test_serving_loads_no_training_library() -> None:

@@ -4,7 +4,6 @@ A recipe is read from TOML (shipped ones in `recipes/`) and overridden by KEY=VA
 """
 
 import dataclasses
-import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from pupila._names import did_you_mean, unknown_key
 from pupila.errors import RecipeError
 
 CHOICES = {
@@ -142,7 +142,7 @@ class Recipe:
     def from_dict(cls, values: Mapping[str, Any], where: str) -> "Recipe":
         """Check keys and types; `where` begins the error message."""
         fields = {field.name: field for field in dataclasses.fields(cls)}
-        mistakes = [_unknown(key, fields) for key in values if key not in fields]
+        mistakes = [unknown_key(key, fields) for key in values if key not in fields]
         typed: dict[str, Any] = {}
         for key in values.keys() & fields.keys():
             try:
@@ -173,7 +173,7 @@ def shipped() -> list[str]:
 def read_shipped(name: str) -> str:
     """Return the TOML text of a shipped recipe; raises RecipeError with the nearest name."""
     if name not in shipped():
-        raise RecipeError(f"There is no recipe {name!r}.{_nearest(name, shipped())} See them with: pupila recipes")
+        raise RecipeError(f"There is no recipe {name!r}. {did_you_mean(name, shipped())} See them with: pupila recipes")
     return (resources.files("pupila") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
 
 
@@ -212,15 +212,6 @@ def _described(key: str) -> str:
     kind = type(getattr(Recipe(), key))
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     return names.get(kind, "a list of [size, share]")
-
-
-def _unknown(key: str, fields: Iterable[str]) -> str:
-    return f"unknown key {key!r}.{_nearest(key, fields)}"
-
-
-def _nearest(word: str, words: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(words), n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def _bad_choices(recipe: Recipe) -> list[str]:

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
+from pupila._cpus import usable_cores
 from pupila.batch import journal, kaggle, spool, table
 from pupila.batch.answer import Answer
 from pupila.batch.job import About, Job
@@ -15,7 +16,7 @@ from pupila.batch.journal import Journal
 from pupila.batch.publish import publish
 from pupila.batch.sorting import Sorting, carry_out, plan
 from pupila.batch.summary import FAILURES_SHOWN, Summary
-from pupila.batch.workers import Ahead, Model, Workers, cores
+from pupila.batch.workers import Ahead, Model, Workers
 from pupila.errors import DataError
 from pupila.progress import Progress
 
@@ -112,7 +113,7 @@ def _answer(job: Job, about: About, model: Model, crew: Crew) -> int:
         if left <= 0:
             return rows.count
         files = itertools.islice(spool.read_path(job.files), rows.count, None)
-        count = min(cores(), -(-left // CHUNK))
+        count = min(usable_cores(), -(-left // CHUNK))
         with crew(count, model.path, model.version, about.top) as workers, Progress("predicting", left) as bar:
             for done, lines in workers.map(_chunks(os.fsdecode(path) for path, _ in files)):
                 rows.append(lines)

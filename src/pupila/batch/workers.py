@@ -17,17 +17,13 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any
 
+from pupila._cpus import usable_cores
 from pupila.batch.answer import Answer
 from pupila.errors import ModelError
 
 AHEAD = 8
 """Chunks a process under way or waiting to be written: one slow picture does not make the other processes wait."""
 CODE = "import sys; from pupila.batch.worker import serve; serve(sys.argv[1], int(sys.argv[2]))"
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use, which a container can set below the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _DiedError(Exception):
@@ -70,7 +66,7 @@ class Ahead:
         self._idle: list[Worker] = []
 
     def __enter__(self) -> "Ahead":
-        self._idle = [Worker(self._model, self._top) for _ in range(cores())]
+        self._idle = [Worker(self._model, self._top) for _ in range(usable_cores())]
         return self
 
     def __exit__(

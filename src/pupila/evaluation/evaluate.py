@@ -1,6 +1,5 @@
 """Runs a model file over a data set on all cores. Knows Predictor and Dataset; what the logits mean is metrics.py."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pupila._cpus import usable_cores
 from pupila.data import Dataset
 from pupila.errors import DataError
 from pupila.evaluation.logits import Int64
@@ -102,15 +102,10 @@ def _run(predictor: Predictor, call: Callable[[Pictures], T], pictures: Pictures
     """Yield what `call` says of each batch, in order, computed by one thread a core."""
     step = max(1, min(batch, batch * REFERENCE_SIZE**2 // predictor.manifest.network_size**2))
     parts = [pictures[start : start + step] for start in range(0, len(pictures), step)]
-    with ThreadPoolExecutor(_cores()) as pool, Progress("evaluating", len(pictures)) as bar:
+    with ThreadPoolExecutor(usable_cores()) as pool, Progress("evaluating", len(pictures)) as bar:
         for part, result in zip(parts, pool.map(call, parts), strict=True):
             bar.advance(len(part))
             yield result
-
-
-def _cores() -> int:
-    """Return the number of cores that this process may use, which a container can set below the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _named(missing: list[str], foreign: list[str]) -> list[tuple[str, list[str]]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pupila import images
+from pupila._files import sync
 from pupila.errors import DataError, ImageError
 from pupila.feedback.strip import strip
 
@@ -75,10 +76,10 @@ class Folder:
             with os.fdopen(os.open(self.unfinished(*name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
                 file.write(data)
         for name in missing:  # all are written by now, so that the disk can take them together
-            flush(self.unfinished(*name))
+            sync(self.unfinished(*name))
         for name in missing:
             self.unfinished(*name).replace(self.file(*name))
-        flush(self.pictures)  # their names, and also those that a process which was killed has not flushed
+        sync(self.pictures)  # their names, and also those that a process which was killed has not flushed
 
     def delete(self, sha256: str, kind: str) -> None:
         """Delete a picture, whole or unfinished, if it is there."""
@@ -88,12 +89,3 @@ class Folder:
     def files(self) -> set[str]:
         """Return the names of all files, unfinished ones among them."""
         return {entry.name for entry in os.scandir(self.pictures)}
-
-
-def flush(path: Path) -> None:
-    """Return when what was written to a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import torch
 
 from pupila.data import Splits, load_dataset
 from pupila.data.quality.labels import relabelled
@@ -17,6 +16,7 @@ from pupila.errors import TrainingError
 from pupila.predictor import Predictor
 from pupila.recipe import Recipe
 from pupila.training.export.export import versions
+from pupila.training.loop.device import usable_threads
 from pupila.training.record import Record, counts_of, read_record
 from pupila.training.train import train
 
@@ -112,8 +112,8 @@ def _added_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[
 def _differences(then: Mapping[str, str], record: Record) -> list[str]:
     now = versions()
     found = [f"{name} is {now.get(name)} and was {then.get(name)}." for name in now if now[name] != then.get(name)]
-    if record.threads != torch.get_num_threads():
-        found.append(f"Computed with {torch.get_num_threads()} threads, and it was {record.threads}.")
+    if record.threads != usable_threads():
+        found.append(f"Computed with {usable_threads()} threads, and it was {record.threads}.")
     return found
 
 

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
+
+from pupila._files import write_file
 from pupila.data.quality.class_balance import told
 from pupila.errors import TrainingError
 from pupila.evaluation.pages.report import write_report
@@ -19,7 +22,7 @@ from pupila.recipe import Recipe
 from pupila.training.distributed.process_group import ALONE, Team
 from pupila.training.distributed.remote_checkpoints import Mirror
 from pupila.training.export.export import Exported, export
-from pupila.training.loop.device import pick_device
+from pupila.training.loop.device import pick_device, usable_threads
 from pupila.training.loop.fit import CHECKPOINT_SECONDS, Fitted, OnEpoch, Row, fit
 from pupila.training.loop.head import fit_head
 from pupila.training.prepare import Prepared, prepare
@@ -71,6 +74,7 @@ def train(
     """
     refuse_to_overwrite(folder, resume)
     check_installed(log)
+    torch.set_num_threads(usable_threads())
     prepared = prepare(source, recipe, size, labels, feedback, outliers, team)
     record = record_of(source, size, labels, feedback, outliers, prepared.splits)
     splits, start, recipe = prepared.splits, prepared.start, prepared.settled.recipe
@@ -158,11 +162,9 @@ def refuse_to_overwrite(folder: Path, resume: bool) -> None:
 
 def _write(path: Path, text: str) -> None:
     """Write a small file whole or not at all; raises TrainingError if it cannot be written."""
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text + "\n", encoding="utf-8")
-        temporary.replace(path)
+        write_file(path, text + "\n")
     except OSError as error:
         raise TrainingError(
             f"{path}: cannot be written ({error.strerror}). Choose another place with --runs."

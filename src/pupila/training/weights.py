@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pupila._files import replacing
 from pupila.data.sources.download import cache_folder, download
 from pupila.errors import DownloadError, ModelError
 from pupila.models import bundled_backbone
@@ -41,10 +42,12 @@ def starting_network(weights: str, classes: int, seed: int, *, url: str = IMAGEN
 
 def save_trunk(network: ResNet18, path: Path, dtype: torch.dtype = torch.float16) -> None:
     """Write all but the head as safetensors; float16 halves the file at no cost in accuracy after training goes on."""
-    state = {name: value for name, value in network.state_dict().items() if not name.startswith("fc.")}
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file({n: v.to(dtype).contiguous() if v.is_floating_point() else v for n, v in state.items()}, temporary)
-    temporary.replace(path)
+    state = {}
+    for name, value in network.state_dict().items():
+        if not name.startswith("fc."):
+            state[name] = value.to(dtype).contiguous() if value.is_floating_point() else value
+    with replacing(path) as temporary:
+        save_file(state, temporary)
 
 
 def _state(weights: str, url: str) -> tuple[dict[str, Tensor] | None, str]:

@@ -18,6 +18,7 @@ from types import TracebackType
 
 import numpy as np
 
+from pupila._cpus import usable_cores
 from pupila.data.dataset import Pictures
 from pupila.data.decoding import worker
 from pupila.data.decoding.worker import Failed, Sources, decode_into, pack
@@ -42,7 +43,7 @@ def worker_count(pictures: int) -> int:
     """Return how many processes to start: one a core that we may use, or none for few pictures."""
     if pictures <= FEW or not sys.executable:
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     return min(cores, -(-pictures // CHUNK)) if cores > 1 else 0
 
 

@@ -5,7 +5,6 @@ The table is a CSV with the columns path and label. Where it has a column `sugge
 """
 
 import csv
-import difflib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pupila._names import nearest
 from pupila.data.dataset import Dataset, Integers
 from pupila.data.splits import Part, Splits, fingerprint
 from pupila.errors import DataError
@@ -90,8 +90,8 @@ def _check(fixes: list[Fix], places: Mapping[str, tuple[str, int]], splits: Spli
 
 
 def _near(name: str, names: Mapping[str, object] | tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(name, list(names)[:10_000], n=1)
-    return f"'{name}'" + (f" (did you mean '{near[0]}'?)" if near else "")
+    near = nearest(name, names)
+    return f"'{name}'" + (f" (did you mean '{near}'?)" if near else "")
 
 
 def _with_labels(splits: Splits, labels: Mapping[str, Integers], note: str) -> Splits:

@@ -1,11 +1,11 @@
 """A path that the user gave, as entries: a folder, an archive, a table, a parquet file. Knows nothing of classes."""
 
-import difflib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pupila._names import did_you_mean
 from pupila.data.layouts.tables import TABLES
 from pupila.data.sources.archive import read_archive, stem
 from pupila.data.sources.entries import Entry
@@ -46,8 +46,7 @@ def find_source(given: Path) -> Source:
             return _folder(path, path.name, lambda _: True)
         status = path.stat()
     except FileNotFoundError as error:
-        near = difflib.get_close_matches(str(given), NAMES, 1)
-        fix = f"Did you mean '{near[0]}'?" if near else "Check the path."
+        fix = did_you_mean(str(given), NAMES, "Check the path.")
         raise DataError(f"{given}: there is no such file or folder, nor a data set of that name. {fix}") from error
     except OSError as error:
         where = error.filename or given

@@ -1,6 +1,5 @@
 """POST /feedback, and the page and data of /review. Knows Flask; what is kept, and how, the collector knows."""
 
-import difflib
 import ipaddress
 import json
 import logging
@@ -12,6 +11,7 @@ from urllib.parse import parse_qsl
 
 from flask import Blueprint, Response, request
 
+from pupila._names import did_you_mean, nearest
 from pupila.feedback import Kept
 from pupila.server.api.errors import RequestError
 from pupila.server.api.feedback_writer import Collector
@@ -155,8 +155,8 @@ def misfit(document: Any) -> str:
     unknown = sorted(document.keys() - set(FIELDS))
     if not unknown:
         return f"{', '.join(name for name in FIELDS if name not in document)} is missing"
-    near = difflib.get_close_matches(unknown[0], FIELDS, 1)
-    return f"there is no field {unknown[0][:40]!r}" + (f", did you mean {near[0]!r}?" if near else "")
+    near = nearest(unknown[0], FIELDS)
+    return f"there is no field {unknown[0][:40]!r}" + (f", did you mean {near!r}?" if near else "")
 
 
 def invalid(reason: str) -> RequestError:
@@ -167,8 +167,7 @@ def invalid(reason: str) -> RequestError:
 def category_unknown(category: Any, classes: Sequence[str]) -> RequestError:
     """Say that the model has no such class, and which it may have been."""
     text = category if isinstance(category, str) else json.dumps(category)
-    near = difflib.get_close_matches(text[:100], classes, 1)
-    hint = f"Did you mean {near[0]!r}?" if near else "GET /model lists the classes; null means none of them."
+    hint = did_you_mean(text, classes, "GET /model lists the classes; null means none of them.")
     return RequestError(400, "category_unknown", f"The model has no class {text[:40]!r}. {hint}")
 
 

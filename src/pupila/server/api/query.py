@@ -1,10 +1,10 @@
 """What a request's query string may ask for. A typo is answered with the right name rather than ignored."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
+from pupila._names import did_you_mean
 from pupila.server.api.errors import RequestError
 
 ALLOWED: Mapping[str, str] = {
@@ -31,8 +31,7 @@ class Query:
             return DEFAULT
         given = dict(parse_qsl(text, keep_blank_values=True, max_num_fields=20) if text.count("&") < 20 else {"&": ""})
         for name in given.keys() - ALLOWED.keys():
-            near = difflib.get_close_matches(name, ALLOWED, 1, 0.5)
-            hint = f"Did you mean {near[0]!r}?" if near else f"Use {', '.join(map(repr, ALLOWED))}."
+            hint = did_you_mean(name, ALLOWED, f"Use {', '.join(map(repr, ALLOWED))}.", cutoff=0.5)
             raise RequestError(400, "query_invalid", f"Unknown query parameter {name[:40]!r}. {hint}")
         top = given.get("top")
         if top is not None and not (top.isascii() and top.isdigit() and len(top) <= 5 and int(top) > 0):

@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pupila._files import replacing, write_file
 from pupila.errors import ModelError
 
 KEEP = 10
@@ -72,12 +72,12 @@ def remember(model: Path, version: str, name: str, data: bytes) -> Path:
     path = kept(model, version)
     with locked(model):
         if not path.exists():
-            write(path, data)
+            write_file(path, data)
         entries = [entry for entry in read(model) if entry["version"] != version]
         entries.append({"version": version, "name": name, "accepted": time.time()})
         for old in entries[:-KEEP]:
             kept(model, old["version"]).unlink(missing_ok=True)
-        write(folder(model) / "history.json", json.dumps(entries[-KEEP:], indent=1).encode())
+        write_file(folder(model) / "history.json", json.dumps(entries[-KEEP:], indent=1))
     return path
 
 
@@ -111,18 +111,10 @@ def read(model: Path) -> list[dict[str, Any]]:
     return []
 
 
-def write(path: Path, data: bytes) -> None:
-    """Write a file so that nobody ever sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    temporary.replace(path)
-
-
 def put_in_place(source: Path, model: Path) -> None:
     """Copy a file beside the model's, then rename it into its place."""
-    temporary = model.with_name(f".{model.name}.{os.getpid()}")
-    shutil.copyfile(source, temporary)
-    temporary.replace(model)
+    with replacing(model) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from pupila.errors import PupilaError, TrainingError
 from pupila.recipe import Recipe
 from pupila.training.distributed.process_group import joined, restarted
+from pupila.training.loop.device import usable_threads
 from pupila.training.loop.fit import CHECKPOINT_SECONDS
 from pupila.training.prepare import prepare
 from pupila.training.train import assist, refuse_to_overwrite, train
@@ -85,7 +86,7 @@ def train_with_workers(order: Order, workers: int, threads: int | None = None) -
         min_nodes=1, max_nodes=1, nproc_per_node=workers, run_id=uuid.uuid4().hex, rdzv_backend="c10d",
         rdzv_endpoint="localhost:0", max_restarts=RESTARTS, start_method="spawn",
     )  # fmt: skip
-    threads = threads or max(1, torch.get_num_threads() // workers)
+    threads = threads or max(1, usable_threads() // workers)
     try:
         done: dict[int, dict[str, str]] = elastic_launch(config, _work)(order, threads)
     except ChildFailedError as error:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import fsspec  # type: ignore[import-untyped]
 
+from pupila._files import replacing
 from pupila.errors import MissingExtraError, TrainingError
 
 ARROW = ("s3", "gs", "gcs", "hdfs")
@@ -63,9 +64,8 @@ class Mirror:
         if not self._files.exists(self._there(path)):
             return False
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.fetched")
-        self._files.get_file(self._there(path), str(temporary))
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            self._files.get_file(self._there(path), str(temporary))
         return True
 
     def _do(self, done: str, call: Any, path: Path) -> Any:

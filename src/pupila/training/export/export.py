@@ -4,8 +4,6 @@ The file is published by renaming only after it has answered real validation pic
 """
 
 import base64
-import contextlib
-import os
 import platform
 import statistics
 import time
@@ -21,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from pupila import images
+from pupila._files import write_file
 from pupila.data import Dataset, Splits
 from pupila.errors import TrainingError
 from pupila.evaluation.calibration import fit_temperature
@@ -256,16 +255,9 @@ def _golden(predictor: Predictor) -> tuple[GoldenPicture, ...]:
 
 
 def _publish(data: bytes, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_file(path, data)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise TrainingError(
             f"{path}: cannot be written ({error.strerror}). Make room, then go on with --resume."
         ) from error

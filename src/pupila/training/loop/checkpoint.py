@@ -4,10 +4,8 @@ Tensors are weights, optimizer momentum, moving average and the best weights so 
 No pickle. Random state is not stored, since every draw follows from (seed, epoch, batch).
 """
 
-import contextlib
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pupila._files import replacing
 from pupila.errors import TrainingError
 
 
@@ -52,15 +51,10 @@ def save_checkpoint(
     """
     tensors = {f"{group}/{name}": t.contiguous() for group, named in groups.items() for name, t in named.items()}
     header = {"position": json.dumps(dataclasses.asdict(position)), "identity": json.dumps(identity, sort_keys=True)}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(tensors, temporary, header)
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, header)
     except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise TrainingError(
             f"{path}: cannot be written ({error}). Make room on the disk; resume with --resume."
         ) from error

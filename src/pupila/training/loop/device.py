@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from pupila._cpus import usable_cores
 from pupila.recipe import Recipe
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -20,6 +21,11 @@ def keep_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, 2**30)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def usable_threads() -> int:
+    """Return torch's number of threads, but no more than the CPU quota feeds: more would wait for each other."""
+    return min(torch.get_num_threads(), usable_cores())
 
 
 def pick_device() -> torch.device:

@@ -5,7 +5,6 @@ each entry, and a number of seeds. The shipped ones are in `pupila/sweeps/`.
 """
 
 import dataclasses
-import difflib
 import hashlib
 import itertools
 import re
@@ -16,6 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from pupila._names import did_you_mean, unknown_key
 from pupila.errors import RecipeError
 from pupila.recipe import Recipe, load_recipe
 
@@ -86,7 +86,7 @@ def load_definition(name: str | None) -> Definition:
     path = Path(name)
     if path.suffix != ".toml" and name not in shipped_sweeps():
         raise RecipeError(
-            f"There is no sweep {name!r}.{_nearest(name, shipped_sweeps())} "
+            f"There is no sweep {name!r}. {did_you_mean(name, shipped_sweeps())} "
             f"There are: {', '.join(shipped_sweeps())}; or give the path of a .toml file."
         )
     try:
@@ -159,7 +159,7 @@ def _resolved(recipe: Recipe, values: Values) -> Recipe:
 def _check_keys(definition: Definition, overrides: Values) -> None:
     known = {f.name for f in dataclasses.fields(Recipe)} - {"name"}
     given = [*definition.grid, *overrides, *(key for entry in definition.entries for key in entry.values)]
-    wrong = [f"unknown key {key!r}.{_nearest(key, known | SHORT.keys())}" for key in given if key not in known]
+    wrong = [unknown_key(key, known | SHORT.keys()) for key in given if key not in known]
     if "seed" in definition.grid:
         wrong.append("seed is not for the grid. Use --seeds N, and --set seed=S for the first one.")
     wrong += [f"{key} is in the grid and set too. Leave one out." for key in definition.grid if key in overrides]
@@ -196,8 +196,3 @@ def _entry(table: Mapping[str, Any]) -> Entry:
         raise ValueError(f"unknown key {unknown[0]!r} in trials; they have name, recipe, set and reference")
     values = {SHORT.get(key, key): value for key, value in table.get("set", {}).items()}
     return Entry(str(table.get("name", "")), table.get("recipe"), values, table.get("reference", {}))
-
-
-def _nearest(word: str, words: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(words), n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""

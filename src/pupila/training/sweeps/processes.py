@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 
+from pupila._cpus import usable_cores
 from pupila.errors import TrainingError
 from pupila.training.sweeps.trial import Failure, Job, Result, run_job, run_quietly
 
@@ -28,7 +29,7 @@ def in_turn(jobs: Sequence[Job]) -> Iterator[Outcome]:
 
 def at_once(count: int) -> Execute:
     """Return what runs `count` jobs at a time, each in a process with its share of the cores, at least one thread."""
-    threads = max(1, _cores() // count)
+    threads = max(1, usable_cores() // count)
 
     def execute(jobs: Sequence[Job]) -> Iterator[Outcome]:
         context = multiprocessing.get_context("spawn")
@@ -65,8 +66,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
     os._exit(1)
-
-
-def _cores() -> int:
-    """Return the number of cores that this process may use, which a container can set below the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

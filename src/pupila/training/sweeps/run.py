@@ -8,7 +8,6 @@ checkpoints.
 """
 
 import json
-import os
 import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pupila._files import replacing
 from pupila.data import Dataset, load_dataset
 from pupila.data.quality.class_balance import remedy
 from pupila.errors import TrainingError
@@ -141,9 +141,8 @@ def _publish(folder: Path, outcomes: Sequence[Result | Failure], reference: str,
         raise TrainingError(f"{folder}: no trial came to its end; the first: {failures[0].reason}")
     best, rows = best_of(results, judge), rows_of(results, failures)
     model = folder / "model.onnx"
-    temporary = model.with_name(f".{model.name}.{os.getpid()}")
-    shutil.copyfile(best.model, temporary)
-    temporary.replace(model)
+    with replacing(model) as temporary:
+        shutil.copyfile(best.model, temporary)
     summary = SweepSummary(folder, model, best, tuple(rows), tuple(results), tuple(failures), reference, judge)
     (folder / "table.csv").write_text(as_csv(results), encoding="utf-8")
     (folder / "results.json").write_text(json.dumps(summary.to_json(), indent=1), encoding="utf-8")

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from pupila._files import write_file
 from pupila.data import load_dataset
 from pupila.errors import ModelError, TrainingError
 from pupila.evaluation.evaluate import evaluate
@@ -105,9 +105,7 @@ def run_job(job: Job, watch: OnEpoch = lambda _: None) -> Result | Failure:
     if trained.fitted.stopped:
         raise KeyboardInterrupt
     result = _result(job, trained, time.monotonic() - begun)
-    temporary = job.folder / f".{RESULT}.{os.getpid()}"
-    temporary.write_text(json.dumps(dataclasses.asdict(result), indent=1), encoding="utf-8")
-    temporary.replace(job.folder / RESULT)
+    write_file(job.folder / RESULT, json.dumps(dataclasses.asdict(result), indent=1))
     return result
 
 
