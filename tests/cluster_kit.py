@@ -153,7 +153,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def serve_command(model: Path, port: int, address: str, workers: int = 2) -> "subprocess.CompletedProcess[str]":
     """Serve a model on the cluster, by the command, which returns when all replicas have it."""
-    options = ["--port", str(port), "--workers", str(workers), "--deadline", "120", f"--cluster={address}"]
+    options = ["--port", str(port), "--workers", str(workers), "--request-timeout", "120", f"--cluster={address}"]
     command = [sys.executable, "-m", "pupila", "serve", str(model), *options]
     return subprocess.run(command, capture_output=True, text=True, timeout=600)
 

@@ -158,7 +158,7 @@ from pupila.errors import PupilaError
 from pupila.server import Settings, serve
 from pupila.server.api.auth import parse_keys
 values = json.loads(sys.argv[2])
-values.update({name: Path(values[name]) for name in ("access_log", "collect") if name in values})
+values.update({name: Path(values[name]) for name in ("access_log", "feedback_dir") if name in values})
 values["api_keys"] = parse_keys(values.get("api_keys", []))
 try:
     serve(Path(sys.argv[1]), Settings(**values))

@@ -189,4 +189,4 @@ def test_collecting_pictures_is_refused_on_a_cluster(models: tuple[Path, Path], 
     from pupila.cluster.serve import serve_on_cluster
 
     with pytest.raises(SettingsError, match="on one machine"):
-        serve_on_cluster(models[0], Settings(collect=tmp_path))
+        serve_on_cluster(models[0], Settings(feedback_dir=tmp_path))

@@ -138,8 +138,8 @@ def test_dashboard_asks_the_data_source_that_is_provisioned() -> None:
 
 
 def test_everything_waits_longer_than_the_server_drains() -> None:
-    drain = Settings().drain
-    assert float(container()["args"][container()["args"].index("--drain") + 1]) == drain
+    drain = Settings().graceful_timeout
+    assert float(container()["args"][container()["args"].index("--graceful-timeout") + 1]) == drain
     pause = container()["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert pod()["spec"]["terminationGracePeriodSeconds"] >= pause + drain + 5
     assert float(COMPOSE["services"]["pupila"]["stop_grace_period"].removesuffix("s")) >= drain + 5

@@ -47,7 +47,7 @@ class Killed:
     def __init__(self, folder: Path) -> None:
         self.model = write_model(folder / "colours.onnx")
         self.kept = folder / "kept"
-        self.settings = json.dumps({"port": 0, "workers": 2, "collect": str(self.kept)})
+        self.settings = json.dumps({"port": 0, "workers": 2, "feedback_dir": str(self.kept)})
         self.log = folder / "log"
         self.acknowledged: dict[tuple[str, int], str | None] = {}
         self.lock = threading.Lock()

@@ -23,7 +23,7 @@ def shades() -> list[bytes]:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Running]:
-    settings = json.dumps({"port": 0, "workers": 1, "collect": str(tmp_path / "kept")})
+    settings = json.dumps({"port": 0, "workers": 1, "feedback_dir": str(tmp_path / "kept")})
     with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log", settings) as running:
         running.predict(*shades())
         limit = time.monotonic() + 30
@@ -117,7 +117,12 @@ def test_a_server_that_keeps_nothing_says_so(browser: Any, tmp_path: Path) -> No
 
 def test_a_key_is_asked_for_and_used(browser: Any, tmp_path: Path) -> None:
     secret, key = new_key("me")
-    settings = {"port": 0, "workers": 1, "collect": str(tmp_path / "kept"), "api_keys": [f"{key.name}:{key.digest}"]}
+    settings = {
+        "port": 0,
+        "workers": 1,
+        "feedback_dir": str(tmp_path / "kept"),
+        "api_keys": [f"{key.name}:{key.digest}"],
+    }
     with (
         serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log", json.dumps(settings)) as running,
         opened(browser, running.url, "/review", troubled=True) as page,

@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Running]:
-    settings = json.dumps({"port": 0, "workers": 2, "collect": str(folder / "kept")})
+    settings = json.dumps({"port": 0, "workers": 2, "feedback_dir": str(folder / "kept")})
     with serving(write_model(folder / "colours.onnx"), folder / "log", settings) as running:
         yield running
         assert "Traceback" not in running.log.read_text()
@@ -182,7 +182,7 @@ def test_folder_is_the_owners_alone(server: Running, folder: Path) -> None:
 
 
 def test_worker_that_drains_writes_what_it_has_answered(tmp_path: Path) -> None:
-    settings = json.dumps({"port": 0, "workers": 1, "collect": str(tmp_path / "kept")})
+    settings = json.dumps({"port": 0, "workers": 1, "feedback_dir": str(tmp_path / "kept")})
     with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log", settings) as server:
         server.predict(*[picture("red", size=(30 + side, 31)) for side in range(40)])
     assert Store(tmp_path / "kept").counts().pictures == 40
@@ -190,7 +190,7 @@ def test_worker_that_drains_writes_what_it_has_answered(tmp_path: Path) -> None:
 
 def test_new_worker_deletes_what_a_killed_one_has_left(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
-    settings = json.dumps({"port": 0, "workers": 1, "collect": str(kept)})
+    settings = json.dumps({"port": 0, "workers": 1, "feedback_dir": str(kept)})
     with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log", settings) as server:
         request_id = server.predict(picture("red")).headers["X-Request-Id"]
         assert feedback(server, request_id, 0, "red").status_code == 200
@@ -237,7 +237,7 @@ def check_headers(status: int, headers: list[tuple[str, str]]) -> None:
 
 
 def test_key_is_needed_for_feedback_and_pictures_but_not_for_the_page(tmp_path: Path) -> None:
-    settings = Settings(collect=tmp_path / "kept", api_keys=(Key("me", digest_of("secret")),), host="0.0.0.0")  # noqa: S104
+    settings = Settings(feedback_dir=tmp_path / "kept", api_keys=(Key("me", digest_of("secret")),), host="0.0.0.0")  # noqa: S104
     client = create_app(Predictor.load(write_model(tmp_path / "colours.onnx")), settings).test_client()
     assert client.post("/feedback", json={}).status_code == 401
     assert client.get("/review/pictures").status_code == 401
@@ -248,10 +248,10 @@ def test_key_is_needed_for_feedback_and_pictures_but_not_for_the_page(tmp_path: 
 
 def test_without_keys_pictures_are_shown_on_this_machine_only(tmp_path: Path) -> None:
     predictor = Predictor.load(write_model(tmp_path / "colours.onnx"))
-    client = create_app(predictor, Settings(collect=tmp_path / "kept", host="0.0.0.0")).test_client()  # noqa: S104
+    client = create_app(predictor, Settings(feedback_dir=tmp_path / "kept", host="0.0.0.0")).test_client()  # noqa: S104
     answer = client.get("/review/pictures")
     assert (answer.status_code, answer.get_json()["error"]["code"]) == (403, "review_closed")
-    here = create_app(predictor, Settings(collect=tmp_path / "kept")).test_client()
+    here = create_app(predictor, Settings(feedback_dir=tmp_path / "kept")).test_client()
     assert here.get("/review/pictures", headers={"Host": "localhost:3000"}).status_code == 200
     assert here.get("/review/pictures", headers={"Host": "rebound.example:3000"}).status_code == 403
     assert may_review(Settings(api_keys=(Key("me", "0" * 64),), host="0.0.0.0"), "example.org")  # noqa: S104
@@ -278,15 +278,15 @@ def test_server_that_keeps_nothing_says_so(tmp_path: Path) -> None:
     client = create_app(Predictor.load(write_model(tmp_path / "colours.onnx"))).test_client()
     for answer in (client.post("/feedback", json={}), client.get("/review/pictures")):
         assert (answer.status_code, answer.get_json()["error"]["code"]) == (404, "feedback_off")
-    assert "--collect" in answer.get_json()["error"]["message"]
+    assert "--feedback-dir" in answer.get_json()["error"]["message"]
 
 
 def test_folder_that_cannot_be_used_is_an_error_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
     model = write_model(tmp_path / "colours.onnx")
-    settings = json.dumps({"port": 0, "workers": 1, "collect": str(tmp_path)})
+    settings = json.dumps({"port": 0, "workers": 1, "feedback_dir": str(tmp_path)})
     with (
-        pytest.raises(AssertionError, match=r"SettingsError: --collect: .* holds other files"),
+        pytest.raises(AssertionError, match=r"SettingsError: --feedback-dir: .* holds other files"),
         serving(model, tmp_path.parent / "log", settings),
     ):
         pass
@@ -294,7 +294,7 @@ def test_folder_that_cannot_be_used_is_an_error_at_the_start(tmp_path: Path) -> 
 
 def test_disk_that_takes_nothing_costs_pictures_and_no_answers(tmp_path: Path) -> None:
     """Who may write anywhere, as root may, cannot be refused: so the database itself refuses."""
-    settings = json.dumps({"port": 0, "workers": 1, "collect": str(tmp_path / "kept")})
+    settings = json.dumps({"port": 0, "workers": 1, "feedback_dir": str(tmp_path / "kept")})
     with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log", settings) as server:
         with contextlib.closing(sqlite3.connect(tmp_path / "kept" / "feedback.sqlite")) as database:
             full = "CREATE TRIGGER full BEFORE INSERT ON answers BEGIN SELECT RAISE(ABORT, 'disk full'); END"
@@ -341,7 +341,7 @@ def red(folder: Path) -> tuple[Part, Answer]:
 
 
 def test_feedback_waits_for_a_picture_that_is_being_written_even_if_nothing_else_waits(tmp_path: Path) -> None:
-    collector = Collector(Settings(collect=tmp_path / "kept"))
+    collector = Collector(Settings(feedback_dir=tmp_path / "kept"))
     collector._writer = Slow(tmp_path / "kept")
     part, answer = red(tmp_path)
     collector.offer("r", [part], [answer], "m1")
@@ -356,7 +356,7 @@ def test_feedback_waits_for_a_picture_that_is_being_written_even_if_nothing_else
 def test_queue_is_bounded_and_what_does_not_fit_is_not_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     table = new_table(1)
     table.row(0)[DROPPED] = 5  # by a worker that was killed, and of which this one does not know
-    collector = Collector(Settings(collect=tmp_path / "kept"), table)
+    collector = Collector(Settings(feedback_dir=tmp_path / "kept"), table)
     collector._writer = slow = Slow(tmp_path / "kept")
     slow.delay = 0.02
     part, answer = red(tmp_path)
@@ -373,7 +373,7 @@ def test_queue_is_bounded_and_what_does_not_fit_is_not_kept(tmp_path: Path, capl
 def test_what_comes_while_a_worker_ends_is_counted_and_blamed_on_no_disk(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    collector = Collector(Settings(collect=tmp_path / "kept"))
+    collector = Collector(Settings(feedback_dir=tmp_path / "kept"))
     part, answer = red(tmp_path)
     collector.close()
     collector.offer("late", [part], [answer], "m1")

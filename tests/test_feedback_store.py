@@ -219,7 +219,7 @@ def test_folder_with_other_files_is_refused(tmp_path: Path) -> None:
 
 
 def test_folder_without_a_store_is_refused_where_none_is_to_be_made(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="pupila serve --collect"):
+    with pytest.raises(DataError, match="pupila serve --feedback-dir"):
         Store(tmp_path)
     assert list(tmp_path.iterdir()) == []
 

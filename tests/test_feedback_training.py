@@ -85,7 +85,7 @@ def test_folder_without_corrections_is_an_error_that_names_the_page(tmp_path: Pa
     kept(tmp_path / "kept", [])
     with pytest.raises(DataError, match="/review"):
         read_corrections(tmp_path / "kept", CLASSES, 32, [])
-    with pytest.raises(DataError, match="--collect"):
+    with pytest.raises(DataError, match="--feedback-dir"):
         read_corrections(tmp_path / "nothing", CLASSES, 32, [])
 
 

@@ -402,7 +402,7 @@ def test_a_picture_that_takes_too_long_to_arrive_is_sent_as_a_smaller_copy(
 ) -> None:
     file = tmp_path / "large.bmp"
     file.write_bytes(picture("green", "BMP", (600, 500)))
-    with visiting(browser, model, tmp_path, {"deadline": 3}, troubled=True) as (_, page):
+    with visiting(browser, model, tmp_path, {"request_timeout": 3}, troubled=True) as (_, page):
         page.locator(".model-name").wait_for()
         slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 180_000}
         page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", slow)
@@ -456,7 +456,7 @@ def test_without_a_key_pictures_wait_until_there_is_one(
 def test_feedback_is_given_and_seen_in_review(
     browser: Any, model: Path, tmp_path: Path, pictures: dict[str, Path]
 ) -> None:
-    settings = {"collect": str(tmp_path / "kept")}
+    settings = {"feedback_dir": str(tmp_path / "kept")}
     with visiting(browser, model, tmp_path, settings) as (_, page):
         page.locator("#privacy", has_text="It keeps them").wait_for()
         choose(page, [pictures["red"], pictures["green"], pictures["blue"]])
@@ -485,7 +485,7 @@ def test_feedback_is_given_and_seen_in_review(
 def test_feedback_that_fails_says_why_in_the_readers_language(
     browser: Any, model: Path, tmp_path: Path, pictures: dict[str, Path]
 ) -> None:
-    settings = json.dumps({"port": 0, "workers": 1, "collect": str(tmp_path / "kept")})
+    settings = json.dumps({"port": 0, "workers": 1, "feedback_dir": str(tmp_path / "kept")})
     with (
         serving(model, tmp_path / "log", settings) as running,
         opened(browser, running.url, troubled=True, locale="pt-BR") as page,
@@ -507,7 +507,7 @@ def test_new_model_takes_no_correction_out_of_a_persons_hands(
     browser: Any, tmp_path: Path, pictures: dict[str, Path]
 ) -> None:
     model = write_model(tmp_path / "colours.onnx")
-    with visiting(browser, model, tmp_path, {"collect": str(tmp_path / "kept")}) as (running, page):
+    with visiting(browser, model, tmp_path, {"feedback_dir": str(tmp_path / "kept")}) as (running, page):
         choose(page, [pictures["red"], pictures["green"], pictures["blue"]])
         settle(page, 3)
         boxes = page.locator(".feedback")

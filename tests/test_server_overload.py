@@ -31,7 +31,7 @@ class Slow(Predictor):
         time.sleep(float(sys.argv[3]) * len(pictures))
         return super().logits(pictures)
 
-serve(Path(sys.argv[1]), Settings(port=0, workers=1, deadline=3.0, max_waiting=int(sys.argv[2])), Slow.load)
+serve(Path(sys.argv[1]), Settings(port=0, workers=1, request_timeout=3.0, max_waiting=int(sys.argv[2])), Slow.load)
 """
 
 

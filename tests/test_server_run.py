@@ -41,7 +41,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def server(model: Path, tmp_path: Path) -> Iterator[Running]:
-    with serving(model, tmp_path / "log", json.dumps({"port": 0, "workers": 2, "deadline": DEADLINE})) as running:
+    with serving(
+        model, tmp_path / "log", json.dumps({"port": 0, "workers": 2, "request_timeout": DEADLINE})
+    ) as running:
         wait_until(lambda: running.get("/readyz").json()["workers"] == 2)
         yield running
 
@@ -91,7 +93,7 @@ def test_model_that_fails_its_golden_set_does_not_serve(tmp_path: Path) -> None:
     assert "golden set differently" in failure(path, tmp_path / "log", '{"port": 0}')
 
 
-@pytest.mark.parametrize("values", [{"port": 70_000}, {"port": -1}, {"deadline": 0}, {"max_parts": -5}])
+@pytest.mark.parametrize("values", [{"port": 70_000}, {"port": -1}, {"request_timeout": 0}, {"max_parts": -5}])
 def test_settings_out_of_range_are_refused(values: dict[str, int]) -> None:
     with pytest.raises(SettingsError, match=next(iter(values))):
         Settings(**values)
@@ -260,7 +262,7 @@ def test_slow_uploads_do_not_keep_others_waiting_and_end_at_the_deadline(server:
 
 def test_idle_connections_are_closed_and_requests_in_a_row_share_one(model: Path, tmp_path: Path) -> None:
     with (
-        serving(model, tmp_path / "log", '{"port": 0, "workers": 1, "idle": 0.5}') as server,
+        serving(model, tmp_path / "log", '{"port": 0, "workers": 1, "keepalive_timeout": 0.5}') as server,
         socket.create_connection(("127.0.0.1", server.port), 9) as sock,
     ):
         for _ in range(3):
@@ -272,7 +274,7 @@ def test_idle_connections_are_closed_and_requests_in_a_row_share_one(model: Path
 
 
 def test_server_answers_with_more_connections_than_it_keeps(model: Path, tmp_path: Path) -> None:
-    with serving(model, tmp_path / "log", '{"port": 0, "workers": 1, "connections": 10}') as server:
+    with serving(model, tmp_path / "log", '{"port": 0, "workers": 1, "max_connections": 10}') as server:
         idle = [socket.create_connection(("127.0.0.1", server.port), 9) for _ in range(40)]
         assert answers(server)
         [sock.close() for sock in idle]
@@ -330,7 +332,7 @@ class Sticky(Predictor):
             time.sleep(60)
         return super().logits(pictures)
 
-serve(Path(sys.argv[1]), Settings(port=0, workers=1, deadline=4.0), Sticky.load)
+serve(Path(sys.argv[1]), Settings(port=0, workers=1, request_timeout=4.0), Sticky.load)
 """
 
 

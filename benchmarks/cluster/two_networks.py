@@ -158,7 +158,7 @@ def sweep(photos: Path, folder: Path) -> None:
 
 def serve(photos: Path, folder: Path) -> None:
     """Serve on both nodes, ask them without a pause, kill the second meanwhile, and start it again."""
-    settings = ["--host", "0.0.0.0", "--port", "3000", "--workers", "2", "--deadline", "300"]  # noqa: S104 - in there
+    settings = ["--host", "0.0.0.0", "--port", "3000", "--workers", "2", "--request-timeout", "300"]  # noqa: S104 - in there
     inside(0, [*pupila("serve", bundled_model(), *settings), CLUSTER])
     photo = sorted(photos.rglob("*.jpg"))[0]
     urls = [f"http://{address}:3000" for address in ADDRESSES]

@@ -3,7 +3,7 @@
     python benchmarks/training/feedback.py cifar10-jpeg.tar.xz
     python benchmarks/training/feedback.py cifar10-jpeg.tar.xz --look sepia --category ship
 
-1. Train, and serve the model with --collect: real commands, a real server.
+1. Train, and serve the model with --feedback-dir: real commands, a real server.
 2. Send it pictures of one class in a new look (as a thermal camera, say, would show them) until 100 answers were wrong,
    and correct these 100 by POST /feedback. The pictures are made of the training split.
 3. Train again with the same command and --feedback.
@@ -83,7 +83,7 @@ def main() -> None:
         with serving(before, kept) as url:
             sent = plant(url, look, splits.train, options)
         print(f"{sent} pictures sent, {options.corrections} wrong answers corrected", flush=True)
-        after = train(options, folder, "after", "--feedback", str(kept))
+        after = train(options, folder, "after", "--feedback-dir", str(kept))
         report(before, after, look, splits.test, options.category)
 
 
@@ -103,8 +103,8 @@ def train(options: argparse.Namespace, folder: Path, name: str, *more: str) -> P
 
 @contextlib.contextmanager
 def serving(model: Path, kept: Path) -> Iterator[str]:
-    """Run `pupila serve --collect` until the block ends; yield its address."""
-    command = [*PUPILA, "serve", str(model), "--port", "0", "--workers", "1", "--collect", str(kept)]
+    """Run `pupila serve --feedback-dir` until the block ends; yield its address."""
+    command = [*PUPILA, "serve", str(model), "--port", "0", "--workers", "1", "--feedback-dir", str(kept)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

@@ -10,7 +10,7 @@ from pupila.cli.group import json_option
 
 @click.group()
 def feedback() -> None:
-    """The pictures that a server keeps with --collect: count them, delete them."""
+    """The pictures that a server keeps with --feedback-dir: count them, delete them."""
 
 
 @feedback.command("show")

@@ -36,6 +36,19 @@ class PupilaGroup(click.Group):
             sys.exit(130)
 
 
+class RenamedOption(click.Option):
+    """An option that is still found under its earlier names; help shows the first name only."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return the option's row in the help."""
+        names = self.opts
+        self.opts = names[:1]
+        try:
+            return super().get_help_record(ctx)
+        finally:
+            self.opts = names
+
+
 def json_option(command: Command) -> Command:
     """The one --json flag."""
     return click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")(command)

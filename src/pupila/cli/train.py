@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from pupila.cli.group import cluster_option
+from pupila.cli.group import RenamedOption, cluster_option
 
 
 @click.command()
@@ -30,7 +30,12 @@ from pupila.cli.group import cluster_option
     "--log", type=click.Choice(["tensorboard", "mlflow"]), help="Where else each epoch's metrics are written."
 )
 @click.option(
-    "--feedback", type=click.Path(path_type=Path), help="Folder of a server's --collect: adds its corrected pictures."
+    "--feedback-dir",
+    "--feedback",
+    "feedback",
+    cls=RenamedOption,
+    type=click.Path(path_type=Path),
+    help="Folder of a server's --feedback-dir: adds its corrected pictures.",
 )
 @click.option(
     "--outliers", type=click.Path(path_type=Path), help="Folder or archive of pictures of none of the classes."

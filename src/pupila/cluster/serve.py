@@ -67,7 +67,7 @@ class Door:
     async def __call__(self, request: Request) -> Response:
         """Answer one request."""
         try:
-            async with asyncio.timeout(self._settings.deadline):
+            async with asyncio.timeout(self._settings.request_timeout):
                 return response(await self._ask(await read(request, self._settings.max_body_bytes)))
         except TimeoutError:
             message = "The answer was not ready by the request's deadline."
@@ -102,13 +102,13 @@ def application(model: Path, settings: Settings, replicas: int, cores: int) -> s
             "max_replicas": replicas,
             "target_ongoing_requests": TARGET,
         },
-        graceful_shutdown_timeout_s=settings.drain,
+        graceful_shutdown_timeout_s=settings.graceful_timeout,
         ray_actor_options={"num_cpus": 1},
     )(Model)
     door = serve.deployment(
         num_replicas=2,
-        max_ongoing_requests=settings.connections,
-        graceful_shutdown_timeout_s=settings.drain,
+        max_ongoing_requests=settings.max_connections,
+        graceful_shutdown_timeout_s=settings.graceful_timeout,
         ray_actor_options={"num_cpus": 0},
     )(Door)
     made: serve.Application = door.bind(held.bind(str(model.resolve()), version, settings), settings)
@@ -127,8 +127,8 @@ def serve_on_cluster(model: Path, settings: Settings, address: str = HERE) -> st
     Returns when every replica has the model; they go on serving. Raises SettingsError, also where Ray Serve runs with
     another host or port, or ModelError if it cannot be loaded: then the replicas before it go on.
     """
-    if settings.collect is not None:
-        raise SettingsError("--collect keeps pictures on one machine. Leave it out on a cluster.")
+    if settings.feedback_dir is not None:
+        raise SettingsError("--feedback-dir keeps pictures on one machine. Leave it out on a cluster.")
     with connected(address, start=False):
         made = application(model, settings, settings.workers or cpus(), cpus())
         logging.getLogger("ray.serve").setLevel(logging.ERROR)

@@ -30,7 +30,9 @@ class Store:
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
         if not create and not (path / DATABASE).exists():
-            raise DataError(f"{path}: holds no collected pictures. Collect some with: pupila serve --collect {path}")
+            raise DataError(
+                f"{path}: holds no collected pictures. Collect some with: pupila serve --feedback-dir {path}"
+            )
         self.folder = Folder(path)
         if create:
             self.folder.prepare()

@@ -49,7 +49,7 @@ def create_app(
     settings = settings or Settings()
     ledger = ledger or Ledger(Telemetry(), settings.access_log)
     guard = guard or (Guard(settings.api_keys) if settings.api_keys else None)
-    if collector is None and settings.collect is not None:
+    if collector is None and settings.feedback_dir is not None:
         collector = Collector(settings)
     app = Flask("pupila.server", static_folder=None, template_folder=None)
     classifier = Classifier(predictor, settings, ledger.telemetry.batch)

@@ -20,13 +20,13 @@ class Settings:
     """Port to listen on; 0 takes a free one, which is printed."""
     workers: int = 0
     """Worker processes; 0 means one per CPU that this process may use."""
-    deadline: float = 10.0
+    request_timeout: float = 10.0
     """Seconds from a request's first byte to its answer: upload, decoding, waiting and computation together."""
-    idle: float = 60.0
+    keepalive_timeout: float = 60.0
     """Seconds that a connection may stay open without a request."""
-    drain: float = 30.0
+    graceful_timeout: float = 30.0
     """Seconds that accepted requests have to finish after SIGTERM."""
-    connections: int = 1024
+    max_connections: int = 1024
     """Open connections a worker; further ones wait in the kernel's queue."""
     max_waiting: int = 256
     """Pictures that may wait for their computation in one worker; further requests are told when to come back."""
@@ -49,9 +49,9 @@ class Settings:
     """File that gets one line of JSON for every answer."""
     traces: str | None = None
     """URL of a collector to send OpenTelemetry traces to, as http://127.0.0.1:4318; OTEL_* variables work, too."""
-    collect: Path | None = None
+    feedback_dir: Path | None = None
     """Folder in which the pictures that /predict answers are kept, to be corrected; none keeps nothing."""
-    collect_max_bytes: int = 1024 * MEBIBYTE
+    feedback_max_bytes: int = 1024 * MEBIBYTE
     """Bytes in that folder; beyond, the oldest pictures that nobody has corrected are deleted."""
 
     def __post_init__(self) -> None:

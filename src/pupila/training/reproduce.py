@@ -101,7 +101,7 @@ def _recipe_differences(recipe: Recipe, then: Mapping[str, Any]) -> list[str]:
 
 def _added_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Say which pictures beside the data set's own are others than they were, going by the two model files."""
-    given = {"feedback": "corrected pictures (--feedback)", "outliers": "outliers (--outliers)"}
+    given = {"feedback": "corrected pictures (--feedback-dir)", "outliers": "outliers (--outliers)"}
     return [
         f"The {what} are others: {now[name]['pictures']:,} now, and they were {then[name]['pictures']:,}."
         for name, what in given.items()

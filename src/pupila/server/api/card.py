@@ -22,12 +22,12 @@ def card_of(manifest: Manifest, version: str, settings: Settings) -> dict[str, A
         "split": metrics.get("split"),
         "calibration_error": metrics.get("ece"),
         "knows_unknown": manifest.unknown_threshold is not None,
-        "feedback": settings.collect is not None,
+        "feedback": settings.feedback_dir is not None,
         "limits": {
             "max_parts": settings.max_parts,
             "max_part_bytes": settings.max_part_bytes,
             "max_body_bytes": settings.max_body_bytes,
             "max_pixels": settings.max_pixels,
-            "deadline": settings.deadline,
+            "deadline": settings.request_timeout,
         },
     }

@@ -91,7 +91,7 @@ def collecting() -> Collector:
     """Return the collector; raises RequestError where nothing is kept."""
     collector = this_room().collector
     if collector is None:
-        message = "This server keeps no pictures, so that it takes no feedback. Start it with --collect FOLDER."
+        message = "This server keeps no pictures, so that it takes no feedback. Start it with --feedback-dir FOLDER."
         raise RequestError(404, "feedback_off", message)
     return collector
 

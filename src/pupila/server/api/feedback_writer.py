@@ -41,14 +41,14 @@ def new_table(workers: int) -> Table:
 
 def prepare(settings: Settings) -> None:
     """Make the folder and clear up what a server that was killed has left; raises SettingsError."""
-    if settings.collect is None:
+    if settings.feedback_dir is None:
         return
     try:
-        store = Store(settings.collect, create=True)
+        store = Store(settings.feedback_dir, create=True)
         clear_up(store)
         store.close()
     except DataError as error:
-        raise SettingsError(f"--collect: {error}") from error
+        raise SettingsError(f"--feedback-dir: {error}") from error
 
 
 def clear_up(store: Store) -> None:
@@ -67,11 +67,11 @@ class Collector:
     """
 
     def __init__(self, settings: Settings, table: Table | None = None, slot: int = 0, replaces: bool = False) -> None:
-        if settings.collect is None:
+        if settings.feedback_dir is None:
             raise ValueError("There is no folder to collect in.")
-        self.store = Store(settings.collect, create=True)
+        self.store = Store(settings.feedback_dir, create=True)
         """For reading, and for feedback."""
-        self._writer = Store(settings.collect)
+        self._writer = Store(settings.feedback_dir)
         """The thread's own connection: reading does not wait for writing."""
         self._settings = settings
         self.table = table or new_table(1)
@@ -145,7 +145,7 @@ class Collector:
         while batch := self._take():
             kept = 0
             try:
-                kept = self._writer.add(batch, self._settings.collect_max_bytes, self._settings.image_limits)
+                kept = self._writer.add(batch, self._settings.feedback_max_bytes, self._settings.image_limits)
             except Exception:
                 self._complain("pictures cannot be kept in %s", exc_info=True)
             with self._changed:
@@ -159,7 +159,7 @@ class Collector:
         now = time.monotonic()
         if now >= self._silent_until.get(message, 0.0):
             self._silent_until[message] = now + SILENCE
-            log.error(message, self._settings.collect, exc_info=exc_info)
+            log.error(message, self._settings.feedback_dir, exc_info=exc_info)
 
     def _take(self) -> list[Answered]:
         """Wait for pictures and take some from the queue; empty once there are none and no more will come."""

@@ -41,7 +41,7 @@ def request_id_of(environ: dict[str, Any], ledger: Ledger) -> str:
 def deadline_of(environ: Mapping[str, Any], settings: Settings) -> float:
     """Return when the answer must be out, on the clock of time.monotonic: counted from the request's first byte."""
     given: float | None = environ.get("pupila.deadline")
-    return time.monotonic() + settings.deadline if given is None else given
+    return time.monotonic() + settings.request_timeout if given is None else given
 
 
 def stages_of(environ: dict[str, Any], ledger: Ledger) -> Stages:

@@ -125,7 +125,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "bind": f"fd://{self.listener}",
             "workers": self.plan.workers,
             "worker_class": LoopWorker,
-            "graceful_timeout": math.ceil(self.settings.drain),
+            "graceful_timeout": math.ceil(self.settings.graceful_timeout),
             "control_socket_disable": True,
             "errorlog": "-",
             "loglevel": "warning",
@@ -154,7 +154,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         """Load the model, put the application together, and watch for the next model."""
         stamp = stamp_of(self.model)
         predictor, self.health.refused = load_first(self.model, self.load_model, self.original if self.booted else None)
-        if self.settings.collect is not None:
+        if self.settings.feedback_dir is not None:
             replaces = self.board.sum(STARTS) > self.plan.workers
             self.collector = Collector(self.settings, self.keeping, self.slot, replaces)
         app = create_app(predictor, self.settings, self.health, self.ledger, self.guard, self.collector)

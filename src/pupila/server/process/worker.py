@@ -54,7 +54,7 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         """Serve until told to stop, then leave at once: threads that are stuck must not hold the process."""
         give_memory_back()
         silence_libtiff()
-        raise_descriptor_limit(self.app.settings.connections + 2 * self.app.board.rows + 64)
+        raise_descriptor_limit(self.app.settings.max_connections + 2 * self.app.board.rows + 64)
         listener = self.sockets[0].sock
         app = self.app
         loop = Loop(self.wsgi, listener, app.settings, app.health, app.ledger, app.board, app.doors, self.slot)
@@ -122,7 +122,7 @@ class LoopArbiter(Arbiter):  # type: ignore[misc]
         """Kill the workers that show no sign of life; SIGKILL, as a stopped process hears nothing else."""
         self.app.booted = self.app.booted or self.board.ready() > 0
         now = time.monotonic()
-        stalled = min(STALLED, max(1.0, self.app.settings.deadline))
+        stalled = min(STALLED, max(1.0, self.app.settings.request_timeout))
         for pid, worker in list(self.WORKERS.items()):
             row = self.board.row(worker.slot)
             silence = now - row[BEAT] if row[BEAT] else now - worker.born - BOOT

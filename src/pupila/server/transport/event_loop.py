@@ -54,10 +54,10 @@ class Loop:
         self.settings = settings
         self.health = health
         self.row = board.row(slot)
-        self.pool = Pool(self.row, settings.idle, settings.max_body_bytes)
-        self.listener = Listener(listener, self.pool, board, settings.connections)
+        self.pool = Pool(self.row, settings.keepalive_timeout, settings.max_body_bytes)
+        self.listener = Listener(listener, self.pool, board, settings.max_connections)
         door = Door(doors, slot, self.pool, board)
-        self.turns = Turns(self.pool, door, settings.idle, settings.deadline)
+        self.turns = Turns(self.pool, door, settings.keepalive_timeout, settings.request_timeout)
         server = (settings.host, str(listener.getsockname()[1]))
         self.handlers = Handlers(app, server, settings, ledger, self.turns.post)
         self.stand_in = StandIn(self.pool, ledger)
@@ -138,10 +138,10 @@ class Loop:
         if not self.draining and self.clock.wedged:
             log.error("a request runs long past its deadline: another worker takes this one's place")
             self.row[LEAVING] = 1.0
-            self.drain(now, self.settings.deadline)
+            self.drain(now, self.settings.request_timeout)
         elif not self.draining and not self.still_wanted():
             self.listener.take_all()
-            self.drain(now, self.settings.drain)
+            self.drain(now, self.settings.graceful_timeout)
         if self.draining and (now >= self.end or not self.pool):
             self.over.set()
             return

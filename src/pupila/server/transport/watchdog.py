@@ -56,7 +56,7 @@ class Clock:
                 self.stand_in.refuse(connection, 504, "deadline_exceeded", message)
             return request.deadline
         if connection.started and now >= connection.deadline:
-            message = f"The request did not arrive within {self.settings.deadline:g} seconds."
+            message = f"The request did not arrive within {self.settings.request_timeout:g} seconds."
             self.stand_in.refuse(connection, 408, "upload_too_slow", message)
         elif not connection.started and now >= connection.expires:
             self.pool.drop(connection)

@@ -26,7 +26,7 @@ export const REVIEW = {
     "review.end": "That was the last one. Thank you.",
     "review.trying": "The server does not answer. Trying again …",
     "review.picture_unknown": "This picture has been deleted meanwhile.",
-    "review.feedback_off": "This server keeps no pictures. Start it with --collect FOLDER to review them.",
+    "review.feedback_off": "This server keeps no pictures. Start it with --feedback-dir FOLDER to review them.",
     "review.review_closed": "Without API keys, pictures are shown on the server's own machine only. Give the server --api-keys.",
   },
   "pt-BR": {
@@ -54,7 +54,7 @@ export const REVIEW = {
     "review.end": "Essa foi a última. Obrigado.",
     "review.trying": "O servidor não responde. Tentando de novo …",
     "review.picture_unknown": "Esta imagem foi apagada nesse meio-tempo.",
-    "review.feedback_off": "Este servidor não guarda imagens. Inicie-o com --collect PASTA para revisá-las.",
+    "review.feedback_off": "Este servidor não guarda imagens. Inicie-o com --feedback-dir PASTA para revisá-las.",
     "review.review_closed": "Sem chaves de API, as imagens só são mostradas na própria máquina do servidor. Dê a ele --api-keys.",
   },
 };
