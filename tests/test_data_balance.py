@@ -8,7 +8,7 @@ import torch
 from training_kit import TINY, colours
 
 from pupila.data import Dataset
-from pupila.data.quality.class_balance import class_weights, imbalance, remedy, told
+from pupila.data.quality.class_balance import class_weights, describe_balance, imbalance, remedy
 from pupila.training.loop.batches import generator
 from pupila.training.loop.class_weights import balance_for, balanced_accuracy
 from pupila.training.loop.fit import fit, validate
@@ -63,10 +63,10 @@ def test_beyond_three_to_one_auto_does_something():
 
 
 def test_line_says_ratio_remedy_and_switch():
-    line = told(TWENTY_TO_ONE)
+    line = describe_balance(TWENTY_TO_ONE)
     assert "20.0 times" in line and "equally often" in line and "--set balance=none" in line
-    assert "nothing is done" in told(TWENTY_TO_ONE, "none")
-    assert "balanced enough" in told(np.asarray([30, 10]))
+    assert "nothing is done" in describe_balance(TWENTY_TO_ONE, "none")
+    assert "balanced enough" in describe_balance(np.asarray([30, 10]))
 
 
 def test_class_that_is_missing_counts_as_one_picture_and_weighs_nothing_away():

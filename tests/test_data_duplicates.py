@@ -7,7 +7,7 @@ from PIL import Image, ImageOps
 
 from pupila import images
 from pupila.data.dataset import Pictures
-from pupila.data.quality.duplicates import Pair, centred, find_duplicates, shrink
+from pupila.data.quality.duplicates import DuplicatePair, centred, find_duplicates, shrink
 
 SIZE = 32
 
@@ -17,7 +17,7 @@ def stored(image: Image.Image, kind: str = "PNG", **options: int) -> Pictures:
     return images.decode(encode(image, kind, **options), SIZE)
 
 
-def pairs_with(copy: Pictures) -> list[Pair]:
+def pairs_with(copy: Pictures) -> list[DuplicatePair]:
     """Look for the copy of picture 7 among 40 others."""
     others = np.stack([stored(scene(seed)) for seed in range(40)])
     return find_duplicates([others, copy[np.newaxis]])
@@ -28,7 +28,7 @@ def test_pictures_that_differ_are_no_pairs() -> None:
 
 
 def test_same_pixels_are_an_exact_pair() -> None:
-    assert pairs_with(stored(scene(7))) == [Pair(7, 40, True, False, 1.0)]
+    assert pairs_with(stored(scene(7))) == [DuplicatePair(7, 40, True, False, 1.0)]
 
 
 @pytest.mark.parametrize("quality", [30, 60, 90])
@@ -51,7 +51,7 @@ def test_mirrored_picture_is_found_and_called_so() -> None:
 def test_pictures_of_one_colour_are_no_near_pairs() -> None:
     plain = np.stack([np.full((SIZE, SIZE, 3), value, dtype=np.uint8) for value in (10, 11, 200)])
     assert find_duplicates([plain]) == []
-    assert find_duplicates([plain, plain[2:]]) == [Pair(2, 3, True, False, 1.0)]
+    assert find_duplicates([plain, plain[2:]]) == [DuplicatePair(2, 3, True, False, 1.0)]
 
 
 def test_pairs_across_tiles_are_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from pupila.cli import main
 from pupila.data import Splits, load_dataset, split
 from pupila.data.decoding.decode import decode_pictures
 from pupila.data.quality import duplicates
-from pupila.data.sources.folders import list_folder
+from pupila.data.sources.files import list_folder
 from pupila.errors import DataError
 from pupila.images import DEFAULT_LIMITS
 

@@ -91,7 +91,7 @@ def test_training_counts_the_skipped_files_that_it_does_not_name(
 def test_folder_that_may_not_be_read_is_listed_and_stops_nothing(tmp_path: Path) -> None:
     root = tmp_path / "pets"
     write_files(root, {f"{name}/{k}.png": encode(scene(k)) for name in ("cat", "dog", "dog/closed") for k in range(3)})
-    code = "import sys; from pathlib import Path; from pupila.data.sources.folders import list_folder\n"
+    code = "import sys; from pathlib import Path; from pupila.data.sources.files import list_folder\n"
     code += "listing = list_folder(Path(sys.argv[1]))\n"
     code += "print(len(listing.files), *(f'{item.name}: {item.reason}' for item in listing.skipped))"
     (root / "dog" / "closed").chmod(0)

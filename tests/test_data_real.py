@@ -9,10 +9,10 @@ import pytest
 from data_kit import real_data
 
 from pupila.data import load_dataset, split
-from pupila.data.layouts.detect import arrange
-from pupila.data.layouts.files_by_folder import class_names
-from pupila.data.sources.entries import Entry, parts_of
-from pupila.data.sources.source import Collected
+from pupila.data.layouts.detect import detect_layout
+from pupila.data.layouts.labelled import class_names
+from pupila.data.sources.files import SourceFile, parts_of
+from pupila.data.sources.source import SourceFiles
 
 
 @pytest.mark.slow
@@ -37,7 +37,7 @@ def _seconds_to_load(path: Path, cache: Path) -> float:
 
 def test_tiny_imagenet_is_found_inside_its_wrapping_folder() -> None:
     with tarfile.open(real_data("tiny-imagenet-32.tar.xz")) as archive:  # its beginning: all of it takes seconds
-        entries = [Entry(parts_of(member.name), b"") for member in islice(archive, 2000) if member.isreg()]
-    arranged = arrange(Collected(entries), "tiny")
+        entries = [SourceFile(parts_of(member.name), b"") for member in islice(archive, 2000) if member.isreg()]
+    arranged = detect_layout(SourceFiles(entries), "tiny")
     assert set(class_names(arranged.splits, "tiny")) == {entry.parts[2] for entry in entries if len(entry.parts) > 2}
     assert (list(arranged.splits), list(arranged.strays)) == (["train"], [])

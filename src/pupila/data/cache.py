@@ -21,12 +21,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pupila.data.dataset import Dataset
-from pupila.data.splits import Skipped, Splits
+from pupila.data.dataset import Dataset, Skipped, Splits
 from pupila.errors import DataError
 
 VERSION = 5
-"""Part of every key: raise it when the same files would give other pixels, labels or order than before."""
+"""SplitArrays of every key: raise it when the same files would give other pixels, labels or order than before."""
 
 
 WRITING = ".writing-"

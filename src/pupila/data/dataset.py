@@ -1,7 +1,11 @@
-"""Labelled pictures in memory. Knows nothing of files, archives or where they came from."""
+"""LabelledFile pictures in memory: one set, its published splits and their fingerprint, and stratified splits of it.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+Needs no files. Splits are seeded, and the same on any machine.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,3 +63,188 @@ class Dataset:
         if labels.min() < 0 or labels.max() >= len(classes):
             return f"its labels go from {labels.min()} to {labels.max()}, and it has {len(classes)} class names"
         return ""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """One picture that could not be used, and why."""
+
+    name: str
+    """Its path within the data set, for example train/cat/0001.jpg."""
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """A data set as it was published: with its own validation and test parts, or without."""
+
+    name: str
+    train: Dataset
+    validation: Dataset | None
+    """None where the source has none: cut one off `train` with split()."""
+    test: Dataset | None
+    """Never touched by training."""
+    skipped: tuple[Skipped, ...]
+    fingerprint: str
+    """SHA-256, hex, over names, labels and pixels: the same on any machine, however its files are listed or packed."""
+    layout: str = ""
+    """What the arrangement of its files was recognised as, in a few words."""
+    notes: tuple[str, ...] = ()
+    """What was passed over on purpose, one sentence each."""
+    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By part: the name of each picture, beginning with its class where it is a file."""
+    aspect: float = 1.0
+    """Median of longer side / shorter side of the pictures as they came: 1 for squares."""
+    framing: str = "squash"
+    """How those that are not square were made so, see images.FRAMINGS."""
+
+    def parts(self) -> dict[str, Dataset]:
+        """Return the parts that there are, by name, in the order train, validation, test."""
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: part for name, part in named.items() if part is not None}
+
+    def part(self, name: str | None) -> tuple[Dataset, str]:
+        """Return the part of that name and the name; None: test if there is one, else all there is.
+
+        Raises DataError if the source has no such part.
+        """
+        parts = self.parts()
+        name = name or ("test" if "test" in parts else "all")
+        if name == "all":
+            pictures = np.concatenate([part.images for part in parts.values()])
+            labels = np.concatenate([part.labels for part in parts.values()])
+            return Dataset(pictures, labels, self.train.classes), name
+        if name not in parts:
+            raise DataError(
+                f"{self.name}: has no {name} part, only {', '.join(parts)}. Use --split {next(iter(parts))} or all."
+            )
+        return parts[name], name
+
+
+@dataclass(frozen=True, eq=False)
+class SplitArrays:
+    """The pictures of one split in a fixed order, with the name of each: what a source hands over."""
+
+    images: Pictures
+    labels: Integers
+    names: Sequence[str]
+
+
+def assemble(
+    name: str,
+    classes: tuple[str, ...],
+    parts: Mapping[str, SplitArrays],
+    skipped: Sequence[Skipped] = (),
+    *,
+    layout: str = "",
+    notes: Sequence[str] = (),
+) -> Splits:
+    """Join the parts (train, and perhaps validation and test) into validated Splits with their fingerprint."""
+    made = {split: Dataset(part.images, part.labels, classes) for split, part in parts.items()}
+    digest = fingerprint(classes, parts)
+    names = {split: tuple(part.names) for split, part in parts.items()}
+    validation, test = made.get("validation"), made.get("test")
+    notes = (*notes, *_absent(made))
+    return Splits(name, made["train"], validation, test, tuple(skipped), digest, layout, notes, names)
+
+
+def _absent(parts: Mapping[str, Dataset]) -> list[str]:
+    """Say which classes a part has no picture of: its scores leave them out."""
+    notes = []
+    for name, part in parts.items():
+        absent = [category for category, count in zip(part.classes, part.counts(), strict=True) if not count]
+        if absent:
+            more = f" and {len(absent) - 5:,} more" if len(absent) > 5 else ""
+            notes.append(f"{name} has no picture of {', '.join(absent[:5])}{more}: a score on it says nothing of them.")
+    return notes
+
+
+def fingerprint(classes: tuple[str, ...], parts: Mapping[str, SplitArrays]) -> str:
+    """Return the SHA-256 over all that training sees. Texts go in with their lengths: none runs into the next."""
+    digest = hashlib.sha256()
+    for split in sorted(parts):
+        part = parts[split]
+        texts = [
+            text.encode("utf-8", "surrogateescape") for text in (split, str(part.images.shape), *classes, *part.names)
+        ]
+        digest.update(b"".join([b"%d:%b" % (len(text), text) for text in texts]))
+        digest.update(part.labels.astype("<i8").tobytes())
+        digest.update(np.ascontiguousarray(part.images).data)
+    return digest.hexdigest()
+
+
+def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Return (train, validation): of each class, `fraction` of its pictures in validation, and at least one in each.
+
+    Raises DataError if a class has fewer than two pictures or the fraction is not between 0 and 1.
+    """
+    train, validation = split_rows(dataset, fraction, seed)
+    return dataset.take(train), dataset.take(validation)
+
+
+def split_rows(dataset: Dataset, fraction: float, seed: int, *, equal: bool = False) -> tuple[Integers, Integers]:
+    """Return the rows of train and of validation; raises as split() does.
+
+    With `equal`, each class gives the same number to validation: `fraction` of the smallest class, rounded down, but
+    at least one. That is the rule of reorg_train_valid in "Dive into Deep Learning" (d2l.ai, Kaggle CIFAR-10).
+    """
+    if not 0 < fraction < 1:
+        raise DataError(
+            f"A validation fraction of {fraction} leaves one side empty. Give one between 0 and 1, like 0.1."
+        )
+    counts = dataset.counts()
+    if counts.min() < 2:
+        name = dataset.classes[int(counts.argmin())]
+        raise DataError(
+            f"The class '{name}' has {_pictures(int(counts.min()))}; two are needed, one to train on and one to "
+            "validate with. Add pictures to it or remove the class."
+        )
+    exact = np.full(len(counts), np.floor(counts.min() * fraction)) if equal else np.floor(counts * fraction + 0.5)
+    chosen = _choose(dataset, np.clip(exact, 1, counts - 1).astype(np.int64), seed)
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def sample(dataset: Dataset, count: int, seed: int) -> Dataset:
+    """Return `count` pictures, as many of each class as its share of the whole, at least one a class.
+
+    Raises DataError if there are fewer pictures than that, or more classes.
+    """
+    counts = dataset.counts()
+    present = int(np.count_nonzero(counts))
+    if not present <= count <= len(dataset):
+        raise DataError(
+            f"Cannot take a sample of {count:,} from {_pictures(len(dataset))} of {present} classes. "
+            f"Ask for {present:,} to {len(dataset):,}."
+        )
+    return dataset.take(np.flatnonzero(_choose(dataset, _shares(counts, count), seed)))
+
+
+def _pictures(count: int) -> str:
+    return "1 picture" if count == 1 else f"{count:,} pictures"
+
+
+def _shares(counts: Integers, total: int) -> Integers:
+    """Share `total` out in proportion to `counts`, largest remainders first, at least one to each that is not 0."""
+    whole = int(counts.sum())
+    exact = counts * total  # in units of 1 / whole: whole numbers only, the same on any machine
+    shares = np.clip(exact // whole, np.minimum(counts, 1), counts)
+    while (short := total - int(shares.sum())) != 0:
+        step = 1 if short > 0 else -1
+        room = shares < counts if short > 0 else shares > 1
+        owed = np.where(room, step * (exact - shares * whole), np.iinfo(np.int64).min)
+        shares[int(owed.argmax())] += step
+    return np.asarray(shares, dtype=np.int64)
+
+
+def _choose(dataset: Dataset, wanted: Integers, seed: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Return bool [N]: True for wanted[k] pictures of each class k, drawn without regard to anything but the seed."""
+    if seed < 0:
+        raise DataError(f"A seed of {seed} cannot be used. Give 0 or a larger whole number.")
+    # Raw draws of the bit generator: NumPy promises that stream for ever, and not the one of Generator.permutation.
+    draws = np.random.PCG64(seed).random_raw(len(dataset))
+    by_class = np.lexsort((draws, dataset.labels))
+    starts = np.cumsum(dataset.counts()) - dataset.counts()
+    rank = np.arange(len(dataset)) - starts[dataset.labels[by_class]]
+    chosen = np.zeros(len(dataset), dtype=np.bool_)
+    chosen[by_class[rank < wanted[dataset.labels[by_class]]]] = True
+    return chosen

@@ -1,30 +1,79 @@
-"""From a source (a name, a folder, an archive) to Splits: out of the cache, or made and put there.
-
-Knows which reader is for which source; each reader lives in a file of its own. Knows nothing of training.
-"""
+"""Loads a data set from a name, a folder or an archive: from the cache, or read and saved there."""
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+
 from pupila.data.cache import DatasetCache
+from pupila.data.dataset import SplitArrays, Splits, assemble
+from pupila.data.decoding.decode import decode_pictures, read_pictures, resize_pictures
 from pupila.data.decoding.pool import Decoders
-from pupila.data.decoding.read import read_pictures
 from pupila.data.decoding.worker import UNREADABLE
-from pupila.data.layouts.cifar import find_version, read_cifar
-from pupila.data.layouts.detect import arrange
-from pupila.data.sources import cifar10
-from pupila.data.sources.cifar10 import fetch_cifar10
-from pupila.data.sources.digits import read_digits
+from pupila.data.layouts import cifar
+from pupila.data.layouts.cifar import fetch_cifar10, find_version, read_cifar
+from pupila.data.layouts.detect import detect_layout
+from pupila.data.layouts.labelled import DetectedLayout, LabelledFile
 from pupila.data.sources.download import cache_folder
-from pupila.data.sources.source import NAMES, Source, find_source
-from pupila.data.splits import Splits
-from pupila.errors import DataError
-from pupila.images import DEFAULT_LIMITS, ImageLimits
+from pupila.data.sources.source import NAMES, SourceFiles, find_source
+from pupila.errors import DataError, MissingExtraError
+from pupila.images import DEFAULT_LIMITS, ImageLimits, Pixels
+
+
+class OpenedSource:
+    """A path whose files are listed, and unpacked from an archive, once: to load, to inspect and to organise them."""
+
+    def __init__(self, given: str | Path) -> None:
+        """Raise DataError if the path cannot be looked at."""
+        self.where = str(given)
+        self.source = find_source(Path(given))
+
+    @cached_property
+    def files(self) -> SourceFiles:
+        """All files; raises DataError if they cannot be read."""
+        return self.source.collect()
+
+    @cached_property
+    def layout(self) -> DetectedLayout:
+        """The files by split and class; raises DataError if no layout fits."""
+        return detect_layout(self.files, self.where)
+
+    def labelled(self) -> Mapping[str, Sequence[LabelledFile]]:
+        """Return the picture files by split; none for a data set that is not made of picture files."""
+        return {} if find_version(self.files.entries) else self.layout.splits
+
+    def load(
+        self,
+        size: int | None = None,
+        *,
+        cache: Path | None = None,
+        limits: ImageLimits = DEFAULT_LIMITS,
+        framing: str = "squash",
+    ) -> Splits:
+        """Return the pictures from the cache, or read and save them there."""
+        source = self.source
+        with _without_gc():
+            key = [os.fsencode(source.path).hex(), source.name, source.identity, limits.max_bytes, limits.max_pixels]
+            kept = DatasetCache(cache_folder(cache), [*key, framing, version("pillow")])
+            splits = kept.load(size)
+            if splits is None or _can_be_read_by_now(source.path, splits):
+                splits = self._read(size, limits, framing)
+                kept.save(splits, size_was_chosen=size is None)
+            return splits
+
+    def _read(self, size: int | None, limits: ImageLimits, framing: str) -> Splits:
+        entries = self.files.entries
+        published = find_version(entries)
+        if published is not None:
+            return read_cifar(published, entries, self.source.name, self.where, size)
+        with Decoders(len(entries)) as decoders:  # they start while the layout is detected
+            return read_pictures(self.layout, self.source.name, self.where, size, limits, framing, decoders)
 
 
 def load_dataset(
@@ -41,8 +90,8 @@ def load_dataset(
     folders, pictures with a table of labels, pictures named like cat_001.jpg, parquet files, or CIFAR-10 or CIFAR-100
     as published; or of such a table or parquet file itself. `size` None chooses the smallest of 32, 64, 96, 128, 160
     and 224 that is not below the pictures' median shorter side. `framing`: see images.FRAMINGS.
-    What was decoded is kept in `cache` (else
-    $PUPILA_CACHE, else ~/.cache/pupila). Pictures that cannot be read are skipped and listed.
+    What was decoded is kept in `cache` (else $PUPILA_CACHE, else ~/.cache/pupila). Pictures that cannot be read are
+    skipped and listed.
     Raises DataError if there is nothing to train on, DownloadError, MissingExtraError.
     """
     if size is not None and size < 1:
@@ -51,7 +100,7 @@ def load_dataset(
         splits = read_digits(size) if source == "digits" else load_cifar10(size, cache=cache, limits=limits)
         note = f"This is the data set of that name. What lies here under the same name is ./{source}."
         return replace(splits, notes=(*splits.notes, note)) if Path(source).exists() else splits
-    return _load_path(Path(source), size, cache_folder(cache), limits, framing)
+    return OpenedSource(source).load(size, cache=cache, limits=limits, framing=framing)
 
 
 def load_cifar10(
@@ -59,40 +108,23 @@ def load_cifar10(
     *,
     cache: Path | None = None,
     limits: ImageLimits = DEFAULT_LIMITS,
-    url: str = cifar10.URL,
-    md5: str = cifar10.MD5,
+    url: str = cifar.URL,
+    md5: str = cifar.MD5,
 ) -> Splits:
     """Return CIFAR-10 as published, downloaded from `url` into the cache if it is not there yet."""
-    folder = cache_folder(cache)
-    path = fetch_cifar10(folder, url, md5)
-    return replace(_load_path(path, size, folder, limits), name="cifar10")
-
-
-def _load_path(given: Path, size: int | None, cache: Path, limits: ImageLimits, framing: str = "squash") -> Splits:
-    with _no_search_for_garbage():
-        return _kept_or_read(given, size, cache, limits, framing)
-
-
-def _kept_or_read(given: Path, size: int | None, cache: Path, limits: ImageLimits, framing: str) -> Splits:
-    source = find_source(given)
-    key = [os.fsencode(source.path).hex(), source.name, source.identity, limits.max_bytes, limits.max_pixels]
-    kept = DatasetCache(cache, [*key, framing, version("pillow")])
-    splits = kept.load(size)
-    if splits is None or _can_be_read_by_now(source.path, splits):
-        splits = _read(source, str(given), size, limits, framing)
-        kept.save(splits, size_was_chosen=size is None)
-    return splits
+    path = fetch_cifar10(cache_folder(cache), url, md5)
+    return replace(OpenedSource(path).load(size, cache=cache, limits=limits), name="cifar10")
 
 
 def _can_be_read_by_now(root: Path, splits: Splits) -> bool:
-    """True if a file was closed to us, or its disk away, and it is no longer: neither shows in its size or time."""
+    """Return whether a file could not be read before and can be now: neither shows in its size or time."""
     closed = [item.name for item in splits.skipped if item.reason.startswith(UNREADABLE)]
     return any(os.access(root / name, os.R_OK) for name in closed)
 
 
 @contextmanager
-def _no_search_for_garbage() -> Iterator[None]:
-    """Of the names of 60,000 files all are kept: looking for garbage among them, again and again, cost a third."""
+def _without_gc() -> Iterator[None]:
+    """Switch the garbage collector off: with 60,000 files it took a third of the time and found nothing."""
     searching = gc.isenabled()
     gc.disable()
     try:
@@ -102,11 +134,48 @@ def _no_search_for_garbage() -> Iterator[None]:
             gc.enable()
 
 
-def _read(source: Source, where: str, size: int | None, limits: ImageLimits, framing: str) -> Splits:
-    collected = source.collect()
-    published = find_version(collected.entries)
-    if published is not None:
-        return read_cifar(published, collected.entries, source.name, where, size)
-    with Decoders(len(collected.entries)) as decoders:  # they start while it is found out what the files are
-        arranged = arrange(collected, where)
-        return read_pictures(arranged, source.name, where, size, limits, framing, decoders)
+@dataclass(frozen=True, eq=False)
+class Unlabelled:
+    """Pictures uint8 [N, S, S, 3], sorted by name, and how many could not be read."""
+
+    pictures: Pixels
+    names: tuple[str, ...]
+    unreadable: int
+
+
+def read_unlabelled(source: Path, size: int, framing: str = "squash") -> Unlabelled:
+    """Read every picture file of a folder, or of a tar or zip archive, wherever in it. Raises DataError if none can be.
+
+    Not kept in the cache.
+    """
+    entries = sorted(entry for entry in find_source(source).collect().entries if entry.may_be_picture)
+    if not entries:
+        raise DataError(f"{source}: there are no pictures in it.")
+    pictures, failed = decode_pictures([entry.source for entry in entries], size, DEFAULT_LIMITS, framing)
+    if len(failed) == len(entries):
+        raise DataError(f"{source}: none of its pictures can be read ({entries[0].name}: {failed[0]}).")
+    readable = np.ones(len(entries), dtype=np.bool_)
+    readable[list(failed)] = False
+    names = tuple(entry.name for entry, good in zip(entries, readable, strict=True) if good)
+    return Unlabelled(pictures[readable], names, len(failed))
+
+
+WHITEST = 16
+"""Ink is given in 17 steps, 0 to 16."""
+SIZE = 32
+
+
+def read_digits(size: int | None) -> Splits:
+    """Return the digits, light on dark, at size x size (else 32); raises MissingExtraError without scikit-learn."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise MissingExtraError("The data set 'digits'", "train") from error
+    found = load_digits()
+    gray = np.rint(found.images * (255 / WHITEST)).astype(np.uint8)
+    images = np.repeat(gray[..., np.newaxis], 3, axis=3)
+    labels = found.target.astype(np.int64)
+    names = [f"{index:04d}" for index in range(len(labels))]
+    classes = tuple(str(digit) for digit in range(10))
+    part = SplitArrays(resize_pictures(images, size or SIZE), labels, names)
+    return assemble("digits", classes, {"train": part}, layout="handwritten digits from scikit-learn")

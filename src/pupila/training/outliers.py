@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pupila.data import Dataset
-from pupila.data.layouts.unlabelled import read_unlabelled
+from pupila.data.load import read_unlabelled
 from pupila.data.quality.duplicates import copies_of
 from pupila.errors import DataError
 from pupila.images import Pixels

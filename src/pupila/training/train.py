@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from pupila._files import write_file
-from pupila.data.quality.class_balance import told
+from pupila.data.quality.class_balance import describe_balance
 from pupila.errors import TrainingError
 from pupila.evaluation.pages.report import write_report
 from pupila.recipe import Recipe
@@ -79,7 +79,7 @@ def train(
     record = record_of(source, size, labels, feedback, outliers, prepared.splits)
     splits, start, recipe = prepared.splits, prepared.start, prepared.settled.recipe
     training, validation = prepared.training, prepared.validation
-    print(told(training.counts(), recipe.balance))
+    print(describe_balance(training.counts(), recipe.balance))
     _write(folder / "recipe.json", json.dumps(recipe.to_dict(), indent=2))
     _write(folder / RUN_FILE, record.to_json())
     with tracking(log, folder, recipe) as tracker:

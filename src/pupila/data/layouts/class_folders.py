@@ -1,25 +1,26 @@
-"""Labels from folders: one folder a class, with or without train/, valid/ and test/ above. Knows names only."""
+"""Labels from class folders, with or without train/, valid/ and test/ above, or from file names: cat_001.jpg."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 
-from pupila.data.layouts.files_by_folder import (
+from pupila.data.layouts.labelled import (
     HINT,
-    Arranged,
-    Labelled,
+    DetectedLayout,
+    LabelledFile,
     some,
     sort_labelled,
     splits_among,
     splits_in_classes,
 )
-from pupila.data.sources.entries import Entry
+from pupila.data.sources.files import SourceFile
 from pupila.errors import DataError
 
-Found = Mapping[tuple[str, ...], Sequence[Entry]]
+FilesByFolder = Mapping[tuple[str, ...], Sequence[SourceFile]]
 """Files by the folder that they lie in, as far as its path still counts: there are few folders, and many files."""
 
 
-def by_class_folders(found: Found, where: str) -> Arranged:
+def by_class_folders(found: FilesByFolder, where: str) -> DetectedLayout:
     """Understand <class>/..., or train/<class>/... with any usual name of validation and test beside it.
 
     Raises DataError, whose text begins with `where`, if there is no such layout.
@@ -40,20 +41,20 @@ def by_class_folders(found: Found, where: str) -> Arranged:
     unlabelled = [found, *parts.values()] if folders else [found]
     strays = [entry for files in unlabelled for entry in files.get((), ()) if "." in entry.parts[-1]]
     notes = _beside(found, folders) if folders else _unsure(tops, told)
-    return Arranged(layout, splits, strays, [*notes, *_same_folders(parts["train"]), *_deeper(parts)])
+    return DetectedLayout(layout, splits, strays, [*notes, *_same_folders(parts["train"]), *_deeper(parts)])
 
 
-def unwrap(found: Found) -> Found:
+def unwrap(found: FilesByFolder) -> FilesByFolder:
     """Leave out folders that hold all the others: an archive often has its own name as the first one."""
     while len({folder[0] for folder in found if folder}) == 1 and not split_folders(found) and max(map(len, found)) > 1:
-        inside: dict[tuple[str, ...], list[Entry]] = {}
+        inside: dict[tuple[str, ...], list[SourceFile]] = {}
         for folder, files in found.items():  # what lies beside the top folder now lies beside those in it
             inside.setdefault(folder[1:], []).extend(files)
         found = inside
     return found
 
 
-def split_folders(found: Found) -> dict[str, str]:
+def split_folders(found: FilesByFolder) -> dict[str, str]:
     """Map top folders to splits. A folder `train` that holds no folders is a class: pictures of trains, beside cars."""
     return splits_among(folder[0] for folder in found if len(folder) > 1)
 
@@ -72,14 +73,14 @@ def _check_folders(folders: Mapping[str, str], where: str) -> None:
         raise DataError(f"{where}: has {top}/ but no train/. Add train/<class>/, or give the path of {top}/ itself.")
 
 
-def _inside(found: Found, top: str) -> Found:
+def _inside(found: FilesByFolder, top: str) -> FilesByFolder:
     """Return what a split's folder holds; one that holds nothing but another of its name (train/train/) is left out."""
     inside = {folder[1:]: files for folder, files in found.items() if folder[:1] == (top,)}
     doubled = all(len(folder) > 1 and folder[0] == top for folder in inside)
     return {folder[1:]: files for folder, files in inside.items()} if doubled else inside
 
 
-def _beside(found: Found, folders: Mapping[str, str]) -> list[str]:
+def _beside(found: FilesByFolder, folders: Mapping[str, str]) -> list[str]:
     """Say which folders lie beside those of the splits."""
     counts: Counter[str] = Counter()
     for folder, files in found.items():
@@ -101,9 +102,9 @@ def _unsure(tops: Set[str], told: Mapping[str, tuple[str, str]]) -> list[str]:
     ]
 
 
-def _regrouped(found: Found, told: Mapping[str, tuple[str, str]]) -> dict[str, Found]:
+def _regrouped(found: FilesByFolder, told: Mapping[str, tuple[str, str]]) -> dict[str, FilesByFolder]:
     """Return the files by split and class folder: those of cat_test, told as (cat, test), among them."""
-    parts: dict[str, dict[tuple[str, ...], list[Entry]]] = {}
+    parts: dict[str, dict[tuple[str, ...], list[SourceFile]]] = {}
     for folder, files in found.items():
         if folder:
             category, split = told[folder[0]]
@@ -111,7 +112,7 @@ def _regrouped(found: Found, told: Mapping[str, tuple[str, str]]) -> dict[str, F
     return {**parts}
 
 
-def _same_folders(part: Found) -> list[str]:
+def _same_folders(part: FilesByFolder) -> list[str]:
     """Say that all classes hold the same folders: 2019/cat, 2019/dog, 2020/cat, 2020/dog."""
     inner: dict[str, set[str]] = {}
     for folder in filter(None, part):
@@ -125,7 +126,7 @@ def _same_folders(part: Found) -> list[str]:
     ]
 
 
-def _deeper(parts: Mapping[str, Found]) -> list[str]:
+def _deeper(parts: Mapping[str, FilesByFolder]) -> list[str]:
     """Say how many pictures lie deeper than their class folder."""
     deep = [(folder, files) for part in parts.values() for folder, files in part.items() if len(folder) > 1]
     if not deep:
@@ -140,10 +141,45 @@ def _pictures(count: int) -> str:
     return "picture" if count == 1 else "pictures"
 
 
-def _labelled(part: Found) -> list[Labelled]:
-    items: list[Labelled] = []
+def _labelled(part: FilesByFolder) -> list[LabelledFile]:
+    items: list[LabelledFile] = []
     for folder, files in part.items():
         if folder:
             within = "".join(f"{name}/" for name in folder[1:])
-            items += [Labelled(folder[0], within + entry.parts[-1], entry) for entry in files]
+            items += [LabelledFile(folder[0], within + entry.parts[-1], entry) for entry in files]
     return sort_labelled(items)
+
+
+NUMBERED = re.compile(r"(?P<label>.*[^\W\d_])[ _.\-]+\(?\d+\)?")
+"""A label that ends in a letter, a mark between, a number."""
+CAMERAS = frozenset(
+    ("img", "image", "images", "photo", "photos", "pic", "picture", "pictures", "scan", "screenshot", "frame")
+) | {"pxl", "dsc", "dscn", "dscf", "dji", "gopr", "mvimg"}
+"""What cameras and programs call all their pictures alike: no label."""
+
+
+def by_file_names(found: FilesByFolder, *, with_splits: bool) -> DetectedLayout | None:
+    """Take the label from each name; None unless nearly all names have one, in at least two classes.
+
+    With splits, the files lie in folders named for those.
+    """
+    splits: dict[str, list[LabelledFile]] = {"train": []}
+    strays = []
+    named = splits_among(folder[0] for folder in found if folder) if with_splits else {}
+    for folder, entry in ((folder, entry) for folder, files in found.items() for entry in files):
+        name = entry.parts[-1]
+        match = NUMBERED.fullmatch(name.rpartition(".")[0])
+        label = match["label"].strip(" _.-") if match else ""
+        if not label or label.casefold() in CAMERAS or (with_splits and not folder):
+            strays.append(entry)
+            continue
+        split = named[folder[0]] if with_splits else "train"
+        splits.setdefault(split, []).append(LabelledFile(label, name, entry))
+    items = [item for members in splits.values() for item in members]
+    classes = {item.category for item in items}
+    # A class of one picture for nearly every picture is a list of titles, and no data set.
+    if len(classes) < 2 or len(classes) > len(items) / 2 or len(strays) > len(items) / 9 or not splits["train"]:
+        return None
+    ordered = {split: sort_labelled(splits[split]) for split in sorted(splits)}
+    example = min(items, key=lambda item: item.name)
+    return DetectedLayout(f"labels in file names, like '{example.category}' in {example.name}", ordered, strays)

@@ -6,27 +6,26 @@ Knows in which order they are asked, and nothing of how each of them works.
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from pupila.data.layouts.class_folders import Found, by_class_folders, split_folders, unwrap
-from pupila.data.layouts.file_names import by_file_names
-from pupila.data.layouts.files_by_folder import HINT, Arranged, splits_among
+from pupila.data.layouts.class_folders import FilesByFolder, by_class_folders, by_file_names, split_folders, unwrap
+from pupila.data.layouts.labelled import HINT, DetectedLayout, splits_among
 from pupila.data.layouts.parquet import by_parquet, is_parquet
 from pupila.data.layouts.tables import by_tables, find_tables
-from pupila.data.sources.entries import Entry
-from pupila.data.sources.source import Collected
+from pupila.data.sources.files import SourceFile
+from pupila.data.sources.source import SourceFiles
 from pupila.errors import DataError
 
 
-def arrange(collected: Collected, where: str) -> Arranged:
+def detect_layout(collected: SourceFiles, where: str) -> DetectedLayout:
     """Tell the splits and classes of files apart.
 
     Raises DataError, whose text begins with `where`, if there is no arrangement in them that is sure to be right.
     """
-    arranged = _arrange(collected.entries, where)
+    arranged = _detect(collected.entries, where)
     skipped = (*arranged.skipped, *collected.skipped)
     return replace(arranged, notes=(*collected.notes, *arranged.notes), skipped=skipped)
 
 
-def _arrange(entries: Sequence[Entry], where: str) -> Arranged:
+def _detect(entries: Sequence[SourceFile], where: str) -> DetectedLayout:
     if is_parquet(entries):
         return by_parquet(entries, where)
     found = _pictures_by_folder(entries)
@@ -43,15 +42,15 @@ def _arrange(entries: Sequence[Entry], where: str) -> Arranged:
     return replace(arranged, notes=(*arranged.notes, *unused))
 
 
-def _pictures_by_folder(entries: Iterable[Entry]) -> Found:
-    found: dict[tuple[str, ...], list[Entry]] = {}
+def _pictures_by_folder(entries: Iterable[SourceFile]) -> FilesByFolder:
+    found: dict[tuple[str, ...], list[SourceFile]] = {}
     for entry in entries:
         if entry.may_be_picture:
             found.setdefault(entry.parts[:-1], []).append(entry)
     return found
 
 
-def _by_names(found: Found, where: str) -> Arranged:
+def _by_names(found: FilesByFolder, where: str) -> DetectedLayout:
     """Take the labels from the names of files or folders."""
     tops = {folder[0] for folder in found if folder}
     if not split_folders(found) and len(tops) > 1 and len(splits_among(tops)) == len(tops):

@@ -8,28 +8,28 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from pupila.data.layouts.files_by_folder import Arranged, Labelled, some, sort_labelled, splits_of_files
-from pupila.data.sources.entries import Entry, parts_of
-from pupila.data.splits import Skipped
+from pupila.data.dataset import Skipped
+from pupila.data.layouts.labelled import DetectedLayout, LabelledFile, some, sort_labelled, splits_of_files
+from pupila.data.sources.files import SourceFile, parts_of
 from pupila.errors import DataError, MissingExtraError
 
 IMAGE_COLUMNS = ("image", "img", "picture", "photo")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "target")
 
 
-def is_parquet(entries: Sequence[Entry]) -> bool:
+def is_parquet(entries: Sequence[SourceFile]) -> bool:
     """True if there are parquet files among the entries."""
     return any(entry.parts[-1].lower().endswith(".parquet") for entry in entries)
 
 
-def by_parquet(entries: Sequence[Entry], where: str) -> Arranged:
+def by_parquet(entries: Sequence[SourceFile], where: str) -> DetectedLayout:
     """Take pictures and labels from the parquet files among the entries, in their order.
 
     Raises DataError if a file has no such columns, is damaged, or is of no known split beside others that are, or if
     none is of the training split; MissingExtraError without pyarrow.
     """
     files = sorted((e for e in entries if e.parts[-1].lower().endswith(".parquet")), key=lambda entry: entry.parts)
-    splits: dict[str, list[Labelled]] = {}
+    splits: dict[str, list[LabelledFile]] = {}
     skipped: list[Skipped] = []
     for file, split in zip(files, _splits(files, where), strict=True):
         for labelled in _read(file, f"{where}: {file.name}"):
@@ -40,10 +40,10 @@ def by_parquet(entries: Sequence[Entry], where: str) -> Arranged:
                 splits.setdefault(split, []).append(labelled)
     if not splits.get("train"):
         raise DataError(f"{where}: {files[0].name} holds no training pictures. Add one, named train.parquet.")
-    return Arranged("parquet", {split: sort_labelled(splits[split]) for split in sorted(splits)}, skipped=skipped)
+    return DetectedLayout("parquet", {split: sort_labelled(splits[split]) for split in sorted(splits)}, skipped=skipped)
 
 
-def _splits(files: Sequence[Entry], where: str) -> list[str]:
+def _splits(files: Sequence[SourceFile], where: str) -> list[str]:
     """Return the split of each file, by its name or its folder's; where none tells, all are for training."""
     told = splits_of_files(files)
     unknown = [file.name for file, split in zip(files, told, strict=True) if not split]
@@ -55,7 +55,7 @@ def _splits(files: Sequence[Entry], where: str) -> list[str]:
     return [split or "train" for split in told]
 
 
-def _read(file: Entry, where: str) -> list[Labelled]:
+def _read(file: SourceFile, where: str) -> list[LabelledFile]:
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import read_table
@@ -70,7 +70,7 @@ def _read(file: Entry, where: str) -> list[Labelled]:
     labels = _names(table.column(label).to_pylist(), _class_names(table.schema.metadata or {}, label), where)
     cells = table.column(image).to_pylist()
     return [
-        Labelled(category, name, Entry(parts_of(name), data))
+        LabelledFile(category, name, SourceFile(parts_of(name), data))
         for index, (category, cell) in enumerate(zip(labels, cells, strict=True))
         for name, data in [_picture(cell, f"{file.name}/{index:07d}", where)]
     ]

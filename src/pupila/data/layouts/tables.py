@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from operator import itemgetter
 
-from pupila.data.layouts.files_by_folder import Arranged, Labelled, some, sort_labelled, split_of, splits_of_files
-from pupila.data.sources.entries import PICTURES, Entry, ending_of, parts_of
-from pupila.data.splits import Skipped
+from pupila.data.dataset import Skipped
+from pupila.data.layouts.labelled import DetectedLayout, LabelledFile, some, sort_labelled, split_of, splits_of_files
+from pupila.data.sources.files import PICTURES, SourceFile, ending_of, parts_of
 from pupila.errors import DataError
 
 PATH_COLUMNS = (
@@ -40,7 +40,7 @@ SAMPLE = 1000
 
 
 @dataclass(frozen=True)
-class Row:
+class LabelRow:
     """One line of a table."""
 
     file: str
@@ -50,28 +50,28 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Table:
+class LabelTable:
     """Rows, and the pictures that they can name: by the name as the table writes it, with and without ending."""
 
     name: str
     split: str
-    rows: Sequence[Row]
-    pictures: Mapping[str, Entry]
+    rows: Sequence[LabelRow]
+    pictures: Mapping[str, SourceFile]
 
 
-def find_tables(entries: Sequence[Entry]) -> tuple[list[Table], list[str]]:
+def find_tables(entries: Sequence[SourceFile]) -> tuple[list[LabelTable], list[str]]:
     """Return the tables of labels that name the pictures, and a sentence on each that seems to be one and does not."""
     found = [entry for entry in entries if entry.parts[-1].lower().endswith(TABLES)]
     pictures = [entry for entry in entries if entry.may_be_picture] if found else []
     names = {name for entry in pictures for name in (entry.parts[-1], entry.parts[-1].rpartition(".")[0])}
     bound = [(entry, _bind(entry, pictures, names)) for entry in found]
-    splits = splits_of_files([entry for entry, table in bound if isinstance(table, Table)])
-    tables = [table for _, table in bound if isinstance(table, Table)]
+    splits = splits_of_files([entry for entry, table in bound if isinstance(table, LabelTable)])
+    tables = [table for _, table in bound if isinstance(table, LabelTable)]
     told = [replace(table, split=split or "train") for table, split in zip(tables, splits, strict=True)]
     return told, [reason for _, reason in bound if isinstance(reason, str) and reason]
 
 
-def by_tables(tables: Sequence[Table], entries: Sequence[Entry], where: str) -> Arranged:
+def by_tables(tables: Sequence[LabelTable], entries: Sequence[SourceFile], where: str) -> DetectedLayout:
     """Take the labels of the pictures among the entries from tables.
 
     Raises DataError if one picture has two labels, if a column of splits names an unknown one, or if none of the tables
@@ -86,10 +86,10 @@ def by_tables(tables: Sequence[Table], entries: Sequence[Entry], where: str) -> 
     notes = [f"{folder}: {count:,} pictures without a label were left out." for folder, count in sorted(others.items())]
     ordered = {split: sort_labelled(splits[split]) for split in sorted(splits)}
     layout = f"labels from {some(table.name for table in tables)}"
-    return Arranged(layout, ordered, notes=notes, skipped=skipped)
+    return DetectedLayout(layout, ordered, notes=notes, skipped=skipped)
 
 
-def _bind(entry: Entry, pictures: Sequence[Entry], names: Set[str]) -> Table | str:
+def _bind(entry: SourceFile, pictures: Sequence[SourceFile], names: Set[str]) -> LabelTable | str:
     """Return the table with the pictures of the folder that its rows speak of; if most rows name none, why not.
 
     The reason is empty where the file may well be something else than a table of labels. `names` are those of all the
@@ -109,22 +109,24 @@ def _bind(entry: Entry, pictures: Sequence[Entry], names: Set[str]) -> Table | s
     seems_file = sure or _key(first.file) in named or ending_of(first.file) in PICTURES
     if not seems_file and all(row.label != first.label for row in rows[1:]):
         rows = rows[1:]  # a heading in other words, like id,breed
-    return Table(entry.name, "", rows, named)
+    return LabelTable(entry.name, "", rows, named)
 
 
-def _best_folder(table: Entry, pictures: Sequence[Entry], sample: Sequence[str]) -> tuple[int, Mapping[str, Entry]]:
+def _best_folder(
+    table: SourceFile, pictures: Sequence[SourceFile], sample: Sequence[str]
+) -> tuple[int, Mapping[str, SourceFile]]:
     """Return the pictures of the table's folder, or of one in it, by name: of that where most of the sample are found.
 
     First comes how many were found. Of folders that are equally good it is the one that the table's name begins with.
     """
     home = table.parts[:-1]
-    folders: dict[tuple[str, ...], list[Entry]] = {home: []}
+    folders: dict[tuple[str, ...], list[SourceFile]] = {home: []}
     for picture in pictures:
         if picture.parts[: len(home)] == home:
             folders[home].append(picture)
             if len(picture.parts) > len(home) + 1:
                 folders.setdefault(picture.parts[: len(home) + 1], []).append(picture)
-    best: tuple[int, bool, Mapping[str, Entry]] = (-1, False, {})
+    best: tuple[int, bool, Mapping[str, SourceFile]] = (-1, False, {})
     for folder, files in sorted(folders.items(), key=itemgetter(0)):
         named = _by_name(files, len(folder))
         begins = folder != home and table.parts[-1].casefold().startswith(folder[-1].casefold())
@@ -132,7 +134,7 @@ def _best_folder(table: Entry, pictures: Sequence[Entry], sample: Sequence[str])
     return best[0], best[2]
 
 
-def _by_name(pictures: Sequence[Entry], above: int) -> dict[str, Entry]:
+def _by_name(pictures: Sequence[SourceFile], above: int) -> dict[str, SourceFile]:
     """Index pictures by their path in a folder, `above` parts deep; without the ending too, as Kaggle's tables do."""
     below = [("/".join(entry.parts[above:]), entry) for entry in pictures]
     stems = Counter(name.rpartition(".")[0] for name, _ in below)
@@ -144,8 +146,8 @@ def _key(name: str) -> str:
     return "/".join(parts_of(name.replace("\\", "/")))
 
 
-def _collect(tables: Iterable[Table], where: str) -> tuple[dict[str, list[Labelled]], list[Skipped]]:
-    splits: dict[str, dict[str, Labelled]] = {}
+def _collect(tables: Iterable[LabelTable], where: str) -> tuple[dict[str, list[LabelledFile]], list[Skipped]]:
+    splits: dict[str, dict[str, LabelledFile]] = {}
     skipped = []
     for table in tables:
         _check_splits(table, where)
@@ -157,7 +159,7 @@ def _collect(tables: Iterable[Table], where: str) -> tuple[dict[str, list[Labell
                 skipped.append(Skipped(entry.name, f"{table.name} gives it no label."))
             else:
                 split = splits.setdefault(split_of(row.split) or table.split, {})
-                known = split.setdefault(entry.name, Labelled(row.label, entry.name, entry))
+                known = split.setdefault(entry.name, LabelledFile(row.label, entry.name, entry))
                 if known.category != row.label:
                     raise DataError(
                         f"{where}: {table.name} calls {entry.name} both '{known.category}' and '{row.label}'. Keep one."
@@ -165,7 +167,7 @@ def _collect(tables: Iterable[Table], where: str) -> tuple[dict[str, list[Labell
     return {split: list(members.values()) for split, members in splits.items()}, skipped
 
 
-def _check_splits(table: Table, where: str) -> None:
+def _check_splits(table: LabelTable, where: str) -> None:
     unknown = {row.split for row in table.rows if row.split and not split_of(row.split)}
     if unknown:
         raise DataError(
@@ -174,7 +176,7 @@ def _check_splits(table: Table, where: str) -> None:
         )
 
 
-def _rows(entry: Entry) -> tuple[list[Row], bool]:
+def _rows(entry: SourceFile) -> tuple[list[LabelRow], bool]:
     """Read a table of paths and labels; nothing if it is none. Without a usual heading, its two columns are those.
 
     Also returned is whether its heading says that it is one.
@@ -199,7 +201,7 @@ def _rows(entry: Entry) -> tuple[list[Row], bool]:
         lines = lines[1:]
     last = max(path, label, split or 0)
     rows = [
-        Row(line[path].strip(), line[label].strip(), line[split].strip() if split is not None else "")
+        LabelRow(line[path].strip(), line[label].strip(), line[split].strip() if split is not None else "")
         for line in lines
         if len(line) > last
     ]
@@ -210,7 +212,7 @@ def _column(heads: Sequence[str], names: Sequence[str]) -> int | None:
     return next((heads.index(name) for name in names if name in heads), None)
 
 
-def _text(entry: Entry) -> str:
+def _text(entry: SourceFile) -> str:
     """Return the table's text, in UTF-8 or in one of the two ways of Excel; nothing if it is too large to be one."""
     small = isinstance(entry.source, bytes) or os.stat(entry.source).st_size <= MAX_BYTES  # noqa: PTH116 - no Path
     data = entry.read() if small else b""

@@ -32,7 +32,7 @@ def class_weights(counts: Integers) -> NDArray[np.float64]:
     return np.asarray(counts.sum() / (np.count_nonzero(counts) * present), dtype=np.float64)
 
 
-def told(counts: Integers, balance: str = "auto") -> str:
+def describe_balance(counts: Integers, balance: str = "auto") -> str:
     """Return one plain sentence on how uneven the classes are, and what training does about it."""
     ratio = f"The largest class of train has {imbalance(counts):.1f} times the pictures of the smallest"
     chosen = remedy(counts, balance)

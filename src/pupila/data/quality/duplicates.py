@@ -37,7 +37,7 @@ MOST = 1_000_000
 
 
 @dataclass(frozen=True)
-class Pair:
+class DuplicatePair:
     """Two pictures that are one, by their rows; first < second."""
 
     first: int
@@ -49,7 +49,7 @@ class Pair:
     """Correlation of the fine copies, 1 for exact ones."""
 
 
-def find_duplicates(pictures: Sequence[Pictures]) -> list[Pair]:
+def find_duplicates(pictures: Sequence[Pictures]) -> list[DuplicatePair]:
     """Return all pairs among the pictures of several parts, taken one after the other; the most similar first."""
     fine = np.concatenate([shrink(part, FINE) for part in pictures])
     exact = _exact([picture for part in pictures for picture in part])
@@ -113,18 +113,18 @@ def _blocks(values: Floats | Pictures, step: int) -> Floats:
     return np.asarray(blocks.mean(axis=(2, 4), dtype=np.float32))
 
 
-def _exact(pictures: Sequence[Pictures]) -> list[Pair]:
+def _exact(pictures: Sequence[Pictures]) -> list[DuplicatePair]:
     """Join each picture with the first one of the same pixels."""
     first: dict[bytes, int] = {}
     pairs = []
     for row, picture in enumerate(pictures):
         seen = first.setdefault(blake2b(np.ascontiguousarray(picture).data, digest_size=16).digest(), row)
         if seen != row:
-            pairs.append(Pair(seen, row, True, False, 1.0))
+            pairs.append(DuplicatePair(seen, row, True, False, 1.0))
     return pairs
 
 
-def _near(fine: Pictures) -> Iterator[Pair]:
+def _near(fine: Pictures) -> Iterator[DuplicatePair]:
     """Yield all pairs that the coarse copies propose and the fine ones confirm; every pair of tiles once."""
     coarse = centred(shrink(fine, COARSE))
     mirrored = centred(shrink(np.ascontiguousarray(fine[:, :, ::-1]), COARSE))
@@ -158,7 +158,7 @@ def _propose(coarse: Floats, others: Floats, top: int, left: int) -> tuple[Rows,
     return first[once], second[once]
 
 
-def _confirm(fine: Pictures, proposed: tuple[Rows, Rows], flip: bool) -> Iterator[Pair]:
+def _confirm(fine: Pictures, proposed: tuple[Rows, Rows], flip: bool) -> Iterator[DuplicatePair]:
     """Yield those of the proposed pairs whose fine copies agree."""
     for start in range(0, len(proposed[0]), TILE):
         first, second = (rows[start : start + TILE] for rows in proposed)
@@ -166,4 +166,4 @@ def _confirm(fine: Pictures, proposed: tuple[Rows, Rows], flip: bool) -> Iterato
         whole = np.einsum("nd,nd->n", centred(one), centred(other))
         small = np.einsum("nd,nd->n", detail(one), detail(other))
         for index in np.flatnonzero((whole >= CONFIRMED) & (small >= DETAIL)):
-            yield Pair(int(first[index]), int(second[index]), False, flip, float(whole[index]))
+            yield DuplicatePair(int(first[index]), int(second[index]), False, flip, float(whole[index]))

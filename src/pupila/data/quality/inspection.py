@@ -1,23 +1,102 @@
-"""What is right and wrong with a data set, as numbers and names. Lays nothing out, and changes nothing."""
+"""Finds what is wrong with a data set: leaks, copies, unusable files, odd formats and sizes. Changes nothing."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pupila.data.dataset import Dataset
-from pupila.data.layouts.cifar import find_version
-from pupila.data.layouts.detect import arrange
-from pupila.data.load import load_dataset
+from pupila import images
+from pupila.data.dataset import Dataset, Skipped, Splits
+from pupila.data.decoding.worker import read
+from pupila.data.load import OpenedSource, load_dataset
 from pupila.data.quality.class_balance import imbalance, remedy
-from pupila.data.quality.duplicates import Pair, find_duplicates
-from pupila.data.quality.survey import Survey, survey
-from pupila.data.sources.source import NAMES, find_source
-from pupila.data.splits import Splits
-from pupila.images import DEFAULT_LIMITS, ImageLimits
+from pupila.data.quality.duplicates import DuplicatePair, find_duplicates
+from pupila.data.sources.files import SourceFile
+from pupila.data.sources.source import NAMES
+from pupila.errors import ImageError
+from pupila.images import DEFAULT_LIMITS, Header, ImageLimits
+from pupila.progress import Progress
+
+ENDINGS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "MPO": (".jpg", ".jpeg", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp", ".dib"),
+    "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif", ".avifs"),
+}
+"""By format: what names end in."""
+PLAIN_MODES = frozenset(("RGB", "L", "P", "1", "RGBA", "LA"))
+"""Stored in a way that any program shows alike."""
+TINY = 16
+"""Shorter side in pixels below which a photo holds next to nothing."""
+
+
+@dataclass
+class Survey:
+    """Counts over all files whose header could be read."""
+
+    formats: Counter[str] = field(default_factory=Counter)
+    modes: Counter[str] = field(default_factory=Counter)
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """Width and height as seen, after the EXIF rotation."""
+    rotated: int = 0
+    """Files that are turned by their EXIF entry."""
+    odd: list[Skipped] = field(default_factory=list)
+    """Pictures that are used, and worth a look: name and what is odd."""
+
+    def quantiles(self) -> dict[str, tuple[float, float, float]]:
+        """Return smallest, median and largest of width, height and aspect ratio (width / height)."""
+        sides = np.asarray(list(self.sizes.elements()), dtype=np.float64).reshape(-1, 2)
+        if not len(sides):
+            return {}
+        columns = {"width": sides[:, 0], "height": sides[:, 1], "width / height": sides[:, 0] / sides[:, 1]}
+        return {name: (float(v.min()), float(np.median(v)), float(v.max())) for name, v in columns.items()}
+
+
+def survey(entries: Sequence[SourceFile], limits: ImageLimits) -> Survey:
+    """Read the headers; files that cannot be read are left to those who decode them."""
+    found = Survey()
+    with Progress("looking at headers", len(entries)) as bar:
+        for entry in entries:
+            bar.advance()
+            try:
+                header = images.header(read(entry.source, limits), limits)
+            except (ImageError, OSError):
+                continue
+            _count(found, header)
+            reason = _odd(entry, header)
+            if reason:
+                found.odd.append(Skipped(entry.name, reason))
+    return found
+
+
+def _count(found: Survey, header: Header) -> None:
+    turned = header.orientation >= 5
+    found.formats[header.format] += 1
+    found.modes[header.mode] += 1
+    found.sizes[(header.height, header.width) if turned else (header.width, header.height)] += 1
+    found.rotated += header.orientation != 1
+
+
+def _odd(entry: SourceFile, header: Header) -> str:
+    name = entry.parts[-1]
+    ending = f".{name.rpartition('.')[2].lower()}" if "." in name else ""
+    reasons = []
+    if ending and ending not in ENDINGS.get(header.format, (ending,)):
+        reasons.append(f"It is {header.format}, and its name ends in {ending}.")
+    if header.mode not in PLAIN_MODES:
+        reasons.append(f"Its colours are stored as {header.mode}; they are turned into RGB.")
+    if min(header.width, header.height) < TINY:
+        reasons.append(f"It has {header.width} x {header.height} pixels.")
+    return " ".join(reasons)
+
 
 UNIFORM = 2.0
 """Standard deviation of each colour, 0 to 255, below which a picture shows nothing."""
@@ -118,21 +197,18 @@ def inspect_dataset(
     source: str | Path, size: int | None = None, *, cache: Path | None = None, limits: ImageLimits = DEFAULT_LIMITS
 ) -> Inspection:
     """Load a source as training does, and look at it from all sides; raises what load_dataset() raises."""
-    splits = load_dataset(source, size, cache=cache, limits=limits)
-    files = None if source in NAMES else _survey(Path(source), limits)
+    opened = None if source in NAMES else OpenedSource(source)
+    splits = (
+        opened.load(size, cache=cache, limits=limits)
+        if opened
+        else load_dataset(source, size, cache=cache, limits=limits)
+    )
+    files = [item.entry for members in opened.labelled().values() for item in members] if opened else []
     places = _places(splits)
     parts = splits.parts()
     pairs = find_duplicates([part.images for part in parts.values()])
     uniform = [places(row) for row in _uniform(list(parts.values()))]
-    return Inspection(splits, files, _sorted(pairs, places), tuple(uniform))
-
-
-def _survey(path: Path, limits: ImageLimits) -> Survey | None:
-    collected = find_source(path).collect()
-    if find_version(collected.entries) is not None:
-        return None
-    arranged = arrange(collected, str(path))
-    return survey([item.entry for members in arranged.splits.values() for item in members], limits)
+    return Inspection(splits, survey(files, limits) if files else None, _sorted(pairs, places), tuple(uniform))
 
 
 def _places(splits: Splits) -> Callable[[int], Place]:
@@ -151,7 +227,7 @@ def _places(splits: Splits) -> Callable[[int], Place]:
     return place
 
 
-def _sorted(pairs: Sequence[Pair], places: Callable[[int], Place]) -> tuple[Twins, ...]:
+def _sorted(pairs: Sequence[DuplicatePair], places: Callable[[int], Place]) -> tuple[Twins, ...]:
     twins = [Twins(places(p.first), places(p.second), p.exact, p.mirrored, p.similarity) for p in pairs]
     return tuple(sorted(twins, key=lambda t: (not t.leak, not t.disagree, not t.exact, -t.similarity)))
 

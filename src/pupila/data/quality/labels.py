@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from pupila._names import nearest
-from pupila.data.dataset import Dataset, Integers
-from pupila.data.splits import Part, Splits, fingerprint
+from pupila.data.dataset import Dataset, Integers, SplitArrays, Splits, fingerprint
 from pupila.errors import DataError
 
 NAMED_AT_MOST = 5
@@ -96,7 +95,10 @@ def _near(name: str, names: Mapping[str, object] | tuple[str, ...]) -> str:
 
 def _with_labels(splits: Splits, labels: Mapping[str, Integers], note: str) -> Splits:
     classes = splits.train.classes
-    parts = {name: Part(data.images, labels[name], splits.names.get(name, ())) for name, data in splits.parts().items()}
+    parts = {
+        name: SplitArrays(data.images, labels[name], splits.names.get(name, ()))
+        for name, data in splits.parts().items()
+    }
     made = {name: Dataset(part.images, part.labels, classes) for name, part in parts.items()}
     return replace(
         splits,

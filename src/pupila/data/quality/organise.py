@@ -10,14 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pupila import images
-from pupila.data.dataset import Integers
-from pupila.data.layouts.cifar import find_version
-from pupila.data.layouts.detect import arrange
-from pupila.data.load import load_dataset
-from pupila.data.sources.entries import Entry
-from pupila.data.sources.source import NAMES, find_source
-from pupila.data.split import split_rows
-from pupila.data.splits import Splits
+from pupila.data.dataset import Integers, Splits, split_rows
+from pupila.data.load import OpenedSource, load_dataset
+from pupila.data.sources.files import SourceFile
+from pupila.data.sources.source import NAMES
 from pupila.errors import DataError
 from pupila.progress import Progress
 
@@ -56,14 +52,15 @@ def organise(
     `equal` the same number of each class (see split_rows). Pictures that cannot be read are left out.
     Raises DataError if `out` is there, lies in the source, or cannot be written.
     """
-    target = _checked_target(source, out)
-    splits = load_dataset(source, cache=cache)
+    opened = None if source in NAMES else OpenedSource(source)
+    target = _checked_target(opened, out)
+    splits = opened.load(cache=cache) if opened else load_dataset(source, cache=cache)
     rows = _rows(splits, fraction, seed, equal)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as name:
             ready = Path(name) / "ready"
-            organised = _write(splits, _entries(source), rows, ready)
+            organised = _write(splits, _entries(opened), rows, ready)
             ready.replace(target)
     except OSError as error:
         raise DataError(
@@ -72,11 +69,11 @@ def organise(
     return Organised(target, *organised)
 
 
-def _checked_target(source: str | Path, out: Path) -> Path:
+def _checked_target(opened: OpenedSource | None, out: Path) -> Path:
     """Return the absolute path to write to; raises DataError if it lies in the source, or something is there."""
     target = Path(os.path.abspath(out.expanduser()))  # noqa: PTH100 - links stay as they are named
     above = (target.parent.resolve(), *target.parent.resolve().parents)
-    home = None if source in NAMES else find_source(Path(source)).path  # of a table: the folder with its pictures
+    home = opened.source.path if opened else None  # of a table: the folder with its pictures
     if home and home.is_dir() and home.resolve() in above:
         raise DataError(f"{out}: lies in {home}, which would then hold every picture twice. Choose a place outside.")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -99,20 +96,15 @@ def _rows(splits: Splits, fraction: float, seed: int, equal: bool) -> dict[str, 
     return rows
 
 
-def _entries(source: str | Path) -> dict[tuple[str, str], Entry]:
+def _entries(opened: OpenedSource | None) -> dict[tuple[str, str], SourceFile]:
     """Return the files by part and name; none for a data set that is not made of picture files."""
-    if source in NAMES:
-        return {}
-    collected = find_source(Path(source)).collect()
-    if find_version(collected.entries) is not None:
-        return {}
-    splits = arrange(collected, str(source)).splits
+    splits = opened.labelled() if opened else {}
     return {(part, f"{i.category}/{i.name}"): i.entry for part, items in splits.items() for i in items}
 
 
 def _write(
     splits: Splits,
-    entries: dict[tuple[str, str], Entry],
+    entries: dict[tuple[str, str], SourceFile],
     rows: dict[str, tuple[str, Integers | range]],
     ready: Path,
 ) -> tuple[dict[str, int], int]:
@@ -143,7 +135,7 @@ def _class_folders(classes: tuple[str, ...]) -> list[str]:
     return names
 
 
-def _below_class(name: str, category: str, entry: Entry | None) -> Path:
+def _below_class(name: str, category: str, entry: SourceFile | None) -> Path:
     """Return the path below the class folder; a picture that was no file gets a name of its own."""
     if entry is None:
         return Path(_safe(name.removesuffix(".png")) + ".png")
@@ -156,7 +148,7 @@ def _safe(name: str) -> str:
     return f"_{plain}" if plain.startswith(".") or not plain else plain
 
 
-def _place(entry: Entry, place: Path) -> bool:
+def _place(entry: SourceFile, place: Path) -> bool:
     """Put a file there and return whether it is a link; two that were made one by _safe() stop."""
     if place.exists():
         raise DataError(f"{entry.name}: another picture of its class would get the same name. Rename one of them.")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from pupila.data.sources.entries import Entry, is_hidden, parts_of
+from pupila.data.sources.files import SourceFile, is_hidden, parts_of
 from pupila.errors import DataError
 from pupila.progress import Progress
 
@@ -29,12 +29,12 @@ ZIP_STARTS = b"PK\x03\x04"
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError, NotImplementedError)
 
 
-def read_archive(path: Path) -> list[Entry]:
+def read_archive(path: Path) -> list[SourceFile]:
     """Return all regular files of a tar (plain, gz, bz2, xz) or zip archive, recognised by content.
 
     Raises DataError if it is neither, is damaged, encrypted, or too large to hold in memory.
     """
-    entries: dict[tuple[str, ...], Entry] = {}  # of two members with one name the later counts, as when unpacking
+    entries: dict[tuple[str, ...], SourceFile] = {}  # of two members with one name the later counts, as when unpacking
     total = 0
     try:
         with path.open("rb") as file, Progress("reading", path.stat().st_size) as bar:
@@ -45,7 +45,7 @@ def read_archive(path: Path) -> list[Entry]:
                 if total > TOTAL_BYTES:
                     raise DataError(f"{path}: holds over {TOTAL_BYTES // 2**30} GiB. Unpack it and give the folder.")
                 if parts and not any(map(is_hidden, parts)):
-                    entries[parts] = Entry(parts, data)
+                    entries[parts] = SourceFile(parts, data)
                 if file.tell() - seen > REPORT_EVERY:
                     bar.advance(file.tell() - seen)
                     seen = file.tell()

@@ -29,7 +29,7 @@ def cache_folder(cache: Path | None = None) -> Path:
 
 
 @dataclass(frozen=True)
-class Hash:
+class FileHash:
     """What a file must hash to: the whole hexadecimal digest, or its first digits (torchvision publishes eight)."""
 
     kind: str
@@ -51,7 +51,7 @@ def download(url: str, destination: Path, *, sha256: str | None = None, md5: str
     What has arrived is kept beside it as `<name>.part` and continued the next time. Raises DownloadError if the server
     cannot be reached, breaks off without sending anything new, or sends a file with another hash.
     """
-    expected = Hash("sha256", sha256) if sha256 else Hash("md5", md5) if md5 else None
+    expected = FileHash("sha256", sha256) if sha256 else FileHash("md5", md5) if md5 else None
     part = destination.with_name(destination.name + ".part")
     try:
         if _is_there(destination, expected):
@@ -69,11 +69,11 @@ def download(url: str, destination: Path, *, sha256: str | None = None, md5: str
     return destination
 
 
-def _is_there(destination: Path, expected: Hash | None) -> bool:
+def _is_there(destination: Path, expected: FileHash | None) -> bool:
     return destination.exists() and (expected is None or expected.fits(destination))
 
 
-def _fetch_checked(url: str, part: Path, expected: Hash | None) -> None:
+def _fetch_checked(url: str, part: Path, expected: FileHash | None) -> None:
     """Fetch into `part`. If what an earlier run left there spoils the hash, start over once from nothing."""
     if expected is None:
         part.unlink(missing_ok=True)  # nothing would tell whether it is the beginning of the same file

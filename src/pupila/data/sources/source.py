@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pupila._names import did_you_mean
+from pupila.data.dataset import Skipped
 from pupila.data.layouts.tables import TABLES
 from pupila.data.sources.archive import read_archive, stem
-from pupila.data.sources.entries import Entry
-from pupila.data.sources.folders import list_folder
-from pupila.data.splits import Skipped
+from pupila.data.sources.files import SourceFile, list_folder
 from pupila.errors import DataError
 
 NAMES = ("cifar10", "digits")
@@ -18,27 +17,27 @@ NAMES = ("cifar10", "digits")
 
 
 @dataclass(frozen=True)
-class Collected:
+class SourceFiles:
     """All files of a source, and what was left out while listing them."""
 
-    entries: Sequence[Entry]
+    entries: Sequence[SourceFile]
     notes: Sequence[str] = ()
     skipped: Sequence[Skipped] = field(default=())
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """A path whose files are not opened yet."""
 
     path: Path
     name: str
     identity: object
     """What changes whenever the files do; has a JSON form."""
-    collect: Callable[[], Collected]
+    collect: Callable[[], SourceFiles]
     """Raises DataError if the files cannot be read."""
 
 
-def find_source(given: Path) -> Source:
+def find_source(given: Path) -> DataSource:
     """Look at a path without opening what is in it; raises DataError if that cannot be done."""
     path = Path(os.path.abspath(given.expanduser()))  # noqa: PTH100 - not resolve(): a link's own name is the name
     try:
@@ -55,11 +54,11 @@ def find_source(given: Path) -> Source:
         return _folder(path.parent, path.stem, lambda entry: entry.may_be_picture or entry.source == str(path))
     identity = (status.st_size, status.st_mtime_ns)
     if path.suffix.lower() == ".parquet":
-        return Source(path, path.stem, identity, lambda: Collected([Entry((path.name,), str(path))]))
-    return Source(path, stem(path), identity, lambda: Collected(read_archive(path)))
+        return DataSource(path, path.stem, identity, lambda: SourceFiles([SourceFile((path.name,), str(path))]))
+    return DataSource(path, stem(path), identity, lambda: SourceFiles(read_archive(path)))
 
 
-def _folder(path: Path, name: str, wanted: Callable[[Entry], bool]) -> Source:
+def _folder(path: Path, name: str, wanted: Callable[[SourceFile], bool]) -> DataSource:
     listing = list_folder(path)
     files = [file for file in listing.files if wanted(file.entry)]
     identity = [
@@ -67,5 +66,5 @@ def _folder(path: Path, name: str, wanted: Callable[[Entry], bool]) -> Source:
         [item.name for item in listing.skipped],
         listing.notes(),
     ]
-    collected = Collected([file.entry for file in files], listing.notes(), listing.skipped)
-    return Source(path, name, identity, lambda: collected)
+    collected = SourceFiles([file.entry for file in files], listing.notes(), listing.skipped)
+    return DataSource(path, name, identity, lambda: collected)

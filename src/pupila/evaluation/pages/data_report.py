@@ -10,7 +10,7 @@ import numpy as np
 
 from pupila import images
 from pupila.data import Dataset
-from pupila.data.quality.class_balance import told
+from pupila.data.quality.class_balance import describe_balance
 from pupila.data.quality.inspection import Inspection, Place, Twins, inspect_dataset
 from pupila.errors import DataError
 from pupila.evaluation.pages import html
@@ -62,7 +62,7 @@ def data_text(inspection: Inspection) -> str:
     counts = [part.counts() for part in splits.parts().values()]
     for number, name in enumerate(splits.train.classes):
         lines.append(f"{shorten(name, 20):20} " + " ".join(f"{int(count[number]):10,}" for count in counts))
-    return "\n".join(map(printable, [*lines, told(splits.train.counts())]))
+    return "\n".join(map(printable, [*lines, describe_balance(splits.train.counts())]))
 
 
 def _first(lines: Sequence[str], most: int = 20) -> list[str]:
@@ -106,7 +106,7 @@ def _sections(inspection: Inspection) -> Iterator[str]:
             "Files that cannot be used", "Training leaves them out.", html.table(("file", "why"), unusable, texts=2)
         )
     yield from _odd(inspection)
-    yield html.section("Classes", told(splits.train.counts()), _counts(inspection))
+    yield html.section("Classes", describe_balance(splits.train.counts()), _counts(inspection))
     yield from _files(inspection)
     text = f"Each picture as it enters the network, {splits.train.size} x {splits.train.size} pixels, nothing cut off."
     yield html.section("What the network sees", text, *_grid(splits.train))

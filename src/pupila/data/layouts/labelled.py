@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import NamedTuple
 
-from pupila.data.sources.entries import Entry
-from pupila.data.splits import Skipped
+from pupila.data.dataset import Skipped
+from pupila.data.sources.files import SourceFile
 from pupila.errors import DataError
 
 WORDS = {
@@ -30,22 +30,22 @@ WITHIN = re.compile(
 HINT = "Put them into one folder a class, like cat/1.jpg and dog/1.jpg."
 
 
-class Labelled(NamedTuple):
+class LabelledFile(NamedTuple):
     """A file with its class and its name within the class."""
 
     category: str
     name: str
-    entry: Entry
+    entry: SourceFile
 
 
 @dataclass(frozen=True)
-class Arranged:
-    """Labelled files by split, sorted by class, then by name, and what was left out."""
+class DetectedLayout:
+    """LabelledFile files by split, sorted by class, then by name, and what was left out."""
 
     layout: str
     """What the arrangement was recognised as, in a few words for the user."""
-    splits: Mapping[str, Sequence[Labelled]]
-    strays: Sequence[Entry] = ()
+    splits: Mapping[str, Sequence[LabelledFile]]
+    strays: Sequence[SourceFile] = ()
     """Pictures that have no label."""
     notes: Sequence[str] = field(default=())
     """What was passed over on purpose, one sentence each."""
@@ -53,12 +53,12 @@ class Arranged:
     """What could not be used before it was even read."""
 
 
-def sort_labelled(items: Iterable[Labelled]) -> list[Labelled]:
+def sort_labelled(items: Iterable[LabelledFile]) -> list[LabelledFile]:
     """Sort by class, then by name: the order that a seed's split depends on."""
     return sorted(items, key=itemgetter(0, 1))
 
 
-def class_names(splits: Mapping[str, Sequence[Labelled]], where: str) -> tuple[str, ...]:
+def class_names(splits: Mapping[str, Sequence[LabelledFile]], where: str) -> tuple[str, ...]:
     """Return the classes of train, sorted.
 
     Raises DataError if there is one only, if another split has one more, or if a name is no text.
@@ -135,7 +135,7 @@ def splits_in_classes(names: Iterable[str]) -> dict[str, tuple[str, str]]:
     return found if any(told[0] in trained and told[1] != "train" for told in found.values()) else {}
 
 
-def splits_of_files(files: Sequence[Entry]) -> list[str | None]:
+def splits_of_files(files: Sequence[SourceFile]) -> list[str | None]:
     """Return the split that the name of each file tells, or of the folder that it lies in; None where neither does."""
     stems = [re.sub(r"(-\d+-of-\d+)?\.\w+$", "", file.parts[-1]) for file in files]
     among = splits_among(stems)

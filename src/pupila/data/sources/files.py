@@ -1,14 +1,86 @@
-"""Folders on disk as entries. Reads names, sizes and times only; knows nothing of classes or pictures."""
+"""The files of a data set, and the listing of a folder: names, sizes and times. No file is opened here."""
 
 import os
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from pupila.data.sources.entries import PICTURES, Entry, ending_of, is_hidden, parts_of
-from pupila.data.splits import Skipped
+from pupila.data.dataset import Skipped
 from pupila.errors import DataError
+
+# Files that come with data sets and are no pictures: passed over in silence. All else is judged by its content.
+NOT_PICTURES = frozenset(
+    (".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".md", ".rst", ".html", ".yaml", ".yml", ".ini", ".db", ".py")
+)
+
+PICTURES = frozenset(
+    (
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".gif",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".mpo",
+        ".avif",
+        ".heic",
+        ".heif",
+    )
+)
+"""Usual endings of picture files. They decide nothing about what is in a file."""
+
+
+class SourceFile(NamedTuple):
+    """A file within a data set: as bytes if it comes out of an archive, else as the path to read it from.
+
+    A tuple, as ListedFile and LabelledFile are: there is one of each a file, and a dataclass takes three times as long.
+    """
+
+    parts: tuple[str, ...]
+    """Folders and file name, in Unicode normal form C: macOS would give the same name another spelling."""
+    source: bytes | str
+
+    @property
+    def name(self) -> str:
+        """The path within the data set, with forward slashes."""
+        return "/".join(self.parts)
+
+    @property
+    def may_be_picture(self) -> bool:
+        """False for notes and tables that lie beside the pictures."""
+        return ending_of(self.parts[-1]) not in NOT_PICTURES
+
+    def read(self) -> bytes:
+        """Return the whole content; raises OSError."""
+        if isinstance(self.source, bytes):
+            return self.source
+        with open(self.source, "rb") as file:  # noqa: PTH123 - a Path for each of so many files would cost seconds
+            return file.read()
+
+
+def ending_of(name: str) -> str:
+    """Return a file name's ending in small letters, with its dot: as Path.suffix, and ten times faster."""
+    dot = name.rfind(".")
+    return name[dot:].lower() if dot > 0 else ""
+
+
+def parts_of(name: str) -> tuple[str, ...]:
+    """Split a name with forward slashes into its parts, without `.` and empty ones."""
+    if not name.isascii():
+        name = unicodedata.normalize("NFC", name)
+    return tuple([part for part in name.split("/") if part not in ("", ".")])
+
+
+def is_hidden(name: str) -> bool:
+    """True for a file or folder that is hidden, or left behind by a packer."""
+    return name.startswith(".") or name == "__MACOSX"
+
 
 LINKED_AT_MOST = 10_000
 """Links to folders that are followed: a few folders that link to each other make millions of paths."""
@@ -18,19 +90,19 @@ Waiting = tuple[str, tuple[str, ...], frozenset[tuple[int, int]]]
 """A folder still to be looked into, its name within the data set, and the identities of those above it."""
 
 
-class Listed(NamedTuple):
+class ListedFile(NamedTuple):
     """A file and what tells whether it has changed."""
 
-    entry: Entry
+    entry: SourceFile
     bytes: int
     modified_ns: int
 
 
 @dataclass
-class Listing:
+class FolderListing:
     """All files below a folder, and what else was found there."""
 
-    files: list[Listed] = field(default_factory=list)
+    files: list[ListedFile] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     """What looks like a picture and is no file."""
     hidden: list[str] = field(default_factory=list)
@@ -44,12 +116,12 @@ class Listing:
         return [f"Ignored {_listed(kind, sorted(names))}." for kind, names in kinds.items() if names]
 
 
-def list_folder(root: Path) -> Listing:
+def list_folder(root: Path) -> FolderListing:
     """Return all files below a folder that are not hidden, sorted by name. Raises OSError.
 
     Links are followed, but not in circles; raises DataError if they lead on and on.
     """
-    listing, linked = Listing(), 0
+    listing, linked = FolderListing(), 0
     waiting: list[Waiting] = [(str(root), (), frozenset())]
     while waiting:  # and no recursion: folders may be nested deeper than Python's calls
         folder, above, seen = waiting.pop()
@@ -80,7 +152,7 @@ def list_folder(root: Path) -> Listing:
     return listing
 
 
-def _take(item: os.DirEntry[str], parts: tuple[str, ...], listing: Listing) -> bool:
+def _take(item: os.DirEntry[str], parts: tuple[str, ...], listing: FolderListing) -> bool:
     """Note what an item is; return whether it is a folder to look into."""
     try:
         folder = item.is_dir()
@@ -97,7 +169,7 @@ def _take(item: os.DirEntry[str], parts: tuple[str, ...], listing: Listing) -> b
     elif file:
         try:
             status = item.stat()
-            listing.files.append(Listed(Entry(parts, item.path), status.st_size, status.st_mtime_ns))
+            listing.files.append(ListedFile(SourceFile(parts, item.path), status.st_size, status.st_mtime_ns))
         except FileNotFoundError:  # it was removed a moment ago
             return False
         except PermissionError:  # its folder may be listed, and not entered
