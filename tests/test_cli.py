@@ -64,7 +64,7 @@ def test_run_folder_holds_all_that_is_promised(run):
         "recipe.json",
         "metrics.jsonl",
         "checkpoint.safetensors",
-        "trunk.safetensors",
+        "backbone.safetensors",
         "model.onnx",
         "curves.png",
     }
@@ -120,10 +120,10 @@ def test_training_never_overwrites_a_run(run, folder):
 
 
 def test_head_alone_is_fitted_on_given_weights(run, folder, tmp_path):
-    weights = run[1] / "trunk.safetensors"
+    weights = run[1] / "backbone.safetensors"
     done = pupila("train", folder, "--runs", tmp_path, *SMALL, "--weights", weights, "--set", "trains=head")
     assert done.exit_code == 0, done.output
-    assert "starting from trunk.safetensors" in done.output
+    assert "starting from backbone.safetensors" in done.output
 
 
 def test_head_alone_needs_weights(folder, tmp_path):

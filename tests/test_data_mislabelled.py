@@ -74,7 +74,7 @@ def folder(tmp_path_factory):
 
 def test_command_writes_a_table_that_training_takes(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("PUPILA_CACHE", str(tmp_path / "cache"))
-    weights = tmp_path / "trunk.safetensors"
+    weights = tmp_path / "backbone.safetensors"
     save_file({k: v for k, v in ResNet18(3).state_dict().items() if not k.startswith("fc.")}, weights)
     done = CliRunner().invoke(main, ["mislabelled", str(folder), str(tmp_path / "out"), "--weights", str(weights)])
     assert done.exit_code == 0, done.output

@@ -37,7 +37,7 @@ def random_network(classes=3, seed=0):
 
 @pytest.fixture(scope="module")
 def trained():
-    """A random trunk, and a last layer that tells the classes apart by their mean features: int8 turns no answer."""
+    """A random backbone, and a last layer that tells the classes apart by their mean features: int8 turns no answer."""
     network = random_network()
     with torch.no_grad():
         features = network.features(enlarged(torch.from_numpy(TRAINING.images), 32))
@@ -54,9 +54,9 @@ def exported(fitted, folder, **changes):
 
 def test_file_names_the_weights_and_not_where_they_lay(trained, tmp_path):
     manifest = exported(
-        trained, tmp_path, weights="/home/ana/runs/trunk.safetensors", export="float32"
+        trained, tmp_path, weights="/home/ana/runs/backbone.safetensors", export="float32"
     ).predictor.manifest
-    assert manifest.recipe["weights"] == "trunk.safetensors"
+    assert manifest.recipe["weights"] == "backbone.safetensors"
 
 
 @pytest.mark.parametrize(("size", "network_size"), [(32, 32), (32, 64), (48, 64), (64, 48)])

@@ -26,7 +26,7 @@ def finished(tmp_path_factory):
         path = root / "photos" / data.classes[label] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(path)
-    weights = root / "trunk.safetensors"
+    weights = root / "backbone.safetensors"
     save_file({k: v for k, v in ResNet18(3).state_dict().items() if not k.startswith("fc.")}, weights)
     done = pupila(
         "train", root / "photos", "--weights", weights, "--epochs", 1, "--runs", root, "--name", "run",

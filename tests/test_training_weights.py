@@ -13,7 +13,7 @@ from pupila.errors import DownloadError, ModelError
 from pupila.models import bundled_backbone
 from pupila.training import weights
 from pupila.training.loop.resnet import ResNet18
-from pupila.training.weights import read_weights, save_trunk, starting_network
+from pupila.training.weights import read_weights, save_backbone, starting_network
 
 
 def published_names():
@@ -60,7 +60,7 @@ def test_published_file_loads_unchanged(published):
     assert torch.equal(network.layer4[1].conv2.weight, state["layer4.1.conv2.weight"])
 
 
-def test_training_starts_from_its_trunk_with_a_new_head(published):
+def test_training_starts_from_its_backbone_with_a_new_head(published):
     start = starting_network(str(published), classes=3, seed=0)
     state = torch.load(published, weights_only=True)
     assert torch.equal(start.network.conv1.weight, state["conv1.weight"])
@@ -68,10 +68,10 @@ def test_training_starts_from_its_trunk_with_a_new_head(published):
     assert start.origin.startswith("resnet18-f37072fd.pth ")
 
 
-def test_saved_trunk_is_read_back(tmp_path):
+def test_saved_backbone_is_read_back(tmp_path):
     network = ResNet18(2)
-    save_trunk(network, tmp_path / "trunk.safetensors")
-    again = starting_network(str(tmp_path / "trunk.safetensors"), classes=5, seed=1).network
+    save_backbone(network, tmp_path / "backbone.safetensors")
+    again = starting_network(str(tmp_path / "backbone.safetensors"), classes=5, seed=1).network
     assert torch.allclose(again.conv1.weight, network.conv1.weight, atol=1e-3)
 
 
@@ -145,7 +145,7 @@ def test_auto_takes_imagenet_where_it_can_be_had_and_says_so(web, published, mon
     assert "Starting from ImageNet's weights" in capsys.readouterr().out
 
 
-def test_bundled_backbone_is_a_whole_trunk_in_half_precision():
+def test_bundled_backbone_is_a_whole_backbone_in_half_precision():
     state = read_weights(bundled_backbone())
     wanted = {name: shape for name, shape in published_names().items() if not name.startswith("fc.")}
     assert {name: tuple(value.shape) for name, value in state.items()} == wanted

@@ -47,9 +47,9 @@ def features_and_name(chosen: argparse.Namespace, pool: Dataset) -> tuple[NDArra
     if chosen.model is not None:
         predictor = Predictor.load(chosen.model)
         return np.asarray(answers(predictor, pool.images).features, np.float32), str(chosen.model)
-    from pupila.training.mislabelled import trunk_features
+    from pupila.training.mislabelled import backbone_features
 
-    return trunk_features(pool, chosen.weights)
+    return backbone_features(pool, chosen.weights)
 
 
 def write_table(chosen: argparse.Namespace) -> None:

@@ -61,7 +61,7 @@ class Recipe:
     """What to start from: imagenet, bundled, none, or the path of a .pth or .safetensors file; auto: imagenet if it can
     be had, else bundled."""
     trains: str = "all"
-    """`all`, or `head`: the trunk stays as it is, its features are computed once, and only the last layer is fitted."""
+    """`all`, or `head`: the backbone stays as it is, and only the last layer is fitted on its features."""
     epochs: int = 8
     """Times to go through the training pictures; counts only where `minutes` is 0."""
     minutes: float = 0.0
@@ -73,9 +73,9 @@ class Recipe:
     progressive: tuple[tuple[int, float], ...] = ()
     """Smaller sizes to begin with: (pixels a side, share of the run) in turn; the rest runs at network_size."""
     learning_rate: float = 0.05
-    """Peak rate of the trunk."""
+    """Peak rate of the backbone."""
     head_factor: float = 1.0
-    """The new last layer's rate, in multiples of the trunk's."""
+    """The new last layer's rate, in multiples of the backbone's."""
     momentum: float = 0.9
     """Of SGD: the share of the last step that goes on into the next one."""
     nesterov: bool = True

@@ -77,7 +77,7 @@ def train(
     pairs = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
     chosen = load_recipe(recipe, [*overrides, *pairs])
     if explain:
-        click.echo("\n".join(prepare(data, chosen, size, labels, feedback, outliers).settled.given))
+        click.echo("\n".join(prepare(data, chosen, size, labels, feedback, outliers).resolved.given))
         return
     folder = runs / (name or f"{Path(data).name.split('.')[0]}-{chosen.name}")
     options = {"size": size, "labels": labels, "feedback": feedback, "outliers": outliers, "log": log}

@@ -10,5 +10,5 @@ def bundled_model() -> Path:
 
 
 def bundled_backbone() -> Path:
-    """Where the trunk lies that training starts from: float16 safetensors under torchvision's names, no head."""
+    """Where the backbone lies that training starts from: float16 safetensors under torchvision's names, no head."""
     return Path(str(resources.files("pupila.models") / "backbone.safetensors"))

@@ -1,6 +1,6 @@
 """Squash or letter-box, chosen on validation pictures where the photos are clearly not square.
 
-Knows a frozen trunk and last layers fitted on its features: seconds, where two whole trainings take twice as long.
+Knows a frozen backbone and last layers fitted on its features: seconds, where two whole trainings take twice as long.
 """
 
 from collections.abc import Callable
@@ -53,7 +53,7 @@ def choose_framing(read: Read, cut: Cut, squashed: Splits, recipe: Recipe, start
 
 
 def _score(network: ResNet18, training: Dataset, validation: Dataset, recipe: Recipe) -> float:
-    """Return the accuracy (balanced, where classes are uneven) of a last layer fitted on the trunk's features."""
+    """Return the accuracy (balanced, where classes are uneven) of a last layer fitted on the backbone's features."""
     training, validation = _few(training, PICTURES, recipe.seed), _few(validation, PICTURES // 4, recipe.seed)
     small = replace(recipe, network_size=min(recipe.network_size or LARGEST, LARGEST), progressive=())
     network.eval()

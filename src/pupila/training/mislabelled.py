@@ -1,7 +1,7 @@
-"""How likely each label of a data set is wrong: features of a frozen trunk, and last layers cross-validated on them.
+"""How likely each label of a data set is wrong: features of a frozen backbone, a last layer cross-validated on them.
 
-Seconds for thousands of pictures, as the trunk runs once over each. The trunk of a model that was trained on the same
-pictures has seen their labels, but hardly learned single wrong ones by heart; the last layer never sees its own.
+Seconds for thousands of pictures, as the backbone runs once over each. That of a model trained on the same pictures
+has seen their labels, but hardly learned single wrong ones by heart; the last layer never sees its own.
 """
 
 from pathlib import Path
@@ -56,7 +56,7 @@ def find_mislabelled(
         features = np.asarray(answers(predictor, pool.images).features, dtype=np.float32)
         origin = f"{predictor.manifest.name} {predictor.version}"
     else:
-        features, origin = trunk_features(pool, weights)
+        features, origin = backbone_features(pool, weights)
     return _found(splits.name, pool, paths, features, origin, most)
 
 
@@ -77,7 +77,7 @@ def _pool(splits: Splits) -> tuple[Dataset, list[str]]:
     return pool, [path for name in named for path in paths[name]]
 
 
-def trunk_features(pool: Dataset, weights: str) -> tuple[Features, str]:
+def backbone_features(pool: Dataset, weights: str) -> tuple[Features, str]:
     """Return features [N, 768] of the starting weights, and what these are; TrainingError if there are none.
 
     Those of the last stage and of the one before, which knows more of textures, averaged over each picture and its

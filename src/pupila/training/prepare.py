@@ -11,7 +11,7 @@ from pupila.data.quality.labels import relabelled
 from pupila.errors import TrainingError
 from pupila.feedback.corrections import Corrections, joined, read_corrections
 from pupila.recipe import Recipe
-from pupila.training.defaults import Facts, Settled, settle
+from pupila.training.defaults import DatasetStats, ResolvedRecipe, resolve
 from pupila.training.distributed.process_group import ALONE, Team
 from pupila.training.framing import choose_framing
 from pupila.training.loop.device import pick_device
@@ -27,7 +27,7 @@ class Prepared:
     training: Dataset
     validation: Dataset
     start: Start
-    settled: Settled
+    resolved: ResolvedRecipe
     corrections: Corrections | None = None
     """What people have said of a server's answers: in `training` already."""
     outliers: Outliers | None = None
@@ -63,15 +63,15 @@ def prepare(
         training, validation = training_split(splits, recipe)
     if recipe.trains == "head" and start.origin == "none":
         raise TrainingError("trains=head builds on trained weights, and there are none. Use --set trains=all.")
-    facts = Facts(len(training), len(training.classes), training.size, pretrained=start.origin != "none")
+    stats = DatasetStats(len(training), len(training.classes), training.size, pretrained=start.origin != "none")
     print(
-        f"{facts.pictures:,} pictures to train on, {len(validation):,} to validate, {facts.classes} classes, "
-        f"{facts.size} px; starting from {start.origin}; on {pick_device().type}"
+        f"{stats.pictures:,} pictures to train on, {len(validation):,} to validate, {stats.classes} classes, "
+        f"{stats.size} px; starting from {start.origin}; on {pick_device().type}"
     )
-    settled = settle(recipe, facts)
-    for reason in settled.chosen:
+    resolved = resolve(recipe, stats)
+    for reason in resolved.chosen:
         print(reason)
-    prepared = Prepared(splits, training, validation, start, settled)
+    prepared = Prepared(splits, training, validation, start, resolved)
     with team.first_on_the_machine():
         if feedback is not None:
             prepared = with_feedback(prepared, feedback)
@@ -92,7 +92,7 @@ def with_feedback(prepared: Prepared, folder: Path) -> Prepared:
 
 def with_outliers(prepared: Prepared, source: Path) -> Prepared:
     """Add pictures that show none of the classes; says how many. Raises DataError if they do show one."""
-    if prepared.settled.recipe.trains == "head":
+    if prepared.resolved.recipe.trains == "head":
         raise TrainingError("--outliers teach the whole network, and trains=head fits only its last layer.")
     own = [part for part in (prepared.training, prepared.validation, prepared.splits.test) if part is not None]
     outliers = read_outliers(source, own, prepared.splits.framing)

@@ -1,6 +1,6 @@
 """The whole way from a data set's name to a run folder: prepare, fit, export, report.
 
-A run folder holds recipe.json, run.json, metrics.jsonl, checkpoint.safetensors, trunk.safetensors, model.onnx, and
+A run folder holds recipe.json, run.json, metrics.jsonl, checkpoint.safetensors, backbone.safetensors, model.onnx, and
 report.html with its plots, curves.png among them.
 """
 
@@ -29,7 +29,7 @@ from pupila.training.prepare import Prepared, prepare
 from pupila.training.record import FILE as RUN_FILE
 from pupila.training.record import record_of
 from pupila.training.trackers import Tracker, check_installed, tracking
-from pupila.training.weights import save_trunk
+from pupila.training.weights import save_backbone
 
 WORTH_SAYING = 0.02
 """Difference of accuracy and balanced accuracy from which an epoch's line gives both."""
@@ -77,7 +77,7 @@ def train(
     torch.set_num_threads(usable_threads())
     prepared = prepare(source, recipe, size, labels, feedback, outliers, team)
     record = record_of(source, size, labels, feedback, outliers, prepared.splits)
-    splits, start, recipe = prepared.splits, prepared.start, prepared.settled.recipe
+    splits, start, recipe = prepared.splits, prepared.start, prepared.resolved.recipe
     training, validation = prepared.training, prepared.validation
     print(describe_balance(training.counts(), recipe.balance))
     _write(folder / "recipe.json", json.dumps(recipe.to_dict(), indent=2))
@@ -87,7 +87,7 @@ def train(
         fitted = _fitted(prepared, folder, on_epoch, resume, checkpoint_seconds, team, checkpoints)
         tracker.stopped = fitted.stopped
     print(closing_line(fitted))
-    save_trunk(fitted.network, folder / "trunk.safetensors")
+    save_backbone(fitted.network, folder / "backbone.safetensors")
     exported = export(
         fitted, recipe, training, validation, folder / "model.onnx",
         splits=splits, origin=start.origin, corrections=prepared.corrections, outliers=prepared.outliers,
@@ -127,7 +127,7 @@ def _fitted(
 ) -> Fitted:
     """Fit all of the network, or its head."""
     recipe, start, training, validation = (
-        prepared.settled.recipe, prepared.start, prepared.training, prepared.validation
+        prepared.resolved.recipe, prepared.start, prepared.training, prepared.validation
     )  # fmt: skip
     if recipe.trains == "head" and team.size > 1:
         raise TrainingError("trains=head is one short computation that workers cannot share. Leave --workers out.")

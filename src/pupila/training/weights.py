@@ -36,11 +36,11 @@ def starting_network(weights: str, classes: int, seed: int, *, url: str = IMAGEN
     network = ResNet18(classes)
     state, origin = _state(weights, url)
     if state is not None:
-        _load_trunk(network, state, origin)
+        _load_backbone(network, state, origin)
     return Start(network, origin)
 
 
-def save_trunk(network: ResNet18, path: Path, dtype: torch.dtype = torch.float16) -> None:
+def save_backbone(network: ResNet18, path: Path, dtype: torch.dtype = torch.float16) -> None:
     """Write all but the head as safetensors; float16 halves the file at no cost in accuracy after training goes on."""
     state = {}
     for name, value in network.state_dict().items():
@@ -97,15 +97,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _load_trunk(network: ResNet18, state: dict[str, Tensor], origin: str) -> None:
+def _load_backbone(network: ResNet18, state: dict[str, Tensor], origin: str) -> None:
     """Copy all but the head; the head is kept too where it has the same classes."""
     own = network.state_dict()
-    trunk = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-    trunk = {name: value for name, value in trunk.items() if not name.startswith("fc.")}
+    backbone = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    backbone = {name: value for name, value in backbone.items() if not name.startswith("fc.")}
     wrong = [name for name in own if not name.startswith("fc.") and not name.endswith("num_batches_tracked")]
-    wrong = [name for name in wrong if name not in trunk or trunk[name].shape != own[name].shape]
+    wrong = [name for name in wrong if name not in backbone or backbone[name].shape != own[name].shape]
     if wrong:
         raise ModelError(
             f"{origin}: is not a ResNet-18: {wrong[0]} is missing or of another shape ({len(wrong)} such)."
         )
-    network.load_state_dict({**own, **{name: trunk[name] for name in trunk.keys() & own.keys()}})
+    network.load_state_dict({**own, **{name: backbone[name] for name in backbone.keys() & own.keys()}})

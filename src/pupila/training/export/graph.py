@@ -20,7 +20,7 @@ BATCH_NORM_EPSILON = 1e-5  # torch's default
 
 State = Mapping[str, NDArray[Any]]
 HEAD_NODES = ("normalise_scale", "normalise_shift", "enlarge", "mirror", "both", "mean", "cam", "cam_mean", "logits")
-"""Nodes at either end that stay in float32 when the trunk is quantised: they cost next to nothing."""
+"""Nodes at either end that stay in float32 when the backbone is quantised: they cost next to nothing."""
 
 
 def build(state: State, input_size: int, network_size: int, *, flip_average: bool = False) -> onnx.ModelProto:

@@ -35,7 +35,7 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
 
 
 def int8(model: onnx.ModelProto, pictures: NDArray[np.uint8]) -> onnx.ModelProto:
-    """Return a copy whose trunk computes in int8; pictures uint8 [N, H, W, 3] show the range of each activation."""
+    """Return a copy whose backbone computes in int8; pictures uint8 [N, H, W, 3] show the range of each activation."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)  # the quantiser moves the weights of the model it is given into files of its own
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Fit the last layer alone: features of the frozen trunk are computed once, then a convex problem is solved on them.
+"""Fit the last layer alone: features of the frozen backbone are computed once, then a convex problem is solved on them.
 
 The first usable model in under a minute. A fit is short, so that there is nothing to resume.
 """

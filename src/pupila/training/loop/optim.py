@@ -9,11 +9,11 @@ from pupila.recipe import Recipe
 
 
 def sgd(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """SGD with momentum over two groups: the trunk, and the head `fc` whose rate is `head_factor` times the trunk's."""
+    """SGD with momentum: the backbone at the learning rate, the last layer `fc` at `head_factor` times that."""
     head = [p for name, p in network.named_parameters() if name.startswith("fc.")]
-    trunk = [p for name, p in network.named_parameters() if not name.startswith("fc.")]
+    backbone = [p for name, p in network.named_parameters() if not name.startswith("fc.")]
     return torch.optim.SGD(
-        [{"params": trunk, "factor": 1.0}, {"params": head, "factor": recipe.head_factor}],
+        [{"params": backbone, "factor": 1.0}, {"params": head, "factor": recipe.head_factor}],
         lr=recipe.learning_rate,
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,
@@ -22,7 +22,7 @@ def sgd(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
 
 
 def learning_rate(recipe: Recipe, progress: float, epoch: int) -> float:
-    """Return the trunk's rate at `progress` in 0 to 1 of the run, in epoch number `epoch` from 0.
+    """Return the backbone's rate at `progress` in 0 to 1 of the run, in epoch number `epoch` from 0.
 
     one_cycle: up in a straight line for `warmup` of the run, then down to zero (Smith and Topin, "Super-Convergence",
     2017); step: times `lr_decay` every `lr_period` epochs.
