@@ -16,6 +16,7 @@ test: check
 check: .venv/everything
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy
 
 docs: .venv/everything

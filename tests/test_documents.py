@@ -195,36 +195,17 @@ def test_file_tree_names_every_package(readme: Path) -> None:
     assert {str(path.relative_to(ROOT)) for path in kept - tree(readme).keys()} == set()
 
 
-@pytest.mark.parametrize("module", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
-def test_every_module_says_what_it_is_for(module: Path) -> None:
-    assert ast.get_docstring(ast.parse(module.read_text(encoding="utf-8")))
-
-
-def test_design_says_of_every_room_what_it_is_for_and_whom_it_uses() -> None:
-    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| (.*) \|$", DESIGN.read_text(encoding="utf-8"), re.MULTILINE)
-    purpose, may_use = {}, {}
-    for names, rest in rows:
-        for room in re.findall(r"`(\w+)`", names):
-            (may_use if room in purpose else purpose)[room] = rest
-    rooms = {
-        path.name.removesuffix(".py") for path in SOURCE.iterdir() if list(path.rglob("*.py")) or path.suffix == ".py"
-    }
-    rooms = {room for room in rooms if not room.startswith("_")}
-    assert purpose.keys() == may_use.keys() | {"errors"} == rooms
-    for room in may_use.keys() - {"cli"}:
-        assert rooms_used_by(room) - {"errors", "_cpus", "_files", "_names"} <= set(
-            re.findall(r"`(\w+)`", may_use[room])
-        ), room
-
-
-def rooms_used_by(room: str) -> set[str]:
-    """Return the other rooms that a room's modules import from."""
-    used = set()
-    for path in [SOURCE / f"{room}.py", *SOURCE.glob(f"{room}/**/*.py")]:
-        if path.exists():
-            for module, names in re.findall(r"^ *from pupila((?:\.\w+)*) import (.+)$", path.read_text(), re.MULTILINE):
-                used |= {module.split(".")[1]} if module else set(names.split(", "))
-    return used - {room, "__version__"}
+def test_design_names_every_package_in_the_order_that_import_linter_enforces() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    order = [set(layer.split(" | ")) for layer in reversed(contracts[0]["layers"])]
+    table = DESIGN.read_text(encoding="utf-8").partition("| package |")[2].partition("\n\n")[0]
+    named = [
+        name
+        for names in re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", table, re.MULTILINE)
+        for name in names[1:-1].split("`, `")
+    ]
+    assert set(named) == set.union(*order) - {"__main__"}
+    assert named == sorted(named, key=lambda name: [name in layer for layer in order].index(True))
 
 
 # Two languages, one text

@@ -27,7 +27,8 @@ CHUNK = 64
 class Mapper(Protocol):
     """Answers chunks of paths: yields the number of files and the journal's lines of each, in order, each once."""
 
-    def map(self, chunks: Iterator[list[str]]) -> Iterator[tuple[int, bytes]]: ...
+    def map(self, chunks: Iterator[list[str]]) -> Iterator[tuple[int, bytes]]:
+        """Answer each chunk of paths."""
 
 
 Crew = Callable[[int, Path, str, int], AbstractContextManager[Mapper]]

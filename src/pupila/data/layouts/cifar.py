@@ -131,6 +131,7 @@ class Array:
         self._state = state
 
     def values(self) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+        """Return the array."""
         _, shape, kind, column_major, data = self._state
         if kind.code != b"u1" or column_major:
             raise ValueError("its array is not of bytes, row by row")
