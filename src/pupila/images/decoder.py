@@ -4,12 +4,14 @@ Knows nothing of models, data sets or HTTP. The whole picture is always kept: no
 squashed, or with `letterbox` put between two bars: which of them is chosen by training and kept in the manifest.
 """
 
+import functools
 import io
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +19,11 @@ from PIL import Image, PngImagePlugin
 
 from pupila.errors import ImageError
 from pupila.images import limits as structure
-from pupila.images import webp
+from pupila.images.exif import ExcessError
 from pupila.images.geometry import letterboxed, orientation, squashed, upright
+
+Args = ParamSpec("Args")
+Value = TypeVar("Value")
 
 Pixels = NDArray[np.uint8]
 """uint8 [H, W, 3], RGB."""
@@ -79,11 +84,26 @@ class Header:
     """EXIF: 1 is upright, or there is none."""
 
 
+def _without_history(function: Callable[Args, Value]) -> Callable[Args, Value]:
+    """Raise an ImageError without the errors that led to it: those keep the picture's bytes in memory."""
+
+    @functools.wraps(function)
+    def plain(*args: Args.args, **kwargs: Args.kwargs) -> Value:
+        try:
+            return function(*args, **kwargs)
+        except ImageError as error:
+            code, message = error.code, str(error)
+        raise ImageError(code, message)
+
+    return plain
+
+
 def open_gate(_: int) -> AbstractContextManager[None]:
     """Let everybody through at once."""
     return nullcontext()
 
 
+@_without_history
 def decode(
     source: bytes | Path,
     size: int,
@@ -104,7 +124,7 @@ def decode(
     if passes == 1 and "progressive" not in image.info:  # else all coefficients are kept, at whatever scale
         pixels = image.width * image.height
     with gate(pixels):
-        whole = _upright(_load(image, data), size)
+        whole = _upright(_load(image), size)
         square = letterboxed(whole, size) if framing == "letterbox" else squashed(whole, size)
     # What np.asarray(square) gives, in half the time: of small pictures it would be a tenth of all.
     return np.frombuffer(square.tobytes(), dtype=np.uint8).reshape(size, size, 3)
@@ -115,11 +135,13 @@ def resize(pixels: Pixels, size: int) -> Pixels:
     return np.asarray(squashed(Image.fromarray(pixels), size))
 
 
+@_without_history
 def sides(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[int, int]:
     """Return width and height in pixels as stored, from the header alone; raises ImageError as decode() does."""
     return _open(data, limits)[0].size
 
 
+@_without_history
 def header(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Header:
     """Return what the header says; raises ImageError as decode() does, for nothing that comes after the header."""
     image, _ = _open(data, limits)
@@ -138,12 +160,13 @@ def encode_png(pixels: Pixels) -> bytes:
     return buffer.getvalue()
 
 
+@_without_history
 def plain_png(data: bytes, longest: int, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
     """Return a picture file's pixels as a PNG without metadata: upright, on white, at most `longest` pixels a side.
 
     Raises ImageError as decode() does.
     """
-    image = _upright(_load(_open(data, limits)[0], data), longest // 4)
+    image = _upright(_load(_open(data, limits)[0]), longest // 4)
     image.thumbnail((longest, longest), Image.Resampling.BILINEAR)
     return encode_png(np.asarray(image))
 
@@ -159,22 +182,30 @@ def _open(data: bytes, limits: ImageLimits) -> tuple[Image.Image, int]:
         )
     try:
         passes = structure.passes(data)
-        image = Image.open(io.BytesIO(data), formats=OPENERS)
-    except structure.ExcessError as error:
-        message = f"The picture has {error}. Save it again with another program."
-        raise ImageError("image_too_complex", message) from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_many_pixels("The picture's size", limits) from error
+        image = _opened(data)
+    except ExcessError as error:
+        raise ImageError("image_too_complex", f"The picture has {error}. Save it again with another program.") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _too_many_pixels("The picture's size", limits) from None
     except Exception as error:  # Pillow's parsers raise nearly any type on hostile headers
-        if (frame := webp.first_frame(data)) is not None:
-            return _open(frame, limits)
-        if data.startswith(MAGIC) or webp.is_webp(data):
-            raise _damaged() from error
+        if data.startswith(MAGIC) or structure.is_webp(data):
+            raise _failed(error) from None
         kind = "HEIC cannot be read" if data[8:12] in HEIC_BRANDS else "Not a picture that can be read"
-        raise ImageError("image_unrecognised", f"{kind}. Send one of {', '.join(FORMATS)}.") from error
+        raise ImageError("image_unrecognised", f"{kind}. Send one of {', '.join(FORMATS)}.") from None
     if image.width * image.height > limits.max_pixels:
         raise _too_many_pixels(f"{image.width} x {image.height}", limits)
     return image, passes
+
+
+def _opened(data: bytes) -> Image.Image:
+    """Read the header; of an animated WebP that is not whole, that of its first frame."""
+    try:
+        return Image.open(io.BytesIO(data), formats=OPENERS)
+    except Exception:  # of nearly any type
+        frame = structure.first_frame(data)
+        if frame is None:
+            raise
+    return Image.open(io.BytesIO(frame), formats=OPENERS)
 
 
 def _too_many_pixels(what: str, limits: ImageLimits) -> ImageError:
@@ -182,25 +213,13 @@ def _too_many_pixels(what: str, limits: ImageLimits) -> ImageError:
     return ImageError("image_too_many_pixels", f"{what} is over the limit of {megapixels:g} megapixels. Scale it down.")
 
 
-def _load(image: Image.Image, data: bytes) -> Image.Image:
+def _load(image: Image.Image) -> Image.Image:
     """Return the picture with its pixels; an animation's first."""
     try:
-        if image.format == "WEBP" and not getattr(image, "is_animated", False):
-            pixels = webp.decode(data, *image.size)
-            if pixels is not None:
-                return _of_webp(image, pixels)
         image.load()
     except Exception as error:
-        raise _damaged() from error
+        raise _failed(error) from None
     return image
-
-
-def _of_webp(image: Image.Image, pixels: bytearray) -> Image.Image:
-    """Return the picture that has these pixels, R, G, B, A, without copying them."""
-    mode = "RGBA" if image.mode == "RGBA" else "RGBX"
-    loaded = Image.frombuffer(mode, image.size, pixels, "raw", mode, 0, 1)
-    loaded.info = image.info  # where its orientation is
-    return loaded
 
 
 def _upright(image: Image.Image, size: int) -> Image.Image:
@@ -208,8 +227,12 @@ def _upright(image: Image.Image, size: int) -> Image.Image:
     try:
         return upright(image, size)
     except Exception as error:  # Pillow raises ValueError, AssertionError and more
-        raise _damaged() from error
+        raise _failed(error) from None
 
 
-def _damaged() -> ImageError:
+def _failed(error: Exception) -> ImageError:
+    """Return what is wrong with a picture for which a decoder raised this."""
+    if isinstance(error, MemoryError | RecursionError):
+        message = "The picture takes more memory than there is. Save it again with another program."
+        return ImageError("image_too_complex", message)
     return ImageError("image_truncated", "The picture is cut off or damaged. Send the whole file.")

@@ -3,8 +3,12 @@
 Whatever makes no sense in a picture ends in an exception of any type: decoder.py, the caller, reports damage.
 """
 
+import contextlib
+
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
+
+from pupila.images import exif
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -25,9 +29,6 @@ BARS = (124, 116, 104)
 
 STRIP = 2**20
 """Pixels of a big picture that are shrunk at once."""
-
-MAX_EXIF = 2**20
-"""Bytes of an EXIF block in which an orientation is looked for: a JPEG's has 64 kB."""
 
 
 def upright(image: Image.Image, size: int) -> Image.Image:
@@ -58,15 +59,16 @@ def _scale(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation; a damaged EXIF block counts as none."""
-    if image.format == "JPEG" and not image.info.keys() & {"exif", "xmp"}:
-        return 1  # as small pictures mostly are: asking on costs a twentieth of decoding one
-    if len(image.info.get("exif", b"")) > MAX_EXIF:
-        return 1
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:
-        return 1
+    """Return the orientation by EXIF, or else by XMP: 1 is upright, or it is not said or damaged."""
+    info = image.info
+    if image.format == "TIFF" and (value := image.tag_v2.get(exif.ORIENTATION)):  # type: ignore[attr-defined]
+        return value if value in TURNS else 1
+    block = info.get("exif", b"")
+    if not block and (text := info.get("Raw profile type exif")):
+        with contextlib.suppress(ValueError):
+            block = bytes.fromhex("".join(text.split("\n")[3:]))
+    xmp = info.get("xmp") or info.get("XML:com.adobe.xmp") or b""
+    return exif.orientation(block, xmp.encode() if isinstance(xmp, str) else bytes(xmp))
 
 
 def _without_palette(image: Image.Image) -> Image.Image:

@@ -177,7 +177,7 @@ class Classifier:
         try:
             return predictor.decode(part.data, self.limits, lambda pixels: enter(pixels, deadline))
         except ImageError as error:
-            return error
+            return error.with_traceback(None)  # which holds the picture, and itself: memory until the next collection
 
 
 def compute(pictures: Sequence[images.Pixels], kind: Kind) -> list[Row]:

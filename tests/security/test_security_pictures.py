@@ -1,0 +1,121 @@
+"""Pictures that are made to cost memory or time: a real server refuses them at once and gives the memory back."""
+
+import io
+import struct
+import time
+import zlib
+from collections.abc import Iterator
+
+import pytest
+from PIL import Image
+from server_kit import Running, encode, picture, serving, write_model
+
+from pupila import images
+from pupila.data.decoding.worker import decode_into
+from pupila.errors import ImageError
+
+REPETITIONS = 100
+
+
+def nested_webp(depth: int, filler: int) -> bytes:
+    """Return a WebP whose frames hold one another."""
+    inner = b"XXXX" + struct.pack("<I", filler) + bytes(filler)
+    size, heads = len(inner), []
+    for _ in range(depth):
+        heads.append(b"ANMF" + struct.pack("<I", 16 + size) + bytes(16))
+        size += 24
+    body = b"".join(reversed(heads)) + inner
+    return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
+
+
+def shared_values(entries: int = 2000, size: int = 100_000, kind: int = 7, below: bool = False) -> bytes:
+    """Return a TIFF whose entries all point at the same bytes; with `below`, in a directory below the first."""
+    rows = [(256, 3, 1, 8), (257, 3, 1, 8)]
+    start = 8 + 2 + 12 * len(rows) + 4 + (12 + 2 + 4 if below else 0)
+    many = [(40000 + i, kind, size, start + 12 * entries) for i in range(entries)]
+    if not below:
+        return b"II*\0\x08\0\0\0" + directory(rows + many) + bytes(size)
+    rows.append((34665, 4, 1, start - 6))
+    return b"II*\0\x08\0\0\0" + directory(rows) + directory(many) + bytes(size)
+
+
+def directory(rows: list[tuple[int, int, int, int]]) -> bytes:
+    return struct.pack("<H", len(rows)) + b"".join(struct.pack("<HHII", *row) for row in rows) + bytes(4)
+
+
+def png_with(name: bytes, content: bytes, count: int = 1) -> bytes:
+    chunk = struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+    return picture()[:33] + chunk * count + picture()[33:]
+
+
+def jpeg_with(content: bytes) -> bytes:
+    """Return a JPEG with EXIF cut into segments."""
+    parts = [b"Exif\0\0" + content[at : at + 60_000] for at in range(0, len(content), 60_000)]
+    segments = b"".join(b"\xff\xe1" + struct.pack(">H", len(part) + 2) + part for part in parts)
+    data = picture("red", "JPEG", (200, 200), quality=100)
+    return data[:2] + segments + data[2:] + bytes(5_000)
+
+
+def webp_with(content: bytes) -> bytes:
+    return encode(Image.new("RGB", (32, 32)), "WEBP", exif=content)
+
+
+HOSTILE = {
+    "frames within frames": nested_webp(400, 480_000),
+    "frames within frames, deep": nested_webp(20_000, 10),
+    "TIFF": shared_values(),
+    "TIFF, a directory below": shared_values(below=True),
+    "TIFF, numbers": shared_values(kind=3, size=19_000),
+    "PNG": png_with(b"eXIf", shared_values()),
+    "PNG, many": png_with(b"eXIf", shared_values(250, 10), 100),
+    "JPEG": jpeg_with(shared_values()),
+    "WebP": webp_with(shared_values()),
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("server")
+    with serving(write_model(folder / "colours.onnx"), folder / "log", '{"port": 0, "workers": 1}') as running:
+        for _ in range(20):
+            running.predict(picture())
+        yield running
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_picture_made_to_cost_memory_is_refused_at_once_and_leaves_none_behind(server: Running, name: str) -> None:
+    refusal = server.predict(HOSTILE[name])
+    assert (refusal.status_code, refusal.json()["error"]["code"]) == (413, "image_too_complex"), refusal.text
+    before = server.memory()
+    times = []
+    for _ in range(REPETITIONS):
+        started = time.perf_counter()
+        assert server.predict(HOSTILE[name]).status_code == 413
+        times.append(time.perf_counter() - started)
+    assert sorted(times)[REPETITIONS // 2] < 0.1
+    assert server.memory() - before < 5
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_refusal_keeps_nothing_of_the_picture(name: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        images.decode(HOSTILE[name], 32)
+    assert caught.value.__context__ is caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("error", [RecursionError, MemoryError])
+def test_decoder_that_runs_out_of_memory_or_depth_spoils_one_picture_only(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Raised where Pillow's own decoder would: no file is known that makes it do so."""
+    opened = Image.open
+
+    def fails(file: io.BytesIO, **options: object) -> Image.Image:
+        if file.getvalue() == picture("green"):
+            raise error
+        return opened(file, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Image, "open", fails)
+    pixels = images.stack([images.decode(picture("red"), 32)] * 2)
+    failed = decode_into(pixels, [picture("green"), picture("blue")], images.DEFAULT_LIMITS)
+    assert list(failed) == [0] and "more memory" in failed[0] and pixels[1, 0, 0].argmax() == 2
