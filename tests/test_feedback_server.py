@@ -25,7 +25,7 @@ from pupila.errors import ImageError
 from pupila.feedback import Store
 from pupila.predictor import Predictor
 from pupila.server import Settings, create_app
-from pupila.server.api.auth import Key, digest_of
+from pupila.server.api.auth import ApiKey, digest_of
 from pupila.server.api.feedback import is_loopback, may_review
 from pupila.server.api.feedback_writer import DROPPED, KEPT, PENDING, QUEUE_PICTURES, Collector, new_table
 from pupila.server.api.multipart import Part
@@ -237,7 +237,7 @@ def check_headers(status: int, headers: list[tuple[str, str]]) -> None:
 
 
 def test_key_is_needed_for_feedback_and_pictures_but_not_for_the_page(tmp_path: Path) -> None:
-    settings = Settings(feedback_dir=tmp_path / "kept", api_keys=(Key("me", digest_of("secret")),), host="0.0.0.0")  # noqa: S104
+    settings = Settings(feedback_dir=tmp_path / "kept", api_keys=(ApiKey("me", digest_of("secret")),), host="0.0.0.0")  # noqa: S104
     client = create_app(Predictor.load(write_model(tmp_path / "colours.onnx")), settings).test_client()
     assert client.post("/feedback", json={}).status_code == 401
     assert client.get("/review/pictures").status_code == 401
@@ -254,7 +254,7 @@ def test_without_keys_pictures_are_shown_on_this_machine_only(tmp_path: Path) ->
     here = create_app(predictor, Settings(feedback_dir=tmp_path / "kept")).test_client()
     assert here.get("/review/pictures", headers={"Host": "localhost:3000"}).status_code == 200
     assert here.get("/review/pictures", headers={"Host": "rebound.example:3000"}).status_code == 403
-    assert may_review(Settings(api_keys=(Key("me", "0" * 64),), host="0.0.0.0"), "example.org")  # noqa: S104
+    assert may_review(Settings(api_keys=(ApiKey("me", "0" * 64),), host="0.0.0.0"), "example.org")  # noqa: S104
 
 
 @pytest.mark.parametrize(

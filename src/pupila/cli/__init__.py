@@ -10,6 +10,7 @@ from pupila.cli.evaluate import evaluate
 from pupila.cli.feedback import feedback
 from pupila.cli.group import PupilaGroup
 from pupila.cli.inspect import inspect_
+from pupila.cli.keys import keys
 from pupila.cli.mislabelled import mislabelled
 from pupila.cli.models import models
 from pupila.cli.predict import predict
@@ -41,5 +42,6 @@ for _command in (
     serve,
     drift,
     feedback,
+    keys,
 ):
     main.add_command(_command)

@@ -7,7 +7,7 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from pupila.predictor import Predictor
-from pupila.server.api.auth import Guard
+from pupila.server.api.auth import AccessControl
 from pupila.server.api.errors import RequestError
 from pupila.server.api.fast_path import Front
 from pupila.server.api.feedback import feedback
@@ -38,7 +38,7 @@ def create_app(
     settings: Settings | None = None,
     health: Health | None = None,
     ledger: Ledger | None = None,
-    guard: Guard | None = None,
+    access: AccessControl | None = None,
     collector: Collector | None = None,
 ) -> Flask:
     """Return the application; it may be called by several threads at once, under any WSGI server.
@@ -48,13 +48,13 @@ def create_app(
     """
     settings = settings or Settings()
     ledger = ledger or Ledger(Telemetry(), settings.access_log)
-    guard = guard or (Guard(settings.api_keys) if settings.api_keys else None)
+    access = access or AccessControl(settings.api_keys, settings.cors_origins)
     if collector is None and settings.feedback_dir is not None:
         collector = Collector(settings)
     app = Flask("pupila.server", static_folder=None, template_folder=None)
     classifier = Classifier(predictor, settings, ledger.telemetry.batch)
-    room = app.extensions[EXTENSION] = Room(classifier, settings, health or Health(), ledger, collector)
-    install(app, settings, ledger, guard)
+    room = app.extensions[EXTENSION] = Room(classifier, settings, health or Health(), ledger, access, collector)
+    install(app, settings, ledger, access)
     for blueprint in (core, oip, torchserve, openapi, pages, feedback):
         app.register_blueprint(blueprint)
     app.register_error_handler(RequestError, show_problem)
@@ -64,7 +64,7 @@ def create_app(
     app.register_error_handler(HTTPException, show_http_error)
     app.register_error_handler(Exception, show_own_fault)
     if not settings.cors_origins:  # whose headers are the business of Flask's hooks
-        app.wsgi_app = Front(app.wsgi_app, room, guard, show_error)  # type: ignore[method-assign]
+        app.wsgi_app = Front(app.wsgi_app, room, access, show_error)  # type: ignore[method-assign]
     return app
 
 

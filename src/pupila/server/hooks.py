@@ -5,16 +5,10 @@ from typing import Any
 
 from flask import Flask, Response, request
 
-from pupila.server.api.auth import Guard
-from pupila.server.api.errors import RequestError
-from pupila.server.api.request_context import AGAIN, note_of, request_id_of
+from pupila.server.api.auth import AccessControl
+from pupila.server.api.request_context import ACCESS, AGAIN, note_of, request_id_of
 from pupila.server.observability.request_log import Ledger
 from pupila.server.settings import Settings
-
-OPEN = frozenset(("/healthz", "/readyz", "/ping", "/v2/health/live", "/v2/health/ready", "/", "/review"))
-"""Health is never behind authentication; nor are the pages, which ask for a key and tell nothing without one."""
-OPEN_FILES = "/page/"
-"""Where the page's files are."""
 
 SECURITY = (
     ("X-Content-Type-Options", "nosniff"),
@@ -24,13 +18,12 @@ SECURITY = (
 )
 
 
-def install(app: Flask, settings: Settings, ledger: Ledger, guard: Guard | None) -> None:
+def install(app: Flask, settings: Settings, ledger: Ledger, access: AccessControl) -> None:
     """Add the hooks to an application; what is switched off costs nothing."""
     if settings.cors_origins:
         app.before_request(answer_preflight)
         app.after_request(lambda response: allow_origin(response, settings))
-    if guard is not None:
-        app.before_request(lambda: admit(request.environ, guard))
+    app.before_request(lambda: authorize(request.environ, access))
     app.after_request(lambda response: finish(response, ledger))
 
 
@@ -53,18 +46,15 @@ def allow_origin(response: Response, settings: Settings) -> Response:
     return response
 
 
-def admit(environ: dict[str, Any], guard: Guard) -> None:
-    """Let in who has a key and has not used it too often; raises RequestError."""
-    if environ["PATH_INFO"] in OPEN or environ["PATH_INFO"].startswith(OPEN_FILES):
-        return
-    index = guard.find(environ.get("HTTP_AUTHORIZATION"), environ.get("HTTP_X_API_KEY"))
-    if index is None:
-        raise RequestError(401, "key_missing", "A valid API key is needed. Send it as: Authorization: Bearer KEY")
-    note_of(environ).key = guard.keys[index].name
-    wait = 0.0 if AGAIN in environ else guard.wait(index)
-    if wait > 0:
-        message = f"This key may ask {guard.keys[index].rate:g} times a second. Try again in {wait:.1f} s."
-        raise RequestError(429, "rate_exceeded", message, retry_after=wait)
+def authorize(environ: dict[str, Any], access: AccessControl) -> None:
+    """Let in who may send this request, unless that was decided when its head arrived; raises RequestError."""
+    if ACCESS not in environ:
+        decided = access.decide(environ["REQUEST_METHOD"], environ["PATH_INFO"], environ, count=AGAIN not in environ)
+        environ[ACCESS] = decided
+        if decided.key is not None:
+            note_of(environ).key = decided.key.name
+    if environ[ACCESS].refusal is not None:
+        raise environ[ACCESS].refusal
 
 
 def finish(response: Response, ledger: Ledger) -> Response:

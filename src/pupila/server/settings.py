@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pupila.errors import SettingsError
 from pupila.images import ImageLimits
-from pupila.server.api.auth import Key
+from pupila.server.api.auth import ApiKey
 
 MEBIBYTE = 2**20
 
@@ -41,8 +41,8 @@ class Settings:
     max_pixels: int = 50_000_000
     """Width times height of one picture, checked on its header."""
 
-    api_keys: tuple[Key, ...] = ()
-    """Who may ask; none means everybody. See `guard.read_keys`."""
+    api_keys: tuple[ApiKey, ...] = ()
+    """Who may ask; none means everybody. See `auth.read_keys`."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may ask from a browser, as https://example.org."""
     access_log: Path | None = None

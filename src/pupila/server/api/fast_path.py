@@ -11,9 +11,9 @@ from wsgiref.types import StartResponse, WSGIApplication
 
 from flask import Response
 
-from pupila.server.api.auth import Guard
+from pupila.server.api.auth import AccessControl
 from pupila.server.api.predict import Room, predict
-from pupila.server.hooks import admit, closing_headers, write_down
+from pupila.server.hooks import authorize, closing_headers, write_down
 from pupila.server.inference.classifier import Found, Job, Work
 
 Whole = tuple[str, list[tuple[str, str]], bytes]
@@ -27,12 +27,12 @@ class Front:
         self,
         behind: WSGIApplication,
         room: Room,
-        guard: Guard | None,
+        access: AccessControl,
         show_error: Callable[[Exception], Response],
     ) -> None:
         self.behind = behind
         self.room = room
-        self.guard = guard
+        self.access = access
         self.show_error = show_error
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
@@ -94,8 +94,7 @@ class Visit:
             self._close(response.status, list(response.headers), response.get_data())
 
     def _work(self) -> Work[tuple[bytes, str]]:
-        if self.front.guard is not None:
-            admit(self.environ, self.front.guard)
+        authorize(self.environ, self.front.access)
         return (yield from predict(self.environ, self.front.room))
 
     def _close(self, status: str, headers: list[tuple[str, str]], body: bytes) -> None:

@@ -15,7 +15,7 @@ from pupila.errors import ImageError
 from pupila.predictor import Predictor
 from pupila.server.api import answers, json_body, multipart
 from pupila.server.api.errors import BadPart, RequestError
-from pupila.server.api.request_context import IMPATIENT, deadline_of, note_answers, read_body, stages_of
+from pupila.server.api.request_context import IMPATIENT, count_pictures, deadline_of, note_answers, read_body, stages_of
 from pupila.server.api.views import json_response, this_room
 from pupila.server.inference.classifier import Job, Kind, Stages, interpret
 from pupila.server.inference.decode_lock import only_small
@@ -85,6 +85,7 @@ def infer(name: str, version: str = "") -> Response:
     document, binary = split_body(read_body(environ, room.settings))
     wanted = outputs_wanted(document)
     tensor = input_tensor(document, binary, room.settings.max_parts)
+    count_pictures(environ, room.access, len(tensor[1]))
     stages.end("parse")
     deadline = deadline_of(environ, room.settings)
     pictures = pixels_of(tensor, predictor, deadline, stages)

@@ -5,10 +5,18 @@ from typing import Any
 
 from pupila.errors import ImageError
 from pupila.server.api import answers, multipart
+from pupila.server.api.auth import AccessControl
 from pupila.server.api.errors import BadPart, RequestError
 from pupila.server.api.feedback_writer import Collector
 from pupila.server.api.query import Query
-from pupila.server.api.request_context import deadline_of, note_answers, read_body, request_id_of, stages_of
+from pupila.server.api.request_context import (
+    count_pictures,
+    deadline_of,
+    note_answers,
+    read_body,
+    request_id_of,
+    stages_of,
+)
 from pupila.server.inference.classifier import Classifier, Work
 from pupila.server.observability.health import Health
 from pupila.server.observability.request_log import Ledger
@@ -23,6 +31,7 @@ class Room:
     settings: Settings
     health: Health
     ledger: Ledger
+    access: AccessControl
     collector: Collector | None = None
     """Keeps what was answered; None where nothing is kept."""
 
@@ -37,6 +46,7 @@ def predict(environ: dict[str, Any], room: Room) -> Work[tuple[bytes, str]]:
     stages = stages_of(environ, room.ledger)
     body = read_body(environ, room.settings)
     parts = multipart.read_pictures(environ.get("CONTENT_TYPE", ""), body, room.settings)
+    count_pictures(environ, room.access, len(parts))
     stages.end("parse")
     deadline = deadline_of(environ, room.settings)
     predictor, found = yield from room.classifier.classify(parts, query.top or 1, query.explain, deadline, stages)

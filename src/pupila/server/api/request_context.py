@@ -7,6 +7,7 @@ from typing import Any
 from pupila.errors import ImageError
 from pupila.predictor import Predictor
 from pupila.server.api import multipart
+from pupila.server.api.auth import Access, AccessControl, ApiKey
 from pupila.server.inference.classifier import Answer, Stages
 from pupila.server.observability.request_log import Ledger, route_of
 from pupila.server.observability.telemetry import Note
@@ -18,6 +19,8 @@ IMPATIENT = "pupila.impatient"
 """Set by a caller that has other requests waiting behind: what takes long is not to be done in this thread."""
 LONG = "pupila.long"
 """Set in answer to such a caller."""
+ACCESS = "pupila.access"
+"""What was decided about the request: auth.Access."""
 AGAIN = "pupila.again"
 """Set by a caller that asks once more for that reason: the request has been let in already."""
 
@@ -28,6 +31,18 @@ def note_of(environ: dict[str, Any]) -> Note:
     if note is None:
         note = environ["pupila.note"] = Note(route_of(environ["PATH_INFO"]))
     return note
+
+
+def key_of(environ: Mapping[str, Any]) -> ApiKey | None:
+    """Return the API key that the request was let in with; None where none is needed."""
+    decided: Access | None = environ.get(ACCESS)
+    return None if decided is None else decided.key
+
+
+def count_pictures(environ: Mapping[str, Any], access: AccessControl, count: int) -> None:
+    """Count the request's pictures for its key's rate, once; raises RequestError if there were too many before."""
+    if AGAIN not in environ:
+        access.count_pictures(key_of(environ), count)
 
 
 def request_id_of(environ: dict[str, Any], ledger: Ledger) -> str:

@@ -8,7 +8,7 @@ from pupila.errors import ImageError
 from pupila.server.api import multipart
 from pupila.server.api.errors import BadPart, RequestError
 from pupila.server.api.kserve_v2 import asked_for
-from pupila.server.api.request_context import IMPATIENT, deadline_of, note_answers, read_body, stages_of
+from pupila.server.api.request_context import IMPATIENT, count_pictures, deadline_of, note_answers, read_body, stages_of
 from pupila.server.api.views import json_response, this_room
 from pupila.server.inference.classifier import Answer
 
@@ -37,6 +37,7 @@ def predictions(name: str, version: str = "") -> Response:
         parts = multipart.read_multipart(kind, body, room.settings, ("data", "file"))
     else:
         parts = multipart.read_pictures("image/*", body, room.settings)  # as curl -T sends it, of any type
+    count_pictures(environ, room.access, len(parts))
     stages.end("parse")
     work = room.classifier.classify(parts, TOP, False, deadline_of(environ, room.settings), stages)
     predictor, found = room.classifier.finish(work, IMPATIENT in environ)

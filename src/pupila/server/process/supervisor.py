@@ -16,7 +16,7 @@ from gunicorn.app.base import BaseApplication
 
 from pupila.errors import DataError, ModelError, SettingsError
 from pupila.predictor import Predictor
-from pupila.server.api.auth import Guard
+from pupila.server.api.auth import AccessControl
 from pupila.server.api.feedback_writer import PENDING, Collector, new_table, prepare
 from pupila.server.api.views import EXTENSION
 from pupila.server.app import create_app
@@ -106,7 +106,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         self.doors = Doors(rows)
         self.health = Health(self.board)
         self.counts = Table(rows, LAYOUT.columns)
-        self.guard = Guard(settings.api_keys) if settings.api_keys else None
+        self.access = AccessControl(settings.api_keys, settings.cors_origins)
         self.keeping = new_table(rows)
         self.collector: Collector | None = None
         self.original = open_file(model)
@@ -157,7 +157,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         if self.settings.feedback_dir is not None:
             replaces = self.board.sum(STARTS) > self.plan.workers
             self.collector = Collector(self.settings, self.keeping, self.slot, replaces)
-        app = create_app(predictor, self.settings, self.health, self.ledger, self.guard, self.collector)
+        app = create_app(predictor, self.settings, self.health, self.ledger, self.access, self.collector)
         swapper = Swapper(self.model, app.extensions[EXTENSION].classifier, self.health, self.load_model, stamp)
         swapper.on_new_classes = self.ledger.telemetry.forget_classes
         swapper.start()

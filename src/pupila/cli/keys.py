@@ -1,0 +1,79 @@
+"""`pupila keys`: new, list."""
+
+import json
+import os
+from pathlib import Path
+
+import click
+
+from pupila.cli.group import json_option
+
+SCOPES = "predict, feedback, review, metrics, admin"
+
+
+class KeysGroup(click.Group):
+    """`pupila keys FILE` lists, as `pupila keys list FILE` does."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the command in where a file is named."""
+        named = bool(args) and not args[0].startswith("-") and args[0] not in self.commands
+        return super().parse_args(ctx, ["list", *args] if named else args)
+
+
+@click.group(cls=KeysGroup)
+def keys() -> None:
+    """The API keys of a server: make a new one, list those of a file."""
+
+
+@keys.command("new")
+@click.argument("name")
+@click.option("--scope", multiple=True, help=f"What the key may do: {SCOPES} (all). Default: predict, feedback.")
+@click.option("--rate", help="Requests a second that the key may send.")
+@click.option("--pictures", help="Pictures a second that the key may send.")
+@click.option("--add", type=click.Path(path_type=Path), help="Add the line to this file, and print the key alone.")
+@json_option
+def keys_new(
+    name: str, scope: tuple[str, ...], rate: str | None, pictures: str | None, add: Path | None, as_json: bool
+) -> None:
+    """Print a new key, to give away, and the line with its hash, for the file that --api-keys names."""
+    from pupila.errors import SettingsError
+    from pupila.server.api import auth
+
+    if not auth.NAME.fullmatch(name):
+        raise click.UsageError(f"{name!r} is no name for a key. Use up to 40 letters, digits and . _ -")
+    try:
+        scopes = auth.parse_scopes(",".join(scope)) if scope else auth.DEFAULT_SCOPES
+        rates = [None if text is None else auth.parse_rate(text) for text in (rate, pictures)]
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    secret, key = auth.new_key(name, scopes, *rates)
+    if add is not None:
+        try:
+            with os.fdopen(os.open(add, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a") as file:
+                file.write(f"{key.line()}\n")
+        except OSError as error:
+            raise SettingsError(f"{add}: cannot be written ({error.strerror}). Choose another --add.") from error
+    if as_json:
+        click.echo(json.dumps({"key": secret, "line": key.line()}))
+    elif add is not None:
+        click.echo(secret)
+    else:
+        click.echo(f"key, to give away: {secret}\nline, to store:    {key.line()}")
+
+
+@keys.command("list")
+@click.argument("file", type=click.Path(path_type=Path))
+@json_option
+def keys_list(file: Path, as_json: bool) -> None:
+    """List names, scopes and rates of the keys in FILE; the keys themselves are not in it."""
+    from pupila.server.api.auth import read_keys, sorted_scopes
+
+    for key in read_keys(file):
+        scopes = sorted_scopes(key.scopes)
+        if as_json:
+            rates = {"rate": key.rate, "pictures": key.picture_rate}
+            click.echo(json.dumps({"name": key.name, "scopes": scopes, **rates}))
+            continue
+        limits = [f"{key.rate:g} requests/s"] if key.rate else []
+        limits += [f"{key.picture_rate:g} pictures/s"] if key.picture_rate else []
+        click.echo("  ".join([key.name, ",".join(scopes), *limits]))
