@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pupila.server.api import base64_text
 from pupila.server.api.errors import BadPart, RequestError
 from pupila.server.api.json_body import MAX_BYTES, MAX_BYTES_BEYOND_ASCII, count
-from pupila.server.api.multipart import Part, first_part, from_base64, read_pictures
+from pupila.server.api.multipart import Part, first_part, read_pictures
 from pupila.server.settings import Settings
 
 SMALL = Settings(max_parts=4, max_part_bytes=1000, max_body_bytes=10_000)
@@ -181,12 +182,11 @@ def test_base64_may_have_blanks_anywhere_and_these_cost_no_memory() -> None:
     text = "\r\n".join(["QUJD"] * 50_000)
     tracemalloc.start()
     try:
-        assert from_base64(text + "\t") == b"ABC" * 50_000
+        assert base64_text.decode(text + "\t") == b"ABC" * 50_000
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert peak < 4 * len(text)
-    assert from_base64("QUJDé") is None
 
 
 @pytest.mark.parametrize("text", [b"", b",", b"a" * 5_000 + b",", b",a" * 999, b"a,," * 501, b"," * 3_000 + b"a"])

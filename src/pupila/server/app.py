@@ -5,6 +5,7 @@ import math
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing.exceptions import WebsocketMismatch
 
 from pupila.predictor import Predictor
 from pupila.server.api.auth import AccessControl
@@ -29,6 +30,8 @@ from pupila.server.observability.telemetry import Telemetry
 from pupila.server.settings import Settings
 
 log = logging.getLogger("pupila.server")
+HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 500: "internal_error"}
+"""Codes of errors of the HTTP layer; all others are `request_malformed`."""
 SHOWN = 200
 """Characters of a path that an error repeats."""
 
@@ -84,6 +87,8 @@ def show_problem(problem: RequestError) -> Response:
         response.headers["Retry-After"] = str(max(1, math.ceil(problem.retry_after)))
     if problem.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
+    if problem.code == "content_encoding_unsupported":
+        response.headers["Accept-Encoding"] = "gzip, deflate"
     return response
 
 
@@ -106,7 +111,10 @@ def show_deadline(_: DeadlineError) -> Response:
 
 def show_http_error(error: HTTPException) -> Response:
     """Errors of the HTTP layer (no such path, method not allowed) in the same shape as all others."""
-    code = error.name.lower().replace(" ", "_")
+    if isinstance(error, WebsocketMismatch):
+        message = "WebSocket is not spoken here. Send an ordinary HTTP request."
+        return show_problem(RequestError(400, "websocket_unsupported", message))
+    code = HTTP_CODES.get(error.code or 500, "request_malformed")
     allowed = dict(error.get_headers()).get("Allow")
     path = request.path if len(request.path) <= SHOWN else f"{request.path[:SHOWN]}..."
     messages = {

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pupila import images
 from pupila.errors import ImageError
 from pupila.predictor import Predictor
-from pupila.server.api import answers, json_body, multipart
+from pupila.server.api import answers, base64_text, json_body, multipart
 from pupila.server.api.errors import BadPart, RequestError
 from pupila.server.api.request_context import IMPATIENT, count_pictures, deadline_of, note_answers, read_body, stages_of
 from pupila.server.api.views import json_response, this_room
@@ -159,8 +159,10 @@ def files_of(entry: dict[str, Any], binary: bytes, count: int) -> list[bytes]:
     found: list[bytes] = []
     if "data" in entry:
         given = entry["data"] if isinstance(entry["data"], list) else []
-        decoded = [multipart.from_base64(text) for text in given]
-        found = [data for data in decoded if data is not None]
+        try:
+            found = [base64_text.decode(text) for text in given]
+        except base64_text.Base64Error as error:
+            raise bad(f"of the input's data: {str(error).rstrip('.')}") from error
     else:
         at = 0
         while at + 4 <= len(binary) and len(found) < count:

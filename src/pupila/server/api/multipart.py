@@ -4,18 +4,16 @@ Python's email parser and Werkzeug's form parser copy every part several times a
 with `bytes.find` and copied once.
 """
 
-import base64
-import binascii
 import json
 import re
-import string
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from pupila.server.api import json_body
+from pupila.server.api import base64_text, json_body
 from pupila.server.api.errors import BadPart, RequestError
+from pupila.server.api.query import ALLOWED
 from pupila.server.settings import Settings
 
 PART_NAME = "file"
@@ -27,7 +25,14 @@ HOW_TO = "Send pictures as multipart parts named 'file', as a raw image/* body, 
 PARAMETER = re.compile(r';\s*([\w*]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))')
 BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 DISPOSITION = re.compile(r"(?im)^content-disposition:[ \t]*form-data(;.*?)\r?$")
-DATA_URL = re.compile(r"data:[\w.+/-]*;base64,")
+JSON_START = re.compile(rb'(?:\xef\xbb\xbf)?\s*[{\[]\s*["{\[\]}\d]')
+"""How JSON begins, and no picture."""
+JSON_TYPES = frozenset(("application/json", "text/json", "application/x-json"))
+RAW_TYPES = frozenset(("", "application/binary", "application/x-binary", "*/*"))
+"""Types of a body that is one picture, besides image/... and .../octet-stream."""
+FIELDS = frozenset(ALLOWED)
+"""Parts and keys that are parameters, as in the query string."""
+MAX_FIELD = 100
 
 
 @dataclass(frozen=True)
@@ -38,42 +43,93 @@ class Part:
     data: bytes
 
 
+class Upload(NamedTuple):
+    """What the body of a request holds."""
+
+    parts: list[Part]
+    """Its pictures, in order."""
+    fields: dict[str, str]
+    """Parameters that stand in the body in place of the query string."""
+
+
 def read_pictures(content_type: str, body: bytes, settings: Settings) -> list[Part]:
     """Return the request's pictures in order, at least one; raises RequestError."""
+    return read_upload(content_type, body, settings).parts
+
+
+def read_upload(content_type: str, body: bytes, settings: Settings) -> Upload:
+    """Return the request's pictures, at least one, and its parameters; raises RequestError."""
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        parts = read_multipart(content_type, body, settings)
-    elif kind == "application/json":
-        parts = read_json(body, settings)
-    elif kind.startswith("image/") or kind in ("application/octet-stream", ""):
-        parts = [Part("", body)] if body else []
+        upload = read_form(content_type, body, settings)
+    elif kind in JSON_TYPES or kind.endswith("+json"):
+        upload = read_json(body, settings)
+    elif kind.startswith("image/") or kind.endswith("octet-stream") or kind in RAW_TYPES:
+        if JSON_START.match(body):
+            raise type_unsupported(kind, body)
+        upload = Upload([Part("", body)] if body else [], {})
     else:
-        raise RequestError(415, "content_type_unsupported", f"A body of type {kind[:80]!r} is not read here. {HOW_TO}")
-    if not parts:
+        raise type_unsupported(kind, body)
+    if not upload.parts:
         raise RequestError(400, "no_picture", f"The request has no picture. {HOW_TO}")
-    return parts
+    return upload
 
 
-def read_multipart(
-    content_type: str, body: bytes, settings: Settings, names: tuple[str, ...] = (PART_NAME,)
-) -> list[Part]:
+def type_unsupported(kind: str, body: bytes) -> RequestError:
+    """Say why a body of this type is not read, with the header that is likely missing."""
+    if JSON_START.match(body):
+        named = f"is {kind[:80]!r}" if kind else "is missing"
+        message = f"The body is JSON, but its Content-Type {named}. Add -H 'Content-Type: application/json'."
+    elif kind == "application/x-www-form-urlencoded":
+        message = (
+            "A body of type 'application/x-www-form-urlencoded' is not read here; curl's -d sends it. "
+            "Send a file with curl -F file=@photo.jpg, JSON with -H 'Content-Type: application/json'."
+        )
+    else:
+        message = f"A body of type {kind[:80]!r} is not read here. {HOW_TO}"
+    return RequestError(415, "content_type_unsupported", message)
+
+
+def read_multipart(content_type: str, body: bytes, settings: Settings, names: tuple[str, ...]) -> list[Part]:
+    """Return the pictures among the parts of these names; raises RequestError."""
+    return read_form(content_type, body, settings, names).parts
+
+
+def read_form(content_type: str, body: bytes, settings: Settings, names: tuple[str, ...] = (PART_NAME,)) -> Upload:
     """Return the parts of these names in order; raises RequestError for a broken body, or one over a limit."""
     parts: list[Part] = []
+    fields: dict[str, str] = {}
     others: set[str] = set()
     for count, (header, start, end) in enumerate(split_multipart(boundary_of(content_type), body)):
-        if count >= settings.max_parts:
+        if count - len(fields) >= settings.max_parts:
             raise too_many_parts(settings)
         name, filename = names_of(header)
-        if name not in names:
+        if name in FIELDS and not filename:
+            fields[name] = body[start : min(end, start + MAX_FIELD)].decode("utf-8", "replace").strip()
+        elif name not in names:
             others.add(name[:40])
-            continue
-        parts.append(Part(filename, body[start:end]))
-        if end - start > settings.max_part_bytes:
-            raise too_big_part(len(parts) - 1, parts[-1].filename, end - start, settings)
+        elif end - start > settings.max_part_bytes:
+            raise too_big_part(len(parts), filename, end - start, settings)
+        else:
+            parts.append(Part(filename, body[start:end] if filename else file_of(len(parts), body[start:end])))
     if not parts and others:
         sent = ", ".join(repr(name) for name in sorted(others)[:5])
         raise RequestError(400, "no_picture", f"No part is named {names[0]!r}; the request has {sent}. {HOW_TO}")
-    return parts
+    return Upload(parts, fields)
+
+
+def file_of(index: int, data: bytes) -> bytes:
+    """Return the file in a part without a file's name: a page may send a data: URL. Raises RequestError."""
+    if data[:5].lower() == b"data:":
+        try:
+            return base64_text.decode(data.decode("ascii"))
+        except ValueError as error:
+            raise RequestError.of_parts([malformed_base64(index, error)], index + 1) from error
+    if len(data) <= MAX_FILENAME and (is_name := base64_text.FILE_NAME.fullmatch(data.decode("latin-1"))):
+        name = is_name[0].strip().lstrip("@")
+        message = f"Part {index} holds the text {name!r} and no file. Did you forget the @? Write -F file=@{name}"
+        raise RequestError(400, "no_picture", message)
+    return data
 
 
 def split_multipart(boundary: bytes, body: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -144,7 +200,7 @@ def parameters_of(value: str) -> dict[str, str]:
     return {name.lower(): quoted or token for name, quoted, token in PARAMETER.findall(value)}
 
 
-def read_json(body: bytes, settings: Settings) -> list[Part]:
+def read_json(body: bytes, settings: Settings) -> Upload:
     """Return the pictures of {"images": ["<base64>" or a data: URL, ...]}; raises RequestError."""
     try:
         document: Any = json_body.parse(body, MAX_JSON_VALUES, "Send pictures as multipart parts.")
@@ -158,28 +214,24 @@ def read_json(body: bytes, settings: Settings) -> list[Part]:
         raise too_many_parts(settings)
     parts: list[Part] = []
     bad: list[BadPart] = []
-    for index, text in enumerate(encoded):
-        data = from_base64(text)
-        if data is None:
-            bad.append(BadPart(index, "", "base64_malformed", "Not a string of base64. Encode the file's bytes."))
-        elif len(data) > settings.max_part_bytes:
+    for index, value in enumerate(encoded):
+        try:
+            data = base64_text.decode(value)
+        except base64_text.Base64Error as error:
+            bad.append(malformed_base64(index, error))
+            continue
+        if len(data) > settings.max_part_bytes:
             raise too_big_part(index, "", len(data), settings)
-        parts.append(Part("", data or b""))
+        parts.append(Part("", data))
     if bad:
         raise RequestError.of_parts(bad, len(encoded))
-    return parts
+    given = {name: document[name] for name in FIELDS if name in document}
+    return Upload(parts, {name: str(int(v) if isinstance(v, bool) else v) for name, v in given.items()})
 
 
-def from_base64(text: Any) -> bytes | None:
-    """Return the bytes, or None for anything that is not base64; line breaks and a data: URL's head are let pass."""
-    if not isinstance(text, str):
-        return None
-    head = DATA_URL.match(text, 0, 100)
-    try:
-        encoded = text[head.end() if head else 0 :].encode("ascii").translate(None, string.whitespace.encode())
-        return base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError):
-        return None
+def malformed_base64(index: int, error: ValueError) -> BadPart:
+    """Say which entry is not base64, and what it is."""
+    return BadPart(index, "", "base64_malformed", str(error))
 
 
 def malformed(reason: str) -> RequestError:

@@ -42,10 +42,10 @@ def predict(environ: dict[str, Any], room: Room) -> Work[tuple[bytes, str]]:
     Yields what is to be computed, so that one thread can answer several requests together. Raises RequestError,
     QueueFullError or DeadlineError.
     """
-    query = Query.parse(environ.get("QUERY_STRING", ""))
     stages = stages_of(environ, room.ledger)
     body = read_body(environ, room.settings)
-    parts = multipart.read_pictures(environ.get("CONTENT_TYPE", ""), body, room.settings)
+    parts, fields = multipart.read_upload(environ.get("CONTENT_TYPE", ""), body, room.settings)
+    query = Query.parse(environ.get("QUERY_STRING", ""), fields)
     count_pictures(environ, room.access, len(parts))
     stages.end("parse")
     deadline = deadline_of(environ, room.settings)

@@ -1,4 +1,4 @@
-"""What a request's query string may ask for. A typo is answered with the right name rather than ignored."""
+"""Query parameters of /predict, which the body may give too. A typo is answered with the right name, not ignored."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ ALLOWED: Mapping[str, str] = {
     "on_error": "'partial' or 'fail'",
     "explain": "0 or 1",
 }
+NO_FIELDS: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,15 @@ class Query:
     """Answer the good pictures even if others are bad."""
 
     @classmethod
-    def parse(cls, text: str) -> "Query":
-        """Read a query string; raises RequestError for an unknown name or value."""
-        if not text:
+    def parse(cls, text: str, fields: Mapping[str, str] = NO_FIELDS) -> "Query":
+        """Read a query string, and what the body gives beside it; raises RequestError for an unknown name or value."""
+        if not text and not fields:
             return DEFAULT
         given = dict(parse_qsl(text, keep_blank_values=True, max_num_fields=20) if text.count("&") < 20 else {"&": ""})
         for name in given.keys() - ALLOWED.keys():
             hint = did_you_mean(name, ALLOWED, f"Use {', '.join(map(repr, ALLOWED))}.", cutoff=0.5)
             raise RequestError(400, "query_invalid", f"Unknown query parameter {name[:40]!r}. {hint}")
+        given = {**fields, **given}
         top = given.get("top")
         if top is not None and not (top.isascii() and top.isdigit() and len(top) <= 5 and int(top) > 0):
             raise bad_value("top", top)

@@ -6,7 +6,7 @@ from typing import Any
 
 from pupila.errors import ImageError
 from pupila.predictor import Predictor
-from pupila.server.api import multipart
+from pupila.server.api import content_encoding, multipart
 from pupila.server.api.auth import Access, AccessControl, ApiKey
 from pupila.server.inference.classifier import Answer, Stages
 from pupila.server.observability.request_log import Ledger, route_of
@@ -83,7 +83,12 @@ def note_answers(environ: dict[str, Any], predictor: Predictor, found: Sequence[
 
 
 def read_body(environ: Mapping[str, Any], settings: Settings) -> bytes:
-    """Return the whole body, never more than the limit: checked before reading, and again while reading."""
+    """Return the whole body without its Content-Encoding, never more than the limit."""
+    return content_encoding.decoded(environ, read_sent(environ, settings), settings.max_body_bytes)
+
+
+def read_sent(environ: Mapping[str, Any], settings: Settings) -> bytes:
+    """Return the body as it was sent, never more than the limit: checked before reading, and again while reading."""
     here: bytes | None = environ.get("pupila.body")
     if here is not None:
         return here  # our own loop has read it, within the same limit
