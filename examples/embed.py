@@ -4,28 +4,25 @@ python examples/embed.py runs/photos/model.onnx horse.jpg dog.jpg
 """
 
 import sys
-from pathlib import Path
 
-from pupila import Predictor
-from pupila.errors import ImageError, ModelError
-from pupila.predictor import predict_files
+import pupila
 
 
 def main() -> None:
     if len(sys.argv) < 3:
         raise SystemExit(__doc__)
-    model, *paths = sys.argv[1:]
     try:
-        predictor = Predictor.load(Path(model))  # verified against its golden set; may be shared by threads
-    except ModelError as error:  # one sentence that names the file and the fix
+        model = pupila.load(sys.argv[1])  # verified against its golden set; may be shared by threads
+    except pupila.ModelError as error:  # one sentence that names the file and the fix
         raise SystemExit(str(error)) from None
-    for path, answer in predict_files(predictor, [Path(path) for path in paths], top=3):
-        if isinstance(answer, ImageError):
-            print(f"{path}: {answer}")
-        elif answer.unknown:
-            print(f"{path}: none of {', '.join(predictor.manifest.classes)}")
-        else:
-            print(f"{path}: " + ", ".join(f"{choice.category} {choice.confidence:.0%}" for choice in answer.top))
+    for path in sys.argv[2:]:
+        try:
+            answer = model.predict(path, top=3)
+        except pupila.ImageError as error:
+            print(error)
+            continue
+        choices = ", ".join(f"{choice.category} {choice.confidence:.0%}" for choice in answer.top)
+        print(f"{path}: {'none of the classes; nearest: ' if answer.unknown else ''}{choices}")
 
 
 if __name__ == "__main__":

@@ -1,32 +1,22 @@
 """Train on a folder of photos, one folder a class, from a program of your own.
 
-python examples/train.py photos runs/photos --minutes 5
-
-Needs pip install 'pupila[train]'.
+python examples/train.py photos 5
 """
 
-import argparse
-from pathlib import Path
+import sys
 
-from pupila import PupilaError
-from pupila.recipe import load_recipe
-from pupila.training.train import train
+import pupila
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train on a folder of photos.")
-    parser.add_argument("photos", help="a folder with one folder a class")
-    parser.add_argument("run", type=Path, help="a new folder for the results")
-    parser.add_argument("--minutes", type=float, default=5)
-    parser.add_argument("--weights", default="auto", help="what to start from: auto, imagenet, bundled, none or a file")
-    chosen = parser.parse_args()
-    recipe = load_recipe("standard", [f"minutes={chosen.minutes}", f"weights={chosen.weights}"])
+    if len(sys.argv) != 3:
+        raise SystemExit(__doc__)
+    photos, minutes = sys.argv[1:]
     try:
-        trained = train(chosen.photos, recipe, chosen.run)
-    except PupilaError as error:  # one sentence that names the thing and the fix
+        run = pupila.train(photos, minutes=float(minutes))
+    except pupila.PupilaError as error:  # one sentence that names the thing and the fix
         raise SystemExit(str(error)) from None
-    metrics = trained.exported.predictor.manifest.metrics
-    print(f"{trained.model}: right on {metrics['accuracy']:.0%} of {metrics['n']} pictures held out of training")
+    print(f"{run.model}: right on {run.accuracy:.0%} of the pictures held out of training; {run.report} says more")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from server_kit import Running, picture, serving, write_model
 
-from pupila.client import Client, ServerError, multipart
+from pupila.client import Client, multipart, part_of
+from pupila.errors import ServerError
+from pupila.prediction import Choice
 
 
 @pytest.fixture(scope="module")
@@ -59,23 +61,23 @@ def test_pictures_are_answered_in_order_whatever_they_are_given_as(server: Runni
     path = tmp_path / "blue.png"
     path.write_bytes(picture("blue"))
     with Client(server.url) as client:
-        found = client.predict(picture("red"), path, str(path), top=2)
+        found = client.predict([picture("red"), path, str(path)], top=2)
         assert [answer.category for answer in found] == ["red", "blue", "blue"]
-        assert found[0].top[0] == ("red", found[0].confidence) and len(found[0].top) == 2
+        assert found[0].top[0] == Choice("red", 0, found[0].confidence) and len(found[0].top) == 2
         assert client.ready()
         assert client.model()["name"] == "colours"
 
 
 def test_bad_picture_is_raised_with_its_place(server: Running) -> None:
     with Client(server.url) as client, pytest.raises(ServerError) as caught:
-        client.predict(picture(), b"text")
+        client.predict([picture(), b"text"])
     assert (caught.value.status, caught.value.code) == (415, "image_unrecognised")
     assert [part["index"] for part in caught.value.parts] == [1]
 
 
 def test_busy_server_is_asked_again_after_as_long_as_it_says() -> None:
     with Peer(reply(503, BUSY, "Retry-After: 1\r\n"), GOOD) as peer, Client(peer.url) as client:
-        assert client.predict(b"x")[0].category == "red"
+        assert client.predict(b"x").category == "red"
     assert 0.9 < peer.times[1] - peer.times[0] < 3
 
 
@@ -91,7 +93,7 @@ def test_busy_server_is_given_up_in_its_own_words() -> None:
 
 def test_dropped_connection_is_opened_again() -> None:
     with Peer(b"", GOOD) as peer, Client(peer.url) as client:
-        assert client.predict(b"x")[0].confidence == 0.9
+        assert client.predict(b"x").confidence == 0.9
 
 
 def test_answer_that_is_not_json_is_an_error_with_the_status() -> None:
@@ -107,12 +109,12 @@ def test_unreachable_server_is_not_ready() -> None:
 
 
 def test_address_without_a_scheme_is_refused() -> None:
-    with pytest.raises(ValueError, match="http://127"):
+    with pytest.raises(ServerError, match="http://127"):
         Client("127.0.0.1:3000")
 
 
 def test_name_of_a_file_cannot_end_its_header(tmp_path: Path) -> None:
     path = tmp_path / 'a"\r\nb.png'
     path.write_bytes(picture())
-    _, body = multipart((path,))
+    _, body = multipart([part_of(path, 0)])
     assert b'filename="a%22%0D%0Ab.png"\r\n\r\n' in body

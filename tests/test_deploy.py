@@ -90,7 +90,7 @@ def test_image_builds_starts_and_drains_as_nobody_on_a_read_only_file_system(tmp
             assert "Read-only" in image.run(["touch", "/x"]).stdout
             ask = (
                 "import sys; from pupila.client import Client; "
-                "print(Client('http://127.0.0.1:3000').predict(bytes.fromhex(sys.argv[1]))[0].category)"
+                "print(Client('http://127.0.0.1:3000').predict(bytes.fromhex(sys.argv[1])).category)"
             )
             answer = image.run(["python", "-c", ask, picture("red", "JPEG").hex()])
             assert answer.returncode == 0, answer.stdout

@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
 from server_kit import picture, serving, write_model
-from training_kit import colours
+from training_kit import write_photos
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -39,15 +38,11 @@ def server(folder):
 
 
 def test_train_makes_a_model_of_a_folder(tmp_path):
-    data = colours(45)
-    for number, (pixels, label) in enumerate(zip(data.images, data.labels, strict=True)):
-        path = tmp_path / "photos" / data.classes[label] / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path)
-    done = run("train.py", "photos", "run", "--minutes", "0.02", "--weights", "none", folder=tmp_path)
+    write_photos(tmp_path / "photos")
+    done = run("train.py", "photos", "0.02", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].startswith("run/model.onnx: right on ")
-    assert (tmp_path / "run" / "model.onnx").exists()
+    assert done.stdout.splitlines()[-1].startswith("runs/photos-standard/model.onnx: right on ")
+    assert (tmp_path / "runs" / "photos-standard" / "model.onnx").exists()
 
 
 def test_ask_prints_three_choices_a_picture(folder, server):
@@ -70,9 +65,15 @@ def test_ask_names_the_bad_picture(folder, server):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["http://127.0.0.1:9", "a.jpg"], "http://127.0.0.1:9: Connection refused\n"),
-        (["http://127.0.0.1:9", "none.jpg"], "none.jpg: No such file or directory\n"),
-        (["127.0.0.1", "a.jpg"], "'127.0.0.1' is not an address. Give one such as http://127.0.0.1:3000\n"),
+        (["http://127.0.0.1:9", "a.jpg"], "unreachable: http://127.0.0.1:9: Connection refused\n"),
+        (
+            ["http://127.0.0.1:9", "none.jpg"],
+            "none.jpg: It cannot be read (No such file or directory). Check the path.\n",
+        ),
+        (
+            ["127.0.0.1", "a.jpg"],
+            "bad_address: '127.0.0.1' is not an address. Give one such as http://127.0.0.1:3000\n",
+        ),
     ],
 )
 def test_ask_says_in_one_sentence_what_it_cannot_reach(folder, arguments, told):
@@ -80,7 +81,7 @@ def test_ask_says_in_one_sentence_what_it_cannot_reach(folder, arguments, told):
     assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
 
 
-@pytest.mark.parametrize("name", ["ask.py", "embed.py"])
+@pytest.mark.parametrize("name", ["ask.py", "embed.py", "train.py"])
 def test_without_arguments_they_say_how_they_are_used(folder, name):
     done = run(name, folder=folder)
     assert done.returncode == 1
@@ -112,3 +113,9 @@ def test_embed_answers_without_a_server_or_torch(folder):
     red, bad, green, loaded = done.stdout.splitlines()
     assert bad.startswith("bad.jpg: ") and red.startswith("a.jpg: red") and green.startswith("b.jpg: green")
     assert loaded == "[]"
+
+
+@pytest.mark.parametrize("name", ["ask.py", "embed.py", "train.py"])
+def test_examples_need_pupila_alone(name):
+    imports = [line for line in (EXAMPLES / name).read_text().splitlines() if line.startswith(("import", "from"))]
+    assert imports == ["import sys", "import pupila"]

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-import pupila
-
 ROOT = Path(__file__).parents[1]
 
 
@@ -29,13 +27,3 @@ def test_importing_stays_light(module, unwanted):
     code = f"import {module}, sys; print(sorted(set({unwanted!r}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
-
-
-@pytest.mark.parametrize("name", pupila.__all__)
-def test_public_names_are_there(name):
-    assert getattr(pupila, name) is not None
-
-
-def test_other_names_are_not():
-    with pytest.raises(AttributeError, match="no attribute 'Predictr'"):
-        pupila.Predictr  # noqa: B018

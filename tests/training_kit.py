@@ -1,6 +1,7 @@
 """Small real data for the tests of training."""
 
 import numpy as np
+from PIL import Image
 
 from pupila.data import Dataset
 from pupila.recipe import Recipe
@@ -23,3 +24,13 @@ def noise(count=40, size=32, seed=0):
     """Pictures without any pattern."""
     images = np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
     return Dataset(images, np.arange(count, dtype=np.int64) % 2, ("heads", "tails"))
+
+
+def write_photos(folder, count=45, classes=("red", "green", "blue")):
+    """The same as colours() in class folders."""
+    data = colours(count, classes=classes)
+    for number, (pixels, label) in enumerate(zip(data.images, data.labels, strict=True)):
+        path = folder / data.classes[label] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    return folder

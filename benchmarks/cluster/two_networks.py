@@ -224,7 +224,7 @@ from pupila.client import Client
 limit = time.monotonic() + float(sys.argv[3])
 while True:  # a node listens as soon as its proxy has started, which may be after the first has answered
     try:
-        print(Client(sys.argv[1], timeout=300).predict(sys.argv[2])[0].category)
+        print(Client(sys.argv[1], timeout=300).predict(sys.argv[2]).category)
         break
     except OSError:
         if time.monotonic() > limit:

@@ -45,7 +45,7 @@ def client(port: int, until: float, seed: int, files: list[bytes], codes: Counte
             for _ in range(rng.randint(1, 200)):
                 count = rng.choice((1, 1, 1, 1, 3, 32))
                 try:
-                    one.predict(*[rng.choice(files[:6] if count == 32 else files) for _ in range(count)])
+                    one.predict([rng.choice(files[:6] if count == 32 else files) for _ in range(count)])
                     codes["200"] += 1
                 except ServerError as error:
                     codes[str(error.status)] += 1

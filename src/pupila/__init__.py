@@ -1,30 +1,192 @@
 """Photos in, answers out: train a ResNet-18 on any folder of photos, and serve it.
 
-The public names are loaded when they are first used (PEP 562), so that importing the package costs nothing.
+Public names are loaded when they are first used (PEP 562): importing the package loads neither NumPy nor PyTorch.
 """
 
+import dataclasses
 import importlib
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pupila._arguments import PathLike, as_path, as_text
+from pupila._names import did_you_mean
 
 if TYPE_CHECKING:
+    from flask import Flask
+
+    from pupila.client import Client
     from pupila.data import Dataset, load_dataset
-    from pupila.errors import PupilaError
+    from pupila.errors import (
+        DataError,
+        DownloadError,
+        ImageError,
+        MissingExtraError,
+        ModelError,
+        PupilaError,
+        RecipeError,
+        ServerError,
+        SettingsError,
+        TrainingError,
+    )
+    from pupila.evaluation.evaluate import PartEvaluation
     from pupila.manifest import Manifest
-    from pupila.predictor import Prediction, Predictor
-    from pupila.recipe import Recipe
+    from pupila.prediction import Prediction
+    from pupila.predictor import Predictor
+    from pupila.recipe import Recipe, load_recipe
+    from pupila.server.settings import Settings
+    from pupila.training.train import TrainResult
 
 __version__ = "0.1.0"
-__all__ = ["Dataset", "Manifest", "Prediction", "Predictor", "PupilaError", "Recipe", "__version__", "load_dataset"]
-
+ERRORS = (
+    "DataError", "DownloadError", "ImageError", "MissingExtraError", "ModelError", "PupilaError", "RecipeError",
+    "ServerError", "SettingsError", "TrainingError",
+)  # fmt: skip
 HOMES = {
+    **dict.fromkeys(ERRORS, "pupila.errors"),
+    "Client": "pupila.client",
     "Dataset": "pupila.data",
     "Manifest": "pupila.manifest",
-    "Prediction": "pupila.predictor",
+    "Prediction": "pupila.prediction",
     "Predictor": "pupila.predictor",
-    "PupilaError": "pupila.errors",
     "Recipe": "pupila.recipe",
+    "Settings": "pupila.server.settings",
     "load_dataset": "pupila.data",
+    "load_recipe": "pupila.recipe",
 }
+"""The module of each name that is loaded when it is first used."""
+__all__ = [
+    "Client",
+    "DataError",
+    "Dataset",
+    "DownloadError",
+    "ImageError",
+    "Manifest",
+    "MissingExtraError",
+    "ModelError",
+    "Prediction",
+    "Predictor",
+    "PupilaError",
+    "Recipe",
+    "RecipeError",
+    "ServerError",
+    "Settings",
+    "SettingsError",
+    "TrainingError",
+    "__version__",
+    "create_app",
+    "evaluate",
+    "load",
+    "load_dataset",
+    "load_recipe",
+    "serve",
+    "train",
+]
+
+
+def load(path: PathLike | None = None, threads: int = 1) -> "Predictor":
+    """Load a model file and verify it; without a path, the CIFAR-10 model that comes with Pupila.
+
+    threads: how many one computation may use. The Predictor may be called from several threads.
+    Raises ModelError if the file is missing, damaged, or no model file of Pupila's.
+    """
+    from pupila.models import bundled_model
+    from pupila.predictor import Predictor
+
+    return Predictor.load(bundled_model() if path is None else path, threads)
+
+
+def train(
+    data: PathLike,
+    recipe: "PathLike | Recipe" = "standard",
+    minutes: float | None = None,
+    out: PathLike | None = None,
+    weights: PathLike | None = None,
+    on_epoch: Callable[[Sequence[dict[str, Any]]], None] | None = None,
+    **overrides: Any,
+) -> "TrainResult":
+    """Train on a folder or archive of photos, `digits` or `cifar10`, and leave a model file and a report in a folder.
+
+    recipe: a shipped recipe's name, the path of a .toml file, or a Recipe. minutes: wall-clock budget. out: the run's
+    folder, by default a new one in `runs`. weights: what to start from: auto, imagenet, bundled, none, or a file.
+    on_epoch: called after each epoch with the metrics of all epochs so far. Other keywords override keys of the recipe,
+    such as epochs=5 or seed=1. Raises DataError, RecipeError, TrainingError, MissingExtraError.
+    """
+    from pupila.recipe import Recipe, load_recipe
+    from pupila.training.run_folder import default_name, free_folder
+    from pupila.training.train import train as run
+
+    chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    given = {"minutes": minutes, "weights": None if weights is None else as_text(weights, "weights")}
+    chosen = chosen.with_values({**overrides, **{key: value for key, value in given.items() if value is not None}})
+    if on_epoch is not None and not callable(on_epoch):
+        raise TypeError(f"on_epoch must be a function, not {type(on_epoch).__name__}.")
+    source = as_text(data, "data")
+    folder = free_folder(Path("runs"), default_name(source, chosen.name)) if out is None else as_path(out, "out")
+    return run(source, chosen, folder, watch=on_epoch or (lambda _: None))
+
+
+def evaluate(model: "PathLike | Predictor", data: PathLike, split: str | None = None) -> "PartEvaluation":
+    """Score a model file on labelled photos: accuracy with its 95 % interval, per class, calibration.
+
+    split: train, validation, test or all. None takes test; where there is none and `data` is what the model was trained
+    on, the pictures that training held out; else all. `caution` says what that means for the score.
+    Raises ModelError, DataError.
+    """
+    from pupila.evaluation.evaluate import evaluate_model
+
+    return evaluate_model(model, data, split)
+
+
+def create_app(model: "PathLike | Predictor | None" = None, settings: "Settings | None" = None) -> "Flask":
+    """Return the HTTP API of a model, or of the bundled one, as a WSGI application for any WSGI server.
+
+    Raises ModelError, SettingsError.
+    """
+    from pupila.predictor import Predictor
+    from pupila.server import create_app as create
+
+    _check_settings(settings)
+    return create(model if isinstance(model, Predictor) else load(model), settings)
+
+
+def serve(model: PathLike | None = None, settings: "Settings | None" = None, **options: Any) -> None:
+    """Serve a model file, or the bundled one, until SIGTERM or Ctrl-C. Call it in the main thread.
+
+    Options are those of Settings, such as port=3000; `pupila serve --help` lists them.
+    Raises ModelError, SettingsError.
+    """
+    from pupila.errors import ModelError
+    from pupila.models import bundled_model
+    from pupila.server import serve as run
+    from pupila.server.settings import Settings
+
+    _check_settings(settings)
+    path = bundled_model() if model is None else as_path(model, "A model file")
+    if not path.exists():
+        raise ModelError(f"{path}: there is no such file. Give the path of a .onnx model file.")
+    run(path, _with_options(settings or Settings(), options))
+
+
+def _check_settings(settings: object) -> None:
+    from pupila.server.settings import Settings
+
+    if not isinstance(settings, Settings | None):
+        raise TypeError(f"settings must be pupila.Settings, not {type(settings).__name__}.")
+
+
+def _with_options(settings: "Settings", options: Mapping[str, Any]) -> "Settings":
+    """Return the settings with single options changed; raises SettingsError for an unknown one, with the nearest."""
+    from pupila.errors import SettingsError
+
+    known = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    for name, value in options.items():
+        if name not in known:
+            raise SettingsError(f"There is no option {name!r}. {did_you_mean(name, known)}".rstrip())
+        if isinstance(known[name], int | float) and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise TypeError(f"{name} must be a number, not {type(value).__name__}.")
+    paths = {name: Path(options[name]) for name in ("access_log", "collect") if isinstance(options.get(name), str)}
+    return dataclasses.replace(settings, **{**options, **paths})
 
 
 def __getattr__(name: str) -> object:
@@ -32,3 +194,8 @@ def __getattr__(name: str) -> object:
     if name not in HOMES:
         raise AttributeError(f"module 'pupila' has no attribute {name!r}")
     return getattr(importlib.import_module(HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names and no more."""
+    return sorted(__all__)

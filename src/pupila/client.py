@@ -1,23 +1,26 @@
-"""Asks a Pupila server, and comes back when it is told to. Needs nothing but Python: neither numpy nor Pillow.
+"""HTTP client of a Pupila server. Retries when the server is busy. Needs neither NumPy nor Pillow.
 
-from pupila.client import Client
-with Client("http://127.0.0.1:3000") as client:
-    print(client.predict("horse.jpg", "dog.jpg"))
+import pupila
+with pupila.Client("http://127.0.0.1:3000") as client:
+    print(client.predict(["horse.jpg", "dog.jpg"]))
 """
 
 import http.client
 import json
 import secrets
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 from urllib.parse import urlencode, urlsplit
 
-Picture = str | Path | bytes
-"""A file's path, or its content."""
+from pupila._arguments import check_top, name_of, one_picture, several
+from pupila.errors import ImageError, ServerError
+from pupila.prediction import Choice, Prediction
+
+if TYPE_CHECKING:
+    from pupila.predictor import Picture
 
 ESCAPED = {ord('"'): "%22", ord("\r"): "%0D", ord("\n"): "%0A"}
 """How a form writes what would end a file's name (WHATWG's multipart/form-data)."""
@@ -26,38 +29,26 @@ MAX_PAUSE = 30.0
 """Longest pause before another try, whatever the server says; seconds."""
 
 
-class ServerError(Exception):
-    """The server's refusal, in its own words."""
-
-    def __init__(self, status: int, code: str, message: str, parts: list[dict[str, Any]]) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.parts = parts
-        """Which pictures are to blame: index, filename, code and message of each."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the server says of one picture."""
-
-    category: str
-    category_index: int
-    confidence: float
-    unknown: bool = False
-    top: tuple[tuple[str, float], ...] = ()
-    """The best classes with their probabilities, if asked for."""
-
-
 class Client:
-    """One connection that is kept; not for several threads at once."""
+    """A connection to a server, kept open; not for several threads at once.
+
+    url: such as http://127.0.0.1:3000. key: an API key, where the server asks for one. timeout: seconds to wait for
+    the connection and for each answer. retries: how often a busy server is asked again.
+    """
 
     def __init__(self, url: str, key: str | None = None, timeout: float = 30.0, retries: int = 3) -> None:
-        parts = urlsplit(url)
+        if not isinstance(url, str):
+            raise TypeError(f"The server's address must be text, not {type(url).__name__}.")
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            parts, port = urlsplit(""), None
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"{url!r} is not an address. Give one such as http://127.0.0.1:3000")
+            raise ServerError(0, "bad_address", f"{url!r} is not an address. Give one such as http://127.0.0.1:3000")
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._connection = kind(parts.hostname, parts.port, timeout=timeout)
+        self._url = url
+        self._connection = kind(parts.hostname, port, timeout=timeout)
         self._prefix = parts.path.rstrip("/")
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._retries = retries
@@ -74,12 +65,27 @@ class Client:
         """Close the connection."""
         self._connection.close()
 
-    def predict(self, *pictures: Picture, top: int | None = None) -> list[Answer]:
-        """Return one answer a picture, in order. Raises ServerError, or OSError if the server cannot be reached."""
-        content_type, body = multipart(pictures)
-        query = f"?{urlencode({'top': top})}" if top else ""
-        document = self._ask("POST", f"/predict{query}", body, {"Content-Type": content_type})
-        return [answer_of(entry) for entry in document["predictions"]]
+    @overload
+    def predict(self, pictures: "Picture", top: int = 1, explain: bool = False) -> Prediction: ...  # type: ignore[overload-overlap]
+    @overload
+    def predict(self, pictures: "Iterable[Picture]", top: int = 1, explain: bool = False) -> list[Prediction]: ...
+    def predict(
+        self, pictures: "Picture | Iterable[Picture]", top: int = 1, explain: bool = False
+    ) -> Prediction | list[Prediction]:
+        """Return the Prediction for one picture, or a list of them in order for a list, as Predictor.predict() does.
+
+        Raises ServerError, whose `parts` say which pictures are to blame; ImageError if a file cannot be read.
+        """
+        check_top(top)
+        many = several(pictures)
+        given = [pictures] if many is None else list(many)
+        if not given:
+            return []
+        content_type, body = multipart([part_of(picture, place) for place, picture in enumerate(given)])
+        query = urlencode({**({"top": top} if top > 1 else {}), **({"explain": 1} if explain else {})})
+        document = self._ask("POST", f"/predict?{query}".rstrip("?"), body, {"Content-Type": content_type})
+        found = [prediction_of(entry) for entry in document["predictions"]]
+        return found[0] if many is None else found
 
     def model(self) -> dict[str, Any]:
         """Return what the model says of itself."""
@@ -89,7 +95,7 @@ class Client:
         """Return whether the server can answer now."""
         try:
             status, _, _ = self._send("GET", "/readyz", None, {})
-        except OSError:
+        except ServerError:
             return False
         return status == 200
 
@@ -117,10 +123,12 @@ class Client:
                 response = self._connection.getresponse()
                 data = response.read()
                 break
-            except (http.client.RemoteDisconnected, ConnectionError):
+            except (OSError, http.client.HTTPException) as error:
                 self._connection.close()
-                if fresh:
-                    raise
+                gone = isinstance(error, http.client.RemoteDisconnected | ConnectionError)
+                if fresh or not gone:
+                    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+                    raise ServerError(0, "unreachable", f"{self._url}: {reason}") from error
         pause = response.getheader("Retry-After", "1")
         try:
             document = json.loads(data)
@@ -129,21 +137,41 @@ class Client:
         return response.status, float(pause) if pause.isdigit() else 1.0, document if isinstance(document, dict) else {}
 
 
-def answer_of(entry: Mapping[str, Any]) -> Answer:
+def prediction_of(entry: Mapping[str, Any]) -> Prediction:
     """Read one entry of an answer."""
-    top = tuple((choice["category"], choice["confidence"]) for choice in entry.get("top", ()))
-    known = entry["category"], entry["category_index"], entry["confidence"]
-    return Answer(*known, entry.get("unknown", False), top)
+    top = tuple(
+        Choice(choice["category"], choice["category_index"], choice["confidence"])
+        for choice in entry.get("top") or [entry]
+    )
+    map_ = entry.get("explanation")
+    return Prediction(top, entry.get("unknown", False), map_ and tuple(tuple(row) for row in map_["values"]))
 
 
-def multipart(pictures: tuple[Picture, ...]) -> tuple[str, bytes]:
-    """Return content type and body of a form with one part named 'file' for each picture."""
+def part_of(picture: Any, place: int) -> tuple[str, bytes]:
+    """Return a picture's name and its bytes as a file; pixels become a PNG. Raises ImageError if a file has none."""
+    source = one_picture(picture)
+    if isinstance(source, bytes):
+        return f"{place}", source
+    if not isinstance(source, Path):
+        from pupila.images import as_png  # who gives pixels has Pillow
+
+        return f"{place}.png", as_png(source)
+    try:
+        return source.name, source.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError("image_unrecognised", f"It cannot be read ({reason}). Check the path.").of(
+            name_of(picture, None)
+        ) from error
+
+
+def multipart(files: Sequence[tuple[str, bytes]]) -> tuple[str, bytes]:
+    """Return content type and body of a form with one part named 'file' for each file, given as name and content."""
     boundary = secrets.token_hex(16)
     pieces: list[bytes] = []
-    for index, picture in enumerate(pictures):
-        data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
-        name = f"{index}" if isinstance(picture, bytes) else Path(picture).name.translate(ESCAPED)
-        head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'
-        pieces += [head.encode(), data, b"\r\n"]
+    for name, data in files:
+        quoted = name.translate(ESCAPED)
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{quoted}"\r\n\r\n'
+        pieces += [head.encode(errors="replace"), data, b"\r\n"]
     pieces.append(f"--{boundary}--\r\n".encode())
     return f"multipart/form-data; boundary={boundary}", b"".join(pieces)

@@ -1,17 +1,18 @@
 """Every error that a user can cause or act on. Knows neither HTTP nor exit codes: the server and the CLI map them.
 
-PupilaError            one sentence that names the thing and the fix
+PupilaError            one sentence that names the thing and the fix; `code` is the same in every version
 ├── DataError          a data set is missing, empty, or cannot be used for training
 │   └── DownloadError  a file could not be fetched, or is not the file that was published
 ├── ImageError         one picture cannot be turned into pixels; carries a machine-readable code
 ├── ModelError         a model or weights file is truncated, foreign, or fails its own golden set
 ├── RecipeError        a recipe has an unknown key or a value out of range
 ├── TrainingError      training cannot start or go on (loss not finite, disk full, checkpoint of another recipe)
-├── SettingsError      the server cannot start as told (port in use, bad setting)
+├── SettingsError      an option has a value that cannot be used (port in use, bad setting)
+├── ServerError        a server refused a request or cannot be reached; carries its status and code
 └── MissingExtraError  an optional dependency is not installed
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 ImageErrorCode = Literal[
     "image_empty",  # no bytes at all
@@ -26,13 +27,20 @@ ImageErrorCode = Literal[
 class PupilaError(Exception):
     """Base of all errors below: `str(error)` is one sentence that names the thing and the fix."""
 
+    code: str = "error"
+    """Names the kind of error for programs; it does not change with the wording."""
+
 
 class DataError(PupilaError):
     """A data set is missing, empty, or cannot be used for training."""
 
+    code = "data_error"
+
 
 class DownloadError(DataError):
     """A file could not be fetched, or its hash is not the published one."""
+
+    code = "download_error"
 
 
 class ImageError(PupilaError):
@@ -42,6 +50,10 @@ class ImageError(PupilaError):
         super().__init__(message)
         self.code: ImageErrorCode = code
 
+    def of(self, name: str) -> "ImageError":
+        """Return the same error with the picture's name in front."""
+        return ImageError(self.code, f"{name}: {self}")
+
     def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
         return ImageError, (self.code, str(self))  # crosses process borders in parallel decoding
 
@@ -49,21 +61,44 @@ class ImageError(PupilaError):
 class ModelError(PupilaError):
     """A model or weights file is truncated, foreign, or fails its own golden set."""
 
+    code = "model_error"
+
 
 class RecipeError(PupilaError):
     """A recipe has an unknown key or a value out of range."""
+
+    code = "recipe_error"
 
 
 class TrainingError(PupilaError):
     """Training cannot start or cannot go on."""
 
+    code = "training_error"
+
 
 class SettingsError(PupilaError):
-    """The server cannot start as told."""
+    """An option has a value that cannot be used, or the server cannot start with it."""
+
+    code = "settings_error"
+
+
+class ServerError(PupilaError):
+    """A server's refusal, in its own words; or it cannot be reached, then `status` is 0 and `code` `unreachable`."""
+
+    def __init__(self, status: int, code: str, message: str, parts: list[dict[str, Any]] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        """Of HTTP."""
+        self.code = code
+        """One of the codes in docs/http.md."""
+        self.parts = parts or []
+        """Which pictures are to blame: index, filename, code and message of each."""
 
 
 class MissingExtraError(PupilaError):
     """An optional dependency is not installed."""
+
+    code = "missing_extra"
 
     def __init__(self, purpose: str, extra: str) -> None:
         super().__init__(f"{purpose} needs an optional part of Pupila. Install it with: pip install 'pupila[{extra}]'")

@@ -5,46 +5,32 @@ Knows nothing of HTTP or training. A Predictor may be called from several thread
 
 import base64
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO, Any, overload
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from pupila import images
+from pupila._arguments import PathLike, as_path, check_top, name_of, one_picture, several
 from pupila.errors import ImageError, ModelError
-from pupila.images import DEFAULT_LIMITS, Gate, ImageLimits, Pixels, open_gate
+from pupila.images import DEFAULT_LIMITS, Gate, ImageLimits, PilImage, Pixels, open_gate
 from pupila.manifest import METADATA_KEY, Manifest, check_seal
+from pupila.prediction import Choice, Prediction
 
 GOLDEN_TOLERANCE = 0.05
 """Largest difference of a golden probability between machines: int8 kernels of different CPUs round differently."""
 
+BATCH = 32
+"""Pictures of a list that are computed together."""
+
 Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One class and the calibrated probability that it is the right one."""
-
-    category: str
-    category_index: int
-    confidence: float
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The answer for one picture: its choices from the most probable on, as many as were asked for."""
-
-    top: tuple[Choice, ...]
-    unknown: bool
-    """True if the picture looks like none of the classes; False too where the model has no threshold for it."""
-
-    @property
-    def best(self) -> Choice:
-        """The most probable class."""
-        return self.top[0]
+Picture = PathLike | bytes | IO[bytes] | PilImage | NDArray[np.uint8]
+"""What predict() takes for one picture; an array is uint8 [H, W, 3], RGB, of any size."""
 
 
 @dataclass(frozen=True)
@@ -68,17 +54,17 @@ class Predictor:
         """First 12 hex digits of the file's SHA-256: names this exact file in answers, logs and metrics."""
 
     @classmethod
-    def load(cls, path: Path, threads: int = 1) -> "Predictor":
+    def load(cls, path: PathLike, threads: int = 1) -> "Predictor":
         """Read and verify a model file: its manifest, then its golden set. `threads` is for one call's computation.
 
         Raises ModelError if the file is missing, truncated, foreign, or answers its golden set differently.
         """
+        path = as_path(path, "A model file")
         try:
             data = path.read_bytes()
-        except OSError as error:
-            raise ModelError(
-                f"{path}: cannot be read ({error.strerror}). Give the path of a .onnx model file."
-            ) from error
+        except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
+            reason = getattr(error, "strerror", None) or error
+            raise ModelError(f"{path}: cannot be read ({reason}). Give the path of a .onnx model file.") from error
         try:
             predictor = cls.from_bytes(data, threads)
             predictor.check_golden()
@@ -152,9 +138,52 @@ class Predictor:
         """
         return self._judge(logits)[1]
 
-    def predict(self, pictures: NDArray[np.uint8], top: int = 1) -> list[Prediction]:
-        """Return one Prediction a picture, in order, each with min(top, K) choices."""
-        return self.interpret(self.logits(pictures), top)
+    @overload
+    def predict(self, pictures: Picture, top: int = 1, explain: bool = False) -> Prediction: ...  # type: ignore[overload-overlap]
+    @overload
+    def predict(self, pictures: Iterable[Picture], top: int = 1, explain: bool = False) -> list[Prediction]: ...
+    def predict(
+        self, pictures: Picture | Iterable[Picture], top: int = 1, explain: bool = False
+    ) -> Prediction | list[Prediction]:
+        """Return the Prediction for one picture, or a list of them in order for a list of pictures.
+
+        A picture is a path, the bytes of a picture file, a file open for reading bytes, a PIL image, or a uint8 array
+        [H, W, 3], RGB, of any size. top: how many of the most probable classes `Prediction.top` lists. explain: fill
+        `Prediction.explanation`. Raises ImageError, which names the picture, if one cannot be used; TypeError if it is
+        nothing of the kind.
+        """
+        check_top(top)
+        many = several(pictures)
+        if many is None:
+            return self._predict([self._pixels(pictures, None)], top, explain)[0]
+        found: list[Prediction] = []
+        numbered = enumerate(many)
+        while part := list(itertools.islice(numbered, BATCH)):
+            found += self._predict([self._pixels(picture, place) for place, picture in part], top, explain)
+        return found
+
+    def _pixels(self, picture: Any, place: int | None) -> Pixels:
+        """Return one picture as the graph takes it; raises ImageError with the picture's name."""
+        source, size, framing = one_picture(picture), self.manifest.input_size, self.manifest.framing
+        name = name_of(picture, place)
+        try:
+            if isinstance(source, bytes | Path):
+                return self.decode(source)
+            return images.decode_image(source, size, framing=framing)
+        except ImageError as error:
+            raise (error.of(name) if name else error) from None
+        except (OSError, ValueError) as error:
+            raise unreadable(error).of(name) from error
+
+    def _predict(self, pictures: Sequence[Pixels], top: int, explain: bool) -> list[Prediction]:
+        batch = images.stack(pictures)
+        if not explain:
+            return self.interpret(self.logits(batch), top)
+        outputs = self.outputs(batch)
+        return [
+            replace(found, explanation=heat_map(cam[found.category_index]))
+            for found, cam in zip(self.interpret(outputs.logits, top), outputs.cam, strict=True)
+        ]
 
     def interpret(self, logits: Floats, top: int = 1) -> list[Prediction]:
         """Turn logits [N, K] into N predictions."""
@@ -197,6 +226,22 @@ def _check_shapes(session: ort.InferenceSession, manifest: Manifest) -> None:
         raise ModelError("Its graph is not the one that its manifest describes. Export or copy the model again.")
 
 
+def heat_map(cam: Floats) -> tuple[tuple[float, ...], ...]:
+    """Return a class activation map [h, w] scaled to 0 to 1: rows from top to bottom, over the whole picture.
+
+    Zhou et al., "Learning Deep Features for Discriminative Localization", 2016.
+    """
+    low, high = float(cam.min()), float(cam.max())
+    scaled = (cam - low) / (high - low) if high > low else np.zeros_like(cam)
+    return tuple(tuple(round(float(value), 3) for value in row) for row in scaled)
+
+
+def unreadable(error: Exception) -> ImageError:
+    """Return what is to be said of a file that the system does not let us read."""
+    reason = getattr(error, "strerror", None) or error
+    return ImageError("image_unrecognised", f"It cannot be read ({reason}). Check the path.")
+
+
 def predict_files(
     predictor: Predictor, paths: Sequence[Path], top: int = 1
 ) -> Iterator[tuple[Path, Prediction | ImageError]]:
@@ -207,6 +252,6 @@ def predict_files(
         except ImageError as error:
             yield path, error
         except OSError as error:
-            yield path, ImageError("image_unrecognised", f"It cannot be read ({error.strerror}). Check the path.")
+            yield path, unreadable(error)
         else:
-            yield path, predictor.predict(pixels[np.newaxis], top)[0]
+            yield path, predictor.interpret(predictor.logits(pixels[np.newaxis]), top)[0]

@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from pupila._arguments import PathLike, as_text
 from pupila._names import did_you_mean, unknown_key
 from pupila.errors import RecipeError
 
@@ -47,6 +48,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "sample": (0, 10**9),
     "seed": (0, 2**31),
 }
+ALIASES = {"lr": "learning_rate", "wd": "weight_decay", "batch": "batch_size", "px": "network_size"}
+"""Short names of keys, taken wherever a value is set."""
 OPEN = ("network_size", "batch_size", "learning_rate", "epochs")
 """Keys that may be 0: then training chooses them from the data."""
 
@@ -155,13 +158,20 @@ class Recipe:
 
     def override(self, pairs: Iterable[str]) -> "Recipe":
         """Return a recipe with KEY=VALUE pairs applied; every mistake is named in one RecipeError."""
-        values = self.to_dict()
+        given: dict[str, Any] = {}
         for pair in pairs:
             key, equals, value = pair.partition("=")
             if not equals:
                 raise RecipeError(f"{pair!r} is not KEY=VALUE. Write for instance epochs=20.")
-            values[key.strip()] = _parsed(value.strip())
-        return Recipe.from_dict(values, self.name)
+            given[key.strip()] = _parsed(value.strip())
+        return self.with_values(given)
+
+    def with_values(self, values: Mapping[str, Any]) -> "Recipe":
+        """Return a recipe with these values; who sets epochs and no minutes wants no budget in minutes."""
+        given = {ALIASES.get(key, key): value for key, value in values.items()}
+        if "epochs" in given and "minutes" not in given:
+            given["minutes"] = 0.0
+        return Recipe.from_dict({**self.to_dict(), **given}, self.name)
 
 
 def shipped() -> list[str]:
@@ -177,8 +187,12 @@ def read_shipped(name: str) -> str:
     return (resources.files("pupila") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
 
 
-def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
-    """Load a shipped recipe by name, or one's own by the path of a .toml file, and apply KEY=VALUE overrides."""
+def load_recipe(name: PathLike, overrides: Iterable[str] = ()) -> Recipe:
+    """Load a shipped recipe by name, or one's own by the path of a .toml file, and apply KEY=VALUE overrides.
+
+    Raises RecipeError, which names every mistake and the nearest right name.
+    """
+    name = as_text(name, "A recipe")
     path = Path(name)
     try:
         text = path.read_text(encoding="utf-8") if path.suffix == ".toml" else read_shipped(name)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pupila.errors import ImageError
 
 if TYPE_CHECKING:
-    from pupila.predictor import Prediction
+    from pupila.prediction import Prediction
 
 DIGITS = 6
 """Decimals of a confidence: more than float32 holds."""

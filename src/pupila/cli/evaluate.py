@@ -16,27 +16,19 @@ from pupila.cli.group import json_option
     "--split",
     "part",
     type=click.Choice(["train", "validation", "test", "all"]),
-    help="Pictures to score [default: test, or all where there is none].",
+    help="Pictures to score [default: test; else what training held out; else all].",
 )
 @click.option("--report", type=click.Path(path_type=Path), help="Write a report page and its plots into this folder.")
 @json_option
 def evaluate(model: Path, data: str, part: str | None, report: Path | None, as_json: bool) -> None:
     """Score MODEL on DATA: accuracy with its 95 % interval, per class, calibration."""
-    from pupila.data import load_dataset
-    from pupila.evaluation.evaluate import caution
-    from pupila.evaluation.evaluate import evaluate as run
+    from pupila.evaluation.evaluate import evaluate_model
     from pupila.evaluation.pages.report import write_report
-    from pupila.predictor import Predictor
 
-    predictor = Predictor.load(model)
-    manifest = predictor.manifest
-    splits = load_dataset(data, manifest.input_size, framing=manifest.framing)
-    dataset, part = splits.part(part)
-    evaluation = run(predictor, dataset)
-    result = {**evaluation.scores.to_json(), "split": part, "model": str(model), "version": predictor.version}
-    result["caution"] = caution(manifest, splits.fingerprint, part)
+    found = evaluate_model(model, data, part)
+    result = {**found.to_json(), "model": str(model), "version": found.predictor.version}
     if report is not None:
-        result["report"] = str(write_report(report, predictor, dataset, [], evaluation))
+        result["report"] = str(write_report(report, found.predictor, found.dataset, [], found))
     click.echo(json.dumps(result) if as_json else _scores_text(result))
 
 

@@ -1,6 +1,6 @@
 """Pictures and their labels: where they come from, and how they are cut into parts. Knows nothing of training."""
 
-from pupila.data.dataset import Dataset, Skipped, Splits, sample, split
+from pupila.data.dataset import Dataset, Skipped, Splits, held_out, sample, split
 from pupila.data.load import load_dataset
 
-__all__ = ["Dataset", "Skipped", "Splits", "load_dataset", "sample", "split"]
+__all__ = ["Dataset", "Skipped", "Splits", "held_out", "load_dataset", "sample", "split"]

@@ -182,6 +182,19 @@ def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Datase
     return dataset.take(train), dataset.take(validation)
 
 
+def held_out(splits: Splits, fraction: float, count: int, seed: int) -> tuple[Dataset, Dataset]:
+    """Return what to train on and what to validate on: the data's own validation split, or a stratified share.
+
+    count: take a sample of at most so many pictures first, 0 for all; the data's own split is then left aside.
+    """
+    pool = splits.train
+    if 0 < count < len(pool):
+        pool = sample(pool, count, seed)
+    elif splits.validation is not None:
+        return pool, splits.validation
+    return split(pool, fraction, seed)
+
+
 def split_rows(dataset: Dataset, fraction: float, seed: int, *, equal: bool = False) -> tuple[Integers, Integers]:
     """Return the rows of train and of validation; raises as split() does.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pupila._arguments import PathLike, as_text
 from pupila.data.cache import DatasetCache
 from pupila.data.dataset import SplitArrays, Splits, assemble
 from pupila.data.decoding.decode import decode_pictures, read_pictures, resize_pictures
@@ -77,7 +78,7 @@ class OpenedSource:
 
 
 def load_dataset(
-    source: str | Path,
+    source: PathLike,
     size: int | None = None,
     *,
     cache: Path | None = None,
@@ -94,6 +95,7 @@ def load_dataset(
     skipped and listed.
     Raises DataError if there is nothing to train on, DownloadError, MissingExtraError.
     """
+    source = as_text(source, "A data set")
     if size is not None and size < 1:
         raise DataError(f"A picture size of {size} pixels cannot be used. Give 1 or more, like 32.")
     if source in NAMES:

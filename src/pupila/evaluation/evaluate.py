@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pupila._arguments import PathLike, as_text
 from pupila._cpus import usable_cores
-from pupila.data import Dataset
+from pupila.data import Dataset, Splits, held_out, load_dataset
 from pupila.errors import DataError
 from pupila.evaluation.logits import Int64
 from pupila.evaluation.metrics import Scores, score
@@ -34,6 +35,60 @@ class Evaluation:
     """Indices into the model's classes, which may be in another order than the data set's."""
     scores: Scores
 
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers, 0 to 1."""
+        return self.scores.accuracy
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the accuracy (Wilson)."""
+        return self.scores.interval
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PartEvaluation(Evaluation):
+    """An evaluation on one part of a data set, and what is to be said of that choice."""
+
+    split: str
+    """train, validation, test, all, or `held out`: the pictures that training kept for validation."""
+    caution: str
+    """Why the score may be too good, in a sentence or two; empty for pictures that training never saw."""
+    predictor: Predictor = field(repr=False)
+    dataset: Dataset = field(repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the scores as plain values, with split and caution."""
+        return {**self.scores.to_json(), "split": self.split, "caution": self.caution}
+
+
+def evaluate_model(model: PathLike | Predictor, data: PathLike, split: str | None = None) -> PartEvaluation:
+    """Score a model file on a data set, both by their paths: accuracy with its 95 % interval, per class, calibration.
+
+    split: train, validation, test or all. None takes test; where there is none and `data` is what the model was trained
+    on, the pictures that training held out; else all. `caution` says what that means for the score.
+    Raises ModelError, DataError and the other errors of load_dataset().
+    """
+    predictor = model if isinstance(model, Predictor) else Predictor.load(model)
+    manifest = predictor.manifest
+    splits = load_dataset(as_text(data, "A data set"), manifest.input_size, framing=manifest.framing)
+    kept = _held_out(manifest, splits) if split is None and splits.test is None else None
+    dataset, part = (kept, "held out") if kept is not None else splits.part(split)
+    found = evaluate(predictor, dataset)
+    about = caution(manifest, splits.fingerprint, part)
+    return PartEvaluation(
+        found.logits, found.labels, found.scores, split=part, caution=about, predictor=predictor, dataset=dataset
+    )
+
+
+def _held_out(manifest: Manifest, splits: Splits) -> Dataset | None:
+    """Return the pictures that training validated with, or None if these are not the data of that training."""
+    recipe = manifest.recipe
+    if splits.fingerprint != manifest.data.get("fingerprint") or "validation_fraction" not in recipe:
+        return None
+    _, validation = held_out(splits, recipe["validation_fraction"], recipe.get("sample", 0), recipe.get("seed", 0))
+    return validation if len(validation) == manifest.data.get("validation") else None
+
 
 def evaluate(predictor: Predictor, dataset: Dataset, batch: int = 256) -> Evaluation:
     """Score a model on every picture of a data set. Load the predictor with one thread: the cores share the batches.
@@ -52,6 +107,8 @@ def caution(manifest: Manifest, fingerprint: str, part: str) -> str:
     if part == "test":
         return ""
     advice = "For an honest figure keep a test folder beside train."
+    if part == "held out":
+        return f"These are the pictures that training held out. It chose its best epoch by them. {advice}"
     if fingerprint == manifest.data.get("fingerprint"):
         kept = "It was chosen by these pictures" if part == "validation" else "It was trained on pictures among these"
         return f"{kept}, so that the score flatters. {advice}"

@@ -28,6 +28,8 @@ Value = TypeVar("Value")
 Pixels = NDArray[np.uint8]
 """uint8 [H, W, 3], RGB."""
 
+PilImage = Image.Image
+
 Gate = Callable[[int], AbstractContextManager[None]]
 """Asked for leave to decode so many pixels; it may make the caller wait. Of a JPEG with more scans than programs write,
 each pixel counts as often as it is gone through more than usual."""
@@ -124,8 +126,31 @@ def decode(
     if passes == 1 and "progressive" not in image.info:  # else all coefficients are kept, at whatever scale
         pixels = image.width * image.height
     with gate(pixels):
-        whole = _upright(_load(image), size)
-        square = letterboxed(whole, size) if framing == "letterbox" else squashed(whole, size)
+        return _squared(_upright(_load(image), size), size, framing)
+
+
+@_without_history
+def decode_image(
+    picture: PilImage | Pixels, size: int, limits: ImageLimits = DEFAULT_LIMITS, framing: str = FRAMINGS[0]
+) -> Pixels:
+    """Return a PIL image or pixels [H, W, 3] that a program holds already as decode() returns a file's."""
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    if image.width * image.height > limits.max_pixels:
+        raise _too_many_pixels(f"{image.width} x {image.height}", limits)
+    if not min(image.size):
+        raise ImageError("image_empty", "The picture has no pixels. Give one with a width and a height.")
+    return _squared(_upright(_load(image), size), size, framing)
+
+
+@_without_history
+def as_png(picture: PilImage | Pixels) -> bytes:
+    """Return a PIL image or pixels [H, W, 3] as a PNG file: upright, on white, of full size."""
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    return encode_png(np.asarray(_upright(_load(image), max(image.size))))
+
+
+def _squared(whole: Image.Image, size: int, framing: str) -> Pixels:
+    square = letterboxed(whole, size) if framing == "letterbox" else squashed(whole, size)
     # What np.asarray(square) gives, in half the time: of small pictures it would be a tenth of all.
     return np.frombuffer(square.tobytes(), dtype=np.uint8).reshape(size, size, 3)
 

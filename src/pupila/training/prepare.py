@@ -6,7 +6,7 @@ Says what it finds as it goes.
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pupila.data import Dataset, Splits, load_dataset, sample, split
+from pupila.data import Dataset, Splits, held_out, load_dataset
 from pupila.data.quality.labels import relabelled
 from pupila.errors import TrainingError
 from pupila.feedback.corrections import Corrections, joined, read_corrections
@@ -102,12 +102,7 @@ def with_outliers(prepared: Prepared, source: Path) -> Prepared:
 
 def training_split(splits: Splits, recipe: Recipe) -> tuple[Dataset, Dataset]:
     """Return what to train on and what to validate on: the data's own validation split, or a stratified share."""
-    pool = splits.train
-    if 0 < recipe.sample < len(pool):
-        pool = sample(pool, recipe.sample, recipe.seed)
-    elif splits.validation is not None:
-        return pool, splits.validation
-    return split(pool, recipe.validation_fraction, recipe.seed)
+    return held_out(splits, recipe.validation_fraction, recipe.sample, recipe.seed)
 
 
 def _report(splits: Splits) -> None:

@@ -8,7 +8,7 @@ import contextlib
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from pupila.training.loop.head import fit_head
 from pupila.training.prepare import Prepared, prepare
 from pupila.training.record import FILE as RUN_FILE
 from pupila.training.record import record_of
+from pupila.training.run_folder import holds_run
 from pupila.training.trackers import Tracker, check_installed, tracking
 from pupila.training.weights import save_backbone
 
@@ -36,13 +37,33 @@ WORTH_SAYING = 0.02
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainResult:
     """A finished run: where its model file is, and what it reached."""
 
     model: Path
+    """The model file: pupila.load() it, or serve it."""
     folder: Path
-    fitted: Fitted
-    exported: Exported
+    """Everything that the run left."""
+    report: Path
+    """The report page."""
+    fitted: Fitted = field(repr=False)
+    exported: Exported = field(repr=False)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers of the model file on the validation pictures, 0 to 1."""
+        return float(self.exported.predictor.manifest.metrics["accuracy"])
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the accuracy (Wilson)."""
+        low, high = self.exported.predictor.manifest.metrics["interval"]
+        return low, high
+
+    @property
+    def history(self) -> list[Row]:
+        """One mapping of metrics an epoch."""
+        return self.fitted.rows
 
 
 def train(
@@ -60,7 +81,7 @@ def train(
     team: Team = ALONE,
     watch: OnEpoch = lambda _: None,
     checkpoints: str | None = None,
-) -> Trained:
+) -> TrainResult:
     """Train on `source` as `recipe` says and leave everything in `folder`; prints one line an epoch and a closing line.
 
     size: pixels a side that pictures are stored at, None to choose it from the data. labels: a table of corrected
@@ -94,7 +115,7 @@ def train(
     )  # fmt: skip
     report = write_report(folder, exported.predictor, validation, fitted.rows)
     print(f"wrote {exported.path} and {report}")
-    return Trained(exported.path, folder, fitted, exported)
+    return TrainResult(exported.path, folder, report, fitted, exported)
 
 
 def assist(
@@ -154,7 +175,7 @@ def closing_line(fitted: Fitted) -> str:
 
 def refuse_to_overwrite(folder: Path, resume: bool) -> None:
     """Raise TrainingError if the folder holds a run that is not to be gone on with, or none that is."""
-    if not resume and any((folder / name).exists() for name in ("checkpoint.safetensors", "model.onnx")):
+    if not resume and holds_run(folder):
         raise TrainingError(f"{folder}: holds a run already. Go on with --resume, or choose another --name.")
     if resume and not folder.exists():
         raise TrainingError(f"{folder}: there is no run to go on with. Check --name and --runs, or leave --resume out.")

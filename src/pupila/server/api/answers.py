@@ -4,10 +4,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from pupila.errors import ImageError
-from pupila.predictor import Choice, Floats
+from pupila.prediction import Choice
+from pupila.predictor import Floats, heat_map
 from pupila.server.api.errors import BadPart
 from pupila.server.api.multipart import Part
 from pupila.server.inference.classifier import Answer
@@ -49,14 +48,5 @@ def choice_json(choice: Choice) -> dict[str, Any]:
 
 
 def cam_json(cam: Floats) -> dict[str, Any]:
-    """Return a class activation map scaled to 0 to 1: rows from top to bottom, over the whole picture.
-
-    Zhou et al., "Learning Deep Features for Discriminative Localization", 2016.
-    """
-    low, high = float(cam.min()), float(cam.max())
-    scaled = (cam - low) / (high - low) if high > low else np.zeros_like(cam)
-    return {
-        "height": cam.shape[0],
-        "width": cam.shape[1],
-        "values": [[round(float(v), 3) for v in row] for row in scaled],
-    }
+    """Return a class activation map scaled to 0 to 1: rows from top to bottom, over the whole picture."""
+    return {"height": cam.shape[0], "width": cam.shape[1], "values": heat_map(cam)}

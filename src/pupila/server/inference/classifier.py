@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from pupila import images
 from pupila.errors import ImageError
-from pupila.predictor import Floats, Prediction, Predictor
+from pupila.prediction import Prediction
+from pupila.predictor import Floats, Predictor
 from pupila.server.api.multipart import Part
 from pupila.server.inference.batcher import DeadlineError, Scheduler
 from pupila.server.inference.decode_lock import Enter, Gate, TooBigError, only_small

@@ -17,10 +17,7 @@ from typing import Any
 
 from pupila._names import did_you_mean, unknown_key
 from pupila.errors import RecipeError
-from pupila.recipe import Recipe, load_recipe
-
-SHORT = {"lr": "learning_rate", "wd": "weight_decay", "batch": "batch_size", "px": "network_size"}
-"""Short names that sweeps take for a recipe's keys."""
+from pupila.recipe import ALIASES, Recipe, load_recipe
 
 Values = Mapping[str, Any]
 Grid = Mapping[str, Sequence[Any]]
@@ -123,7 +120,7 @@ def parse_grid(pairs: Iterable[str]) -> dict[str, tuple[Any, ...]]:
         key, equals, text = pair.partition("=")
         if not equals or not text.strip():
             raise RecipeError(f"{pair!r} is not KEY=VALUE,VALUE. Write for instance lr=0.001,0.0001.")
-        grid[SHORT.get(key.strip(), key.strip())] = tuple(_values(text))
+        grid[ALIASES.get(key.strip(), key.strip())] = tuple(_values(text))
     return grid
 
 
@@ -133,13 +130,13 @@ def lay_out(definition: Definition, recipe: str, overrides: Values, seeds: int |
     recipe: for entries that name none. overrides: the user's own values, which win over an entry's.
     Raises RecipeError for unknown keys, with the nearest name, and for values that are out of range.
     """
-    overrides = {SHORT.get(key, key): value for key, value in overrides.items()}
+    overrides = {ALIASES.get(key, key): value for key, value in overrides.items()}
     _check_keys(definition, overrides)
     trials = []
     for entry in definition.entries:
         for combination in itertools.product(*definition.grid.values()):
             varied = dict(zip(definition.grid, combination, strict=True))
-            base = _resolved(load_recipe(entry.recipe or recipe), {**entry.values, **overrides, **varied})
+            base = load_recipe(entry.recipe or recipe).with_values({**entry.values, **overrides, **varied})
             group = ", ".join([*filter(None, [entry.name]), *(f"{key}={value}" for key, value in varied.items())])
             for seed in range(base.seed, base.seed + (seeds or definition.seeds)):
                 chosen = dataclasses.replace(base, seed=seed)
@@ -149,17 +146,10 @@ def lay_out(definition: Definition, recipe: str, overrides: Values, seeds: int |
     return trials
 
 
-def _resolved(recipe: Recipe, values: Values) -> Recipe:
-    """Apply values; who asks for epochs does not want the recipe's budget in minutes."""
-    if "epochs" in values and "minutes" not in values:
-        values = {**values, "minutes": 0.0}
-    return Recipe.from_dict({**recipe.to_dict(), **values}, recipe.name)
-
-
 def _check_keys(definition: Definition, overrides: Values) -> None:
     known = {f.name for f in dataclasses.fields(Recipe)} - {"name"}
     given = [*definition.grid, *overrides, *(key for entry in definition.entries for key in entry.values)]
-    wrong = [unknown_key(key, known | SHORT.keys()) for key in given if key not in known]
+    wrong = [unknown_key(key, known | ALIASES.keys()) for key in given if key not in known]
     if "seed" in definition.grid:
         wrong.append("seed is not for the grid. Use --seeds N, and --set seed=S for the first one.")
     wrong += [f"{key} is in the grid and set too. Leave one out." for key in definition.grid if key in overrides]
@@ -180,7 +170,7 @@ def _definition(name: str, table: Mapping[str, Any]) -> Definition:
     """Check the form of a definition; what is wrong with its recipes' keys is found by lay_out."""
     try:
         entries = tuple(_entry(values) for values in table.get("trials", [{}]))
-        grid = {SHORT.get(key, key): tuple(values) for key, values in table.get("grid", {}).items()}
+        grid = {ALIASES.get(key, key): tuple(values) for key, values in table.get("grid", {}).items()}
         seeds, reference = int(table.get("seeds", 1)), str(table.get("reference", ""))
         unknown = sorted(table.keys() - {"trials", "grid", "seeds", "reference"})
     except (TypeError, ValueError, AttributeError) as error:
@@ -194,5 +184,5 @@ def _entry(table: Mapping[str, Any]) -> Entry:
     unknown = sorted(table.keys() - {"name", "recipe", "set", "reference"})
     if unknown:
         raise ValueError(f"unknown key {unknown[0]!r} in trials; they have name, recipe, set and reference")
-    values = {SHORT.get(key, key): value for key, value in table.get("set", {}).items()}
+    values = {ALIASES.get(key, key): value for key, value in table.get("set", {}).items()}
     return Entry(str(table.get("name", "")), table.get("recipe"), values, table.get("reference", {}))

@@ -18,7 +18,7 @@ from pupila.evaluation.evaluate import evaluate
 from pupila.recipe import Recipe
 from pupila.training.loop.fit import OnEpoch
 from pupila.training.sweeps.definition import Trial
-from pupila.training.train import Trained, closing_line, train
+from pupila.training.train import TrainResult, closing_line, train
 
 RESULT = "result.json"
 PLAIN, BALANCED = "validation_accuracy", "validation_balanced_accuracy"
@@ -156,7 +156,7 @@ def _changes(recipe: Recipe, earlier: Mapping[str, Any]) -> list[str]:
     return [f"{key} was {earlier.get(key)} and is {ours.get(key)}" for key in different]
 
 
-def _result(job: Job, trained: Trained, seconds: float) -> Result:
+def _result(job: Job, trained: TrainResult, seconds: float) -> Result:
     test, pictures = _test_accuracy(job, trained)
     fitted, trial = trained.fitted, job.trial
     return Result(
@@ -177,7 +177,7 @@ def _result(job: Job, trained: Trained, seconds: float) -> Result:
     )
 
 
-def _test_accuracy(job: Job, trained: Trained) -> tuple[float | None, int]:
+def _test_accuracy(job: Job, trained: TrainResult) -> tuple[float | None, int]:
     test = load_dataset(job.source, job.size, framing=trained.exported.predictor.manifest.framing).test
     if test is None:
         return None, 0

@@ -1,0 +1,79 @@
+"""Checks of what people give to the public functions: one sentence in place of an error from inside.
+
+Imports neither NumPy nor Pillow: who gives an array or a PIL image has loaded them.
+"""
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+PathLike = str | os.PathLike[str]
+PICTURES = "Give a path, bytes, an open file, a PIL image, a uint8 array [H, W, 3], or a list of these."
+
+
+def as_path(value: object, what: str) -> Path:
+    """Return a path given as str or PathLike; `what` begins the TypeError for anything else."""
+    path = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(path, str):
+        raise TypeError(f"{what} must be a path (str or Path), not {type(value).__name__}.")
+    return Path(path)
+
+
+def as_text(value: object, what: str) -> str:
+    """Return a name or path as text; `what` begins the TypeError for anything else."""
+    return value if isinstance(value, str) else str(as_path(value, what))
+
+
+def check_top(top: object) -> int:
+    """Return how many choices are asked for; raises TypeError unless it is a whole number of 1 or more."""
+    if isinstance(top, bool) or not isinstance(top, int) or top < 1:
+        raise TypeError(f"top must be a whole number of 1 or more, not {top!r}. Give several pictures as one list.")
+    return top
+
+
+def several(pictures: Any) -> Iterable[Any] | None:
+    """Return the pictures of a list, tuple, iterator or array [N, H, W, 3]; None for what is one picture or none."""
+    if isinstance(pictures, list | tuple):
+        return pictures
+    if isinstance(pictures, Iterator) and not hasattr(pictures, "read"):
+        return pictures
+    return list(pictures) if is_array(pictures) and pictures.ndim == 4 else None
+
+
+def is_array(value: object) -> bool:
+    """Return whether it is a NumPy array."""
+    return isinstance(value, getattr(sys.modules.get("numpy"), "ndarray", ()))
+
+
+def is_pil(value: object) -> bool:
+    """Return whether it is a PIL image."""
+    return isinstance(value, getattr(sys.modules.get("PIL.Image"), "Image", ()))
+
+
+def one_picture(value: Any) -> Any:
+    """Return bytes, a Path, a PIL image or an array uint8 [H, W, 3]; raises TypeError for anything else."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    if isinstance(value, str | os.PathLike):
+        return as_path(value, "A picture")
+    if is_array(value):
+        if value.dtype != "uint8" or value.ndim != 3 or value.shape[2] != 3 or not value.size:
+            raise TypeError(f"An array must be uint8 [H, W, 3], not {value.dtype} {list(value.shape)}.")
+        return value
+    if is_pil(value):
+        return value
+    if not callable(getattr(value, "read", None)):
+        raise TypeError(f"{type(value).__name__} is no picture. {PICTURES}")
+    data = value.read()
+    if not isinstance(data, bytes):
+        raise TypeError("The file is open as text. Open it with open(path, 'rb').")
+    return data
+
+
+def name_of(value: object, place: int | None) -> str:
+    """Return what an error calls a picture: its path, else its place in the list, else nothing."""
+    if isinstance(value, str | os.PathLike):
+        return f"{os.fspath(value)}"
+    return "" if place is None else f"pictures[{place}]"
