@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pupila.data import Dataset, Splits
+from pupila.data import Dataset, Splits, split
 from pupila.errors import DataError
 
 IMAGES = np.arange(4 * 2 * 2 * 3, dtype=np.uint8).reshape(4, 2, 2, 3)
@@ -61,3 +61,16 @@ def test_part_all_joins_what_there_is() -> None:
 def test_part_that_is_missing_names_those_there_are() -> None:
     with pytest.raises(DataError, match="pets: has no validation part, only train, test"):
         SPLITS.part("validation")
+
+
+def test_names_follow_their_pictures_through_a_split():
+    images = np.arange(8, dtype=np.uint8)[:, None, None, None].repeat(4, 1).repeat(4, 2).repeat(3, 3)
+    names = tuple(f"{'ab'[row % 2]}/{row}.png" for row in range(8))
+    whole = Dataset(images, np.arange(8, dtype=np.int64) % 2, ("a", "b"), names)
+    for part in split(whole, 0.25, seed=1):
+        assert [int(name[2]) for name in part.names] == part.images[:, 0, 0, 0].tolist()
+
+
+def test_a_name_too_few_is_an_error():
+    with pytest.raises(DataError, match="1 names for 2 pictures"):
+        Dataset(np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2, np.int64), ("a",), ("x",))

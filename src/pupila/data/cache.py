@@ -114,7 +114,7 @@ def _read(folder: Path) -> Splits:
         labels = np.load(folder / f"{name}-labels.npy", allow_pickle=False)
         if _checksum(images, labels) != checksum:
             raise ValueError(name)
-        parts[name] = Dataset(images, labels, classes)
+        parts[name] = Dataset(images, labels, classes, tuple(about["names"].get(name, ())))
     skipped = tuple(Skipped(**picture) for picture in about["skipped"])
     validation, test = parts.get("validation"), parts.get("test")
     notes, names = tuple(about["notes"]), {part: tuple(found) for part, found in about["names"].items()}

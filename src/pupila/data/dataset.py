@@ -26,6 +26,8 @@ class Dataset:
     labels: Integers
     """int64 [N], each an index into `classes`."""
     classes: tuple[str, ...]
+    names: Sequence[str] = ()
+    """What each picture is called, its path within the data set where it is a file; empty where it has none."""
 
     def __post_init__(self) -> None:
         problem = self._problem()
@@ -47,7 +49,8 @@ class Dataset:
     def take(self, indices: Sequence[int] | Integers) -> "Dataset":
         """Return the pictures at these indices, in this order, with the same classes."""
         rows = np.asarray(indices, dtype=np.int64)
-        return Dataset(self.images[rows], self.labels[rows], self.classes)
+        names = tuple(self.names[row] for row in rows) if self.names else ()
+        return Dataset(self.images[rows], self.labels[rows], self.classes, names)
 
     def _problem(self) -> str:
         """Say what does not fit, or nothing."""
@@ -56,6 +59,8 @@ class Dataset:
             return f"its images are {images.dtype} {list(images.shape)}, and must be uint8 [N, H, H, 3]"
         if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
             return f"its labels are {labels.dtype} {list(labels.shape)}, and must be int64 [{len(images)}]"
+        if self.names and len(self.names) != len(labels):
+            return f"it has {len(self.names)} names for {len(labels)} pictures"
         if not len(labels) or not images.shape[1]:
             return "it has no picture"
         if len(set(classes)) != len(classes) or not all(classes):
@@ -113,7 +118,8 @@ class Splits:
         if name == "all":
             pictures = np.concatenate([part.images for part in parts.values()])
             labels = np.concatenate([part.labels for part in parts.values()])
-            return Dataset(pictures, labels, self.train.classes), name
+            names = tuple(name for part in parts.values() for name in part.names)
+            return Dataset(pictures, labels, self.train.classes, names if len(names) == len(labels) else ()), name
         if name not in parts:
             raise DataError(
                 f"{self.name}: has no {name} part, only {', '.join(parts)}. Use --split {next(iter(parts))} or all."
@@ -140,7 +146,7 @@ def assemble(
     notes: Sequence[str] = (),
 ) -> Splits:
     """Join the parts (train, and perhaps validation and test) into validated Splits with their fingerprint."""
-    made = {split: Dataset(part.images, part.labels, classes) for split, part in parts.items()}
+    made = {split: Dataset(part.images, part.labels, classes, tuple(part.names)) for split, part in parts.items()}
     digest = fingerprint(classes, parts)
     names = {split: tuple(part.names) for split, part in parts.items()}
     validation, test = made.get("validation"), made.get("test")

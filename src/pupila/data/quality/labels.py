@@ -99,7 +99,7 @@ def _with_labels(splits: Splits, labels: Mapping[str, Integers], note: str) -> S
         name: SplitArrays(data.images, labels[name], splits.names.get(name, ()))
         for name, data in splits.parts().items()
     }
-    made = {name: Dataset(part.images, part.labels, classes) for name, part in parts.items()}
+    made = {name: Dataset(part.images, part.labels, classes, part.names) for name, part in parts.items()}
     return replace(
         splits,
         train=made["train"],
