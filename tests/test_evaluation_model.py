@@ -16,7 +16,7 @@ from pupila.errors import DataError
 from pupila.evaluation import unknown
 from pupila.evaluation.evaluate import answers, evaluate
 from pupila.evaluation.pages import gallery
-from pupila.evaluation.pages.report import write_report
+from pupila.evaluation.pages.report import ProgressPage, write_report
 from pupila.manifest import METADATA_KEY, GoldenPicture, Manifest
 from pupila.predictor import Predictor
 
@@ -150,7 +150,8 @@ def test_mistakes_of_a_pair_are_of_that_pair(predictor, dataset):
 def test_exhibit_is_hot_where_the_answered_colour_is(predictor):
     picture = np.zeros((32, 32, 3), dtype=np.uint8)
     picture[:16, :16, 0] = 255
-    shown = gallery.exhibits(predictor, picture[None], np.array([2]), [0])[0]
+    one = Dataset(picture[None], np.array([2]), CLASSES)
+    shown = gallery.exhibits(predictor, one, one.labels, [0])[0]
     change = np.abs(shown.overlay.astype(int) - shown.picture).sum(axis=2)
     assert (shown.answer, shown.truth, shown.picture.shape) == (CLASSES[0], "blue", (96, 96, 3))
     assert change[:32, :32].min() > 50
@@ -184,7 +185,7 @@ class Elements(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.seen.append((tag, dict(attrs)))
-        if tag not in {"meta", "img", "br"}:
+        if tag not in {"meta", "img", "br", "source"}:
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -202,7 +203,7 @@ def test_report_asks_for_nothing_from_outside(report):
     sources = [attrs["src"] for tag, attrs in elements.seen if tag == "img"]
     assert len(sources) > 20
     assert all(source.startswith("data:image/png;base64,") for source in sources)
-    assert not {"script", "link", "iframe", "a"} & {tag for tag, _ in elements.seen}
+    assert not {"script", "link", "iframe"} & {tag for tag, _ in elements.seen}
     assert not elements.open
 
 
@@ -231,3 +232,33 @@ def test_report_of_a_model_without_mistakes_says_so(predictor, tmp_path):
     assert "There is no mistake." in text
     assert re.search("<b>100.00%</b>accuracy", text)
     assert not (tmp_path / "mistakes.png").exists()
+
+
+def test_report_warns_of_few_pictures_and_not_of_many(report, predictor, tmp_path):
+    assert "Only 150 pictures" in report.read_text("utf-8")
+    assert "Only" not in write_report(tmp_path, predictor, colours(300), []).read_text("utf-8")
+
+
+def test_report_names_each_mistake_once_and_links_to_its_file(predictor, dataset, tmp_path):
+    named = Dataset(dataset.images, dataset.labels, CLASSES, tuple(f"c/{row} <x>.png" for row in range(len(dataset))))
+    (tmp_path / "photos" / "validation" / "c").mkdir(parents=True)
+    for name in named.names:
+        (tmp_path / "photos" / "validation" / name).touch()
+    text = write_report(tmp_path / "run", predictor, named, [], source=tmp_path / "photos").read_text("utf-8")
+    mistakes = re.findall(r'<a href="([^"]+)">([^<]+)</a>', text)
+    assert len(mistakes) > 20
+    assert len(set(mistakes)) == len(mistakes)
+    assert all(link.startswith("file:///") and "%3Cx%3E.png" in link for link, _ in mistakes)
+    assert all(name.endswith("&lt;x&gt;.png") for _, name in mistakes)
+
+
+def test_page_of_a_running_training_loads_itself_again_and_the_report_does_not(report, tmp_path):
+    page = ProgressPage(tmp_path, "photos <1>")
+    page.due = 0.0
+    page.update(ROWS[:2])
+    text = page.path.read_text("utf-8")
+    assert '<meta http-equiv="refresh" content="10">' in text
+    assert "<b>2</b>epochs so far" in text
+    page.update(ROWS)
+    assert page.path.read_text("utf-8") == text  # drawn a moment ago
+    assert "refresh" not in report.read_text("utf-8")

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pupila.evaluation.calibration import reliability
-from pupila.evaluation.pages.plots import plot_confusion, plot_curves, plot_reliability
+from pupila.evaluation.pages.plots import DARK, plot_confusion, plot_curves, plot_reliability, plot_sweep
 
 
 def curve_rows(epochs):
@@ -28,7 +28,33 @@ def size_of(path):
 @pytest.mark.parametrize("epochs", [0, 1, 12])
 def test_curves_are_drawn_for_any_number_of_epochs(tmp_path, epochs):
     plot_curves(curve_rows(epochs), tmp_path / "curves.png")
-    assert size_of(tmp_path / "curves.png") == (720, 504)
+    assert size_of(tmp_path / "curves.png") == (1080, 456)
+
+
+def test_the_kept_epoch_and_a_change_of_size_are_marked(tmp_path):
+    rows = [{**row, "network_size": 48 if row["epoch"] < 5 else 96, "validation_loss": 1.0} for row in curve_rows(8)]
+    plain = [{**row, "network_size": 48} for row in rows]
+    pictures = []
+    for number, (drawn, kept) in enumerate([(plain, None), (rows, None), (rows, 6)]):
+        plot_curves(drawn, tmp_path / f"{number}.png", kept)
+        pictures.append((tmp_path / f"{number}.png").read_bytes())
+    assert len(set(pictures)) == 3
+
+
+def test_a_sweep_has_a_panel_for_each_setting_and_a_line_for_each_kind_of_weights(tmp_path):
+    runs = [curve_rows(5), curve_rows(3)]
+    for count in (1, 4):
+        groups = {f"lr={n}, weights={w}": runs for n in range(count) for w in ("none", "bundled")}
+        plot_sweep(groups, tmp_path / f"{count}.png")
+    (small, _), (large, tall) = size_of(tmp_path / "1.png"), size_of(tmp_path / "4.png")
+    assert large > 2 * small
+    assert tall > 700
+
+
+def test_dark_plots_have_dark_paper(tmp_path):
+    plot_curves(curve_rows(3), tmp_path / "dark.png", theme=DARK)
+    with Image.open(tmp_path / "dark.png") as image:
+        assert max(image.convert("RGB").getpixel((0, 0))) < 60
 
 
 def test_curves_with_a_loss_that_is_not_finite_are_drawn(tmp_path):

@@ -28,7 +28,7 @@ def evaluate(model: Path, data: str, part: str | None, report: Path | None, as_j
     found = evaluate_model(model, data, part)
     result = {**found.to_json(), "model": str(model), "version": found.predictor.version}
     if report is not None:
-        result["report"] = str(write_report(report, found.predictor, found.dataset, [], found))
+        result["report"] = str(write_report(report, found.predictor, found.dataset, [], found, source=Path(data)))
     click.echo(json.dumps(result) if as_json else _scores_text(result))
 
 

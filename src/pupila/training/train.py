@@ -17,7 +17,7 @@ import torch
 from pupila._files import write_file
 from pupila.data.quality.class_balance import describe_balance
 from pupila.errors import TrainingError
-from pupila.evaluation.pages.report import write_report
+from pupila.evaluation.pages.report import ProgressPage, write_report
 from pupila.recipe import Recipe
 from pupila.training.distributed.process_group import ALONE, Team
 from pupila.training.distributed.remote_checkpoints import Mirror
@@ -104,7 +104,7 @@ def train(
     _write(folder / "recipe.json", json.dumps(recipe.to_dict(), indent=2))
     _write(folder / RUN_FILE, record.to_json())
     with tracking(log, folder, recipe) as tracker:
-        on_epoch = partial(_record, folder, tracker, watch)
+        on_epoch = partial(_record, folder, tracker, ProgressPage(folder, splits.name), watch)
         fitted = _fitted(prepared, folder, on_epoch, resume, checkpoint_seconds, team, checkpoints)
         tracker.stopped = fitted.stopped
     print(closing_line(fitted))
@@ -113,7 +113,14 @@ def train(
         fitted, recipe, training, validation, folder / "model.onnx",
         splits=splits, origin=start.origin, corrections=prepared.corrections, outliers=prepared.outliers,
     )  # fmt: skip
-    report = write_report(folder, exported.predictor, validation, fitted.rows)
+    report = write_report(
+        folder,
+        exported.predictor,
+        validation,
+        fitted.rows,
+        kept=fitted.best_epoch + 1,
+        source=Path(source).expanduser(),
+    )
     print(f"wrote {exported.path} and {report}")
     return TrainResult(exported.path, folder, report, fitted, exported)
 
@@ -192,10 +199,11 @@ def _write(path: Path, text: str) -> None:
         ) from error
 
 
-def _record(folder: Path, tracker: Tracker, watch: OnEpoch, rows: Sequence[Row]) -> None:
+def _record(folder: Path, tracker: Tracker, page: ProgressPage, watch: OnEpoch, rows: Sequence[Row]) -> None:
     """Bring metrics.jsonl and the log up to date and print the newest epoch's line."""
     _write(folder / "metrics.jsonl", "\n".join(json.dumps(row) for row in rows))
     tracker.record(rows)
+    page.update(rows)
     row = rows[-1]
     accuracy, balanced = row["validation_accuracy"], row["validation_balanced_accuracy"]
     uneven = f" (balanced {balanced:.3f})" if abs(balanced - accuracy) >= WORTH_SAYING else ""

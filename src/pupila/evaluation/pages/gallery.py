@@ -1,15 +1,12 @@
-"""What a model gets wrong, to be looked at: the most confident mistakes, the most confused pairs, and where it looked.
-
-Knows logits, pictures and class activation maps; lays nothing out.
-"""
+"""Selects what a model gets wrong: the most confident mistakes, the most confused pairs, and where it looked."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pupila import images
+from pupila.data import Dataset
 from pupila.evaluation.logits import Float64, Floats, Int64
 from pupila.images import Pixels
 from pupila.predictor import Predictor
@@ -28,8 +25,8 @@ HEAT_OPACITY = 0.6
 class Exhibit:
     """One picture that was answered wrongly, and the same with the activation map of the answered class over it."""
 
-    index: int
-    """Of the picture in the data set."""
+    name: str
+    """The picture's path within the data set, or its number there."""
     picture: Pixels
     overlay: Pixels
     truth: str
@@ -66,22 +63,23 @@ def confused_pairs(confusion: Int64, most: int) -> list[Pair]:
     ]
 
 
-def mistakes_of(pair: Pair, probabilities: Floats, labels: Int64, most: int) -> Int64:
-    """Return the indices of pictures of one class of the pair taken for the other, the most confident first."""
+def mistakes_of(pair: Pair, probabilities: Floats, labels: Int64, most: int, shown: Sequence[int] = ()) -> Int64:
+    """Return the indices of pictures of one class of the pair taken for the other, the most confident first.
+
+    Those in `shown` are left out.
+    """
     answers = probabilities.argmax(axis=1)
     first, second = pair.first, pair.second
     mixed = ((labels == first) & (answers == second)) | ((labels == second) & (answers == first))
-    indices = np.flatnonzero(mixed)
+    indices = np.setdiff1d(np.flatnonzero(mixed), np.asarray(shown, dtype=np.int64))
     return indices[np.argsort(-probabilities[indices].max(axis=1), kind="stable")[:most]]
 
 
-def exhibits(
-    predictor: Predictor, pictures: NDArray[np.uint8], labels: Int64, indices: Sequence[int] | Int64
-) -> list[Exhibit]:
+def exhibits(predictor: Predictor, dataset: Dataset, labels: Int64, indices: Sequence[int] | Int64) -> list[Exhibit]:
     """Prepare the pictures at these indices to be shown; `labels` are in the model's order of classes."""
     if not len(indices):
         return []
-    chosen = pictures[np.asarray(indices)]
+    chosen = dataset.images[np.asarray(indices)]
     outputs = predictor.outputs(chosen)
     probabilities = predictor.probabilities(outputs.logits)
     names = predictor.manifest.classes
@@ -92,7 +90,8 @@ def exhibits(
         overlay = overlaid(picture, outputs.cam[place, answer])
         truth = names[int(labels[index])]
         confidence = float(probabilities[place, answer])
-        shown.append(Exhibit(int(index), picture, overlay, truth, names[answer], confidence))
+        name = dataset.names[int(index)] if dataset.names else f"picture {index}"
+        shown.append(Exhibit(name, picture, overlay, truth, names[answer], confidence))
     return shown
 
 

@@ -1,10 +1,10 @@
-"""HTML of the report, in one file that asks for nothing from outside. Knows strings, numbers and PNG bytes only.
+"""HTML of the report pages: one file that asks for nothing from outside, in light and dark.
 
 Every text that comes from a user passes through `escape`; nothing else enters the page.
 """
 
 import base64
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 
 from pupila import images
@@ -28,9 +28,10 @@ p, figcaption { color: var(--soft); } p { max-width: 46rem; }
 .number { background: var(--card); border-radius: 8px; padding: .75rem 1rem; }
 .number b { display: block; font-size: 1.45rem; font-variant-numeric: tabular-nums; }
 .number small { color: var(--soft); }
-.plot { overflow: auto; } .plot img { background: #fff; border-radius: 8px; max-width: 100%; }
+.plot { overflow: auto; } .plot img { border-radius: 8px; max-width: 100%; }
 .plot.large img { max-width: none; }
-.gallery { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; width: 196px; }
+.gallery { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; width: 200px; }
+figure .pair { display: flex; gap: 8px; }
 figure img { border-radius: 4px; height: 96px; image-rendering: pixelated; width: 96px; }
 figure img { outline: 1px solid var(--line); }
 .small { gap: .25rem; } .small figure { width: 96px; }
@@ -40,16 +41,26 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { border-bottom: 1px solid var(--line); padding: .25rem .9rem; text-align: right; }
 th:first-child, td:first-child { padding-left: 0; }
 th.text, td.text { min-width: 6rem; overflow-wrap: anywhere; text-align: left; }
+a { color: inherit; } summary { cursor: pointer; margin: .75rem 0; }
+.warning { border-left: 4px solid #d08700; padding-left: .75rem; }
+@media (max-width: 30rem) {
+  body { padding: 1rem; } .numbers { grid-template-columns: repeat(2, 1fr); }
+  th, td { font-size: .85rem; padding: .25rem .45rem; } th.text, td.text { min-width: 4rem; }
+}
 """
 
 
-def page(title: str, subtitle: str, sections: Iterable[str]) -> str:
-    """Return the whole document; title and subtitle are plain text, sections are HTML."""
+def page(title: str, subtitle: str, sections: Iterable[str], reload_seconds: int | None = None) -> str:
+    """Return the whole document; title and subtitle are plain text, sections are HTML.
+
+    reload_seconds: how often the browser is to load it again, None for never.
+    """
+    reload = f'<meta http-equiv="refresh" content="{reload_seconds}">\n' if reload_seconds else ""
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{escape(POLICY)}">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"{reload}<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
         f"<h1>{escape(title)}</h1>\n<p>{escape(subtitle)}</p>\n{''.join(sections)}</body>\n</html>\n"
     )
 
@@ -69,15 +80,30 @@ def numbers(figures: Sequence[tuple[str, str, str]]) -> str:
     return f'<div class="numbers">\n{"".join(cards)}</div>\n'
 
 
-def plot(png: bytes, description: str, large: bool = False) -> str:
-    """Return a plot; a large one keeps its size and scrolls."""
+def plot(png: bytes, description: str, large: bool = False, dark: bytes | None = None) -> str:
+    """Return a plot, and the one that takes its place on dark paper; a large one keeps its size and scrolls."""
     kind = "plot large" if large else "plot"
-    return f'<div class="{kind}">{_image(png, description)}</div>\n'
+    other = f'<source media="(prefers-color-scheme: dark)" srcset="{_data(dark)}">' if dark else ""
+    return f'<div class="{kind}"><picture>{other}{_image(png, description)}</picture></div>\n'
 
 
-def gallery(exhibits: Sequence[Exhibit]) -> str:
-    """Return the pictures, each beside its activation map, with what is true and what was answered below."""
-    return f'<div class="gallery">\n{"".join(map(_figure, exhibits))}</div>\n'
+def folded(summary: str, *parts: str) -> str:
+    """Return parts, which are HTML, that show when the summary, plain text, is clicked."""
+    return f"<details>\n<summary>{escape(summary)}</summary>\n{''.join(parts)}</details>\n"
+
+
+def warning(text: str) -> str:
+    """Return a marked sentence, from plain text."""
+    return f'<p class="warning">{escape(text)}</p>\n'
+
+
+def gallery(exhibits: Sequence[Exhibit], links: Mapping[str, str] | None = None) -> str:
+    """Return the pictures, each beside its activation map, with what is true and what was answered below.
+
+    links: the address of a picture's file, by the picture's name.
+    """
+    figures = (_figure(exhibit, (links or {}).get(exhibit.name)) for exhibit in exhibits)
+    return f'<div class="gallery">\n{"".join(figures)}</div>\n'
 
 
 def pictures(figures: Sequence[tuple[Sequence[Pixels], str]], small: bool = False) -> str:
@@ -114,15 +140,20 @@ def _cells(kind: str, row: Sequence[str], texts: int) -> Iterator[str]:
         yield f"<{kind}{text}>{escape(cell)}</{kind}>"
 
 
-def _figure(exhibit: Exhibit) -> str:
-    description = f"picture {exhibit.index}: {exhibit.truth}"
+def _figure(exhibit: Exhibit, link: str | None) -> str:
     caption = f"{exhibit.truth} → {exhibit.answer}, {exhibit.confidence:.0%}"
+    name = escape(exhibit.name)
+    named = f'<a href="{escape(link)}">{name}</a>' if link else name
     return (
-        f"<figure>{_image(images.encode_png(exhibit.picture), description)} "
-        f"{_image(images.encode_png(exhibit.overlay), f'where the model saw {exhibit.answer}')}"
-        f"<figcaption>{escape(caption)}<br>picture {exhibit.index}</figcaption></figure>\n"
+        f'<figure><div class="pair">{_image(images.encode_png(exhibit.picture), f"{exhibit.name}: {exhibit.truth}")}'
+        f"{_image(images.encode_png(exhibit.overlay), f'where the model saw {exhibit.answer}')}</div>"
+        f"<figcaption>{escape(caption)}<br>{named}</figcaption></figure>\n"
     )
 
 
 def _image(png: bytes, description: str) -> str:
-    return f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}" alt="{escape(description)}">'
+    return f'<img src="{_data(png)}" alt="{escape(description)}">'
+
+
+def _data(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

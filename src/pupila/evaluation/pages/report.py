@@ -1,20 +1,34 @@
-"""One page a run: `report.html`, self-contained, and its plots as PNGs beside it. Puts the other modules together."""
+"""Writes the report of a run: `report.html`, self-contained, and its plots as PNGs beside it.
 
-from collections.abc import Iterator, Mapping, Sequence
+While a training runs the page shows the curves so far and loads itself again; at the end the full report replaces it.
+"""
+
+import io
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from pupila._files import write_file
 from pupila.data import Dataset
 from pupila.evaluation.calibration import reliability
 from pupila.evaluation.evaluate import Evaluation, evaluate
+from pupila.evaluation.logits import Int64
 from pupila.evaluation.pages import gallery, html, plots
+from pupila.evaluation.pages.plots import Rows, Target, Theme
 from pupila.predictor import Floats, Predictor
 
 MISTAKES = 24
 PAIRS = 6
 MISTAKES_A_PAIR = 5
+
+FEW = 200
+"""Pictures below which a report warns: the 95 % interval of an accuracy of 0.9 is then 8 points wide and more."""
+
+RELOAD_SECONDS = 10
+"""How often the page of a running training loads itself again."""
 
 
 @dataclass(frozen=True)
@@ -25,110 +39,191 @@ class Subject:
     dataset: Dataset
     evaluation: Evaluation
     probabilities: Floats
+    links: dict[str, str]
+    """The address of each picture's file, by the picture's name, where it is known."""
 
 
 def write_report(
     folder: Path,
     predictor: Predictor,
     dataset: Dataset,
-    rows: Sequence[Mapping[str, float]],
+    rows: Rows,
     evaluation: Evaluation | None = None,
+    *,
+    kept: int | None = None,
+    source: Path | None = None,
 ) -> Path:
     """Evaluate, write report.html and its plots as PNGs into the folder, and return the path of the page.
 
-    `rows` are one an epoch (see plots.plot_curves), or none; an evaluation already made saves making it again.
+    rows: one an epoch (see plots.Rows), or none. evaluation: one made already saves making it again. kept: the epoch,
+    counted from 1, whose weights are in the model. source: the folder that the pictures came from, to link to them.
     Raises what evaluate() raises, and MissingExtraError without matplotlib.
     """
     folder.mkdir(parents=True, exist_ok=True)
     evaluation = evaluation or evaluate(predictor, dataset)
-    subject = Subject(predictor, dataset, evaluation, predictor.probabilities(evaluation.logits))
+    probabilities = predictor.probabilities(evaluation.logits)
+    subject = Subject(predictor, dataset, evaluation, probabilities, _links(dataset, source))
     manifest = predictor.manifest
     subtitle = f"{len(manifest.classes)} classes, {evaluation.scores.n:,} pictures, file version {predictor.version}"
-    text = html.page(f"{manifest.name}: report", subtitle, _sections(folder, subject, rows))
+    text = html.page(f"{manifest.name}: report", subtitle, _sections(folder, subject, rows, kept))
     path = folder / "report.html"
-    path.write_text(text, encoding="utf-8")
+    write_file(path, text)
     return path
 
 
-def _sections(folder: Path, subject: Subject, rows: Sequence[Mapping[str, float]]) -> Iterator[str]:
-    yield _summary(subject)
+class ProgressPage:
+    """Writes report.html anew while a training runs; drawing takes at most a twentieth of the time."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.path = folder / "report.html"
+        self.name = name
+        self.due = time.monotonic() + RELOAD_SECONDS / 2
+
+    def update(self, rows: Rows) -> None:
+        """Show the epochs so far, unless the page is still fresh."""
+        begun = time.monotonic()
+        if begun < self.due:
+            return
+        light, dark = _drawn(lambda target, theme: plots.plot_curves(rows, target, None, theme))
+        last = rows[-1]
+        figures = [
+            (f"{last['epoch']:.0f}", "epochs so far", f"{last.get('seconds', 0.0) / 60:.1f} minutes"),
+            (f"{last['validation_accuracy']:.1%}", "validation accuracy", "of the latest epoch"),
+        ]
+        sections = [html.section("Training", "", html.numbers(figures), html.plot(light, "Curves so far", dark=dark))]
+        title = f"{self.name}: training"
+        write_file(self.path, html.page(title, "This page loads itself again.", sections, RELOAD_SECONDS))
+        ended = time.monotonic()
+        self.due = ended + max(RELOAD_SECONDS / 2, 20 * (ended - begun))
+
+
+def _links(dataset: Dataset, source: Path | None) -> dict[str, str]:
+    """Return the file address of each picture that lies in the source folder, directly or in a folder of its split."""
+    if source is None or not source.is_dir() or not dataset.names:
+        return {}
+    roots = [source, *(path for path in sorted(source.iterdir()) if path.is_dir())][:20]
+    found = {}
+    for name in dataset.names:
+        path = next((root / name for root in roots if (root / name).is_file()), None)
+        if path is not None:
+            found[name] = path.resolve().as_uri()
+    return found
+
+
+def _drawn(draw: Callable[[Target, Theme], None], path: Path | None = None) -> tuple[bytes, bytes]:
+    """Draw on light and on dark paper, return both as PNG, and write the light one to `path`."""
+    light, dark = io.BytesIO(), io.BytesIO()
+    draw(light, plots.LIGHT)
+    draw(dark, plots.DARK)
+    if path is not None:
+        path.write_bytes(light.getvalue())
+    return light.getvalue(), dark.getvalue()
+
+
+def _sections(folder: Path, subject: Subject, rows: Rows, kept: int | None) -> Iterator[str]:
+    yield _summary(subject, rows, kept)
     if rows:
-        yield _curves(folder, rows)
-    yield _reliability(folder, subject)
-    yield _confusion(folder, subject)
+        yield _curves(folder, rows, kept)
+    shown = gallery.confident_mistakes(subject.probabilities, subject.evaluation.labels, MISTAKES)
+    yield _mistakes(folder, subject, shown)
     yield html.section(
         "Classes", "Precision: how often an answer is right. Recall: how many of the class are found.",
         html.class_table(subject.evaluation.scores.classes),
     )  # fmt: skip
-    yield _mistakes(folder, subject)
-    yield _pairs(subject)
+    yield _confusion(folder, subject)
+    yield _pairs(subject, shown)
+    yield _reliability(folder, subject)
 
 
-def _summary(subject: Subject) -> str:
-    scores, predictor = subject.evaluation.scores, subject.predictor
+def _summary(subject: Subject, rows: Rows, kept: int | None) -> str:
+    scores, manifest = subject.evaluation.scores, subject.predictor.manifest
     low, high = scores.interval
+    figures = [(f"{scores.accuracy:.2%}", "accuracy", f"{low:.2%} to {high:.2%} (95 % interval), n = {scores.n:,}")]
+    if abs(scores.balanced_accuracy - scores.accuracy) >= 0.005:
+        figures.append((f"{scores.balanced_accuracy:.2%}", "balanced accuracy", "mean recall of the classes"))
+    figures.append((str(manifest.recipe.get("name", "?")), "recipe", f"weights: {manifest.weights}"))
+    if rows and "seconds" in rows[-1]:
+        minutes = f"{rows[-1]['seconds'] / 60:.1f}"
+        which = f"epoch {kept} of {len(rows)} kept" if kept else f"{len(rows)} epochs"
+        figures.append((minutes, "minutes of training", which))
+    limit = manifest.unknown_threshold
+    if limit is not None:
+        share = float(np.mean(subject.predictor.unknown_scores(subject.evaluation.logits) > limit))
+        figures.append((f"{share:.2%}", "called unknown", "of these pictures, which all show one of the classes"))
+    few = [html.warning(f"Only {scores.n:,} pictures: take the figures as rough.")] if scores.n < FEW else []
+    return html.section("Summary", "", html.numbers(figures), *few, _expert_figures(subject))
+
+
+def _expert_figures(subject: Subject) -> str:
+    scores = subject.evaluation.scores
     figures = [
-        (f"{scores.accuracy:.2%}", "accuracy", f"{low:.2%} to {high:.2%} (95 % Wilson), n = {scores.n:,}"),
         *((f"{share:.2%}", f"top-{k} accuracy", "") for k, share in scores.top_k.items()),
         (f"{scores.balanced_accuracy:.2%}", "balanced accuracy", "mean recall of the classes"),
         (f"{scores.ece:.4f}", "expected calibration error", f"{scores.uncalibrated_ece:.4f} before temperature"),
         (f"{scores.nll:.4f}", "negative log likelihood", f"{scores.uncalibrated_nll:.4f} before temperature"),
         (f"{scores.temperature:.3f}", "temperature", "logits are divided by it"),
     ]
-    limit = predictor.manifest.unknown_threshold
+    limit = subject.predictor.manifest.unknown_threshold
     if limit is not None:
-        share = float(np.mean(predictor.unknown_scores(subject.evaluation.logits) > limit))
-        figures.append((f"{share:.2%}", "called unknown", f"of these pictures; threshold {limit:.3f}"))
-    return html.section("Summary", "", html.numbers(figures))
+        figures.append((f"{limit:.3f}", "threshold of the unknown score", subject.predictor.manifest.unknown_score))
+    return html.folded("Figures for experts", html.numbers(figures))
 
 
-def _curves(folder: Path, rows: Sequence[Mapping[str, float]]) -> str:
-    path = folder / "curves.png"
-    plots.plot_curves(rows, path)
-    return html.section("Training", f"{len(rows)} epochs.", html.plot(path.read_bytes(), "Training curves"))
+def _curves(folder: Path, rows: Rows, kept: int | None) -> str:
+    light, dark = _drawn(lambda to, theme: plots.plot_curves(rows, to, kept, theme), folder / "curves.png")
+    text = f"{len(rows)} epochs." + (f" The star is the epoch whose weights are in the model: {kept}." if kept else "")
+    if len({row.get("network_size") for row in rows}) > 1:
+        text += " At a dotted line the pictures became larger."
+    return html.section("Training", text, html.plot(light, "Training curves", dark=dark))
 
 
 def _reliability(folder: Path, subject: Subject) -> str:
-    path = folder / "reliability.png"
     evaluation = subject.evaluation
     temperature = evaluation.scores.temperature
     before = reliability(evaluation.logits, evaluation.labels)
     after = reliability(evaluation.logits, evaluation.labels, temperature)
-    plots.plot_reliability(before, after, temperature, path)
+    light, dark = _drawn(
+        lambda to, theme: plots.plot_reliability(before, after, temperature, to, theme), folder / "reliability.png"
+    )
     text = "Of the answers given with a confidence of 0.8, eight in ten should be right: points on the diagonal."
-    return html.section("Reliability", text, html.plot(path.read_bytes(), "Accuracy against confidence"))
+    few = [html.warning("So few pictures do not show whether the confidences are right.")] * (
+        len(evaluation.labels) < FEW
+    )
+    return html.section("Reliability", text, *few, html.plot(light, "Accuracy against confidence", dark=dark))
 
 
 def _confusion(folder: Path, subject: Subject) -> str:
-    path = folder / "confusion.png"
-    classes = subject.predictor.manifest.classes
-    plots.plot_confusion(subject.evaluation.scores.confusion, classes, path)
+    classes, confusion = subject.predictor.manifest.classes, subject.evaluation.scores.confusion
+    light, dark = _drawn(
+        lambda to, theme: plots.plot_confusion(confusion, classes, to, theme), folder / "confusion.png"
+    )
     large = len(classes) > plots.COUNTS_UP_TO
     text = "Row: the truth. Column: the answer. The diagonal is right."
-    return html.section("Confusion matrix", text, html.plot(path.read_bytes(), "Confusion matrix", large))
+    return html.section("Confusion matrix", text, html.plot(light, "Confusion matrix", large, dark))
 
 
-def _mistakes(folder: Path, subject: Subject) -> str:
-    evaluation = subject.evaluation
-    indices = gallery.confident_mistakes(subject.probabilities, evaluation.labels, MISTAKES)
-    shown = gallery.exhibits(subject.predictor, subject.dataset.images, evaluation.labels, indices)
+def _mistakes(folder: Path, subject: Subject, indices: Int64) -> str:
+    shown = gallery.exhibits(subject.predictor, subject.dataset, subject.evaluation.labels, indices)
     if shown:
         plots.plot_exhibits(shown, folder / "mistakes.png")
     text = (
-        "Truth → answer, with its confidence. The right picture of each shows where the model saw what it answered. "
+        "Truth → answer, with its confidence. Beside each picture: where the model saw what it answered. "
         "A wrong label is often found here."
     )
-    return html.section("Most confident mistakes", text if shown else "There is no mistake.", html.gallery(shown))
+    pictures = html.gallery(shown, subject.links)
+    return html.section("Most confident mistakes", text if shown else "There is no mistake.", pictures)
 
 
-def _pairs(subject: Subject) -> str:
+def _pairs(subject: Subject, shown_before: Int64) -> str:
+    """Show the most confused pairs of classes, by pictures that the mistakes above have not shown."""
     evaluation, names = subject.evaluation, subject.predictor.manifest.classes
+    before = shown_before.tolist()
     parts = []
     for pair in gallery.confused_pairs(evaluation.scores.confusion, PAIRS):
         first, second = names[pair.first], names[pair.second]
         counts = f"{first} as {second}: {pair.first_as_second}; {second} as {first}: {pair.second_as_first}"
-        indices = gallery.mistakes_of(pair, subject.probabilities, evaluation.labels, MISTAKES_A_PAIR)
-        shown = gallery.exhibits(subject.predictor, subject.dataset.images, evaluation.labels, indices)
-        parts += [html.heading(counts), html.gallery(shown)]
+        indices = gallery.mistakes_of(pair, subject.probabilities, evaluation.labels, MISTAKES_A_PAIR, before)
+        shown = gallery.exhibits(subject.predictor, subject.dataset, evaluation.labels, indices)
+        parts += [html.heading(counts), html.gallery(shown, subject.links)]
     text = "Classes taken for each other, the most frequent first." if parts else "No two classes are confused."
     return html.section("Most confused pairs", text, *parts)
