@@ -118,15 +118,17 @@ class Running:
         self.url = url
         self.log = log
         self.port = int(url.rpartition(":")[2])
+        self.headers: dict[str, str] = {}
+        """Sent with every request."""
 
     def predict(self, *files: bytes, query: str = "", timeout: float = 20) -> requests.Response:
         """Post files as multipart."""
         parts = [("file", (f"{i}.png", data)) for i, data in enumerate(files)]
-        return requests.post(f"{self.url}/predict{query}", files=parts, timeout=timeout)
+        return requests.post(f"{self.url}/predict{query}", files=parts, headers=self.headers, timeout=timeout)
 
     def get(self, path: str) -> requests.Response:
         """Get a path."""
-        return requests.get(self.url + path, timeout=20)
+        return requests.get(self.url + path, headers=self.headers, timeout=20)
 
     def workers(self) -> list[int]:
         """Return the worker processes' ids."""

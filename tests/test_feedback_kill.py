@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
+from feedback_kit import correct, first
 from server_kit import CLASSES, Running, launch, serving, wait_for_url, write_model
 
 from pupila import images
@@ -135,7 +136,7 @@ def check(killed: Killed) -> None:
     lost = {
         key: category
         for key, category in killed.acknowledged.items()
-        if (kept := store.of_request(*key)) is None or kept.corrected is None or kept.correction != category
+        if (kept := first(store, *key)) is None or kept.corrected is None or kept.correction != category
     }
     assert lost == {}
     check_files(store)
@@ -165,7 +166,7 @@ def write_once(kept: Path, number: int) -> None:
     pictures = [(f"n{number}-{place}", picture_of(100 * number + place)) for place in range(3)]
     pictures.append((f"n{number}-again", picture_of(0)))
     store.add([Answered(name, 0, data, "red", 0.5, False, "m1", 0.0) for name, data in pictures], room)
-    store.correct(f"n{number}-0", 0, "blue", 1.0)
+    correct(store, f"n{number}-0", 0, "blue", 1.0)
 
 
 def picture_of(seed: int) -> bytes:

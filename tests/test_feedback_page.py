@@ -23,8 +23,10 @@ def shades() -> list[bytes]:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Running]:
-    settings = json.dumps({"port": 0, "workers": 1, "feedback_dir": str(tmp_path / "kept")})
-    with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log", settings) as running:
+    secret, key = new_key("me", ("admin",))
+    settings = {"port": 0, "workers": 1, "feedback_dir": str(tmp_path / "kept"), "api_keys": [key.line()]}
+    with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log", json.dumps(settings)) as running:
+        running.headers = {"Authorization": f"Bearer {secret}"}
         running.predict(*shades())
         limit = time.monotonic() + 30
         while len(listed(running, "uncertain")) < len(SHADES) and time.monotonic() < limit:
@@ -46,7 +48,7 @@ def shown(page: Any, picture: dict[str, Any]) -> None:
 def test_pictures_are_walked_through_with_the_keyboard_the_least_sure_first(browser: Any, server: Running) -> None:
     order = listed(server, "uncertain")
     assert [one["confidence"] for one in order] == sorted(one["confidence"] for one in order)
-    with opened(browser, server.url, "/review") as page:
+    with opened(browser, server.url, "/review", extra_http_headers=server.headers) as page:
         shown(page, order[0])
         assert page.locator("#place").inner_text() == "1 of 4"
         assert order[0]["category"] in page.locator("#answer").inner_text()
@@ -71,7 +73,7 @@ def test_pictures_are_walked_through_with_the_keyboard_the_least_sure_first(brow
 
 def test_it_can_be_used_with_tab_and_enter_alone_and_keys_can_be_switched_off(browser: Any, server: Running) -> None:
     order = listed(server, "uncertain")
-    with opened(browser, server.url, "/review") as page:
+    with opened(browser, server.url, "/review", extra_http_headers=server.headers) as page:
         shown(page, order[0])
         page.locator("#shortcuts").click()
         page.keyboard.press("n")
@@ -84,16 +86,43 @@ def test_it_can_be_used_with_tab_and_enter_alone_and_keys_can_be_switched_off(br
 
 
 def test_it_speaks_portuguese(browser: Any, server: Running) -> None:
-    with opened(browser, server.url, "/review", locale="pt-BR", viewport={"width": 360, "height": 700}) as page:
+    with opened(
+        browser,
+        server.url,
+        "/review",
+        extra_http_headers=server.headers,
+        locale="pt-BR",
+        viewport={"width": 360, "height": 700},
+    ) as page:
         shown(page, listed(server, "uncertain")[0])
         assert page.locator("h1").inner_text() == "O que estas mostram?"
         assert page.locator(".choice").last.inner_text().split(maxsplit=1) == ["n", "Nenhuma destas"]
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
+def test_picture_can_be_deleted(browser: Any, server: Running) -> None:
+    order = listed(server, "uncertain")
+    with opened(browser, server.url, "/review", extra_http_headers=server.headers) as page:
+        shown(page, order[0])
+        page.on("dialog", lambda dialog: dialog.accept())
+        page.locator("#delete").click()
+        shown(page, order[1])
+        assert page.locator("#place").inner_text() == "1 of 3"
+    assert [one["id"] for one in listed(server, "uncertain")] == [one["id"] for one in order[1:]]
+
+
+def test_server_without_keys_says_how_to_review(browser: Any, tmp_path: Path) -> None:
+    model, settings = write_model(tmp_path / "colours.onnx"), {"port": 0, "feedback_dir": str(tmp_path / "kept")}
+    with (
+        serving(model, tmp_path / "log", json.dumps(settings)) as running,
+        opened(browser, running.url, "/review", troubled=True) as page,
+    ):
+        page.get_by_text("pupila feedback review FOLDER").first.wait_for()
+
+
 def test_axe_finds_no_violation(browser: Any, server: Running) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-    with opened(browser, server.url, "/review", reduced_motion="reduce") as page:
+    with opened(browser, server.url, "/review", extra_http_headers=server.headers, reduced_motion="reduce") as page:
         first, second = listed(server, "uncertain")[:2]
         shown(page, first)
         page.keyboard.press("1")
@@ -121,7 +150,7 @@ def test_a_key_is_asked_for_and_used(browser: Any, tmp_path: Path) -> None:
         "port": 0,
         "workers": 1,
         "feedback_dir": str(tmp_path / "kept"),
-        "api_keys": [f"{key.name}:{key.digest}"],
+        "api_keys": [key.line()],
     }
     with (
         serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log", json.dumps(settings)) as running,

@@ -7,12 +7,14 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from feedback_kit import correct, first
 from PIL import Image, ImageCms
 from server_kit import COLOURS, encode, picture
 
@@ -55,13 +57,13 @@ def files(store: Store) -> set[str]:
 
 def test_kept_picture_is_found_by_request_and_place_with_its_answer(store: Store) -> None:
     store.add([answered(1, "a"), answered(2, "a", picture=1, category="blue", unknown=True)])
-    kept = store.of_request("a", 1)
+    kept = first(store, "a", 1)
     assert kept is not None
     assert (kept.category, kept.confidence, kept.unknown, kept.model, kept.time) == ("blue", 0.5, True, "m1", 2.0)
     assert kept.corrected is None
     assert store.read(kept) == noise(2)
-    assert store.of_request("a", 2) is None
-    assert store.of_request("b", 0) is None
+    assert first(store, "a", 2) is None
+    assert first(store, "b", 0) is None
 
 
 def test_what_one_process_keeps_another_reads(store: Store) -> None:
@@ -83,35 +85,77 @@ def test_same_picture_is_one_file_however_often_it_is_sent(store: Store) -> None
 
 def test_last_correction_counts(store: Store) -> None:
     store.add([answered(1, "a")])
-    store.correct("a", 0, "blue", 10.0)
-    before = store.correct("a", 0, None, 11.0)
+    correct(store, "a", 0, "blue", 10.0)
+    before = correct(store, "a", 0, None, 11.0)
     assert before is not None
     assert (before.corrected, before.correction) == (10.0, "blue")
-    kept = store.of_request("a", 0)
+    kept = first(store, "a", 0)
     assert kept is not None
     assert (kept.corrected, kept.correction) == (11.0, None)
     assert (store.counts().corrected, store.counts().none) == (1, 1)
 
 
 def test_correction_of_what_is_not_here_says_so(store: Store) -> None:
-    assert store.correct("a", 0, "blue", 1.0) is None
+    assert correct(store, "a", 0, "blue", 1.0) is None
 
 
-def test_of_two_requests_with_one_id_the_newest_is_corrected(store: Store) -> None:
+def test_second_request_with_the_same_id_does_not_take_the_first_ones_place(store: Store) -> None:
     store.add([answered(1, "same")])
-    store.add([answered(2, "same")])
-    store.correct("same", 0, "blue", 1.0)
-    (kept,) = store.corrected()
-    assert store.read(kept) == noise(2)
+    store.add([answered(2, "same"), answered(3, "same", owner="other")])
+    assert [store.read(kept) for kept in store.of_request("same", 0, "")] == [noise(1), noise(2)]
+    assert [store.read(kept) for kept in store.of_request("same", 0, "other")] == [noise(3)]
+
+
+def test_owner_finds_counts_and_deletes_no_more_than_its_own(store: Store) -> None:
+    store.add([answered(1, "a", owner="anna"), answered(1, "b", owner="ben"), answered(2, "c", owner="ben")])
+    mine, same, other = (kept.id for request in "abc" for kept in store.of_request(request, 0))
+    store.correct(same, "blue", 1.0)
+    assert [kept.id for kept in store.uncertain(10, owner="anna")] == [mine]
+    assert store.corrected(owner="anna") == []
+    assert [kept.id for kept in store.corrected(owner="ben")] == [same]
+    assert store.find(other, "anna") is None
+    assert store.counts("anna").answers == 1
+    assert store.delete(number=other, owner="anna") == 0
+    assert store.delete(number=mine, owner="anna") == 1
+    assert [kept.id for kept in store.uncertain(10)] == [other]
+    assert len(files(store)) == 2  # the other owner has sent the same picture
+    assert store.delete(number=same) == 1
+    assert len(files(store)) == 1
+
+
+def test_store_of_version_1_is_migrated_and_its_pictures_have_no_owner(tmp_path: Path) -> None:
+    """The archive was made by version 0.1: four answers about three pictures, two of them corrected."""
+    with zipfile.ZipFile(Path(__file__).with_name("store_version1.zip")) as archive:
+        archive.extractall(tmp_path)
+    for _ in range(2):  # the second time there is nothing to do
+        store = Store(tmp_path)
+        assert (store.counts().answers, store.counts().corrected) == (4, 2)
+        assert {kept.owner for kept in [*store.uncertain(10), *store.corrected()]} == {None}
+        assert store.uncertain(10, owner="") == store.corrected(owner="") == []
+        store.close()
+    fresh = Store(tmp_path / "fresh", create=True)
+    old = Store(tmp_path)
+    assert schema_of(old).keys() == schema_of(fresh).keys()
+    assert old._database.execute("SELECT corrected FROM size").fetchone() == (2 * ROW_BYTES + size_of_corrected(old),)
+    old.delete()
+    assert old._database.execute("SELECT bytes, corrected FROM size").fetchone() == (0, 0)
+
+
+def schema_of(store: Store) -> dict[str, str]:
+    return dict(store._database.execute("SELECT name, sql FROM sqlite_master"))
+
+
+def size_of_corrected(store: Store) -> int:
+    return sum(len(store.read(kept) or b"") for kept in store.corrected())
 
 
 def test_review_begins_with_unknown_and_least_sure_pictures_each_once(store: Store) -> None:
     store.add([answered(1, confidence=0.9), answered(2, confidence=0.3), answered(3, confidence=0.99, unknown=True)])
     store.add([answered(2, "again", confidence=0.3), answered(4, confidence=0.2)])
-    store.correct("r4", 0, "blue", 1.0)
+    correct(store, "r4", 0, "blue", 1.0)
     assert [kept.request for kept in store.uncertain(10)] == ["r3", "again", "r1"]
     assert [kept.request for kept in store.uncertain(1, 1)] == ["again"]
-    store.correct("r2", 0, "blue", 2.0)  # the same picture as in "again"
+    correct(store, "r2", 0, "blue", 2.0)  # the same picture as in "again"
     assert [kept.request for kept in store.uncertain(10)] == ["r3", "r1"]
     assert [kept.request for kept in store.corrected()] == ["r2", "r4"]
 
@@ -243,25 +287,38 @@ def test_oldest_uncorrected_pictures_make_room(store: Store) -> None:
     for seed in range(6):
         store.add([answered(seed)], max_bytes=4 * each + each // 2)
         if seed == 0:
-            store.correct("r0", 0, "blue", 1.0)
+            correct(store, "r0", 0, "blue", 1.0)
     assert {kept.request for kept in [*store.uncertain(10), *store.corrected()]} == {"r0", "r3", "r4", "r5"}
     assert len(files(store)) == 4
     assert store.counts().bytes <= 4 * each + each // 2
 
 
-def test_corrected_pictures_are_never_deleted_for_new_ones(store: Store) -> None:
+def test_corrected_pictures_are_not_deleted_for_new_ones(store: Store) -> None:
+    each = len(noise(1)) + ROW_BYTES
     store.add([answered(1)])
-    store.correct("r1", 0, "blue", 1.0)
-    store.add([answered(2)], max_bytes=10)
-    assert store.counts().answers == store.counts().corrected == 1
-    assert len(files(store)) == 1
+    correct(store, "r1", 0, "blue", 1.0)
+    for seed in range(2, 6):
+        store.add([answered(seed)], max_bytes=2 * each)
+    assert {kept.request for kept in [*store.uncertain(10), *store.corrected()]} == {"r1", "r5"}
+
+
+def test_corrected_pictures_have_a_share_and_who_sends_most_of_them_loses_them_first(store: Store) -> None:
+    each = len(noise(1)) + ROW_BYTES
+    store.add([answered(0, owner="anna")])
+    correct(store, "r0", 0, "blue", 1.0)
+    for seed in range(1, 20):
+        store.add([answered(seed, owner="flood")], max_bytes=8 * each)
+        correct(store, f"r{seed}", 0, "blue", 1.0 + seed)
+    store.add([answered(20, owner="anna")], max_bytes=8 * each)
+    assert [kept.request for kept in store.corrected()] == ["r19", "r18", "r17", "r16", "r15", "r0"]
+    assert [kept.request for kept in store.uncertain(10)] == ["r20"]
 
 
 def test_picture_that_another_answer_needs_stays_when_one_goes(store: Store) -> None:
     store.add([answered(1, "old"), answered(2), answered(1, "new")])
     store.add([], max_bytes=2 * (len(noise(1)) + ROW_BYTES) + 100)
-    kept = store.of_request("new", 0)
-    assert store.of_request("old", 0) is None
+    kept = first(store, "new", 0)
+    assert first(store, "old", 0) is None
     assert kept is not None
     assert store.read(kept) == noise(1)
 
@@ -308,7 +365,7 @@ def test_whatever_is_deleted_what_an_interrupted_write_has_left_goes_too(store: 
 
 def test_recovery_deletes_files_without_rows_and_rows_without_files(store: Store) -> None:
     store.add([answered(1), answered(2)])
-    kept = store.of_request("r1", 0)
+    kept = first(store, "r1", 0)
     assert kept is not None
     lost = store.folder.file(kept.sha256, kept.kind)
     lost.unlink()
@@ -344,7 +401,7 @@ def test_sample_for_drift_has_each_picture_once_and_none_that_eviction_left_over
     for seed in range(5):
         store.add([answered(seed)], max_bytes=3 * each + each // 2)
         if seed == 0:
-            store.correct("r0", 0, "blue", 1.0)
+            correct(store, "r0", 0, "blue", 1.0)
     store.add([answered(4, "again"), answered(7, model="m2")])
     assert [kept.request for kept in store.served("m1", 10)] == ["again", "r3"]
     assert store.models() == {"m2": 1, "m1": 4}
@@ -355,7 +412,7 @@ def test_sample_for_drift_has_each_picture_once_and_none_that_eviction_left_over
 
 def test_command_counts_and_deletes(store: Store) -> None:
     store.add([answered(1, "a"), answered(2, "a", picture=1), answered(3, "b")])
-    store.correct("a", 0, None, 1.0)
+    correct(store, "a", 0, None, 1.0)
     folder = str(store.folder.path)
     shown = CliRunner().invoke(main, ["feedback", "show", folder])
     assert "3 pictures, 3 answers" in shown.output

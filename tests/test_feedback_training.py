@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from feedback_kit import correct
 from PIL import Image
 from server_kit import encode
 from training_kit import TINY, colours
@@ -24,7 +25,7 @@ def kept(folder: Path, pictures: list[tuple[bytes, str | None]], request: str = 
     store = Store(folder, create=True)
     store.add([Answered(request, i, data, "red", 0.6, False, "m1", 0.0) for i, (data, _) in enumerate(pictures)])
     for place, (_, category) in enumerate(pictures):
-        store.correct(request, place, category, float(place))
+        correct(store, request, place, category, float(place))
     store.close()
     return folder
 

@@ -1,4 +1,4 @@
-"""`pupila feedback`: show, delete."""
+"""`pupila feedback`: show, review, delete."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from pupila.cli.group import json_option
 
 @click.group()
 def feedback() -> None:
-    """The pictures that a server keeps with --feedback-dir: count them, delete them."""
+    """The pictures that a server keeps with --feedback-dir: count, review, delete them."""
 
 
 @feedback.command("show")
@@ -30,6 +30,23 @@ def feedback_show(folder: Path, as_json: bool) -> None:
     click.echo(f"{counts.corrected:,} answers corrected, {counts.none:,} of them as none of the classes")
     for version, answers in models.items():
         click.echo(f"model {version}: {answers:,} answers")
+
+
+@feedback.command("review")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("model", type=click.Path(path_type=Path), required=False)
+@click.option("--port", type=click.IntRange(0, 65535), default=3001, show_default=True, help="Port of the page.")
+def feedback_review(folder: Path, model: Path | None, port: int) -> None:
+    """Serve the review page for FOLDER to this machine, with the classes of MODEL; a server may be running, too."""
+    from pupila.feedback import Store
+    from pupila.models import bundled_model
+    from pupila.server import Settings, serve
+    from pupila.server.api.auth import new_key
+
+    Store(folder).close()  # there must be one
+    secret, key = new_key("reviewer", ("review",))
+    click.echo(f"Open the page /review at the address below. Its key, good until Ctrl-C: {secret}")
+    serve(model or bundled_model(), Settings(port=port, workers=1, api_keys=(key,), feedback_dir=folder))
 
 
 @feedback.command("delete")

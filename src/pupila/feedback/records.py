@@ -1,4 +1,4 @@
-"""What a store takes and gives: plain values. Knows nothing of databases or files."""
+"""Records of a feedback store: plain values."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -21,6 +21,8 @@ class Answered:
     """Version of the model that answered."""
     time: float
     """Seconds since 1970, UTC."""
+    owner: str = ""
+    """Name of the API key that sent it; empty on a server without keys."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Kept:
     """When somebody said what it shows; None if nobody has."""
     correction: str | None
     """What it shows; None, where `corrected` is a time, means none of the classes."""
+    owner: str | None
+    """As above; None for what was kept by version 0.1, which did not say."""
 
     @classmethod
     def of(cls, row: Sequence[Any]) -> "Kept":

@@ -1,17 +1,16 @@
-"""The store's tables. Knows SQLite's language, nothing of pictures."""
+"""The SQLite tables of a feedback store, and their migration from earlier versions."""
 
 import sqlite3
 from pathlib import Path
 
 from pupila.errors import DataError
 
-VERSION = 1
 WAIT = 5.0
 """Seconds to wait for another process that is writing."""
 ROW_BYTES = 512
 """What a row and its index entries are counted as: without it, one picture sent for ever would fill the disk."""
 
-TABLES = """
+VERSION_1 = """
 CREATE TABLE pictures (
     sha256 TEXT PRIMARY KEY,
     kind TEXT NOT NULL,
@@ -43,10 +42,29 @@ CREATE TRIGGER answer_out AFTER DELETE ON answers BEGIN UPDATE size SET bytes = 
 """
 """`corrected` is when somebody said what the picture shows; `correction` then is a class, or NULL for none of them.
 `evicted` is the highest id that was deleted for want of room: what is left of those up to it is no fair sample."""
+VERSION_2 = """
+ALTER TABLE answers ADD COLUMN owner TEXT;
+ALTER TABLE size ADD COLUMN corrected INTEGER NOT NULL DEFAULT 0;
+UPDATE size SET corrected = (
+    SELECT coalesce(sum(bytes + ROW_BYTES), 0) FROM answers JOIN pictures USING (sha256) WHERE corrected IS NOT NULL
+);
+CREATE INDEX answers_corrected_by_owner ON answers (owner, corrected) WHERE corrected IS NOT NULL;
+CREATE TRIGGER correction_in AFTER UPDATE OF corrected ON answers WHEN old.corrected IS NULL BEGIN
+    UPDATE size SET corrected = corrected + ROW_BYTES + (SELECT bytes FROM pictures WHERE sha256 = new.sha256);
+END;
+CREATE TRIGGER correction_out BEFORE DELETE ON answers WHEN old.corrected IS NOT NULL BEGIN
+    UPDATE size SET corrected = corrected - ROW_BYTES - (SELECT bytes FROM pictures WHERE sha256 = old.sha256);
+END;
+"""
+"""`owner` is the name of the API key that sent the picture, empty without keys, and NULL in rows of version 1.
+`size.corrected` is the size of the corrected answers, each counted with its picture."""
+SCRIPTS = (VERSION_1, VERSION_2)
+"""A database of version N has been made by the first N of these."""
+VERSION = len(SCRIPTS)
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open the database, with its tables; raises DataError if it is damaged, or of another version.
+    """Open the database, brought to this version; raises DataError if it is damaged, or of a later version.
 
     Commits are durable when they return: SQLite's write-ahead log, flushed at each commit. What is deleted is
     overwritten, not only forgotten. The connection begins no transaction by itself.
@@ -69,14 +87,14 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection) -> int:
-    """Make the tables if there are none; return the version of those that there are."""
-    if not _version(connection):
+    """Make what is missing of the tables; return their version."""
+    if _version(connection) < VERSION:
         connection.execute("BEGIN IMMEDIATE")
         try:
-            if not _version(connection):  # or another process has just made them
-                for statement in statements_of(TABLES.replace("ROW_BYTES", str(ROW_BYTES))):
+            for script in SCRIPTS[_version(connection) :]:  # asked again: another process may just have run them
+                for statement in statements_of(script.replace("ROW_BYTES", str(ROW_BYTES))):
                     connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {VERSION}")
+            connection.execute(f"PRAGMA user_version = {VERSION}")
         except BaseException:
             connection.execute("ROLLBACK")
             raise

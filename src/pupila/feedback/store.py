@@ -18,11 +18,18 @@ from pupila.feedback.records import COLUMNS, Answered, Counts, Kept
 from pupila.feedback.schema import connect
 from pupila.images import DEFAULT_LIMITS, ImageLimits
 
+CORRECTED_SHARE = 0.75
+"""Of the bytes that a store may have: beyond, the oldest corrections of the key that has the most are deleted."""
 EVICTED_TOGETHER = 256
 """Rows that are looked at in one go when room is needed."""
 REPEATED = 20
 """How often pictures may have been sent on average before a sample of different ones gets smaller than wanted."""
-ROWS = f"SELECT {', '.join(COLUMNS)} FROM answers JOIN pictures USING (sha256)"  # noqa: S608  # constants only
+MINE = "(:owner IS NULL OR owner = :owner)"
+THEIRS = "(:owner IS NULL OR o.owner = :owner)"
+"""Of all owners, or of the one that is given."""
+SAME_REQUEST = 100
+"""Answers of one request id that are looked at."""
+ROWS = f"SELECT {', '.join(COLUMNS)} FROM answers JOIN pictures USING (sha256)"
 
 
 class Store:
@@ -51,8 +58,8 @@ class Store:
     ) -> int:
         """Keep pictures and their answers, all or none, durably; return how many: one that cannot be read is left out.
 
-        Beyond `max_bytes` the oldest uncorrected ones are deleted; corrected ones never are, new ones rather are not
-        kept. Raises sqlite3.Error or OSError if the disk is full or does not answer.
+        Beyond `max_bytes` the oldest uncorrected ones are deleted, and corrected ones beyond their share of it. Raises
+        sqlite3.Error or OSError if the disk is full or does not answer.
         """
         cleaned = [(item, clean(item.data, limits)) for item in answered]
         good = [(item, picture) for item, picture in cleaned if picture is not None]
@@ -68,32 +75,39 @@ class Store:
         self._delete_files(unused)
         return len(good)
 
-    def correct(self, request: str, picture: int, category: str | None, time: float) -> Kept | None:
+    def correct(self, number: int, category: str | None, time: float) -> Kept | None:
         """Write down durably what a picture shows (None: no class); return it as it was, or None if it is not here.
 
-        The last correction counts. Of several requests with the same id the newest is meant.
+        The last correction counts.
         """
         with self._writing() as database:
-            query = f"{ROWS} WHERE request = ? AND picture = ? ORDER BY id DESC LIMIT 1"
-            row = database.execute(query, (request, picture)).fetchone()
+            row = database.execute(f"{ROWS} WHERE id = ?", (number,)).fetchone()
             if row is None:
                 return None
             change = "UPDATE answers SET corrected = ?, correction = ? WHERE id = ?"
-            database.execute(change, (time, category, row[0]))
+            database.execute(change, (time, category, number))
         return Kept.of(row)
 
-    def delete(self, request: str | None = None, picture: int | None = None) -> int:
-        """Delete all pictures of a request, or one of them, or with no request everything; return how many answers.
+    def delete(
+        self,
+        request: str | None = None,
+        picture: int | None = None,
+        *,
+        number: int | None = None,
+        owner: str | None = None,
+    ) -> int:
+        """Delete the pictures that all of this is true of, with nothing given everything; return how many answers.
 
-        The same picture goes wherever else it was sent. Files that an interrupted write has left go, too: nobody can
-        say whose they are.
+        The same picture goes wherever else it was sent, by this owner if one is given. Files that an interrupted write
+        has left go, too: nobody can say whose they are.
         """
-        wanted = "" if request is None else " WHERE request = ?" + ("" if picture is None else " AND picture = ?")
-        given = [value for value in (request, picture) if value is not None]
+        chosen = {"request": request, "picture": picture, "id": number, "owner": owner}
+        wanted = " AND ".join(["TRUE", *(f"{name} = :{name}" for name, value in chosen.items() if value is not None)])
         with self._writing() as database:
-            query = f"SELECT DISTINCT sha256 FROM answers{wanted}"  # noqa: S608  # constants only
-            names = database.execute(query, given).fetchall()
-            gone = sum(database.execute("DELETE FROM answers WHERE sha256 = ?", name).rowcount for name in names)
+            query = f"SELECT DISTINCT sha256 FROM answers WHERE {wanted}"
+            names = database.execute(query, chosen).fetchall()
+            remove = f"DELETE FROM answers WHERE sha256 = :sha256 AND {MINE}"
+            gone = sum(database.execute(remove, {"sha256": name, "owner": owner}).rowcount for (name,) in names)
             unused = [file for name in names for file in _forget(database, *name)]
         self._delete_files(unused)
         self.recover()
@@ -147,29 +161,35 @@ class Store:
 
     # Reading
 
-    def find(self, number: int) -> Kept | None:
-        """Return the answer of this id."""
-        return next(self._rows("WHERE id = ?", number), None)
+    def find(self, number: int, owner: str | None = None) -> Kept | None:
+        """Return the answer of this id, if it is the owner's or none is given."""
+        return next(self._rows(f"WHERE id = :number AND {MINE}", number=number, owner=owner), None)
 
-    def of_request(self, request: str, picture: int) -> Kept | None:
-        """Return the newest answer of this request id and place."""
-        return next(self._rows("WHERE request = ? AND picture = ? ORDER BY id DESC LIMIT 1", request, picture), None)
+    def of_request(self, request: str, picture: int, owner: str | None = None) -> list[Kept]:
+        """Return the answers of this request id and place, the first one first.
 
-    def uncertain(self, limit: int, offset: int = 0) -> list[Kept]:
+        Clients choose the ids: another request may have the same one, of the same owner or of another.
+        """
+        condition = f"WHERE request = :request AND picture = :picture AND {MINE} ORDER BY id LIMIT :limit"
+        return list(self._rows(condition, request=request, picture=picture, owner=owner, limit=SAME_REQUEST))
+
+    def uncertain(self, limit: int, offset: int = 0, owner: str | None = None) -> list[Kept]:
         """Return pictures that nobody has corrected: unknown ones first, then by confidence, the lowest first."""
-        newest = "NOT EXISTS (SELECT 1 FROM answers o WHERE o.sha256 = answers.sha256 AND o.id > answers.id)"
-        done = "EXISTS (SELECT 1 FROM answers o WHERE o.sha256 = answers.sha256 AND o.corrected IS NOT NULL)"
-        order = "ORDER BY unknown DESC, confidence, id LIMIT ? OFFSET ?"
-        return list(self._rows(f"WHERE corrected IS NULL AND {newest} AND NOT {done} {order}", limit, offset))
+        later = f"SELECT 1 FROM answers o WHERE o.sha256 = answers.sha256 AND {THEIRS} AND o.id > answers.id"
+        done = f"SELECT 1 FROM answers o WHERE o.sha256 = answers.sha256 AND {THEIRS} AND o.corrected IS NOT NULL"
+        chosen = f"corrected IS NULL AND {MINE} AND NOT EXISTS ({later}) AND NOT EXISTS ({done})"
+        order = "ORDER BY unknown DESC, confidence, id LIMIT :limit OFFSET :offset"
+        return list(self._rows(f"WHERE {chosen} {order}", limit=limit, offset=offset, owner=owner))
 
-    def corrected(self, limit: int = -1, offset: int = 0) -> list[Kept]:
+    def corrected(self, limit: int = -1, offset: int = 0, owner: str | None = None) -> list[Kept]:
         """Return the corrected pictures, the last correction first: one a picture, however often it was sent."""
-        newest = (
-            "NOT EXISTS (SELECT 1 FROM answers o WHERE o.sha256 = answers.sha256 AND o.corrected IS NOT NULL"
-            " AND (o.corrected, o.id) > (answers.corrected, answers.id))"
+        later = (
+            f"SELECT 1 FROM answers o WHERE o.sha256 = answers.sha256 AND {THEIRS} AND o.corrected IS NOT NULL"
+            " AND (o.corrected, o.id) > (answers.corrected, answers.id)"
         )
-        order = "ORDER BY corrected DESC, id DESC LIMIT ? OFFSET ?"
-        return list(self._rows(f"WHERE corrected IS NOT NULL AND {newest} {order}", limit, offset))
+        order = "ORDER BY corrected DESC, id DESC LIMIT :limit OFFSET :offset"
+        chosen = f"corrected IS NOT NULL AND {MINE} AND NOT EXISTS ({later})"
+        return list(self._rows(f"WHERE {chosen} {order}", limit=limit, offset=offset, owner=owner))
 
     def served(self, model: str, last: int) -> list[Kept]:
         """Return the newest different pictures that this model answered, at most `last`: a sample without selection.
@@ -177,8 +197,8 @@ class Store:
         Answers from before room was made for others are left out: of them the corrected ones are left over.
         """
         found: dict[str, Kept] = {}
-        fair = "WHERE model = ? AND id > (SELECT evicted FROM size) ORDER BY id DESC LIMIT ?"
-        for kept in self._rows(fair, model, REPEATED * last):
+        fair = "WHERE model = :model AND id > (SELECT evicted FROM size) ORDER BY id DESC LIMIT :limit"
+        for kept in self._rows(fair, model=model, limit=REPEATED * last):
             if len(found) < last:
                 found.setdefault(kept.sha256, kept)
         return list(found.values())
@@ -190,14 +210,14 @@ class Store:
                 self._database.execute("SELECT model, count(*) FROM answers GROUP BY model ORDER BY max(id) DESC")
             )
 
-    def counts(self) -> Counts:
-        """Count what is here."""
+    def counts(self, owner: str | None = None) -> Counts:
+        """Count what is here, of all owners or of one; the bytes are those of all."""
         query = (
             "SELECT count(*), count(DISTINCT sha256), count(corrected), count(corrected) - count(correction),"
-            " (SELECT bytes FROM size) FROM answers"
+            f" (SELECT bytes FROM size) FROM answers WHERE {MINE}"
         )
         with self._lock:
-            return Counts(*self._database.execute(query).fetchone())
+            return Counts(*self._database.execute(query, {"owner": owner}).fetchone())
 
     def read(self, kept: Kept) -> bytes | None:
         """Return the picture file, None if it has been deleted meanwhile."""
@@ -206,7 +226,7 @@ class Store:
         except FileNotFoundError:
             return None
 
-    def _rows(self, condition: str, *values: object) -> Iterator[Kept]:
+    def _rows(self, condition: str, **values: object) -> Iterator[Kept]:
         with self._lock:
             rows = self._database.execute(f"{ROWS} {condition}", values).fetchall()
         return map(Kept.of, rows)
@@ -217,31 +237,41 @@ def _insert(database: sqlite3.Connection, item: Answered, picture: Clean) -> Non
     database.execute("INSERT OR IGNORE INTO pictures VALUES (?, ?, ?)", entry)
     answer = (item.request, item.picture, picture.sha256, item.category, item.confidence, item.unknown)
     database.execute(
-        "INSERT INTO answers (request, picture, sha256, category, confidence, unknown, model, time) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (*answer, item.model, item.time),
+        "INSERT INTO answers (request, picture, sha256, category, confidence, unknown, model, time, owner) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (*answer, item.model, item.time, item.owner),
     )
 
 
 def _make_room(database: sqlite3.Connection, max_bytes: int) -> list[tuple[str, str]]:
-    """Delete uncorrected answers, the oldest first, until the rest fits; return the files that nobody needs."""
+    """Delete corrected answers beyond their share, and the oldest uncorrected ones until the rest fits.
+
+    Returns the files that nobody needs.
+    """
+    most = (
+        "SELECT id, sha256 FROM answers WHERE corrected IS NOT NULL AND owner IS (SELECT owner FROM answers WHERE"
+        " corrected IS NOT NULL GROUP BY owner ORDER BY count(*) DESC LIMIT 1) ORDER BY corrected LIMIT ?"
+    )
+    unused = _evict(database, "corrected", int(CORRECTED_SHARE * max_bytes), most)
+    oldest = "SELECT id, sha256 FROM answers WHERE corrected IS NULL ORDER BY id LIMIT ?"
+    return unused + _evict(database, "bytes", max_bytes, oldest)
+
+
+def _evict(database: sqlite3.Connection, column: str, limit: int, query: str) -> list[tuple[str, str]]:
+    """Delete the answers that a query finds until a column of `size` is within its limit; return the unused files."""
     unused: list[tuple[str, str]] = []
-    while _bytes(database) > max_bytes:
-        oldest = "SELECT id, sha256 FROM answers WHERE corrected IS NULL ORDER BY id LIMIT ?"
-        rows = database.execute(oldest, (EVICTED_TOGETHER,)).fetchall()
-        if not rows:
-            break
+
+    def is_over() -> bool:
+        return int(database.execute(f"SELECT {column} FROM size").fetchone()[0]) > limit
+
+    while is_over() and (rows := database.execute(query, (EVICTED_TOGETHER,)).fetchall()):
         for number, name in rows:
             database.execute("DELETE FROM answers WHERE id = ?", (number,))
-            database.execute("UPDATE size SET evicted = ?", (number,))
+            database.execute("UPDATE size SET evicted = max(evicted, ?)", (number,))
             unused += _forget(database, name)
-            if _bytes(database) <= max_bytes:
+            if not is_over():
                 break
     return unused
-
-
-def _bytes(database: sqlite3.Connection) -> int:
-    return int(database.execute("SELECT bytes FROM size").fetchone()[0])
 
 
 def _forget(database: sqlite3.Connection, name: str) -> list[tuple[str, str]]:

@@ -40,7 +40,7 @@ def allow_origin(response: Response, settings: Settings) -> Response:
     response.headers.add("Vary", "Origin")
     if origin in settings.cors_origins:
         response.headers["Access-Control-Allow-Origin"] = origin
-        response.headers["Access-Control-Allow-Methods"] = "GET, POST"
+        response.headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE"
         response.headers["Access-Control-Allow-Headers"] = "Content-Type, Authorization, X-API-Key, X-Request-Id"
         response.headers["Access-Control-Expose-Headers"] = "Pupila-Model, Server-Timing, X-Request-Id, Retry-After"
     return response

@@ -52,7 +52,7 @@ class Settings:
     feedback_dir: Path | None = None
     """Folder in which the pictures that /predict answers are kept, to be corrected; none keeps nothing."""
     feedback_max_bytes: int = 1024 * MEBIBYTE
-    """Bytes in that folder; beyond, the oldest pictures that nobody has corrected are deleted."""
+    """Bytes in that folder; beyond, the oldest pictures are deleted, those that nobody has corrected first."""
 
     def __post_init__(self) -> None:
         low = {"port": 0, "workers": 0}

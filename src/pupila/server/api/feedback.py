@@ -1,30 +1,35 @@
-"""POST /feedback, and the page and data of /review. Knows Flask; what is kept, and how, the collector knows."""
+"""The HTTP routes of feedback and review: POST /feedback, GET /review and GET, DELETE /review/pictures.
 
-import ipaddress
+A key with the scope `feedback` reaches the pictures that it has sent, one with `review` reaches all. Without keys
+feedback is taken, and nothing that is kept is shown.
+"""
+
 import json
 import logging
 import sqlite3
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
 from flask import Blueprint, Response, request
 
 from pupila._names import did_you_mean, nearest
-from pupila.feedback import Kept
+from pupila.feedback import Kept, Store
+from pupila.server.api.auth import ApiKey
 from pupila.server.api.errors import RequestError
 from pupila.server.api.feedback_writer import Collector
 from pupila.server.api.pages import file_response
-from pupila.server.api.request_context import deadline_of, read_body
+from pupila.server.api.request_context import deadline_of, key_of, read_body
 from pupila.server.api.views import json_response, this_room
 from pupila.server.observability.request_log import REQUEST_ID
-from pupila.server.settings import Settings
 
 log = logging.getLogger("pupila.server")
 
 MAX_BODY = 65536
-FIELDS = ("request_id", "picture", "category")
+BY_REQUEST = ("request_id", "picture", "category")
+BY_ID = ("id", "category")
 HOW_TO = 'Send {"request_id": "...", "picture": 0, "category": "..."}, or null as the category for none of them.'
 MAX_LISTED = 200
 MEDIA = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
@@ -32,24 +37,57 @@ MEDIA = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 feedback = Blueprint("feedback", __name__)
 
 
+@dataclass(frozen=True)
+class Correction:
+    """What a client says that a picture shows."""
+
+    category: str | None
+    """A class; None for none of them."""
+    id: int | None = None
+    """The kept picture's number, if the client names it so, and not by the next two."""
+    request_id: str = ""
+    picture: int = 0
+
+
 @feedback.post("/feedback")
 def correct() -> Response:
     """Store what a picture that was answered really shows; answers once that is durable."""
-    collector = collecting()
-    classes = this_room().classifier.predictor.manifest.classes
-    request_id, picture, category = read_feedback(classes)
+    collector, key = collecting(), key_of(request.environ)
+    correction = read_correction(this_room().classifier.predictor.manifest.classes)
     try:
-        if collector.find(request_id, picture, deadline_of(request.environ, this_room().settings)) is None:
-            raise picture_unknown(request_id, picture)
-        before = collector.store.correct(request_id, picture, category, time.time())
+        kept = find_kept(collector, correction, key)
+        before = collector.store.correct(kept.id, correction.category, time.time())
     except (sqlite3.Error, OSError) as error:
         log.exception("feedback could not be stored")
         message = "The feedback could not be stored; the reason has been logged. Try again."
         raise RequestError(503, "feedback_not_stored", message, retry_after=1) from error
     if before is None:
-        raise picture_unknown(request_id, picture)
-    answer = {"request_id": request_id, "picture": picture, "category": category, "answered": before.category}
-    return json_response(answer)
+        raise picture_unknown(correction)
+    answer = {"request_id": before.request, "picture": before.picture, "category": correction.category}
+    return json_response(answer if key is None else {**answer, "answered": before.category})
+
+
+def find_kept(collector: Collector, correction: Correction, key: ApiKey | None) -> Kept:
+    """Return the kept picture that a correction is about; raises RequestError if it is not here, or not this key's.
+
+    Clients choose request ids, so that one id may stand for several pictures. The first of them is the one that was
+    answered under this name, and what comes later under the same name does not replace it.
+    """
+    if correction.id is not None:
+        kept = collector.store.find(correction.id, reach_of(reviewer()))
+        if kept is None:
+            raise picture_unknown(correction)
+        return kept
+    deadline = deadline_of(request.environ, this_room().settings)
+    own = "" if key is None else key.name
+    found = collector.find(correction.request_id, correction.picture, own, deadline)
+    if not found and key is not None and reach_of(key) is None:
+        found = collector.find(correction.request_id, correction.picture, None, deadline)
+        if len({kept.owner for kept in found}) > 1:
+            raise request_ambiguous(correction)
+    if not found:
+        raise picture_unknown(correction)
+    return found[0]
 
 
 @feedback.get("/review")
@@ -61,12 +99,12 @@ def review() -> Response:
 @feedback.get("/review/pictures")
 def pictures() -> Response:
     """List pictures to review, the most uncertain first, or those that were corrected, the latest first."""
-    collector = reviewing()
+    store, owner = collecting().store, reach_of(reviewer())
     show, limit, offset = read_listing(request.environ["QUERY_STRING"])
-    listing = collector.store.corrected if show == "corrected" else collector.store.uncertain
-    counts = collector.store.counts()
+    listing = store.corrected if show == "corrected" else store.uncertain
+    counts = store.counts(owner)
     document = {
-        "pictures": [entry(kept) for kept in listing(limit, offset)],
+        "pictures": [entry(kept) for kept in listing(limit, offset, owner)],
         "classes": list(this_room().classifier.predictor.manifest.classes),
         "kept": counts.pictures,
         "corrected": counts.corrected,
@@ -77,14 +115,22 @@ def pictures() -> Response:
 @feedback.get("/review/pictures/<int:number>")
 def picture(number: int) -> Response:
     """Show one picture as it is kept."""
-    store = reviewing().store
-    kept = store.find(number) if number < 2**63 else None
-    data = None if kept is None else store.read(kept)
-    if kept is None or data is None:
-        raise RequestError(404, "picture_unknown", f"No picture {number} is kept here: it may have been deleted.")
+    store = collecting().store
+    kept = find_numbered(store, number, reach_of(reviewer()))
+    data = store.read(kept)
+    if data is None:
+        raise number_unknown(number)
     response = Response(data, content_type=MEDIA[kept.kind])
     response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
     return response
+
+
+@feedback.delete("/review/pictures/<int:number>")
+def delete(number: int) -> Response:
+    """Delete one picture, wherever else this key has sent the same one; for a reviewer, whoever has sent it."""
+    store, owner = collecting().store, reach_of(reviewer())
+    kept = find_numbered(store, number, owner)
+    return json_response({"deleted": store.delete(number=kept.id, owner=owner)})
 
 
 def collecting() -> Collector:
@@ -96,36 +142,33 @@ def collecting() -> Collector:
     return collector
 
 
-def reviewing() -> Collector:
-    """Return the collector if this client may see what others have sent; raises RequestError."""
-    collector = collecting()
-    if not may_review(this_room().settings, request.host):
-        message = "Without API keys, pictures are shown on the server's own machine only. Give the server --api-keys."
+def reviewer() -> ApiKey:
+    """Return the key of the request; raises RequestError on a server without keys, which shows nothing kept."""
+    key = key_of(request.environ)
+    if key is None:
+        message = (
+            "A server without API keys shows nothing that it keeps. On its own machine, review with: "
+            "pupila feedback review FOLDER"
+        )
         raise RequestError(403, "review_closed", message)
-    return collector
+    return key
 
 
-def may_review(settings: Settings, host: str) -> bool:
-    """Say whether pictures may be shown: to those who have a key, or, if there are no keys, on this machine alone.
-
-    The name that the browser asked for must be this machine's, too: else any web page could point a name of its own
-    at this address, and read the answers as its own.
-    """
-    return bool(settings.api_keys) or (is_loopback(settings.host) and is_loopback(host))
+def reach_of(key: ApiKey) -> str | None:
+    """Return the owner whose pictures a key reaches; None means all."""
+    return None if key.has("review") else key.name
 
 
-def is_loopback(host: str) -> bool:
-    """Say whether a host, perhaps with a port, is this machine's own name or address."""
-    name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host
-    name = name.rpartition(":")[0] if name.count(":") == 1 else name
-    try:
-        return name == "localhost" or ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
+def find_numbered(store: Store, number: int, owner: str | None) -> Kept:
+    """Return a kept picture by its number; raises RequestError if it is not here, or somebody else's."""
+    kept = store.find(number, owner) if number < 2**63 else None
+    if kept is None:
+        raise number_unknown(number)
+    return kept
 
 
-def read_feedback(classes: Sequence[str]) -> tuple[str, int, str | None]:
-    """Return request id, place and class out of the request's body; raises RequestError."""
+def read_correction(classes: Sequence[str]) -> Correction:
+    """Read the request's body; raises RequestError."""
     kind = str(request.environ.get("CONTENT_TYPE", "")).partition(";")[0].strip().lower()
     if kind != "application/json":
         raise RequestError(415, "content_type_unsupported", f"Feedback is of type application/json. {HOW_TO}")
@@ -136,26 +179,28 @@ def read_feedback(classes: Sequence[str]) -> tuple[str, int, str | None]:
         document: Any = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise RequestError(400, "json_malformed", f"The body is not JSON. {HOW_TO}") from error
-    if not isinstance(document, dict) or document.keys() != set(FIELDS):
-        raise invalid(misfit(document))
-    request_id, place, category = (document[name] for name in FIELDS)
-    if not isinstance(request_id, str) or not REQUEST_ID.fullmatch(request_id):
+    fields = BY_ID if isinstance(document, dict) and "id" in document else BY_REQUEST
+    if not isinstance(document, dict) or document.keys() != set(fields):
+        raise invalid(misfit(document, fields))
+    correction = Correction(**document)
+    name, number = correction.request_id, correction.id if fields is BY_ID else correction.picture
+    if fields is BY_REQUEST and not (isinstance(name, str) and REQUEST_ID.fullmatch(name)):
         raise invalid("request_id is not what the header X-Request-Id of an answer says")
-    if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < 2**31:
-        raise invalid("picture is not a whole number from 0, the picture's place in its request")
-    if category is not None and category not in classes:
-        raise category_unknown(category, classes)
-    return request_id, place, category
+    if type(number) is not int or not 0 <= number < 2**31:
+        raise invalid(f"{fields[-2]} is not a whole number from 0")
+    if correction.category is not None and correction.category not in classes:
+        raise category_unknown(correction.category, classes)
+    return correction
 
 
-def misfit(document: Any) -> str:
+def misfit(document: Any, fields: Sequence[str]) -> str:
     """Say which field is missing or unknown."""
     if not isinstance(document, dict):
         return "it is not an object"
-    unknown = sorted(document.keys() - set(FIELDS))
+    unknown = sorted(document.keys() - set(fields))
     if not unknown:
-        return f"{', '.join(name for name in FIELDS if name not in document)} is missing"
-    near = nearest(unknown[0], FIELDS)
+        return f"{', '.join(name for name in fields if name not in document)} is missing"
+    near = nearest(unknown[0], fields)
     return f"there is no field {unknown[0][:40]!r}" + (f", did you mean {near!r}?" if near else "")
 
 
@@ -171,13 +216,29 @@ def category_unknown(category: Any, classes: Sequence[str]) -> RequestError:
     return RequestError(400, "category_unknown", f"The model has no class {text[:40]!r}. {hint}")
 
 
-def picture_unknown(request_id: str, place: int) -> RequestError:
+def picture_unknown(correction: Correction) -> RequestError:
     """Say that there is nothing to correct."""
+    if correction.id is not None:
+        return number_unknown(correction.id)
     message = (
-        f"No picture {place} of a request {request_id!r} is kept here: it was not answered by /predict, or it has been "
-        "deleted. Ask again, and take the id from the answer's X-Request-Id."
+        f"No picture {correction.picture} of a request {correction.request_id!r} is kept here: /predict has not "
+        "answered it, not with this key, or it has been deleted. Send it again, and take the id from X-Request-Id."
     )
     return RequestError(404, "picture_unknown", message)
+
+
+def number_unknown(number: int) -> RequestError:
+    """Say that there is no such picture for this key."""
+    return RequestError(404, "picture_unknown", f"No picture {number} is kept here for you: it may have been deleted.")
+
+
+def request_ambiguous(correction: Correction) -> RequestError:
+    """Say that several keys have used one request id."""
+    message = (
+        f"Several keys have sent requests named {correction.request_id!r}. Name the picture by its id instead, as "
+        "GET /review/pictures lists it."
+    )
+    return RequestError(409, "request_ambiguous", message)
 
 
 def read_listing(query: str) -> tuple[str, int, int]:
@@ -211,4 +272,5 @@ def entry(kept: Kept) -> dict[str, Any]:
         "time": kept.time,
         "corrected": kept.corrected is not None,
         "correction": kept.correction,
+        "key": kept.owner or None,
     }

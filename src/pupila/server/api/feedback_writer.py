@@ -1,4 +1,4 @@
-"""Keeps what /predict has answered, off the requests' way. Knows the store and threads, but neither HTTP nor Flask.
+"""Writes the pictures that /predict has answered to the feedback store, in a thread of its own.
 
 A request leaves its pictures in a queue in memory and goes on. One thread of each worker takes them from there to the
 store. The queue is short: what does not fit is not kept, so that a slow disk costs pictures and never an answer.
@@ -89,25 +89,32 @@ class Collector:
         if replaces:
             self._start()
 
-    def offer(self, request: str, parts: Sequence[Part], found: Sequence[Answer | ImageError], model: str) -> None:
-        """Keep the pictures of a request that were answered; returns at once."""
+    def offer(
+        self, request: str, parts: Sequence[Part], found: Sequence[Answer | ImageError], model: str, owner: str = ""
+    ) -> None:
+        """Keep the pictures of a request that were answered; returns at once. `owner`: see Answered."""
         now = time.time()
-        answered = [_answered(request, index, part, found[index], model, now) for index, part in enumerate(parts)]
+        answered = [
+            Answered(request, index, part.data, best.category, best.confidence, is_unknown, model, now, owner)
+            for index, (part, answer) in enumerate(zip(parts, found, strict=True))
+            if not isinstance(answer, ImageError)
+            for best, is_unknown in [(answer.prediction.best, answer.prediction.unknown)]
+        ]
         with self._changed:
-            for item in filter(None, answered):
+            for item in answered:
                 self._enqueue(item)
             self._count_pending()
             if self._thread is None:
                 self._start()
             self._changed.notify_all()
 
-    def find(self, request: str, picture: int, deadline: float) -> Kept | None:
-        """Return an answered picture; one that still waits to be written, by whichever worker, is waited for."""
+    def find(self, request: str, picture: int, owner: str | None, deadline: float) -> list[Kept]:
+        """Do as `Store.of_request`, but wait for a picture that any worker is about to write."""
         until = min(deadline, time.monotonic() + PATIENCE)
         while True:
             waits = self.table.sum(PENDING) > 0  # asked before looking: what is written in between is found
-            kept = self.store.of_request(request, picture)
-            if kept is not None or not waits or time.monotonic() >= until:
+            kept = self.store.of_request(request, picture, owner)
+            if kept or not waits or time.monotonic() >= until:
                 return kept
             time.sleep(0.01)
 
@@ -174,12 +181,3 @@ class Collector:
             self._in_work = len(batch)  # counted until they are written: feedback on them waits
             self._count_pending()
         return batch
-
-
-def _answered(
-    request: str, index: int, part: Part, answer: Answer | ImageError, model: str, now: float
-) -> Answered | None:
-    if isinstance(answer, ImageError):
-        return None
-    best = answer.prediction.best
-    return Answered(request, index, part.data, best.category, best.confidence, answer.prediction.unknown, model, now)

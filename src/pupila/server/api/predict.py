@@ -12,6 +12,7 @@ from pupila.server.api.query import Query
 from pupila.server.api.request_context import (
     count_pictures,
     deadline_of,
+    key_of,
     note_answers,
     read_body,
     request_id_of,
@@ -54,6 +55,8 @@ def predict(environ: dict[str, Any], room: Room) -> Work[tuple[bytes, str]]:
     if bad and not query.partial:
         raise RequestError.of_parts(bad, len(parts))
     note_answers(environ, predictor, found)
-    if room.collector is not None:
-        room.collector.offer(request_id_of(environ, room.ledger), parts, found, predictor.version)
+    key = key_of(environ)
+    if room.collector is not None and (key is not None or not room.access.is_cross_site(environ)):
+        owner = "" if key is None else key.name
+        room.collector.offer(request_id_of(environ, room.ledger), parts, found, predictor.version, owner)
     return answers.to_bytes(answers.predictions_json(parts, found, query.top)), predictor.version

@@ -74,9 +74,10 @@ export async function predict(files, seconds) {
   return { predictions: body.predictions, requestId: headers.get("X-Request-Id"), model: headers.get("Pupila-Model") };
 }
 
-/** Say what the right answer for a picture is: a class's name, or null for none of them. Throws Problem. */
-export async function sendFeedback(requestId, picture, category) {
-  const body = JSON.stringify({ request_id: requestId, picture, category });
+/** Say what a picture shows: a class's name, or null for none of them. It is named by `request_id` and `picture`, its
+ * place there, or by the `id` that it is kept as. Throws Problem. */
+export async function sendFeedback(picture, category) {
+  const body = JSON.stringify({ ...picture, category });
   await ask("feedback", { method: "POST", body, headers: { "Content-Type": "application/json" } }, 20);
 }
 

@@ -35,7 +35,7 @@ export function feedback(item, known) {
   const say = async (category) => {
     show(h("p", { className: "soft", role: "status" }, t("feedback.saving")));
     try {
-      await sendFeedback(item.requestId, item.index, category);
+      await sendFeedback({ request_id: item.requestId, picture: item.index }, category);
       item.said = category;
       thanks().focus();
     } catch (problem) {

@@ -25,6 +25,7 @@ document.title = t("review.page");
 for (const name of ["uncertain", "corrected"]) byId(name).addEventListener("click", () => choose(name));
 byId("previous").addEventListener("click", () => go(-1));
 byId("next").addEventListener("click", () => go(1));
+byId("delete").addEventListener("click", remove);
 byId("shortcuts").addEventListener("click", () => {
   keysOn = !keysOn;
   byId("shortcuts").setAttribute("aria-pressed", keysOn);
@@ -123,13 +124,25 @@ async function say(category) {
   const item = list[at];
   if (busy || !item) return;
   await working(async () => {
-    await patiently(() => sendFeedback(item.request_id, item.picture, category));
+    await patiently(() => sendFeedback({ id: item.id }, category));
     item.corrected = true;
     item.correction = category;
     showSaid(item);
     tell(t("review.saved", { name: nameOf(category) }), true);
   });
   if (item.corrected && show === "uncertain") await go(1);
+}
+
+/** Delete the picture from the server, and go on. */
+async function remove() {
+  const item = list[at];
+  if (busy || !item || !confirm(t("review.delete_sure"))) return;
+  await working(async () => {
+    await patiently(() => ask(`review/pictures/${item.id}`, { method: "DELETE" }));
+    list.splice(at, 1);
+    at = Math.min(at, Math.max(list.length - 1, 0));
+    await display();
+  });
 }
 
 function onKey(event) {
