@@ -14,6 +14,7 @@ from server_kit import Running, picture, serving, write_model
 from training_kit import TINY, write_photos
 
 import pupila
+from pupila.training.run_folder import free_folder
 
 PUBLIC = [
     "Client", "DataError", "Dataset", "DownloadError", "ImageError", "Manifest", "MissingExtraError", "ModelError",
@@ -202,7 +203,7 @@ def test_serve_answers_in_a_process_of_its_own(folder):
     assert process.returncode == 0
 
 
-def test_train_then_load_then_evaluate(tmp_path, monkeypatch):
+def test_train_then_load_then_evaluate(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     photos, seen = write_photos(tmp_path / "photos", 45), []
     run = pupila.train(photos, TINY, on_epoch=lambda rows: seen.append(len(rows)), epochs=1)
@@ -214,8 +215,9 @@ def test_train_then_load_then_evaluate(tmp_path, monkeypatch):
     found = pupila.evaluate(run.model, photos)
     assert found.split == "held out" and "held out" in found.caution
     assert found.accuracy == pytest.approx(run.accuracy) and found.scores.n == 6
-    again = pupila.train(str(photos), TINY, epochs=1)
-    assert again.folder == Path("runs/photos-tiny-2") and pupila.load_dataset(photos).train.classes
+    assert free_folder(Path("runs"), "photos-tiny") == Path("runs/photos-tiny-2")
+    assert pupila.load_dataset(photos).train.classes == ("blue", "green", "red")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_import_is_light_and_library_logs_to_pupila():

@@ -79,12 +79,12 @@ def inspect_as_a_plain_user(root: Path, cache: Path) -> dict[str, object]:
 
 
 def test_training_counts_the_skipped_files_that_it_does_not_name(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     good = {f"{name}/{k}.png": encode(scene(k)) for name in ("cat", "dog") for k in range(3)}
     root = write_files(tmp_path / "pets", {**good, **{f"cat/broken-{k:02}.png": b"no picture" for k in range(13)}})
     _report(load_dataset(root, 32, cache=tmp_path / "cache"))
-    lines = capsys.readouterr().out.splitlines()
+    lines = caplog.messages
     assert lines[-1] == "  and 3 more" and lines[-2].startswith("  cat/broken-09.png: ")
 
 

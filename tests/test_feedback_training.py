@@ -98,7 +98,7 @@ def test_nothing_left_leaves_the_data_as_it_is(tmp_path: Path) -> None:
 
 
 def test_training_takes_corrections_up_and_the_model_file_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = colours(90)
     for name, label in zip(data.classes, range(3), strict=True):
@@ -107,7 +107,7 @@ def test_training_takes_corrections_up_and_the_model_file_says_so(
             (tmp_path / "data" / name / f"{row}.png").write_bytes(images.encode_png(data.images[row]))
     folder = kept(tmp_path / "kept", [(png(1), "blue"), (png(2), None)])
     taught = train(str(tmp_path / "data"), TINY, tmp_path / "taught", feedback=folder).exported.predictor.manifest
-    assert "1 corrected pictures are added to training; left out: 1 of none of the classes" in capsys.readouterr().out
+    assert "1 corrected pictures are added to training; left out: 1 of none of the classes" in caplog.text
     assert (taught.data["train"], taught.data["validation"]) == (81 + 1, 9)
     assert taught.data["feedback"]["pictures"] == 1
     assert taught.reference["n"] == taught.data["validation"]

@@ -192,7 +192,7 @@ def test_run_that_is_stopped_within_its_first_epoch_is_not_marked_as_failed(stor
     assert mlflow_run(mlflow_client(tmp_path)).info.status == "KILLED"
 
 
-def test_store_that_is_gone_for_a_while_gets_what_it_missed(store, tmp_path, monkeypatch, capsys):
+def test_store_that_is_gone_for_a_while_gets_what_it_missed(store, tmp_path, monkeypatch, caplog):
     shutil.copy(store, tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     with tracking("mlflow", tmp_path / "run", Recipe()) as tracker:
@@ -205,7 +205,7 @@ def test_store_that_is_gone_for_a_while_gets_what_it_missed(store, tmp_path, mon
     client = mlflow_client(tmp_path)
     history = client.get_metric_history(mlflow_run(client).info.run_id, "validation_accuracy")
     assert {metric.step: metric.value for metric in history} == {1: 0.25, 2: 0.5, 3: 0.125}
-    assert "MLflow did not take the metrics; they are sent again after the next epoch" in capsys.readouterr().out
+    assert "MLflow did not take the metrics; they are sent again after the next epoch" in caplog.text
 
 
 def test_mlflow_store_that_cannot_be_used_is_named(tmp_path, monkeypatch):

@@ -101,11 +101,11 @@ def test_smaller_precisions_are_smaller(trained, tmp_path):
     assert sizes["int8"] < 12e6 < sizes["float16"] < 24e6 < sizes["float32"] < 48e6
 
 
-def test_gate_keeps_float32_and_says_so(trained, tmp_path, monkeypatch, capsys):
+def test_gate_keeps_float32_and_says_so(trained, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(exporting, "GATE", -1.1)  # no file passes it
     done = exported(trained, tmp_path, export="int8")
     assert done.predictor.manifest.precision == "float32"
-    assert "float32 is kept" in capsys.readouterr().out
+    assert "float32 is kept" in caplog.text
 
 
 def test_single_validation_picture_does_not_decide_what_is_kept():

@@ -44,21 +44,21 @@ def _read(root, cache, framing):
     return load_dataset(root, 32, cache=cache, framing=framing)
 
 
-def test_what_tells_by_its_shape_is_letter_boxed(tmp_path, capsys):
+def test_what_tells_by_its_shape_is_letter_boxed(tmp_path, caplog):
     splits, recipe = chosen(write_shapes(tmp_path / "shapes", wide=True), tmp_path)
     assert (splits.framing, recipe.framing) == ("letterbox", "letterbox")
-    assert "2.00 times as long as wide" in capsys.readouterr().out
+    assert "2.00 times as long as wide" in caplog.text
 
 
-def test_square_pictures_are_not_tried(tmp_path, capsys):
+def test_square_pictures_are_not_tried(tmp_path, caplog):
     splits, recipe = chosen(write_shapes(tmp_path / "shapes", wide=False), tmp_path)
     assert (splits.framing, recipe.framing) == ("squash", "squash")
-    assert capsys.readouterr().out == ""
+    assert caplog.text == ""
 
 
-def test_without_trained_weights_photos_are_squashed_and_that_is_said(tmp_path, capsys):
+def test_without_trained_weights_photos_are_squashed_and_that_is_said(tmp_path, caplog):
     splits, _ = chosen(write_shapes(tmp_path / "shapes", wide=True), tmp_path, trained=False)
-    assert splits.framing == "squash" and "--set framing=letterbox" in capsys.readouterr().out
+    assert splits.framing == "squash" and "--set framing=letterbox" in caplog.text
 
 
 @pytest.mark.parametrize("framing", ["squash", "letterbox"])

@@ -130,19 +130,19 @@ def test_imagenet_weights_are_fetched_checked_and_cached(web, published, monkeyp
     assert starting_network("auto", 2, 0, url=nowhere).origin == "imagenet"
 
 
-def test_auto_without_network_starts_from_the_bundled_backbone_and_says_why(tmp_path, monkeypatch, capsys):
+def test_auto_without_network_starts_from_the_bundled_backbone_and_says_why(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("PUPILA_CACHE", str(tmp_path))
     start = starting_network("auto", 2, 0, url="http://127.0.0.1:9/resnet18-f37072fd.pth")
     digest = hashlib.sha256(bundled_backbone().read_bytes()).hexdigest()
     assert start.origin == f"bundled {digest[:12]}"
-    assert capsys.readouterr().out.startswith("Starting from the bundled backbone, since ImageNet's weights cannot")
+    assert caplog.messages[0].startswith("Starting from the bundled backbone, since ImageNet's weights cannot")
 
 
-def test_auto_takes_imagenet_where_it_can_be_had_and_says_so(web, published, monkeypatch, capsys):
+def test_auto_takes_imagenet_where_it_can_be_had_and_says_so(web, published, monkeypatch, caplog):
     digest = hashlib.sha256(published.read_bytes()).hexdigest()
     monkeypatch.setattr(weights, "IMAGENET_SHA256_PREFIX", digest[:8])
     assert starting_network("auto", 2, 0, url=web).origin == "imagenet"
-    assert "Starting from ImageNet's weights" in capsys.readouterr().out
+    assert "Starting from ImageNet's weights" in caplog.text
 
 
 def test_bundled_backbone_is_a_whole_backbone_in_half_precision():

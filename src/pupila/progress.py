@@ -1,7 +1,10 @@
-"""A progress bar with an ETA on a terminal, silence elsewhere. Everything long uses this one."""
+"""Progress bars with an ETA on a terminal, and the handler that prints what the library logs for the command line."""
 
+import contextlib
+import logging
 import re
 import sys
+from collections.abc import Iterator
 from types import TracebackType
 
 import click
@@ -13,6 +16,44 @@ STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udf
 def printable(text: str) -> str:
     """Return one line for a terminal: what steers one, line ends too, is written out. Names of files may hold it."""
     return STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+class PlainHandler(logging.Handler):
+    """Prints messages as they are: warnings to standard error, the others to standard output."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a message; a closed terminal or pipe does not end what is being done."""
+        stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        with contextlib.suppress(OSError, ValueError):
+            print(self.format(record), file=stream, flush=True)
+
+
+@contextlib.contextmanager
+def printed_log() -> Iterator[None]:
+    """Print what the library logs, once, whoever asks for it."""
+    logger, before = logging.getLogger("pupila"), logging.getLogger("pupila").level
+    if any(isinstance(handler, PlainHandler) for handler in logger.handlers):
+        yield
+        return
+    handler = PlainHandler()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+@contextlib.contextmanager
+def quiet_log() -> Iterator[None]:
+    """Log warnings and errors only."""
+    logger, before = logging.getLogger("pupila"), logging.getLogger("pupila").level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 class Progress:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from pupila.errors import PupilaError
-from pupila.progress import printable
+from pupila.progress import printable, printed_log
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -27,7 +27,8 @@ class PupilaGroup(click.Group):
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text in any encoding
         try:
-            return super().invoke(ctx)
+            with printed_log():
+                return super().invoke(ctx)
         except PupilaError as error:
             click.echo("\n".join(map(printable, f"pupila: {error}".split("\n"))), err=True)
             sys.exit(1)

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from pupila.progress import printed_log
+
 LOG = "log.txt"
 EVERY = 0.2
 """Seconds between two looks at the log."""
@@ -21,6 +23,7 @@ def printing_to(folder: Path) -> Iterator[None]:
         log = stack.enter_context((folder / LOG).open("a", encoding="utf-8", buffering=1))
         stack.enter_context(contextlib.redirect_stdout(log))
         stack.enter_context(contextlib.redirect_stderr(log))
+        stack.enter_context(printed_log())
         yield
 
 

@@ -5,6 +5,7 @@ it into the runs folder, which every node must find under the same path, as it m
 anywhere, and a sweep whose driver died goes on with the same command, on the cluster or without one.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,8 @@ from pupila.training.distributed.ranks import RESTARTS
 from pupila.training.loop.fit import Row
 from pupila.training.sweeps.processes import Execute, Outcome
 from pupila.training.sweeps.trial import Failure, Job, read_result, read_stopped, run_job
+
+log = logging.getLogger("pupila.training")
 
 FIRST_RUNG = 25
 """Per cent of a trial's epochs before it can be stopped; the second and last rung is at twice that."""
@@ -79,7 +82,7 @@ class Told(tune.Callback):
     def on_trial_complete(self, *_: Any, trial: Any, **__: Any) -> None:  # type: ignore[override]
         """Print its number and name."""
         self._over += 1
-        print(f"[{self._over}/{self._total}] {trial.config['trial']}", flush=True)
+        log.info(f"[{self._over}/{self._total}] {trial.config['trial']}")
 
     on_trial_error = on_trial_complete  # type: ignore[assignment]
 

@@ -8,9 +8,9 @@ A cache can be deleted at any time. It never stops anything: if it cannot be wri
 
 import hashlib
 import json
+import logging
 import os
 import shutil
-import sys
 import tempfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 
 from pupila.data.dataset import Dataset, Skipped, Splits
 from pupila.errors import DataError
+
+log = logging.getLogger("pupila.data")
 
 VERSION = 5
 """SplitArrays of every key: raise it when the same files would give other pixels, labels or order than before."""
@@ -62,7 +64,7 @@ class DatasetCache:
                 (self._folder / "size").write_text(str(splits.train.size))
         except OSError as error:
             reason = error.strerror or "the disk may be full"  # NumPy says only how much it wrote
-            print(f"Warning: the decoded pictures were not cached in {self._folder} ({reason}).", file=sys.stderr)
+            log.warning(f"Warning: the decoded pictures were not cached in {self._folder} ({reason}).")
 
     def _sweep(self) -> None:
         """Remove what processes left behind that were killed while they wrote."""

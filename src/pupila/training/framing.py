@@ -3,6 +3,7 @@
 Knows a frozen backbone and last layers fitted on its features: seconds, where two whole trainings take twice as long.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -16,6 +17,8 @@ from pupila.training.loop.class_weights import balance_for
 from pupila.training.loop.head import features_of, minimise
 from pupila.training.loop.resnet import ResNet18
 from pupila.training.weights import Start
+
+log = logging.getLogger("pupila.training")
 
 CLEARLY = 1.2
 """Median of longer side / shorter side from which it is worth asking; photos of 4:3 have 1.33."""
@@ -37,7 +40,7 @@ def choose_framing(read: Read, cut: Cut, squashed: Splits, recipe: Recipe, start
         return (squashed if recipe.framing == squashed.framing else read(recipe.framing)), recipe
     chosen = squashed
     if squashed.aspect >= CLEARLY and start.origin == "none":
-        print(
+        log.info(
             f"The photos are {squashed.aspect:.2f} times as long as wide (median), and are squashed: there are no "
             "trained weights to try letter-boxing with. Choose it by --set framing=letterbox."
         )
@@ -45,7 +48,7 @@ def choose_framing(read: Read, cut: Cut, squashed: Splits, recipe: Recipe, start
         boxed = read("letterbox")
         scores = [_score(start.network, *cut(splits, recipe), recipe) for splits in (squashed, boxed)]
         chosen = boxed if scores[1] > scores[0] else squashed
-        print(
+        log.info(
             f"The photos are {squashed.aspect:.2f} times as long as wide (median). With the starting weights, squash "
             f"gives {scores[0]:.3f} and letterbox {scores[1]:.3f} on validation pictures: {chosen.framing} is taken."
         )

@@ -3,6 +3,7 @@
 Says what it finds as it goes.
 """
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from pupila.training.framing import choose_framing
 from pupila.training.loop.device import pick_device
 from pupila.training.outliers import Outliers, read_outliers
 from pupila.training.weights import Start, starting_network
+
+log = logging.getLogger("pupila.training")
 
 
 @dataclass(frozen=True)
@@ -64,13 +67,13 @@ def prepare(
     if recipe.trains == "head" and start.origin == "none":
         raise TrainingError("trains=head builds on trained weights, and there are none. Use --set trains=all.")
     stats = DatasetStats(len(training), len(training.classes), training.size, pretrained=start.origin != "none")
-    print(
+    log.info(
         f"{stats.pictures:,} pictures to train on, {len(validation):,} to validate, {stats.classes} classes, "
         f"{stats.size} px; starting from {start.origin}; on {pick_device().type}"
     )
     resolved = resolve(recipe, stats)
     for reason in resolved.chosen:
-        print(reason)
+        log.info(reason)
     prepared = Prepared(splits, training, validation, start, resolved)
     with team.first_on_the_machine():
         if feedback is not None:
@@ -86,7 +89,7 @@ def with_feedback(prepared: Prepared, folder: Path) -> Prepared:
     splits, training = prepared.splits, prepared.training
     held_out = [part for part in (prepared.validation, splits.validation, splits.test) if part is not None]
     corrections = read_corrections(folder, training.classes, training.size, held_out, splits.framing)
-    print(f"{folder}: {corrections.told()}")
+    log.info(f"{folder}: {corrections.told()}")
     return replace(prepared, training=joined(training, corrections), corrections=corrections)
 
 
@@ -96,7 +99,7 @@ def with_outliers(prepared: Prepared, source: Path) -> Prepared:
         raise TrainingError("--outliers teach the whole network, and trains=head fits only its last layer.")
     own = [part for part in (prepared.training, prepared.validation, prepared.splits.test) if part is not None]
     outliers = read_outliers(source, own, prepared.splits.framing)
-    print(f"{source}: {outliers.told()}")
+    log.info(f"{source}: {outliers.told()}")
     return replace(prepared, outliers=outliers)
 
 
@@ -107,12 +110,12 @@ def training_split(splits: Splits, recipe: Recipe) -> tuple[Dataset, Dataset]:
 
 def _report(splits: Splits) -> None:
     """Say how the source was understood, and what of it is left out."""
-    print(f"{splits.name}: {splits.layout}")
+    log.info(f"{splits.name}: {splits.layout}")
     for note in splits.notes:
-        print(f"{splits.name}: {note}")
+        log.info(f"{splits.name}: {note}")
     if splits.skipped:
-        print(f"{splits.name}: skipped {len(splits.skipped)} unreadable pictures:")
+        log.info(f"{splits.name}: skipped {len(splits.skipped)} unreadable pictures:")
         for skipped in splits.skipped[:10]:
-            print(f"  {skipped.name}: {skipped.reason}")
+            log.info(f"  {skipped.name}: {skipped.reason}")
         if len(splits.skipped) > 10:
-            print(f"  and {len(splits.skipped) - 10:,} more")
+            log.info(f"  and {len(splits.skipped) - 10:,} more")

@@ -5,6 +5,7 @@ Each is an optional package that is imported only when it is asked for. A run th
 
 import contextlib
 import importlib.util
+import logging
 import math
 import os
 import signal
@@ -20,6 +21,8 @@ from pupila.recipe import Recipe
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+logger = logging.getLogger("pupila.training")
 
 Row = dict[str, Any]
 """The metrics of one epoch; see fit."""
@@ -159,7 +162,9 @@ class _MlflowRun(Tracker):
                 for first in range(0, len(fresh), BATCH):
                     self._client.log_batch(self._run_id, metrics=fresh[first : first + BATCH])
         except MlflowException as error:
-            print(f"MLflow did not take the metrics; they are sent again after the next epoch: {_first_line(error)}")
+            logger.warning(
+                f"MLflow did not take the metrics; they are sent again after the next epoch: {_first_line(error)}"
+            )
         else:
             self._logged |= {(metric.key, metric.step): metric.value for metric in fresh}
 
@@ -171,7 +176,7 @@ class _MlflowRun(Tracker):
             with _ctrl_c_later():
                 self._client.set_terminated(self._run_id, status)
         except MlflowException as error:
-            print(f"MLflow did not take the end of the run: {_first_line(error)}")
+            logger.warning(f"MLflow did not take the end of the run: {_first_line(error)}")
 
 
 def _same(one: float | None, other: float) -> bool:

@@ -4,9 +4,8 @@ A run folder holds recipe.json, run.json, metrics.jsonl, checkpoint.safetensors,
 report.html with its plots, curves.png among them.
 """
 
-import contextlib
-import io
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +17,7 @@ from pupila._files import write_file
 from pupila.data.quality.class_balance import describe_balance
 from pupila.errors import TrainingError
 from pupila.evaluation.pages.report import ProgressPage, write_report
+from pupila.progress import quiet_log
 from pupila.recipe import Recipe
 from pupila.training.distributed.process_group import ALONE, Team
 from pupila.training.distributed.remote_checkpoints import Mirror
@@ -31,6 +31,8 @@ from pupila.training.record import record_of
 from pupila.training.run_folder import holds_run
 from pupila.training.trackers import Tracker, check_installed, tracking
 from pupila.training.weights import save_backbone
+
+logger = logging.getLogger("pupila.training")
 
 WORTH_SAYING = 0.02
 """Difference of accuracy and balanced accuracy from which an epoch's line gives both."""
@@ -100,14 +102,14 @@ def train(
     record = record_of(source, size, labels, feedback, outliers, prepared.splits)
     splits, start, recipe = prepared.splits, prepared.start, prepared.resolved.recipe
     training, validation = prepared.training, prepared.validation
-    print(describe_balance(training.counts(), recipe.balance))
+    logger.info(describe_balance(training.counts(), recipe.balance))
     _write(folder / "recipe.json", json.dumps(recipe.to_dict(), indent=2))
     _write(folder / RUN_FILE, record.to_json())
     with tracking(log, folder, recipe) as tracker:
         on_epoch = partial(_record, folder, tracker, ProgressPage(folder, splits.name), watch)
         fitted = _fitted(prepared, folder, on_epoch, resume, checkpoint_seconds, team, checkpoints)
         tracker.stopped = fitted.stopped
-    print(closing_line(fitted))
+    logger.info(closing_line(fitted))
     save_backbone(fitted.network, folder / "backbone.safetensors")
     exported = export(
         fitted, recipe, training, validation, folder / "model.onnx",
@@ -121,7 +123,7 @@ def train(
         kept=fitted.best_epoch + 1,
         source=Path(source).expanduser(),
     )
-    print(f"wrote {exported.path} and {report}")
+    logger.info(f"wrote {exported.path} and {report}")
     return TrainResult(exported.path, folder, report, fitted, exported)
 
 
@@ -139,7 +141,7 @@ def assist(
     checkpoints: str | None = None,
 ) -> None:
     """Do a worker's share of a training that the first worker of the team leads; prints and writes nothing."""
-    with contextlib.redirect_stdout(io.StringIO()):
+    with quiet_log():
         prepared = prepare(source, recipe, size, labels, feedback, outliers, team)
         _fitted(prepared, folder, lambda _: None, resume, CHECKPOINT_SECONDS, team, checkpoints)
 
@@ -207,9 +209,8 @@ def _record(folder: Path, tracker: Tracker, page: ProgressPage, watch: OnEpoch, 
     row = rows[-1]
     accuracy, balanced = row["validation_accuracy"], row["validation_balanced_accuracy"]
     uneven = f" (balanced {balanced:.3f})" if abs(balanced - accuracy) >= WORTH_SAYING else ""
-    print(
+    logger.info(
         f"epoch {row['epoch']} at {row['network_size']} px: loss {row['train_loss']:.3f}, "
         f"train acc {row['train_accuracy']:.3f}, valid acc {accuracy:.3f}{uneven}, {row['seconds']:.0f} s",
-        flush=True,
     )
     watch(rows)

@@ -1,6 +1,7 @@
 """What training starts from: the published ImageNet weights, the bundled backbone, a file of one's own, or nothing."""
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from pupila.data.sources.download import cache_folder, download
 from pupila.errors import DownloadError, ModelError
 from pupila.models import bundled_backbone
 from pupila.training.loop.resnet import ResNet18
+
+log = logging.getLogger("pupila.training")
 
 IMAGENET_URL = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
 IMAGENET_SHA256_PREFIX = "f37072fd"  # the published file carries the start of its hash in its name
@@ -68,9 +71,9 @@ def _auto(url: str) -> tuple[dict[str, Tensor] | None, str]:
     try:
         found = _state("imagenet", url)
     except DownloadError as error:
-        print(f"Starting from the bundled backbone, since ImageNet's weights cannot be had: {error}")
+        log.info(f"Starting from the bundled backbone, since ImageNet's weights cannot be had: {error}")
         return _state("bundled", url)
-    print("Starting from ImageNet's weights: they are in the cache.")
+    log.info("Starting from ImageNet's weights: they are in the cache.")
     return found
 
 

@@ -4,8 +4,6 @@ Starting them, noticing that one is lost and starting all of them again is torch
 last checkpoint. Knows nothing of how the work is shared: that is distributed.py.
 """
 
-import contextlib
-import io
 import signal
 import uuid
 from collections.abc import Mapping
@@ -19,6 +17,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from pupila.errors import PupilaError, TrainingError
+from pupila.progress import printed_log, quiet_log
 from pupila.recipe import Recipe
 from pupila.training.distributed.process_group import joined, restarted
 from pupila.training.loop.device import usable_threads
@@ -70,7 +69,7 @@ def take_part(order: Order) -> Path | None:
 def check(order: Order) -> None:
     """Raise what is wrong with the order before any worker starts, and put the data into the cache for them."""
     refuse_to_overwrite(order.folder, order.resume)
-    with contextlib.redirect_stdout(io.StringIO()):  # the first worker says it again
+    with quiet_log():  # the first worker says it again
         prepare(order.source, order.recipe, **order.of_data)
     order.folder.mkdir(parents=True, exist_ok=True)
 
@@ -106,7 +105,8 @@ def _work(order: Order, threads: int) -> dict[str, str]:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # workers stop at once; the run is taken up with --resume
     torch.set_num_threads(threads)
     try:
-        return {"model": str(take_part(order) or "")}
+        with printed_log():
+            return {"model": str(take_part(order) or "")}
     except PupilaError as error:
         return {"error": str(error)}
 

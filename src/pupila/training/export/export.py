@@ -4,6 +4,7 @@ The file is published by renaming only after it has answered real validation pic
 """
 
 import base64
+import logging
 import platform
 import statistics
 import time
@@ -37,6 +38,8 @@ from pupila.training.loop.class_weights import Balance, balance_for
 from pupila.training.loop.fit import Fitted
 from pupila.training.loop.resnet import enlarged
 from pupila.training.outliers import Outliers
+
+log = logging.getLogger("pupila.training")
 
 GATE = 0.003
 """Accuracy that a smaller file may lose; beyond it float32 is kept."""
@@ -217,7 +220,7 @@ def _choose(candidates: list[Candidate], validated: int, besides: int) -> Candid
     if lost <= GATE:
         return wanted
     more = f" and {besides:,} training" if besides else ""
-    print(
+    log.info(
         f"{wanted.precision} loses {100 * lost:.2f} points on {validated:,} validation{more} pictures, over the limit "
         f"of {100 * GATE:g}: float32 is kept."
     )
@@ -266,8 +269,8 @@ def _publish(data: bytes, path: Path) -> None:
 def _report(candidates: list[Candidate], chosen: Candidate, parity: float) -> None:
     for candidate in candidates:
         mark = "*" if candidate is chosen else " "
-        print(
+        log.info(
             f"{mark} {candidate.precision}: {candidate.size_bytes / 1e6:.1f} MB, "
             f"{candidate.milliseconds:.2f} ms a picture on one thread, valid acc {candidate.accuracy:.4f}"
         )
-    print(f"parity with the training model: largest probability difference {parity:.1e}")
+    log.info(f"parity with the training model: largest probability difference {parity:.1e}")

@@ -3,6 +3,7 @@
 With `fork` a child would inherit torch's threads in an unknown state, so processes are started afresh (`spawn`).
 """
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -15,6 +16,8 @@ from pupila._cpus import usable_cores
 from pupila.errors import TrainingError
 from pupila.training.sweeps.trial import Failure, Job, Result, run_job, run_quietly
 
+log = logging.getLogger("pupila.training")
+
 Outcome = Result | Failure
 Execute = Callable[[Sequence[Job]], Iterator[Outcome]]
 """Runs jobs in any order and yields what becomes of each."""
@@ -23,7 +26,7 @@ Execute = Callable[[Sequence[Job]], Iterator[Outcome]]
 def in_turn(jobs: Sequence[Job]) -> Iterator[Outcome]:
     """Run them one after another in this process, which prints what a training prints."""
     for number, job in enumerate(jobs, 1):
-        print(f"[{number}/{len(jobs)}] {job.trial.name}")
+        log.info(f"[{number}/{len(jobs)}] {job.trial.name}")
         yield run_job(job)
 
 
@@ -38,7 +41,7 @@ def at_once(count: int) -> Execute:
             waiting = [pool.submit(run_quietly, job, threads) for job in jobs]
             for number, future in enumerate(as_completed(waiting), 1):
                 outcome = future.result()
-                print(f"[{number}/{len(jobs)}] {outcome.trial}", flush=True)
+                log.info(f"[{number}/{len(jobs)}] {outcome.trial}")
                 yield outcome
         except BrokenProcessPool as error:
             raise TrainingError(

@@ -8,6 +8,7 @@ checkpoints.
 """
 
 import json
+import logging
 import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,8 @@ from pupila.training.sweeps.trial import (
     read_result,
     read_stopped,
 )
+
+log = logging.getLogger("pupila.training")
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def run_sweep(
     left = [job for job in jobs if job.trial.name not in outcomes]
     for job in left:
         forget_stopped(job)
-    print(f"{len(jobs)} trials, {len(outcomes)} of them done before, in {folder}", flush=True)
+    log.info(f"{len(jobs)} trials, {len(outcomes)} of them done before, in {folder}")
     for outcome in execute(left) if left else ():
         outcomes[outcome.trial] = outcome
         _say(outcome)
@@ -128,10 +131,10 @@ def judged_by(train: Dataset, trials: Sequence[Trial]) -> str:
 
 def _say(outcome: Result | Failure) -> None:
     if isinstance(outcome, Failure):
-        print(f"{outcome.trial}: {'' if outcome.stopped else 'failed: '}{outcome.reason}", flush=True)
+        log.info(f"{outcome.trial}: {'' if outcome.stopped else 'failed: '}{outcome.reason}")
         return
     test = "" if outcome.test_accuracy is None else f", test acc {outcome.test_accuracy:.4f}"
-    print(f"{outcome.trial}: {outcome.closing}{test}", flush=True)
+    log.info(f"{outcome.trial}: {outcome.closing}{test}")
 
 
 def _publish(folder: Path, outcomes: Sequence[Result | Failure], reference: str, judge: str) -> SweepSummary:

@@ -15,6 +15,7 @@ from pupila._files import write_file
 from pupila.data import load_dataset
 from pupila.errors import ModelError, TrainingError
 from pupila.evaluation.evaluate import evaluate
+from pupila.progress import printed_log
 from pupila.recipe import Recipe
 from pupila.training.loop.fit import OnEpoch
 from pupila.training.sweeps.definition import Trial
@@ -186,5 +187,5 @@ def _test_accuracy(job: Job, trained: TrainResult) -> tuple[float | None, int]:
 
 @contextlib.contextmanager
 def _printing_to(stream: Any) -> Iterator[None]:
-    with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
+    with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream), printed_log():
         yield
