@@ -10,8 +10,8 @@ import pytest
 from server_kit import Running, picture, serving, write_model
 
 from pupila.client import Client, multipart, part_of
-from pupila.errors import ServerError
-from pupila.prediction import Choice
+from pupila.errors import ImageError, ServerError
+from pupila.prediction import Choice, Prediction
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +118,32 @@ def test_name_of_a_file_cannot_end_its_header(tmp_path: Path) -> None:
     path.write_bytes(picture())
     _, body = multipart([part_of(path, 0)])
     assert b'filename="a%22%0D%0Ab.png"\r\n\r\n' in body
+
+
+def test_partial_answers_have_an_error_in_the_place_of_a_bad_picture(server: Running) -> None:
+    with Client(server.url) as client:
+        found = client.predict([picture("red"), b"text"], on_error="partial", explain=True)
+        assert isinstance(found[0], Prediction) and found[0].explanation
+        assert isinstance(found[1], ImageError) and found[1].code == "image_unrecognised"
+        with pytest.raises(ValueError, match="'fail' or 'partial'"):
+            client.predict([b""], on_error="ignore")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code"),
+    [
+        (413, b"<html>nginx</html>", "proxy_refused"),
+        (502, b"<html>nginx</html>", "proxy_failed"),
+        (200, b"<html>Welcome</html>", "foreign_answer"),
+        (404, b"[]", "foreign_answer"),
+        (301, b"", "foreign_answer"),
+    ],
+)
+def test_answers_of_others_than_pupila_are_explained(status: int, body: bytes, code: str) -> None:
+    with (
+        Peer(reply(status, body)) as peer,
+        Client(peer.url, retries=0) as client,
+        pytest.raises(ServerError) as caught,
+    ):
+        client.predict(b"x")
+    assert (caught.value.status, caught.value.code) == (status, code)

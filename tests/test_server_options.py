@@ -1,5 +1,6 @@
 """The options of `pupila serve`: where their values come from, and what is said of those that cannot be used."""
 
+import re
 from typing import Any
 
 import click
@@ -9,6 +10,7 @@ from click.testing import CliRunner
 from pupila.cli import main
 from pupila.cli.serve import EnvironmentOption, serve
 from pupila.cli.train import train
+from pupila.server.settings import Settings
 
 
 def parsed(*arguments: str) -> dict[str, Any]:
@@ -73,3 +75,78 @@ def test_earlier_names_of_options_still_work_and_are_not_in_the_help() -> None:
     shown = CliRunner().invoke(main, ["serve", "--help"]).output + CliRunner().invoke(main, ["train", "--help"]).output
     assert "--feedback-dir PATH" in shown
     assert not {"--deadline", "--idle", "--drain", "--connections", "--collect", "--feedback"} & set(shown.split())
+
+
+# Where to listen
+
+
+@pytest.mark.parametrize(
+    ("host", "fix"),
+    [
+        ("127.0.0.1:4103", "--host 127.0.0.1 --port 4103"),
+        ("localhost:80", "--host localhost --port 80"),
+        ("http://127.0.0.1", "--host 127.0.0.1"),
+        ("https://0.0.0.0:4103/", "--host 0.0.0.0 --port 4103"),
+        ("http://[::1]:80", "--host ::1 --port 80"),
+        ("http://127.0.0.1:port", "--host 127.0.0.1"),
+        ("[::1]", "--host ::1"),
+        ("[::1]:4103", "--host ::1 --port 4103"),
+        (":3000", "--host 0.0.0.0 --port 3000"),
+        ("*", "--host 0.0.0.0"),
+        (" ", "--host 127.0.0.1"),
+        ("unix:", "--host unix:/run/pupila.sock"),
+        ("unix:///run/p.sock", "--host unix:/run/p.sock"),
+        ("/run/p.sock", "--host unix:/run/p.sock"),
+    ],
+)
+def test_a_host_that_is_more_than_an_address_is_named_with_the_fix(host: str, fix: str) -> None:
+    output = said("--host", host)
+    assert output.startswith("pupila: host")
+    assert re.search(re.escape(fix) + r"(\s|$)", output)
+
+
+@pytest.mark.parametrize(
+    ("given", "right"),
+    [
+        ("https://example.org/", "https://example.org"),
+        ("HTTPS://Example.ORG:443", "https://example.org"),
+        ("http://localhost:5173", "http://localhost:5173"),
+        ("http://[::1]:8080", "http://[::1]:8080"),
+        ("https://fotos.são-paulo.br", "https://fotos.xn--so-paulo-rza.br"),
+        ("chrome-extension://abcdef", "chrome-extension://abcdef"),
+        ("*", "*"),
+    ],
+)
+def test_origins_are_brought_into_the_form_that_browsers_send(given: str, right: str) -> None:
+    assert Settings(cors_origins=(given,)).cors_origins == (right,)
+
+
+@pytest.mark.parametrize(
+    ("given", "fix"),
+    [
+        ("example.org", "Give https://example.org"),
+        ("example.org:8080", "Give https://example.org:8080"),
+        ("https://example.org/app", "Give https://example.org"),
+        ("https://example.org?x=1", "Give https://example.org"),
+        ("https://user@example.org", "Give https://example.org"),
+        ("https://*.example.org", "is no origin"),
+        ("https://", "is no origin"),
+        ("https://example.org:port", "is no origin"),
+        ("null", "is no origin"),
+        ("", "is no origin"),
+    ],
+)
+def test_an_origin_that_no_browser_sends_is_refused_with_the_right_spelling(given: str, fix: str) -> None:
+    assert fix in said("--cors-origins", given)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("--forwarded-allow", "proxy.local"), "is no address"),
+        (("--forwarded-allow", "10.0.0.0/40"), "is no address"),
+        (("--log-level", "loud"), "is none of debug, info, warning, error"),
+    ],
+)
+def test_other_values_that_cannot_be_used_are_named(arguments: tuple[str, ...], part: str) -> None:
+    assert part in said(*arguments)

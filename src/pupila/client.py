@@ -5,6 +5,7 @@ with pupila.Client("http://127.0.0.1:3000") as client:
     print(client.predict(["horse.jpg", "dog.jpg"]))
 """
 
+import contextlib
 import http.client
 import json
 import secrets
@@ -69,23 +70,32 @@ class Client:
     def predict(self, pictures: "Picture", top: int = 1, explain: bool = False) -> Prediction: ...  # type: ignore[overload-overlap]
     @overload
     def predict(self, pictures: "Iterable[Picture]", top: int = 1, explain: bool = False) -> list[Prediction]: ...
+    @overload
     def predict(
-        self, pictures: "Picture | Iterable[Picture]", top: int = 1, explain: bool = False
-    ) -> Prediction | list[Prediction]:
+        self, pictures: "Iterable[Picture]", top: int = 1, explain: bool = False, *, on_error: str
+    ) -> "list[Prediction | ImageError]": ...
+    def predict(
+        self, pictures: "Picture | Iterable[Picture]", top: int = 1, explain: bool = False, *, on_error: str = "fail"
+    ) -> "Prediction | list[Prediction] | list[Prediction | ImageError]":
         """Return the Prediction for one picture, or a list of them in order for a list, as Predictor.predict() does.
 
+        on_error: with "partial" the list has an ImageError in the place of a picture that the server cannot use.
         Raises ServerError, whose `parts` say which pictures are to blame; ImageError if a file cannot be read.
         """
         check_top(top)
+        if on_error not in ("fail", "partial"):
+            raise ValueError(f"on_error is 'fail' or 'partial', not {on_error!r}.")
         many = several(pictures)
         given = [pictures] if many is None else list(many)
         if not given:
             return []
         content_type, body = multipart([part_of(picture, place) for place, picture in enumerate(given)])
-        query = urlencode({**({"top": top} if top > 1 else {}), **({"explain": 1} if explain else {})})
+        partial = on_error == "partial" and many is not None
+        chosen = {"top": top if top > 1 else 0, "explain": int(explain), "on_error": "partial" if partial else ""}
+        query = urlencode({name: value for name, value in chosen.items() if value})
         document = self._ask("POST", f"/predict?{query}".rstrip("?"), body, {"Content-Type": content_type})
         found = [prediction_of(entry) for entry in document["predictions"]]
-        return found[0] if many is None else found
+        return found[0] if many is None else found  # type: ignore[return-value]  # errors are there if asked for
 
     def model(self) -> dict[str, Any]:
         """Return what the model says of itself."""
@@ -103,15 +113,15 @@ class Client:
         """Send a request; again when the server is too busy, after as long as it says."""
         for attempt in range(self._retries + 1):
             status, pause, document = self._send(method, path, body, headers)
-            if status == 200:
+            if status == 200 and document:
                 return document
             if status not in (429, 503) or attempt == self._retries:
                 break
             time.sleep(min(pause, MAX_PAUSE))
-        error = document.get("error", {})
-        raise ServerError(
-            status, error.get("code", ""), error.get("message", f"status {status}"), error.get("parts", [])
-        )
+        error = document.get("error")
+        if not isinstance(error, dict):
+            raise foreign(self._url, status, body)
+        raise ServerError(status, str(error.get("code")), str(error.get("message")), error.get("parts", []))
 
     def _send(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
@@ -119,7 +129,8 @@ class Client:
         """Return status, seconds to wait before another try, and document; a connection that was idle may be gone."""
         for fresh in (False, True):
             try:
-                self._connection.request(method, self._prefix + path, body, {**self._headers, **headers})
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may have refused the body's size
+                    self._connection.request(method, self._prefix + path, body, {**self._headers, **headers})
                 response = self._connection.getresponse()
                 data = response.read()
                 break
@@ -137,8 +148,25 @@ class Client:
         return response.status, float(pause) if pause.isdigit() else 1.0, document if isinstance(document, dict) else {}
 
 
-def prediction_of(entry: Mapping[str, Any]) -> Prediction:
+def foreign(url: str, status: int, body: bytes | None) -> ServerError:
+    """Return the error for a response that is none of a Pupila server's: a proxy's, or another program's."""
+    if status == 413:
+        message = (
+            f"A proxy in front of the server refuses {len(body or b''):,} bytes (status 413). Send fewer or smaller "
+            "pictures, or raise the proxy's limit: for nginx client_max_body_size 64m;"
+        )
+        return ServerError(status, "proxy_refused", message)
+    if status in (502, 503, 504):
+        message = f"A proxy in front of the server does not reach it (status {status}). Check that the server runs."
+        return ServerError(status, "proxy_failed", message)
+    message = f"{url}: the answer, with status {status}, is not one of a Pupila server. Check the address."
+    return ServerError(status, "foreign_answer", message)
+
+
+def prediction_of(entry: Mapping[str, Any]) -> Prediction | ImageError:
     """Read one entry of an answer."""
+    if "error" in entry:
+        return ImageError(entry["error"]["code"], entry["error"]["message"])
     top = tuple(
         Choice(choice["category"], choice["category_index"], choice["confidence"])
         for choice in entry.get("top") or [entry]

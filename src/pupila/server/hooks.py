@@ -10,6 +10,8 @@ from pupila.server.api.request_context import ACCESS, AGAIN, note_of, request_id
 from pupila.server.observability.request_log import Ledger
 from pupila.server.settings import Settings
 
+CORS_HEADERS = "Content-Type, Content-Encoding, Authorization, X-API-Key, X-Request-Id"
+"""Headers that a page of another origin may send."""
 SECURITY = (
     ("X-Content-Type-Options", "nosniff"),
     ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
@@ -36,12 +38,12 @@ def answer_preflight() -> Response | None:
 
 def allow_origin(response: Response, settings: Settings) -> Response:
     """Let pages of the origins that were named read the answer."""
-    origin = request.environ.get("HTTP_ORIGIN")
+    origin = settings.allowed_origin(request.environ.get("HTTP_ORIGIN"))
     response.headers.add("Vary", "Origin")
-    if origin in settings.cors_origins:
+    if origin is not None:
         response.headers["Access-Control-Allow-Origin"] = origin
         response.headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE"
-        response.headers["Access-Control-Allow-Headers"] = "Content-Type, Authorization, X-API-Key, X-Request-Id"
+        response.headers["Access-Control-Allow-Headers"] = CORS_HEADERS
         response.headers["Access-Control-Expose-Headers"] = "Pupila-Model, Server-Timing, X-Request-Id, Retry-After"
     return response
 

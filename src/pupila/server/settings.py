@@ -5,8 +5,11 @@ from pathlib import Path
 
 from pupila.errors import SettingsError
 from pupila.images import ImageLimits
+from pupila.server.addresses import check_host, origin_of
 from pupila.server.api.auth import ApiKey
+from pupila.server.transport.forwarded import TrustedProxies
 
+LOG_LEVELS = ("debug", "info", "warning", "error")
 MEBIBYTE = 2**20
 
 
@@ -15,7 +18,7 @@ class Settings:
     """How to serve. Raises SettingsError for a value out of range."""
 
     host: str = "127.0.0.1"
-    """Address to listen on; the default can be reached from this machine only."""
+    """Address to listen on, or unix:PATH for a Unix socket; the default can be reached from this machine only."""
     port: int = 3000
     """Port to listen on; 0 takes a free one, which is printed."""
     workers: int = 0
@@ -44,9 +47,13 @@ class Settings:
     api_keys: tuple[ApiKey, ...] = ()
     """Who may ask; none means everybody. See `auth.read_keys`."""
     cors_origins: tuple[str, ...] = ()
-    """Origins whose pages may ask from a browser, as https://example.org."""
+    """Origins whose pages may ask from a browser, as https://example.org; * for all."""
+    forwarded_allow: tuple[str, ...] = ()
+    """Proxies whose X-Forwarded-For, -Proto, -Host and -Prefix are believed: addresses, networks, unix:, or *."""
     access_log: Path | None = None
-    """File that gets one line of JSON for every answer."""
+    """File that gets one line of JSON for every answer; - is standard output."""
+    log_level: str = "warning"
+    """Least severe of the server's own messages to print: debug, info, warning or error."""
     traces: str | None = None
     """URL of a collector to send OpenTelemetry traces to, as http://127.0.0.1:4318; OTEL_* variables work, too."""
     feedback_dir: Path | None = None
@@ -61,8 +68,19 @@ class Settings:
             if isinstance(value, int | float) and value < low.get(field.name, 0.001):
                 floor = "0 or more" if field.name in low else "a value above zero"
                 raise SettingsError(f"{field.name} = {value} is too low. Give {floor}.")
+        check_host(self.host)
+        TrustedProxies(self.forwarded_allow)
+        object.__setattr__(self, "cors_origins", tuple(origin_of(text) for text in self.cors_origins))
+        if self.log_level not in LOG_LEVELS:
+            raise SettingsError(f"log_level = {self.log_level!r} is none of {', '.join(LOG_LEVELS)}.")
         if self.port > 65535:
             raise SettingsError(f"port = {self.port} is not a port. Give one from 0 to 65535.")
+
+    def allowed_origin(self, origin: str | None) -> str | None:
+        """Return what Access-Control-Allow-Origin says to a page of an origin (CORS); None where it may not ask."""
+        if "*" in self.cors_origins:
+            return "*"
+        return origin if origin in self.cors_origins else None
 
     @property
     def image_limits(self) -> ImageLimits:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
 from pupila.predictor import Predictor
 from pupila.server.api.views import json_response, this_room
@@ -19,7 +19,10 @@ openapi = Blueprint("openapi", __name__)
 def show() -> Response:
     """Describe the interface."""
     room = this_room()
-    return json_response(document(room.classifier.predictor, room.settings))
+    described = document(room.classifier.predictor, room.settings)
+    if request.script_root:
+        described["servers"] = [{"url": request.script_root}]
+    return json_response(described)
 
 
 def document(predictor: Predictor, settings: Settings) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """What is written down of every answered request: the counts, and one line of JSON if wanted. Knows no Flask."""
 
+import contextlib
 import itertools
 import json
 import logging
 import os
 import re
+import stat
 import time
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from pupila.server.observability.tracing import Tracer
 log = logging.getLogger("pupila.server")
 
 APPENDING = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+STDOUT = Path("-")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 ROUTE_OF_PATH = {
     "/predict": "predict",
@@ -36,6 +39,16 @@ def route_of(path: str) -> str:
     return "predictions" if path.startswith("/predictions/") else "other"
 
 
+def opened(file: Path) -> int:
+    """Return a descriptor of the access log. A standard output that nobody reads must not stop the server."""
+    if file != STDOUT:
+        return os.open(file, APPENDING, 0o640)
+    if not stat.S_ISREG(os.fstat(1).st_mode):
+        with contextlib.suppress(OSError):  # a socket, as systemd's, cannot be opened again
+            return os.open("/proc/self/fd/1", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    return os.dup(1)
+
+
 class Ledger:
     """One worker's; its methods may be called from several threads."""
 
@@ -43,7 +56,7 @@ class Ledger:
         self.telemetry = telemetry
         self.tracer = tracer
         """Makes spans of the requests; None where nobody traces."""
-        self._log = None if file is None else os.open(file, APPENDING, 0o640)
+        self._log = None if file is None else opened(file)
         self._full = False
         """The log could not be written the last time."""
         self._prefix = os.urandom(6).hex()

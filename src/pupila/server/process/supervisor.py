@@ -1,11 +1,11 @@
 """From a model file to a running server: binds, forks workers, loads the model in each of them. Knows gunicorn."""
 
 import contextlib
-import errno
 import logging
 import math
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,7 @@ from pupila.server.api.views import EXTENSION
 from pupila.server.app import create_app
 from pupila.server.model_versions.hot_reload import Swapper, load_first, open_file, stamp_of
 from pupila.server.observability.health import Health
-from pupila.server.observability.request_log import Ledger
+from pupila.server.observability.request_log import STDOUT, Ledger
 from pupila.server.observability.telemetry import LAYOUT, Telemetry
 from pupila.server.observability.tracing import Tracer, check_tracing
 from pupila.server.process.cpu_plan import make_plan
@@ -31,12 +31,16 @@ from pupila.server.process.shared_table import Table
 from pupila.server.process.worker import LoopArbiter, LoopWorker
 from pupila.server.settings import Settings
 from pupila.server.transport.handoff import Doors
+from pupila.server.transport.listening import bind, example, url_of
 
 log = logging.getLogger("pupila.server")
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def serve(model: Path, settings: Settings, load: Callable[[Path], Predictor] = Predictor.load) -> None:
     """Serve a model file until SIGTERM or SIGINT; raises SettingsError or ModelError if it cannot be."""
+    logging.basicConfig(format=LOG_FORMAT)
+    logging.getLogger("pupila").setLevel(settings.log_level.upper())
     check_writable(settings.access_log)
     prepare(settings)
     traced = check_tracing(settings.traces)
@@ -53,36 +57,12 @@ def serve(model: Path, settings: Settings, load: Callable[[Path], Predictor] = P
 
 def check_writable(log: Path | None) -> None:
     """Raise SettingsError if the access log cannot be written: a worker that found out could only die of it."""
-    if log is None:
+    if log is None or log == STDOUT:
         return
     try:
         log.open("ab").close()
     except OSError as error:
         raise SettingsError(f"{log}: cannot be written ({error.strerror}). Choose another --access-log.") from error
-
-
-def bind(settings: Settings) -> socket.socket:
-    """Return a listening socket; raises SettingsError with the fix if the address cannot be had."""
-    host, port = settings.host, settings.port
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(1024)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            fix = f"Stop the program that uses it, or choose another port: --port {port + 1}"
-            raise SettingsError(f"Port {port} is in use. {fix}") from error
-        raise SettingsError(f"Cannot listen on {host} port {port} ({error.strerror}). Choose another.") from error
-    return listener
-
-
-def url_of(listener: socket.socket) -> str:
-    """Return the address to ask, with the port that was chosen if 0 was given."""
-    host, port = listener.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
@@ -128,7 +108,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "graceful_timeout": math.ceil(self.settings.graceful_timeout),
             "control_socket_disable": True,
             "errorlog": "-",
-            "loglevel": "warning",
+            "loglevel": self.settings.log_level,
             "pre_fork": self.give_slot,
             "child_exit": self.clear_slot,
             "post_worker_init": self.announce,
@@ -196,5 +176,6 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     def announce(self, worker: Any) -> None:
         """Say, once the first worker is ready, where it listens and what to try."""
         if worker.age == 1:
-            print(f"Listening on {self.url} with {self.plan}. Stop with Ctrl-C.", flush=True)
-            print(f"Try: curl -F file=@photo.jpg {self.url}/predict", flush=True)
+            to = sys.stderr if self.settings.access_log == STDOUT else sys.stdout
+            print(f"Listening on {self.url} with {self.plan}. Stop with Ctrl-C.", file=to, flush=True)
+            print(f"Try: {example(self.url)}", file=to, flush=True)

@@ -43,6 +43,7 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         """SIGTERM drains, SIGQUIT ends at once; Ctrl-C goes to the whole group, of which the arbiter drains us."""
         super().init_signals()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal's, too, goes to the whole group
         signal.signal(signal.SIGQUIT, lambda *_: os._exit(0))
 
     def load_wsgi(self) -> None:
@@ -68,6 +69,15 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         os._exit(1 if loop.clock.wedged else 0)
 
 
+def has_terminal() -> bool:
+    """Return whether this process has a terminal that is open."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
 def raise_descriptor_limit(wanted: int) -> None:
     """Ask for as many open files as there may be connections, as far as the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -81,6 +91,8 @@ class LoopArbiter(Arbiter):  # type: ignore[misc]
     def __init__(self, app: Any) -> None:
         self.board: Board = app.board
         self.halting = False
+        self.foreground = has_terminal() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+        """Whether the server ends with its terminal; not so under nohup."""
         super().__init__(app)
 
     @property
@@ -101,6 +113,12 @@ class LoopArbiter(Arbiter):  # type: ignore[misc]
         """Return whether a worker that was ready takes no more requests, as far as can be told."""
         row = self.board.row(worker.slot)
         return bool(row[LEAVING]) or 0 < row[BEAT] < time.monotonic() - MISSING
+
+    def handle_hup(self) -> None:
+        """End if the terminal was closed in which the server runs; else reload: start new workers, and drain these."""
+        if self.foreground and not has_terminal():
+            raise StopIteration
+        super().handle_hup()
 
     def handle_int(self) -> None:
         """Ctrl-C drains like SIGTERM; a second one ends at once."""

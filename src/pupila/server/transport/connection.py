@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass, field
 from selectors import EVENT_READ
 
+from pupila.server.transport.forwarded import NOBODY, TrustedProxies
 from pupila.server.transport.parser import HEAD_END, MAX_HEAD, Chunks, Head, ProtocolError, parse_head
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -36,13 +37,17 @@ class Connection:
 
     __slots__ = (
         "_chunks", "_head", "_searched", "address", "body_bytes", "buffer", "closing", "deadline", "ended",
-        "expires", "fd", "lingers", "max_body", "out", "request", "sock", "started", "watched",
+        "expires", "fd", "lingers", "max_body", "out", "peer", "proxies", "request", "sock", "started", "watched",
     )  # fmt: skip
 
-    def __init__(self, sock: socket.socket, address: str, now: float, idle: float, max_body: int) -> None:
+    def __init__(
+        self, sock: socket.socket, peer: str, now: float, idle: float, max_body: int, proxies: TrustedProxies = NOBODY
+    ) -> None:
         self.sock = sock
         self.fd = sock.fileno()
-        self.address = address
+        self.peer = self.address = peer
+        """Who is connected, and who asks: another address, if the peer is a trusted proxy."""
+        self.proxies = proxies
         self.max_body = max_body
         self.buffer = bytearray()
         self.request: Request | None = None
@@ -71,6 +76,7 @@ class Connection:
         """Start the clock of the request whose first bytes are in the buffer."""
         self.started = now
         self.deadline = now + deadline
+        self.address = self.peer
 
     def finish(self, now: float, idle: float) -> None:
         """Make ready for the next request."""
@@ -118,6 +124,7 @@ class Connection:
             return None
         head = parse_head(self.buffer, end + 2)
         del self.buffer[: end + 4]
+        self.address = self.proxies.apply(head, self.peer)
         self._head = head
         self._chunks = Chunks(self.max_body) if head.chunked else None
         return head

@@ -7,6 +7,7 @@ import time
 
 from pupila.server.process.scoreboard import CONNECTIONS
 from pupila.server.transport.connection import Connection
+from pupila.server.transport.forwarded import NOBODY, UNIX, TrustedProxies
 
 START = 0.05
 """Seconds that a client has for the first byte of a request before its connection may have to make room for another."""
@@ -16,7 +17,8 @@ READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 class Pool:
     """Used by the loop's thread only."""
 
-    def __init__(self, row: "memoryview[float]", idle: float, max_body: int) -> None:
+    def __init__(self, row: "memoryview[float]", idle: float, max_body: int, proxies: TrustedProxies = NOBODY) -> None:
+        self.proxies = proxies
         self.row = row
         self.max_body = max_body
         self.idle = idle
@@ -35,13 +37,13 @@ class Pool:
             sock, address = listener.accept()
         except (BlockingIOError, ConnectionError):  # taken by another worker, or gone
             return False
-        self.add(sock, str(address[0]))
+        self.add(sock, str(address[0]) if address else UNIX)
         return True
 
-    def add(self, sock: socket.socket, address: str) -> None:
+    def add(self, sock: socket.socket, peer: str) -> None:
         """Make a client's socket one of the open connections."""
         sock.setblocking(False)
-        connection = Connection(sock, address, time.monotonic(), self.idle, self.max_body)
+        connection = Connection(sock, peer, time.monotonic(), self.idle, self.max_body, self.proxies)
         self.open[connection.fd] = connection
         self.row[CONNECTIONS] = len(self.open)
         self.watch(connection, READ)

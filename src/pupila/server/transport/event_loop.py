@@ -24,6 +24,7 @@ from pupila.server.transport.admission import Intake
 from pupila.server.transport.connections import Pool
 from pupila.server.transport.error_responses import StandIn
 from pupila.server.transport.executor import Begun, Handlers
+from pupila.server.transport.forwarded import TrustedProxies
 from pupila.server.transport.handoff import Door, Doors
 from pupila.server.transport.listener import Listener
 from pupila.server.transport.reactor import Turns
@@ -54,11 +55,13 @@ class Loop:
         self.settings = settings
         self.health = health
         self.row = board.row(slot)
-        self.pool = Pool(self.row, settings.keepalive_timeout, settings.max_body_bytes)
+        proxies = TrustedProxies(settings.forwarded_allow)
+        self.pool = Pool(self.row, settings.keepalive_timeout, settings.max_body_bytes, proxies)
         self.listener = Listener(listener, self.pool, board, settings.max_connections)
         door = Door(doors, slot, self.pool, board)
         self.turns = Turns(self.pool, door, settings.keepalive_timeout, settings.request_timeout)
-        server = (settings.host, str(listener.getsockname()[1]))
+        is_unix = listener.family == socket.AF_UNIX
+        server = ("localhost", "80") if is_unix else (settings.host, str(listener.getsockname()[1]))
         self.handlers = Handlers(app, server, settings, ledger, self.turns.post)
         self.stand_in = StandIn(self.pool, ledger)
         self.clock = Clock(self.pool, self.handlers, self.stand_in, settings, self.row)

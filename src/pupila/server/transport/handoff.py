@@ -86,5 +86,5 @@ class Door:
         row = self.board.row(slot)
         if now - row[BEAT] > AWAKE or row[WAITING]:
             return
-        if self.doors.hand(slot, connection.sock, connection.address):
+        if self.doors.hand(slot, connection.sock, connection.peer):
             self.pool.drop(connection)

@@ -62,6 +62,10 @@ class Head:
     chunked: bool
     keep_alive: bool
     expects_continue: bool
+    scheme: str = "http"
+    """How the client asked: http or https."""
+    prefix: str = ""
+    """What a proxy has put before the path."""
 
 
 KEYS: dict[bytes, str] = {}

@@ -14,10 +14,8 @@ from pupila.server.transport.parser import STATUS_TEXT
 log = logging.getLogger("pupila.server")
 
 BASE: dict[str, Any] = {
-    "SCRIPT_NAME": "",
     "SERVER_SOFTWARE": "pupila",
     "wsgi.version": (1, 0),
-    "wsgi.url_scheme": "http",
     "wsgi.errors": sys.stderr,
     "wsgi.multithread": True,
     "wsgi.multiprocess": True,
@@ -33,6 +31,7 @@ def environ_of(request: Request, server: tuple[str, str]) -> dict[str, Any]:
         **BASE,
         **head.headers,
         "REQUEST_METHOD": head.method,
+        "SCRIPT_NAME": head.prefix,
         "PATH_INFO": head.path,
         "QUERY_STRING": head.query,
         "RAW_URI": head.target,
@@ -40,6 +39,7 @@ def environ_of(request: Request, server: tuple[str, str]) -> dict[str, Any]:
         "SERVER_NAME": server[0],
         "SERVER_PORT": server[1],
         "REMOTE_ADDR": request.address,
+        "wsgi.url_scheme": head.scheme,
         "wsgi.input": io.BytesIO(request.body),
         "pupila.body": request.body,
         "pupila.started": request.started,
