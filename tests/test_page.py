@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from page_kit import categories, choose, drop, opened, settle, visiting
 from PIL import Image
+from proxy_kit import NGINX, nginx
 from server_kit import CLASSES, COLOURS, Running, launch, picture, serving, signal_worker, wait_for_url, write_model
 
 from pupila.feedback import Store
@@ -624,3 +625,26 @@ def test_the_bundled_models_card_is_shown_with_its_figures(browser: Any, tmp_pat
             assert f"{card['pictures']:,} " in text
             assert card["data"]["source"] in text
             assert texts(page, ".chips li") == card["classes"]
+
+
+@pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
+def test_a_picture_over_a_proxys_own_limit_is_sent_as_a_smaller_copy(
+    browser: Any, model: Path, tmp_path: Path, pictures: dict[str, Path]
+) -> None:
+    """nginx takes 1 MB as it comes; the page under a prefix learns of it by nginx's 413 in HTML."""
+    file = tmp_path / "large.bmp"
+    file.write_bytes(picture("blue", "BMP", (900, 700)))
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(picture("red", "JPEG")[:-300] + bytes(2**21))
+    with serving(model, tmp_path / "log", '{"port": 0, "workers": 1}') as running:
+        location = f"listen 127.0.0.1:PORT; location /ai/ {{ proxy_pass {running.url}/; }}"
+        with (
+            nginx(tmp_path / "nginx", location) as port,
+            opened(browser, f"http://127.0.0.1:{port}", "/ai/", troubled=True) as page,
+        ):
+            choose(page, [pictures["red"], file, broken])
+            settle(page, 3)
+            assert categories(page)[:2] == ["red", "blue"]
+            shown = texts(page, ".tile .body")
+            assert "A smaller copy was sent" in shown[1]
+            assert "A proxy in front of the server takes only smaller files" in shown[2]

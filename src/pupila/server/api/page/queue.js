@@ -200,7 +200,11 @@ export class Queue {
     for (const part of named) this.#set(batch[part.index], "refused", { problem: part });
     if (named.length) return true;
     for (const item of batch) item.alone = true;
-    if (batch.length === 1) this.#set(batch[0], "refused", { problem });
+    const byProxy = problem.status === 413 && !problem.code; // a proxy's own limit, of which the card says nothing
+    if (byProxy) this.#learn(Infinity);
+    if (batch.length > 1) return true;
+    if (byProxy) await this.#sendSmaller(batch[0], "refused", { code: "proxy_refused" });
+    else this.#set(batch[0], "refused", { problem });
     return true;
   }
 
