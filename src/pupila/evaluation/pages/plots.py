@@ -48,7 +48,7 @@ LIGHT = Theme(
     "#dddddd",
     "#e4e4e4",
     ("#1f77b4", "#2c8a3a"),
-    ("#c2379b", "#1f77b4", "#2c8a3a", "#d08700"),
+    ("#c2379b", "#1f77b4", "#2c8a3a", "#d08700", "#7a52c7", "#8c564b", "#17a2b8", "#555f6b"),
     "Blues",
 )
 DARK = Theme(
@@ -57,7 +57,7 @@ DARK = Theme(
     "#3a424b",
     "#333b44",
     ("#6fb3e6", "#7fce8b"),
-    ("#e58ac9", "#6fb3e6", "#7fce8b", "#e6b450"),
+    ("#e58ac9", "#6fb3e6", "#7fce8b", "#e6b450", "#b9a0f0", "#c99b8f", "#62d0e0", "#a8b2bd"),
     "cividis",
 )
 
@@ -143,6 +143,20 @@ def plot_sweep(curves: Mapping[str, Sequence[Rows]], target: Target, theme: Them
         axes.legend(fontsize=8, facecolor=theme.paper, labelcolor=theme.ink, loc="lower right")
         axes.set(xlabel="epoch", ylabel="validation accuracy", ylim=(0, 1))
         axes.locator_params(axis="x", integer=True)
+    _save(figure, target)
+
+
+def plot_runs(runs: Mapping[str, Rows], target: Target, theme: Theme = LIGHT) -> None:
+    """Draw the validation accuracy of several runs over the minutes, one line each."""
+    figure = _figure(9.0, 4.2, theme)
+    axes = _axes(figure, theme, (1, 1, 1), "")
+    for colour, (name, rows) in zip(theme.lines, runs.items(), strict=False):
+        minutes = [row["seconds"] / 60 for row in rows]
+        accuracies = [row["validation_accuracy"] for row in rows]
+        mark = "o" if len(rows) == 1 else None
+        axes.plot(minutes, accuracies, color=colour, label=shorten(name, 40), linewidth=1.6, marker=mark)
+    axes.set(xlabel="minutes", ylabel="validation accuracy")
+    axes.legend(fontsize=9, facecolor=theme.paper, labelcolor=theme.ink)
     _save(figure, target)
 
 
