@@ -26,7 +26,7 @@ def test_unreadable_pictures_are_skipped_listed_and_counted(tmp_path: Path) -> N
     assert [(item.name, item.reason.split(".")[0]) for item in splits.skipped] == [
         ("cat/000.png", "The picture is empty (0 bytes)"),
         ("dog/001.png", "The picture is cut off or damaged"),
-        ("dog/text.png", "Not a picture that can be read"),
+        ("dog/text.png", "Not a picture that can be read: it is text"),
     ]
     assert splits.train.counts().tolist() == [2, 2]
     expected = images.decode(root / "dog" / "002.png", 32)

@@ -142,7 +142,7 @@ def test_classes_that_differ_in_capitals_are_told(root: Path) -> None:
 
 def test_class_without_a_readable_picture_says_why(root: Path) -> None:
     write_files(root, {"cat/1.png": picture(1), "dog/1.heic": b"\0\0\0\x18ftypheic" + bytes(99)})
-    with pytest.raises(DataError, match=r"'dog' can be read \(dog/1\.heic: HEIC cannot be read"):
+    with pytest.raises(DataError, match=r"'dog' can be read \(dog/1\.heic: The picture is cut off"):
         load(root)
 
 

@@ -41,7 +41,7 @@ def plant_trouble(root: Path) -> dict[str, str]:
     (root / "cat" / "folder.jpg").mkdir()
     (root / "cat" / "dangling.jpg").symlink_to(root / "nowhere.jpg")
     (root / "dog" / "locked.jpg").chmod(0)
-    words = ("cut off", "0 bytes", "It is PNG", "HEIC", "Not a picture", "Permission denied", "megapixels", "CMYK")
+    words = ("cut off", "0 bytes", "It is PNG", "cut off", "it is text", "Permission denied", "megapixels", "CMYK")
     return {**dict(zip(files, words, strict=True)), "cat/folder.jpg": "a folder", "cat/dangling.jpg": "a link"}
 
 

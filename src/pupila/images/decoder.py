@@ -4,23 +4,29 @@ Knows nothing of models, data sets or HTTP. The whole picture is always kept: no
 squashed, or with `letterbox` put between two bars: which of them is chosen by training and kept in the manifest.
 """
 
+import contextlib
 import functools
 import io
+import os
+import struct
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from pupila.errors import ImageError
+from pupila.images import formats, heif, repair, wide
 from pupila.images import limits as structure
 from pupila.images.exif import ExcessError
+from pupila.images.formats import FORMATS as FORMATS
 from pupila.images.geometry import letterboxed, orientation, squashed, upright
+from pupila.images.tiff import NumbersTiff
 
 Args = ParamSpec("Args")
 Value = TypeVar("Value")
@@ -34,23 +40,11 @@ Gate = Callable[[int], AbstractContextManager[None]]
 """Asked for leave to decode so many pixels; it may make the caller wait. Of a JPEG with more scans than programs write,
 each pixel counts as often as it is gone through more than usual."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF")
-"""What is decoded, recognised by content and not by name. A short list keeps rarely used decoders out of reach."""
-
-OPENERS = tuple(kind for kind in FORMATS if kind != "MPO")
-"""Pillow's openers: the one for JPEG yields MPO, and a name without an opener would end the search."""
-
-MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
-"""How picture files begin: what begins so and cannot be read is damaged, not foreign."""
-
 FRAMINGS = ("squash", "letterbox")
 """How a photo that is not square becomes one: its sides scaled each for itself, or both alike with bars beside it."""
 
 USUAL_SCANS = 10
 """Scans of a progressive JPEG as programs write it."""
-
-HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
-"""What stands at byte 8 of the pictures that iPhones take."""
 
 # Our own limit is checked on the header and names the fix; Pillow's louder one stays as a second line of defence.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -84,6 +78,19 @@ class Header:
     """Pixels, as stored: EXIF rotation not yet applied."""
     orientation: int
     """EXIF: 1 is upright, or there is none."""
+    note: str = ""
+    """What is odd about the file, which is used all the same."""
+
+
+class _Opened(NamedTuple):
+    """A file whose header has been read."""
+
+    kind: str
+    """As formats.sniff() names it."""
+    data: bytes
+    image: Image.Image
+    passes: int
+    note: str
 
 
 def _without_history(function: Callable[Args, Value]) -> Callable[Args, Value]:
@@ -118,15 +125,18 @@ def decode(
     `gate` is entered with the number of pixels while they are decoded, for callers with many threads. Raises ImageError
     for anything that is not a whole picture within the limits; OSError if a path cannot be read.
     """
-    data = source.read_bytes() if isinstance(source, Path) else source
-    image, passes = _open(data, limits)
-    pixels = image.width * image.height * max(passes, USUAL_SCANS) // USUAL_SCANS
-    if min(image.size) >= 4 * size:  # JPEG only: decodes at 1/2, 1/4 or 1/8, never below twice the size
-        image.draft("RGB", (2 * size, 2 * size))
-    if passes == 1 and "progressive" not in image.info:  # else all coefficients are kept, at whatever scale
+    file = _open(read(source, limits) if isinstance(source, Path) else source, limits)
+    image = file.image
+    pixels = image.width * image.height * max(file.passes, USUAL_SCANS) // USUAL_SCANS
+    reduced = (2 * size, 2 * size) if min(image.size) >= 4 * size else None
+    if reduced is not None:  # JPEG only: decodes at 1/2, 1/4 or 1/8, never below twice the size
+        image.draft("RGB", reduced)
+    if file.passes == 1 and "progressive" not in image.info:  # else all coefficients are kept, at whatever scale
         pixels = image.width * image.height
+    if file.kind == "AVIF":  # whose header may say less than there is: at most 550 MiB
+        pixels = limits.max_pixels
     with gate(pixels):
-        return _squared(_upright(_load(image), size), size, framing)
+        return _squared(_upright(_load(file, reduced), size), size, framing)
 
 
 @_without_history
@@ -139,14 +149,14 @@ def decode_image(
         raise _too_many_pixels(f"{image.width} x {image.height}", limits)
     if not min(image.size):
         raise ImageError("image_empty", "The picture has no pixels. Give one with a width and a height.")
-    return _squared(_upright(_load(image), size), size, framing)
+    return _squared(_upright(image, size), size, framing)
 
 
 @_without_history
 def as_png(picture: PilImage | Pixels) -> bytes:
     """Return a PIL image or pixels [H, W, 3] as a PNG file: upright, on white, of full size."""
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    return encode_png(np.asarray(_upright(_load(image), max(image.size))))
+    return encode_png(np.asarray(_upright(image, max(image.size))))
 
 
 def _squared(whole: Image.Image, size: int, framing: str) -> Pixels:
@@ -163,14 +173,16 @@ def resize(pixels: Pixels, size: int) -> Pixels:
 @_without_history
 def sides(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[int, int]:
     """Return width and height in pixels as stored, from the header alone; raises ImageError as decode() does."""
-    return _open(data, limits)[0].size
+    return _open(data, limits).image.size
 
 
 @_without_history
 def header(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Header:
     """Return what the header says; raises ImageError as decode() does, for nothing that comes after the header."""
-    image, _ = _open(data, limits)
-    return Header(image.format or "", image.mode, image.width, image.height, orientation(image))
+    file = _open(data, limits)
+    image = file.image
+    note = "It has no end marker." if repair.lacks_end(file.kind, data) else file.note
+    return Header(image.format or "", image.mode, image.width, image.height, orientation(image), note)
 
 
 def stack(pictures: Sequence[Pixels]) -> NDArray[np.uint8]:
@@ -191,46 +203,73 @@ def plain_png(data: bytes, longest: int, limits: ImageLimits = DEFAULT_LIMITS) -
 
     Raises ImageError as decode() does.
     """
-    image = _upright(_load(_open(data, limits)[0]), longest // 4)
+    image = _upright(_load(_open(data, limits), None), longest // 4)
     image.thumbnail((longest, longest), Image.Resampling.BILINEAR)
     return encode_png(np.asarray(image))
 
 
-def _open(data: bytes, limits: ImageLimits) -> tuple[Image.Image, int]:
-    """Read the header only, and check the limits against it; return how often decoding goes through the pixels, too."""
+@_without_history
+def read(path: Path | str, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
+    """Return a picture file's bytes; raises ImageError if there are more than the limit, which are not read."""
+    descriptor = os.open(path, os.O_RDONLY)  # no file object: for a small picture that costs as much as reading it
+    try:
+        size = os.fstat(descriptor).st_size
+        if size > limits.max_bytes:
+            raise _too_many_bytes(size, limits)
+        data = os.read(descriptor, limits.max_bytes + 1)
+        while len(data) != size and len(data) <= limits.max_bytes and (more := os.read(descriptor, 2**20)):
+            data += more  # only ever of a pipe, or of a file that is on a network
+        return data
+    finally:
+        os.close(descriptor)
+
+
+def _open(data: bytes, limits: ImageLimits) -> _Opened:
+    """Read the header only, and check the limits against it."""
     if not data:
         raise ImageError("image_empty", "The picture is empty (0 bytes). Send the file's content.")
     if len(data) > limits.max_bytes:
-        raise ImageError(
-            "image_too_many_bytes",
-            f"The picture has {len(data):,} bytes, over the limit of {limits.max_bytes:,}. Make it smaller.",
-        )
+        raise _too_many_bytes(len(data), limits)
+    kind = formats.sniff(data)
     try:
-        passes = structure.passes(data)
-        image = _opened(data)
+        passes = structure.passes(kind, data, limits.max_pixels)
+        image, note = _opened(kind, data)
     except ExcessError as error:
         raise ImageError("image_too_complex", f"The picture has {error}. Save it again with another program.") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_many_pixels("The picture's size", limits) from None
     except Exception as error:  # Pillow's parsers raise nearly any type on hostile headers
-        if data.startswith(MAGIC) or structure.is_webp(data):
-            raise _failed(error) from None
-        kind = "HEIC cannot be read" if data[8:12] in HEIC_BRANDS else "Not a picture that can be read"
-        raise ImageError("image_unrecognised", f"{kind}. Send one of {', '.join(FORMATS)}.") from None
+        raise _failed(kind, data, error) from None
     if image.width * image.height > limits.max_pixels:
         raise _too_many_pixels(f"{image.width} x {image.height}", limits)
-    return image, passes
+    return _Opened(kind, data, image, passes, note)
 
 
-def _opened(data: bytes) -> Image.Image:
-    """Read the header; of an animated WebP that is not whole, that of its first frame."""
+def _opened(kind: str, data: bytes) -> tuple[Image.Image, str]:
+    """Read the header, and say what had to be passed over for that."""
     try:
-        return Image.open(io.BytesIO(data), formats=OPENERS)
+        return _opener(kind, data), ""
     except Exception:  # of nearly any type
-        frame = structure.first_frame(data)
-        if frame is None:
+        mended = repair.whole(kind, data)
+        if mended is None:
             raise
-    return Image.open(io.BytesIO(frame), formats=OPENERS)
+    note = "A text or profile in it has a wrong checksum." if kind == "PNG" else "Pictures after its first are damaged."
+    return _opener(kind, mended), note
+
+
+def _opener(kind: str, data: bytes) -> Image.Image:
+    """Read the header with the one decoder of this format."""
+    if kind == "HEIF":
+        return heif.opened(data)
+    if kind == "TIFF":
+        with contextlib.suppress(SyntaxError, ValueError, struct.error):
+            return NumbersTiff(io.BytesIO(data))
+    return Image.open(io.BytesIO(data), formats=[kind])
+
+
+def _too_many_bytes(size: int, limits: ImageLimits) -> ImageError:
+    message = f"The picture has {size:,} bytes, over the limit of {limits.max_bytes:,}. Make it smaller."
+    return ImageError("image_too_many_bytes", message)
 
 
 def _too_many_pixels(what: str, limits: ImageLimits) -> ImageError:
@@ -238,26 +277,39 @@ def _too_many_pixels(what: str, limits: ImageLimits) -> ImageError:
     return ImageError("image_too_many_pixels", f"{what} is over the limit of {megapixels:g} megapixels. Scale it down.")
 
 
-def _load(image: Image.Image) -> Image.Image:
+def _load(file: _Opened, reduced: tuple[int, int] | None) -> Image.Image:
     """Return the picture with its pixels; an animation's first."""
+    low = wide.low_bytes(file.image)
     try:
-        image.load()
+        try:
+            file.image.load()
+        except Exception:  # of nearly any type
+            mended = repair.loaded(file.kind, file.data, reduced)
+            if mended is None:
+                raise
+            return mended
+        return wide.joined(file.image, file.data, low) if low else file.image
     except Exception as error:
-        raise _failed(error) from None
-    return image
+        raise _failed(file.kind, file.data, error) from None
 
 
 def _upright(image: Image.Image, size: int) -> Image.Image:
     """Return the picture upright and in RGB; a palette or transparency that makes no sense counts as damage."""
     try:
+        image.load()
         return upright(image, size)
     except Exception as error:  # Pillow raises ValueError, AssertionError and more
-        raise _failed(error) from None
+        raise _failed("", b"", error) from None
 
 
-def _failed(error: Exception) -> ImageError:
+def _failed(kind: str, data: bytes, error: Exception) -> ImageError:
     """Return what is wrong with a picture for which a decoder raised this."""
+    if isinstance(error, ImageError):
+        return error
     if isinstance(error, MemoryError | RecursionError):
         message = "The picture takes more memory than there is. Save it again with another program."
         return ImageError("image_too_complex", message)
+    what = formats.unusual(kind, data, error)
+    if what is not None:
+        return formats.unrecognised(what, formats.SAVE)
     return ImageError("image_truncated", "The picture is cut off or damaged. Send the whole file.")

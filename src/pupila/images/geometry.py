@@ -5,10 +5,9 @@ Whatever makes no sense in a picture ends in an exception of any type: decoder.p
 
 import contextlib
 
-import numpy as np
 from PIL import Image
 
-from pupila.images import exif
+from pupila.images import exif, wide
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -34,6 +33,10 @@ STRIP = 2**20
 def upright(image: Image.Image, size: int) -> Image.Image:
     """Return the picture upright and in RGB, shrunk if it is over four times the size."""
     turn = TURNS.get(orientation(image))
+    if wide.is_wide(image):
+        image = wide.narrowed(image)
+    if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
+        image = image.convert("RGB")  # most programs leave its fourth byte empty, and mean no transparency
     small = _to_rgb(_shrunk(image, size))
     return small if turn is None else small.transpose(turn)
 
@@ -63,7 +66,7 @@ def orientation(image: Image.Image) -> int:
     info = image.info
     if image.format == "TIFF" and (value := image.tag_v2.get(exif.ORIENTATION)):  # type: ignore[attr-defined]
         return value if value in TURNS else 1
-    block = info.get("exif", b"")
+    block = info.get("exif") or b""
     if not block and (text := info.get("Raw profile type exif")):
         with contextlib.suppress(ValueError):
             block = bytes.fromhex("".join(text.split("\n")[3:]))
@@ -73,8 +76,6 @@ def orientation(image: Image.Image) -> int:
 
 def _without_palette(image: Image.Image) -> Image.Image:
     """Return a picture whose neighbouring pixels can be averaged."""
-    if image.mode.startswith("I;16"):
-        return image.convert("I")
     if image.has_transparency_data and image.mode not in ("RGBA", "LA"):
         return image.convert("RGBA")
     return image.convert("RGB") if image.mode in ("P", "1") else image
@@ -105,17 +106,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     """Turn any mode into RGB: 16 bit to 8, CMYK to RGB, transparency onto the background."""
     if image.mode == "RGB":
         return image
-    if image.mode in ("I", "F"):
-        image = _eight_bit(image)
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         canvas = Image.new("RGBA", layer.size, (*BACKGROUND, 255))
         image = Image.alpha_composite(canvas, layer)
     return image.convert("RGB")
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Scale gray values of 16 bit (65,535 is white), or floats in 0 to 1, to 8 bit."""
-    values = np.asarray(image, dtype=np.float64)
-    scale = 255.0 if image.mode == "F" and values.max(initial=0.0) <= 1.0 else 255.0 / 65535.0
-    return Image.fromarray(np.clip(np.nan_to_num(values) * scale + 0.5, 0, 255).astype(np.uint8))

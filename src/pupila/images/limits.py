@@ -8,7 +8,7 @@ walked through in a loop, never by recursion, and without copies.
 import re
 from collections.abc import Iterator
 
-from pupila.images import exif
+from pupila.images import boxes, exif
 from pupila.images.exif import ExcessError
 
 MAX_SCANS = 100
@@ -29,28 +29,49 @@ START_OF_SCAN, START_OF_PICTURE, END_OF_PICTURE = 0xDA, 0xD8, 0xD9
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 PACKED = (b"iCCP", b"zTXt", b"iTXt")
+PLAIN = (b"1", b"2", b"3")
+MAX_PLAIN = 4 * 2**20
+"""Bytes of a PPM whose numbers are written as text: Pillow reads them one by one."""
 FIRST_CHUNK = 12
 """Where the chunks of a WebP file begin."""
 CONTAINERS = (b"ANMF", b"ANIM", b"VP8X", b"RIFF", b"LIST")
 """Chunks of a WebP that no frame may hold."""
 
 
-def passes(data: bytes) -> int:
+def passes(kind: str, data: bytes, max_pixels: int) -> int:
     """Return how often decoding goes through all pixels: the scans of a JPEG that it keeps in memory, else 1.
 
-    Raises ExcessError. A file that is no picture, or a damaged one, is left to the decoder.
+    Raises ExcessError. A damaged file is left to the decoder.
     """
-    if data.startswith(b"\xff\xd8\xff"):
+    if kind == "JPEG":
         return _jpeg(data)
-    if data.startswith(b"\x89PNG"):
+    if kind == "PNG":
         _png(data)
-    elif data.startswith(b"GIF8"):
+    elif kind == "GIF":
         _gif(data)
-    elif data.startswith((b"II", b"MM")):
+    elif kind == "TIFF":
         exif.check([memoryview(data)])
-    elif is_webp(data):
+    elif kind == "WEBP":
         _webp(data)
+    elif kind in ("HEIF", "AVIF"):
+        boxes.check(data, max_pixels)
+    elif kind == "PPM" and data[1:2] in PLAIN and len(data) > MAX_PLAIN:
+        raise ExcessError(f"more than {MAX_PLAIN:,} bytes of numbers written as text")
     return 1
+
+
+def jpeg_frame(data: bytes) -> bytes:
+    """Return a JPEG's frame header, from its marker on; nothing if there is none."""
+    at = 2
+    for _ in range(MAX_SEGMENTS):
+        found = MARKER.search(data, at)
+        if found is None or data[found.start() + 1] == START_OF_SCAN:
+            break
+        at = found.end()
+        if data[at - 1] in FRAMES:
+            return data[at - 1 : at + 9]
+        at += int.from_bytes(data[at : at + 2], "big")
+    return b""
 
 
 def _jpeg(data: bytes) -> int:
@@ -136,11 +157,6 @@ def _gif(data: bytes) -> None:
     raise ExcessError(f"more than {MAX_BLOCKS:,} blocks")
 
 
-def is_webp(data: bytes) -> bool:
-    """True for what begins as a WebP file does."""
-    return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
-
-
 def chunks(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     """Yield each chunk of a WebP file between two places: its kind, and where its content begins and should end."""
     while at + 8 <= end:
@@ -174,8 +190,6 @@ def first_frame(data: bytes) -> bytes | None:
 
     Pillow's decoder wants all frames whole before it gives the first. The layout is that of RFC 9649, section 2.7.
     """
-    if not is_webp(data):
-        return None
     for kind, start, end in chunks(data, FIRST_CHUNK, len(data)):
         if kind == b"ANMF" and start + 16 < end <= len(data):
             alpha = 0x10 if data[start + 16 : start + 20] == b"ALPH" else 0

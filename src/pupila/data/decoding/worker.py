@@ -46,18 +46,8 @@ def decode_into(pixels: NDArray[np.uint8], sources: Sources, limits: ImageLimits
 
 
 def read(source: bytes | str, limits: ImageLimits) -> bytes:
-    """Return the picture's bytes, at most one more than the limit: enough for the decoder to refuse it."""
-    if isinstance(source, bytes):
-        return source
-    descriptor = os.open(source, os.O_RDONLY)  # no file object: for a small picture that costs as much as reading it
-    try:
-        wanted = min(os.fstat(descriptor).st_size, limits.max_bytes + 1)
-        data = os.read(descriptor, wanted)
-        while len(data) < wanted and (more := os.read(descriptor, wanted - len(data))):
-            data += more  # only ever of a file that is on a network, or larger than 2 GiB
-        return data
-    finally:
-        os.close(descriptor)
+    """Return the picture's bytes; raises ImageError for a file over the limit, without reading it."""
+    return source if isinstance(source, bytes) else images.read(source, limits)
 
 
 def pack(sources: Sources, start: int, shape: tuple[int, ...], limits: ImageLimits, framing: str) -> bytes:

@@ -30,6 +30,8 @@ ENDINGS = {
     "BMP": (".bmp", ".dib"),
     "TIFF": (".tif", ".tiff"),
     "AVIF": (".avif", ".avifs"),
+    "HEIF": (".heic", ".heif", ".hif"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
 }
 """By format: what names end in."""
 PLAIN_MODES = frozenset(("RGB", "L", "P", "1", "RGBA", "LA"))
@@ -95,6 +97,8 @@ def _odd(entry: SourceFile, header: Header) -> str:
         reasons.append(f"Its colours are stored as {header.mode}; they are turned into RGB.")
     if min(header.width, header.height) < TINY:
         reasons.append(f"It has {header.width} x {header.height} pixels.")
+    if header.note:
+        reasons.append(header.note)
     return " ".join(reasons)
 
 
@@ -208,6 +212,8 @@ def inspect_dataset(
     parts = splits.parts()
     pairs = find_duplicates([part.images for part in parts.values()])
     uniform = [places(row) for row in _uniform(list(parts.values()))]
+    skipped = {item.name for item in splits.skipped}
+    files = [file for file in files if file.name not in skipped]
     return Inspection(splits, survey(files, limits) if files else None, _sorted(pairs, places), tuple(uniform))
 
 

@@ -11,9 +11,10 @@ from pupila.data.dataset import Skipped
 from pupila.errors import DataError
 
 # Files that come with data sets and are no pictures: passed over in silence. All else is judged by its content.
-NOT_PICTURES = frozenset(
-    (".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".md", ".rst", ".html", ".yaml", ".yml", ".ini", ".db", ".py")
-)
+NOT_PICTURES = frozenset((
+    ".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".md", ".rst", ".html", ".yaml", ".yml", ".ini", ".db", ".py",
+    ".mov", ".aae",  # an iPhone's, beside its photos
+))  # fmt: skip
 
 PICTURES = frozenset(
     (
@@ -31,6 +32,11 @@ PICTURES = frozenset(
         ".avif",
         ".heic",
         ".heif",
+        ".hif",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
     )
 )
 """Usual endings of picture files. They decide nothing about what is in a file."""

@@ -1,0 +1,204 @@
+"""Recognises what a file is by its content, in one place: a picture that is read, or what else, and what to do then.
+
+Names of files are never looked at. Every start of a file that is read belongs to exactly one decoder.
+"""
+
+import itertools
+
+from pupila.errors import ImageError
+from pupila.images import exif, limits, tiff
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF", "HEIF", "PPM")
+"""What is decoded. A short list keeps rarely used decoders out of reach."""
+
+STARTS = {
+    b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF87a": "GIF", b"GIF89a": "GIF",
+    b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF",
+}  # fmt: skip
+BITMAP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
+"""Lengths of what follows the head of a BMP: two letters alone would be too little to tell."""
+AVIF_BRANDS = (b"avif", b"avis")
+HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1")
+
+SAVE = "Save it as JPEG or PNG."
+UNPACK = "Unpack it and send the pictures."
+FRAME = "Send one frame of it as JPEG or PNG."
+OTHERS = (
+    (0, b"%PDF", "a PDF document", SAVE),
+    (0, b"8BPS", "a Photoshop file (PSD)", SAVE),
+    (0, b"\0\0\0\x0cjP  ", "JPEG 2000", SAVE),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000", SAVE),
+    (0, b"\0\0\0\x0cJXL ", "JPEG XL", SAVE),
+    (0, b"\xff\x0a", "JPEG XL", SAVE),
+    (0, b"\0\0\1\0", "an icon (ICO)", SAVE),
+    (0, b"icns", "an icon (ICNS)", SAVE),
+    (0, b"%!PS", "PostScript", SAVE),
+    (0, b"gimp xcf", "a GIMP file (XCF)", SAVE),
+    (0, b"qoif", "QOI", SAVE),
+    (0, b"DDS ", "a texture (DDS)", SAVE),
+    (0, b"v/1\1", "OpenEXR", SAVE),
+    (0, b"#?RADIANCE", "Radiance HDR", SAVE),
+    (0, b"P7\n", "a PAM picture", SAVE),
+    (0, b"\x93NUMPY", "a NumPy array", SAVE),
+    (0, b"\x89HDF", "an HDF5 file", SAVE),
+    (0, b"SIMPLE  =", "a FITS file", SAVE),
+    (0, b"FUJIFILMCCD-RAW", "a camera's raw file (RAF)", SAVE),
+    (0, b"IIRO", "a camera's raw file (ORF)", SAVE),
+    (0, b"IIRS", "a camera's raw file (ORF)", SAVE),
+    (0, b"IIU\0", "a camera's raw file (RW2)", SAVE),
+    (0, b"FOVb", "a camera's raw file (X3F)", SAVE),
+    (0, b"PK\3\4", "a zip archive", UNPACK),
+    (0, b"\x1f\x8b", "gzip", UNPACK),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive", UNPACK),
+    (0, b"Rar!", "a RAR archive", UNPACK),
+    (0, b"\xfd7zXZ", "xz", UNPACK),
+    (0, b"BZh", "bzip2", UNPACK),
+    (0, b"\x1a\x45\xdf\xa3", "a video (WebM or Matroska)", FRAME),
+    (0, b"ID3", "music (MP3)", "Send a picture."),
+    (0, b"OggS", "sound or video (Ogg)", "Send a picture."),
+    (0, b"SQLite format 3", "an SQLite database", "Send a picture."),
+    (0, b"\x7fELF", "a program", "Send a picture."),
+    (0, b"MZ", "a program", "Send a picture."),
+    (4, b"ftypcrx ", "a camera's raw file (CR3)", SAVE),
+    (4, b"ftyp", "a video (MP4 or MOV)", FRAME),
+    (4, b"moov", "a video (MOV)", FRAME),
+    (4, b"mdat", "a video (MOV)", FRAME),
+    (4, b"wide", "a video (MOV)", FRAME),
+    (8, b"AVI ", "a video (AVI)", FRAME),
+    (0, b"RIFF", "a sound file (RIFF)", "Send a picture."),
+    (257, b"ustar", "a tar archive", UNPACK),
+    (128, b"DICM", "a DICOM file", SAVE),
+)  # fmt: skip
+"""Other files: where which bytes stand in them, what they are, and what to do with them."""
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
+DNG_VERSION, SUBFILE_TYPE, SUB_IFDS = 50706, 254, 330
+
+
+def sniff(data: bytes) -> str:
+    """Return which of FORMATS but MPO, which is a JPEG, a file is; raises ImageError that names what it is instead."""
+    kind = next((kind for start, kind in STARTS.items() if data.startswith(start)), None) or _by_structure(data)
+    if kind == "TIFF" and _is_raw(data):
+        raise unrecognised("a camera's raw file", SAVE)
+    if kind is not None:
+        return kind
+    raise unrecognised(*_other(data))
+
+
+def unrecognised(what: str, fix: str) -> ImageError:
+    """Return the refusal of something that is not read."""
+    return ImageError("image_unrecognised", f"Not a picture that can be read: it is {what}. {fix}")
+
+
+def brands(data: bytes) -> list[bytes]:
+    """Return the brands of a file made of boxes, its own first, as HEIC, AVIF and MP4 are; none of other files."""
+    if data[4:8] != b"ftyp":
+        return []
+    end = min(int.from_bytes(data[:4], "big"), 256, len(data))
+    return [data[8:12], *(data[at : at + 4] for at in range(16, end - 3, 4))]
+
+
+def _by_structure(data: bytes) -> str | None:
+    """Return the format of files that more than their first bytes tell."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data[:2] == b"BM" and int.from_bytes(data[14:18], "little") in BITMAP_HEADERS:
+        return "BMP"
+    if (data[:2] == b"Pf" or (data[:1] == b"P" and data[1:2] in b"123456")) and data[2:3].isspace():
+        return "PPM"
+    known = brands(data)
+    if any(brand in AVIF_BRANDS for brand in known):
+        return "AVIF"
+    return "HEIF" if any(brand in HEIF_BRANDS for brand in known) else None
+
+
+def _other(data: bytes) -> tuple[str, str]:
+    """Return what a file is that is no picture, and what to do."""
+    for at, sign, what, fix in OTHERS:
+        if data.startswith(sign, at):
+            return what, fix
+    if data[:1] == b"\x0a" and data[1:2] in b"\0\2\3\4\5" and data[2:3] in b"\0\1":
+        return "PCX", SAVE
+    if data[-18:-2] == b"TRUEVISION-XFILE" or _like_targa(data):
+        return "a Targa picture (TGA)", SAVE
+    if not any(data[:4096]):
+        return "nothing but zero bytes", "Copy it again."
+    return _text(data) or ("of no format that is known here", f"Send one of {', '.join(FORMATS)}.")
+
+
+def _like_targa(data: bytes) -> bool:
+    """True for the head of a TGA, which has no sign of its own."""
+    return (
+        len(data) > 18
+        and data[1] < 2
+        and data[2] in (1, 2, 3, 9, 10, 11)
+        and data[16] in (8, 15, 16, 24, 32)
+        and any(data[12:14])
+        and any(data[14:16])
+        and (data[1] == 1 or not any(data[3:8]))
+    )
+
+
+def _text(data: bytes) -> tuple[str, str] | None:
+    """Return what a text is; None if it is none."""
+    try:
+        text = data[:1024].decode("utf-8-sig", "strict" if len(data) <= 1024 else "ignore").strip()
+    except UnicodeDecodeError:
+        return None
+    if any(ord(letter) < 32 and letter not in "\t\r\n\f" for letter in text) or "\x7f" in text:
+        return None
+    low = text.lower()
+    if low.startswith("version https://git-lfs"):
+        return "a Git LFS pointer, and not the picture itself", "Fetch the pictures with: git lfs pull"
+    if "<html" in low or low.startswith("<!doctype html"):
+        return "a web page (HTML)", "Download the picture itself."
+    if "<svg" in low:
+        return "a drawing (SVG)", SAVE
+    if low.startswith("<"):
+        return "XML", "Download the picture itself."
+    if low.startswith(("{", "[")):
+        return "JSON", "Send the picture itself."
+    if low.startswith("data:"):
+        return "a data URL", "Send the bytes that it stands for, or put it into JSON."
+    if low.endswith(SUFFIXES) and len(low.splitlines()) == 1:
+        return f"the text {text[:80]!r}", "Send the file itself: with curl, -F file=@NAME has an @."
+    return "text", "Send the picture itself."
+
+
+def _is_raw(data: bytes) -> bool:
+    """True for a camera's raw file that is a TIFF, whose first picture is a small preview or cannot be read."""
+    if data[8:10] == b"CR":
+        return True
+    block = memoryview(data)
+    first = exif.first_directory(block)
+    if first is None:
+        return False
+    tags = {entry.tag: entry for entry in itertools.islice(exif.entries(block, *first), exif.MAX_VALUES)}
+    reduced = SUBFILE_TYPE in tags and any(tags[SUBFILE_TYPE].field[:4])
+    return DNG_VERSION in tags or (SUB_IFDS in tags and reduced)
+
+
+def unusual(kind: str, data: bytes, error: Exception) -> str | None:
+    """Return what kind of a known format it is, if it is whole and no decoder here reads it; None if it is damaged."""
+    if kind == "JPEG":
+        frame = limits.jpeg_frame(data)
+        if data[3:4] == b"\xf7" or frame[:1] in (
+            b"\xc3",
+            b"\xc5",
+            b"\xc6",
+            b"\xc7",
+            b"\xcb",
+            b"\xcd",
+            b"\xce",
+            b"\xcf",
+        ):
+            return "a JPEG of a rare kind (lossless or hierarchical)"
+        return f"a JPEG of {frame[3]} bits" if len(frame) > 3 and frame[3] != 8 else None
+    if kind == "TIFF":
+        return tiff.unusual(data)
+    if kind == "BMP" and data[30:34] in (b"\4\0\0\0", b"\5\0\0\0"):
+        return "a BMP that holds a JPEG or PNG"
+    if kind == "PNG" and data[12:16] == b"CgBI":
+        return "a PNG of Apple's own kind (CgBI)"
+    if kind in ("HEIF", "AVIF") and ("support" in str(error) or "codec" in str(error)):
+        return "a picture in boxes (HEIF) of a kind that is not read"
+    return None
