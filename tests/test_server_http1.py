@@ -39,7 +39,7 @@ def test_connection_that_is_dropped_twice_leaves_the_next_one_of_its_number_alon
 @pytest.mark.parametrize("last", range(1, 7))
 def test_head_of_the_greatest_size_is_read_however_it_is_cut(size: int, taken: bool, last: int) -> None:
     head = b"GET / HTTP/1.1\r\nHost: a\r\nX: "
-    assert reads(b"\r\n" + head + b"x" * (size - len(head)) + HEAD_END, cuts=(1, -last)) is taken
+    assert reads(head + b"x" * (size - len(head)) + HEAD_END, cuts=(1, -last)) is taken
 
 
 def reads(data: bytes, cuts: tuple[int, ...]) -> bool:

@@ -370,3 +370,22 @@ def test_server_out_of_file_descriptors_waits_for_one_without_spinning(model: Pa
 def cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_old_client_that_asks_for_keep_alive_is_told_that_it_has_it(server: Running) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), 9) as sock:
+        for path in (b"/healthz", b"/nowhere"):
+            sock.sendall(b"GET %s HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" % path)
+            assert b"\r\nConnection: keep-alive\r\n" in sock.recv(65536)
+        sock.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        assert b"\r\nConnection: close\r\n" in sock.recv(65536)
+
+
+def test_tls_and_other_foreign_bytes_are_refused_at_once(server: Running) -> None:
+    for hello, word in ((b"\x16\x03\x01\x02\x00\x01", b"TLS"), (b"\x00", b"request line")):
+        with socket.create_connection(("127.0.0.1", server.port), 9) as sock:
+            started = time.monotonic()
+            sock.sendall(hello)
+            answer = sock.recv(65536)
+            assert time.monotonic() - started < DEADLINE / 2
+            assert answer.startswith(b"HTTP/1.1 400") and word in answer

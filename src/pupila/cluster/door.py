@@ -60,7 +60,7 @@ def call(app: Callable[..., Iterable[bytes]], asked: Asked) -> Reply:
         "wsgi.run_once": False,
     }
     if asked.body is not None:
-        environ["pupila.body"] = asked.body
+        environ["CONTENT_LENGTH"] = str(len(asked.body))
     begun: list[tuple[int, list[tuple[str, str]]]] = []
 
     def start_response(status: str, headers: list[tuple[str, str]], _: Any = None) -> Callable[[bytes], None]:

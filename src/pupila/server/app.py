@@ -10,20 +10,17 @@ from werkzeug.routing.exceptions import WebsocketMismatch
 from pupila.predictor import Predictor
 from pupila.server.api.auth import AccessControl
 from pupila.server.api.errors import RequestError
-from pupila.server.api.fast_path import Front
 from pupila.server.api.feedback import feedback
 from pupila.server.api.feedback_writer import Collector
 from pupila.server.api.kserve_v2 import oip
 from pupila.server.api.openapi import openapi
 from pupila.server.api.pages import pages
-from pupila.server.api.predict import Room
-from pupila.server.api.request_context import LONG
+from pupila.server.api.predict import AppState, PredictMiddleware
 from pupila.server.api.torchserve import torchserve
 from pupila.server.api.views import EXTENSION, core, json_response
 from pupila.server.hooks import install
 from pupila.server.inference.batcher import DeadlineError, QueueFullError
 from pupila.server.inference.classifier import Classifier
-from pupila.server.inference.decode_lock import TooBigError
 from pupila.server.observability.health import Health
 from pupila.server.observability.request_log import Ledger
 from pupila.server.observability.telemetry import Telemetry
@@ -56,18 +53,18 @@ def create_app(
         collector = Collector(settings)
     app = Flask("pupila.server", static_folder=None, template_folder=None)
     classifier = Classifier(predictor, settings, ledger.telemetry.batch)
-    room = app.extensions[EXTENSION] = Room(classifier, settings, health or Health(), ledger, access, collector)
-    install(app, settings, ledger, access)
+    state = AppState(classifier, settings, health or Health(), ledger, access, collector)
+    app.extensions[EXTENSION] = state
+    install(app, state)
     for blueprint in (core, oip, torchserve, openapi, pages, feedback):
         app.register_blueprint(blueprint)
     app.register_error_handler(RequestError, show_problem)
     app.register_error_handler(QueueFullError, show_queue_full)
     app.register_error_handler(DeadlineError, show_deadline)
-    app.register_error_handler(TooBigError, show_too_big)
     app.register_error_handler(HTTPException, show_http_error)
     app.register_error_handler(Exception, show_own_fault)
-    if not settings.cors_origins:  # whose headers are the business of Flask's hooks
-        app.wsgi_app = Front(app.wsgi_app, room, access, show_error)  # type: ignore[method-assign]
+    app.add_url_rule("/predict", "predict", methods=["POST"])  # for 405 and OPTIONS: the middleware answers it
+    app.wsgi_app = PredictMiddleware(app.wsgi_app, state, show_error)  # type: ignore[method-assign]
     return app
 
 
@@ -96,12 +93,6 @@ def show_queue_full(error: QueueFullError) -> Response:
     """Overload: say at once when to come back."""
     message = "The server has more to do than it can answer in time. Try again later."
     return show_problem(RequestError(503, "overloaded", message, retry_after=error.retry_after))
-
-
-def show_too_big(_: TooBigError) -> Response:
-    """The calling thread is not to be kept so long: another one is to ask again, and if there is none, the client."""
-    request.environ[LONG] = True
-    return show_queue_full(QueueFullError(1.0))
 
 
 def show_deadline(_: DeadlineError) -> Response:

@@ -1,87 +1,88 @@
-"""What happens around every view: who may ask, who may read, what is noted. Knows Flask."""
+"""Around every route: authentication, rate limit, CORS and security headers, the request log."""
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response, request
 
-from pupila.server.api.auth import AccessControl
-from pupila.server.api.request_context import ACCESS, AGAIN, note_of, request_id_of
+from pupila.server.api.request_context import context_of, request_id_of
 from pupila.server.observability.request_log import Ledger
 from pupila.server.settings import Settings
 
 CORS_HEADERS = "Content-Type, Content-Encoding, Authorization, X-API-Key, X-Request-Id"
 """Headers that a page of another origin may send."""
-SECURITY = (
-    ("X-Content-Type-Options", "nosniff"),
-    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
-    ("Referrer-Policy", "no-referrer"),
-    ("Cache-Control", "no-store"),
-)
+
+if TYPE_CHECKING:
+    from pupila.server.api.predict import AppState
 
 
-def install(app: Flask, settings: Settings, ledger: Ledger, access: AccessControl) -> None:
+def install(app: Flask, state: "AppState") -> None:
     """Add the hooks to an application; what is switched off costs nothing."""
-    if settings.cors_origins:
+    if state.settings.cors_origins:
         app.before_request(answer_preflight)
-        app.after_request(lambda response: allow_origin(response, settings))
-    app.before_request(lambda: authorize(request.environ, access))
-    app.after_request(lambda response: finish(response, ledger))
+    app.before_request(lambda: authorize(request.environ, state))
+    app.after_request(lambda response: finish(response, state))
 
 
 def answer_preflight() -> Response | None:
-    """Answer a browser's question whether it may ask; `allow_origin` adds the answer itself."""
+    """Answer a browser's preflight request; the CORS headers are added as to any response."""
     if request.method == "OPTIONS" and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in request.environ:
         return Response(status=204)
     return None
 
 
-def allow_origin(response: Response, settings: Settings) -> Response:
-    """Let pages of the origins that were named read the answer."""
-    origin = settings.allowed_origin(request.environ.get("HTTP_ORIGIN"))
-    response.headers.add("Vary", "Origin")
-    if origin is not None:
-        response.headers["Access-Control-Allow-Origin"] = origin
-        response.headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE"
-        response.headers["Access-Control-Allow-Headers"] = CORS_HEADERS
-        response.headers["Access-Control-Expose-Headers"] = "Pupila-Model, Server-Timing, X-Request-Id, Retry-After"
+def authorize(environ: dict[str, Any], state: "AppState") -> None:
+    """Decide whether this request may be sent, unless that was decided when its head arrived; raises RequestError."""
+    context = context_of(environ)
+    if context.access is None:
+        context.access = state.access.decide(environ["REQUEST_METHOD"], environ["PATH_INFO"], environ)
+    if context.access.key is not None:
+        context.record.key = context.access.key.name
+    if context.access.refusal is not None:
+        raise context.access.refusal
+
+
+def finish(response: Response, state: "AppState") -> Response:
+    """Add the headers of every response, and log the request."""
+    response.headers.extend(closing_headers(request.environ, state))
+    log_request(request.environ, response.status_code, state.ledger)
     return response
 
 
-def authorize(environ: dict[str, Any], access: AccessControl) -> None:
-    """Let in who may send this request, unless that was decided when its head arrived; raises RequestError."""
-    if ACCESS not in environ:
-        decided = access.decide(environ["REQUEST_METHOD"], environ["PATH_INFO"], environ, count=AGAIN not in environ)
-        environ[ACCESS] = decided
-        if decided.key is not None:
-            note_of(environ).key = decided.key.name
-    if environ[ACCESS].refusal is not None:
-        raise environ[ACCESS].refusal
-
-
-def finish(response: Response, ledger: Ledger) -> Response:
-    """Add what every answer carries, and write the request down."""
-    response.headers.extend(closing_headers(request.environ, ledger))
-    write_down(request.environ, response.status_code, ledger)
-    return response
-
-
-def closing_headers(environ: dict[str, Any], ledger: Ledger) -> list[tuple[str, str]]:
-    """Return the headers that every answer carries."""
-    found = [("X-Request-Id", request_id_of(environ, ledger))]
-    stages = note_of(environ).stages
+def closing_headers(environ: dict[str, Any], state: "AppState") -> list[tuple[str, str]]:
+    """Return the headers that every response carries."""
+    context = context_of(environ)
+    found = [("X-Request-Id", request_id_of(environ, state.ledger))]
+    stages = context.record.stages
     if stages:
         timing = ", ".join([f"{stage};dur={1000 * spent:.2f}" for stage, spent in stages.items()])
         found.append(("Server-Timing", timing))
-    return [*found, *environ.get("pupila.headers", SECURITY)]
+    found += context.headers
+    if state.settings.cors_origins:
+        found += cors_headers(environ.get("HTTP_ORIGIN"), state.settings)
+    return found
 
 
-def write_down(environ: dict[str, Any], status: int, ledger: Ledger) -> None:
-    """Write the request down, unless the server that called us does."""
-    note = note_of(environ)
+def cors_headers(origin: str | None, settings: Settings) -> list[tuple[str, str]]:
+    """Return what lets pages of the chosen origins read the response (CORS)."""
+    allowed = settings.allowed_origin(origin)
+    if allowed is None:
+        return [("Vary", "Origin")]
+    return [
+        ("Vary", "Origin"),
+        ("Access-Control-Allow-Origin", allowed),
+        ("Access-Control-Allow-Methods", "GET, POST, DELETE"),
+        ("Access-Control-Allow-Headers", CORS_HEADERS),
+        ("Access-Control-Expose-Headers", "Pupila-Model, Server-Timing, X-Request-Id, Retry-After"),
+    ]
+
+
+def log_request(environ: dict[str, Any], status: int, ledger: Ledger) -> None:
+    """Log the request, unless our own transport does, which knows when it began."""
+    context = context_of(environ)
     if ledger.tracer is not None:
-        note.parent = environ.get("HTTP_TRACEPARENT"), environ.get("HTTP_TRACESTATE")
-    if "pupila.started" not in environ:
-        started = time.monotonic() - sum(note.stages.values())
+        context.record.parent = environ.get("HTTP_TRACEPARENT"), environ.get("HTTP_TRACESTATE")
+    if context.started is None:
+        started = time.monotonic() - sum(context.record.stages.values())
         address = environ.get("REMOTE_ADDR", "")
-        ledger.record(note, environ["REQUEST_METHOD"], environ["PATH_INFO"], status, started, address)
+        ledger.record(context.record, environ["REQUEST_METHOD"], environ["PATH_INFO"], status, started, address)

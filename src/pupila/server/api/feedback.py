@@ -21,8 +21,8 @@ from pupila.server.api.auth import ApiKey
 from pupila.server.api.errors import RequestError
 from pupila.server.api.feedback_writer import Collector
 from pupila.server.api.pages import file_response
-from pupila.server.api.request_context import deadline_of, key_of, read_body
-from pupila.server.api.views import json_response, this_room
+from pupila.server.api.request_context import context_of, key_of, read_body
+from pupila.server.api.views import app_state, json_response
 from pupila.server.observability.request_log import REQUEST_ID
 
 log = logging.getLogger("pupila.server")
@@ -53,7 +53,7 @@ class Correction:
 def correct() -> Response:
     """Store what a picture that was answered really shows; answers once that is durable."""
     collector, key = collecting(), key_of(request.environ)
-    correction = read_correction(this_room().classifier.predictor.manifest.classes)
+    correction = read_correction(app_state().classifier.predictor.manifest.classes)
     try:
         kept = find_kept(collector, correction, key)
         before = collector.store.correct(kept.id, correction.category, time.time())
@@ -78,7 +78,7 @@ def find_kept(collector: Collector, correction: Correction, key: ApiKey | None) 
         if kept is None:
             raise picture_unknown(correction)
         return kept
-    deadline = deadline_of(request.environ, this_room().settings)
+    deadline = context_of(request.environ).deadline
     own = "" if key is None else key.name
     found = collector.find(correction.request_id, correction.picture, own, deadline)
     if not found and key is not None and reach_of(key) is None:
@@ -105,7 +105,7 @@ def pictures() -> Response:
     counts = store.counts(owner)
     document = {
         "pictures": [entry(kept) for kept in listing(limit, offset, owner)],
-        "classes": list(this_room().classifier.predictor.manifest.classes),
+        "classes": list(app_state().classifier.predictor.manifest.classes),
         "kept": counts.pictures,
         "corrected": counts.corrected,
     }
@@ -135,7 +135,7 @@ def delete(number: int) -> Response:
 
 def collecting() -> Collector:
     """Return the collector; raises RequestError where nothing is kept."""
-    collector = this_room().collector
+    collector = app_state().collector
     if collector is None:
         message = "This server keeps no pictures, so that it takes no feedback. Start it with --feedback-dir FOLDER."
         raise RequestError(404, "feedback_off", message)
@@ -172,7 +172,7 @@ def read_correction(classes: Sequence[str]) -> Correction:
     kind = str(request.environ.get("CONTENT_TYPE", "")).partition(";")[0].strip().lower()
     if kind != "application/json":
         raise RequestError(415, "content_type_unsupported", f"Feedback is of type application/json. {HOW_TO}")
-    body = read_body(request.environ, this_room().settings)
+    body = read_body(request.environ, app_state().settings)
     if len(body) > MAX_BODY:
         raise RequestError(413, "body_too_large", f"Feedback has at most {MAX_BODY:,} bytes. {HOW_TO}")
     try:

@@ -15,10 +15,9 @@ from pupila.errors import ImageError
 from pupila.predictor import Predictor
 from pupila.server.api import answers, base64_text, json_body, multipart
 from pupila.server.api.errors import BadPart, RequestError
-from pupila.server.api.request_context import IMPATIENT, count_pictures, deadline_of, note_answers, read_body, stages_of
-from pupila.server.api.views import json_response, this_room
-from pupila.server.inference.classifier import Job, Kind, Stages, interpret
-from pupila.server.inference.decode_lock import only_small
+from pupila.server.api.request_context import context_of, count_pictures, read_body, record_answers, stages_of
+from pupila.server.api.views import app_state, json_response
+from pupila.server.inference.classifier import Decoding, Kind, Stages, interpret
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """Bytes of JSON before the binary tensors, in requests and answers alike."""
@@ -48,7 +47,7 @@ def live() -> Response:
 @oip.get("/health/ready")
 def ready() -> Response:
     """Say whether a worker can answer."""
-    is_ready = this_room().health.status() == "ready"
+    is_ready = app_state().health.status() == "ready"
     return json_response({"ready": is_ready}, 200 if is_ready else 503)
 
 
@@ -73,24 +72,24 @@ def metadata(name: str, version: str = "") -> Response:
 def model_ready(name: str, version: str = "") -> Response:
     """Say whether this model can answer."""
     asked_for(name, version)
-    return json_response({"name": name, "ready": this_room().health.status() == "ready"})
+    return json_response({"name": name, "ready": app_state().health.status() == "ready"})
 
 
 @oip.post("/models/<name>/infer")
 @oip.post("/models/<name>/versions/<version>/infer")
 def infer(name: str, version: str = "") -> Response:
     """Compute the outputs that are asked for."""
-    predictor, room, environ = asked_for(name, version), this_room(), request.environ
-    stages = stages_of(environ, room.ledger)
-    document, binary = split_body(read_body(environ, room.settings))
+    predictor, state, environ = asked_for(name, version), app_state(), request.environ
+    stages = stages_of(environ, state.ledger)
+    document, binary = split_body(read_body(environ, state.settings))
     wanted = outputs_wanted(document)
-    tensor = input_tensor(document, binary, room.settings.max_parts)
-    count_pictures(environ, room.access, len(tensor[1]))
+    tensor = input_tensor(document, binary, state.settings.max_parts)
+    count_pictures(environ, state.access, len(tensor[1]))
     stages.end("parse")
-    deadline = deadline_of(environ, room.settings)
+    deadline = context_of(environ).deadline
     pictures = pixels_of(tensor, predictor, deadline, stages)
-    rows = room.classifier.compute(Job(Kind(predictor, False), pictures, deadline, stages))
-    note_answers(environ, predictor, interpret(predictor, rows, 1))
+    rows = state.classifier.compute(pictures, Kind(predictor, False), deadline, stages)
+    record_answers(environ, predictor, interpret(predictor, rows, 1))
     tensors = compute_outputs(predictor, np.stack([row.logits for row in rows]))
     head = {"model_name": name, "model_version": predictor.version, "id": str(document.get("id", ""))}
     response = encode(head, {n: tensors[n] for n in wanted}, wanted)
@@ -100,7 +99,7 @@ def infer(name: str, version: str = "") -> Response:
 
 def asked_for(name: str, version: str) -> Predictor:
     """Return the predictor if it is the one that a path names; raises RequestError."""
-    predictor = this_room().classifier.predictor
+    predictor = app_state().classifier.predictor
     if name != predictor.manifest.name or version not in ("", predictor.version):
         asked = f"{name[:80]!r}, version {version[:20]!r}," if version else repr(name[:80])
         here = f"{predictor.manifest.name!r}, version {predictor.version!r}"
@@ -185,13 +184,13 @@ def pixels_of(tensor: tuple[str, Tensor], predictor: Predictor, deadline: float,
         if pixels.shape[1:] != (size, size, 3):
             raise bad(f"'images' has the shape {list(pixels.shape)}, not [N, {size}, {size}, 3]")
         return list(pixels)
-    parts = [multipart.Part("", data) for data in content]
-    enter = only_small if IMPATIENT in request.environ else None
-    decoded = this_room().classifier.decode(parts, predictor, deadline, stages, enter)
-    wrong = [BadPart.of(i, "", item) for i, item in enumerate(decoded) if isinstance(item, ImageError)]
+    decoding = Decoding(app_state().classifier, [multipart.Part("", data) for data in content], deadline, predictor)
+    decoding.decode_all()
+    stages.end("decode")
+    wrong = [BadPart.of(i, "", item) for i, item in enumerate(decoding.found) if isinstance(item, ImageError)]
     if wrong:
-        raise RequestError.of_parts(wrong, len(parts))
-    return [item for item in decoded if not isinstance(item, ImageError)]
+        raise RequestError.of_parts(wrong, len(content))
+    return decoding.pictures
 
 
 def compute_outputs(predictor: Predictor, logits: NDArray[np.float32]) -> dict[str, Tensor]:

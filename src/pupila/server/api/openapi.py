@@ -7,7 +7,7 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from pupila.predictor import Predictor
-from pupila.server.api.views import json_response, this_room
+from pupila.server.api.views import app_state, json_response
 from pupila.server.settings import Settings
 
 TEMPLATE = Path(__file__).with_suffix(".json")
@@ -18,8 +18,8 @@ openapi = Blueprint("openapi", __name__)
 @openapi.get("/openapi.json")
 def show() -> Response:
     """Describe the interface."""
-    room = this_room()
-    described = document(room.classifier.predictor, room.settings)
+    state = app_state()
+    described = document(state.classifier.predictor, state.settings)
     if request.script_root:
         described["servers"] = [{"url": request.script_root}]
     return json_response(described)

@@ -13,7 +13,8 @@ from pathlib import Path
 from flask import Blueprint, Response, abort, request
 
 from pupila.server.api.card import card_of
-from pupila.server.api.views import json_response, this_room
+from pupila.server.api.request_context import context_of
+from pupila.server.api.views import app_state, json_response
 
 FOLDER = Path(__file__).parent / "page"
 TYPES = {
@@ -53,9 +54,9 @@ def part(name: str) -> Response:
 @pages.get("/card")
 def card() -> Response:
     """Say what the model knows, how well it does, and what this server takes: what a person should see beside it."""
-    room = this_room()
-    predictor = room.classifier.predictor
-    return json_response(card_of(predictor.manifest, predictor.version, room.settings))
+    state = app_state()
+    predictor = state.classifier.predictor
+    return json_response(card_of(predictor.manifest, predictor.version, state.settings))
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,6 @@ def file_response(name: str) -> Response:
         response.headers["Content-Encoding"] = "gzip"
     response.headers["Vary"] = "Accept-Encoding"
     response.set_etag(f"{file.tag}-gz" if packed else file.tag)
-    request.environ["pupila.headers"] = HEADERS
+    context_of(request.environ).headers = HEADERS
     response.make_conditional(request)
     return response

@@ -1,7 +1,8 @@
-"""What a request's WSGI environment says, and what is noted in it on the way. Knows WSGI, but not Flask."""
+"""The context of one request, under one key of its WSGI environment: deadline, body, and what is logged of it."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from pupila.errors import ImageError
@@ -13,85 +14,102 @@ from pupila.server.observability.request_log import Ledger, route_of
 from pupila.server.observability.telemetry import Note
 from pupila.server.settings import Settings
 
+KEY = "pupila.request"
 CHUNK = 65536
-
-IMPATIENT = "pupila.impatient"
-"""Set by a caller that has other requests waiting behind: what takes long is not to be done in this thread."""
-LONG = "pupila.long"
-"""Set in answer to such a caller."""
-ACCESS = "pupila.access"
-"""What was decided about the request: auth.Access."""
-AGAIN = "pupila.again"
-"""Set by a caller that asks once more for that reason: the request has been let in already."""
+SECURITY_HEADERS = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cache-Control", "no-store"),
+)
 
 
-def note_of(environ: dict[str, Any]) -> Note:
-    """Return the note of the request that is being answered."""
-    note: Note | None = environ.get("pupila.note")
-    if note is None:
-        note = environ["pupila.note"] = Note(route_of(environ["PATH_INFO"]))
-    return note
+@dataclass(slots=True)
+class RequestContext:
+    """Made by our own transport, or, under another WSGI server, when the application is called."""
+
+    record: Note
+    deadline: float
+    """When the answer must be out, on the clock of time.monotonic: counted from the request's first byte."""
+    body: bytes | None = None
+    """The whole body, within the limit; None where it is still to be read."""
+    started: float | None = None
+    """When the first byte came; None under another server, which then logs no request: the application does."""
+    arrived: float | None = None
+    """When the last byte came."""
+    access: Access | None = None
+    """What was decided about the request; None before."""
+    headers: Sequence[tuple[str, str]] = field(default=SECURITY_HEADERS)
+    """Headers of the response that a view may replace."""
+
+    @classmethod
+    def ensure(cls, environ: dict[str, Any], settings: Settings) -> "RequestContext":
+        """Return the environment's context; one is made if there is none."""
+        context: RequestContext | None = environ.get(KEY)
+        if context is None:
+            context = environ[KEY] = cls(
+                Note(route_of(environ["PATH_INFO"])), time.monotonic() + settings.request_timeout
+            )
+        return context
 
 
-def key_of(environ: Mapping[str, Any]) -> ApiKey | None:
+def context_of(environ: dict[str, Any]) -> RequestContext:
+    """Return the context of the request that is being answered."""
+    context: RequestContext = environ[KEY]
+    return context
+
+
+def key_of(environ: dict[str, Any]) -> ApiKey | None:
     """Return the API key that the request was let in with; None where none is needed."""
-    decided: Access | None = environ.get(ACCESS)
-    return None if decided is None else decided.key
+    access = context_of(environ).access
+    return None if access is None else access.key
 
 
-def count_pictures(environ: Mapping[str, Any], access: AccessControl, count: int) -> None:
-    """Count the request's pictures for its key's rate, once; raises RequestError if there were too many before."""
-    if AGAIN not in environ:
-        access.count_pictures(key_of(environ), count)
+def count_pictures(environ: dict[str, Any], access: AccessControl, count: int) -> None:
+    """Count the request's pictures for its key's rate limit; raises RequestError if there were too many before."""
+    access.count_pictures(key_of(environ), count)
 
 
 def request_id_of(environ: dict[str, Any], ledger: Ledger) -> str:
     """Return the name of the request that is being answered: the client's own if it is a sane one."""
-    note = note_of(environ)
-    if not note.request_id:
-        note.request_id = ledger.request_id(environ.get("HTTP_X_REQUEST_ID"))
-    return note.request_id
-
-
-def deadline_of(environ: Mapping[str, Any], settings: Settings) -> float:
-    """Return when the answer must be out, on the clock of time.monotonic: counted from the request's first byte."""
-    given: float | None = environ.get("pupila.deadline")
-    return time.monotonic() + settings.request_timeout if given is None else given
+    record = context_of(environ).record
+    if not record.request_id:
+        record.request_id = ledger.request_id(environ.get("HTTP_X_REQUEST_ID"))
+    return record.request_id
 
 
 def stages_of(environ: dict[str, Any], ledger: Ledger) -> Stages:
     """Return the request's stopwatch; two stages are over: the upload, and waiting for a thread."""
-    note = note_of(environ)
+    context = context_of(environ)
     if ledger.tracer is not None:
-        note.spans = []
-    started: float | None = environ.get("pupila.started")
-    stages = Stages(note.stages, note.spans, started)
-    if started is not None:
-        stages.end("upload", environ["pupila.arrived"])
+        context.record.spans = []
+    stages = Stages(context.record.stages, context.record.spans, context.started)
+    if context.started is not None:
+        stages.end("upload", context.arrived)
         stages.end("wait")
     return stages
 
 
-def note_answers(environ: dict[str, Any], predictor: Predictor, found: Sequence[Answer | ImageError]) -> None:
-    """Note which classes were answered, and how surely."""
-    note = note_of(environ)
-    note.model = predictor.version
+def record_answers(environ: dict[str, Any], predictor: Predictor, found: Sequence[Answer | ImageError]) -> None:
+    """Record which classes were answered, and how surely."""
+    record = context_of(environ).record
+    record.model = predictor.version
     for answer in found:
         if isinstance(answer, Answer):
             best = answer.prediction.best
-            note.confidences.append((best.category_index, best.confidence, answer.prediction.unknown))
+            record.confidences.append((best.category_index, best.confidence, answer.prediction.unknown))
 
 
-def read_body(environ: Mapping[str, Any], settings: Settings) -> bytes:
+def read_body(environ: dict[str, Any], settings: Settings) -> bytes:
     """Return the whole body without its Content-Encoding, never more than the limit."""
     return content_encoding.decoded(environ, read_sent(environ, settings), settings.max_body_bytes)
 
 
-def read_sent(environ: Mapping[str, Any], settings: Settings) -> bytes:
+def read_sent(environ: dict[str, Any], settings: Settings) -> bytes:
     """Return the body as it was sent, never more than the limit: checked before reading, and again while reading."""
-    here: bytes | None = environ.get("pupila.body")
-    if here is not None:
-        return here  # our own loop has read it, within the same limit
+    body = context_of(environ).body
+    if body is not None:
+        return body
     stated = str(environ.get("CONTENT_LENGTH") or "")
     if stated.isdigit():
         if int(stated) > settings.max_body_bytes:

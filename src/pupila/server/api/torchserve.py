@@ -8,8 +8,8 @@ from pupila.errors import ImageError
 from pupila.server.api import multipart
 from pupila.server.api.errors import BadPart, RequestError
 from pupila.server.api.kserve_v2 import asked_for
-from pupila.server.api.request_context import IMPATIENT, count_pictures, deadline_of, note_answers, read_body, stages_of
-from pupila.server.api.views import json_response, this_room
+from pupila.server.api.request_context import context_of, count_pictures, read_body, record_answers, stages_of
+from pupila.server.api.views import app_state, json_response
 from pupila.server.inference.classifier import Answer
 
 TOP = 5
@@ -21,7 +21,7 @@ torchserve = Blueprint("torchserve", __name__)
 @torchserve.get("/ping")
 def ping() -> Response:
     """Say whether the server is healthy, in TorchServe's words."""
-    healthy = this_room().health.status() == "ready"
+    healthy = app_state().health.status() == "ready"
     return json_response({"status": "Healthy" if healthy else "Unhealthy"}, 200 if healthy else 503)
 
 
@@ -30,21 +30,20 @@ def ping() -> Response:
 def predictions(name: str, version: str = "") -> Response:
     """Answer {class: probability} for one picture, as a raw body or the part 'data'; a list for several parts."""
     asked_for(name, version)
-    room, environ = this_room(), request.environ
-    stages = stages_of(environ, room.ledger)
-    body, kind = read_body(environ, room.settings), environ.get("CONTENT_TYPE", "")
+    state, environ = app_state(), request.environ
+    stages = stages_of(environ, state.ledger)
+    body, kind = read_body(environ, state.settings), environ.get("CONTENT_TYPE", "")
     if kind.startswith("multipart/"):
-        parts = multipart.read_multipart(kind, body, room.settings, ("data", "file"))
+        parts = multipart.read_multipart(kind, body, state.settings, ("data", "file"))
     else:
-        parts = multipart.read_pictures("image/*", body, room.settings)  # as curl -T sends it, of any type
-    count_pictures(environ, room.access, len(parts))
+        parts = multipart.read_pictures("image/*", body, state.settings)  # as curl -T sends it, of any type
+    count_pictures(environ, state.access, len(parts))
     stages.end("parse")
-    work = room.classifier.classify(parts, TOP, False, deadline_of(environ, room.settings), stages)
-    predictor, found = room.classifier.finish(work, IMPATIENT in environ)
+    predictor, found = state.classifier.classify(parts, TOP, context_of(environ).deadline, stages)
     bad = [BadPart.of(i, parts[i].filename, a) for i, a in enumerate(found) if isinstance(a, ImageError)]
     if bad:
         raise RequestError.of_parts(bad, len(parts))
-    note_answers(environ, predictor, found)
+    record_answers(environ, predictor, found)
     documents = [scores(answer) for answer in found if isinstance(answer, Answer)]
     response = json_response(documents[0] if len(documents) == 1 else documents)
     response.headers["Pupila-Model"] = predictor.version

@@ -1,31 +1,19 @@
 """The HTTP routes of the core: /predict, /model, /healthz, /readyz. Knows Flask; computes nothing itself."""
 
-from flask import Blueprint, Response, current_app, request
+from flask import Blueprint, Response, current_app
 
 from pupila.server.api import answers
-from pupila.server.api.predict import Room
-from pupila.server.api.predict import predict as predict_pictures
-from pupila.server.api.request_context import IMPATIENT
+from pupila.server.api.predict import AppState
 
 EXTENSION = "pupila"
 
 core = Blueprint("core", __name__)
 
 
-@core.post("/predict")
-def predict() -> Response:
-    """Answer every picture of the request, in order; `Front` does the same where nothing stands in its way."""
-    room = this_room()
-    body, version = room.classifier.finish(predict_pictures(request.environ, room), IMPATIENT in request.environ)
-    response = Response(body, mimetype="application/json")
-    response.headers["Pupila-Model"] = version
-    return response
-
-
 @core.get("/model")
 def model() -> Response:
     """Show the manifest of the model that serves."""
-    predictor = this_room().classifier.predictor
+    predictor = app_state().classifier.predictor
     response = json_response({"version": predictor.version, **predictor.manifest.without_golden()})
     response.headers["Pupila-Model"] = predictor.version
     return response
@@ -40,12 +28,12 @@ def healthz() -> Response:
 @core.get("/readyz")
 def readyz() -> Response:
     """Say whether a verified model is loaded, and a worker there to use it."""
-    room = this_room()
-    status = room.health.status()
-    detail = {"model": room.classifier.predictor.manifest.name, "version": room.classifier.predictor.version}
-    document: dict[str, object] = {"status": status, "workers": room.health.workers(), **detail}
-    if room.health.refused:
-        document["refused"] = room.health.refused
+    state = app_state()
+    status = state.health.status()
+    detail = {"model": state.classifier.predictor.manifest.name, "version": state.classifier.predictor.version}
+    document: dict[str, object] = {"status": status, "workers": state.health.workers(), **detail}
+    if state.health.refused:
+        document["refused"] = state.health.refused
     return json_response(document, 200 if status == "ready" else 503)
 
 
@@ -57,17 +45,17 @@ def metrics() -> Response:
         exposition,
     )
 
-    room = this_room()
-    predictor = room.classifier.predictor
-    kept = room.collector.table if room.collector else None
-    text = exposition(room.ledger.telemetry, room.health.board, predictor.manifest, predictor.version, kept)
+    state = app_state()
+    predictor = state.classifier.predictor
+    kept = state.collector.table if state.collector else None
+    text = exposition(state.ledger.telemetry, state.health.board, predictor.manifest, predictor.version, kept)
     return Response(text, content_type=CONTENT_TYPE)
 
 
-def this_room() -> Room:
-    """Return the room of the application that handles the request."""
-    room: Room = current_app.extensions[EXTENSION]
-    return room
+def app_state() -> AppState:
+    """Return the state of the application that handles the request."""
+    state: AppState = current_app.extensions[EXTENSION]
+    return state
 
 
 def json_response(document: object, status: int = 200) -> Response:

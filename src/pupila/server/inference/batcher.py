@@ -1,19 +1,23 @@
-"""Shares one computation among many requests: bounded, fair, with deadlines. Knows neither HTTP nor images.
+"""Batches the pictures of many requests: one queue, one compute thread, backpressure and deadlines.
 
-It has no thread of its own: the request that finds the computation free runs it, for itself and for what waits, and
-hands it on when its own items are done. An idle server therefore answers without a single thread switch, and there is
-no thread that could die unseen.
+The compute thread takes what waits in the queue, begins it (small pictures are decoded then), and computes up to
+`batch` items of one kind together. A batch takes one item of each request in rotation: a request of many pictures
+delays a single one by no more than one picture a batch. Nothing waits for a batch to fill.
 """
 
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Lane = TypeVar("Lane", bound=Hashable)
+
+BEGIN_SECONDS = 0.02
+"""Seconds for which new requests are begun before those that have begun are computed."""
 
 
 class QueueFullError(Exception):
@@ -28,49 +32,44 @@ class DeadlineError(Exception):
     """The request's time was over before its answer was there."""
 
 
-class Ticket(Generic[Item, Result, Lane]):
-    """One request's place in the queue."""
+class Computation(Generic[Item, Result, Lane]):
+    """What one request has computed: at least one item. `done` is called once, by the compute thread."""
 
-    __slots__ = ("answered", "begun", "deadline", "error", "items", "lane", "party", "results", "taken")
+    __slots__ = ("answered", "begun", "deadline", "done", "ended", "error", "items", "lane", "results", "taken")
 
-    def __init__(self, items: Sequence[Item], lane: Lane, deadline: float, party: "Party[Item, Result, Lane]") -> None:
+    def __init__(
+        self,
+        items: Sequence[Item],
+        lane: Lane,
+        deadline: float,
+        done: "Callable[[Computation[Item, Result, Lane]], object]",
+    ) -> None:
         self.items = items
         self.lane = lane
         self.deadline = deadline
-        self.party = party
+        self.done = done
         self.taken = 0
         self.answered = 0
         self.begun = 0.0
-        """When its first item's computation began, by the scheduler's clock."""
+        """When its first item's computation began, by the batcher's clock; 0 before."""
+        self.ended = False
         self.results: list[Result | None] = [None] * len(items)
         self.error: Exception | None = None
 
     @property
-    def open(self) -> bool:
-        """Neither answered nor failed."""
-        return self.error is None and self.answered < len(self.items)
+    def left(self) -> int:
+        """Items whose computation has not begun and is still wanted."""
+        return 0 if self.error is not None else len(self.items) - self.taken
 
-    def found(self) -> "list[Result] | Exception":
-        """Return the results in order, or why there are none."""
-        return self.error or (DeadlineError() if self.open else self.results)  # type: ignore[return-value]
-
-
-class Party(Generic[Item, Result, Lane]):
-    """Tickets that one thread waits for together."""
-
-    __slots__ = ("open", "tickets", "turn")
-
-    def __init__(self, asked: Iterable[tuple[Sequence[Item], Lane, float]]) -> None:
-        self.turn = threading.Lock()
-        """Held while there is nothing to do for the waiting thread; released to wake it."""
-        self.turn.acquire()
-        self.tickets = [Ticket(items, lane, deadline, self) for items, lane, deadline in asked]
-        self.open = 0
-        """How many of them wait for an answer."""
+    def found(self) -> list[Result]:
+        """Return the results in order, or raise why there are none."""
+        if self.error is not None:
+            raise self.error
+        return self.results  # type: ignore[return-value]
 
 
-class Scheduler(Generic[Item, Result, Lane]):
-    """Runs `compute(items, lane)` for one batch at a time, at most `batch` items each, turn by turn among requests."""
+class Batcher(Generic[Item, Result, Lane]):
+    """Runs `compute(items, lane)` in a thread of its own, which starts with the first request."""
 
     def __init__(
         self,
@@ -83,109 +82,121 @@ class Scheduler(Generic[Item, Result, Lane]):
         self._batch = batch
         self._max_waiting = max_waiting
         self._clock = clock
+        self._queue: SimpleQueue[Callable[[], Computation[Item, Result, Lane] | None]] = SimpleQueue()
+        self._active: deque[Computation[Item, Result, Lane]] = deque()
+        """Begun and not answered, in rotation; changed by the compute thread only."""
+        self._ready: deque[Computation[Item, Result, Lane]] = deque()
+        """What the callers of `run` have added to the rotation."""
         self._lock = threading.Lock()
-        self._queue: deque[Ticket[Item, Result, Lane]] = deque()
-        self._busy = False
-        self._waiting = 0
+        self.after_batch: Callable[[], object] = lambda: None
+        """Called by the compute thread when it has answered what it could."""
+        self._thread: threading.Thread | None = None
         self._seconds_per_item = 0.0
+
+    def submit(self, begin: Iterable[Callable[[], Computation[Item, Result, Lane] | None]]) -> None:
+        """Queue requests: each is called by the compute thread, must not raise, and returns what it has computed."""
+        for call in begin:
+            self._queue.put(call)
+        if self._thread is None:
+            self._start()
 
     @property
     def waiting(self) -> int:
-        """Items accepted and not yet in computation."""
-        return self._waiting
+        """Items of requests that have begun which are not yet computed."""
+        return sum(other.left for other in self._begun())
 
-    def run(self, items: Sequence[Item], lane: Lane, deadline: float) -> list[Result]:
-        """Return the results in order; items of different lanes are never computed together.
+    def run(self, items: Sequence[Item], lane: Lane, deadline: float) -> Computation[Item, Result, Lane]:
+        """Have items computed and wait for them; items of different lanes are never computed together.
 
         Raises QueueFullError at once, DeadlineError when the clock reaches `deadline`, or what an item raised.
         """
-        found = self.run_all([(items, lane, deadline)])[0].found()
-        if isinstance(found, Exception):
-            raise found
-        return found
-
-    def run_all(self, asked: Iterable[tuple[Sequence[Item], Lane, float]]) -> Sequence[Ticket[Item, Result, Lane]]:
-        """Run several requests, each (items, lane, deadline), for one thread; return their tickets, none of them open.
-
-        Each is admitted, answered or failed for itself, as if it had come alone.
-        """
-        party: Party[Item, Result, Lane] = Party(asked)
+        over = threading.Event()
+        computation = Computation[Item, Result, Lane](items, lane, deadline, lambda _: over.set())
         with self._lock:
-            for ticket in party.tickets:
-                self._admit(ticket)
-            leads = party.open > 0 and not self._busy
-            self._busy = self._busy or leads
-        while party.open and not leads:
-            leads = self._wait(party)
-        if leads:
-            self._lead(party)
-        return party.tickets
+            self._admit(computation)
+            self._ready.append(computation)
+        self.submit([lambda: None])  # wakes the compute thread
+        if not over.wait(max(deadline - self._clock(), 0)):
+            computation.error = DeadlineError()  # where the compute thread finds it and gives it up
+        computation.found()
+        return computation
 
-    def _admit(self, ticket: Ticket[Item, Result, Lane]) -> None:
-        """Take the ticket into the queue. A request is let in on an empty queue whatever its size.
+    def _admit(self, computation: Computation[Item, Result, Lane]) -> None:
+        """Apply admission control: a request is let in whatever its size if nothing else waits.
 
-        As all take turns, a request of few items waits for as many of each other: two of many keep no single one out.
+        As requests take turns, one of few items waits for as many of each other: two of many keep no single one out.
         """
-        ahead = sum(min(len(other.items) - other.taken, len(ticket.items)) for other in self._queue)
+        size = len(computation.items)
+        ahead = sum(min(other.left, size) for other in self._begun())
         delay = ahead * self._seconds_per_item
-        if ahead and ahead + len(ticket.items) > self._max_waiting:
-            ticket.error = QueueFullError(delay)
-        elif self._clock() + delay >= ticket.deadline:
-            ticket.error = QueueFullError(delay) if delay else DeadlineError()
-        elif ticket.items:
-            self._queue.append(ticket)
-            self._waiting += len(ticket.items)
-            ticket.party.open += 1
+        if ahead and ahead + size > self._max_waiting:
+            raise QueueFullError(delay)
+        if self._clock() + delay >= computation.deadline:
+            raise QueueFullError(delay) if delay else DeadlineError
 
-    def _wait(self, party: Party[Item, Result, Lane]) -> bool:
-        """Sleep until it is this thread's turn to compute (True), or until all is answered, or until a deadline."""
-        nearest = min(ticket.deadline for ticket in party.tickets if ticket.open)
-        if not party.turn.acquire(timeout=max(nearest - self._clock(), 0)):
-            with self._lock:
-                if not party.turn.acquire(blocking=False):
-                    self._expire(party)
-                    return False
-        return party.open > 0
+    def _begun(self) -> tuple[Computation[Item, Result, Lane], ...]:
+        return *tuple(self._active), *tuple(self._ready)
 
-    def _lead(self, party: Party[Item, Result, Lane]) -> None:
-        """Compute batches until the own tickets are done, then hand the lead to the first who waits."""
-        try:
-            while party.open:
-                with self._lock:
-                    self._expire(party)
-                    batch = self._next_batch() if party.open else []
-                if batch:
-                    self._run(batch)
-        finally:
-            with self._lock:
-                for ticket in party.tickets:
-                    self._drop(ticket)
-                self._busy = bool(self._queue)
-                if self._queue:
-                    self._queue[0].party.turn.release()
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, daemon=True, name="compute")
+                self._thread.start()
 
-    def _next_batch(self) -> list[tuple[Ticket[Item, Result, Lane], int]]:
-        """Take up to `batch` items of one lane, one a ticket and round again: many do not starve single ones."""
-        batch: list[tuple[Ticket[Item, Result, Lane], int]] = []
-        lane = self._queue[0].lane
-        for _ in range(self._batch):
-            ticket = next((t for t in self._queue if t.lane == lane), None)
-            if ticket is None:
+    def _work(self) -> None:
+        while True:
+            self._begin()
+            batch = self._next_batch()
+            if batch:
+                self._run(batch)
+            self.after_batch()
+            del batch  # or an idle thread would keep the last pictures in memory
+
+    def _begin(self) -> None:
+        """Begin requests that wait, at least one and as many as fit a batch; wait for one if none has begun."""
+        until, block = 0.0, not self._active
+        while not until or len(self._active) < self._batch:
+            try:
+                begin = self._queue.get(block)
+            except Empty:
+                return
+            computation = begin()
+            while self._ready:
+                self._active.append(self._ready.popleft())
+            if computation is not None:
+                self._active.append(computation)
+            now = self._clock()
+            until, block = until or now + BEGIN_SECONDS, False
+            if now >= until:
+                return
+
+    def _next_batch(self) -> list[tuple[Computation[Item, Result, Lane], int]]:
+        """Take up to `batch` items of one lane, one of each request and round again."""
+        now = self._clock()
+        for computation in tuple(self._active):
+            if computation.error is None and now >= computation.deadline:
+                computation.error = DeadlineError()
+            if computation.error is not None:
+                self._end(computation)
+        batch: list[tuple[Computation[Item, Result, Lane], int]] = []
+        while self._active and len(batch) < self._batch:
+            lane = batch[0][0].lane if batch else self._active[0].lane
+            found = [c for c in self._active if c.lane == lane and c.left]
+            if not found:
                 break
-            batch.append((ticket, ticket.taken))
-            ticket.taken += 1
-            self._queue.remove(ticket)
-            if ticket.taken < len(ticket.items):
-                self._queue.append(ticket)
-        self._waiting -= len(batch)
+            computation = found[0]
+            batch.append((computation, computation.taken))
+            computation.taken += 1
+            self._active.remove(computation)
+            self._active.append(computation)
         return batch
 
-    def _run(self, batch: list[tuple[Ticket[Item, Result, Lane], int]]) -> None:
+    def _run(self, batch: list[tuple[Computation[Item, Result, Lane], int]]) -> None:
         """Compute a batch and answer it. If it fails it is split, so that only the culprit's request fails."""
-        items = [ticket.items[index] for ticket, index in batch]
+        items = [computation.items[index] for computation, index in batch]
         started = self._clock()
-        for ticket, _ in batch:
-            ticket.begun = ticket.begun or started
+        for computation, _ in batch:
+            computation.begun = computation.begun or started
         try:
             results = self._compute(items, batch[0][0].lane)
         except Exception as error:
@@ -193,42 +204,19 @@ class Scheduler(Generic[Item, Result, Lane]):
                 self._run(batch[: len(batch) // 2])
                 self._run(batch[len(batch) // 2 :])
                 return
-            with self._lock:
-                self._fail(batch[0][0], error)
+            batch[0][0].error = error
+            self._end(batch[0][0])
             return
         each = (self._clock() - started) / len(batch)
         self._seconds_per_item += 0.1 * (each - self._seconds_per_item)
-        with self._lock:
-            self._answer(batch, results)
+        for (computation, index), result in zip(batch, results, strict=True):
+            computation.results[index] = result
+            computation.answered += 1
+            if computation.answered == len(computation.items):
+                self._end(computation)
 
-    def _answer(self, batch: list[tuple[Ticket[Item, Result, Lane], int]], results: Sequence[Result]) -> None:
-        for (ticket, index), result in zip(batch, results, strict=True):
-            ticket.results[index] = result
-            ticket.answered += 1
-            if ticket.answered == len(ticket.items) and ticket.error is None:
-                self._close(ticket.party)
-
-    def _expire(self, party: Party[Item, Result, Lane]) -> None:
-        """Give up what has not been answered by its deadline."""
-        now = self._clock()
-        for ticket in party.tickets:
-            if ticket.open and now >= ticket.deadline:
-                self._fail(ticket, DeadlineError())
-
-    def _fail(self, ticket: Ticket[Item, Result, Lane], error: Exception) -> None:
-        self._drop(ticket)
-        if ticket.open:
-            ticket.error = error
-            self._close(ticket.party)
-
-    def _close(self, party: Party[Item, Result, Lane]) -> None:
-        """Note that one more of a party's tickets is done, and wake its thread after the last one."""
-        party.open -= 1
-        if not party.open:
-            party.turn.release()
-
-    def _drop(self, ticket: Ticket[Item, Result, Lane]) -> None:
-        """Take a ticket out of the queue, if it is still there; items in computation are computed in vain."""
-        if ticket in self._queue:
-            self._queue.remove(ticket)
-            self._waiting -= len(ticket.items) - ticket.taken
+    def _end(self, computation: Computation[Item, Result, Lane]) -> None:
+        if not computation.ended:
+            computation.ended = True
+            self._active.remove(computation)
+            computation.done(computation)

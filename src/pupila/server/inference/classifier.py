@@ -1,9 +1,8 @@
-"""From pictures' bytes to predictions by a deadline: decodes, waits for its turn, computes. Knows nothing of HTTP."""
+"""Turns pictures' bytes into predictions by a deadline: decoding, batched computation, interpretation."""
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,19 +12,15 @@ from pupila.errors import ImageError
 from pupila.prediction import Prediction
 from pupila.predictor import Floats, Predictor
 from pupila.server.api.multipart import Part
-from pupila.server.inference.batcher import DeadlineError, Scheduler
-from pupila.server.inference.decode_lock import Enter, Gate, TooBigError, only_small
+from pupila.server.inference.batcher import Batcher, Computation, DeadlineError
+from pupila.server.inference.decode_lock import Acquire, LargeImageError, LargeImageLock, reject_large
 from pupila.server.settings import Settings
 
 BATCH = 8
 """Pictures computed together when they already wait. One thread, ResNet-18 at 64 px, int8: 8 together take 0.7 to 0.85
 of the time of 8 alone, as the weights stay in the cache; 32 together hardly less, and they keep others waiting."""
 FEW = 4
-"""Pictures of one request that are decoded at a stretch, for a thread that has other requests waiting behind."""
-
-Value = TypeVar("Value")
-Work = Generator["Job | None", "list[Row] | None", Value]
-"""A request being answered. It yields what is to be computed and is sent the rows; or None: what comes may be long."""
+"""Pictures of one request that the compute thread decodes; a request of more is left to a thread of its own."""
 
 
 @dataclass(frozen=True)
@@ -53,19 +48,8 @@ class Answer:
     """float32 [h, w]: where the picture speaks for its most probable class; None unless asked for."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a request needs computed."""
-
-    kind: Kind
-    pictures: Sequence[images.Pixels]
-    deadline: float
-    """On the clock of time.monotonic."""
-    stages: "Stages"
-
-
-Found = list[Row] | Exception
-"""What a job has come to: rows, or why there are none."""
+Computed = Computation[images.Pixels, Row, Kind]
+"""What one request has computed."""
 
 
 class Stages:
@@ -90,6 +74,62 @@ class Stages:
             self.spans.append((stage, self._last, at))
         self._last = at
 
+    def end_computation(self, begun: float) -> None:
+        """Say that the computation is over, which began at a time that is past, or never."""
+        if begun:
+            self.end("wait", begun)
+            self.end("compute")
+
+
+class Decoding:
+    """The pictures of one request on their way to pixels; uses one predictor, whatever replaces it meanwhile."""
+
+    def __init__(
+        self, classifier: "Classifier", parts: Sequence[Part], deadline: float, predictor: Predictor | None = None
+    ) -> None:
+        self.predictor = predictor or classifier.predictor
+        self.parts = parts
+        self.found: list[images.Pixels | ImageError] = []
+        """One a part, as far as they are decoded."""
+        self._classifier = classifier
+        self._deadline = deadline
+
+    def decode_small(self) -> bool:
+        """Decode as far as it takes milliseconds, and return whether that was all. Raises DeadlineError."""
+        if len(self.parts) > FEW:
+            return False
+        try:
+            self._decode(reject_large)
+        except LargeImageError:
+            return False
+        return True
+
+    def decode_all(self) -> None:
+        """Decode what is left, one large picture of the whole worker at a time. Raises DeadlineError."""
+        self._decode(self._classifier.large_image_lock.acquire)
+
+    def _decode(self, acquire: Acquire) -> None:
+        for part in self.parts[len(self.found) :]:
+            if time.monotonic() >= self._deadline:
+                raise DeadlineError
+            try:
+                decode = self.predictor.decode
+                self.found.append(
+                    decode(part.data, self._classifier.limits, lambda pixels: acquire(pixels, self._deadline))
+                )
+            except ImageError as error:
+                self.found.append(error.with_traceback(None))  # which holds the picture and itself
+
+    @property
+    def pictures(self) -> list[images.Pixels]:
+        """The pictures that could be decoded."""
+        return [item for item in self.found if not isinstance(item, ImageError)]
+
+    def answers(self, rows: Sequence[Row], top: int) -> "list[Answer | ImageError]":
+        """Return one answer or error a part, in order, from the graph's outputs for `pictures`."""
+        answers = iter(interpret(self.predictor, rows, top))
+        return [item if isinstance(item, ImageError) else next(answers) for item in self.found]
+
 
 class Classifier:
     """A predictor shared by many requests. `predictor` may be replaced at any time; running requests keep theirs."""
@@ -99,86 +139,34 @@ class Classifier:
     ) -> None:
         self.predictor = predictor
         self.limits = settings.image_limits
-        self.gate = Gate()
+        self.large_image_lock = LargeImageLock()
         self.on_batch = on_batch
-        self.scheduler: Scheduler[images.Pixels, Row, Kind] = Scheduler(self._compute, BATCH, settings.max_waiting)
+        self.batcher: Batcher[images.Pixels, Row, Kind] = Batcher(self._compute, BATCH, settings.max_waiting)
 
     def classify(
-        self, parts: Sequence[Part], top: int, explain: bool, deadline: float, stages: Stages
-    ) -> Work[tuple[Predictor, list[Answer | ImageError]]]:
-        """Return the predictor used, and one answer or error a part, in order.
+        self, parts: Sequence[Part], top: int, deadline: float, stages: Stages
+    ) -> tuple[Predictor, list[Answer | ImageError]]:
+        """Return the predictor used, and one answer or error a part, in order; decodes in the calling thread.
 
         Raises DeadlineError or QueueFullError. `deadline` is on the clock of time.monotonic.
         """
-        predictor = self.predictor
-        if len(parts) > FEW:
-            yield None
-        try:
-            decoded = self.decode(parts, predictor, deadline, stages, only_small)
-        except TooBigError:
-            yield None
-            decoded = self.decode(parts, predictor, deadline, stages)
-        good = [item for item in decoded if not isinstance(item, ImageError)]
-        rows = (yield Job(Kind(predictor, explain), good, deadline, stages)) if good else None
-        answers = iter(interpret(predictor, rows or [], top))
-        return predictor, [item if isinstance(item, ImageError) else next(answers) for item in decoded]
-
-    def finish(self, work: Work[Value], impatient: bool = False) -> Value:
-        """Do what is left of a request's work in this thread, which may wait; raises what the work does.
-
-        Raises TooBigError if it may take long and the caller is impatient.
-        """
-        rows = None
-        try:
-            while True:
-                job = work.send(rows)
-                if job is None and impatient:
-                    raise TooBigError
-                rows = self.compute(job) if job else None
-        except StopIteration as end:
-            value: Value = end.value
-            return value
-
-    def compute(self, job: Job) -> list[Row]:
-        """Return the graph's outputs for a job's pictures. Raises DeadlineError or QueueFullError."""
-        found = self.rows([job])[0]
-        if isinstance(found, Exception):
-            raise found
-        return found
-
-    def decode(
-        self,
-        parts: Sequence[Part],
-        predictor: Predictor,
-        deadline: float,
-        stages: Stages,
-        enter: Enter | None = None,
-    ) -> list[images.Pixels | ImageError]:
-        """Return the pixels of each part, or what is wrong with it. Raises DeadlineError."""
-        decoded = [self._decode(part, predictor, deadline, enter or self.gate.enter) for part in parts]
+        decoding = Decoding(self, parts, deadline)
+        decoding.decode_all()
         stages.end("decode")
-        return decoded
+        rows = self.compute(decoding.pictures, Kind(decoding.predictor, False), deadline, stages)
+        return decoding.predictor, decoding.answers(rows, top)
 
-    def rows(self, jobs: Sequence[Job]) -> list[Found]:
-        """Return the graph's outputs for the pictures of each job, or why there are none."""
-        tickets = self.scheduler.run_all([(job.pictures, job.kind, job.deadline) for job in jobs])
-        for job, ticket in zip(jobs, tickets, strict=True):
-            if ticket.begun:
-                job.stages.end("wait", ticket.begun)
-                job.stages.end("compute")
-        return [ticket.found() for ticket in tickets]
+    def compute(self, pictures: Sequence[images.Pixels], kind: Kind, deadline: float, stages: Stages) -> list[Row]:
+        """Return the graph's outputs for decoded pictures; waits for the batcher. Raises as Batcher.run does."""
+        if not pictures:
+            return []
+        computation = self.batcher.run(pictures, kind, deadline)
+        stages.end_computation(computation.begun)
+        return computation.found()
 
     def _compute(self, pictures: Sequence[images.Pixels], kind: Kind) -> list[Row]:
         self.on_batch(len(pictures))
         return compute(pictures, kind)
-
-    def _decode(self, part: Part, predictor: Predictor, deadline: float, enter: Enter) -> images.Pixels | ImageError:
-        if time.monotonic() >= deadline:
-            raise DeadlineError
-        try:
-            return predictor.decode(part.data, self.limits, lambda pixels: enter(pixels, deadline))
-        except ImageError as error:
-            return error.with_traceback(None)  # which holds the picture, and itself: memory until the next collection
 
 
 def compute(pictures: Sequence[images.Pixels], kind: Kind) -> list[Row]:

@@ -1,4 +1,4 @@
-"""Lets one big picture at a time be decoded: bounds their memory. Knows no picture formats.
+"""Bounds the memory of decoding: one large picture at a time in each worker.
 
 A file of a few kilobytes may hold fifty megapixels, which take hundreds of megabytes while they are decoded. A worker
 has one core: decoding two such pictures at once saves no time.
@@ -12,39 +12,39 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pupila.server.inference.batcher import DeadlineError
 
 SMALL = 500_000
-"""Pixels up to which a picture passes: it takes milliseconds, and about two megabytes."""
-FREE_PASS = nullcontext()
+"""Pixels up to which a picture needs no lock: it takes milliseconds, and about two megabytes."""
+NO_LOCK = nullcontext()
 
-Enter = Callable[[int, float], AbstractContextManager[None]]
-"""Asked for leave to decode so many pixels, by a deadline."""
-
-
-class TooBigError(Exception):
-    """A picture that takes long to decode, in a thread that has other requests waiting behind."""
+Acquire = Callable[[int, float], AbstractContextManager[None]]
+"""Called with the pixels that are about to be decoded, and with a deadline."""
 
 
-def only_small(pixels: int, _: float) -> AbstractContextManager[None]:
-    """Let small pictures pass; raises TooBigError for others."""
+class LargeImageError(Exception):
+    """The picture is not small; never leaves the classifier, which then leaves the picture to another thread."""
+
+
+def reject_large(pixels: int, _: float) -> AbstractContextManager[None]:
+    """Admit small pictures only, for the compute thread; raises LargeImageError for others."""
     if pixels > SMALL:
-        raise TooBigError
-    return FREE_PASS
+        raise LargeImageError
+    return NO_LOCK
 
 
-class Gate:
+class LargeImageLock:
     """Shared by the threads of one worker."""
 
     def __init__(self) -> None:
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
 
-    def enter(self, pixels: int, deadline: float) -> AbstractContextManager[None]:
-        """Wait until so many pixels may be decoded; raises DeadlineError at `deadline`, a time of time.monotonic."""
-        return FREE_PASS if pixels <= SMALL else self._alone(deadline)
+    def acquire(self, pixels: int, deadline: float) -> AbstractContextManager[None]:
+        """Hold the lock while so many pixels are decoded; raises DeadlineError at `deadline` (time.monotonic)."""
+        return NO_LOCK if pixels <= SMALL else self._held(deadline)
 
     @contextmanager
-    def _alone(self, deadline: float) -> Iterator[None]:
-        if not self._turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
+    def _held(self, deadline: float) -> Iterator[None]:
+        if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise DeadlineError
         try:
             yield
         finally:
-            self._turn.release()
+            self._lock.release()

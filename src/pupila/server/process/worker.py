@@ -14,7 +14,7 @@ from gunicorn.workers.base import Worker
 
 from pupila.server.process.libc import give_memory_back, silence_libtiff
 from pupila.server.process.scoreboard import BEAT, DUE, LEAVING, PID, Board
-from pupila.server.transport.event_loop import Loop
+from pupila.server.transport.event_loop import EventLoop
 
 log = logging.getLogger("pupila.server")
 
@@ -58,7 +58,7 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         raise_descriptor_limit(self.app.settings.max_connections + 2 * self.app.board.rows + 64)
         listener = self.sockets[0].sock
         app = self.app
-        loop = Loop(self.wsgi, listener, app.settings, app.health, app.ledger, app.board, app.doors, self.slot)
+        loop = EventLoop(self.wsgi, listener, app.settings, app.health, app.ledger, app.board, app.doors, self.slot)
         self.app.board.row(self.slot)[PID] = os.getpid()
         loop.run(lambda: self.alive and os.getppid() == self.ppid, self.notify)
         app.ledger.close()

@@ -6,14 +6,12 @@ rest. Where there is none to double a reservation, that upload is told to come b
 what is reserved when it begins is told so before it sends anything.
 """
 
-import time
-
 from pupila.server.api.multipart import MAX_PART_HEADER, first_part
 from pupila.server.settings import Settings
 from pupila.server.transport.connection import CONTINUE, Connection, Request
 from pupila.server.transport.connections import Pool
 from pupila.server.transport.error_responses import StandIn
-from pupila.server.transport.executor import Handlers
+from pupila.server.transport.executor import Executor
 from pupila.server.transport.parser import Head
 
 SMALL = 65536
@@ -25,9 +23,9 @@ INLINE = frozenset(("/healthz", "/readyz", "/metrics", "/ping", "/v2/health/live
 class Intake:
     """One loop's; used by the loop's thread only."""
 
-    def __init__(self, pool: Pool, handlers: Handlers, stand_in: StandIn, settings: Settings) -> None:
+    def __init__(self, pool: Pool, executor: Executor, stand_in: StandIn, settings: Settings) -> None:
         self.pool = pool
-        self.handlers = handlers
+        self.executor = executor
         self.stand_in = stand_in
         self.settings = settings
 
@@ -86,16 +84,16 @@ class Intake:
         self.stand_in.refuse(connection, 413, "body_too_large", message)
 
     def hand_over(self, connection: Connection, request: Request) -> None:
-        """Give a request to the handlers, or answer at once if it is about health, or if too much waits."""
+        """Give a request to the executor, or answer at once if it is about health, or if too much waits."""
         connection.request = request
         connection.body_bytes = min(connection.body_bytes, len(request.body))
         if request.head.path in INLINE:
-            self.handlers.answer(connection, request)
+            self.executor.answer(connection, request, self.executor.post)
             return
-        line = self.handlers.line_of(request)
-        delay = line.refusal(time.monotonic(), request.deadline)
+        queue = self.executor.queue_of(request)
+        delay = queue.retry_after(request.deadline)
         if delay is None:
-            line.put((connection, request, None))
+            self.executor.submit(queue, connection, request)
         else:
-            self.stand_in.busy(connection, request, delay, self.handlers.closing)
-            self.handlers.hand_back(connection)
+            self.stand_in.busy(connection, request, delay, self.executor.closing)
+            self.executor.post(connection)

@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from selectors import EVENT_READ
 
 from pupila.server.transport.forwarded import NOBODY, TrustedProxies
-from pupila.server.transport.parser import HEAD_END, MAX_HEAD, Chunks, Head, ProtocolError, parse_head
+from pupila.server.transport.parser import HEAD_END, MAX_HEAD, Chunks, Head, ProtocolError, check_start, parse_head
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-STRAY_LINES = 2
-"""Empty lines before a request that are let pass: old clients send one after a body (RFC 9112, 2.2)."""
 
 
 @dataclass(slots=True)
@@ -114,8 +112,7 @@ class Connection:
         """Return the head of the arriving request once, when it is complete. Raises ProtocolError."""
         if self._head is not None:
             return None
-        if not self._searched and self._skip_stray_lines():
-            return None
+        check_start(self.buffer)
         end = self.buffer.find(HEAD_END, max(0, self._searched - 3))
         if end > MAX_HEAD or (end < 0 and len(self.buffer) >= MAX_HEAD + len(HEAD_END)):
             raise ProtocolError(431, "head_too_large", f"The request's head is over {MAX_HEAD:,} bytes.")
@@ -128,13 +125,6 @@ class Connection:
         self._head = head
         self._chunks = Chunks(self.max_body) if head.chunked else None
         return head
-
-    def _skip_stray_lines(self) -> bool:
-        """Drop empty lines before a request; return whether only half of one is here."""
-        for _ in range(STRAY_LINES):
-            if self.buffer.startswith(b"\r\n"):
-                del self.buffer[:2]
-        return self.buffer == b"\r"
 
     def take(self, now: float) -> Request | None:
         """Return the arriving request if all of its body is here. Raises ProtocolError."""

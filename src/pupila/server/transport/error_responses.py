@@ -8,7 +8,7 @@ from pupila.server.observability.telemetry import Note
 from pupila.server.transport.connection import Connection, Request
 from pupila.server.transport.connections import Pool
 from pupila.server.transport.parser import Head
-from pupila.server.transport.wsgi import plain_response
+from pupila.server.transport.wsgi import CLOSE, persistence_of, plain_response
 
 LINGER = 5.0
 """Seconds in which a client that is refused may go on sending, so that it sees the answer and not a broken pipe."""
@@ -59,4 +59,5 @@ class StandIn:
         method, path = (head.method, head.path) if head else ("-", "-")
         self.ledger.record(note, method, path, status, started or time.monotonic(), address)
         retry_after = max(1, math.ceil(delay)) if delay >= 0 else 0
-        return plain_response(status, code, message, close, note.request_id, retry_after)
+        persistence = CLOSE if close or head is None else persistence_of(head, False)
+        return plain_response(status, code, message, persistence, note.request_id, retry_after)

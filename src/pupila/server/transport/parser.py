@@ -19,7 +19,8 @@ HEAD_END = b"\r\n\r\n"
 
 REQUEST_LINE = re.compile(rb"([A-Z]{1,16}) (?:https?://[!-.0-~]+)?(/[!-~]*|\*) HTTP/1\.([01])\r\n")
 HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t -~\x80-\xff]*)\r\n")
-CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[\t -~\x80-\xff]*)?")
+TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+CHUNK_LINE = re.compile(rb'([0-9A-Fa-f]{1,8})(?:;%b(?:=(?:%b|"[\t !#-[\]-~]*"))?)*' % (TOKEN, TOKEN))
 
 STATUS_TEXT = {
     400: "Bad Request",
@@ -72,6 +73,14 @@ KEYS: dict[bytes, str] = {}
 """CGI names of headers met before; bounded, since clients choose them."""
 
 
+def check_start(data: bytes | bytearray) -> None:
+    """Refuse at once what cannot become a request, such as TLS sent to this plain port. Raises ProtocolError."""
+    if data[:1] == b"\x16":
+        raise malformed("TLS was sent to a port of plain HTTP. Use http://, or put a proxy that ends TLS in front")
+    if data and not 65 <= data[0] <= 90:
+        raise malformed("the first line is not a request line")
+
+
 def parse_head(data: bytes | bytearray, end: int) -> Head:
     """Read the request head data[:end], where `end` is just after the first line end of its HEAD_END."""
     line = REQUEST_LINE.match(data)
@@ -90,6 +99,8 @@ def parse_head(data: bytes | bytearray, end: int) -> Head:
     length, chunked = body_framing(headers, version)
     expects = headers.get("HTTP_EXPECT", "").lower() == "100-continue" and version == "HTTP/1.1"
     method = line[1].decode("ascii")
+    if method == "CONNECT":  # whose body other parsers take for the tunnel's
+        raise malformed("CONNECT is for proxies, and this is none")
     return Head(method, target, path, query, version, headers, length, chunked, keep_alive, expects)
 
 
@@ -209,6 +220,8 @@ class Chunks:
             self._trailer_bytes += len(line) + 2
             if self._trailer_bytes > MAX_TRAILER:
                 raise malformed("its trailer is too long")
+            if line and HEADER.fullmatch(line + b"\r\n") is None:
+                raise malformed("a line of its trailer is not 'Name: value'")
             self.done = not line
         else:
             size = CHUNK_LINE.fullmatch(line)

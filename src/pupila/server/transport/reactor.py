@@ -50,10 +50,8 @@ class Turns:
         self.pool.selector.register(self.wake_reader, READ, self.woken)
 
     def post(self, connection: Connection) -> None:
-        """Give a connection back whose request has been answered; it wakes the loop only if there is more to do."""
+        """Give a connection back whose request is answered, its response in `out`; `wake` has the loop send it."""
         self.posted.append(connection)
-        if connection.needs_loop:  # may change any moment: but then what changes it is an event for the loop
-            self.wake()
 
     def wake(self) -> None:
         """End the selector's wait."""
@@ -69,6 +67,7 @@ class Turns:
             self.take_back()
             reported = self.pool.selector.select(0 if self.due else patience)
             self.due.extend((key.data, events) for key, events in reported)
+            self.take_back()
         until = time.monotonic() + TURNS
         while self.due:
             self.turn(*self.due.popleft())
@@ -98,15 +97,19 @@ class Turns:
         self.take_back()
 
     def take_back(self) -> None:
-        """Make the connections that were posted the loop's again; those with more to do get a turn."""
+        """Send the responses that were posted; connections with more to do get a turn."""
         now = time.monotonic()
         while self.posted:
             connection = self.posted.popleft()
             if connection.request is not None:  # it was not ended in the meantime
                 connection.finish(now, self.idle)
-            if connection.needs_loop:
+            if connection in self.pool:
+                self.pool.settle(connection)
+            if connection not in self.pool:
+                continue
+            if connection.buffer or connection.ended:
                 self.due.append((connection, WRITE))
-            elif connection in self.pool:
+            elif connection.fresh and not connection.out:
                 self.door.hand_over(connection, now)
 
     def go_on(self, connection: Connection) -> None:

@@ -1,5 +1,6 @@
-"""Requests that wait for the same threads, and a forecast of how long they will. Knows neither sockets nor HTTP."""
+"""Backpressure: a bounded queue of requests, with an estimate of how long a request will wait in it."""
 
+import time
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
@@ -9,7 +10,7 @@ FORGET = 1.0
 """Seconds without anything waiting after which the forecast is forgotten: what comes then may be of another kind."""
 
 
-class Pace:
+class ThroughputEstimate:
     """How many requests are taken up a second while others wait, averaged; what is done when idle says nothing."""
 
     def __init__(self) -> None:
@@ -43,7 +44,7 @@ class Pace:
         return waiting / self.rate if self.rate else 0.0
 
 
-class Line(Generic[Job]):
+class RequestQueue(Generic[Job]):
     """First come, first served. Each has a pace of its own: big pictures say nothing of how long small ones take."""
 
     def __init__(self, most: int) -> None:
@@ -51,7 +52,7 @@ class Line(Generic[Job]):
         """How many may wait."""
         self.taken = 0
         """How many have been taken up; counted by whoever does it."""
-        self.pace = Pace()
+        self.estimate = ThroughputEstimate()
         self._jobs: SimpleQueue[Job] = SimpleQueue()
 
     def __len__(self) -> int:
@@ -67,9 +68,9 @@ class Line(Generic[Job]):
 
     def look(self, now: float) -> None:
         """Take note of how fast it goes; to be called several times a second."""
-        self.pace.look(now, self.taken, len(self) > 0)
+        self.estimate.look(now, self.taken, len(self) > 0)
 
-    def refusal(self, now: float, deadline: float) -> float | None:
+    def retry_after(self, deadline: float) -> float | None:
         """Return None if one more can be answered by `deadline`, else the seconds until there should be room."""
-        delay = self.pace.delay(len(self))
-        return delay if len(self) >= self.most or now + delay >= deadline else None
+        delay = self.estimate.delay(len(self))
+        return delay if len(self) >= self.most or time.monotonic() + delay >= deadline else None

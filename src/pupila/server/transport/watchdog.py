@@ -7,7 +7,7 @@ from pupila.server.settings import Settings
 from pupila.server.transport.connection import Connection
 from pupila.server.transport.connections import Pool
 from pupila.server.transport.error_responses import StandIn
-from pupila.server.transport.executor import Handlers
+from pupila.server.transport.executor import Executor
 
 TICK = 0.2
 """Seconds between two looks at the clock: how late a deadline may be noticed."""
@@ -23,10 +23,10 @@ class Clock:
     """Looked at every TICK by the loop's thread."""
 
     def __init__(
-        self, pool: Pool, handlers: Handlers, stand_in: StandIn, settings: Settings, row: "memoryview[float]"
+        self, pool: Pool, executor: Executor, stand_in: StandIn, settings: Settings, row: "memoryview[float]"
     ) -> None:
         self.pool = pool
-        self.handlers = handlers
+        self.executor = executor
         self.stand_in = stand_in
         self.settings = settings
         self.row = row
@@ -39,12 +39,12 @@ class Clock:
         due = math.inf
         for connection in list(self.pool.open.values()):
             due = min(due, self.check(connection, now))
-        self.wedged = any(now > request.deadline + WEDGED for request in list(self.handlers.running.values()))
-        for line in self.handlers.lines:
+        self.wedged = any(now > request.deadline + WEDGED for request in list(self.executor.running.values()))
+        for line in self.executor.queues:
             line.look(now)
         self.row[BEAT] = now
         self.row[DUE] = due
-        self.row[WAITING] = self.handlers.waiting
+        self.row[WAITING] = self.executor.waiting
         self.row[READY] = not self.draining
 
     def check(self, connection: Connection, now: float) -> float:

@@ -8,10 +8,17 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from wsgiref.types import WSGIApplication
 
+from pupila.server.api.answers import to_bytes
+from pupila.server.api.errors import RequestError
+from pupila.server.api.request_context import KEY, RequestContext
+from pupila.server.observability.request_log import route_of
+from pupila.server.observability.telemetry import Note
 from pupila.server.transport.connection import Request
-from pupila.server.transport.parser import STATUS_TEXT
+from pupila.server.transport.parser import STATUS_TEXT, Head
 
 log = logging.getLogger("pupila.server")
+
+CLOSE = "Connection: close\r\n"
 
 BASE: dict[str, Any] = {
     "SERVER_SOFTWARE": "pupila",
@@ -41,10 +48,9 @@ def environ_of(request: Request, server: tuple[str, str]) -> dict[str, Any]:
         "REMOTE_ADDR": request.address,
         "wsgi.url_scheme": head.scheme,
         "wsgi.input": io.BytesIO(request.body),
-        "pupila.body": request.body,
-        "pupila.started": request.started,
-        "pupila.arrived": request.arrived,
-        "pupila.deadline": request.deadline,
+        KEY: RequestContext(
+            Note(route_of(head.path)), request.deadline, request.body, request.started, request.arrived
+        ),
     }
     environ.pop("HTTP_TRANSFER_ENCODING", None)
     environ["CONTENT_LENGTH"] = str(len(request.body))
@@ -56,7 +62,7 @@ def status_of(response: bytes) -> int:
     return int(response[9:12])
 
 
-def respond(app: WSGIApplication, environ: dict[str, Any], close: bool) -> bytes:
+def respond(app: WSGIApplication, environ: dict[str, Any], persistence: str) -> bytes:
     """Call the application and return its whole response; an application that raises is answered with 500."""
     started: list[Any] = []
 
@@ -69,13 +75,24 @@ def respond(app: WSGIApplication, environ: dict[str, Any], close: bool) -> bytes
         body = b"".join(result)
         if (finish := getattr(result, "close", None)) is not None:
             finish()
-        return response_bytes(started[0], started[1], body, close, environ["REQUEST_METHOD"] == "HEAD")
+        return response_bytes(started[0], started[1], body, persistence, environ["REQUEST_METHOD"] == "HEAD")
     except Exception:
         log.exception("the application failed")
-        return plain_response(500, "internal_error", "The server failed on this request. It has been logged.", close)
+        return plain_response(
+            500, "internal_error", "The server failed on this request. It has been logged.", persistence
+        )
 
 
-def response_bytes(status: str, headers: list[tuple[str, str]], body: bytes, close: bool, head_only: bool) -> bytes:
+def persistence_of(head: Head, closing: bool) -> str:
+    """Return the Connection header of a response: HTTP/1.0 clients are told of keep-alive, later ones expect it."""
+    if closing or not head.keep_alive:
+        return CLOSE
+    return "Connection: keep-alive\r\n" if head.version == "HTTP/1.0" else ""
+
+
+def response_bytes(
+    status: str, headers: list[tuple[str, str]], body: bytes, persistence: str, head_only: bool = False
+) -> bytes:
     """Return status line, headers and body as they go over the wire."""
     lines = [f"HTTP/1.1 {status}"]
     has_length = head_only
@@ -87,24 +104,21 @@ def response_bytes(status: str, headers: list[tuple[str, str]], body: bytes, clo
     if not has_length and status[:3] not in ("204", "304"):
         lines.append(f"Content-Length: {len(body)}")
     lines.append(f"Date: {http_date(int(time.time()))}")
-    if close:
-        lines.append("Connection: close")
-    lines.append("\r\n")
+    lines.append(f"{persistence}\r\n")
     return "\r\n".join(lines).encode("latin-1") + (b"" if head_only else body)
 
 
 def plain_response(
-    status: int, code: str, message: str, close: bool = True, request_id: str = "", retry_after: int = 0
+    status: int, code: str, message: str, persistence: str, request_id: str = "", retry_after: int = 0
 ) -> bytes:
     """Return an error response without asking the application, in the shape of all errors."""
-    text = message.replace("\\", "\\\\").replace('"', '\\"')
-    body = f'{{"error":{{"code":"{code}","message":"{text}","parts":[]}}}}'.encode()
+    body = to_bytes(RequestError(status, code, message).to_json())
     headers = [("Content-Type", "application/json"), ("X-Content-Type-Options", "nosniff")]
     if request_id:
         headers.append(("X-Request-Id", request_id))
     if retry_after:
         headers.append(("Retry-After", str(retry_after)))
-    return response_bytes(f"{status} {STATUS_TEXT[status]}", headers, body, close, False)
+    return response_bytes(f"{status} {STATUS_TEXT[status]}", headers, body, persistence)
 
 
 LAST_DATE = [0, ""]

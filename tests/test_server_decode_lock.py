@@ -6,7 +6,7 @@ import time
 import pytest
 
 from pupila.server.inference.batcher import DeadlineError
-from pupila.server.inference.decode_lock import SMALL, Gate, TooBigError, only_small
+from pupila.server.inference.decode_lock import SMALL, LargeImageLock
 
 BIG = 4 * SMALL
 
@@ -16,15 +16,15 @@ def later(seconds: float = 60) -> float:
 
 
 def test_big_pictures_are_decoded_one_at_a_time() -> None:
-    gate, lock, inside, seen = Gate(), threading.Lock(), [0], list[int]()
+    lock, counting, inside, seen = LargeImageLock(), threading.Lock(), [0], list[int]()
 
     def decode() -> None:
-        with gate.enter(BIG, later()):
-            with lock:
+        with lock.acquire(BIG, later()):
+            with counting:
                 inside[0] += 1
                 seen.append(inside[0])
             time.sleep(0.02)
-            with lock:
+            with counting:
                 inside[0] -= 1
 
     threads = [threading.Thread(target=decode) for _ in range(10)]
@@ -34,27 +34,22 @@ def test_big_pictures_are_decoded_one_at_a_time() -> None:
 
 
 def test_waiting_ends_at_the_deadline() -> None:
-    gate = Gate()
-    with gate.enter(BIG, later()), pytest.raises(DeadlineError), gate.enter(BIG, later(0.05)):
+    lock = LargeImageLock()
+    with lock.acquire(BIG, later()), pytest.raises(DeadlineError), lock.acquire(BIG, later(0.05)):
         pass
-    with gate.enter(BIG, later()):
+    with lock.acquire(BIG, later()):
         pass
 
 
 def test_small_pictures_wait_for_nobody() -> None:
-    gate = Gate()
-    with gate.enter(BIG, later()), gate.enter(SMALL, later(-1)), only_small(SMALL, later(-1)):
+    lock = LargeImageLock()
+    with lock.acquire(BIG, later()), lock.acquire(SMALL, later(-1)):
         pass
 
 
-def test_big_picture_is_none_for_a_thread_that_others_wait_for() -> None:
-    with pytest.raises(TooBigError):
-        only_small(SMALL + 1, later())
-
-
-def test_picture_that_fails_leaves_the_gate_open() -> None:
-    gate = Gate()
-    with pytest.raises(ValueError, match="broken"), gate.enter(BIG, later()):
+def test_picture_that_fails_releases_the_lock() -> None:
+    lock = LargeImageLock()
+    with pytest.raises(ValueError, match="broken"), lock.acquire(BIG, later()):
         raise ValueError("broken")
-    with gate.enter(BIG, later(0.05)):
+    with lock.acquire(BIG, later(0.05)):
         pass

@@ -1,4 +1,4 @@
-"""The scheduler on its own: order, fairness, deadlines, and that a poisoned item spoils nobody else's answer."""
+"""The batcher on its own: order, fairness, deadlines, and that a poisoned item spoils nobody else's answer."""
 
 import threading
 import time
@@ -9,7 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pupila.server.inference.batcher import DeadlineError, QueueFullError, Scheduler
+from pupila.server.inference.batcher import Batcher, DeadlineError, QueueFullError
+
+
+def run(batcher: "Batcher[int, int, str]", items: Sequence[int], lane: str, deadline: float) -> list[int]:
+    return batcher.run(items, lane, deadline).found()
 
 
 def soon(seconds: float = 10) -> float:
@@ -41,27 +45,27 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def test_results_come_in_order() -> None:
-    assert Scheduler(double, batch=3).run(range(10), "", soon()) == [2 * i for i in range(10)]
+    assert run(Batcher(double, batch=3), range(10), "", soon()) == [2 * i for i in range(10)]
 
 
 @given(st.lists(st.lists(st.integers(0, 1000), min_size=1, max_size=12), min_size=1, max_size=16), st.integers(1, 9))
 @settings(max_examples=50, deadline=None)
 def test_every_request_gets_its_own_results_in_order_under_concurrency(requests: list[list[int]], batch: int) -> None:
-    scheduler = Scheduler(double, batch=batch, max_waiting=1000)
+    batcher = Batcher(double, batch=batch, max_waiting=1000)
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda items: scheduler.run(items, "", soon()), requests))
+        answers = list(pool.map(lambda items: run(batcher, items, "", soon()), requests))
     assert answers == [[2 * item for item in items] for items in requests]
-    assert scheduler.waiting == 0
+    assert batcher.waiting == 0
 
 
 def test_only_the_culprit_fails() -> None:
     gate, log = threading.Event(), list[list[int]]()
-    scheduler = Scheduler(gated(gate, log), batch=32)
+    batcher = Batcher(gated(gate, log), batch=32)
     with ThreadPoolExecutor(33) as pool:
-        first = pool.submit(scheduler.run, [0], "", soon())
+        first = pool.submit(run, batcher, [0], "", soon())
         wait_until(lambda: len(log) == 1)
-        rest = [pool.submit(scheduler.run, [-1 if i == 13 else i], "", soon()) for i in range(32)]
-        wait_until(lambda: scheduler.waiting == 32)
+        rest = [pool.submit(run, batcher, [-1 if i == 13 else i], "", soon()) for i in range(32)]
+        wait_until(lambda: batcher.waiting == 32)
         gate.set()
         assert first.result() == [0]
         for i, future in enumerate(rest):
@@ -75,12 +79,12 @@ def test_only_the_culprit_fails() -> None:
 
 def test_many_pictures_do_not_starve_a_single_one() -> None:
     gate, log = threading.Event(), list[list[int]]()
-    scheduler = Scheduler(gated(gate, log), batch=4, max_waiting=1000)
+    batcher = Batcher(gated(gate, log), batch=4, max_waiting=1000)
     with ThreadPoolExecutor(2) as pool:
-        many = pool.submit(scheduler.run, list(range(100)), "", soon())
+        many = pool.submit(run, batcher, list(range(100)), "", soon())
         wait_until(lambda: len(log) == 1)
-        single = pool.submit(scheduler.run, [777], "", soon())
-        wait_until(lambda: scheduler.waiting == 97)
+        single = pool.submit(run, batcher, [777], "", soon())
+        wait_until(lambda: batcher.waiting == 97)
         gate.set()
         assert single.result() == [1554]
         assert many.result() == [2 * i for i in range(100)]
@@ -89,12 +93,12 @@ def test_many_pictures_do_not_starve_a_single_one() -> None:
 
 def test_lanes_are_never_computed_together() -> None:
     gate, log = threading.Event(), list[list[int]]()
-    scheduler = Scheduler(gated(gate, log), batch=8)
+    batcher = Batcher(gated(gate, log), batch=8)
     with ThreadPoolExecutor(5) as pool:
-        futures = [pool.submit(scheduler.run, [0], "a", soon())]
+        futures = [pool.submit(run, batcher, [0], "a", soon())]
         wait_until(lambda: len(log) == 1)
-        futures += [pool.submit(scheduler.run, [10 * (i % 2) + 1], "ab"[i % 2], soon()) for i in range(4)]
-        wait_until(lambda: scheduler.waiting == 4)
+        futures += [pool.submit(run, batcher, [10 * (i % 2) + 1], "ab"[i % 2], soon()) for i in range(4)]
+        wait_until(lambda: batcher.waiting == 4)
         gate.set()
         [future.result() for future in futures]
     assert sorted(map(sorted, log[1:])) == [[1, 1], [11, 11]]
@@ -102,60 +106,60 @@ def test_lanes_are_never_computed_together() -> None:
 
 def test_deadline_ends_the_waiting_and_leaves_nothing_behind() -> None:
     gate, log = threading.Event(), list[list[int]]()
-    scheduler = Scheduler(gated(gate, log))
+    batcher = Batcher(gated(gate, log))
     with ThreadPoolExecutor(2) as pool:
-        stuck = pool.submit(scheduler.run, [1], "", soon())
+        stuck = pool.submit(run, batcher, [1], "", soon())
         wait_until(lambda: len(log) == 1)
         started = time.monotonic()
         with pytest.raises(DeadlineError):
-            scheduler.run([2], "", soon(0.1))
+            run(batcher, [2], "", soon(0.1))
         assert time.monotonic() - started < 0.5
-        assert scheduler.waiting == 0
+        assert batcher.waiting == 0
         gate.set()
         assert stuck.result() == [2]
-    assert scheduler.run([3], "", soon()) == [6]
+    assert run(batcher, [3], "", soon()) == [6]
     assert log == [[1], [3]]
 
 
-def test_leader_past_its_deadline_hands_on() -> None:
+def test_request_past_its_deadline_is_given_up_while_others_go_on() -> None:
     def slow(items: Sequence[int], lane: str) -> list[int]:
         time.sleep(0.05)
         return double(items, lane)
 
-    scheduler = Scheduler(slow, max_waiting=1000)
+    batcher = Batcher(slow, max_waiting=1000)
     with ThreadPoolExecutor(2) as pool:
-        long = pool.submit(scheduler.run, list(range(100)), "", soon(0.2))
+        long = pool.submit(run, batcher, list(range(100)), "", soon(0.2))
         time.sleep(0.02)
-        assert scheduler.run([5], "", soon()) == [10]
+        assert run(batcher, [5], "", soon()) == [10]
         with pytest.raises(DeadlineError):
             long.result()
-    assert scheduler.waiting == 0
+    assert batcher.waiting == 0
 
 
 def test_full_queue_is_said_at_once() -> None:
     gate, log = threading.Event(), list[list[int]]()
-    scheduler = Scheduler(gated(gate, log), max_waiting=3)
+    batcher = Batcher(gated(gate, log), max_waiting=3)
     with ThreadPoolExecutor(3) as pool:
-        futures = [pool.submit(scheduler.run, [1], "", soon())]
+        futures = [pool.submit(run, batcher, [1], "", soon())]
         wait_until(lambda: len(log) == 1)
-        futures += [pool.submit(scheduler.run, [1, 2], "", soon())]
-        wait_until(lambda: scheduler.waiting == 2)
+        futures += [pool.submit(run, batcher, [1, 2], "", soon())]
+        wait_until(lambda: batcher.waiting == 2)
         with pytest.raises(QueueFullError):
-            scheduler.run([1, 2], "", soon())
+            run(batcher, [1, 2], "", soon())
         gate.set()
         [future.result() for future in futures]
 
 
 def test_requests_of_many_items_do_not_keep_a_single_one_out() -> None:
     gate, log = threading.Event(), list[list[int]]()
-    scheduler = Scheduler(gated(gate, log), batch=4, max_waiting=20)
+    batcher = Batcher(gated(gate, log), batch=4, max_waiting=20)
     with ThreadPoolExecutor(3) as pool:
-        many = [pool.submit(scheduler.run, [number] * 12, "", soon()) for number in (1, 2)]
-        wait_until(lambda: scheduler.waiting == 20)
+        many = [pool.submit(run, batcher, [number] * 12, "", soon()) for number in (1, 2)]
+        wait_until(lambda: batcher.waiting == 20)
         with pytest.raises(QueueFullError):
-            scheduler.run([3] * 12, "", soon())
-        single = pool.submit(scheduler.run, [4], "", soon())
-        wait_until(lambda: scheduler.waiting == 21)
+            run(batcher, [3] * 12, "", soon())
+        single = pool.submit(run, batcher, [4], "", soon())
+        wait_until(lambda: batcher.waiting == 21)
         gate.set()
         assert single.result() == [8]
         assert [future.result() for future in many] == [[2] * 12, [4] * 12]
@@ -167,5 +171,5 @@ def test_expired_request_is_not_computed() -> None:
     gate = threading.Event()
     gate.set()
     with pytest.raises(DeadlineError):
-        Scheduler(gated(gate, log)).run([1], "", soon(-1))
+        run(Batcher(gated(gate, log)), [1], "", soon(-1))
     assert log == []
