@@ -44,6 +44,10 @@ class Settings:
     max_pixels: int = 50_000_000
     """Width times height of one picture, checked on its header."""
 
+    tls_certificate: Path | None = None
+    """Certificate (PEM, with its chain) to speak TLS with: https://. It is read again when it is renewed."""
+    tls_key: Path | None = None
+    """Its private key (PEM, without a password); without this option it is in the certificate's file."""
     api_keys: tuple[ApiKey, ...] = ()
     """Who may ask; none means everybody. See `auth.read_keys`."""
     cors_origins: tuple[str, ...] = ()
@@ -69,6 +73,8 @@ class Settings:
                 floor = "0 or more" if field.name in low else "a value above zero"
                 raise SettingsError(f"{field.name} = {value} is too low. Give {floor}.")
         check_host(self.host)
+        if self.tls_key is not None and self.tls_certificate is None:
+            raise SettingsError("tls_key needs a certificate. Give --tls-certificate, too.")
         TrustedProxies(self.forwarded_allow)
         object.__setattr__(self, "cors_origins", tuple(origin_of(text) for text in self.cors_origins))
         if self.log_level not in LOG_LEVELS:

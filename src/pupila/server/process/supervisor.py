@@ -32,6 +32,7 @@ from pupila.server.process.worker import LoopArbiter, LoopWorker
 from pupila.server.settings import Settings
 from pupila.server.transport.handoff import Doors
 from pupila.server.transport.listening import bind, example, url_of
+from pupila.server.transport.tls import certificate_of
 
 log = logging.getLogger("pupila.server")
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -41,6 +42,7 @@ def serve(model: Path, settings: Settings, load: Callable[[Path], Predictor] = P
     """Serve a model file until SIGTERM or SIGINT; raises SettingsError or ModelError if it cannot be."""
     logging.basicConfig(format=LOG_FORMAT)
     logging.getLogger("pupila").setLevel(settings.log_level.upper())
+    certificate_of(settings)
     check_writable(settings.access_log)
     prepare(settings)
     traced = check_tracing(settings.traces)
@@ -74,7 +76,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         self.model = model
         self.settings = settings
         self.load_model = load
-        self.url = url_of(listener)
+        self.url = url_of(listener, "https" if settings.tls_certificate else "http")
         self.listener = listener.detach()  # gunicorn owns and closes it from here on
         self.failure = ""
         """Why no worker could load the model, when the server was started."""

@@ -2,12 +2,16 @@
 
 import contextlib
 import socket
+import ssl
 import threading
+import time
 from dataclasses import dataclass, field
 from selectors import EVENT_READ
+from typing import Any
 
 from pupila.server.transport.forwarded import NOBODY, TrustedProxies
 from pupila.server.transport.parser import HEAD_END, MAX_HEAD, Chunks, Head, ProtocolError, check_start, parse_head
+from pupila.server.transport.tls import HANDSHAKE, TlsSocket
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -35,13 +39,15 @@ class Connection:
 
     __slots__ = (
         "_chunks", "_head", "_searched", "address", "body_bytes", "buffer", "closing", "deadline", "ended",
-        "expires", "fd", "lingers", "max_body", "out", "peer", "proxies", "request", "sock", "started", "watched",
+        "expires", "fd", "lingers", "max_body", "out", "peer", "proxies", "request", "scheme", "sock",
+        "started", "watched",
     )  # fmt: skip
 
     def __init__(
         self, sock: socket.socket, peer: str, now: float, idle: float, max_body: int, proxies: TrustedProxies = NOBODY
     ) -> None:
-        self.sock = sock
+        self.sock: Any = sock  # or a TlsSocket
+        self.scheme = "http"
         self.fd = sock.fileno()
         self.peer = self.address = peer
         """Who is connected, and who asks: another address, if the peer is a trusted proxy."""
@@ -69,6 +75,16 @@ class Connection:
         self._head: Head | None = None
         self._chunks: Chunks | None = None
         self._searched = 0
+
+    def encrypt(self, context: ssl.SSLContext, idle: float) -> None:
+        """Speak TLS from here on. A client that does not end the handshake in time is closed like an idle one."""
+
+        def established() -> None:
+            self.expires = time.monotonic() + idle
+
+        self.scheme = "https"
+        self.sock = TlsSocket(self.sock, context, established)
+        self.expires = time.monotonic() + min(HANDSHAKE, idle)
 
     def begin(self, now: float, deadline: float) -> None:
         """Start the clock of the request whose first bytes are in the buffer."""
@@ -121,6 +137,7 @@ class Connection:
             return None
         head = parse_head(self.buffer, end + 2)
         del self.buffer[: end + 4]
+        head.scheme = self.scheme
         self.address = self.proxies.apply(head, self.peer)
         self._head = head
         self._chunks = Chunks(self.max_body) if head.chunked else None

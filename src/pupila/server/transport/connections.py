@@ -8,6 +8,7 @@ import time
 from pupila.server.process.scoreboard import CONNECTIONS
 from pupila.server.transport.connection import Connection
 from pupila.server.transport.forwarded import NOBODY, UNIX, TrustedProxies
+from pupila.server.transport.tls import Certificate
 
 START = 0.05
 """Seconds that a client has for the first byte of a request before its connection may have to make room for another."""
@@ -17,8 +18,17 @@ READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 class Pool:
     """Used by the loop's thread only."""
 
-    def __init__(self, row: "memoryview[float]", idle: float, max_body: int, proxies: TrustedProxies = NOBODY) -> None:
+    def __init__(
+        self,
+        row: "memoryview[float]",
+        idle: float,
+        max_body: int,
+        proxies: TrustedProxies = NOBODY,
+        certificate: Certificate | None = None,
+    ) -> None:
         self.proxies = proxies
+        self.certificate = certificate
+        """For TLS; None where clients speak plain HTTP."""
         self.row = row
         self.max_body = max_body
         self.idle = idle
@@ -44,6 +54,8 @@ class Pool:
         """Make a client's socket one of the open connections."""
         sock.setblocking(False)
         connection = Connection(sock, peer, time.monotonic(), self.idle, self.max_body, self.proxies)
+        if self.certificate is not None:
+            connection.encrypt(self.certificate.current(), self.idle)
         self.open[connection.fd] = connection
         self.row[CONNECTIONS] = len(self.open)
         self.watch(connection, READ)

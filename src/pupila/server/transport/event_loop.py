@@ -24,6 +24,7 @@ from pupila.server.transport.forwarded import TrustedProxies
 from pupila.server.transport.handoff import Door, Doors
 from pupila.server.transport.listener import Listener
 from pupila.server.transport.reactor import Turns
+from pupila.server.transport.tls import certificate_of
 from pupila.server.transport.watchdog import TICK, Clock
 
 log = logging.getLogger("pupila.server")
@@ -47,7 +48,9 @@ class EventLoop:
         self.health = health
         self.row = board.row(slot)
         proxies = TrustedProxies(settings.forwarded_allow)
-        self.pool = Pool(self.row, settings.keepalive_timeout, settings.max_body_bytes, proxies)
+        self.pool = Pool(
+            self.row, settings.keepalive_timeout, settings.max_body_bytes, proxies, certificate_of(settings)
+        )
         self.listener = Listener(listener, self.pool, board, settings.max_connections)
         door = Door(doors, slot, self.pool, board)
         self.turns = Turns(self.pool, door, settings.keepalive_timeout, settings.request_timeout)

@@ -77,7 +77,7 @@ class Door:
         At most one in STEP_BACK seconds: it may take so long until it shows on the board. And only to one that has just
         shown a sign of life, and keeps nobody waiting: what is handed to a worker that hangs is lost with it.
         """
-        if now < self.next_look:
+        if now < self.next_look or connection.scheme == "https":  # what TLS has agreed on cannot be handed over
             return
         self.next_look = now + STEP_BACK
         fewest, slot = self.board.least_busy()

@@ -65,12 +65,12 @@ def remove_stale(path: Path) -> None:
             raise SettingsError(f"{path}: another server listens there. Stop it, or choose another path.")
 
 
-def url_of(listener: socket.socket) -> str:
+def url_of(listener: socket.socket, scheme: str) -> str:
     """Return the address to ask, with the port that was chosen if 0 was given."""
     if listener.family == socket.AF_UNIX:
         return f"{UNIX}{listener.getsockname()}"
     host, port = listener.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def example(url: str) -> str:
