@@ -88,17 +88,17 @@ def test_training_counts_the_skipped_files_that_it_does_not_name(
     assert lines[-1] == "  and 3 more" and lines[-2].startswith("  cat/broken-09.png: ")
 
 
-def test_folder_that_may_not_be_read_is_listed_and_stops_nothing(tmp_path: Path) -> None:
+def test_folder_that_may_not_be_read_is_an_error_that_names_it(tmp_path: Path) -> None:
     root = tmp_path / "pets"
     write_files(root, {f"{name}/{k}.png": encode(scene(k)) for name in ("cat", "dog", "dog/closed") for k in range(3)})
-    code = "import sys; from pathlib import Path; from pupila.data.sources.files import list_folder\n"
-    code += "listing = list_folder(Path(sys.argv[1]))\n"
-    code += "print(len(listing.files), *(f'{item.name}: {item.reason}' for item in listing.skipped))"
+    code = "import runpy, sys; sys.argv[0], sys.stderr = 'pupila', sys.stdout\n"
+    code += "try: runpy.run_module('pupila', run_name='__main__')\nexcept SystemExit as end: print(end.code)"
     (root / "dog" / "closed").chmod(0)
     try:
-        assert as_a_plain_user(code, root).strip() == "6 dog/closed: There is no permission to read it."
+        said = as_a_plain_user(code, "data", root)
     finally:
         (root / "dog" / "closed").chmod(0o755)
+    assert "1 folder (dog/closed) cannot be read: there is no permission" in said and said.strip().endswith("1")
 
 
 def test_leaks_come_first_and_wrong_labels_are_named(tmp_path: Path) -> None:

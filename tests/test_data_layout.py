@@ -1,5 +1,6 @@
 """Class folders in all their arrangements, and what is said when there is none."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -114,10 +115,15 @@ def test_classes_that_only_sound_like_splits_stay_classes(root: Path) -> None:
     assert load(make_folder(root, classes)).train.classes == ("bus", "car", "steam_test", "steam_train")
 
 
-def test_classes_that_hold_the_same_folders_are_told(root: Path) -> None:
-    splits = load(make_folder(root, {f"{year}/{pet}": 1 for year in (2019, 2020) for pet in ("cat", "dog")}))
-    assert splits.train.classes == ("2019", "2020")
-    assert "2019, 2020 were taken as the classes, and all hold the same folders (cat, dog)" in splits.notes[0]
+def test_classes_that_hold_the_same_folders_are_asked_about(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_folder(root, {f"{year}/{pet}": 1 for year in (2019, 2020) for pet in ("cat", "dog")})
+    with pytest.raises(DataError, match=r"2019, 2020 all hold the same folders \(cat, dog\)") as error:
+        load(root)
+    command = rf"PUPILA_CLASS_FOLDERS=(\w+) pupila data {re.escape(str(root))}"
+    assert re.findall(command, str(error.value)) == ["outer", "inner"]
+    for choice, classes in (("outer", ("2019", "2020")), ("inner", ("cat", "dog"))):
+        monkeypatch.setenv("PUPILA_CLASS_FOLDERS", choice)
+        assert load(root).train.classes == classes
 
 
 def test_link_to_a_folder_above_ends(root: Path) -> None:

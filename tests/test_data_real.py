@@ -11,8 +11,7 @@ from data_kit import real_data
 from pupila.data import load_dataset, split
 from pupila.data.layouts.detect import detect_layout
 from pupila.data.layouts.labelled import class_names
-from pupila.data.sources.files import SourceFile, parts_of
-from pupila.data.sources.source import SourceFiles
+from pupila.data.sources.files import SourceFile, SourceFiles, parts_of
 
 
 @pytest.mark.slow

@@ -31,6 +31,9 @@ def commands_page() -> str:
     top = (
         "# Commands\n\n`--help` after a command says the same on the terminal. A mistake ends in one sentence and an "
         "[exit code](../errors.md#on-the-command-line).\n\n"
+        "`PUPILA_NAME_ENCODING` is the encoding of file names in a data set that are not in UTF-8, like `cp850`; "
+        "without it, the names decide. `PUPILA_CLASS_FOLDERS` says, where all class folders hold the same folders, "
+        "whether the `outer` or the `inner` ones are the classes.\n\n"
         "`PUPILA_CACHE` names the folder for what can be fetched or made again: downloads and decoded data sets. "
         "Without it, that is `~/.cache/pupila`. Delete it when you like.\n\n"
     )

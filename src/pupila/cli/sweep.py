@@ -47,6 +47,7 @@ def sweep(
 
     The same command goes on where it stopped. The best is chosen on validation pictures, never by test accuracy.
     """
+    from pupila.data.sources.source import source_name
     from pupila.training.sweeps import load_definition, run_sweep
     from pupila.training.sweeps.definition import plan
 
@@ -57,7 +58,7 @@ def sweep(
     definition = load_definition(arguments[0] if len(arguments) == 2 else None)
     trials = plan(definition, grid, recipe, overrides, seeds)
     data = arguments[-1]
-    folder = runs / (name or f"{Path(data).name.split('.')[0]}-{definition.name}")
+    folder = runs / (name or f"{source_name(data)}-{definition.name}")
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         summary = run_sweep(
             data, trials, folder, size=size, checkpoint_seconds=checkpoint_seconds, reference=definition.reference,

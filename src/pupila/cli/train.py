@@ -67,6 +67,7 @@ def train(
     resume: bool,
 ) -> None:
     """Train on DATA (a folder or archive of class folders, `cifar10`, or `digits`) and write a model file."""
+    from pupila.data.sources.source import source_name
     from pupila.recipe import load_recipe
     from pupila.training.distributed.ranks import Order, take_part, train_with_workers
     from pupila.training.prepare import prepare
@@ -79,7 +80,7 @@ def train(
     if explain:
         click.echo("\n".join(prepare(data, chosen, size, labels, feedback, outliers).resolved.given))
         return
-    folder = runs / (name or f"{Path(data).name.split('.')[0]}-{chosen.name}")
+    folder = runs / (name or f"{source_name(data)}-{chosen.name}")
     options = {"size": size, "labels": labels, "feedback": feedback, "outliers": outliers, "log": log}
     order = Order(data, chosen, folder, resume, checkpoint_seconds, checkpoints, options)
     if cluster is not None:

@@ -18,11 +18,14 @@ from pupila.data.decoding.decode import decode_pictures, read_pictures, resize_p
 from pupila.data.decoding.pool import Decoders
 from pupila.data.decoding.worker import UNREADABLE
 from pupila.data.layouts import cifar
+from pupila.data.layouts.arrays import find_arrays, read_arrays
 from pupila.data.layouts.cifar import fetch_cifar10, find_version, read_cifar
+from pupila.data.layouts.class_folders import CHOICE
 from pupila.data.layouts.detect import detect_layout
-from pupila.data.layouts.labelled import DetectedLayout, LabelledFile
+from pupila.data.layouts.labelled import DetectedLayout, LabelledFile, check_class_count
 from pupila.data.sources.download import cache_folder
-from pupila.data.sources.source import NAMES, SourceFiles, find_source
+from pupila.data.sources.files import SourceFiles
+from pupila.data.sources.source import NAMES, find_source
 from pupila.errors import DataError, MissingExtraError
 from pupila.images import DEFAULT_LIMITS, ImageLimits, Pixels
 
@@ -30,10 +33,10 @@ from pupila.images import DEFAULT_LIMITS, ImageLimits, Pixels
 class OpenedSource:
     """A path whose files are listed, and unpacked from an archive, once: to load, to inspect and to organise them."""
 
-    def __init__(self, given: str | Path) -> None:
-        """Raise DataError if the path cannot be looked at."""
+    def __init__(self, given: str | Path, name_encoding: str | None = None) -> None:
+        """Raise DataError if the path cannot be looked at. name_encoding: see find_source()."""
         self.where = str(given)
-        self.source = find_source(Path(given))
+        self.source = find_source(given, name_encoding)
 
     @cached_property
     def files(self) -> SourceFiles:
@@ -47,7 +50,8 @@ class OpenedSource:
 
     def labelled(self) -> Mapping[str, Sequence[LabelledFile]]:
         """Return the picture files by split; none for a data set that is not made of picture files."""
-        return {} if find_version(self.files.entries) else self.layout.splits
+        entries = self.files.entries
+        return {} if find_version(entries) or find_arrays(entries) else self.layout.splits
 
     def load(
         self,
@@ -56,24 +60,29 @@ class OpenedSource:
         cache: Path | None = None,
         limits: ImageLimits = DEFAULT_LIMITS,
         framing: str = "squash",
+        one_class: bool = False,
     ) -> Splits:
-        """Return the pictures from the cache, or read and save them there."""
+        """Return the pictures from the cache, or read and save them there; raises what load_dataset() raises."""
         source = self.source
         with _without_gc():
             key = [os.fsencode(source.path).hex(), source.name, source.identity, limits.max_bytes, limits.max_pixels]
+            key.append(os.environ.get(CHOICE))
             kept = DatasetCache(cache_folder(cache), [*key, framing, version("pillow")])
             splits = kept.load(size)
             if splits is None or _can_be_read_by_now(source.path, splits):
-                splits = self._read(size, limits, framing)
+                splits = self._read(size, limits, framing, one_class)
                 kept.save(splits, size_was_chosen=size is None)
+            check_class_count(splits.train.classes, self.where, one_class)
             return splits
 
-    def _read(self, size: int | None, limits: ImageLimits, framing: str) -> Splits:
+    def _read(self, size: int | None, limits: ImageLimits, framing: str, one_class: bool) -> Splits:
         entries = self.files.entries
-        published = find_version(entries)
-        if published is not None:
+        if published := find_version(entries):
             return read_cifar(published, entries, self.source.name, self.where, size)
+        if arrays := find_arrays(entries):
+            return read_arrays(arrays, self.source.name, self.where, size)
         with Decoders(len(entries)) as decoders:  # they start while the layout is detected
+            check_class_count({item.category for item in self.layout.splits["train"]}, self.where, one_class)
             return read_pictures(self.layout, self.source.name, self.where, size, limits, framing, decoders)
 
 
@@ -84,15 +93,18 @@ def load_dataset(
     cache: Path | None = None,
     limits: ImageLimits = DEFAULT_LIMITS,
     framing: str = "squash",
+    name_encoding: str | None = None,
+    one_class: bool = False,
 ) -> Splits:
     """Return all pictures of a source at size x size pixels, by split.
 
     `source` is "cifar10" (downloaded once), "digits", or a path: of a folder, or a tar or zip archive, that holds class
-    folders, pictures with a table of labels, pictures named like cat_001.jpg, parquet files, or CIFAR-10 or CIFAR-100
-    as published; or of such a table or parquet file itself. `size` None chooses the smallest of 32, 64, 96, 128, 160
-    and 224 that is not below the pictures' median shorter side. `framing`: see images.FRAMINGS.
-    What was decoded is kept in `cache` (else $PUPILA_CACHE, else ~/.cache/pupila). Pictures that cannot be read are
-    skipped and listed.
+    folders, pictures with a table of labels, pictures named like cat_001.jpg, parquet files, arrays with labels (.npz,
+    MNIST's idx), or CIFAR-10 or CIFAR-100 as published; or of such a table, parquet or .npz file itself. `size` None
+    chooses the smallest of 32, 64, 96, 128, 160 and 224 that is not below the pictures' median shorter side.
+    `framing`: see images.FRAMINGS. What was decoded is kept in `cache` (else $PUPILA_CACHE, else ~/.cache/pupila).
+    Pictures that cannot be read are skipped and listed. name_encoding: of file names that are not in UTF-8, if it is
+    not to be found out. one_class: accept a single class, to evaluate a model that has more.
     Raises DataError if there is nothing to train on, DownloadError, MissingExtraError.
     """
     source = as_text(source, "A data set")
@@ -102,7 +114,8 @@ def load_dataset(
         splits = read_digits(size) if source == "digits" else load_cifar10(size, cache=cache, limits=limits)
         note = f"This is the data set of that name. What lies here under the same name is ./{source}."
         return replace(splits, notes=(*splits.notes, note)) if Path(source).exists() else splits
-    return OpenedSource(source).load(size, cache=cache, limits=limits, framing=framing)
+    opened = OpenedSource(source, name_encoding)
+    return opened.load(size, cache=cache, limits=limits, framing=framing, one_class=one_class)
 
 
 def load_cifar10(

@@ -155,7 +155,7 @@ def write_comparison(path: Path, found: Comparison) -> None:
 
 def _answers(model: Predictor, data: str, part: str | None) -> Answers:
     """Read the data as the model wants it, and let the model answer."""
-    splits = load_dataset(data, model.manifest.input_size, framing=model.manifest.framing)
+    splits = load_dataset(data, model.manifest.input_size, framing=model.manifest.framing, one_class=True)
     dataset, name = splits.part(part)
     named = picture_paths(splits)
     paths = [path for own in splits.parts() for path in named[own]] if name == "all" else named[name]

@@ -71,11 +71,11 @@ def evaluate_model(model: PathLike | Predictor, data: PathLike, split: str | Non
     """
     predictor = model if isinstance(model, Predictor) else Predictor.load(model)
     manifest = predictor.manifest
-    splits = load_dataset(as_text(data, "A data set"), manifest.input_size, framing=manifest.framing)
+    splits = load_dataset(as_text(data, "A data set"), manifest.input_size, framing=manifest.framing, one_class=True)
     kept = _held_out(manifest, splits) if split is None and splits.test is None else None
     dataset, part = (kept, "held out") if kept is not None else splits.part(split)
     found = evaluate(predictor, dataset)
-    about = caution(manifest, splits.fingerprint, part)
+    about = " ".join(filter(None, [caution(manifest, splits.fingerprint, part), _lacking(dataset, manifest)]))
     return PartEvaluation(
         found.logits, found.labels, found.scores, split=part, caution=about, predictor=predictor, dataset=dataset
     )
@@ -102,6 +102,12 @@ def evaluate(predictor: Predictor, dataset: Dataset, batch: int = 256) -> Evalua
     return Evaluation(logits, labels, score(logits, labels, manifest.classes, manifest.temperature))
 
 
+def _lacking(dataset: Dataset, manifest: Manifest) -> str:
+    """Say which classes of the model the data set has no picture of."""
+    missing = sorted(set(manifest.classes) - set(dataset.classes))
+    return f"It has no pictures of {_listing(missing)}: the score says nothing of them." if missing else ""
+
+
 def caution(manifest: Manifest, fingerprint: str, part: str) -> str:
     """Return a sentence if pictures that the model was trained on are, or may be, among those of this part."""
     if part == "test":
@@ -116,13 +122,16 @@ def caution(manifest: Manifest, fingerprint: str, part: str) -> str:
 
 
 def bind(dataset: Dataset, classes: Sequence[str]) -> Int64:
-    """Return the data set's labels as indices into `classes`, matched by name; DataError if the names differ."""
-    missing = sorted(set(classes) - set(dataset.classes))
+    """Return the data set's labels as indices into `classes`, matched by name; it may lack some of them.
+
+    Raises DataError if it has a class that the model lacks.
+    """
     foreign = sorted(set(dataset.classes) - set(classes))
-    if missing or foreign:
-        differences = [f"{what}: {_listing(names)}" for what, names in _named(missing, foreign)]
+    if foreign:
+        missing = sorted(set(classes) - set(dataset.classes))
+        model_only = f"only the model has: {_listing(missing)}; " if missing else ""
         raise DataError(
-            f"The data set's classes are not the model's ({'; '.join(differences)}). "
+            f"The data set's classes are not the model's ({model_only}only the data set has: {_listing(foreign)}). "
             "Give the model's own data, or rename the class folders."
         )
     table = np.asarray([classes.index(name) for name in dataset.classes], dtype=np.int64)
@@ -163,11 +172,6 @@ def _run(predictor: Predictor, call: Callable[[Pictures], T], pictures: Pictures
         for part, result in zip(parts, pool.map(call, parts), strict=True):
             bar.advance(len(part))
             yield result
-
-
-def _named(missing: list[str], foreign: list[str]) -> list[tuple[str, list[str]]]:
-    pairs = [("only the model has", missing), ("only the data set has", foreign)]
-    return [(what, names) for what, names in pairs if names]
 
 
 def _listing(names: list[str], most: int = 5) -> str:

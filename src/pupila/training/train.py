@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from pupila._files import write_file
-from pupila.data.quality.class_balance import describe_balance
+from pupila.data.quality.class_balance import describe_classes
 from pupila.errors import TrainingError
 from pupila.evaluation.pages.report import ProgressPage, write_report
 from pupila.progress import quiet_log
@@ -102,7 +102,7 @@ def train(
     record = record_of(source, size, labels, feedback, outliers, prepared.splits)
     splits, start, recipe = prepared.splits, prepared.start, prepared.resolved.recipe
     training, validation = prepared.training, prepared.validation
-    logger.info(describe_balance(training.counts(), recipe.balance))
+    logger.info(describe_classes(training, recipe.balance))
     _write(folder / "recipe.json", json.dumps(recipe.to_dict(), indent=2))
     _write(folder / RUN_FILE, record.to_json())
     with tracking(log, folder, recipe) as tracker:

@@ -1,10 +1,8 @@
 """Decodes many picture files into one array on all cores, in order, with progress, and makes Splits of them."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from itertools import accumulate
-from pathlib import Path
 
 import numpy as np
 
@@ -12,12 +10,15 @@ from pupila import images
 from pupila.data.dataset import Pictures, Skipped, SplitArrays, Splits, assemble
 from pupila.data.decoding.pool import Decoders, worker_count
 from pupila.data.decoding.worker import Failed, Sources, read
-from pupila.data.layouts.labelled import DetectedLayout, LabelledFile, alike, class_names
+from pupila.data.layouts.labelled import DetectedLayout, LabelledFile, alike, class_names, odd_names
+from pupila.data.memory import free_memory
 from pupila.errors import DataError, ImageError
 from pupila.images import ImageLimits
 from pupila.progress import Progress
 
 SIZES = (32, 64, 96, 128, 160, 224)
+LFS_POINTER = "Git LFS pointer"
+"""What the reason of a picture that is one says."""
 SIZE_SAMPLE = 1000
 """Headers looked at to choose a size, evenly spaced: the median of so many is close enough."""
 
@@ -44,25 +45,12 @@ def decode_pictures(
 
 def _check_memory(count: int, size: int) -> None:
     """Raise DataError if so many pictures would not fit: the system would end this process without a word."""
-    needed, free = count * size * size * 3, _free_memory()
+    needed, free = count * size * size * 3, free_memory()
     if needed > free:
         raise DataError(
             f"{count:,} pictures of {size} x {size} pixels need {needed / 2**30:,.1f} GiB of memory, and "
             f"{free / 2**30:,.1f} are free. Choose a smaller --size: half of it needs a quarter."
         )
-
-
-def _free_memory() -> float:
-    """Return the bytes that may still be taken, as Linux says for machine and container; endless elsewhere."""
-    free = float("inf")
-    with suppress(OSError, KeyError, ValueError):
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        free = 1024.0 * int(lines["MemAvailable"].split()[0])
-    with suppress(OSError, KeyError, ValueError):  # another system of groups, or no limit: then it says "max"
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        used = dict(line.split() for line in Path("/sys/fs/cgroup/memory.stat").read_text().splitlines())["anon"]
-        free = min(free, float(limit - int(used)))
-    return free
 
 
 def sample_sides(sources: Sources, limits: ImageLimits) -> list[tuple[int, int]]:
@@ -117,6 +105,24 @@ def read_pictures(
     sources = [item.entry.source for item in items]
     sides = sample_sides(sources, limits)
     images, failed = decode_pictures(sources, size or choose_size(sides), limits, framing, decoders)
+    pointers = {row for row, reason in failed.items() if LFS_POINTER in reason}
+    if len(pointers) > len(items) / 2:
+        raise DataError(f"{where}: {_about_pointers(len(pointers))}")
+    parts = _split_arrays(arranged, classes, images, failed, where)
+    skipped = [Skipped(items[row].entry.name, reason) for row, reason in sorted(failed.items()) if row not in pointers]
+    skipped += [Skipped(entry.name, "It lies in no class folder.") for entry in arranged.strays]
+    skipped += arranged.skipped
+    notes = [*arranged.notes, *alike(classes), *odd_names(classes)]
+    notes += [f"Left out: {_about_pointers(len(pointers))}"] if pointers else []
+    made = assemble(name, classes, parts, skipped, layout=arranged.layout, notes=notes)
+    return replace(made, aspect=median_aspect(sides), framing=framing)
+
+
+def _split_arrays(
+    arranged: DetectedLayout, classes: Sequence[str], images: Pictures, failed: Failed, where: str
+) -> dict[str, SplitArrays]:
+    """Cut the decoded pictures into their splits, without those that failed; raises DataError if a class is lost."""
+    items = [item for members in arranged.splits.values() for item in members]
     numbers = {name: number for number, name in enumerate(classes)}
     labels = np.asarray([numbers[item.category] for item in items], dtype=np.int64)
     readable = np.ones(len(items), dtype=np.bool_)
@@ -130,12 +136,14 @@ def read_pictures(
         _check_readable(members, chosen, failed, all_rows.start, f"{where}: {split}")
         pixels = images[all_rows] if len(chosen) == len(members) else images[rows]  # a view where it can be
         parts[split] = SplitArrays(pixels, labels[rows], [f"{item.category}/{item.name}" for item in chosen])
-    skipped = [Skipped(items[row].entry.name, reason) for row, reason in sorted(failed.items())]
-    skipped += [Skipped(entry.name, "It lies in no class folder.") for entry in arranged.strays]
-    skipped += arranged.skipped
-    notes = (*arranged.notes, *alike(classes))
-    made = assemble(name, classes, parts, skipped, layout=arranged.layout, notes=notes)
-    return replace(made, aspect=median_aspect(sides), framing=framing)
+    return parts
+
+
+def _about_pointers(count: int) -> str:
+    return (
+        f"{count:,} of its pictures are Git LFS pointers, not the pictures themselves. "
+        "Run `git lfs pull` in its repository."
+    )
 
 
 def _check_readable(

@@ -1,5 +1,6 @@
 """Labels from class folders, with or without train/, valid/ and test/ above, or from file names: cat_001.jpg."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
@@ -16,6 +17,8 @@ from pupila.data.layouts.labelled import (
 from pupila.data.sources.files import SourceFile
 from pupila.errors import DataError
 
+CHOICE = "PUPILA_CLASS_FOLDERS"
+"""Environment variable: `outer` or `inner`, where class folders and those in them could both be the classes."""
 FilesByFolder = Mapping[tuple[str, ...], Sequence[SourceFile]]
 """Files by the folder that they lie in, as far as its path still counts: there are few folders, and many files."""
 
@@ -26,6 +29,8 @@ def by_class_folders(found: FilesByFolder, where: str) -> DetectedLayout:
     Raises DataError, whose text begins with `where`, if there is no such layout.
     """
     folders = split_folders(found)
+    if not folders:
+        found = _chosen_classes(found, where)
     tops = {folder[0] for folder in found if folder}
     told = {} if folders else splits_in_classes(tops)
     parts, layout = {"train": found}, "class folders"
@@ -41,7 +46,7 @@ def by_class_folders(found: FilesByFolder, where: str) -> DetectedLayout:
     unlabelled = [found, *parts.values()] if folders else [found]
     strays = [entry for files in unlabelled for entry in files.get((), ()) if "." in entry.parts[-1]]
     notes = _beside(found, folders) if folders else _unsure(tops, told)
-    return DetectedLayout(layout, splits, strays, [*notes, *_same_folders(parts["train"]), *_deeper(parts)])
+    return DetectedLayout(layout, splits, strays, [*notes, *_deeper(parts)])
 
 
 def unwrap(found: FilesByFolder) -> FilesByFolder:
@@ -112,18 +117,26 @@ def _regrouped(found: FilesByFolder, told: Mapping[str, tuple[str, str]]) -> dic
     return {**parts}
 
 
-def _same_folders(part: FilesByFolder) -> list[str]:
-    """Say that all classes hold the same folders: 2019/cat, 2019/dog, 2020/cat, 2020/dog."""
+def _chosen_classes(found: FilesByFolder, where: str) -> FilesByFolder:
+    """Return the files by the folders that are the classes, where all hold the same ones: 2019/cat, 2020/cat.
+
+    Raises DataError that asks which of them it is, unless $PUPILA_CLASS_FOLDERS says so.
+    """
     inner: dict[str, set[str]] = {}
-    for folder in filter(None, part):
+    for folder in filter(None, found):
         inner.setdefault(folder[0], set()).add(folder[1] if len(folder) > 1 else "")
     first = next(iter(inner.values()), set())
-    if len(inner) < 2 or len(first) < 2 or "" in first or any(names != first for names in inner.values()):
-        return []
-    return [
-        f"{some(inner)} were taken as the classes, and all hold the same folders ({some(first)}): if those are the "
-        "classes, move them up, or name the folders above them train and test."
-    ]
+    same = len(inner) > 1 and len(first) > 1 and "" not in first and all(names == first for names in inner.values())
+    choice = os.environ.get(CHOICE, "")
+    if not same or choice == "outer" or splits_in_classes(inner):
+        return found
+    if choice == "inner":
+        return {(folder[1], folder[0], *folder[2:]): files for folder, files in found.items() if len(folder) > 1}
+    raise DataError(
+        f"{where}: {some(inner)} all hold the same folders ({some(first)}). If those are splits, rename them to train, "
+        f"valid and test. If the outer ones are the classes: {CHOICE}=outer pupila data {where}. "
+        f"If the inner ones are: {CHOICE}=inner pupila data {where}."
+    )
 
 
 def _deeper(parts: Mapping[str, FilesByFolder]) -> list[str]:

@@ -1,17 +1,15 @@
-"""Finds the arrangement of a data set's files: parquet, tables of labels, class folders, labels in the file names.
-
-Knows in which order they are asked, and nothing of how each of them works.
-"""
+"""Detects the layout of a data set's files: parquet, tables of labels, class folders, labels in the file names."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from pupila.data.layouts.class_folders import FilesByFolder, by_class_folders, by_file_names, split_folders, unwrap
 from pupila.data.layouts.labelled import HINT, DetectedLayout, splits_among
+from pupila.data.layouts.other_tasks import check_task
 from pupila.data.layouts.parquet import by_parquet, is_parquet
 from pupila.data.layouts.tables import by_tables, find_tables
-from pupila.data.sources.files import SourceFile
-from pupila.data.sources.source import SourceFiles
+from pupila.data.sources.file_names import display_name
+from pupila.data.sources.files import VIDEOS, SourceFile, SourceFiles, ending_of
 from pupila.errors import DataError
 
 
@@ -30,16 +28,44 @@ def _detect(entries: Sequence[SourceFile], where: str) -> DetectedLayout:
         return by_parquet(entries, where)
     found = _pictures_by_folder(entries)
     if not found:
-        raise DataError(f"{where}: there are no pictures in it. {HINT}")
+        raise DataError(" ".join([f"{where}: there are no pictures in it. {HINT}", *_videos(entries)]))
     tables, unused = find_tables(entries)
     if tables:
         arranged = by_tables(tables, entries, where)
     else:
         try:
+            check_task(entries, where)
             arranged = _by_names(unwrap(found), where)
         except DataError as error:
             raise DataError(" ".join([str(error), *unused])) from None
-    return replace(arranged, notes=(*arranged.notes, *unused))
+    _check_classes(arranged, where, unused)
+    return replace(arranged, notes=(*arranged.notes, *unused, *_videos(entries)))
+
+
+def _check_classes(arranged: DetectedLayout, where: str, unused: Sequence[str]) -> None:
+    """Raise DataError if a table that is not used is likely to hold the labels."""
+    if unused and len({item.category for members in arranged.splits.values() for item in members}) < 2:
+        only = display_name(arranged.splits["train"][0].category)
+        raise DataError(" ".join([f"{where}: the only class folder is {only}.", *unused]))
+
+
+def _videos(entries: Sequence[SourceFile]) -> list[str]:
+    """Say which videos were passed over: those beside a picture of the same name are Live Photos."""
+    videos = [entry for entry in entries if ending_of(entry.parts[-1]) in VIDEOS]
+    if not videos:
+        return []
+    stems = {_stem(entry) for entry in entries if entry.may_be_picture}
+    alone = [entry for entry in videos if _stem(entry) not in stems]
+    live = len(videos) - len(alone)
+    notes = [f"{live:,} videos of Live Photos were passed over: their pictures are used."] if live else []
+    if alone:
+        example = f"{len(alone):,} videos were passed over, like {alone[0].name}"
+        notes.append(f"{example}: save pictures out of them to use them.")
+    return notes
+
+
+def _stem(entry: SourceFile) -> tuple[str, ...]:
+    return (*entry.parts[:-1], entry.parts[-1].rpartition(".")[0].casefold())
 
 
 def _pictures_by_folder(entries: Iterable[SourceFile]) -> FilesByFolder:

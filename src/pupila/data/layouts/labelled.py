@@ -1,15 +1,14 @@
-"""Which file is of which split and which class, and which arrangement told so. Knows nothing of bytes or pixels.
-
-Each arrangement has a file of its own; what they have in common, and the classes bound by name, are here.
-"""
+"""Files with their split and class, which every layout returns; names of splits in six languages, names of classes."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import NamedTuple
 
 from pupila.data.dataset import Skipped
+from pupila.data.sources.file_names import display_name, plain_name
 from pupila.data.sources.files import SourceFile
 from pupila.errors import DataError
 
@@ -18,11 +17,25 @@ WORDS = {
     "validation": ("valid", "val", "validation", "dev", "eval", "evaluation", "publictest"),
     "test": ("test", "testing", "tests", "holdout", "privatetest"),
 }
-SPLIT_NAMES = {word + end: split for split, words in WORDS.items() for word in words for end in ("", "set")}
+OTHER_WORDS = {
+    "train": (
+        "treino", "treinamento", "treinar", "entrenamiento", "entreno", "entrainement", "apprentissage", "trainings",
+        "lernen", "addestramento", "allenamento",
+    ),
+    "validation": ("validacao", "validacion", "avaliacao", "evaluacion", "validierung", "validazione"),
+    "test": ("teste", "testes", "prueba", "pruebas", "essai", "essais", "prova", "pruefung", "prufung", "prove"),
+}  # fmt: skip
+"""Portuguese, Spanish, French, German and Italian, without accents. Some of them are ordinary words, too."""
+ENDS = ("", "set", "data", "daten", "datensatz", "menge", "dataset")
+SPLIT_NAMES = {
+    word + end: split
+    for words in (WORDS, OTHER_WORDS) for split, known in words.items() for word in known for end in ENDS
+}  # fmt: skip
 """What folders, tables and parquet files call the three splits, in small letters; see split_of()."""
+ENGLISH = {word + end for words in WORDS.values() for word in words for end in ENDS}
 WITHIN = re.compile(
     r"(?P<before>(?:.*[\s_.-])?)"
-    rf"(?P<split>{'|'.join(f'{word}(?:[ _-]?set)?' for words in WORDS.values() for word in words)})"
+    rf"(?P<split>{'|'.join(f'{word}(?:[ _-]?set)?' for w in (WORDS, OTHER_WORDS) for k in w.values() for word in k)})"
     r"(?P<after>(?:[\s_.-].*)?)",
     re.IGNORECASE,
 )
@@ -54,54 +67,98 @@ class DetectedLayout:
 
 
 def sort_labelled(items: Iterable[LabelledFile]) -> list[LabelledFile]:
-    """Sort by class, then by name: the order that a seed's split depends on."""
-    return sorted(items, key=itemgetter(0, 1))
+    """Sort by class, then by name: the order that a seed's split depends on. Names of classes get normal form C."""
+    normal = [
+        item if item.category.isascii() else item._replace(category=unicodedata.normalize("NFC", item.category))
+        for item in items
+    ]
+    return sorted(normal, key=itemgetter(0, 1))
 
 
 def class_names(splits: Mapping[str, Sequence[LabelledFile]], where: str) -> tuple[str, ...]:
-    """Return the classes of train, sorted.
+    """Return the classes of train, sorted, numbers in them as numbers.
 
-    Raises DataError if there is one only, if another split has one more, or if a name is no text.
+    Raises DataError if another split has one more, or if a name is no text.
     """
     classes = {item.category for item in splits["train"]}
     for name in classes:
-        shown = name.encode("utf-8", "backslashreplace").decode()
-        if shown != name:  # a folder from an old archive; answers could not be written down
-            raise DataError(f"{where}: the name of the class '{shown}' is not in UTF-8. Rename its folder.")
-    if len(classes) < 2:
-        raise DataError(f"{where}: has one class only, '{min(classes)}'. Put a folder of another class beside it.")
+        if not _is_text(name):  # answers could not be written down
+            raise DataError(f"{where}: the name of the class {display_name(name)} is not in UTF-8. Rename its folder.")
     for split, members in splits.items():
         own = {item.category for item in members}
         if own - classes:
             missing = f" It lacks {some(classes - own)}." if classes - own else ""
+            same = {plain_name(name) for name in own - classes} & {plain_name(name) for name in classes - own}
+            why = " They differ in spaces or invisible letters only." if same else ""
             raise DataError(
-                f"{where}: {split} has classes that train lacks: {some(own - classes)}.{missing} Name them alike."
+                f"{where}: {split} has classes that train lacks: {some(own - classes)}.{missing}{why} Name them alike."
             )
-    return tuple(sorted(classes))
+    return tuple(sorted(classes, key=natural_order))
+
+
+def check_class_count(classes: Collection[str], where: str, one_class: bool = False) -> None:
+    """Raise DataError if there is one class only, unless that is enough."""
+    if len(classes) < 2 and not one_class:
+        only = display_name(next(iter(classes), ""))
+        only = only if only.startswith("'") else f"'{only}'"
+        raise DataError(f"{where}: has one class only, {only}. Put a folder of another class beside it.")
+
+
+def natural_order(name: str) -> tuple[list[tuple[int, int, str]], str]:
+    """Return the sort key that puts 2 before 10, and class2 before class10."""
+    pieces = re.split(r"(\d{1,18})", name)
+    return [(0, int(p), "") if p[:1].isdecimal() else (1, 0, p) for p in pieces if p], name
 
 
 def alike(classes: Iterable[str]) -> list[str]:
-    """Return a sentence on each group of classes that differ in nothing but capitals, spaces, lines and dots."""
+    """Return a sentence on each group of classes that differ in capitals, accents' spelling, spaces or marks only."""
     groups: dict[str, list[str]] = {}
     for name in classes:
-        groups.setdefault(re.sub(r"[\s_.-]+", "", name).casefold() or name, []).append(name)
+        key = unicodedata.normalize("NFKC", plain_name(name))
+        groups.setdefault(re.sub(r"[\s_.-]+", "", key).casefold() or name, []).append(name)
     return [
-        f"{' and '.join(repr(name) for name in group)} are different classes: name them alike if they are one."
+        f"{' and '.join(_quoted(name) for name in group)} are different classes: name them alike if they are one."
         for group in groups.values()
         if len(group) > 1
     ]
 
 
+def odd_names(classes: Iterable[str]) -> list[str]:
+    """Return a sentence on classes with spaces at an end, or with invisible letters."""
+    odd = sorted(name for name in classes if display_name(name) != name)
+    return [f"Names of classes with spaces at an end or invisible letters: {some(odd)}."] if odd else []
+
+
+def _quoted(name: str) -> str:
+    shown = display_name(name)
+    return shown if shown != name else f"'{name}'"
+
+
+def _is_text(name: str) -> bool:
+    return name.encode("utf-8", "backslashreplace").decode() == name
+
+
 def some(names: Iterable[str]) -> str:
-    """Join the first five names, and count the others."""
+    """Join the first five names, as messages show them, and count the others."""
     ordered = sorted(names)
-    shown = ", ".join(ordered[:5])
+    shown = ", ".join(map(display_name, ordered[:5]))
     return f"{shown} and {len(ordered) - 5:,} more" if len(ordered) > 5 else shown
 
 
+def folded(name: str) -> str:
+    """Return a name in small letters without accents, letter for letter."""
+    if name.isascii():
+        return name.casefold()
+    return "".join(unicodedata.normalize("NFD", letter)[0].lower()[:1] or letter for letter in name)
+
+
 def split_of(name: str) -> str | None:
-    """Return the split that a name means, however it is written: Test, test_set, Test Set; None if it means none."""
-    return SPLIT_NAMES.get(re.sub(r"[\s_-]+", "", name.casefold()))
+    """Return the split that a name means, however it is written: Test, test_set, Validação; None if it means none."""
+    return SPLIT_NAMES.get(_word(name))
+
+
+def _word(name: str) -> str:
+    return re.sub(r"[\s_-]+", "", folded(unicodedata.normalize("NFC", name)))
 
 
 def splits_among(names: Iterable[str]) -> dict[str, str]:
@@ -112,15 +169,15 @@ def splits_among(names: Iterable[str]) -> dict[str, str]:
     """
     names = sorted(set(names))
     plain = {name: split for name in names if (split := split_of(name))}
-    if plain:
+    if any(_word(name) in ENGLISH for name in plain) or len(set(plain.values())) > 1:
         return plain
     groups: dict[tuple[str, str], dict[str, str]] = {}
     for name in names:
-        match = WITHIN.fullmatch(name)
+        match = WITHIN.fullmatch(folded(name))
         if match and (split := split_of(match["split"])):
             groups.setdefault((match["before"].casefold(), match["after"].casefold()), {})[name] = split
     for (before, after), found in groups.items():
-        shared = all(name.casefold().startswith(before) and name.casefold().endswith(after) for name in names)
+        shared = all(folded(name).startswith(before) and folded(name).endswith(after) for name in names)
         if shared and len(set(found.values())) > 1 and "train" in found.values():
             return found
     return {}
@@ -128,8 +185,11 @@ def splits_among(names: Iterable[str]) -> dict[str, str]:
 
 def splits_in_classes(names: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Map names like cat_train and dog-test to class and split; none unless train shares a class with another split."""
-    matches = {name: match for name in names if (match := WITHIN.fullmatch(name))}
-    found = {n: ((m["before"] + m["after"]).strip(" _.-"), split_of(m["split"]) or "") for n, m in matches.items()}
+    matches = {name: match for name in names if (match := WITHIN.fullmatch(folded(name)))}
+    found = {
+        n: ((n[: m.end("before")] + n[m.start("after") :]).strip(" _.-"), split_of(m["split"]) or "")
+        for n, m in matches.items()
+    }
     found = {name: told for name, told in found.items() if told[0]}
     trained = {category for category, split in found.values() if split == "train"}
     return found if any(told[0] in trained and told[1] != "train" for told in found.values()) else {}
@@ -147,7 +207,7 @@ def splits_of_files(files: Sequence[SourceFile]) -> list[str | None]:
 
 def split_named(name: str) -> str | None:
     """Return the split that a file's name begins with, as in train-00000-of-00002 or testLabels; None if with none."""
-    small = name.casefold()
+    small = folded(name)
     known = sorted((word for word in SPLIT_NAMES if small.startswith(word)), key=len)
     rest = name[len(known[-1]) :] if known else ""
     begins = not rest or not rest[0].isalpha() or rest[0].isupper() or rest.casefold() in ("labels", "ing")

@@ -1,7 +1,4 @@
-"""Hugging Face style parquet: a column of picture bytes, a column of labels, split told by the file's name.
-
-Knows pyarrow, which is an extra, and no pixels.
-"""
+"""Parquet files as Hugging Face writes them: a column of picture bytes, a column of labels, the split in the name."""
 
 import io
 import json
@@ -10,11 +7,16 @@ from typing import Any
 
 from pupila.data.dataset import Skipped
 from pupila.data.layouts.labelled import DetectedLayout, LabelledFile, some, sort_labelled, splits_of_files
+from pupila.data.memory import free_memory, limited_memory
 from pupila.data.sources.files import SourceFile, parts_of
 from pupila.errors import DataError, MissingExtraError
 
 IMAGE_COLUMNS = ("image", "img", "picture", "photo")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "target")
+
+
+MAX_BYTES, MAX_ROWS, BATCH, THRIFT_BYTES = 8 * 2**30, 2_000_000, 64, 16 * 2**20
+"""What is read of one file: bytes unpacked, rows, rows at once, and bytes of its description."""
 
 
 def is_parquet(entries: Sequence[SourceFile]) -> bool:
@@ -58,22 +60,48 @@ def _splits(files: Sequence[SourceFile], where: str) -> list[str]:
 def _read(file: SourceFile, where: str) -> list[LabelledFile]:
     try:
         from pyarrow import ArrowException
-        from pyarrow.parquet import read_table
+        from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise MissingExtraError("Reading parquet", "parquet") from error
+    source = io.BytesIO(file.source) if isinstance(file.source, bytes) else file.source
+    limit = int(min(MAX_BYTES, free_memory() / 2))
     try:
-        table = read_table(io.BytesIO(file.source) if isinstance(file.source, bytes) else file.source)
+        with (
+            limited_memory(limit),
+            ParquetFile(source, thrift_string_size_limit=THRIFT_BYTES, thrift_container_size_limit=MAX_ROWS) as opened,
+        ):
+            if opened.metadata.num_rows > MAX_ROWS:
+                raise DataError(f"{where} has over {MAX_ROWS:,} rows. Cut it into several files.")
+            names = opened.schema_arrow.names
+            image, label = _column(names, IMAGE_COLUMNS, where), _column(names, LABEL_COLUMNS, where)
+            classes = _class_names(opened.schema_arrow.metadata or {}, label)
+            return _rows(opened, image, label, classes, file, where, limit)
+    except MemoryError as error:
+        raise DataError(f"{where} {_too_large(limit)}") from error
     except (ArrowException, OSError) as error:
         raise DataError(f"{where} is cut off or damaged ({error}). Copy or download it again.") from error
-    image = _column(table.column_names, IMAGE_COLUMNS, where)
-    label = _column(table.column_names, LABEL_COLUMNS, where)
-    labels = _names(table.column(label).to_pylist(), _class_names(table.schema.metadata or {}, label), where)
-    cells = table.column(image).to_pylist()
-    return [
-        LabelledFile(category, name, SourceFile(parts_of(name), data))
-        for index, (category, cell) in enumerate(zip(labels, cells, strict=True))
-        for name, data in [_picture(cell, f"{file.name}/{index:07d}", where)]
-    ]
+
+
+def _rows(
+    opened: Any, image: str, label: str, classes: Sequence[str], file: SourceFile, where: str, limit: int
+) -> list[LabelledFile]:
+    """Read the two columns in small batches, within the limit; equal pictures in a batch are held once."""
+    found: list[LabelledFile] = []
+    left = limit
+    for batch in opened.iter_batches(batch_size=BATCH, columns=[image, label]):
+        left -= batch.nbytes
+        if left < 0:
+            raise DataError(f"{where} {_too_large(limit)}")
+        cells = batch.column(batch.schema.get_field_index(image)).to_pylist()
+        labels = _names(batch.column(batch.schema.get_field_index(label)).to_pylist(), classes, where)
+        for category, cell in zip(labels, cells, strict=True):
+            name, data = _picture(cell, f"{file.name}/{len(found):07d}", where)
+            found.append(LabelledFile(category, name, SourceFile(parts_of(name), data)))
+    return found
+
+
+def _too_large(limit: int) -> str:
+    return f"needs over {limit / 2**30:,.1f} GiB of memory. Cut it into several files, or unpack it into class folders."
 
 
 def _column(present: Sequence[str], names: Sequence[str], where: str) -> str:

@@ -1,46 +1,60 @@
-"""Labels from tables: any CSV of path,label, Kaggle's trainLabels.csv beside train/1.png among them.
+"""Labels from tables: CSV with path and label or a column a class, metadata.jsonl, lists of objects in JSON.
 
-Knows rows and names of files, no pixels. A table counts only if most of its rows name pictures that are there.
+A table counts only if most of its rows name pictures that are there, by their paths or by the ends of these.
 """
 
 import csv
 import io
+import itertools
+import json
 import os
+import re
+import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from operator import itemgetter
+from typing import Any, NamedTuple
 
 from pupila.data.dataset import Skipped
-from pupila.data.layouts.labelled import DetectedLayout, LabelledFile, some, sort_labelled, split_of, splits_of_files
+from pupila.data.layouts.labelled import (
+    DetectedLayout,
+    LabelledFile,
+    folded,
+    some,
+    sort_labelled,
+    split_of,
+    splits_of_files,
+)
 from pupila.data.sources.files import PICTURES, SourceFile, ending_of, parts_of
 from pupila.errors import DataError
 
 PATH_COLUMNS = (
-    "path",
-    "filepath",
-    "file_path",
-    "image_path",
-    "file_name",
-    "filename",
-    "file",
-    "image",
-    "image_id",
-    "id",
-)
-LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target", "label_name")
-SPLIT_COLUMNS = ("split", "subset", "set", "partition")
-"""Usual headings, the surest first."""
+    "path", "filepath", "file_path", "image_path", "file_name", "filename", "file", "image", "image_id", "id",
+    "image_name", "img", "img_path", "url", "image_url", "link", "uri", "src", "arquivo", "imagem", "caminho", "foto",
+    "archivo", "imagen", "ruta", "fichier", "chemin", "datei", "bild", "pfad",
+)  # fmt: skip
+LABEL_COLUMNS = (
+    "label", "labels", "class", "class_name", "category", "target", "label_name", "dx", "classe", "rotulo", "etiqueta",
+    "categoria", "clase", "etiquette", "categorie", "klasse", "kategorie",
+)  # fmt: skip
+SPLIT_COLUMNS = ("split", "subset", "set", "partition", "conjunto", "particao")
+"""Usual headings without accents, the surest first."""
+BITS = {"0": False, "1": True, "0.0": False, "1.0": True, "": False, "false": False, "true": True}
+"""Cells of a column that stands for a class."""
 OURS = frozenset(("suggested", "confidence"))
 """Headings of what `pupila mislabelled` and `pupila predict` write: doubts and answers, which are no labels."""
-TABLES = (".csv", ".tsv")
-MAX_BYTES = 256 * 2**20
+TABLES = (".csv", ".tsv", ".jsonl")
+JSON_TABLES = (*TABLES, ".json")
+MAX_BYTES, MAX_JSON_BYTES, MAX_LINE, MAX_ROWS, MAX_COLUMNS = 64 * 2**20, 8 * 2**20, 2**20, 2_000_000, 10_000
+"""Larger tables are not read: what Python makes of their cells takes many times their bytes."""
 SAMPLE = 1000
 """Rows looked at to find the folder that a table speaks of."""
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+Cells = Sequence[str]
 
 
-@dataclass(frozen=True)
-class LabelRow:
+class LabelRow(NamedTuple):
     """One line of a table."""
 
     file: str
@@ -57,11 +71,17 @@ class LabelTable:
     split: str
     rows: Sequence[LabelRow]
     pictures: Mapping[str, SourceFile]
+    note: str = ""
+    """How the rows were matched, if not by their paths."""
+
+
+class TableError(Exception):
+    """Why a table is not used, as the end of a sentence."""
 
 
 def find_tables(entries: Sequence[SourceFile]) -> tuple[list[LabelTable], list[str]]:
     """Return the tables of labels that name the pictures, and a sentence on each that seems to be one and does not."""
-    found = [entry for entry in entries if entry.parts[-1].lower().endswith(TABLES)]
+    found = [entry for entry in entries if entry.parts[-1].lower().endswith(JSON_TABLES)]
     pictures = [entry for entry in entries if entry.may_be_picture] if found else []
     names = {name for entry in pictures for name in (entry.parts[-1], entry.parts[-1].rpartition(".")[0])}
     bound = [(entry, _bind(entry, pictures, names)) for entry in found]
@@ -85,6 +105,7 @@ def by_tables(tables: Sequence[LabelTable], entries: Sequence[SourceFile], where
     others = Counter("/".join(entry.parts[:-1]) or "." for entry in pictures if id(entry) not in used)
     notes = [f"{folder}: {count:,} pictures without a label were left out." for folder, count in sorted(others.items())]
     ordered = {split: sort_labelled(splits[split]) for split in sorted(splits)}
+    notes += [table.note for table in tables if table.note]
     layout = f"labels from {some(table.name for table in tables)}"
     return DetectedLayout(layout, ordered, notes=notes, skipped=skipped)
 
@@ -97,19 +118,78 @@ def _bind(entry: SourceFile, pictures: Sequence[SourceFile], names: Set[str]) ->
     """
     if "submission" in entry.parts[-1].casefold():  # beside Kaggle's labels lies one that calls every test picture cat
         return f"{entry.name} is not used: going by its name, it holds answers and no labels."
-    rows, sure = _rows(entry)
+    try:
+        rows, sure = _rows(entry)
+    except TableError as error:
+        return f"{entry.name} is not used: {error}."
     sample = [_key(row.file) for row in rows[:: max(1, len(rows) // SAMPLE)]]
     known = sum(key.rpartition("/")[2] in names for key in sample)
     hits, named = _best_folder(entry, pictures, sample) if known >= len(sample) / 2 else (0, {})
+    note = ""
+    if sample and hits < len(sample) / 2 <= known:
+        named, twice = _by_tail([_key(row.file) for row in rows], pictures)
+        hits = sum(key in named for key in sample)
+        if hits < len(sample) / 2 and twice:
+            return f"{entry.name} is not used: {twice}. Write paths from the folder of the table."
+        example = next((row.file for row in rows if _key(row.file) in named), "")
+        note = f"{entry.name} names pictures by other paths, like {example}: they were found by the ends of the paths."
     if not sample or hits < len(sample) / 2:
-        lost = next((row.file for row in rows if _key(row.file) not in named), "")
-        said = f"{entry.name} is not used: most of its rows name pictures that are not there, like '{lost}'."
-        return said if sure and sample else ""
+        return _lost(entry, rows, named) if sample and (sure or _seems_path(rows[0].file)) else ""
     first = rows[0]
     seems_file = sure or _key(first.file) in named or ending_of(first.file) in PICTURES
     if not seems_file and all(row.label != first.label for row in rows[1:]):
         rows = rows[1:]  # a heading in other words, like id,breed
-    return LabelTable(entry.name, "", rows, named)
+    return LabelTable(entry.name, "", rows, named, note)
+
+
+def _lost(entry: SourceFile, rows: Sequence[LabelRow], named: Mapping[str, SourceFile]) -> str:
+    """Say that most rows name pictures that are not there."""
+    lost = next((row.file for row in rows if _key(row.file) not in named), "")
+    if ADDRESS.match(lost):
+        return (
+            f"{entry.name} is not used: it names addresses, like {lost}, which are not fetched. Download the pictures "
+            "under their own names and put them beside it."
+        )
+    return (
+        f"{entry.name} is not used: most of its rows name pictures that are not there, like '{lost}'. Put them there, "
+        "or write paths from the folder of the table."
+    )
+
+
+def _seems_path(name: str) -> bool:
+    return ending_of(name) in PICTURES and ("/" in name or "\\" in name)
+
+
+def _by_tail(keys: Iterable[str], pictures: Sequence[SourceFile]) -> tuple[dict[str, SourceFile], str]:
+    """Match paths of another machine, or addresses, by the longest common end that only one picture has.
+
+    Also returned is the first of those that several pictures fit alike, as a sentence.
+    """
+    by_name: dict[str, list[tuple[str, ...]]] = {}
+    entries: dict[tuple[str, ...], SourceFile] = {}
+    for entry in pictures:
+        stem = entry.parts[-1].rpartition(".")[0] or entry.parts[-1]
+        for name in {entry.parts[-1], stem}:
+            path = (*entry.parts[:-1], name)
+            entries[path] = entry
+            by_name.setdefault(name, []).append(path)
+    found, twice = {}, ""
+    for key in keys:
+        parts = tuple(key.split("/"))
+        fitting = by_name.get(parts[-1]) or by_name.get(parts[-1].rpartition(".")[0], [])
+        if len(fitting) > 1:
+            best = max(_common_end(path, parts) for path in fitting[:SAMPLE])
+            fitting = [path for path in fitting if _common_end(path, parts) == best]
+        if len(fitting) == 1:
+            found[key] = entries[fitting[0]]
+        elif fitting and not twice:
+            twice = f"'{key}' can be {entries[fitting[0]].name} or {entries[fitting[1]].name}"
+    return found, twice
+
+
+def _common_end(one: Sequence[str], two: Sequence[str]) -> int:
+    pairs = zip(reversed(one), reversed(two), strict=False)
+    return next((count for count, (a, b) in enumerate(pairs) if a != b), min(len(one), len(two)))
 
 
 def _best_folder(
@@ -143,7 +223,8 @@ def _by_name(pictures: Sequence[SourceFile], above: int) -> dict[str, SourceFile
 
 
 def _key(name: str) -> str:
-    return "/".join(parts_of(name.replace("\\", "/")))
+    plain = ADDRESS.sub("", name.replace("\\", "/"))
+    return "/".join(parts_of(plain if plain == name else plain.partition("?")[0]))
 
 
 def _collect(tables: Iterable[LabelTable], where: str) -> tuple[dict[str, list[LabelledFile]], list[Skipped]]:
@@ -179,44 +260,122 @@ def _check_splits(table: LabelTable, where: str) -> None:
 def _rows(entry: SourceFile) -> tuple[list[LabelRow], bool]:
     """Read a table of paths and labels; nothing if it is none. Without a usual heading, its two columns are those.
 
-    Also returned is whether its heading says that it is one.
+    Also returned is whether its heading says that it is one. Raises TableError if it is one that cannot be used.
     """
-    text = _text(entry)
-    first = text.partition("\n")[0]
-    delimiter = max(",;\t", key=first.count)
     try:
-        lines = [line for line in csv.reader(io.StringIO(text), delimiter=delimiter) if line]
-    except csv.Error:
-        return [], False
-    heads = [cell.strip().casefold() for cell in lines[0]] if lines else []
-    if not heads or OURS & set(heads):
-        return [], False
-    path, label, split = (_column(heads, names) for names in (PATH_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS))
-    sure = path is not None and label is not None
-    if path is None or label is None:
-        if len(heads) != 2:
+        lines = _lines(entry)
+        first = next(lines, None)
+        if not first or len(first) > MAX_COLUMNS:
             return [], False
-        path, label, split = 0, 1, None
-    else:
-        lines = lines[1:]
+        heads = [folded(cell.strip()) for cell in first]
+        if OURS & set(heads):
+            return [], False
+        path, label, split = (_column(heads, names) for names in (PATH_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS))
+        if path is not None and label is not None:
+            return _label_rows(lines, path, label, split), True
+        if len(heads) == 2:
+            return _label_rows(itertools.chain([first], lines), 0, 1, None), False
+        return _one_hot(lines, first, path or 0, split)
+    except (csv.Error, OSError, ValueError, RecursionError):
+        return [], False
+
+
+def _label_rows(lines: Iterable[Cells], path: int, label: int, split: int | None) -> list[LabelRow]:
     last = max(path, label, split or 0)
-    rows = [
-        LabelRow(line[path].strip(), line[label].strip(), line[split].strip() if split is not None else "")
+    return [
+        LabelRow(line[path].strip(), sys.intern(line[label].strip()), line[split].strip() if split is not None else "")
         for line in lines
         if len(line) > last
     ]
-    return rows, sure
+
+
+def _one_hot(lines: Iterable[Cells], heads: Cells, path: int, split: int | None) -> tuple[list[LabelRow], bool]:
+    """Read a table with a column of 0 and 1 for each class, as ISIC and Roboflow publish; nothing if it is none.
+
+    Raises TableError if pictures have several classes.
+    """
+    columns = [index for index in range(len(heads)) if index not in (path, split)]
+    rows, several = [], 0
+    for line in lines:
+        if len(line) != len(heads):
+            return [], False
+        values = [line[index].strip() for index in columns]
+        if not all(value in BITS for value in values):
+            return [], False
+        ones = [index for index, value in zip(columns, values, strict=True) if BITS[value]]
+        several += len(ones) > 1
+        label = heads[ones[0]].strip() if ones else ""
+        rows.append(LabelRow(line[path].strip(), label, line[split].strip() if split is not None else ""))
+    if len(columns) < 2 or not rows:
+        return [], False
+    if several > len(rows) / 100:
+        raise TableError(
+            f"{several:,} of its {len(rows):,} rows give a picture several classes, and Pupila learns one a picture. "
+            "Keep one class a row"
+        )
+    return rows, True
 
 
 def _column(heads: Sequence[str], names: Sequence[str]) -> int | None:
     return next((heads.index(name) for name in names if name in heads), None)
 
 
-def _text(entry: SourceFile) -> str:
-    """Return the table's text, in UTF-8 or in one of the two ways of Excel; nothing if it is too large to be one."""
-    small = isinstance(entry.source, bytes) or os.stat(entry.source).st_size <= MAX_BYTES  # noqa: PTH116 - no Path
-    data = entry.read() if small else b""
+def _lines(entry: SourceFile) -> Iterator[Cells]:
+    """Yield the heading and the rows of a CSV, or of JSON objects with the same keys; raises TableError, ValueError."""
+    kind = ending_of(entry.parts[-1])
+    size = len(entry.source) if isinstance(entry.source, bytes) else os.stat(entry.source).st_size  # noqa: PTH116
+    most = MAX_JSON_BYTES if kind == ".json" else MAX_BYTES
+    if size > most:
+        raise TableError(f"it has {size / 2**20:,.0f} MiB, and {most // 2**20} are read at most")
+    data = entry.read()
+    lines = _json_lines(data, kind) if kind in (".json", ".jsonl") else _csv_lines(data)
+    for count, line in enumerate(lines):
+        if count > MAX_ROWS:
+            raise TableError(f"it has over {MAX_ROWS:,} rows")
+        if line:
+            yield line
+
+
+def _csv_lines(data: bytes) -> Iterator[Cells]:
+    """Read in UTF-8 or in one of the two ways of Excel."""
+    wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+    encoding = "utf-16" if wide else "utf-8-sig"
     try:
-        return data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
+        data.decode(encoding)
     except UnicodeDecodeError:
-        return data.decode("cp1252", "replace")
+        encoding = "cp1252"
+    text = io.TextIOWrapper(io.BytesIO(data), encoding, errors="replace", newline="")
+    first = text.readline(MAX_LINE)
+    delimiter = max(",;\t", key=first.count)
+    text.seek(0)
+    yield from csv.reader(iter(lambda: _bounded_line(text), ""), delimiter=delimiter)
+
+
+def _bounded_line(text: io.TextIOWrapper) -> str:
+    line = text.readline(MAX_LINE)
+    if len(line) == MAX_LINE:
+        raise csv.Error("a line is too long")
+    return line
+
+
+def _json_lines(data: bytes, kind: str) -> Iterator[Cells]:
+    """Read metadata.jsonl, a list of objects, or an object of file names and labels."""
+    if kind == ".jsonl":
+        objects: Iterator[Any] = (json.loads(line) for line in io.BytesIO(data) if line.strip())
+    else:
+        content = json.loads(data)
+        if isinstance(content, dict) and all(isinstance(value, str | int) for value in content.values()):
+            content = [{"file": name, "label": label} for name, label in content.items()]
+        objects = iter(content if isinstance(content, list) else [])
+    heads: list[str] = []
+    for item in objects:
+        if not isinstance(item, dict):
+            return
+        if not heads:
+            heads = list(item)
+            yield heads
+        yield [_cell(item.get(head)) for head in heads]
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else str(value) if isinstance(value, str | int | float) else "?"

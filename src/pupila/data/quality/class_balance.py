@@ -6,10 +6,13 @@ Knows counts of pictures, nothing of pictures or networks.
 import numpy as np
 from numpy.typing import NDArray
 
-from pupila.data.dataset import Integers
+from pupila.data.dataset import Dataset, Integers
+from pupila.data.sources.file_names import display_name
 
 IMBALANCE = 3.0
 """Ratio of the largest to the smallest class beyond which something is done about it."""
+FEW = 2
+"""Pictures of a class up to which nothing can be learned or judged."""
 REMEDY = "sampling"
 """What `auto` means beyond that ratio: the better one in docs/experiments-data.md."""
 
@@ -30,6 +33,21 @@ def class_weights(counts: Integers) -> NDArray[np.float64]:
     """Return float64 [K], N / (K n): weighted so, all classes count the same, and the mean over the N pictures is 1."""
     present = np.maximum(counts, 1)
     return np.asarray(counts.sum() / (np.count_nonzero(counts) * present), dtype=np.float64)
+
+
+def describe_classes(train: Dataset, balance: str = "auto") -> str:
+    """Return plain sentences on how uneven the classes are, what training does about it, and which are too small."""
+    counts = dict(zip(train.classes, train.counts().tolist(), strict=True))
+    few = [f"{display_name(category)} ({count})" for category, count in counts.items() if 0 < count <= FEW]
+    balanced = describe_balance(train.counts(), balance)
+    if not few:
+        return balanced
+    more = f" and {len(few) - 5:,} more" if len(few) > 5 else ""
+    single = " Training needs two of each, one to validate with." if 1 in counts.values() else ""
+    return (
+        f"Classes of one or two pictures: {', '.join(few[:5])}{more}. They can be neither learned nor judged: "
+        f"add pictures, 20 a class are a start.{single} {balanced}"
+    )
 
 
 def describe_balance(counts: Integers, balance: str = "auto") -> str:

@@ -198,10 +198,15 @@ class Inspection:
 
 
 def inspect_dataset(
-    source: str | Path, size: int | None = None, *, cache: Path | None = None, limits: ImageLimits = DEFAULT_LIMITS
+    source: str | Path,
+    size: int | None = None,
+    *,
+    cache: Path | None = None,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    name_encoding: str | None = None,
 ) -> Inspection:
     """Load a source as training does, and look at it from all sides; raises what load_dataset() raises."""
-    opened = None if source in NAMES else OpenedSource(source)
+    opened = None if source in NAMES else OpenedSource(source, name_encoding)
     splits = (
         opened.load(size, cache=cache, limits=limits)
         if opened

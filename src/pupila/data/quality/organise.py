@@ -45,6 +45,7 @@ def organise(
     *,
     equal: bool = False,
     cache: Path | None = None,
+    name_encoding: str | None = None,
 ) -> Organised:
     """Write class folders into `out`, which must not be there yet; hard links where possible, copies elsewhere.
 
@@ -52,7 +53,7 @@ def organise(
     `equal` the same number of each class (see split_rows). Pictures that cannot be read are left out.
     Raises DataError if `out` is there, lies in the source, or cannot be written.
     """
-    opened = None if source in NAMES else OpenedSource(source)
+    opened = None if source in NAMES else OpenedSource(source, name_encoding)
     target = _checked_target(opened, out)
     splits = opened.load(cache=cache) if opened else load_dataset(source, cache=cache)
     rows = _rows(splits, fraction, seed, equal)

@@ -1,59 +1,154 @@
-"""tar and zip archives as entries in memory. Nothing is unpacked to disk, so no member's path or link can do harm.
+"""Reads tar and zip archives in memory, with limits on members, header records, unpacked bytes and depth.
 
-Knows nothing of classes or pictures.
+Nothing is unpacked to disk, so no member's path or link can do harm.
 """
 
+import bz2
+import gzip
 import lzma
 import posixpath
+import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from pupila.data.sources.files import SourceFile, is_hidden, parts_of
+from pupila.data.dataset import Skipped
+from pupila.data.memory import free_memory
+from pupila.data.sources.files import SourceFile, SourceFiles, is_hidden, parts_of
 from pupila.errors import DataError
 from pupila.progress import Progress
 
 MEMBER_BYTES = 64 * 2**20
-"""A member is read up to here and one byte more, so that a bomb costs no more; a CIFAR-10 batch has 31 MB."""
-REPORT_EVERY = 2**20
+"""Larger members are left out; a CIFAR-10 batch has 31 MB."""
 TOTAL_BYTES = 8 * 2**30
 """All members together are held in memory: beyond this, unpacking first is the better way."""
+RATIO, RATIO_FROM = 100, 128 * 2**20
+"""An archive may unpack to so many times its size; it counts from so many bytes on. Pictures hardly shrink at all."""
+MEMBERS = 250_000
+HEADER_BYTES = 128 * 2**10
+"""Of what a tar says of one member: long names and pax records."""
+GLOBAL_RECORDS = 1000
+"""Pax records that hold for all members: each member gets a copy."""
+DIRECTORY_BYTES = 64 * 2**20
+"""Of the list of members at the end of a zip."""
+STEP = 2**20
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".zip")
+OPENERS: dict[bytes, Callable[[BinaryIO], Any]] = {
+    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\x00": lzma.LZMAFile,
+}
+"""By the first bytes of a packed tar: what unpacks it."""
+ZIP_START, ZIP_END = b"PK\x03\x04", b"PK\x05\x06"
+UTF8_FLAG, UNICODE_PATH = 0x800, 0x7075
+DAMAGED = (
+    tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, struct.error, EOFError, OSError,
+    NotImplementedError, UnicodeDecodeError, RecursionError, MemoryError, ValueError, OverflowError,
+)  # fmt: skip
 
-ZIP_STARTS = b"PK\x03\x04"
 
-DAMAGED = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError, NotImplementedError)
+class UnpackBudget:
+    """What an archive, and those inside it, may still cost in members and in unpacked bytes."""
+
+    def __init__(self, where: str, packed: int) -> None:
+        """`packed`: bytes of the archive; a message begins with `where`."""
+        self._where, self._members = where, MEMBERS
+        self._bytes = int(min(TOTAL_BYTES, max(RATIO_FROM, RATIO * packed), max(free_memory() / 2, RATIO_FROM)))
+        self._bytes_left = self._bytes
+
+    def take_bytes(self, count: int) -> None:
+        """Raise DataError if the archive unpacks to more than it may."""
+        self._bytes_left -= count
+        if self._bytes_left < 0:
+            self.refuse(f"unpacks to over {self._bytes / 2**20:,.0f} MiB, which is not done in memory")
+
+    def take_members(self, count: int = 1) -> None:
+        """Raise DataError if there are more members than there may be."""
+        self._members -= count
+        if self._members < 0:
+            self.refuse(f"holds over {MEMBERS:,} files, which are not read out of an archive")
+
+    def refuse(self, reason: str) -> None:
+        """Raise DataError."""
+        raise DataError(f"{self._where}: {reason}. Unpack it and give the folder.")
 
 
-def read_archive(path: Path) -> list[SourceFile]:
+class _BoundedStream:
+    """The bytes of a tar, unpacked on the way; header records and the total are limited before they are read."""
+
+    def __init__(self, file: BinaryIO, budget: UnpackBudget, *, free_seeks: bool) -> None:
+        self._file, self._budget, self._free_seeks = file, budget, free_seeks
+        self.header_left = HEADER_BYTES
+
+    def read(self, size: int) -> bytes:
+        """Read for tarfile, which asks for headers only."""
+        self.header_left -= size
+        if self.header_left < 0:
+            self._budget.refuse(
+                f"has a file name or header of over {HEADER_BYTES // 2**10} KiB, which no real archive has"
+            )
+        return self.content(size)
+
+    def content(self, size: int) -> bytes:
+        """Read a member's content."""
+        data = self._file.read(size)
+        if not self._free_seeks:
+            self._budget.take_bytes(len(data))
+        return data
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go forward in small steps, so that the limit on the total stops it."""
+        if self._free_seeks:
+            return self._file.seek(offset, whence)
+        while (left := offset - self._file.tell()) > 0 and self.content(min(left, STEP)):
+            continue
+        return self._file.tell()
+
+
+def read_archive(path: Path) -> SourceFiles:
     """Return all regular files of a tar (plain, gz, bz2, xz) or zip archive, recognised by content.
 
-    Raises DataError if it is neither, is damaged, encrypted, or too large to hold in memory.
+    Names that are not UTF-8 keep their bytes, see file_names. Raises DataError if it is no archive, is damaged,
+    encrypted, or beyond the limits.
     """
-    entries: dict[tuple[str, ...], SourceFile] = {}  # of two members with one name the later counts, as when unpacking
-    total = 0
     try:
-        with path.open("rb") as file, Progress("reading", path.stat().st_size) as bar:
-            seen = 0
-            for name, data in _members(path, file):
-                parts = parts_of(name)
-                total += len(data)
-                if total > TOTAL_BYTES:
-                    raise DataError(f"{path}: holds over {TOTAL_BYTES // 2**30} GiB. Unpack it and give the folder.")
-                if parts and not any(map(is_hidden, parts)):
-                    entries[parts] = SourceFile(parts, data)
-                if file.tell() - seen > REPORT_EVERY:
-                    bar.advance(file.tell() - seen)
-                    seen = file.tell()
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            return unpack(file, size, str(path), UnpackBudget(str(path), size))
     except PermissionError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}). Check its permissions.") from error
+
+
+def unpack(file: BinaryIO, size: int, where: str, budget: UnpackBudget) -> SourceFiles:
+    """Read an archive of so many bytes out of a file."""
+    entries: dict[tuple[str, ...], SourceFile] = {}  # of two members with one name the later counts, as when unpacking
+    skipped: list[Skipped] = []
+    try:
+        with Progress("reading", size) as bar:
+            seen = 0
+            for name, data in _members(file, where, budget):
+                parts = parts_of(name)
+                if parts and not any(map(is_hidden, parts)):
+                    if isinstance(data, str):
+                        skipped.append(Skipped("/".join(parts), data))
+                    else:
+                        entries[parts] = SourceFile(parts, data)
+                if file.tell() - seen > STEP:
+                    bar.advance(file.tell() - seen)
+                    seen = file.tell()
+    except DataError:
+        raise
     except DAMAGED as error:
-        raise DataError(f"{path}: the archive is cut off or damaged ({error}). Copy or download it again.") from error
-    return list(entries.values())
+        reason = str(error) or type(error).__name__
+        raise DataError(f"{where}: the archive is cut off or damaged ({reason}). Copy or download it again.") from error
+    return SourceFiles(list(entries.values()), skipped=skipped)
 
 
 def stem(path: Path) -> str:
@@ -64,40 +159,53 @@ def stem(path: Path) -> str:
     return path.stem
 
 
-def _members(path: Path, file: BinaryIO) -> Iterator[tuple[str, bytes]]:
-    if _is_tar(file):  # asked first: a tar that holds a zip looks like a zip too
-        return _tar_members(file)
-    if zipfile.is_zipfile(file):
-        return _zip_members(path, file)
-    file.seek(0)
-    if file.read(len(ZIP_STARTS)) == ZIP_STARTS:
-        raise zipfile.BadZipFile("the list of its files, which stands at the end, is missing")
-    raise DataError(f"{path}: is no archive that can be read. Give a folder, or one of {', '.join(SUFFIXES)}.")
-
-
-def _is_tar(file: BinaryIO) -> bool:
-    """True for a tar archive and for anything packed with gzip, bzip2 or xz: damage to those is then named as such."""
-    file.seek(0)
+def _members(file: BinaryIO, where: str, budget: UnpackBudget) -> Iterator[tuple[str, bytes | str]]:
+    """Yield the name of each member and its content, or the reason why it is left out."""
     start = file.read(6)
     file.seek(0)
-    packed = start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00"))
-    is_tar = packed or tarfile.is_tarfile(file)
+    opener = next((opener for magic, opener in OPENERS.items() if start.startswith(magic)), None)
+    if opener is not None:  # taken for a tar, so that damage to it is named as such
+        return _tar_members(_BoundedStream(opener(file), budget, free_seeks=False), budget)
+    head = file.read(512)
     file.seek(0)
-    return is_tar
+    if _is_tar_header(head):  # asked first: a tar that holds a zip looks like a zip too
+        return _tar_members(_BoundedStream(file, budget, free_seeks=True), budget)
+    if zipfile.is_zipfile(file):
+        return _zip_members(file, where, budget)
+    if start.startswith(ZIP_START):
+        raise zipfile.BadZipFile("the list of its files, which stands at the end, is missing")
+    raise DataError(f"{where}: is no archive that can be read. Give a folder, or one of {', '.join(SUFFIXES)}.")
 
 
-def _tar_members(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
-    """Yield regular files, then links, as the file in the same archive that each names; devices are passed over.
+def _is_tar_header(head: bytes) -> bool:
+    try:
+        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+    except tarfile.TarError:
+        return False
+    return True
 
-    Asking for no more than a file's size matters: a buffer of what is asked for is set aside.
-    """
+
+def _tar_members(stream: _BoundedStream, budget: UnpackBudget) -> Iterator[tuple[str, bytes | str]]:
+    """Yield regular files, then links, as the file in the same archive that each names; devices are passed over."""
     held: dict[str, bytes] = {}
     links: list[tuple[str, str]] = []
-    with tarfile.open(fileobj=file, mode="r:*") as archive:
-        for member in archive:
-            content = archive.extractfile(member) if member.isreg() else None
-            if content is not None:
-                data = held[posixpath.normpath(member.name)] = content.read(min(member.size, MEMBER_BYTES + 1))
+    with tarfile.open(
+        fileobj=stream,  # type: ignore[call-overload]
+        mode="r:", encoding="utf-8", errors="surrogateescape",
+    ) as archive:  # fmt: skip
+        while (member := archive.next()) is not None:
+            archive.members = []  # it would keep all of them
+            budget.take_members()
+            if len(archive.pax_headers) > GLOBAL_RECORDS:
+                budget.refuse(f"has over {GLOBAL_RECORDS:,} records for all its files, which no real archive has")
+            stream.header_left = HEADER_BYTES
+            if member.issparse() or (member.isreg() and member.size > MEMBER_BYTES):
+                yield member.name, _too_large(member.size)
+            elif member.isreg():
+                stream.seek(member.offset_data)
+                data = held[posixpath.normpath(member.name)] = stream.content(member.size)
+                if len(data) < member.size:
+                    raise tarfile.ReadError("unexpected end of data")
                 yield member.name, data
             elif member.islnk() or member.issym():
                 home = posixpath.dirname(member.name) if member.issym() else ""
@@ -108,12 +216,62 @@ def _tar_members(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
             yield name, held[target]
 
 
-def _zip_members(path: Path, file: BinaryIO) -> Iterator[tuple[str, bytes]]:
+def _zip_members(file: BinaryIO, where: str, budget: UnpackBudget) -> Iterator[tuple[str, bytes | str]]:
+    check_directory(file, budget)
     with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             if member.flag_bits & 0x1:
-                raise DataError(f"{path}: is encrypted. Unpack it and give the folder.")
-            if not member.is_dir():
-                with archive.open(member) as content:
-                    name = member.filename.replace("\\", "/")  # some packers on Windows write it so
-                    yield name, content.read(min(member.file_size, MEMBER_BYTES + 1))
+                raise DataError(f"{where}: is encrypted. Unpack it and give the folder.")
+            if member.is_dir():
+                continue
+            if member.file_size > MEMBER_BYTES:
+                yield _zip_name(member), _too_large(member.file_size)
+                continue
+            with archive.open(member) as content:
+                data = content.read(member.file_size)
+                budget.take_bytes(len(data))
+                yield _zip_name(member), data
+
+
+def check_directory(file: BinaryIO, budget: UnpackBudget) -> None:
+    """Count the members in the list at the end of a zip, before an object is made of each."""
+    end = file.seek(0, 2)
+    file.seek(max(0, end - 2**16 - 22))
+    tail = file.read()
+    at = tail.rfind(ZIP_END)
+    size = struct.unpack_from("<L", tail, at + 12)[0]
+    start = end - len(tail) + at - size
+    if tail[at - 20 : at - 16] == b"PK\x06\x07" and at >= 76:  # zip64: its sizes stand before
+        size = struct.unpack_from("<Q", tail, at - 36)[0]
+        start = end - len(tail) + at - 76 - size
+    if size > DIRECTORY_BYTES:
+        budget.refuse(f"has a list of files of {size / 2**20:,.0f} MiB")
+    file.seek(max(0, start))
+    directory, place, count = file.read(size), 0, 0
+    while directory.startswith(b"PK\x01\x02", place) and place + 46 <= len(directory):
+        place += 46 + sum(struct.unpack_from("<HHH", directory, place + 28))
+        count += 1
+    budget.take_members(count)
+    file.seek(0)
+
+
+def _zip_name(member: zipfile.ZipInfo) -> str:
+    """Return the member's name in UTF-8, or with its bytes if it does not say what they mean."""
+    name = member.filename
+    if not member.flag_bits & UTF8_FLAG and not member.orig_filename.isascii():
+        name = _unicode_path(member.extra) or member.orig_filename.encode("cp437").decode("utf-8", "surrogateescape")
+    return name if "/" in name else name.replace("\\", "/")  # some packers on Windows write it so
+
+
+def _unicode_path(extra: bytes) -> str:
+    """Return the UTF-8 name that Info-ZIP writes beside the one in a code page; empty if there is none."""
+    while len(extra) >= 4:
+        kind, size = struct.unpack_from("<HH", extra)
+        if kind == UNICODE_PATH:
+            return extra[9 : 4 + size].decode("utf-8", "replace")
+        extra = extra[4 + size :]
+    return ""
+
+
+def _too_large(size: int) -> str:
+    return f"It has {size / 2**20:,.0f} MiB, and {MEMBER_BYTES // 2**20} are read at most."

@@ -8,38 +8,40 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pupila.data.dataset import Skipped
+from pupila.data.sources.file_names import display_name, utf8_name
 from pupila.errors import DataError
 
-# Files that come with data sets and are no pictures: passed over in silence. All else is judged by its content.
-NOT_PICTURES = frozenset((
+VIDEOS = frozenset((".mov", ".mp4", ".m4v", ".avi", ".3gp", ".mkv", ".mts", ".webm"))
+NOT_PICTURES = VIDEOS | {
     ".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".md", ".rst", ".html", ".yaml", ".yml", ".ini", ".db", ".py",
-    ".mov", ".aae",  # an iPhone's, beside its photos
-))  # fmt: skip
-
+    ".aae", ".xmp", ".lnk", ".url", ".webloc", ".gdoc", ".gsheet", ".gslides", ".log", ".toml", ".ipynb", ".onnx",
+    ".npz", ".npy", ".zip", ".tar", ".tgz", ".txz", ".tbz2", ".gz", ".xz", ".bz2", ".7z", ".rar", ".parquet",
+}  # fmt: skip
+"""Endings of files that come with data sets and are no pictures: passed over. All else is judged by its content."""
 PICTURES = frozenset(
     (
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".webp",
-        ".gif",
-        ".bmp",
-        ".tif",
-        ".tiff",
-        ".mpo",
-        ".avif",
-        ".heic",
-        ".heif",
-        ".hif",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
+        ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".mpo", ".avif",
+        ".heic", ".heif", ".hif", ".ppm", ".pgm", ".pbm", ".pnm",
     )
-)
+)  # fmt: skip
 """Usual endings of picture files. They decide nothing about what is in a file."""
+LITTER = frozenset(
+    (
+        "__macosx", "@eadir", "@recycle", "@recently-snapshot", "@tmp", "@sharebin", "#recycle", "#snapshot",
+        "lost+found", "$recycle.bin", "recycler", "system volume information", "network trash folder",
+        "temporary items", "thevolumesettingsfolder", "__pycache__", "node_modules", "_vti_cnf", "found.000",
+        "aquota.user", "aquota.group", "thumbs.db", "thumbs.db:encryptable", "ehthumbs.db", "ehthumbs_vista.db",
+        "desktop.ini", "icon\r", "picasa.ini",
+    )
+)  # fmt: skip
+"""What systems, packers, NAS boxes and cloud drives leave behind, in small letters."""
+LITTER_ENDINGS = (".lrdata", ".photoslibrary", ".photolibrary", ".swp", "~")
+RUN_FILES = (
+    frozenset(("recipe.json", "run.json")), frozenset(("recipe.json", "metrics.jsonl")),
+    frozenset(("report.html", "confusion.png")), frozenset(("mislabelled.html", "fixes.csv")),
+    frozenset(("table.csv", "results.json", "curves.png")),
+)  # fmt: skip
+"""Files by which a folder is known as one that Pupila wrote: a run, a report, doubts, a sweep."""
 
 
 class SourceFile(NamedTuple):
@@ -84,8 +86,36 @@ def parts_of(name: str) -> tuple[str, ...]:
 
 
 def is_hidden(name: str) -> bool:
-    """True for a file or folder that is hidden, or left behind by a packer."""
-    return name.startswith(".") or name == "__MACOSX"
+    """Return whether a file or folder is hidden, or left behind by a system, a packer or an editor."""
+    small = name.casefold()
+    return small.startswith((".", "~$")) or small in LITTER or small.endswith(LITTER_ENDINGS)
+
+
+@dataclass(frozen=True)
+class SourceFiles:
+    """All files of a source, and what was left out while listing them."""
+
+    entries: Sequence[SourceFile]
+    notes: Sequence[str] = ()
+    skipped: Sequence[Skipped] = ()
+
+
+def without_run_folders(files: Sequence[SourceFile]) -> tuple[list[SourceFile], list[str]]:
+    """Leave out the folders that Pupila wrote, except the source itself; return the rest and a note."""
+    beside: dict[tuple[str, ...], set[str]] = {}
+    for file in files:
+        if file.parts[-1].endswith((".json", ".jsonl", ".html")) and len(file.parts) > 1:
+            beside.setdefault(file.parts[:-1], set())
+    if not beside:
+        return list(files), []
+    for file in files:
+        if file.parts[:-1] in beside:
+            beside[file.parts[:-1]].add(file.parts[-1])
+    runs = sorted(folder for folder, names in beside.items() if any(known <= names for known in RUN_FILES))
+    if not runs:
+        return list(files), []
+    kept = [file for file in files if not any(file.parts[: len(run)] == run for run in runs)]
+    return kept, [f"Ignored {_listed('', ['/'.join(run) for run in runs])} that Pupila wrote."]
 
 
 LINKED_AT_MOST = 10_000
@@ -115,11 +145,19 @@ class FolderListing:
     """Folders passed over because their name begins with a dot, or a packer left them behind."""
     empty: list[str] = field(default_factory=list)
     """Folders with nothing in them."""
+    closed: list[str] = field(default_factory=list)
+    """Folders that may not be read."""
+    cloud: list[str] = field(default_factory=list)
+    """Pictures of iCloud that are not on this disk."""
 
     def notes(self) -> list[str]:
         """Say which folders were passed over."""
         kinds = {"hidden": self.hidden, "empty": self.empty}
-        return [f"Ignored {_listed(kind, sorted(names))}." for kind, names in kinds.items() if names]
+        notes = [f"Ignored {_listed(kind, sorted(names))}." for kind, names in kinds.items() if names]
+        if self.cloud:
+            away = f"{len(self.cloud):,} files are in iCloud and not on this disk, like {min(self.cloud)}"
+            notes.append(f"{away}: download them to use them.")
+        return notes
 
 
 def list_folder(root: Path) -> FolderListing:
@@ -131,31 +169,42 @@ def list_folder(root: Path) -> FolderListing:
     waiting: list[Waiting] = [(str(root), (), frozenset())]
     while waiting:  # and no recursion: folders may be nested deeper than Python's calls
         folder, above, seen = waiting.pop()
-        try:
-            status = os.stat(folder)  # noqa: PTH116 - no Path for each of many
-            here = (status.st_dev, status.st_ino)
-            if here in seen:
-                continue
-            with os.scandir(folder) as found:
-                items = list(found)
-        except (PermissionError, FileNotFoundError) as error:
-            if not above:
-                raise
-            if isinstance(error, PermissionError):  # else it was removed a moment ago
-                listing.skipped.append(Skipped("/".join(above), CLOSED))
+        here, items = _items(folder, above, listing)
+        if here in seen:
             continue
-        if not items and above:
+        if not items and above and any(here):
             listing.empty.append("/".join(above))
         for item in items:
-            parts = (*above, item.name if item.name.isascii() else parts_of(item.name)[0])
+            parts = (*above, item.name if item.name.isascii() else utf8_name(os.fsencode(item.name)))
             if _take(item, parts, listing):
                 linked += item.is_symlink()
                 waiting.append((item.path, parts, seen | {here}))
         if linked > LINKED_AT_MOST:
             raise DataError(f"{root}: over {LINKED_AT_MOST:,} links to folders lead on and on. Remove such links.")
+    if listing.closed:
+        raise DataError(
+            f"{root}: {_listed('', sorted(listing.closed))} cannot be read: there is no permission. "
+            "Allow it, like: chmod -R u+rX FOLDER, or move what is not meant out of there."
+        )
     listing.files.sort(key=lambda listed: listed.entry.parts)
     listing.skipped.sort(key=lambda skipped: skipped.name)
     return listing
+
+
+def _items(
+    folder: str, above: tuple[str, ...], listing: FolderListing
+) -> tuple[tuple[int, int], Sequence[os.DirEntry[str]]]:
+    """Return a folder's identity and what is in it; nothing if it may not be read, or was removed a moment ago."""
+    try:
+        status = os.stat(folder)  # noqa: PTH116 - no Path for each of many
+        with os.scandir(folder) as found:
+            return (status.st_dev, status.st_ino), list(found)
+    except (PermissionError, FileNotFoundError) as error:
+        if not above:
+            raise
+        if isinstance(error, PermissionError):
+            listing.closed.append("/".join(above))
+        return (0, 0), []
 
 
 def _take(item: os.DirEntry[str], parts: tuple[str, ...], listing: FolderListing) -> bool:
@@ -168,6 +217,8 @@ def _take(item: os.DirEntry[str], parts: tuple[str, ...], listing: FolderListing
     if is_hidden(item.name):
         if folder:
             listing.hidden.append("/".join(parts))
+        elif item.name.startswith(".") and item.name.endswith(".icloud"):
+            listing.cloud.append("/".join(parts))
     elif folder:
         if ending_of(item.name) in PICTURES:
             listing.skipped.append(Skipped("/".join(parts), "It is a folder with the name of a picture."))
@@ -187,5 +238,5 @@ def _take(item: os.DirEntry[str], parts: tuple[str, ...], listing: FolderListing
 
 
 def _listed(kind: str, names: Sequence[str]) -> str:
-    shown = ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
-    return f"{len(names):,} {kind} folder{'s' if len(names) > 1 else ''} ({shown})"
+    shown = ", ".join(map(display_name, names[:3])) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+    return f"{len(names):,} {f'{kind} ' if kind else ''}folder{'s' if len(names) > 1 else ''} ({shown})"

@@ -10,7 +10,7 @@ import numpy as np
 
 from pupila import images
 from pupila.data import Dataset
-from pupila.data.quality.class_balance import describe_balance
+from pupila.data.quality.class_balance import describe_classes
 from pupila.data.quality.inspection import Inspection, Place, Twins, inspect_dataset
 from pupila.errors import DataError
 from pupila.evaluation.pages import html
@@ -28,9 +28,11 @@ SIDE = 96
 """Pixels a side, at most, of what is shown."""
 
 
-def report_dataset(source: str, page_path: Path | None = None, size: int | None = None) -> Inspection:
+def report_dataset(
+    source: str, page_path: Path | None = None, size: int | None = None, *, name_encoding: str | None = None
+) -> Inspection:
     """Inspect a data set and, if a path is given, write the page there; raises what inspect_dataset() raises."""
-    inspection = inspect_dataset(source, size)
+    inspection = inspect_dataset(source, size, name_encoding=name_encoding)
     if page_path is not None:
         write_data_report(page_path, inspection)
     return inspection
@@ -62,7 +64,7 @@ def data_text(inspection: Inspection) -> str:
     counts = [part.counts() for part in splits.parts().values()]
     for number, name in enumerate(splits.train.classes):
         lines.append(f"{shorten(name, 20):20} " + " ".join(f"{int(count[number]):10,}" for count in counts))
-    return "\n".join(map(printable, [*lines, describe_balance(splits.train.counts())]))
+    return "\n".join(map(printable, [*lines, describe_classes(splits.train)]))
 
 
 def _first(lines: Sequence[str], most: int = 20) -> list[str]:
@@ -106,7 +108,7 @@ def _sections(inspection: Inspection) -> Iterator[str]:
             "Files that cannot be used", "Training leaves them out.", html.table(("file", "why"), unusable, texts=2)
         )
     yield from _odd(inspection)
-    yield html.section("Classes", describe_balance(splits.train.counts()), _counts(inspection))
+    yield html.section("Classes", describe_classes(splits.train), _counts(inspection))
     yield from _files(inspection)
     text = f"Each picture as it enters the network, {splits.train.size} x {splits.train.size} pixels, nothing cut off."
     yield html.section("What the network sees", text, *_grid(splits.train))

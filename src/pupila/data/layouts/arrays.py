@@ -1,0 +1,190 @@
+"""Arrays with labels: .npz of NumPy or Keras (x_train, y_train), and MNIST's idx files, packed with gzip or not."""
+
+import gzip
+import io
+import math
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, BinaryIO
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from pupila.data.dataset import Pictures, SplitArrays, Splits, assemble
+from pupila.data.decoding.decode import choose_size, resize_pictures
+from pupila.data.layouts.labelled import natural_order, some, split_of
+from pupila.data.sources.archive import RATIO, RATIO_FROM, UnpackBudget, check_directory
+from pupila.data.sources.files import SourceFile
+from pupila.errors import DataError
+
+IMAGE_KEYS = ("x", "images", "image", "data", "arr_0", "imgs", "pictures")
+LABEL_KEYS = ("y", "labels", "label", "targets", "target", "classes", "arr_1")
+IDX_NAMES = {"train": "train", "t10k": "test", "test": "test", "valid": "validation", "val": "validation"}
+IDX_KINDS = (b"-images-idx3-ubyte", b"-labels-idx1-ubyte")
+CLASS_KEYS = ("class_names", "label_names", "names", "categories")
+MAX_BYTES = 2**30
+"""Of one idx file."""
+DAMAGED = (OSError, ValueError, EOFError, KeyError, struct.error, zlib.error, zipfile.BadZipFile, MemoryError)
+Array = NDArray[np.generic]
+
+
+def find_arrays(entries: Sequence[SourceFile]) -> list[SourceFile]:
+    """Return the .npz file, or the idx files, if that is what the source consists of."""
+    if any(entry.may_be_picture and not _idx_kind(entry) for entry in entries):
+        return []
+    packed = [entry for entry in entries if entry.parts[-1].lower().endswith(".npz")]
+    return packed[:1] if len(packed) == 1 else [entry for entry in entries if _idx_kind(entry)]
+
+
+def read_arrays(files: Sequence[SourceFile], name: str, where: str, size: int | None) -> Splits:
+    """Return the splits in the arrays; raises DataError if there are none, or they are damaged or too large."""
+    try:
+        parts = _npz_parts(files[0], where) if files[0].parts[-1].lower().endswith(".npz") else _idx_parts(files)
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        KeyError,
+        struct.error,
+        zlib.error,
+        zipfile.BadZipFile,
+        MemoryError,
+    ) as error:
+        raise DataError(f"{where}: {files[0].name} cannot be read ({error}). Copy or download it again.") from error
+    if "train" not in parts:
+        raise DataError(f"{where}: {files[0].name} holds no training pictures with labels. Name them x and y.")
+    labels = [label for _, label in parts.values()]
+    classes = tuple(sorted({str(value) for label in labels for value in np.unique(label).tolist()}, key=natural_order))
+    numbers = {category: number for number, category in enumerate(classes)}
+    side = size or choose_size([(shape[2], shape[1]) for shape in (parts["train"][0].shape,)])
+    made = {
+        split: SplitArrays(
+            resize_pictures(_rgb(images, where), side),
+            np.asarray([numbers[str(value)] for value in labels.tolist()], dtype=np.int64),
+            [f"{split}/{index:06d}" for index in range(len(labels))],
+        )
+        for split, (images, labels) in sorted(parts.items())
+    }
+    return assemble(name, classes, made, layout=f"arrays in {', '.join(file.name for file in files[:4])}")
+
+
+def _npz_parts(file: SourceFile, where: str) -> dict[str, tuple[Array, Array]]:
+    with io.BytesIO(file.source) if isinstance(file.source, bytes) else Path(file.source).open("rb") as opened:
+        arrays = _npz_arrays(opened, f"{where}: {file.name}")
+    parts = _paired(arrays)
+    if not parts:
+        raise DataError(
+            f"{where}: {file.name} holds the arrays {some(arrays)}. Name the pictures x or x_train, uint8 [N, H, H, 3] "
+            "or [N, H, H], and the labels y or y_train."
+        )
+    names = next((arrays[key] for key in CLASS_KEYS if key in arrays), None)
+    if names is None or names.dtype.kind not in "US":
+        return parts
+    texts = [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names.tolist()]
+    named = dict(enumerate(texts))
+    return {
+        split: (images, np.asarray([named.get(value, str(value)) for value in labels.tolist()]))
+        for split, (images, labels) in parts.items()
+    }
+
+
+def _npz_arrays(file: BinaryIO, where: str) -> dict[str, Array]:
+    """Read the arrays of a zip within the limits of archives."""
+    budget = UnpackBudget(where, file.seek(0, io.SEEK_END))
+    check_directory(file, budget)
+    arrays: dict[str, Array] = {}
+    with zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            if member.filename.endswith(".npy"):
+                with archive.open(member) as opened:
+                    arrays[member.filename.removesuffix(".npy")] = _npy(opened, budget)
+    return arrays
+
+
+def _paired(arrays: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
+    """Return the pictures and labels by split: x_train and y_train, images and labels."""
+    parts: dict[str, tuple[Array, Array]] = {}
+    for key, images in arrays.items():
+        before, _, after = key.casefold().rpartition("_")
+        kind, split = (before, split_of(after)) if split_of(after) else (after, split_of(before))
+        kind, split = (kind, split) if split else (key.casefold(), "train")
+        if kind in IMAGE_KEYS and images.ndim in (3, 4):
+            label = _label_beside(key, kind, arrays)
+            if label is not None and len(label) == len(images):
+                parts[split or "train"] = images, label
+    return parts
+
+
+def _label_beside(key: str, kind: str, arrays: Mapping[str, Array]) -> Array | None:
+    """Return the labels whose name is that of the pictures with x turned into y."""
+    by_name = {name.casefold(): array for name, array in arrays.items()}
+    for label in LABEL_KEYS:
+        found = by_name.get(key.casefold().replace(kind, label, 1) if kind != "arr_0" else "arr_1")
+        if found is not None and (found.ndim == 1 or (found.ndim == 2 and found.shape[1] == 1)):
+            return found.reshape(-1)
+        if found is not None and found.ndim == 2:
+            return np.asarray(found.argmax(axis=1))
+    return None
+
+
+def _npy(opened: IO[bytes], budget: UnpackBudget) -> Array:
+    """Read one array; its size is checked before, and objects, which would be pickles, are refused."""
+    version = npy.read_magic(opened)
+    shape, fortran, kind = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(opened)
+    if kind.hasobject:
+        raise ValueError("an array of objects is not read")
+    size = math.prod(shape) * kind.itemsize
+    budget.take_bytes(size)
+    data = opened.read(size)
+    if len(data) < size:
+        raise EOFError("it is cut off")
+    return np.frombuffer(data, dtype=kind).reshape(shape, order="F" if fortran else "C")
+
+
+def _rgb(images: Array, where: str) -> Pictures:
+    """Return uint8 [N, H, H, 3] of pictures with any usual range and order of axes."""
+    if images.ndim == 3:
+        images = images[..., np.newaxis]
+    if images.shape[3] not in (1, 3, 4) and images.shape[1] in (1, 3):
+        images = images.transpose(0, 2, 3, 1)
+    if images.shape[3] not in (1, 3, 4) or images.shape[1] != images.shape[2] or not len(images):
+        raise DataError(f"{where}: pictures of the shape {list(images.shape[1:])} are not read. Give [N, H, H, 3].")
+    if images.dtype != np.uint8:
+        values = np.nan_to_num(images.astype(np.float32))
+        scale = 255.0 if values.max() <= 1 else 1.0
+        images = np.rint(np.clip(values * scale, 0, 255)).astype(np.uint8)
+    channels = images[..., :3] if images.shape[3] >= 3 else np.repeat(images, 3, axis=3)
+    return np.ascontiguousarray(channels)
+
+
+def _idx_kind(entry: SourceFile) -> bytes | None:
+    name = entry.parts[-1].removesuffix(".gz").replace(".idx", "-idx").encode("utf-8", "replace")
+    return next((kind for kind in IDX_KINDS if name.endswith(kind)), None)
+
+
+def _idx_parts(files: Sequence[SourceFile]) -> dict[str, tuple[Array, Array]]:
+    found: dict[str, dict[bytes, Array]] = {}
+    for file in files:
+        kind = _idx_kind(file) or b""
+        split = IDX_NAMES.get(file.parts[-1].partition("-")[0].casefold())
+        if split:
+            found.setdefault(split, {})[kind] = _idx(file)
+    return {split: (pair[IDX_KINDS[0]], pair[IDX_KINDS[1]]) for split, pair in found.items() if len(pair) == 2}
+
+
+def _idx(file: SourceFile) -> Array:
+    """Read one file: two zeros, the type 8 for bytes, the number of axes, their lengths, the values."""
+    data = file.read()
+    if data.startswith(b"\x1f\x8b"):
+        most = max(RATIO_FROM, RATIO * len(data))
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as opened:
+            data = opened.read(min(most, MAX_BYTES))
+    if data[:3] != b"\0\0\x08" or not 1 <= data[3] <= 4:
+        raise ValueError("it is no idx file of bytes")
+    shape = struct.unpack_from(f">{data[3]}I", data, 4)
+    values = np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * data[3])
+    return values[: math.prod(shape)].reshape(shape)

@@ -1,0 +1,222 @@
+"""Data sets that are made to cost memory or time are refused in one sentence before they do."""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import os
+import random
+import struct
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_kit import make_tar, make_zip, picture
+
+from pupila.data import load_dataset
+from pupila.errors import DataError
+
+MIB = 2**20
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "tar": bytes,
+    "tar.gz": lambda data: gzip.compress(data, 1),
+    "tar.bz2": bz2.compress,
+    "tar.xz": lambda data: lzma.compress(data, preset=0),
+}
+CODE = """
+import resource, sys, time
+from pathlib import Path
+from pupila.data import load_dataset
+from pupila.errors import DataError
+load = lambda path: load_dataset(Path(path), 8, cache=Path(sys.argv[2]))
+try: load('/nowhere')
+except DataError: pass
+if sys.argv[1].endswith('parquet'): import pyarrow.parquet
+before, started = resource.getrusage(resource.RUSAGE_SELF), time.process_time()
+try: print(load(sys.argv[1]).train.classes)
+except DataError as error: print(error)
+after = resource.getrusage(resource.RUSAGE_SELF)
+print(time.process_time() - started, (after.ru_maxrss - before.ru_maxrss) / 1024)
+"""
+
+
+def cost(path: Path) -> tuple[str, float, float]:
+    """Load a data set in a process of its own; return what it says, and what it took in seconds and MiB."""
+    command = [sys.executable, "-c", CODE, str(path), str(path.parent / "cache")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, env=environment)
+    said, numbers = done.stdout.strip().splitlines()
+    seconds, mib = map(float, numbers.split())
+    return said, seconds, mib
+
+
+def record(kind: bytes, content: bytes, name: str = "././@LongLink", size: int | None = None) -> bytes:
+    """Return a header and its content as they stand in a tar."""
+    head = tarfile.TarInfo(name)
+    head.type, head.size = kind, len(content) if size is None else size
+    return head.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % 512)
+
+
+def pax(text: bytes) -> bytes:
+    length = len(text) + 2
+    while len(b"%d %b\n" % (length, text)) != length:
+        length += 1
+    return b"%d %b\n" % (length, text)
+
+
+END = record(tarfile.REGTYPE, b"", "a/1.png") + bytes(1024)
+TARS = {
+    "a long name": record(tarfile.GNUTYPE_LONGNAME, bytes(300 * MIB)),
+    "a long link": record(tarfile.GNUTYPE_LONGLINK, bytes(300 * MIB)),
+    "a pax header": record(tarfile.XHDTYPE, pax(b"path=" + b"a" * 200 * MIB)),
+    "a chain of pax headers": record(tarfile.XHDTYPE, pax(b"comment=a")) * 20_000,
+    "a chain of long names": record(tarfile.GNUTYPE_LONGNAME, b"a" * 100 + b"\0") * 20_000,
+    "global records": b"".join(
+        record(tarfile.XGLTYPE, b"".join(pax(b"k%d%d=v" % (n, k)) for k in range(2000))) + END[:512] for n in range(20)
+    ),
+    "members without end": END[:512] * 300_000,
+}
+
+
+@pytest.mark.parametrize("packing", ["tar.gz", "tar.xz"])
+@pytest.mark.parametrize("kind", TARS)
+def test_tar_of_huge_headers_is_refused_at_once(tmp_path: Path, kind: str, packing: str) -> None:
+    path = tmp_path / f"bomb.{packing}"
+    path.write_bytes(PACKERS[packing](TARS[kind] + END))
+    said, seconds, mib = cost(path)
+    assert said.startswith(f"{path}: ") and said.endswith("Unpack it and give the folder."), said
+    assert mib < 50 and seconds < (20 if kind == "members without end" else 1)
+
+
+def test_packed_zeros_are_not_unpacked_to_the_end(tmp_path: Path) -> None:
+    zeros = record(tarfile.REGTYPE, bytes(60 * MIB), "a/1.png")
+    path = tmp_path / "bomb.tar.xz"
+    path.write_bytes(lzma.compress(zeros * 8 + END, preset=0))
+    said, seconds, mib = cost(path)
+    assert "unpacks to over 128 MiB" in said and mib < 200 and seconds < 3
+
+
+@pytest.mark.parametrize("count", [300_000, 1_000_000])
+def test_zip_of_a_million_entries_is_refused_before_they_are_objects(tmp_path: Path, count: int) -> None:
+    data = make_zip(tmp_path / "one.zip", {"a/1.png": picture()}).read_bytes()
+    start = data.index(b"PK\x01\x02")
+    entry = data[start : data.index(b"PK\x05\x06")]
+    end = struct.pack("<4sHHHHLLH", b"PK\x05\x06", 0, 0, count & 0xFFFF, count & 0xFFFF, len(entry) * count, start, 0)
+    path = tmp_path / "bomb.zip"
+    path.write_bytes(data[:start] + entry * count + end)
+    said, seconds, mib = cost(path)
+    assert "holds over 250,000 files" in said and seconds < 2 and mib < 120
+
+
+def test_zip_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(6):
+            archive.writestr(f"a/{number}.png", bytes(40 * MIB))
+    said, _, mib = cost(path)
+    assert "unpacks to over 128 MiB" in said and mib < 200
+    nested = make_zip(tmp_path / "nested.zip", {"a.zip": path.read_bytes(), "b.zip": path.read_bytes()})
+    assert "unpacks to over 128 MiB" in cost(nested)[0]
+
+
+def test_archives_within_archives_are_opened_one_level_deep(tmp_path: Path) -> None:
+    inner = make_zip(tmp_path / "0.zip", {"a/1.png": picture(1), "b/1.png": picture(2)}).read_bytes()
+    for depth in range(1, 30):
+        inner = make_zip(tmp_path / f"{depth}.zip", {"x.zip": inner, "y.zip": b"PK\x03\x04"}).read_bytes()
+    said, seconds, _ = cost(tmp_path / "29.zip")
+    assert said.startswith(f"{tmp_path / '29.zip'}: ") and seconds < 1
+
+
+def test_sparse_and_large_members_are_left_out(tmp_path: Path) -> None:
+    path = make_tar(tmp_path / "pets.tar", {"cat/1.png": picture(1), "dog/1.png": picture(2)})
+    huge = tarfile.TarInfo("dog/2.png")
+    huge.type, huge.size = tarfile.GNUTYPE_SPARSE, 0
+    block = bytearray(huge.tobuf(tarfile.GNU_FORMAT))
+    block[483:495] = b"\x80" + (8 << 40).to_bytes(11, "big")  # its real size
+    block[148:156] = b"%06o\0 " % (256 + sum(block[:148]) + sum(block[156:]))
+    path.write_bytes(bytes(block) + path.read_bytes())
+    splits = load_dataset(path, 8, cache=tmp_path / "cache")
+    assert [item.name for item in splits.skipped] == ["dog/2.png"] and len(splits.train) == 2
+    assert "64 are read at most" in splits.skipped[0].reason
+
+
+def test_parquet_that_repeats_one_large_picture_stays_within_memory(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    image = pyarrow.DictionaryArray.from_arrays(np.zeros(200_000, dtype=np.int32), [bytes(MIB)])
+    table = pyarrow.table({"image": image, "label": pyarrow.array(["cat"] * 200_000)})
+    parquet.write_table(table, tmp_path / "train.parquet")
+    said, _, _ = cost(tmp_path / "train.parquet")
+    assert "of memory. Cut it into several files" in said
+
+
+TABLES = {
+    "deep.json": b"[" * 500_000,
+    "wide.csv": b"path,label" + b"," * 3 * MIB + b"\n",
+    "long.csv": b"path,label\n" + b"a" * 3 * MIB,
+    "quotes.csv": b'path,label\n"' + b"a\n" * MIB,
+    "many.csv": b"path,label\n" + b"a,b\n" * 2_100_000,
+    "many.jsonl": b'{"file_name":"a","label":1}\n' * 500_000,
+    "large.json": b"[" + b"[]," * 3 * MIB + b"[]]",
+    "deep.jsonl": b'{"file_name":' * 100_000,
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_that_cost_much_are_passed_over(tmp_path: Path, name: str) -> None:
+    files = {f"pets/{pet}/{n}.png": picture(n) for pet in ("cat", "dog") for n in range(2)}
+    for path, data in {**files, f"pets/{name}": TABLES[name]}.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(data)
+    said, seconds, mib = cost(tmp_path / "pets")
+    assert said == "('cat', 'dog')" and seconds < 8 and mib < 600
+
+
+def test_array_that_claims_more_than_it_holds_is_refused(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": "|u1", "fortran_order": False, "shape": (10**9, 1000, 1000, 3)}
+    )
+    path = make_zip(tmp_path / "x.npz", {"x.npy": buffer.getvalue(), "y.npy": buffer.getvalue()})
+    said, seconds, mib = cost(path)
+    assert "unpacks to over" in said and seconds < 1 and mib < 50
+
+
+def seeds(folder: Path) -> dict[str, bytes]:
+    """Return a small data set in each kind of file."""
+    files = {f"{pet}/{n}.png": picture(n, 8, 8) for pet in ("cat", "dog") for n in range(2)}
+    tar = make_tar(folder / "a.tar", files).read_bytes()
+    array = io.BytesIO()
+    np.savez_compressed(array, x=np.zeros((4, 8, 8), dtype=np.uint8), y=np.arange(4))
+    found = {f"a.{kind}": pack(tar) for kind, pack in PACKERS.items()}
+    return found | {"a.zip": make_zip(folder / "a.zip", files).read_bytes(), "a.npz": array.getvalue()}
+
+
+def test_damaged_archives_end_in_a_sentence(tmp_path: Path) -> None:
+    draw = random.Random(7)
+    for round_ in range(40):
+        for name, data in seeds(tmp_path).items():
+            changed = bytearray(data)
+            for _ in range(draw.randrange(1, 6)):
+                at = draw.randrange(len(changed))
+                if draw.random() < 0.3:
+                    changed[at:at] = changed[at : at + draw.randrange(600)]
+                elif draw.random() < 0.2:
+                    del changed[at : at + draw.randrange(600)]
+                else:
+                    changed[at] = draw.choice((0, 255, draw.randrange(256)))
+                if not changed:
+                    break
+            path = tmp_path / f"{round_}-{name}"
+            path.write_bytes(changed)
+            try:
+                load_dataset(path, 8, cache=tmp_path / "cache")
+            except DataError as error:
+                assert str(path) in str(error) or json.dumps(str(error))

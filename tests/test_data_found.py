@@ -1,0 +1,226 @@
+"""What people have in their folders: litter, runs, videos, archives, tables of other machines, arrays, other tasks."""
+
+import gzip
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from data_kit import make_folder, make_tar, make_zip, picture, write_files
+
+from pupila.cli import main
+from pupila.data import Splits, load_dataset
+from pupila.data.sources.source import source_name
+from pupila.errors import DataError
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "pets"
+
+
+def load(path: Path) -> Splits:
+    return load_dataset(path, 8, cache=path.parent / "cache")
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(DataError) as error:
+        load(path)
+    return str(error.value)
+
+
+def test_litter_of_systems_and_drives_makes_no_class_and_no_picture(root: Path) -> None:
+    make_folder(root, {"cat": 2, "dog": 2})
+    litter = ("@eaDir", "#recycle", ".AppleDouble", "$RECYCLE.BIN", "System Volume Information", ".dropbox.cache")
+    make_folder(root, {**dict.fromkeys(litter, 2), "cat/@eaDir/0.png": 1})
+    for name in ("~$notes.docx", "desktop.ini", "Thumbs.db", "cat/000.png~", "Icon\r", "dog/.0.swp", "photos.lnk"):
+        (root / name).write_bytes(b"x")
+    splits = load(root)
+    assert splits.train.classes == ("cat", "dog") and splits.skipped == () and len(splits.train) == 4
+
+
+def test_run_folders_inside_the_data_are_no_data_and_change_nothing(root: Path) -> None:
+    make_folder(root, {"cat": 2, "dog": 2})
+    before = load(root)
+    run = dict.fromkeys(("recipe.json", "run.json", "metrics.jsonl"), "{}")
+    write_files(root / "runs" / "pets-quick", {**run, "confusion.png": picture(9), "curves.png": picture(8)})
+    after = load(root)
+    assert after.train.classes == before.train.classes and after.fingerprint == before.fingerprint
+    packed = make_tar(root.parent / "p.tar", {f"{n}/{k}": picture(k) for k in (1, 2) for n in ("a", "b")} | {
+        f"runs/x/{name}": b"{}" for name in run} | {"runs/x/curves.png": picture()})  # fmt: skip
+    assert load(packed).train.classes == ("a", "b")
+    assert "Ignored 1 folder (runs/x) that Pupila wrote." in load(packed).notes
+
+
+def test_a_dot_is_named_after_its_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root.mkdir()
+    monkeypatch.chdir(root)
+    assert [source_name(given) for given in (".", "./", "../pets", "digits", "a/b.tar.xz")] == [
+        "pets", "pets", "pets", "digits", "b",
+    ]  # fmt: skip
+
+
+def test_videos_beside_pictures_are_passed_over_and_named(root: Path) -> None:
+    make_folder(root, {"cat": 2, "dog": 2})
+    write_files(root, {"cat/000.MOV": b"ftypqt", "cat/001.mov": b"ftypqt", "dog/clip.mp4": b"ftyp"})
+    splits = load(root)
+    assert splits.skipped == ()
+    assert splits.notes == (
+        "2 videos of Live Photos were passed over: their pictures are used.",
+        "1 videos were passed over, like dog/clip.mp4: save pictures out of them to use them.",
+    )
+
+
+def test_a_zip_a_class_is_a_class_folder(root: Path) -> None:
+    root.mkdir()
+    for name in ("cat", "dog"):
+        make_zip(root / f"{name}-samples.zip", {f"{n}.png": picture(n) for n in range(2)})
+    assert load(root).train.classes == ("cat", "dog")
+    inside = {f"{name}.zip": (root / f"{name}-samples.zip").read_bytes() for name in ("cat", "dog")}
+    assert load(make_zip(root.parent / "all.zip", inside)).train.counts().tolist() == [2, 2]
+    make_folder(root, {"eel": 1, "fox": 1})
+    assert load(root).train.classes == ("eel", "fox")
+    assert "2 archives beside the pictures were left out, like cat-samples.zip" in load(root).notes[0]
+
+
+@pytest.mark.parametrize(
+    "prefix", ["/content/drive/MyDrive/", "C:\\Users\\ana\\", "https://example.org/x/", "s3://bucket/", "../../data/"]
+)
+def test_table_with_paths_of_another_machine_is_matched_by_their_ends(root: Path, prefix: str) -> None:
+    rows = "".join(f"{prefix}fotos/{n}.png,{'cão' if n % 2 else 'gato'}\n" for n in range(4))
+    files = {f"fotos/{n}.png": picture(n) for n in range(4)}
+    splits = load(write_files(root, {**files, "labels.csv": f"filename,label\n{rows}"}))
+    assert splits.train.classes == ("cão", "gato")
+    assert "labels.csv names pictures by other paths" in splits.notes[0]
+
+
+def test_table_is_matched_by_the_longest_end_and_named_where_that_is_not_one_picture(root: Path) -> None:
+    files: dict[str, bytes | str] = {f"{folder}/{n}.png": picture(n) for folder in ("a", "b") for n in range(2)}
+    rows = "".join(f"/home/x/{folder}/{n}.png,{folder * 3}\n" for folder in ("a", "b") for n in range(2))
+    splits = load(write_files(root, {**files, "labels.csv": f"path,label\n{rows}"}))
+    assert list(splits.names["train"]) == ["aaa/a/0.png", "aaa/a/1.png", "bbb/b/0.png", "bbb/b/1.png"]
+    write_files(root, {"labels.csv": "path,label\n/home/x/0.png,cat\n/home/x/1.png,dog\n"})
+    note = load(root).notes[-1]
+    assert "labels.csv is not used: '" in note and "can be a/0.png or b/0.png. Write paths from the folder" in note
+
+
+def test_addresses_whose_pictures_are_not_here_are_named(root: Path) -> None:
+    write_files(
+        root, {"fotos/9.png": picture(), "l.csv": "url,label\nhttps://example.org/1.png,a\nhttps://a.b/2.png,b\n"}
+    )
+    assert "it names addresses, like https://example.org/1.png, which are not fetched" in refusal(root)
+
+
+def test_column_a_class_is_read_and_several_classes_a_picture_are_named(root: Path) -> None:
+    files: dict[str, bytes | str] = {f"images/ISIC_{n}.png": picture(n) for n in range(3)}
+    table = "image,MEL,NV,BCC\nISIC_0,1.0,0.0,0.0\nISIC_1,0.0,1.0,0.0\nISIC_2,0.0,0.0,1.0\n"
+    assert load(write_files(root, {**files, "truth.csv": table})).train.classes == ("BCC", "MEL", "NV")
+    write_files(root, {"truth.csv": table.replace("1.0,0.0,0.0", "1.0,1.0,0.0")})
+    assert "truth.csv is not used: 1 of its 3 rows give a picture several classes" in refusal(root)
+
+
+def test_tables_of_roboflow_lie_in_the_folders_of_their_splits(root: Path) -> None:
+    for split in ("train", "valid"):
+        files: dict[str, bytes | str] = {f"{split}/{split}{n}.png": picture(n) for n in range(2)}
+        rows = f"filename, cat, dog\n{split}0.png, 1, 0\n{split}1.png, 0, 1\n"
+        write_files(root, {**files, f"{split}/_classes.csv": rows})
+    assert {name: len(part) for name, part in load(root).parts().items()} == {"train": 2, "validation": 2}
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "list", "object"])
+def test_labels_in_json_are_read(root: Path, kind: str) -> None:
+    rows = [{"file_name": f"{n}.png", "label": "cat" if n % 2 else "dog"} for n in range(4)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    text = {
+        "jsonl": lines, "list": json.dumps(rows), "object": json.dumps({r["file_name"]: r["label"] for r in rows}),
+    }[kind]  # fmt: skip
+    name = "metadata.jsonl" if kind == "jsonl" else "labels.json"
+    write_files(root, {**{f"train/{n}.png": picture(n) for n in range(4)}, f"train/{name}": text})
+    assert load(root).train.classes == ("cat", "dog")
+
+
+def test_arrays_of_numpy_and_keras_are_read(root: Path) -> None:
+    root.mkdir()
+    images = np.random.default_rng(0).integers(0, 256, (6, 8, 8), dtype=np.uint8)
+    labels = np.asarray([0, 1, 10, 0, 1, 10])
+    np.savez(root / "mnist.npz", x_train=images, y_train=labels, x_test=images[:3], y_test=labels[:3])
+    splits = load(root / "mnist.npz")
+    assert splits.train.classes == ("0", "1", "10") and splits.test is not None and len(splits.test) == 3
+    assert np.array_equal(splits.train.images[..., 0], images)
+    np.savez_compressed(root / "mnist.npz", images=images / 255.0, labels=np.eye(3)[[0, 1, 2, 0, 1, 2]])
+    assert np.array_equal(load(root).train.images[..., 1], images)
+    np.savez(root / "mnist.npz", pixels=images, kinds=labels)
+    assert "holds the arrays kinds, pixels. Name the pictures x or x_train" in refusal(root)
+    np.savez(root / "mnist.npz", x=np.asarray([{}], dtype=object), y=labels[:1])
+    assert "an array of objects is not read" in refusal(root)
+
+
+def test_idx_files_of_mnist_are_read_packed_or_not(root: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8), dtype=np.uint8)
+    for split in ("train", "t10k"):
+        pictures = struct.pack(">4BIII", 0, 0, 8, 3, 4, 8, 8) + images.tobytes()
+        labels = struct.pack(">4BI", 0, 0, 8, 1, 4) + bytes([7, 3, 7, 3])
+        write_files(
+            root, {f"{split}-images-idx3-ubyte.gz": gzip.compress(pictures), f"{split}-labels-idx1-ubyte": labels}
+        )
+    splits = load(root)
+    assert splits.train.classes == ("3", "7") and splits.test is not None
+    assert np.array_equal(splits.test.images[..., 2], images)
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ({"images/train/1.png": "", "labels/train/1.txt": "0 0.5 0.5 0.2 0.2\n", "data.yaml": "nc: 2"}, "YOLO"),
+        ({"train/images/1.png": "", "train/labels/1.txt": "3 .1 .2 .3 .4\n", "valid/images/2.png": ""}, "YOLO"),
+        ({"JPEGImages/1.png": "", "Annotations/1.xml": "<annotation><object></object></annotation>"}, "Pascal VOC"),
+        ({"train/1.png": "", "train/_annotations.coco.json": '{"images": [], "annotations": [{"bbox": []}]}'}, "COCO"),
+        ({"images/1.png": "", "masks/1.png": ""}, "segmentation"),
+        ({"train/images/1.png": "", "train/masks/1_mask.png": "", "test/images/2.png": ""}, "segmentation"),
+    ],
+)
+def test_data_sets_of_another_task_are_recognised(root: Path, files: dict[str, str], found: str) -> None:
+    write_files(root, {name: picture() if name.endswith("png") else text for name, text in files.items()})
+    said = refusal(root)
+    assert found in said and "put them into class folders" in said
+
+
+def test_class_folders_with_boxes_beside_the_pictures_stay_class_folders(root: Path) -> None:
+    make_folder(root, {"cat": 2, "dog": 2})
+    write_files(root, {f"{pet}/{n:03d}.txt": "0 0.5 0.5 0.2 0.2\n" for pet in ("cat", "dog") for n in range(2)})
+    assert load(root).train.classes == ("cat", "dog")
+
+
+def test_address_in_place_of_a_path_is_named() -> None:
+    for given in ("https://example.org/fotos.zip", "s3://bucket/x"):
+        done = CliRunner().invoke(main, ["data", given])
+        assert done.exit_code == 1 and f"{given}: addresses are not read here" in str(done.output)
+    assert (
+        "give the path instead of the address: /x/y.zip" in CliRunner().invoke(main, ["data", "file:///x/y.zip"]).output
+    )
+
+
+def test_lfs_pointers_are_named_once(root: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
+    make_folder(root, {"cat": 2, "dog": 2})
+    write_files(root, {"cat/a.png": pointer, "dog/b.png": pointer})
+    splits = load(root)
+    assert splits.skipped == () and splits.notes[-1].startswith("Left out: 2 of its pictures are Git LFS pointers")
+    write_files(root, {f"{pet}/{n:03d}.png": pointer for pet in ("cat", "dog") for n in range(2)})
+    assert refusal(root).endswith("Run `git lfs pull` in its repository.")
+
+
+def test_classes_of_one_or_two_pictures_are_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PUPILA_CACHE", str(root.parent / "cache"))
+    done = CliRunner().invoke(main, ["data", str(make_folder(root, {"cat": 1, "dog": 2, "eel": 9}))])
+    assert "Classes of one or two pictures: cat (1), dog (2)." in done.output
+    assert "Training needs two of each" in done.output
+
+
+def test_one_class_is_enough_to_evaluate_with(root: Path) -> None:
+    make_folder(root, {"cat": 2})
+    assert "has one class only, 'cat'" in refusal(root)
+    assert load_dataset(root, 8, cache=root.parent / "cache", one_class=True).train.classes == ("cat",)
+    assert "has one class only, 'cat'" in refusal(root)  # and the cache does not answer for it
