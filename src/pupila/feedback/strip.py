@@ -1,22 +1,25 @@
-"""Takes out of a picture file all that is not the picture: EXIF, XMP, comments, thumbnails, what follows the end.
+"""Strips metadata from picture files: EXIF, XMP, IPTC, comments, profiles, thumbnails, and what follows the end.
 
-Works on the file's own structure, so that not one pixel changes. What it does not know, it leaves to others: None.
+The coded data stays as it is, byte for byte, so that not one pixel changes. Around it only what decoding needs is kept,
+each part once and of its own length. A file that is put together in another way is left to be written anew: None.
 """
 
 import re
 import struct
+import zlib
+from collections.abc import Iterator
 
-JPEG_KEPT = frozenset((*range(0xC0, 0xD0), 0xDA, 0xDB, 0xDC, 0xDD))
+JPEG_KEPT = frozenset((*range(0xC0, 0xC8), *range(0xC9, 0xD0), 0xDA, 0xDB, 0xDD))
 """Tables, frame and scan headers. Markers and their meaning: ITU-T T.81, table B.1."""
 NEXT_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
 """Ends coded data: there a zero or a restart number follows each 0xFF byte."""
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PNG_KEPT = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
-"""The chunks that say what the pixels are: W3C, "Portable Network Graphics", third edition, 11.2 and 11.3."""
-WEBP_KEPT = frozenset((b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF"))
-"""RFC 9649, section 2.7."""
-WEBP_TOLD = 0x20 | 0x08 | 0x04
-"""The flags of VP8X that announce a colour profile, EXIF and XMP."""
+PNG_TRANSPARENCY = {0: 2, 2: 6, 3: 256}
+"""Bytes of a tRNS chunk at most, by colour type: W3C, "Portable Network Graphics", third edition, 11.3.1."""
+WEBP_ANIMATED = 0x02
+WEBP_METADATA = 0x20 | 0x08 | 0x04
+"""The flags of VP8X that announce a colour profile, EXIF and XMP: RFC 9649, section 2.7."""
+ANMF_HEADER = 16
 
 
 def strip(data: bytes, orientation: int = 1) -> tuple[bytes, str] | None:
@@ -31,8 +34,10 @@ def strip(data: bytes, orientation: int = 1) -> tuple[bytes, str] | None:
         return None
     elif data.startswith(PNG_SIGNATURE):
         stripped, kind = _png(data), "png"
-    else:
+    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         stripped, kind = _webp(data), "webp"
+    else:
+        return None
     return None if stripped is None else (stripped, kind)
 
 
@@ -51,8 +56,10 @@ def _jpeg(data: bytes, orientation: int) -> bytes | None:
         if length < 2 or at > len(data):
             return None
         content = data[start + 2 : at]
-        if marker in JPEG_KEPT or (marker == 0xEE and content.startswith(b"Adobe")):
+        if marker in JPEG_KEPT:
             kept.append(bytes((0xFF, marker)) + data[start:at])
+        elif marker == 0xEE and content.startswith(b"Adobe") and len(content) >= 12:
+            kept.append(b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0" + content[11:12])  # how colours are coded, and no more
         elif marker == 0xE0 and content.startswith(b"JFIF\0") and len(content) >= 14:
             kept.append(b"\xff\xe0\0\x10" + content[:12] + b"\0\0")  # the two zeros: no thumbnail
         if marker == 0xDA:
@@ -72,33 +79,81 @@ def _orientation_segment(orientation: int) -> bytes:
 
 
 def _png(data: bytes) -> bytes | None:
-    kept, at = [PNG_SIGNATURE], len(PNG_SIGNATURE)
-    while at + 12 <= len(data):
-        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
-        name = data[at + 4 : at + 8]
-        if end > len(data):
-            return None
-        if name in PNG_KEPT:
-            kept.append(data[at:end])
+    """Keep IHDR and IDAT, and PLTE and tRNS where the colour type has a use for them."""
+    kept, seen = [PNG_SIGNATURE], set()
+    most = {b"IHDR": 13}
+    for name, content in _png_chunks(data):
         if name == b"IEND":
-            return b"".join(kept)
-        at = end
+            return b"".join([*kept, _png_chunk(name, b"")]) if b"IDAT" in seen else None
+        if name == b"IHDR" and len(content) == 13:
+            most |= {b"PLTE": 768 if content[9] == 3 else 0, b"tRNS": PNG_TRANSPARENCY.get(content[9], 0)}
+        if name != b"IDAT":
+            if not most.get(name):
+                continue
+            if name in seen or len(content) > most[name]:
+                return None
+        seen.add(name)
+        kept.append(_png_chunk(name, content))
     return None
 
 
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield name and content of each chunk that is there as a whole."""
+    at = len(PNG_SIGNATURE)
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if end > len(data):
+            return
+        yield data[at + 4 : at + 8], data[at + 8 : end - 4]
+        at = end
+
+
+def _png_chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
 def _webp(data: bytes) -> bytes | None:
-    if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
-        return None
-    kept, at = [b"WEBP"], 12
-    while at + 8 <= min(len(data), 8 + int.from_bytes(data[4:8], "little")):
-        name, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
-        chunk = data[at : at + 8 + length]
-        if len(chunk) < 8 + length:
+    """Keep VP8X, and the coded picture, or of an animation ANIM and the coded picture of each frame."""
+    chunks = list(_webp_chunks(data, 12, min(len(data), 8 + int.from_bytes(data[4:8], "little"))))
+    name, extended = chunks[0] if chunks else (b"", b"")
+    kept = [b"WEBP"]
+    if name == b"VP8X":
+        if len(extended) < 10:
             return None
-        if name == b"VP8X" and length:
-            chunk = chunk[:8] + bytes((chunk[8] & ~WEBP_TOLD,)) + chunk[9:]
-        if name in WEBP_KEPT:
-            kept.append(chunk + b"\0" * (length % 2))
-        at += 8 + length + length % 2
+        kept.append(_webp_chunk(name, bytes((extended[0] & ~WEBP_METADATA,)) + extended[1:10]))
+    if name == b"VP8X" and extended[0] & WEBP_ANIMATED:
+        kept += [_webp_chunk(name, content[:6]) for name, content in chunks if name == b"ANIM"][:1]
+        frames = [content for name, content in chunks if name == b"ANMF"]
+        pictures = [_webp_picture(list(_webp_chunks(frame, ANMF_HEADER, len(frame)))) for frame in frames]
+        for frame, picture in zip(frames, pictures, strict=True):
+            kept.append(_webp_chunk(b"ANMF", frame[:ANMF_HEADER] + picture))
+    else:
+        pictures = [_webp_picture(chunks)]
+        kept += pictures
     content = b"".join(kept)
-    return b"RIFF" + len(content).to_bytes(4, "little") + content if len(kept) > 1 else None
+    return b"RIFF" + len(content).to_bytes(4, "little") + content if pictures and all(pictures) else None
+
+
+def _webp_picture(chunks: list[tuple[bytes, bytes]]) -> bytes:
+    """Return the chunks of the first coded picture, its transparency first; nothing if there is none."""
+    alpha = b""
+    for name, content in chunks:
+        if name == b"ALPH" and not alpha:
+            alpha = _webp_chunk(name, content)
+        if name in (b"VP8 ", b"VP8L"):
+            return (alpha if name == b"VP8 " else b"") + _webp_chunk(name, content)
+    return b""
+
+
+def _webp_chunks(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, bytes]]:
+    """Yield name and content of each chunk that is there as a whole."""
+    while at + 8 <= end:
+        length = int.from_bytes(data[at + 4 : at + 8], "little")
+        if at + 8 + length > end:
+            return
+        yield data[at : at + 4], data[at + 8 : at + 8 + length]
+        at += 8 + length + length % 2
+
+
+def _webp_chunk(name: bytes, content: bytes) -> bytes:
+    return name + len(content).to_bytes(4, "little") + content + b"\0" * (len(content) % 2)

@@ -1,0 +1,206 @@
+"""A marker is planted in every corner of a picture file; what is kept of the file does not have it any more."""
+
+import struct
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+from server_kit import encode
+
+from pupila import images
+from pupila.errors import ImageError
+from pupila.feedback.folder import clean
+from pupila.feedback.strip import strip
+
+MARKER = b"Rua-das-Flores-17"
+PICTURE = Image.fromarray(np.random.default_rng(1).integers(0, 256, (20, 30, 3), dtype=np.uint8))
+
+
+def exif() -> Image.Exif:
+    """With a description, a user comment, a maker note and a place."""
+    made = Image.Exif()
+    made[0x010E] = MARKER.decode()
+    made[0x8769] = {0x9286: b"ASCII\0\0\0" + MARKER, 0x927C: b"Canon\0" + MARKER}
+    made[0x8825] = {1: "N", 2: (52.0, 30.0, 0.0), 27: b"ASCII\0\0\0" + MARKER}
+    return made
+
+
+# JPEG
+
+
+def jpeg(**options: object) -> bytes:
+    return encode(PICTURE, "JPEG", quality=95, **options)
+
+
+def segment(marker: int, content: bytes) -> bytes:
+    """A JPEG with one more segment behind its first marker."""
+    data = jpeg()
+    return data[:2] + bytes((0xFF, marker)) + struct.pack(">H", len(content) + 2) + content + data[2:]
+
+
+def adobe() -> bytes:
+    """A JPEG with an APP14 segment that goes on behind its end, and in its unused fields."""
+    return segment(0xEE, b"Adobe\0\x64" + MARKER[:4] + b"\x01" + MARKER)
+
+
+def before_the_end(extra: bytes) -> bytes:
+    data = jpeg()
+    return data[:-2] + extra + data[-2:]
+
+
+def dnl() -> bytes:
+    return before_the_end(b"\xff\xdc" + struct.pack(">H", len(MARKER) + 2) + MARKER)
+
+
+# PNG
+
+
+def png(mode: str = "RGB", **options: object) -> bytes:
+    return encode(PICTURE.convert(mode), "PNG", **options)
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def with_chunk(name: bytes, content: bytes, mode: str = "RGB") -> bytes:
+    """A PNG with one more chunk behind IHDR."""
+    data = png(mode)
+    return data[:33] + chunk(name, content) + data[33:]
+
+
+def png_texts() -> bytes:
+    made = PngImagePlugin.PngInfo()
+    made.add_text("Comment", MARKER.decode())
+    made.add_itxt("XML:com.adobe.xmp", MARKER.decode())
+    return png(pnginfo=made, exif=exif(), icc_profile=MARKER * 20)
+
+
+# WebP
+
+
+def webp(**options: object) -> bytes:
+    return encode(PICTURE, "WEBP", **options)
+
+
+def animation() -> bytes:
+    other = Image.new("RGB", PICTURE.size, (9, 99, 9))
+    return webp(save_all=True, append_images=[other], lossless=True, exif=exif(), xmp=MARKER)
+
+
+def riff(*chunks: bytes) -> bytes:
+    content = b"WEBP" + b"".join(chunks)
+    return b"RIFF" + struct.pack("<I", len(content)) + content
+
+
+def part(name: bytes, content: bytes) -> bytes:
+    return name + struct.pack("<I", len(content)) + content + b"\0" * (len(content) % 2)
+
+
+def parts(data: bytes) -> list[tuple[bytes, bytes]]:
+    found, at = [], 12
+    while at < len(data):
+        length = int.from_bytes(data[at + 4 : at + 8], "little")
+        found.append((data[at : at + 4], data[at + 8 : at + 8 + length]))
+        at += 8 + length + length % 2
+    return found
+
+
+def changed(data: bytes, name: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    """A WebP in which every chunk of this name has another content."""
+    return riff(*(part(kind, change(content) if kind == name else content) for kind, content in parts(data)))
+
+
+def still(*more: bytes, alpha: bool = False) -> bytes:
+    """An extended WebP of one picture, with more chunks behind it."""
+    made = parts(
+        encode(PICTURE.convert("RGBA") if alpha else PICTURE, "WEBP", exif=exif(), xmp=MARKER, icc_profile=MARKER)
+    )
+    return riff(*(part(*one) for one in made), *more)
+
+
+# Others
+
+
+def tiff() -> bytes:
+    return encode(PICTURE, "TIFF", exif=exif(), tiffinfo={700: MARKER, 33723: MARKER, 270: MARKER.decode()})
+
+
+PLANTED: dict[str, Callable[[], bytes]] = {
+    "JPEG, EXIF": lambda: jpeg(exif=exif()),
+    "JPEG, XMP": lambda: segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + MARKER),
+    "JPEG, extended XMP": lambda: segment(0xE1, b"http://ns.adobe.com/xmp/extension/\0" + MARKER),
+    "JPEG, IPTC": lambda: segment(0xED, b"Photoshop 3.0\x008BIM\x04\x04\0\0\0\0\0\x11" + MARKER),
+    "JPEG, profile": lambda: jpeg(icc_profile=MARKER * 9),
+    "JPEG, comment": lambda: jpeg(comment=MARKER),
+    "JPEG, thumbnail": lambda: segment(0xE0, b"JFXX\0\x10" + MARKER),
+    "JPEG, thumbnail of JFIF": lambda: segment(0xE0, b"JFIF\0\1\1\0\0\1\0\1\1\6" + MARKER),
+    "JPEG, other segment": lambda: segment(0xEB, MARKER),
+    "JPEG, tail of APP14": adobe,
+    "JPEG, number of lines": dnl,
+    "JPEG, comment behind the scan": lambda: before_the_end(b"\xff\xfe\0\x13" + MARKER),
+    "JPEG, behind the end": lambda: jpeg() + MARKER,
+    "JPEG, second picture": lambda: jpeg() + jpeg(comment=MARKER),
+    "PNG, texts, EXIF and profile": png_texts,
+    "PNG, unknown chunk": lambda: with_chunk(b"maRk", MARKER),
+    "PNG, text by hand": lambda: with_chunk(b"tEXt", b"Comment\0" + MARKER),
+    "PNG, EXIF by hand": lambda: with_chunk(b"eXIf", b"II*\0" + MARKER),
+    "PNG, suggested palette": lambda: with_chunk(b"PLTE", (MARKER * 3)[:51]),
+    "PNG, transparency of a picture that has its own": lambda: with_chunk(b"tRNS", MARKER, "RGBA"),
+    "PNG, content of the end": lambda: png()[:-12] + chunk(b"IEND", MARKER),
+    "PNG, behind the end": lambda: png() + MARKER,
+    "WebP, EXIF, XMP and profile": lambda: webp(exif=exif(), xmp=MARKER, icc_profile=MARKER * 9),
+    "WebP, unknown chunk": lambda: still(part(b"MARK", MARKER)),
+    "WebP, second picture": lambda: still(part(b"VP8 ", MARKER)),
+    "WebP, transparency without a use": lambda: still(part(b"ALPH", MARKER)),
+    "WebP, transparency twice": lambda: still(part(b"ALPH", MARKER), alpha=True),
+    "WebP, frame of no animation": lambda: still(part(b"ANMF", MARKER * 2)),
+    "WebP, behind the end": lambda: webp() + MARKER,
+    "WebP, animation": animation,
+    "WebP, chunk in a frame": lambda: changed(animation(), b"ANMF", lambda frame: frame + part(b"MARK", MARKER)),
+    "WebP, frame in a frame": lambda: changed(animation(), b"ANMF", lambda frame: frame + part(b"ANMF", MARKER)),
+    "WebP, picture twice in a frame": lambda: changed(animation(), b"ANMF", lambda f: f + part(b"VP8L", MARKER)),
+    "WebP, tail of the frame's chunks": lambda: changed(animation(), b"ANMF", lambda frame: frame + MARKER[:7]),
+    "WebP, tail of ANIM": lambda: changed(animation(), b"ANIM", lambda content: content + MARKER),
+    "WebP, tail of VP8X": lambda: changed(animation(), b"VP8X", lambda content: content + MARKER),
+    "GIF, comment": lambda: encode(PICTURE, "GIF", comment=MARKER),
+    "GIF, other extensions": lambda: encode(PICTURE, "GIF")[:-1] + b"!\xff\x0bXMP DataXMP\x11" + MARKER + b"\0;",
+    "TIFF": tiff,
+    "BMP": lambda: encode(PICTURE, "BMP") + MARKER,
+    "AVIF": lambda: encode(PICTURE, "AVIF", exif=exif(), xmp=MARKER),
+}
+
+
+@pytest.mark.parametrize("corner", PLANTED)
+def test_marker_goes_and_pixels_stay(corner: str) -> None:
+    data = PLANTED[corner]()
+    short = MARKER[:4]
+    assert short in data or "profile" in corner
+    stripped = strip(data)
+    assert stripped is None or short not in stripped[0]
+    kept = clean(data, images.DEFAULT_LIMITS)
+    if kept is None:  # what the server refuses, it does not keep
+        with pytest.raises(ImageError):
+            images.decode(data, 16)
+        return
+    assert short not in kept.data
+    assert np.array_equal(images.decode(data, 16), images.decode(kept.data, 16))
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "animation"])
+def test_common_files_keep_their_coded_data(kind: str) -> None:
+    kept = clean({"jpeg": jpeg, "png": png, "webp": webp, "animation": animation}[kind](), images.DEFAULT_LIMITS)
+    assert kept is not None
+    assert kept.kind == {"jpeg": "jpg", "animation": "webp"}.get(kind, kind)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_jpeg_keeps_which_way_is_up_and_nothing_else(orientation: int) -> None:
+    made = exif()
+    made[0x0112] = orientation
+    kept = clean(jpeg(exif=made), images.DEFAULT_LIMITS)
+    assert kept is not None
+    assert MARKER[:4] not in kept.data
+    assert np.array_equal(images.decode(jpeg(exif=made), 16), images.decode(kept.data, 16))
