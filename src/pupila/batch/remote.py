@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from pupila.batch.spool import Record
@@ -80,15 +80,40 @@ def _stamp(about: dict[str, Any]) -> bytes:
     return ":".join(str(value).replace("\0", "") for value in told if value is not None).encode() or b"-"
 
 
+class SameServer(urllib.request.HTTPRedirectHandler):
+    """Follows redirects on the server that was asked, and to its own TLS port: others may lead into this network."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        """Return the next request; raises HTTPError for another server."""
+        before, after = urlsplit(req.full_url), urlsplit(newurl)
+        upgraded = (before.scheme, after.scheme) == ("http", "https") and before.port is after.port is None
+        if (before.scheme, before.netloc) != (after.scheme, after.netloc) and not (
+            upgraded and before.hostname == after.hostname
+        ):
+            raise urllib.error.HTTPError(newurl, code, f"the server redirects to {after.netloc}", headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def _read_http(url: str, most: int) -> bytes:
     """Ask a web server, and again if it fails for a reason that may pass."""
     for left in reversed(range(TRIES)):
         try:
-            with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:  # noqa: S310 - http or https, see read()
+            with urllib.request.build_opener(SameServer).open(url, timeout=TIMEOUT) as answer:
                 return bytes(answer.read(most))
         except urllib.error.HTTPError as error:
             if not left or (error.code < 500 and error.code != 429):
-                raise OSError(0, f"the server answers {error.code}") from error
+                reason = (
+                    f"{error.reason}, which is not followed" if error.code < 400 else f"the server answers {error.code}"
+                )
+                raise OSError(0, reason) from error
         except (OSError, http.client.HTTPException) as error:
             if not left:
                 raise OSError(0, _reason(error)) from error

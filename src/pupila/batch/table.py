@@ -5,7 +5,6 @@ category_2, confidence_2 and so on for the choices asked for beyond the first. A
 path, error_code and error. In csv, nothing is an empty field, and unknown is true or false.
 """
 
-import csv
 import importlib
 import itertools
 import json
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pupila._tables import CsvWriter
 from pupila.batch.answer import Answer
 from pupila.errors import DataError, MissingExtraError
 
@@ -52,9 +52,9 @@ def writer_for(output: Path) -> Writer:
 
 
 def write_csv(path: Path, names: Sequence[str], rows: Iterable[Row]) -> None:
-    """Write RFC 4180 with a header, in UTF-8."""
+    """Write RFC 4180 with a header, in UTF-8; text that looks like a formula gets an apostrophe in front."""
     with path.open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
+        table = CsvWriter(file)
         table.writerow(names)
         table.writerows([str(v).lower() if isinstance(v, bool) else v for v in values] for values in rows)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from pupila._names import nearest
+from pupila._tables import unescaped
 from pupila.data.dataset import Dataset, Integers, SplitArrays, Splits, fingerprint
 from pupila.errors import DataError
 
@@ -66,7 +67,8 @@ def read_fixes(table: Path) -> list[Fix]:
     if missing:
         raise DataError(f"{table}: has no column '{missing[0]}'. Its first line must be path,label.")
     new = "suggested" if "suggested" in heads else "label"
-    return [Fix(row["path"] or "", row[new] or "", (row["label"] or "") if new != "label" else "") for row in rows]
+    cells = [{name: unescaped(row[name] or "") for name in ("path", "label", new)} for row in rows]
+    return [Fix(row["path"], row[new], row["label"] if new != "label" else "") for row in cells]
 
 
 def _check(fixes: list[Fix], places: Mapping[str, tuple[str, int]], splits: Splits, table: Path) -> None:

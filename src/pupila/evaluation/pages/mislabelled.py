@@ -1,11 +1,11 @@
 """Pictures whose label is likely wrong, as a page to look through and a table to correct. Computes nothing."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pupila import images
+from pupila._tables import CsvWriter
 from pupila.errors import DataError
 from pupila.evaluation.pages import html
 from pupila.evaluation.pages.gallery import SIDE
@@ -64,7 +64,7 @@ def write_mislabelled(folder: Path, found: Mislabelled) -> tuple[Path, Path]:
         folder.mkdir(parents=True, exist_ok=True)
         page_path.write_text(_page(found), encoding="utf-8", errors="backslashreplace")
         with table_path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            writer = csv.writer(file)
+            writer = CsvWriter(file)
             writer.writerow(("path", "label", "suggested", "score"))
             writer.writerows((d.path, d.label, d.suggested, f"{d.score:.4f}") for d in found.doubts)
     except OSError as error:

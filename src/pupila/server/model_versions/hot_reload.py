@@ -19,7 +19,7 @@ from pupila.errors import ModelError
 from pupila.predictor import Predictor
 from pupila.server.inference.classifier import BATCH, Classifier
 from pupila.server.model_versions import versions
-from pupila.server.observability.health import Health
+from pupila.server.observability.health import Health, public_reason
 
 log = logging.getLogger("pupila.server")
 
@@ -68,7 +68,7 @@ class Swapper:
             predictor = self.load(self.path)
             warm_up(predictor)
         except ModelError as error:
-            self.health.refused = str(error)
+            self.health.refused = public_reason(error, self.path)
             log.error("a new model is refused, version %s goes on: %s", self.classifier.predictor.version, error)
             return
         self.health.refused = None
@@ -105,7 +105,7 @@ def load_first(
         if fallback is None:
             raise
         predictor = load(versions.latest(path) or Path(f"/dev/fd/{fallback.fileno()}"))
-        refused = str(error)
+        refused = public_reason(error, path)
     warm_up(predictor)
     return predictor, refused
 

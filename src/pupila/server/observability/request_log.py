@@ -1,7 +1,6 @@
 """What is written down of every answered request: the counts, and one line of JSON if wanted. Knows no Flask."""
 
 import contextlib
-import itertools
 import json
 import logging
 import os
@@ -59,14 +58,12 @@ class Ledger:
         self._log = None if file is None else opened(file)
         self._full = False
         """The log could not be written the last time."""
-        self._prefix = os.urandom(6).hex()
-        self._numbers = itertools.count(1)
 
     def request_id(self, given: str | None) -> str:
         """Return the client's own request id if it is a sane one, else a new one."""
         if given is not None and REQUEST_ID.fullmatch(given):
             return given
-        return f"{self._prefix}-{next(self._numbers):x}"
+        return os.urandom(8).hex()  # nobody can guess another client's: without keys, feedback goes by it
 
     def record(self, note: Note, method: str, path: str, status: int, started: float, address: str) -> None:
         """Count a request, and write its line; called before its answer is sent, so that no client is ahead of it."""

@@ -22,7 +22,7 @@ from pupila.server.api.views import EXTENSION
 from pupila.server.app import create_app
 from pupila.server.model_versions.hot_reload import Swapper, load_first, open_file, stamp_of
 from pupila.server.observability.health import Health
-from pupila.server.observability.request_log import STDOUT, Ledger
+from pupila.server.observability.request_log import STDOUT, Ledger, opened
 from pupila.server.observability.telemetry import LAYOUT, Telemetry
 from pupila.server.observability.tracing import Tracer, check_tracing
 from pupila.server.process.cpu_plan import make_plan
@@ -62,7 +62,7 @@ def check_writable(log: Path | None) -> None:
     if log is None or log == STDOUT:
         return
     try:
-        log.open("ab").close()
+        os.close(opened(log))  # with the permissions that a log of addresses should have
     except OSError as error:
         raise SettingsError(f"{log}: cannot be written ({error.strerror}). Choose another --access-log.") from error
 

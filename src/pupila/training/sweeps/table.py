@@ -5,7 +5,6 @@ By accuracy, or by balanced accuracy where the classes are uneven, as epochs are
 Test figures are carried along and never looked at.
 """
 
-import csv
 import dataclasses
 import io
 import statistics
@@ -13,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pupila._tables import CsvWriter
 from pupila.training.sweeps.trial import PLAIN, Failure, Result
 
 REFERENCE_KEYS = {"validation_accuracy": "valid acc", "examples_per_second": "examples/s"}
@@ -111,7 +111,7 @@ def as_csv(results: Sequence[Result]) -> str:
     plain = ["train_loss", "train_accuracy", "validation_loss", "validation_accuracy"]
     ends = ["test_accuracy", "examples_per_second", "seconds", "model"]
     out = io.StringIO()
-    table = csv.writer(out, lineterminator="\n")
+    table = CsvWriter(out)
     table.writerow(["trial", "group", *varied, "seed", "epochs", "best_epoch", *plain, *ends])
     for result in results:
         values = [result.varied.get(key, "") for key in varied]
