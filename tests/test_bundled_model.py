@@ -1,7 +1,10 @@
 """The model that comes with Pupila is what its card says, and answers real photos over HTTP."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -21,6 +24,14 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 def test_it_knows_the_ten_classes_in_their_published_order():
     assert Predictor.load(bundled_model()).manifest.classes == CLASSES
+
+
+def test_loading_it_leaves_nothing_in_the_home_and_reports_to_nobody(tmp_path):
+    """ONNX Runtime's wheels keep an identifier in ~/.cache, from 1.32 on, unless they are told not to report."""
+    code = "import pupila; pupila.load()"
+    environment = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
+    assert list(tmp_path.rglob("*")) == []
 
 
 def test_file_has_at_most_twelve_megabytes():

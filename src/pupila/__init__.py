@@ -5,12 +5,16 @@ Public names are loaded when they are first used (PEP 562): importing the packag
 
 import dataclasses
 import importlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pupila._arguments import PathLike, as_path, as_text
 from pupila._names import did_you_mean
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+"""ONNX Runtime's wheels report to their maker from 1.32 on, and keep an identifier in ~/.cache, unless this is set."""
 
 if TYPE_CHECKING:
     from flask import Flask

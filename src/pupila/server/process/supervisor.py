@@ -6,6 +6,7 @@ import math
 import os
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,15 @@ def check_writable(log: Path | None) -> None:
         raise SettingsError(f"{log}: cannot be written ({error.strerror}). Choose another --access-log.") from error
 
 
+def temporary_folder() -> str | None:
+    """Return where gunicorn can keep a worker's empty file; None for the usual place, if that can be written to."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:  # a container whose root is read-only
+        return "/dev/shm"  # noqa: S108
+    return None
+
+
 class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn with our settings; it forks the workers and replaces those that die."""
 
@@ -109,6 +119,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "worker_class": LoopWorker,
             "graceful_timeout": math.ceil(self.settings.graceful_timeout),
             "control_socket_disable": True,
+            "worker_tmp_dir": temporary_folder(),
             "errorlog": "-",
             "loglevel": self.settings.log_level,
             "pre_fork": self.give_slot,
