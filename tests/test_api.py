@@ -14,7 +14,7 @@ from server_kit import Running, picture, serving, write_model
 from training_kit import TINY, write_photos
 
 import pupila
-from pupila.training.run_folder import free_folder
+from pupila.training.run_folder import new_folder
 
 PUBLIC = [
     "Client", "DataError", "Dataset", "DownloadError", "ImageError", "Manifest", "MissingExtraError", "ModelError",
@@ -215,7 +215,8 @@ def test_train_then_load_then_evaluate(tmp_path, monkeypatch, capfd):
     found = pupila.evaluate(run.model, photos)
     assert found.split == "held out" and "held out" in found.caution
     assert found.accuracy == pytest.approx(run.accuracy) and found.scores.n == 6
-    assert free_folder(Path("runs"), "photos-tiny") == Path("runs/photos-tiny-2")
+    with new_folder(Path("runs"), "photos-tiny") as folder:
+        assert folder == Path("runs/photos-tiny-2")
     assert pupila.load_dataset(photos).train.classes == ("blue", "green", "red")
     assert capfd.readouterr() == ("", "")
 

@@ -151,7 +151,8 @@ from pupila.training.train import train
 overrides = ["weights=none", "minutes=0", "epochs=3", "sample=240", "batch_size=32", "network_size=32",
              "progressive=[]", "ema=0.9", "export=float32"]
 folder = Path(sys.argv[1])
-train("digits", load_recipe("standard", overrides), folder, resume=folder.exists(), checkpoint_seconds=0.0)
+train("digits", load_recipe("standard", overrides), folder, resume=folder.exists(), checkpoint_seconds=0.0,
+      keep_open=True)
 """
 
 

@@ -107,27 +107,33 @@ def train(
     out: PathLike | None = None,
     weights: PathLike | None = None,
     on_epoch: Callable[[Sequence[dict[str, Any]]], None] | None = None,
+    resume: bool = False,
     **overrides: Any,
 ) -> "TrainResult":
     """Train on a folder or archive of photos, `digits` or `cifar10`, and leave a model file and a report in a folder.
 
     recipe: a shipped recipe's name, the path of a .toml file, or a Recipe. minutes: wall-clock budget. out: the run's
     folder, by default a new one in `runs`. weights: what to start from: auto, imagenet, bundled, none, or a file.
-    on_epoch: called after each epoch with the metrics of all epochs so far. Other keywords override keys of the recipe,
-    such as epochs=5 or seed=1. Raises DataError, RecipeError, TrainingError, MissingExtraError.
+    on_epoch: called after each epoch with the metrics of all epochs so far. resume: go on with the run in `out`, or
+    with the last unfinished one of this data. Other keywords override keys of the recipe, such as epochs=5 or seed=1.
+    Raises DataError, RecipeError, TrainingError, MissingExtraError.
     """
     from pupila.recipe import Recipe, load_recipe
-    from pupila.training.run_folder import default_name, free_folder
+    from pupila.training.run_folder import default_name, new_folder, source_of, unfinished
     from pupila.training.train import train as run
 
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     given = {"minutes": minutes, "weights": None if weights is None else as_text(weights, "weights")}
-    chosen = chosen.with_values({**overrides, **{key: value for key, value in given.items() if value is not None}})
+    chosen = chosen.with_budget({**overrides, **{key: value for key, value in given.items() if value is not None}})
     if on_epoch is not None and not callable(on_epoch):
         raise TypeError(f"on_epoch must be a function, not {type(on_epoch).__name__}.")
     source = as_text(data, "data")
-    folder = free_folder(Path("runs"), default_name(source, chosen.name)) if out is None else as_path(out, "out")
-    return run(source, chosen, folder, watch=on_epoch or (lambda _: None))
+    watch = on_epoch or (lambda _: None)
+    if out is not None or resume:
+        folder = unfinished(Path("runs"), source_of(source)) if out is None else as_path(out, "out")
+        return run(source, chosen, folder, watch=watch, resume=resume)
+    with new_folder(Path("runs"), default_name(source, chosen.name)) as folder:
+        return run(source, chosen, folder, watch=watch)
 
 
 def evaluate(model: "PathLike | Predictor", data: PathLike, split: str | None = None) -> "PartEvaluation":

@@ -173,6 +173,13 @@ class Recipe:
             given["minutes"] = 0.0
         return Recipe.from_dict({**self.to_dict(), **given}, self.name)
 
+    def with_budget(self, values: Mapping[str, Any]) -> "Recipe":
+        """Return a recipe with these values, of which epochs and minutes must be above zero."""
+        for key in ("epochs", "minutes"):
+            if isinstance(values.get(key), int | float) and not values[key] > 0:
+                raise RecipeError(f"{key} must be above 0, not {values[key]:g}.")
+        return self.with_values(values)
+
 
 def shipped() -> list[str]:
     """Names of the recipes that come with Pupila."""

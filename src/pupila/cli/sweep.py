@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 @click.option("--size", type=click.IntRange(8, 512), help="Pixels a side of stored pictures [default: by the data].")
 @click.option("--name", help="Name of the sweep's folder [default: the data's and the sweep's].")
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where it goes.")
-@click.option("--checkpoint-seconds", type=float, default=60.0, show_default=True, help="What a kill may cost at most.")
+@click.option(
+    "--checkpoint-seconds", type=click.FloatRange(0), default=60.0, show_default=True, help="Save at least this often."
+)
 @json_option
 def sweep(
     arguments: tuple[str, ...],
@@ -47,7 +49,7 @@ def sweep(
 
     The same command goes on where it stopped. The best is chosen on validation pictures, never by test accuracy.
     """
-    from pupila.data.sources.source import source_name
+    from pupila.training.run_folder import default_name, folder_of
     from pupila.training.sweeps import load_definition, run_sweep
     from pupila.training.sweeps.definition import plan
 
@@ -58,7 +60,7 @@ def sweep(
     definition = load_definition(arguments[0] if len(arguments) == 2 else None)
     trials = plan(definition, grid, recipe, overrides, seeds)
     data = arguments[-1]
-    folder = runs / (name or f"{source_name(data)}-{definition.name}")
+    folder = folder_of(runs, name or default_name(data, definition.name))
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         summary = run_sweep(
             data, trials, folder, size=size, checkpoint_seconds=checkpoint_seconds, reference=definition.reference,

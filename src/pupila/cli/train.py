@@ -1,16 +1,21 @@
 """`pupila train`."""
 
-import json
+import os
+import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pupila.cli.group import RenamedOption, cluster_option
 
+if TYPE_CHECKING:
+    from pupila.recipe import Recipe
+
 
 @click.command()
-@click.argument("data")
-@click.option("--recipe", default="standard", show_default=True, help="A shipped recipe's name, or a .toml file.")
+@click.argument("data", required=False)
+@click.option("--recipe", help="A shipped recipe's name, or a .toml file [default: standard].")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one value of the recipe.")
 @click.option("--weights", help="Start from auto, imagenet, bundled, none, or a .pth or .safetensors file.")
 @click.option("--epochs", type=int, help="Times to go through the pictures, in place of a budget in minutes.")
@@ -20,11 +25,19 @@ from pupila.cli.group import RenamedOption, cluster_option
     "--size", type=click.IntRange(8, 512), help="Pixels a side that pictures are stored at [default: by the data]."
 )
 @click.option("--labels", type=click.Path(path_type=Path), help="Take these labels from a CSV of path,label.")
-@click.option("--name", help="Name of the run [default: the data's and the recipe's].")
+@click.option(
+    "--name", help="Name of the run, its folder in --runs; a taken one counts up [default: by data and recipe]."
+)
 @click.option(
     "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of runs."
 )
-@click.option("--checkpoint-seconds", type=float, default=60.0, show_default=True, help="What a kill may cost at most.")
+@click.option(
+    "--checkpoint-seconds",
+    type=click.FloatRange(0),
+    default=60.0,
+    show_default=True,
+    help="Save a checkpoint at least this often.",
+)
 @click.option("--checkpoints", metavar="ADDRESS", help="Copy checkpoints there, too: s3://bucket/run and the like.")
 @click.option(
     "--log", type=click.Choice(["tensorboard", "mlflow"]), help="Where else each epoch's metrics are written."
@@ -43,10 +56,10 @@ from pupila.cli.group import RenamedOption, cluster_option
 @click.option("--explain", is_flag=True, help="Say what would be chosen and why, and train nothing.")
 @click.option("--workers", type=click.IntRange(1, 4096), default=1, help="Processes that share each batch.")
 @cluster_option("Put the workers {where}.")
-@click.option("--resume", is_flag=True, help="Go on with the run of this name from its last checkpoint.")
+@click.option("--resume", is_flag=True, help="Go on with the run of this name, or with the last unfinished one.")
 def train(
-    data: str,
-    recipe: str,
+    data: str | None,
+    recipe: str | None,
     overrides: tuple[str, ...],
     weights: str | None,
     epochs: int | None,
@@ -66,23 +79,49 @@ def train(
     cluster: str | None,
     resume: bool,
 ) -> None:
-    """Train on DATA (a folder or archive of class folders, `cifar10`, or `digits`) and write a model file."""
-    from pupila.data.sources.source import source_name
-    from pupila.recipe import load_recipe
-    from pupila.training.distributed.ranks import Order, take_part, train_with_workers
-    from pupila.training.prepare import prepare
+    """Train on DATA (a folder or archive of class folders, `cifar10`, or `digits`) and write a model file.
 
-    if epochs is not None and minutes is None:
-        minutes = 0.0  # asked for epochs, a person does not want the recipe's budget in minutes
+    `pupila train --resume` goes on with the last unfinished run, with its data and settings.
+    """
+    from pupila.recipe import load_recipe
+    from pupila.training.prepare import prepare
+    from pupila.training.run_folder import default_name, folder_of, new_folder
+
     given = {"weights": weights, "epochs": epochs, "minutes": minutes, "seed": seed}
-    pairs = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
-    chosen = load_recipe(recipe, [*overrides, *pairs])
+    values = {key: value for key, value in given.items() if value is not None}
+    options = {"size": size, "labels": labels, "feedback": feedback, "outliers": outliers}
+    more = (checkpoint_seconds, checkpoints, log, workers, cluster)
+    if resume:
+        folder, record = _to_resume(runs, name, data, mirrored=checkpoints is not None)
+        kept = {**record, **{key: value for key, value in options.items() if value is not None}}
+        same = not (recipe or overrides or values) and "size" in record
+        chosen = _recipe_of(folder) if same else load_recipe(recipe or "standard", overrides).with_budget(values)
+        _run(data or kept.pop("source"), chosen, folder, kept, True, *more)
+        return
+    if data is None:
+        raise click.UsageError("Missing argument 'DATA'. Give a folder of class folders, `cifar10`, or `digits`.")
+    chosen = load_recipe(recipe or "standard", overrides).with_budget(values)
     if explain:
         click.echo("\n".join(prepare(data, chosen, size, labels, feedback, outliers).resolved.given))
         return
-    folder = runs / (name or f"{source_name(data)}-{chosen.name}")
-    options = {"size": size, "labels": labels, "feedback": feedback, "outliers": outliers, "log": log}
-    order = Order(data, chosen, folder, resume, checkpoint_seconds, checkpoints, options)
+    wanted = name or default_name(data, chosen.name)
+    if "RANK" in os.environ:  # one of the processes that torchrun has started: all of them write to one folder
+        _run(data, chosen, folder_of(runs, wanted), options, False, *more)
+        return
+    with new_folder(runs, wanted) as folder:
+        if folder != runs / wanted:
+            click.echo(f"{runs / wanted} is there already: this run goes to {folder}. (--resume goes on with a run.)")
+        _run(data, chosen, folder, options, False, *more)
+
+
+def _run(
+    data: str, recipe: "Recipe", folder: Path, options: dict[str, Any], resume: bool,
+    checkpoint_seconds: float, checkpoints: str | None, log: str | None, workers: int, cluster: str | None,
+) -> None:  # fmt: skip
+    """Train in one process, in several, or on a cluster."""
+    from pupila.training.distributed.ranks import Order, take_part, train_with_workers
+
+    order = Order(data, recipe, folder, resume, checkpoint_seconds, checkpoints, {**options, "log": log})
     if cluster is not None:
         from pupila.cluster.train import train_on_cluster
 
@@ -90,4 +129,31 @@ def train(
     else:
         model = train_with_workers(order, workers) if workers > 1 else take_part(order)
     if model is not None:
-        click.echo(f"Serve it with: pupila serve {model}")
+        click.echo(f"Serve it with: pupila serve {shlex.quote(str(model))}")
+
+
+def _to_resume(runs: Path, name: str | None, data: str | None, mirrored: bool) -> tuple[Path, dict[str, Any]]:
+    """Return the folder of the run to go on with, and its data's name and options.
+
+    mirrored: its checkpoint may lie elsewhere, and the folder be gone.
+    """
+    from pupila.errors import TrainingError
+    from pupila.training.record import read_record
+    from pupila.training.run_folder import folder_of, holds_run, source_of, unfinished
+
+    folder = folder_of(runs, name) if name else unfinished(runs, source_of(data) if data else None)
+    if mirrored and name and data and not holds_run(folder):
+        return folder, {}
+    if not holds_run(folder):
+        raise TrainingError(f"{folder}: there is no run to go on with. Check --name and --runs, or leave --resume out.")
+    record = read_record(folder)
+    paths = {key: getattr(record, key) for key in ("labels", "feedback", "outliers")}
+    found = {key: None if path is None else Path(path) for key, path in paths.items()}
+    return folder, {"size": record.size, **found, **({} if data else {"source": record.source})}
+
+
+def _recipe_of(folder: Path) -> "Recipe":
+    from pupila.recipe import Recipe
+    from pupila.training.run_folder import read_json
+
+    return Recipe.from_dict(read_json(folder / "recipe.json"), f"{folder / 'recipe.json'}")

@@ -4,17 +4,16 @@ Knows paths, versions and threads; nothing of how training uses them.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pupila.data import Splits
-from pupila.data.sources.source import NAMES
 from pupila.errors import TrainingError
-
-FILE = "run.json"
+from pupila.training.run_folder import RECORD, source_of
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,9 @@ class Record:
     counts: dict[str, dict[str, int]]
     """Pictures by part and class, to say what changed."""
     threads: int
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    """What a run must agree with to be gone on with: recipe, data, starting weights. Empty: of an earlier version."""
+    finished: bool = False
 
     def to_json(self) -> str:
         """Return it as it is written."""
@@ -39,13 +41,18 @@ class Record:
 
 
 def record_of(
-    source: str, size: int | None, labels: Path | None, feedback: Path | None, outliers: Path | None, splits: Splits
+    source: str,
+    size: int | None,
+    labels: Path | None,
+    feedback: Path | None,
+    outliers: Path | None,
+    splits: Splits,
+    identity: Mapping[str, Any],
 ) -> Record:
     """Describe a run that is about to begin."""
-    kept = source if source in NAMES else str(Path(source).expanduser().absolute())
     return Record(
-        kept, size, _absolute(labels), _absolute(feedback), _absolute(outliers), splits.fingerprint,
-        counts_of(splits), torch.get_num_threads(),
+        source_of(source), size, _absolute(labels), _absolute(feedback), _absolute(outliers), splits.fingerprint,
+        counts_of(splits), torch.get_num_threads(), identity,
     )  # fmt: skip
 
 
@@ -61,9 +68,9 @@ def counts_of(splits: Splits) -> dict[str, dict[str, int]]:
 def read_record(folder: Path) -> Record:
     """Read a run's record; raises TrainingError if there is none."""
     try:
-        values: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        values: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         return Record(**{"outliers": None, **values})  # runs of earlier versions had none
     except (OSError, ValueError, TypeError) as error:
         raise TrainingError(
-            f"{folder / FILE}: is no record of a run ({error}). Give the folder of a run, like runs/photos-standard."
+            f"{folder / RECORD}: is no record of a run ({error}). Give the folder of a run, like runs/photos-standard."
         ) from error

@@ -1,19 +1,36 @@
-"""Run folders: default names, names that count up, and which run is unfinished."""
+"""Run folders: names that count up, one training at a time by a lock, and whether a run is finished.
 
+A run is finished once run.json says so. Until then its checkpoint, the largest file, is kept; --resume goes on from it.
+"""
+
+import fcntl
+import json
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from typing import Any
 
+from pupila._files import write_file
+from pupila.data.sources.source import NAMES, source_name
+from pupila.errors import TrainingError
+
+RECORD = "run.json"
 CHECKPOINT = "checkpoint.safetensors"
-MODEL = "model.onnx"
-TRACES = ("recipe.json", "run.json", "metrics.jsonl", CHECKPOINT, MODEL, "results.json", "report.html")
+LOCK = ".lock"
+TRACES = ("recipe.json", RECORD, "metrics.jsonl", CHECKPOINT, "model.onnx", "results.json", "report.html")
 """Files of which one at least is in a folder that a run has written to."""
 
 
 def default_name(data: str, what: str) -> str:
-    """Return a run's name: that of the data set or of its folder, whatever the path looks like, and the recipe's."""
-    stem = Path(data).expanduser().resolve().name.lstrip(".").split(".")[0]
-    return f"{stem or 'photos'}-{what}"
+    """Return a run's name: that of the data set and of the recipe."""
+    return f"{source_name(data).lstrip('.') or 'photos'}-{what}"
+
+
+def source_of(data: str) -> str:
+    """Return how a record names a data set: by its name, or by an absolute path."""
+    return data if data in NAMES else str(Path(data).expanduser().absolute())
 
 
 def holds_run(folder: Path) -> bool:
@@ -21,11 +38,134 @@ def holds_run(folder: Path) -> bool:
     return any((folder / name).exists() for name in TRACES)
 
 
-def free_folder(runs: Path, name: str) -> Path:
-    """Return the first of NAME, NAME-2, NAME-3 ... that holds no run."""
-    return next(folder for folder in _numbered(runs, name) if not holds_run(folder))
+def folder_of(runs: Path, name: str) -> Path:
+    """Return the folder of that name; raises TrainingError if it would not be one within `runs`."""
+    try:
+        folder, within = (runs / name).resolve(), runs.resolve()
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"--name {name!r} cannot be a folder's name ({error}). Choose another.") from error
+    if within not in folder.parents:
+        raise TrainingError(f"--name {name!r} leads out of {runs}. Give a plain name, and the place with --runs.")
+    return runs / name
 
 
-def _numbered(runs: Path, name: str) -> Iterator[Path]:
-    yield runs / name
-    yield from (runs / f"{name}-{number}" for number in count(2))
+@contextmanager
+def new_folder(runs: Path, name: str) -> Iterator[Path]:
+    """Make and yield the first of NAME, NAME-2, NAME-3 ... that is not there yet; removed if it stays empty."""
+    folder_of(runs, name)
+    for folder in (runs / (name if number == 1 else f"{name}-{number}") for number in count(1)):
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise _cannot_write(folder, error) from error
+        break
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def unfinished(runs: Path, source: str | None = None) -> Path:
+    """Return the run to go on with: of those that are not finished, of this data set if one is named, the last.
+
+    Raises TrainingError if there is none.
+    """
+    found = [path.parent for path in runs.glob(f"*/{RECORD}") if not is_finished(path.parent)]
+    found = [folder for folder in found if source is None or read_json(folder / RECORD).get("source") == source]
+    if not found:
+        whose = f" of {source}" if source else ""
+        raise TrainingError(
+            f"{runs}: there is no unfinished run{whose} to go on with. Leave --resume out to begin one."
+        )
+    return max(found, key=lambda folder: max(path.stat().st_mtime for path in folder.iterdir() if path.is_file()))
+
+
+def is_finished(folder: Path) -> bool:
+    """Return whether a run came to its end; runs of earlier versions did if they have a model."""
+    record = read_json(folder / RECORD)
+    return bool(record.get("finished", (folder / "model.onnx").exists()))
+
+
+def finish(folder: Path) -> None:
+    """Note that a run is finished, then remove its checkpoint, which nothing needs any more."""
+    path = folder / RECORD
+    try:
+        write_file(path, json.dumps({**read_json(path), "finished": True}, indent=2) + "\n")
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def forget(folder: Path) -> None:
+    """Remove what makes the folder that of a run, so that the run begins anew."""
+    for name in TRACES:
+        (folder / name).unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what a small file of a run says; nothing if there is none or it is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file of a run atomically; raises TrainingError if it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, text + "\n")
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the system releases however this process ends.
+
+    Raises TrainingError that names the process which trains there, or if the folder cannot be written.
+    """
+    path = folder / LOCK
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = _take(path)
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()
+        os.close(descriptor)
+        with suppress(OSError):
+            folder.rmdir()  # if nothing was written
+
+
+def _take(path: Path) -> int:
+    """Return the lock's descriptor. The file may be removed between open and lock: then it is opened again."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
+            os.close(descriptor)
+            raise TrainingError(
+                f"{path.parent}: is being trained by process {owner}. Wait for it, or choose another --name."
+            ) from None
+        except OSError:
+            return descriptor  # a file system without locks
+        with suppress(FileNotFoundError):
+            if os.fstat(descriptor).st_ino == path.stat().st_ino:
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, str(os.getpid()).encode())
+                return descriptor
+        os.close(descriptor)
+
+
+def _cannot_write(path: Path, error: OSError) -> TrainingError:
+    return TrainingError(f"{path}: cannot be written ({error.strerror}). Choose another place with --runs.")

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from pupila._files import write_file
 from pupila.data.quality.class_balance import describe_classes
 from pupila.errors import TrainingError
 from pupila.evaluation.pages.report import ProgressPage, write_report
@@ -22,13 +22,22 @@ from pupila.recipe import Recipe
 from pupila.training.distributed.process_group import ALONE, Team
 from pupila.training.distributed.remote_checkpoints import Mirror
 from pupila.training.export.export import Exported, export
+from pupila.training.loop.checkpoint import check_identity
 from pupila.training.loop.device import pick_device, usable_threads
 from pupila.training.loop.fit import CHECKPOINT_SECONDS, Fitted, OnEpoch, Row, fit
 from pupila.training.loop.head import fit_head
 from pupila.training.prepare import Prepared, prepare
-from pupila.training.record import FILE as RUN_FILE
-from pupila.training.record import record_of
-from pupila.training.run_folder import holds_run
+from pupila.training.record import Record, record_of
+from pupila.training.run_folder import (
+    CHECKPOINT,
+    RECORD,
+    finish,
+    holds_run,
+    is_finished,
+    locked,
+    read_json,
+    write_text,
+)
 from pupila.training.trackers import Tracker, check_installed, tracking
 from pupila.training.weights import save_backbone
 
@@ -83,8 +92,12 @@ def train(
     team: Team = ALONE,
     watch: OnEpoch = lambda _: None,
     checkpoints: str | None = None,
+    keep_open: bool = False,
 ) -> TrainResult:
-    """Train on `source` as `recipe` says and leave everything in `folder`; prints one line an epoch and a closing line.
+    """Train on `source` as `recipe` says and leave everything in `folder`; logs one line an epoch and a closing line.
+
+    resume: go on from the checkpoint if there is one; without one the run begins anew, and that is logged. The folder
+    is locked meanwhile. keep_open: leave it to the caller to call finish() when the run is over.
 
     size: pixels a side that pictures are stored at, None to choose it from the data. labels: a table of corrected
     labels, see pupila.data.quality.labels. The test split is not touched.
@@ -95,16 +108,33 @@ def train(
     checkpoints: an address that each checkpoint is copied to, see mirror.py.
     Raises PupilaError's kinds; see fit, load_dataset and export.
     """
-    refuse_to_overwrite(folder, resume)
     check_installed(log)
+    with locked(folder):
+        refuse_to_overwrite(folder, resume)
+        result = _train_in(
+            folder, source, recipe, size, labels, resume, checkpoint_seconds, log, feedback, outliers, team, watch,
+            checkpoints,
+        )  # fmt: skip
+        if not keep_open and not result.fitted.stopped:
+            finish(folder)
+    return result
+
+
+def _train_in(
+    folder: Path, source: str, recipe: Recipe, size: int | None, labels: Path | None, resume: bool,
+    checkpoint_seconds: float, log: str | None, feedback: Path | None, outliers: Path | None, team: Team,
+    watch: OnEpoch, checkpoints: str | None,
+) -> TrainResult:  # fmt: skip
+    """Train in a folder that is locked."""
     torch.set_num_threads(usable_threads())
     prepared = prepare(source, recipe, size, labels, feedback, outliers, team)
-    record = record_of(source, size, labels, feedback, outliers, prepared.splits)
+    record = record_of(source, size, labels, feedback, outliers, prepared.splits, identity_of(prepared))
     splits, start, recipe = prepared.splits, prepared.start, prepared.resolved.recipe
     training, validation = prepared.training, prepared.validation
     logger.info(describe_classes(training, recipe.balance))
-    _write(folder / "recipe.json", json.dumps(recipe.to_dict(), indent=2))
-    _write(folder / RUN_FILE, record.to_json())
+    begin_or_go_on(folder, record, resume, mirrored=checkpoints is not None)
+    write_text(folder / "recipe.json", json.dumps(recipe.to_dict(), indent=2))
+    write_text(folder / RECORD, record.to_json())
     with tracking(log, folder, recipe) as tracker:
         on_epoch = partial(_record, folder, tracker, ProgressPage(folder, splits.name), watch)
         fitted = _fitted(prepared, folder, on_epoch, resume, checkpoint_seconds, team, checkpoints)
@@ -163,10 +193,9 @@ def _fitted(
         raise TrainingError("trains=head is one short computation that workers cannot share. Leave --workers out.")
     if recipe.trains == "head":
         return fit_head(recipe, start.network, training, validation, on_epoch)
-    identity = {"recipe": recipe.to_dict(), "data": prepared.fingerprint, "weights": start.origin}
     return fit(
-        recipe, start.network, training, validation, folder / "checkpoint.safetensors",
-        identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds, on_epoch=on_epoch,
+        recipe, start.network, training, validation, folder / CHECKPOINT,
+        identity=identity_of(prepared), resume=resume, checkpoint_seconds=checkpoint_seconds, on_epoch=on_epoch,
         team=team, mirror=None if checkpoints is None else Mirror(checkpoints),
         outliers=None if prepared.outliers is None else prepared.outliers.pictures,
     )  # fmt: skip
@@ -183,27 +212,35 @@ def closing_line(fitted: Fitted) -> str:
 
 
 def refuse_to_overwrite(folder: Path, resume: bool) -> None:
-    """Raise TrainingError if the folder holds a run that is not to be gone on with, or none that is."""
+    """Raise TrainingError if the folder holds a run that is not to be gone on with, or that is finished."""
     if not resume and holds_run(folder):
         raise TrainingError(f"{folder}: holds a run already. Go on with --resume, or choose another --name.")
-    if resume and not folder.exists():
-        raise TrainingError(f"{folder}: there is no run to go on with. Check --name and --runs, or leave --resume out.")
+    if resume and holds_run(folder) and is_finished(folder):
+        raise TrainingError(f"{folder}: is finished. Leave --resume out: a new run gets a new folder.")
 
 
-def _write(path: Path, text: str) -> None:
-    """Write a small file whole or not at all; raises TrainingError if it cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, text + "\n")
-    except OSError as error:
-        raise TrainingError(
-            f"{path}: cannot be written ({error.strerror}). Choose another place with --runs."
-        ) from error
+def identity_of(prepared: Prepared) -> dict[str, Any]:
+    """Return what a run must agree with to be gone on with."""
+    recipe = prepared.resolved.recipe
+    return {"recipe": recipe.to_dict(), "data": prepared.fingerprint, "weights": prepared.start.origin}
+
+
+def begin_or_go_on(folder: Path, record: Record, resume: bool, mirrored: bool) -> None:
+    """Log that a run without a checkpoint begins anew; raises TrainingError if it is another run's folder."""
+    if not (resume and holds_run(folder)):
+        return
+    earlier, checkpoint = read_json(folder / RECORD), folder / CHECKPOINT
+    if earlier.get("identity"):
+        check_identity(folder, record.identity, earlier["identity"])
+    elif not checkpoint.exists() and not mirrored:
+        raise TrainingError(f"{folder}: has neither a checkpoint nor a record of its settings. Leave --resume out.")
+    if not checkpoint.exists() and not mirrored:
+        logger.info(f"{folder}: was stopped before its first checkpoint, and begins anew.")
 
 
 def _record(folder: Path, tracker: Tracker, page: ProgressPage, watch: OnEpoch, rows: Sequence[Row]) -> None:
     """Bring metrics.jsonl and the log up to date and print the newest epoch's line."""
-    _write(folder / "metrics.jsonl", "\n".join(json.dumps(row) for row in rows))
+    write_text(folder / "metrics.jsonl", "\n".join(json.dumps(row) for row in rows))
     tracker.record(rows)
     page.update(rows)
     row = rows[-1]

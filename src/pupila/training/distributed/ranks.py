@@ -23,6 +23,7 @@ from pupila.training.distributed.process_group import joined, restarted
 from pupila.training.loop.device import usable_threads
 from pupila.training.loop.fit import CHECKPOINT_SECONDS
 from pupila.training.prepare import prepare
+from pupila.training.run_folder import holds_run, is_finished
 from pupila.training.train import assist, refuse_to_overwrite, train
 
 RESTARTS = 10
@@ -53,6 +54,8 @@ def take_part(order: Order) -> Path | None:
     if restarted():
         order.folder.mkdir(parents=True, exist_ok=True)  # it may have been lost before it had made one
         order = replace(order, resume=True)
+        if holds_run(order.folder) and is_finished(order.folder):
+            return order.folder / "model.onnx"  # lost after its last instruction
     with joined() as team:
         if not team.leads:
             assist(

@@ -73,13 +73,21 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> tuple[Position, 
         theirs = json.loads(header["identity"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise TrainingError(f"{path}: is not a whole checkpoint ({error}). Delete it and train again.") from error
-    ours = json.loads(json.dumps(identity))
+    check_identity(path, identity, theirs)
+    return position, groups
+
+
+def check_identity(path: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    """Raise TrainingError that names what differs, unless both are the identity of one run."""
+    ours = json.loads(json.dumps(ours))
     ours, theirs = ({**one, **one.get("recipe", {})} for one in (ours, theirs))
     different = sorted(k for k in ours.keys() | theirs.keys() if k != "recipe" and ours.get(k) != theirs.get(k))
     if different:
-        changes = ", ".join(f"{key} was {theirs.get(key)} and is {ours.get(key)}" for key in different)
-        raise TrainingError(f"{path}: is of another run ({changes}). Use the same settings, or another --name.")
-    return position, groups
+        changes = ", ".join(
+            "the pictures are others" if key == "data" else f"{key} was {theirs.get(key)} and is {ours.get(key)}"
+            for key in different
+        )
+        raise TrainingError(f"{path}: is of another run ({changes}). Use the same settings, or leave --resume out.")
 
 
 def momentum_of(optimizer: torch.optim.SGD) -> dict[str, Tensor]:

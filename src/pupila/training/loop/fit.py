@@ -8,7 +8,7 @@ with the same number of threads; by epochs, not by minutes).
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from pupila.training.loop.class_weights import Balance, balance_for, validation_
 from pupila.training.loop.device import autocast, keep_memory, pick_device
 from pupila.training.loop.optim import MovingAverage, learning_rate, set_learning_rate, sgd
 from pupila.training.loop.resnet import ResNet18, enlarged
+from pupila.training.loop.signals import StopSignals
 from pupila.training.outliers import exposed
 
 CHECKPOINT_SECONDS = 60.0
@@ -80,11 +81,17 @@ class _Run:
     """The network as it is called in training: with several workers its backward pass averages their gradients."""
     saved: float
     """When the last checkpoint was written, on the clock of time.monotonic."""
+    signals: StopSignals = field(default_factory=StopSignals)
 
     def save_if_due(self) -> None:
-        """Write a checkpoint if the last one is old enough: short epochs shall not be spent on writing."""
-        if time.monotonic() - self.saved > self.files.seconds:
+        """Write a checkpoint if the last one is old enough, as short epochs shall not be spent on writing.
+
+        Or if somebody asked to stop, and then do so.
+        """
+        if self.signals.asked is not None or time.monotonic() - self.saved > self.files.seconds:
             self.save()
+        if self.signals.asked is not None:
+            self.signals.stop()
 
     def save(self) -> None:
         """Write a checkpoint; of several workers, which are all in the same state, the first does."""
@@ -130,6 +137,8 @@ def fit(
     run = _begin(files, recipe, network, balance_for(recipe, train), resume, team, outliers)
     pictures, labels = _on_device(train, run.device)
     steps_per_epoch = batch_count(len(train), recipe.batch_size)
+    if team.size == 1:
+        run.signals.install()
     try:
         while (progress := _progress(recipe, run.position, steps_per_epoch)) < 1:
             size = size_at(recipe, progress)
@@ -141,9 +150,11 @@ def fit(
     except KeyboardInterrupt:
         if run.position.best_epoch < 0:
             raise TrainingError(
-                "Stopped before the first epoch was over: there is no model yet. Train again."
+                "Stopped before the first epoch was over: there is no model yet. Go on with --resume."
             ) from None
         return replace(_finish(run), stopped=True)
+    finally:
+        run.signals.remove()
     return _finish(run)
 
 

@@ -22,6 +22,7 @@ from pupila.data.quality.class_balance import remedy
 from pupila.errors import TrainingError
 from pupila.evaluation.pages.plots import plot_sweep
 from pupila.training.loop.fit import CHECKPOINT_SECONDS
+from pupila.training.run_folder import locked, write_text
 from pupila.training.sweeps.definition import Trial
 from pupila.training.sweeps.processes import Execute, in_turn
 from pupila.training.sweeps.table import Row, as_csv, as_json, as_text, best_of, rows_of
@@ -83,6 +84,15 @@ def run_sweep(
     go on. Raises TrainingError if no trial came to its end, or if the folder holds trials of other settings or a sweep
     with trials that are not in this one, and what load_dataset and train raise.
     """
+    with locked(folder):
+        return _run_sweep(source, trials, folder, size, checkpoint_seconds, reference, execute, keep_stopped)
+
+
+def _run_sweep(
+    source: str, trials: Sequence[Trial], folder: Path, size: int | None, checkpoint_seconds: float, reference: str,
+    execute: Execute, keep_stopped: bool,
+) -> SweepSummary:  # fmt: skip
+    """Run the sweep in a folder that is locked."""
     _check_folder(folder, trials)
     splits = load_dataset(source, size)  # errors in the data show now, and the cache is filled before trials need it
     judge = judged_by(splits.train, trials)
@@ -147,8 +157,8 @@ def _publish(folder: Path, outcomes: Sequence[Result | Failure], reference: str,
     with replacing(model) as temporary:
         shutil.copyfile(best.model, temporary)
     summary = SweepSummary(folder, model, best, tuple(rows), tuple(results), tuple(failures), reference, judge)
-    (folder / "table.csv").write_text(as_csv(results), encoding="utf-8")
-    (folder / "results.json").write_text(json.dumps(summary.to_json(), indent=1), encoding="utf-8")
+    write_text(folder / "table.csv", as_csv(results).rstrip("\n"))
+    write_text(folder / "results.json", json.dumps(summary.to_json(), indent=1))
     plot_sweep(_curves(results), folder / "curves.png")
     return summary
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from pupila._files import write_file
 from pupila.data import load_dataset
 from pupila.errors import ModelError, TrainingError
 from pupila.evaluation.evaluate import evaluate
 from pupila.progress import printed_log
 from pupila.recipe import Recipe
 from pupila.training.loop.fit import OnEpoch
+from pupila.training.run_folder import finish, forget, holds_run, is_finished, write_text
 from pupila.training.sweeps.definition import Trial
 from pupila.training.train import TrainResult, closing_line, train
 
@@ -91,11 +91,14 @@ def run_job(job: Job, watch: OnEpoch = lambda _: None) -> Result | Failure:
     if done is not None:
         return done
     job.folder.mkdir(parents=True, exist_ok=True)
+    if holds_run(job.folder) and is_finished(job.folder):
+        forget(job.folder)  # somebody has deleted its result
     begun = time.monotonic()
     try:
         trained = train(
             job.source, job.trial.recipe, job.folder,
             size=job.size, resume=True, checkpoint_seconds=job.checkpoint_seconds, watch=watch,
+            keep_open=True,
         )  # fmt: skip
     except (TrainingError, ModelError) as error:
         return Failure(job.trial.name, job.trial.group, str(error))
@@ -106,7 +109,8 @@ def run_job(job: Job, watch: OnEpoch = lambda _: None) -> Result | Failure:
     if trained.fitted.stopped:
         raise KeyboardInterrupt
     result = _result(job, trained, time.monotonic() - begun)
-    write_file(job.folder / RESULT, json.dumps(dataclasses.asdict(result), indent=1))
+    write_text(job.folder / RESULT, json.dumps(dataclasses.asdict(result), indent=1))
+    finish(job.folder)
     return result
 
 
@@ -148,6 +152,8 @@ def read_result(job: Job) -> Result | None:
         changes.append("the data has changed")
     if changes:
         raise TrainingError(f"{job.folder}: holds another trial ({', '.join(changes)}). Choose another --name.")
+    if not is_finished(job.folder):  # killed between its result and its end
+        finish(job.folder)
     return result
 
 

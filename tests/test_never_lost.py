@@ -1,0 +1,214 @@
+"""Nothing that was trained is lost or replaced: kills, Ctrl-C, resumes, names, and two trainings of one folder.
+
+PUPILA_KILLS=300 kills so many processes at random moments; a few are killed by default.
+"""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import random
+import shlex
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from training_kit import write_photos
+
+import pupila
+from pupila.cli import main
+
+KILLS = int(os.environ.get("PUPILA_KILLS", "4"))
+TINY = [
+    "--set", "weights=none", "--set", "batch_size=16", "--set", "network_size=32", "--set", "progressive=[]",
+    "--set", "export=float32", "--set", "precision=float32",
+]  # fmt: skip
+FORK = multiprocessing.get_context("forkserver")
+FORK.set_forkserver_preload(["test_never_lost", "pupila.training.train", "pupila.training.sweeps", "pupila.batch"])
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return write_photos(tmp_path_factory.mktemp("data") / "photos", 60)
+
+
+@pytest.fixture
+def there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def run_here(arguments, folder):
+    """What a started process does: the command line, in a folder, with its output in a file."""
+    os.chdir(folder)
+    out = os.open("out.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    main([str(argument) for argument in arguments])
+
+
+@contextlib.contextmanager
+def started(folder, *arguments):
+    process = FORK.Process(target=run_here, args=(arguments, folder))
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join(60)
+
+
+def wait_for(path, process=None, seconds=120):
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end and (process is None or process.is_alive()), (Path.cwd() / "out.txt").read_text()
+        time.sleep(0.02)
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_runs_count_up_and_an_ended_one_is_never_touched(photos, there):
+    first = invoke("train", photos, *TINY, "--epochs", 1, "--name", "a b")
+    assert first.exit_code == 0, first.output
+    assert shlex.split(first.output.splitlines()[-1])[-1] == "runs/a b/model.onnx"
+    before = (there / "runs/a b/model.onnx").read_bytes()
+    second = invoke("train", photos, *TINY, "--epochs", 1, "--name", "a b")
+    assert "runs/a b is there already: this run goes to runs/a b-2" in second.output
+    assert (there / "runs/a b/model.onnx").read_bytes() == before and (there / "runs/a b-2/model.onnx").exists()
+    assert not list(there.glob("runs/*/checkpoint.safetensors")) and not list(there.glob("runs/*/.lock"))
+    assert "is finished" in invoke("train", photos, *TINY, "--epochs", 1, "--name", "a b", "--resume").output
+    assert "there is no unfinished run" in invoke("train", "--resume").output
+
+
+def test_ctrl_c_before_the_first_checkpoint_goes_on_where_it_was(photos, there):
+    run = there / "runs/s"
+    with started(there, "train", photos, *TINY, "--epochs", 6, "--name", "s") as process:
+        wait_for(run / "metrics.jsonl", process)
+        os.kill(process.pid, signal.SIGINT)
+        process.join(120)
+        assert process.exitcode == 0, (there / "out.txt").read_text()
+    done = len(rows(run))
+    assert 1 <= done < 6 and (run / "model.onnx").exists() and (run / "checkpoint.safetensors").exists()
+    other = write_photos(there / "other", 30, ("cat", "dog"))
+    model = (run / "model.onnx").read_bytes()
+    for more in (["--name", "s", other], ["--name", "s", photos, "--epochs", 9], ["--name", "s", photos, "--seed", 3]):
+        refused = invoke("train", *more, *TINY, "--resume")
+        assert refused.exit_code == 1 and "is of another run (" in refused.output
+        assert (run / "model.onnx").read_bytes() == model
+    again = invoke("train", "--resume")
+    assert again.exit_code == 0, again.output
+    assert f"epoch {done + 1} at" in again.output and f"epoch {done} at" not in again.output
+    assert [row["epoch"] for row in rows(run)] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_asked_to_end_a_training_leaves_its_checkpoint(photos, there, number):
+    run = there / "runs/s"
+    with started(there, "train", photos, *TINY, "--epochs", 50, "--name", "s") as process:
+        wait_for(run / "metrics.jsonl", process)
+        os.kill(process.pid, number)
+        process.join(120)
+        assert process.exitcode == -number and (run / "checkpoint.safetensors").exists()
+
+
+def test_resume_without_a_checkpoint_says_that_it_begins_anew_and_replaces_no_other_run(photos, there):
+    with started(there, "train", photos, *TINY, "--epochs", 2, "--name", "s") as process:
+        wait_for(there / "runs/s/run.json", process)
+        process.kill()
+        process.join(60)
+    if (there / "runs/s/checkpoint.safetensors").exists():
+        pytest.skip("it was faster than the kill")
+    other = write_photos(there / "other", 30, ("cat", "dog"))
+    refused = invoke("train", other, *TINY, "--epochs", 2, "--name", "s", "--resume")
+    assert refused.exit_code == 1 and "the pictures are others" in refused.output
+    again = invoke("train", "--resume", "--name", "s")
+    assert again.exit_code == 0 and "was stopped before its first checkpoint, and begins anew" in again.output
+
+
+def test_second_training_of_a_folder_is_told_by_which_process(photos, there):
+    with started(there, "train", photos, *TINY, "--epochs", 200, "--name", "d") as process:
+        wait_for(there / "runs/d/metrics.jsonl", process)
+        second = invoke("train", photos, *TINY, "--epochs", 200, "--name", "d", "--resume")
+    assert second.exit_code == 1 and f"is being trained by process {process.pid}." in second.output
+    assert "is being trained" not in invoke("train", "--resume", "--minutes", "0.01", "--name", "d").output
+
+
+@pytest.mark.parametrize("name", ["../out", "/out", "..", ".", "a/../../b", "x\0y"])
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_names_stay_inside_runs(photos, there, command, name):
+    done = invoke(command, photos, "--name", name, "--set", "weights=none")
+    assert done.exit_code == 1 and "--name" in done.output and sorted(path.name for path in there.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--minutes=0", "--minutes=-1", "--epochs=0", "--epochs=-3", "--minutes=nan"])
+def test_budgets_of_nothing_are_refused(photos, there, option):
+    done = invoke("train", photos, option)
+    assert done.exit_code == 1 and "must be above 0" in done.output and not (there / "runs").exists()
+
+
+def test_run_of_this_folder_is_named_after_it(photos, there, monkeypatch):
+    monkeypatch.chdir(photos)
+    done = invoke("train", ".", *TINY, "--epochs", 1, "--runs", there / "runs", "--recipe", "standard")
+    assert done.exit_code == 0 and (there / "runs/photos-standard/model.onnx").exists(), done.output
+
+
+COMMANDS = {
+    "train": ["train", "photos", *TINY, "--epochs", "2", "--name", "r", "--checkpoint-seconds", "0"],
+    "sweep": ["sweep", "photos", *TINY, "--set", "epochs=1", "--grid", "lr=0.01,0.02", "--checkpoint-seconds", "0"],
+    "predict": ["predict", "model.onnx", "photos", "--out", "answers.csv"],
+}
+
+
+@pytest.mark.parametrize("number", range(KILLS))
+def test_kill_at_a_random_moment_loses_nothing(photos, tmp_path, number):
+    draw = random.Random(number)
+    command = list(COMMANDS)[number % len(COMMANDS)]
+    (tmp_path / "photos").symlink_to(photos)
+    (tmp_path / "model.onnx").symlink_to(Path(pupila.__file__).parent / "models/cifar10.onnx")
+    for _ in range(draw.randint(1, 3)):
+        more = ["--resume"] if command == "train" and (tmp_path / "runs/r/run.json").exists() else []
+        with started(tmp_path, *COMMANDS[command], *more) as process:
+            process.join(draw.uniform(0.1, 8))
+            if process.is_alive():
+                process.kill()
+                process.join(60)
+            elif process.exitcode == 0:
+                break
+        check_state(tmp_path)
+    if not (command == "train" and (tmp_path / "runs/r/run.json").exists() and finished(tmp_path / "runs/r")):
+        more = ["--resume"] if command == "train" and (tmp_path / "runs/r/run.json").exists() else []
+        with started(tmp_path, *COMMANDS[command], *more) as process:
+            process.join(300)
+            assert process.exitcode == 0, (tmp_path / "out.txt").read_text()[-3000:]
+    check_state(tmp_path)
+    if command == "train":
+        assert [row["epoch"] for row in rows(tmp_path / "runs/r")] == [1, 2] and finished(tmp_path / "runs/r")
+    if command == "predict":
+        lines = (tmp_path / "answers.csv").read_text().splitlines()
+        assert len(lines) == 61 and len(set(lines)) == 61
+
+
+def finished(folder):
+    return json.loads((folder / "run.json").read_text()).get("finished")
+
+
+def check_state(folder):
+    """Every model and checkpoint that has its name is whole, and so is every small file."""
+    from safetensors import safe_open
+
+    for model in folder.glob("runs/**/model.onnx"):
+        pupila.load(model)
+    for checkpoint in folder.glob("runs/**/checkpoint.safetensors"):
+        with safe_open(checkpoint, "pt") as file:
+            json.loads(file.metadata()["position"])
+    for path in folder.glob("runs/**/*.json"):
+        json.loads(path.read_text())
