@@ -5,7 +5,7 @@ DATA ?= cifar10
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: run test check docs train clean
+.PHONY: run test test-lowest check docs train clean
 
 run: .venv/serving
 	@$(BIN)/pupila serve
@@ -19,6 +19,18 @@ check: .venv/everything
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy
 
+# The lowest versions that pyproject.toml allows, and what tests them. PyTorch alone is 3 GB: LOWEST= leaves out training.
+LOWEST ?= train,parquet
+LOW := .venv-lowest/bin
+TRAINS := tests/test_training_export.py tests/test_training_mirror.py tests/test_data_parquet.py
+SERVES := tests/test_helpers.py tests/test_images.py tests/test_server_run.py tests/test_batch_run.py
+
+test-lowest:
+	@test -x $(LOW)/uv || { $(PYTHON) -m venv .venv-lowest && $(LOW)/python -m pip install --quiet uv; }
+	$(LOW)/uv pip install --quiet --python $(LOW)/python --resolution lowest-direct --editable '.[$(LOWEST)]' 'onnx>=1.19'
+	$(LOW)/uv pip install --quiet --python $(LOW)/python pytest pytest-timeout hypothesis requests psutil
+	$(LOW)/python -m pytest -W default $(SERVES) $(if $(LOWEST),$(TRAINS))
+
 docs: .venv/everything
 	$(BIN)/python tools/reference.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
@@ -27,7 +39,7 @@ train: .venv/everything
 	$(BIN)/pupila train $(DATA)
 
 clean:
-	rm -rf .venv build
+	rm -rf .venv .venv-lowest build
 
 # Each marker file stands for an installed set; it is made anew when what it was made from changes.
 .venv/serving: pyproject.toml constraints.txt
