@@ -23,8 +23,7 @@ def decoded(environ: Mapping[str, Any], body: bytes, limit: int) -> bytes:
     if coding in ("", "identity"):
         return body
     if coding not in WINDOW:
-        message = f"Content-Encoding {coding[:40]!r} is not read here. Send the body as it is, or in gzip or deflate."
-        raise RequestError(415, "content_encoding_unsupported", message)
+        raise encoding_unsupported(coding)
     window = WINDOW[coding]
     if coding == "deflate" and not is_zlib(body):
         window = -zlib.MAX_WBITS  # deflate without zlib's two bytes before it, as some clients send it
@@ -32,6 +31,12 @@ def decoded(environ: Mapping[str, Any], body: bytes, limit: int) -> bytes:
         return inflate(body, window, min(limit, max(FREE, MAX_RATIO * len(body))))
     except zlib.error as error:
         raise malformed(coding, "its bytes are not of this encoding") from error
+
+
+def encoding_unsupported(coding: str) -> RequestError:
+    """Say which encodings are read."""
+    message = f"Content-Encoding {coding[:40]!r} is not read here. Send the body as it is, or in gzip or deflate."
+    return RequestError(415, "content_encoding_unsupported", message)
 
 
 def is_zlib(body: bytes) -> bool:

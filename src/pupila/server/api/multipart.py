@@ -59,20 +59,35 @@ def read_pictures(content_type: str, body: bytes, settings: Settings) -> list[Pa
 
 def read_upload(content_type: str, body: bytes, settings: Settings) -> Upload:
     """Return the request's pictures, at least one, and its parameters; raises RequestError."""
-    kind = content_type.partition(";")[0].strip().lower()
+    kind = kind_of(content_type)
     if kind == "multipart/form-data":
         upload = read_form(content_type, body, settings)
-    elif kind in JSON_TYPES or kind.endswith("+json"):
+    elif is_json(kind):
         upload = read_json(body, settings)
-    elif kind.startswith("image/") or kind.endswith("octet-stream") or kind in RAW_TYPES:
-        if JSON_START.match(body):
-            raise type_unsupported(kind, body)
-        upload = Upload([Part("", body)] if body else [], {})
-    else:
+    elif not is_readable(content_type) or JSON_START.match(body):
         raise type_unsupported(kind, body)
+    else:
+        upload = Upload([Part("", body)] if body else [], {})
     if not upload.parts:
         raise RequestError(400, "no_picture", f"The request has no picture. {HOW_TO}")
     return upload
+
+
+def kind_of(content_type: str) -> str:
+    """Return the media type without its parameters."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+def is_json(kind: str) -> bool:
+    """Return whether a body of this type is JSON."""
+    return kind in JSON_TYPES or kind.endswith("+json")
+
+
+def is_readable(content_type: str) -> bool:
+    """Return whether a body of this type may hold pictures."""
+    kind = kind_of(content_type)
+    is_raw = kind.startswith("image/") or kind.endswith("octet-stream") or kind in RAW_TYPES
+    return is_raw or is_json(kind) or kind == "multipart/form-data"
 
 
 def type_unsupported(kind: str, body: bytes) -> RequestError:
@@ -252,7 +267,6 @@ def too_big_part(index: int, filename: str, size: int, settings: Settings) -> Re
     )
 
 
-def too_big_body(settings: Settings) -> RequestError:
+def too_big_body(limit: int) -> RequestError:
     """Say how big a body may be."""
-    limit = settings.max_body_bytes
     return RequestError(413, "body_too_large", f"The body is over the limit of {limit:,} bytes. Send several requests.")

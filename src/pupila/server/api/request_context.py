@@ -113,13 +113,13 @@ def read_sent(environ: dict[str, Any], settings: Settings) -> bytes:
     stated = str(environ.get("CONTENT_LENGTH") or "")
     if stated.isdigit():
         if int(stated) > settings.max_body_bytes:
-            raise multipart.too_big_body(settings)
+            raise multipart.too_big_body(settings.max_body_bytes)
         return bytes(environ["wsgi.input"].read(int(stated)))
     pieces: list[bytes] = []
     size = 0
     while "HTTP_TRANSFER_ENCODING" in environ and (piece := environ["wsgi.input"].read(CHUNK)):
         size += len(piece)
         if size > settings.max_body_bytes:
-            raise multipart.too_big_body(settings)
+            raise multipart.too_big_body(settings.max_body_bytes)
         pieces.append(piece)
     return b"".join(pieces)

@@ -58,7 +58,8 @@ class LoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         raise_descriptor_limit(self.app.settings.max_connections + 2 * self.app.board.rows + 64)
         listener = self.sockets[0].sock
         app = self.app
-        loop = EventLoop(self.wsgi, listener, app.settings, app.health, app.ledger, app.board, app.doors, self.slot)
+        shared = app.settings, app.health, app.ledger, app.board, app.doors
+        loop = EventLoop(self.wsgi, listener, *shared, self.slot, app.access)
         self.app.board.row(self.slot)[PID] = os.getpid()
         loop.run(lambda: self.alive and os.getppid() == self.ppid, self.notify)
         app.ledger.close()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from selectors import EVENT_READ
 from typing import Any
 
+from pupila.server.api.auth import Access
 from pupila.server.transport.forwarded import NOBODY, TrustedProxies
 from pupila.server.transport.parser import HEAD_END, MAX_HEAD, Chunks, Head, ProtocolError, check_start, parse_head
 from pupila.server.transport.tls import HANDSHAKE, TlsSocket
@@ -32,14 +33,16 @@ class Request:
     """A thread works on it."""
     claim: threading.Lock = field(default_factory=threading.Lock)
     """Who takes it answers the request: a thread that is done, or the loop when the deadline has passed."""
+    access: Access | None = None
+    """What was decided when its head had arrived."""
 
 
 class Connection:
     """Reads requests off one socket, one after the other."""
 
     __slots__ = (
-        "_chunks", "_head", "_searched", "address", "body_bytes", "buffer", "closing", "deadline", "ended",
-        "expires", "fd", "lingers", "max_body", "out", "peer", "proxies", "request", "scheme", "sock",
+        "_chunks", "_head", "_searched", "access", "address", "body_bytes", "buffer", "closing", "deadline", "ended",
+        "expires", "fd", "lingers", "max_body", "out", "peer", "proxies", "request", "scheme", "since", "sock",
         "started", "watched",
     )  # fmt: skip
 
@@ -67,11 +70,15 @@ class Connection:
         self.started = 0.0
         """When the first byte of the request that is arriving came; 0 between requests."""
         self.deadline = 0.0
+        self.since = now
+        """From when on it has been idle."""
         self.expires = now + idle
         self.watched = 0
         """Events that the loop's selector watches for."""
         self.body_bytes = 0
         """Bytes of body that are reserved in the worker's memory for this connection."""
+        self.access: Access | None = None
+        """What was decided about the arriving request when its head was there."""
         self._head: Head | None = None
         self._chunks: Chunks | None = None
         self._searched = 0
@@ -96,6 +103,7 @@ class Connection:
         """Make ready for the next request."""
         self.started = 0.0
         self.body_bytes = 0
+        self.since = now
         self.expires = now + idle
         self.request = None
 
@@ -113,6 +121,16 @@ class Connection:
     def paused(self) -> bool:
         """More of the arriving request is here, and left for the next turn."""
         return self._chunks is not None and self._chunks.paused
+
+    @property
+    def in_head(self) -> bool:
+        """A part of a request's head is here, and no more."""
+        return bool(self.started) and self.request is None and self._head is None
+
+    def limit_body(self, most: int) -> None:
+        """Accept no more than so many bytes of the arriving request's body, if it is chunked."""
+        if self._chunks is not None:
+            self._chunks.limit = min(self._chunks.limit, most)
 
     @property
     def received(self) -> int:
@@ -160,7 +178,7 @@ class Connection:
             del self.buffer[: head.length]
         self._head = self._chunks = None
         self._searched = 0
-        return Request(head, body, self.address, self.started, now, self.deadline)
+        return Request(head, body, self.address, self.started, now, self.deadline, access=self.access)
 
     def send(self, data: bytes) -> bool:
         """Send what the socket takes now, and keep the rest; False if the client is gone."""

@@ -25,10 +25,15 @@ class Pool:
         max_body: int,
         proxies: TrustedProxies = NOBODY,
         certificate: Certificate | None = None,
+        max_half_heads: int = 128,
     ) -> None:
         self.proxies = proxies
         self.certificate = certificate
         """For TLS; None where clients speak plain HTTP."""
+        self.max_half_heads = max_half_heads
+        """Half-sent heads that one address may have."""
+        self.half_heads: dict[str, dict[int, Connection]] = {}
+        """By peer, the oldest first."""
         self.row = row
         self.max_body = max_body
         self.idle = idle
@@ -61,12 +66,35 @@ class Pool:
         self.watch(connection, READ)
 
     def evict(self) -> bool:
-        """Close the connection that has been idle longest; False if none has been for longer than START."""
-        idle = min((c for c in self.open.values() if c.fresh), key=lambda c: c.expires, default=None)
-        if idle is None or idle.expires > time.monotonic() + self.idle - START:
+        """Close one connection to make room for another; False if there is none that may be closed.
+
+        First go those that were refused, then half-sent heads, then idle ones; of each the oldest, not before START.
+        """
+        now = time.monotonic()
+        ranked = ((*rank_of(connection), connection.fd) for connection in self.open.values())
+        rank, since, fd = min(ranked, default=(3, 0.0, 0))
+        if rank == 3 or since > now - START:
             return False
-        self.drop(idle)
+        self.drop(self.open[fd])
         return True
+
+    def head_begun(self, connection: Connection) -> None:
+        """Note a half-sent head; where an address has more than its share, its oldest one is dropped.
+
+        Proxies are excepted: they send for many.
+        """
+        mine = self.half_heads.setdefault(connection.peer, {})
+        mine[connection.fd] = connection
+        if len(mine) > self.max_half_heads and connection.peer != UNIX and not self.proxies.trusts(connection.peer):
+            self.drop(next(iter(mine.values())))
+
+    def head_ended(self, connection: Connection) -> None:
+        """Note that a head is whole, or that its connection is gone."""
+        mine = self.half_heads.get(connection.peer, {})
+        if mine.get(connection.fd) is connection:
+            del mine[connection.fd]
+            if not mine:
+                del self.half_heads[connection.peer]
 
     def settle(self, connection: Connection) -> None:
         """Bring a connection into the state that it should be in: sending, closing, lingering or reading.
@@ -101,6 +129,7 @@ class Pool:
     def drop(self, connection: Connection) -> None:
         """Close a connection and forget it."""
         self.watch(connection, 0)
+        self.head_ended(connection)
         if connection in self:  # and not another one that has its number by now
             del self.open[connection.fd]
         self.row[CONNECTIONS] = len(self.open)
@@ -109,3 +138,15 @@ class Pool:
     def body_bytes(self) -> int:
         """Return the memory that is reserved for bodies."""
         return sum(connection.body_bytes for connection in self.open.values())
+
+
+def rank_of(connection: Connection) -> tuple[int, float]:
+    """Return in which order connections are closed to make room, and since when each could be.
+
+    0 is one that was refused, 1 a half-sent head, 2 an idle one, and 3 any other, which stays.
+    """
+    if connection.lingers:
+        return 0, 0.0
+    if connection.in_head:
+        return 1, connection.started
+    return (2, connection.since) if connection.fresh else (3, 0.0)

@@ -30,10 +30,14 @@ class StandIn:
         connection.closing = not sent or close
 
     def refuse(self, connection: Connection, status: int, code: str, message: str, delay: float = -1) -> None:
-        """Answer and end the connection, but let the client finish sending, or it would not see the answer."""
+        """Answer with an error and end the connection."""
         request = connection.request
         head, started = (request.head, request.started) if request else (connection.head, connection.started)
-        connection.send(self.answer(status, code, message, head, started, connection.address, True, delay))
+        self.send_last(connection, self.answer(status, code, message, head, started, connection.address, True, delay))
+
+    def send_last(self, connection: Connection, response: bytes) -> None:
+        """Send a response and end the connection; the client may finish sending, or it would not see the response."""
+        connection.send(response)
         connection.closing = True
         connection.finish(time.monotonic(), LINGER)
         connection.buffer.clear()

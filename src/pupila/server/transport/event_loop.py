@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from wsgiref.types import WSGIApplication
 
+from pupila.server.api.auth import AccessControl
 from pupila.server.observability.health import Health
 from pupila.server.observability.request_log import Ledger
 from pupila.server.process.scoreboard import LEAVING, READY, Board
@@ -43,14 +44,15 @@ class EventLoop:
         board: Board,
         doors: Doors,
         slot: int,
+        access: AccessControl,
     ) -> None:
         self.settings = settings
         self.health = health
         self.row = board.row(slot)
         proxies = TrustedProxies(settings.forwarded_allow)
-        self.pool = Pool(
-            self.row, settings.keepalive_timeout, settings.max_body_bytes, proxies, certificate_of(settings)
-        )
+        limits = settings.keepalive_timeout, settings.max_body_bytes
+        share = max(16, settings.max_connections // 8)
+        self.pool = Pool(self.row, *limits, proxies, certificate_of(settings), share)
         self.listener = Listener(listener, self.pool, board, settings.max_connections)
         door = Door(doors, slot, self.pool, board)
         self.turns = Turns(self.pool, door, settings.keepalive_timeout, settings.request_timeout)
@@ -59,7 +61,7 @@ class EventLoop:
         self.executor = Executor(app, server, settings, ledger, self.turns.post, self.turns.wake)
         self.stand_in = StandIn(self.pool, ledger)
         self.clock = Clock(self.pool, self.executor, self.stand_in, settings, self.row)
-        self.turns.start(Intake(self.pool, self.executor, self.stand_in, settings))
+        self.turns.start(Intake(self.pool, self.executor, self.stand_in, settings, access))
         self.draining = False
         self.next_tick = 0.0
         self.end = math.inf

@@ -136,6 +136,13 @@ class Executor:
     ) -> None:
         """Call the application and deliver its response, unless the event loop has answered at the deadline."""
         persistence = persistence_of(request.head, self.closing)
+        response = self.response(request, persistence, task)
+        if response:
+            connection.out, connection.closing = response, persistence == CLOSE
+            deliver(connection)
+
+    def response(self, request: Request, persistence: str, task: PredictTask | None = None) -> bytes:
+        """Call the application and return its response, logged; nothing if the event loop has answered already."""
         if task is None:
             environ = environ_of(request, self.server)
             response = respond(self.app, environ, persistence)
@@ -143,11 +150,10 @@ class Executor:
             environ = task.environ
             response = response_bytes(*task.run(), persistence)
         if not request.claim.acquire(blocking=False):
-            return
+            return b""
         head, record = request.head, context_of(environ).record
         self.ledger.record(record, head.method, head.path, status_of(response), request.started, request.address)
-        connection.out, connection.closing = response, persistence == CLOSE
-        deliver(connection)
+        return response
 
     def deliver(self, connection: Connection) -> None:
         """Send a response in this thread as far as the socket takes it, and give the connection back."""

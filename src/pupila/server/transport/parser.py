@@ -176,7 +176,7 @@ class Chunks:
         self.done = False
         self.paused = False
         """Not all that could be consumed has been."""
-        self._limit = limit
+        self.limit = limit
         self._consumed = 0
         self._missing = 0
         """Bytes of the current chunk that have not come yet."""
@@ -230,8 +230,8 @@ class Chunks:
             self._missing = int(size[1], 16)
             self._inside = self._missing > 0
             self._trailer = self._missing == 0
-            if len(self.body) + self._missing > self._limit:
-                raise ProtocolError(413, "body_too_large", f"The body is over the limit of {self._limit:,} bytes.")
+            if len(self.body) + self._missing > self.limit:
+                raise ProtocolError(413, "body_too_large", f"The body is over the limit of {self.limit:,} bytes.")
 
     def _count(self, consumed: int) -> None:
         """Refuse a body that is mostly framing: it costs its reader more than its sender."""

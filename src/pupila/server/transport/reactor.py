@@ -170,10 +170,7 @@ class Turns:
                 return
             connection.begin(now, self.deadline)
         try:
-            arrived = connection.head_arrived()
-            if arrived is not None and not self.intake.begin(connection, arrived):
-                return
-            if not self.intake.reserve(connection):
+            if not self.read_head(connection) or not self.intake.reserve(connection):
                 return
             request = connection.take(now)
         except ProtocolError as error:
@@ -186,6 +183,16 @@ class Turns:
             self.due.append((connection, WRITE))
         else:
             self.wait_for_more(connection)
+
+    def read_head(self, connection: Connection) -> bool:
+        """Read the head of the arriving request if it is complete; False if the request is refused or dropped."""
+        arrived = connection.head_arrived()
+        if arrived is not None:
+            self.pool.head_ended(connection)
+            return self.intake.begin(connection, arrived)
+        if connection.in_head:
+            self.pool.head_begun(connection)
+        return connection in self.pool
 
     def wait_for_more(self, connection: Connection) -> None:
         """Leave a connection until more of it comes; if nothing will, that was all of it."""

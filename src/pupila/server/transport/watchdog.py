@@ -15,6 +15,8 @@ GRACE = 0.2
 """Seconds after its deadline in which a request's own thread may still answer."""
 WEDGED = 1.0
 """Seconds after its deadline from which a request that still runs means that this process must be replaced."""
+HEAD_TIMEOUT = 5.0
+"""Seconds from a request's first byte to the end of its head."""
 LAST_WORDS = 0.5
 """Seconds that an idle connection has, when the server drains, for a request that is on its way already."""
 
@@ -55,7 +57,10 @@ class Clock:
                 message = "The answer was not ready by the request's deadline."
                 self.stand_in.refuse(connection, 504, "deadline_exceeded", message)
             return request.deadline
-        if connection.started and now >= connection.deadline:
+        if connection.in_head and now >= connection.started + HEAD_TIMEOUT:
+            message = f"The request's head did not arrive within {HEAD_TIMEOUT:g} seconds."
+            self.stand_in.refuse(connection, 408, "upload_too_slow", message)
+        elif connection.started and now >= connection.deadline:
             message = f"The request did not arrive within {self.settings.request_timeout:g} seconds."
             self.stand_in.refuse(connection, 408, "upload_too_slow", message)
         elif not connection.started and now >= connection.expires:

@@ -49,7 +49,7 @@ def environ_of(request: Request, server: tuple[str, str]) -> dict[str, Any]:
         "wsgi.url_scheme": head.scheme,
         "wsgi.input": io.BytesIO(request.body),
         KEY: RequestContext(
-            Note(route_of(head.path)), request.deadline, request.body, request.started, request.arrived
+            Note(route_of(head.path)), request.deadline, request.body, request.started, request.arrived, request.access
         ),
     }
     environ.pop("HTTP_TRANSFER_ENCODING", None)
