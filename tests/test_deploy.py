@@ -224,6 +224,41 @@ def test_pod_runs_as_the_images_user_without_any_right_more() -> None:
     assert manifests()["Deployment"]["spec"].get("replicas") is None, "the autoscaler's"
 
 
+# Who may do what
+
+
+def test_every_image_is_pinned_by_a_whole_version() -> None:
+    images = [service["image"] for service in COMPOSE["services"].values() if "build" not in service]
+    (python,) = (rest.partition("=")[2] for word, rest in STEPS if word == "ARG" and rest.startswith("PYTHON="))
+    kustomization = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())
+    tags = [image.partition(":")[2] for image in images] + [python, kustomization["images"][0]["newTag"]]
+    assert len(tags) == 4
+    assert [tag for tag in tags if not re.match(r"v?\d+\.\d+\.\d+(-[\w-]+)?(@sha256:[0-9a-f]{64})?$", tag)] == []
+
+
+def test_grafana_has_no_password_that_somebody_could_know() -> None:
+    environment = COMPOSE["services"]["grafana"]["environment"]
+    assert environment["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
+    assert environment["GF_AUTH_BASIC_ENABLED"] == "false"
+    assert environment["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+    published = [port for service in COMPOSE["services"].values() for port in service["ports"]]
+    assert [port for port in published if not port.startswith("127.0.0.1:")] == []
+
+
+def test_pods_take_requests_from_named_namespaces_and_have_their_keys_from_a_secret() -> None:
+    (rule,) = manifests()["NetworkPolicy"]["spec"]["ingress"]
+    for source in rule["from"]:
+        (expression,) = source["namespaceSelector"]["matchExpressions"]
+        assert (expression["key"], expression["operator"]) == ("kubernetes.io/metadata.name", "In")
+    assert manifests()["NetworkPolicy"]["spec"]["egress"] == []
+    keys = Path(container()["args"][container()["args"].index("--api-keys") + 1])
+    (mount,) = (one for one in container()["volumeMounts"] if one["mountPath"] == str(keys.parent))
+    (volume,) = (one for one in pod()["spec"]["volumes"] if one["name"] == mount["name"])
+    secret = volume["secret"]["secretName"]
+    note = (KUBERNETES / "kustomization.yaml").read_text()
+    assert f"create secret generic {secret} --from-file={keys.name}" in note
+
+
 # Capacity
 
 
