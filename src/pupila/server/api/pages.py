@@ -1,7 +1,7 @@
-"""The web page's files and the model's card, over HTTP. Knows neither what is in the files nor how they are used.
+"""The HTTP routes of the web page and of the model's card: GET /, GET /page/NAME, GET /card.
 
-The files are read once a process. A browser asks each time whether they have changed, and gets 304 if not: so an
-upgraded server is never used by an old page.
+The page's files are read once a process. A browser asks each time whether they have changed, and gets 304 if not: so
+an upgraded server is never used by an old page.
 """
 
 import functools
@@ -9,12 +9,14 @@ import gzip
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flask import Blueprint, Response, abort, request
 
-from pupila.server.api.card import card_of
+from pupila.manifest import Manifest
 from pupila.server.api.request_context import context_of
 from pupila.server.api.views import app_state, json_response
+from pupila.server.settings import Settings
 
 FOLDER = Path(__file__).parent / "page"
 TYPES = {
@@ -59,8 +61,35 @@ def card() -> Response:
     return json_response(card_of(predictor.manifest, predictor.version, state.settings))
 
 
+def card_of(manifest: Manifest, version: str, settings: Settings) -> dict[str, Any]:
+    """Return the card as JSON. What the manifest does not say is null: no figure is made up."""
+    metrics = manifest.metrics
+    return {
+        "name": manifest.name,
+        "version": version,
+        "classes": list(manifest.classes),
+        "input_size": manifest.input_size,
+        "precision": manifest.precision,
+        "data": {"source": manifest.data.get("source"), "train": manifest.data.get("train")},
+        "accuracy": metrics.get("accuracy"),
+        "interval": metrics.get("interval"),
+        "pictures": metrics.get("n"),
+        "split": metrics.get("split"),
+        "calibration_error": metrics.get("ece"),
+        "knows_unknown": manifest.unknown_threshold is not None,
+        "feedback": settings.feedback_dir is not None,
+        "limits": {
+            "max_parts": settings.max_parts,
+            "max_part_bytes": settings.max_part_bytes,
+            "max_body_bytes": settings.max_body_bytes,
+            "max_pixels": settings.max_pixels,
+            "deadline": settings.request_timeout,
+        },
+    }
+
+
 @dataclass(frozen=True)
-class File:
+class PageFile:
     """One file of the page as it is sent."""
 
     kind: str
@@ -72,14 +101,14 @@ class File:
 
 
 @functools.cache
-def files() -> dict[str, File]:
+def files() -> dict[str, PageFile]:
     """Read the page's files, by name. Nothing that is not in this table can be asked for."""
     found = {}
     for path in sorted(FOLDER.iterdir()):
         if path.suffix in TYPES:
             plain = path.read_bytes()
             tag = hashlib.sha256(plain).hexdigest()[:16]
-            found[path.name] = File(TYPES[path.suffix], plain, gzip.compress(plain, 9, mtime=0), tag)
+            found[path.name] = PageFile(TYPES[path.suffix], plain, gzip.compress(plain, 9, mtime=0), tag)
     return found
 
 

@@ -1,6 +1,6 @@
-"""/metrics: what telemetry has counted, in Prometheus's text format. Knows prometheus_client."""
+"""GET /metrics: the metrics of telemetry.py, and the state of the workers, in Prometheus's text format."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -8,18 +8,7 @@ from prometheus_client.registry import Collector
 
 from pupila.manifest import Manifest
 from pupila.server.api.feedback_writer import DROPPED, KEPT
-from pupila.server.observability.telemetry import (
-    BATCHES,
-    CODES,
-    CONFIDENCES,
-    LAYOUT,
-    MAX_CLASSES,
-    ROUTES,
-    SECONDS,
-    STAGES,
-    Telemetry,
-    each,
-)
+from pupila.server.observability.telemetry import MAX_CLASSES, METRICS, SharedMetric, Telemetry
 from pupila.server.process.scoreboard import CONNECTIONS, STARTS, WAITING, Board
 from pupila.server.process.shared_table import Table
 
@@ -49,17 +38,7 @@ class Snapshot(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
-        yield self.requests()
-        yield self.histograms("pupila_request_seconds", "From first byte to answer.", "route", ROUTES, SECONDS,
-                              LAYOUT.request_seconds)  # fmt: skip
-        yield self.histograms("pupila_stage_seconds", "Time on each stage of a request.", "stage", STAGES, SECONDS,
-                              LAYOUT.stage_seconds)  # fmt: skip
-        yield self.histograms("pupila_batch_pictures", "Pictures computed together.", "kind", ("model",), BATCHES,
-                              LAYOUT.batches)  # fmt: skip
-        classes = self.manifest.classes[:MAX_CLASSES]
-        yield self.histograms("pupila_confidence", "Confidence of the answers, by class.", "category", classes,
-                              CONFIDENCES, LAYOUT.confidences)  # fmt: skip
-        yield self.unknown(classes)
+        yield from map(self.shared, METRICS)
         yield from self.workers()
         if self.kept is not None:
             collected = CounterMetricFamily("pupila_collected", "Answered pictures to keep.", labels=["outcome"])
@@ -70,35 +49,22 @@ class Snapshot(Collector):
         model.add_metric([self.manifest.name, self.version], 1)
         yield model
 
-    def requests(self) -> Metric:
-        """Answered requests by route and status."""
-        family = CounterMetricFamily("pupila_requests", "Answered requests.", labels=["route", "code"])
-        for route in ROUTES:
-            for code in (*CODES, 0):
-                count = self.telemetry.count(route, code)
-                if count:
-                    family.add_metric([route, str(code or "other")], count)
-        return family
-
-    def histograms(
-        self, name: str, text: str, label: str, values: Sequence[str], bounds: Sequence[float], start: int
-    ) -> Metric:
-        """Histograms of one kind that have seen anything."""
-        family = HistogramMetricFamily(name, text, labels=[label])
-        for value, column in each(values, start, len(bounds) + 2).items():
-            buckets, total = self.telemetry.histogram(column, bounds)
+    def shared(self, metric: SharedMetric) -> Metric:
+        """Return a metric of the shared table: what has been seen, and of classes that were not seen the zeros."""
+        values = metric.values or [(name,) for name in self.manifest.classes[:MAX_CLASSES]]
+        if not metric.bounds:
+            counter = CounterMetricFamily(metric.name, metric.text, labels=metric.labels)
+            for index, names in enumerate(values):
+                count = self.telemetry.total(metric, index)
+                if count or not metric.values:
+                    counter.add_metric(names, count)
+            return counter
+        histogram = HistogramMetricFamily(metric.name, metric.text, labels=metric.labels)
+        for index, names in enumerate(values):
+            buckets = list(self.telemetry.buckets(metric, index))
             if buckets[-1][1]:
-                family.add_metric([value], buckets, total)
-        return family
-
-    def unknown(self, classes: Sequence[str]) -> Metric:
-        """Pictures that look like none of the classes, by the class they were nearest to."""
-        family = CounterMetricFamily(
-            "pupila_unknown", "Pictures that look like none of the classes.", labels=["category"]
-        )
-        for index, name in enumerate(classes):
-            family.add_metric([name], self.telemetry.table.sum(LAYOUT.unknown + index))
-        return family
+                histogram.add_metric(names, buckets, self.telemetry.total(metric, index))
+        return histogram
 
     def workers(self) -> Iterator[Metric]:
         """What the board shows."""

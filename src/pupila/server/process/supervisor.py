@@ -24,7 +24,7 @@ from pupila.server.app import create_app
 from pupila.server.model_versions.hot_reload import Swapper, load_first, open_file, stamp_of
 from pupila.server.observability.health import Health
 from pupila.server.observability.request_log import STDOUT, Ledger, opened
-from pupila.server.observability.telemetry import LAYOUT, Telemetry
+from pupila.server.observability.telemetry import COLUMNS, Telemetry
 from pupila.server.observability.tracing import Tracer, check_tracing
 from pupila.server.process.cpu_plan import make_plan
 from pupila.server.process.scoreboard import STARTS, Board
@@ -97,7 +97,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         self.board = Board(rows)
         self.doors = Doors(rows)
         self.health = Health(self.board)
-        self.counts = Table(rows, LAYOUT.columns)
+        self.counts = Table(rows, COLUMNS)
         self.access = AccessControl(settings.api_keys, settings.cors_origins)
         self.keeping = new_table(rows)
         self.collector: Collector | None = None
