@@ -12,13 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import requests
+from page_kit import categories, choose, opened, settle
 from proxy_kit import NGINX, make_certificate, nginx, serving_by_command
 from server_kit import picture, wait_until, write_model
 
 import pupila
 from pupila.errors import SettingsError
+from pupila.server.api.auth import new_key
 from pupila.server.transport.tls import context_of
 
 PNG = picture("red")
@@ -261,3 +264,48 @@ def test_tls_at_nginx_and_tls_at_both(
                 url = f"https://localhost:{port}/{name}/predict"
                 answer = requests.post(url, files={"file": PNG}, verify=str(certificate[0]), timeout=20)
                 assert answer.json()["predictions"][0]["category"] == "red"
+
+
+@pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
+def test_every_client_works_behind_nginx_with_tls_and_a_prefix(
+    browser: Any, model: Path, certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The page, the review, Triton's client with compression, TorchServe's path, and our own client."""
+    triton = pytest.importorskip("tritonclient.http", reason="tritonclient[http] is not installed")
+    secret, key = new_key("me", ("admin",))
+    keys, kept = tmp_path / "keys", tmp_path / "kept"
+    keys.write_text(key.line() + "\n")
+    bearer = {"Authorization": f"Bearer {secret}"}
+    options = ("--port", "0", "--api-keys", str(keys), "--feedback-dir", str(kept), "--forwarded-allow", "127.0.0.1")
+    server = f"""listen 127.0.0.1:PORT ssl; ssl_certificate {certificate[0]}; ssl_certificate_key {certificate[1]};
+        location /ai/ {{ proxy_pass URL/; proxy_set_header X-Forwarded-Proto $scheme;
+            proxy_set_header X-Forwarded-Prefix /ai; proxy_set_header X-Forwarded-For $remote_addr; }}"""
+    with (
+        serving_by_command(model, tmp_path / "log", *options) as (url, _),
+        nginx(tmp_path / "nginx", server.replace("URL", url)) as port,
+    ):
+        outside = f"https://localhost:{port}"
+        triton_client = triton.InferenceServerClient(
+            f"localhost:{port}/ai", ssl=True, ssl_context_factory=lambda: trusting(certificate[0])
+        )
+        files = triton.InferInput("files", [1], "BYTES")
+        files.set_data_from_numpy(np.array([PNG], dtype=object))
+        for algorithm in (None, "gzip", "deflate"):
+            answer = triton_client.infer(
+                "colours", [files], headers={**bearer}, request_compression_algorithm=algorithm
+            )
+            assert answer.as_numpy("category").tolist() == [b"red"]
+        triton_client.close()
+        found = requests.post(
+            f"{outside}/ai/predictions/colours", data=PNG, headers=bearer, verify=str(certificate[0]), timeout=20
+        )
+        assert next(iter(found.json())) == "red"
+        held = {"extra_http_headers": bearer, "ignore_https_errors": True}
+        with opened(browser, outside, "/ai/", **held) as page:
+            (tmp_path / "blue.png").write_bytes(picture("blue", size=(60, 50)))
+            choose(page, [tmp_path / "blue.png"])
+            settle(page, 1)
+            assert categories(page) == ["blue"]
+        with opened(browser, outside, "/ai/review", **held) as page:
+            page.locator("#picture").wait_for()
+            page.wait_for_function("document.getElementById('picture').naturalWidth > 0")

@@ -97,8 +97,8 @@ def type_unsupported(kind: str, body: bytes) -> RequestError:
         message = f"The body is JSON, but its Content-Type {named}. Add -H 'Content-Type: application/json'."
     elif kind == "application/x-www-form-urlencoded":
         message = (
-            "A body of type 'application/x-www-form-urlencoded' is not read here; curl's -d sends it. "
-            "Send a file with curl -F file=@photo.jpg, JSON with -H 'Content-Type: application/json'."
+            "A body of type 'application/x-www-form-urlencoded' is not read here; curl sends it if no type is given. "
+            "Send a file with curl -F file=@photo.jpg, or with --data-binary @photo.jpg -H 'Content-Type: image/jpeg'."
         )
     else:
         message = f"A body of type {kind[:80]!r} is not read here. {HOW_TO}"
