@@ -68,8 +68,8 @@ def test_videos_beside_pictures_are_passed_over_and_named(root: Path) -> None:
     splits = load(root)
     assert splits.skipped == ()
     assert splits.notes == (
-        "2 videos of Live Photos were passed over: their pictures are used.",
-        "1 videos were passed over, like dog/clip.mp4: save pictures out of them to use them.",
+        "Passed over 2 videos of Live Photos: their pictures are used.",
+        "Passed over 1 video, like dog/clip.mp4: save pictures out of videos to use them.",
     )
 
 
@@ -82,7 +82,7 @@ def test_a_zip_a_class_is_a_class_folder(root: Path) -> None:
     assert load(make_zip(root.parent / "all.zip", inside)).train.counts().tolist() == [2, 2]
     make_folder(root, {"eel": 1, "fox": 1})
     assert load(root).train.classes == ("eel", "fox")
-    assert "2 archives beside the pictures were left out, like cat-samples.zip" in load(root).notes[0]
+    assert "Left out 2 archives beside the pictures, like cat-samples.zip" in load(root).notes[0]
 
 
 @pytest.mark.parametrize(
@@ -104,6 +104,35 @@ def test_table_is_matched_by_the_longest_end_and_named_where_that_is_not_one_pic
     write_files(root, {"labels.csv": "path,label\n/home/x/0.png,cat\n/home/x/1.png,dog\n"})
     note = load(root).notes[-1]
     assert "labels.csv is not used: '" in note and "can be a/0.png or b/0.png. Write paths from the folder" in note
+
+
+def test_capitals_of_names_in_a_table_may_differ(root: Path) -> None:
+    files: dict[str, bytes | str] = {f"f/IMG_{n}.JPG": picture(n) for n in range(2)}
+    write_files(root, {**files, "l.csv": "filename,label\nf/img_0.jpg,a\nf/img_1.jpg,b\n"})
+    assert load(root).train.classes == ("a", "b")
+
+
+def test_lists_of_path_and_number_are_read(root: Path) -> None:
+    files: dict[str, bytes | str] = {f"images/a {n}.png": picture(n) for n in range(3)}
+    lists = {"train.txt": "images/a 0.png 0\nimages/a 1.png 1\n", "val.txt": "images/a 2.png 1\n"}
+    assert {k: len(v) for k, v in load(write_files(root, {**files, **lists})).parts().items()} == {
+        "train": 2, "validation": 1,
+    }  # fmt: skip
+
+
+def test_table_of_titles_is_no_table_of_labels(root: Path) -> None:
+    make_folder(root, {"cat": 8, "dog": 8})
+    rows = "".join(f"{pet}/{n:03d}.png,a picture of {pet} number {n}\n" for pet in ("cat", "dog") for n in range(8))
+    splits = load(write_files(root, {"captions.csv": "file,caption\n" + rows}))
+    assert splits.layout == "class folders"
+    assert splits.notes[-1] == "captions.csv is not used: nearly every row has another label, as titles have."
+
+
+def test_archives_and_data_sets_of_a_kind_that_is_not_read_are_named(root: Path) -> None:
+    write_files(root, {"cat.rar": "Rar!", "dog.7z": "7z"})
+    assert "Passed over 2 files of a kind that is not read, like cat.rar: unpack such files" in refusal(root)
+    write_files(root, {"a.png": picture()})
+    assert "a.png: is one picture, and no data set" in refusal(root / "a.png")
 
 
 def test_addresses_whose_pictures_are_not_here_are_named(root: Path) -> None:

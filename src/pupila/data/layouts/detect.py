@@ -9,7 +9,7 @@ from pupila.data.layouts.other_tasks import check_task
 from pupila.data.layouts.parquet import by_parquet, is_parquet
 from pupila.data.layouts.tables import by_tables, find_tables
 from pupila.data.sources.file_names import display_name
-from pupila.data.sources.files import VIDEOS, SourceFile, SourceFiles, ending_of
+from pupila.data.sources.files import UNREAD, VIDEOS, SourceFile, SourceFiles, counted, ending_of
 from pupila.errors import DataError
 
 
@@ -28,7 +28,7 @@ def _detect(entries: Sequence[SourceFile], where: str) -> DetectedLayout:
         return by_parquet(entries, where)
     found = _pictures_by_folder(entries)
     if not found:
-        raise DataError(" ".join([f"{where}: there are no pictures in it. {HINT}", *_videos(entries)]))
+        raise DataError(" ".join([f"{where}: there are no pictures in it. {HINT}", *_passed_over(entries)]))
     tables, unused = find_tables(entries)
     if tables:
         arranged = by_tables(tables, entries, where)
@@ -39,7 +39,7 @@ def _detect(entries: Sequence[SourceFile], where: str) -> DetectedLayout:
         except DataError as error:
             raise DataError(" ".join([str(error), *unused])) from None
     _check_classes(arranged, where, unused)
-    return replace(arranged, notes=(*arranged.notes, *unused, *_videos(entries)))
+    return replace(arranged, notes=(*arranged.notes, *unused, *_passed_over(entries)))
 
 
 def _check_classes(arranged: DetectedLayout, where: str, unused: Sequence[str]) -> None:
@@ -49,18 +49,22 @@ def _check_classes(arranged: DetectedLayout, where: str, unused: Sequence[str]) 
         raise DataError(" ".join([f"{where}: the only class folder is {only}.", *unused]))
 
 
-def _videos(entries: Sequence[SourceFile]) -> list[str]:
-    """Say which videos were passed over: those beside a picture of the same name are Live Photos."""
+def _passed_over(entries: Sequence[SourceFile]) -> list[str]:
+    """Say which videos and archives were passed over: videos beside a picture of the same name are Live Photos."""
     videos = [entry for entry in entries if ending_of(entry.parts[-1]) in VIDEOS]
-    if not videos:
+    unread = [entry for entry in entries if ending_of(entry.parts[-1]) in UNREAD]
+    if not videos and not unread:
         return []
     stems = {_stem(entry) for entry in entries if entry.may_be_picture}
     alone = [entry for entry in videos if _stem(entry) not in stems]
     live = len(videos) - len(alone)
-    notes = [f"{live:,} videos of Live Photos were passed over: their pictures are used."] if live else []
+    notes = [f"Passed over {counted(live, 'video')} of Live Photos: their pictures are used."] if live else []
     if alone:
-        example = f"{len(alone):,} videos were passed over, like {alone[0].name}"
-        notes.append(f"{example}: save pictures out of them to use them.")
+        example = f"{counted(len(alone), 'video')}, like {alone[0].name}"
+        notes.append(f"Passed over {example}: save pictures out of videos to use them.")
+    if unread:
+        example = f"{counted(len(unread), 'file')} of a kind that is not read, like {unread[0].name}"
+        notes.append(f"Passed over {example}: unpack such files into class folders.")
     return notes
 
 

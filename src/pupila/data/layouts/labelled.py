@@ -169,7 +169,8 @@ def splits_among(names: Iterable[str]) -> dict[str, str]:
     """
     names = sorted(set(names))
     plain = {name: split for name in names if (split := split_of(name))}
-    if any(_word(name) in ENGLISH for name in plain) or len(set(plain.values())) > 1:
+    alone = len(plain) == len(names) and "train" in plain.values()
+    if any(_word(name) in ENGLISH for name in plain) or len(set(plain.values())) > 1 or alone:
         return plain
     groups: dict[tuple[str, str], dict[str, str]] = {}
     for name in names:

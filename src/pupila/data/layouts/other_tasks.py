@@ -12,11 +12,13 @@ STRUCTURE = frozenset(
         "images", "image", "img", "imgs", "jpegimages", "labels", "label", "annotations", "annotation", "masks", "mask",
         "imagesets", "segmentationclass", "segmentationobject", "groundtruth", "gt", "segmentation", "segmentations",
         "annots", "bboxes", "boxes", "data", "trainimages", "valimages", "testimages", "train2017", "val2017",
-        "test2017", "train2014", "val2014", "test2014",
+        "test2017", "trimaps", "train2014", "val2014", "test2014",
     )
 )  # fmt: skip
 """Names of folders of such data sets, which are no classes, without marks between words."""
-MASKS = frozenset(("masks", "mask", "segmentationclass", "groundtruth", "gt", "segmentation", "segmentations"))
+MASKS = frozenset(
+    ("trimaps", "masks", "mask", "segmentationclass", "groundtruth", "gt", "segmentation", "segmentations")
+)
 MASK_END = re.compile(r"[_-](mask|seg|segmentation|gt|label)$")
 YOLO_LINE = re.compile(rb"\s*\d+(\s+-?[\d.]+(e-?\d+)?){4,}\s*$", re.IGNORECASE | re.MULTILINE)
 SAMPLE = 100
@@ -27,8 +29,10 @@ FIX = "Pupila learns one class for a whole picture: cut the {things} out and put
 def check_task(entries: Sequence[SourceFile], where: str) -> None:
     """Raise DataError if the files are a data set for detection or segmentation, and their folders are no classes."""
     pictures = [entry for entry in entries if entry.may_be_picture]
-    if any(not _is_structure(folder) for folder in {folder for entry in pictures for folder in entry.parts[:-1][-2:]}):
-        return
+    parents = {entry.parts[:-1] for entry in pictures}
+    above = {folder[-2] for folder in parents if len(folder) > 1 and not _is_structure(folder[-2])}
+    if any(folder and not _is_structure(folder[-1]) for folder in parents) or len(above) > 1:
+        return  # these are classes
     kind = _coco(entries) or _boxes(entries, pictures)
     if kind:
         raise DataError(f"{where}: is a data set for detection ({kind}). {FIX.format(things='boxes')}")
@@ -38,7 +42,8 @@ def check_task(entries: Sequence[SourceFile], where: str) -> None:
 
 
 def _is_structure(folder: str) -> bool:
-    return re.sub(r"[\s_-]+", "", folder.casefold()) in STRUCTURE or bool(splits_among([folder]))
+    plain = re.sub(r"[\s_-]+", "", folder.casefold())
+    return plain in STRUCTURE or plain.startswith("voc20") or bool(splits_among([folder]))
 
 
 def _coco(entries: Sequence[SourceFile]) -> str:

@@ -46,8 +46,11 @@ OURS = frozenset(("suggested", "confidence"))
 """Headings of what `pupila mislabelled` and `pupila predict` write: doubts and answers, which are no labels."""
 TABLES = (".csv", ".tsv", ".jsonl")
 JSON_TABLES = (*TABLES, ".json")
+LIST, MAX_LISTS = ".txt", 10
+"""Lists of a path and a label a line, with a space between."""
 MAX_BYTES, MAX_JSON_BYTES, MAX_LINE, MAX_ROWS, MAX_COLUMNS = 64 * 2**20, 8 * 2**20, 2**20, 2_000_000, 10_000
 """Larger tables are not read: what Python makes of their cells takes many times their bytes."""
+FEW_TITLES = 10
 SAMPLE = 1000
 """Rows looked at to find the folder that a table speaks of."""
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -81,9 +84,11 @@ class TableError(Exception):
 
 def find_tables(entries: Sequence[SourceFile]) -> tuple[list[LabelTable], list[str]]:
     """Return the tables of labels that name the pictures, and a sentence on each that seems to be one and does not."""
+    lists = [entry for entry in entries if ending_of(entry.parts[-1]) == LIST]
     found = [entry for entry in entries if entry.parts[-1].lower().endswith(JSON_TABLES)]
+    found += lists if len(lists) <= MAX_LISTS else []  # else they are boxes or captions, one for each picture
     pictures = [entry for entry in entries if entry.may_be_picture] if found else []
-    names = {name for entry in pictures for name in (entry.parts[-1], entry.parts[-1].rpartition(".")[0])}
+    names = {name.casefold() for e in pictures for name in (e.parts[-1], e.parts[-1].rpartition(".")[0])}
     bound = [(entry, _bind(entry, pictures, names)) for entry in found]
     splits = splits_of_files([entry for entry, table in bound if isinstance(table, LabelTable)])
     tables = [table for _, table in bound if isinstance(table, LabelTable)]
@@ -123,10 +128,11 @@ def _bind(entry: SourceFile, pictures: Sequence[SourceFile], names: Set[str]) ->
     except TableError as error:
         return f"{entry.name} is not used: {error}."
     sample = [_key(row.file) for row in rows[:: max(1, len(rows) // SAMPLE)]]
-    known = sum(key.rpartition("/")[2] in names for key in sample)
+    known = sum(key.rpartition("/")[2].casefold() in names for key in sample)
     hits, named = _best_folder(entry, pictures, sample) if known >= len(sample) / 2 else (0, {})
     note = ""
-    if sample and hits < len(sample) / 2 <= known:
+    sure = sure or bool(rows and _seems_path(rows[0].file))
+    if sample and sure and hits < len(sample) / 2 <= known:
         named, twice = _by_tail([_key(row.file) for row in rows], pictures)
         hits = sum(key in named for key in sample)
         if hits < len(sample) / 2 and twice:
@@ -134,7 +140,9 @@ def _bind(entry: SourceFile, pictures: Sequence[SourceFile], names: Set[str]) ->
         example = next((row.file for row in rows if _key(row.file) in named), "")
         note = f"{entry.name} names pictures by other paths, like {example}: they were found by the ends of the paths."
     if not sample or hits < len(sample) / 2:
-        return _lost(entry, rows, named) if sample and (sure or _seems_path(rows[0].file)) else ""
+        return _lost(entry, rows, named) if sample and sure else ""
+    if len({row.label for row in rows}) > max(len(rows) / 2, FEW_TITLES):
+        return f"{entry.name} is not used: nearly every row has another label, as titles have."
     first = rows[0]
     seems_file = sure or _key(first.file) in named or ending_of(first.file) in PICTURES
     if not seems_file and all(row.label != first.label for row in rows[1:]):
@@ -165,31 +173,32 @@ def _by_tail(keys: Iterable[str], pictures: Sequence[SourceFile]) -> tuple[dict[
 
     Also returned is the first of those that several pictures fit alike, as a sentence.
     """
-    by_name: dict[str, list[tuple[str, ...]]] = {}
-    entries: dict[tuple[str, ...], SourceFile] = {}
+    by_name: dict[str, list[tuple[tuple[str, ...], SourceFile]]] = {}
     for entry in pictures:
         stem = entry.parts[-1].rpartition(".")[0] or entry.parts[-1]
         for name in {entry.parts[-1], stem}:
-            path = (*entry.parts[:-1], name)
-            entries[path] = entry
-            by_name.setdefault(name, []).append(path)
+            by_name.setdefault(name.casefold(), []).append(((*entry.parts[:-1], name), entry))
     found, twice = {}, ""
     for key in keys:
         parts = tuple(key.split("/"))
-        fitting = by_name.get(parts[-1]) or by_name.get(parts[-1].rpartition(".")[0], [])
+        name = parts[-1].casefold()
+        fitting = (by_name.get(name) or by_name.get(name.rpartition(".")[0], []))[:SAMPLE]
         if len(fitting) > 1:
-            best = max(_common_end(path, parts) for path in fitting[:SAMPLE])
-            fitting = [path for path in fitting if _common_end(path, parts) == best]
+            best = max(_common_end(path, parts) for path, _ in fitting)
+            fitting = [(path, entry) for path, entry in fitting if _common_end(path, parts) == best]
         if len(fitting) == 1:
-            found[key] = entries[fitting[0]]
+            found[key] = fitting[0][1]
         elif fitting and not twice:
-            twice = f"'{key}' can be {entries[fitting[0]].name} or {entries[fitting[1]].name}"
+            twice = f"'{key}' can be {fitting[0][1].name} or {fitting[1][1].name}"
     return found, twice
 
 
-def _common_end(one: Sequence[str], two: Sequence[str]) -> int:
-    pairs = zip(reversed(one), reversed(two), strict=False)
-    return next((count for count, (a, b) in enumerate(pairs) if a != b), min(len(one), len(two)))
+def _common_end(one: Sequence[str], two: Sequence[str]) -> tuple[int, int]:
+    """Return how many parts two paths have in common at their ends: whatever their capitals, and as written."""
+    pairs = list(zip(reversed(one), reversed(two), strict=False))
+    alike = itertools.takewhile(lambda pair: pair[0].casefold() == pair[1].casefold(), pairs)
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
+    return len(list(alike)), len(list(same))
 
 
 def _best_folder(
@@ -268,7 +277,7 @@ def _rows(entry: SourceFile) -> tuple[list[LabelRow], bool]:
         if not first or len(first) > MAX_COLUMNS:
             return [], False
         heads = [folded(cell.strip()) for cell in first]
-        if OURS & set(heads):
+        if OURS & set(heads) or (ending_of(entry.parts[-1]) == LIST and ending_of(first[0]) not in PICTURES):
             return [], False
         path, label, split = (_column(heads, names) for names in (PATH_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS))
         if path is not None and label is not None:
@@ -328,7 +337,11 @@ def _lines(entry: SourceFile) -> Iterator[Cells]:
     if size > most:
         raise TableError(f"it has {size / 2**20:,.0f} MiB, and {most // 2**20} are read at most")
     data = entry.read()
-    lines = _json_lines(data, kind) if kind in (".json", ".jsonl") else _csv_lines(data)
+    lines: Iterator[Cells]
+    if kind == LIST:
+        lines = (line.rsplit(maxsplit=1) for line in data.decode("utf-8-sig").splitlines())
+    else:
+        lines = _json_lines(data, kind) if kind in (".json", ".jsonl") else _csv_lines(data)
     for count, line in enumerate(lines):
         if count > MAX_ROWS:
             raise TableError(f"it has over {MAX_ROWS:,} rows")

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from pupila.data.dataset import Skipped
 from pupila.data.memory import free_memory
-from pupila.data.sources.files import SourceFile, SourceFiles, is_hidden, parts_of
+from pupila.data.sources.files import PICTURES, SourceFile, SourceFiles, is_hidden, parts_of
 from pupila.errors import DataError
 from pupila.progress import Progress
 
@@ -174,6 +174,8 @@ def _members(file: BinaryIO, where: str, budget: UnpackBudget) -> Iterator[tuple
         return _zip_members(file, where, budget)
     if start.startswith(ZIP_START):
         raise zipfile.BadZipFile("the list of its files, which stands at the end, is missing")
+    if Path(where).suffix.lower() in PICTURES:
+        raise DataError(f"{where}: is one picture, and no data set. Give the folder that holds the class folders.")
     raise DataError(f"{where}: is no archive that can be read. Give a folder, or one of {', '.join(SUFFIXES)}.")
 
 

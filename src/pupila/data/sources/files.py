@@ -12,10 +12,14 @@ from pupila.data.sources.file_names import display_name, utf8_name
 from pupila.errors import DataError
 
 VIDEOS = frozenset((".mov", ".mp4", ".m4v", ".avi", ".3gp", ".mkv", ".mts", ".webm"))
-NOT_PICTURES = VIDEOS | {
+UNREAD = frozenset(
+    (".7z", ".rar", ".h5", ".hdf5", ".mat", ".tfrecord", ".tfrecords", ".pkl", ".pickle", ".mdb", ".lmdb", ".rec")
+)
+"""Archives and data sets of a kind that is not read."""
+NOT_PICTURES = VIDEOS | UNREAD | {
     ".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".md", ".rst", ".html", ".yaml", ".yml", ".ini", ".db", ".py",
     ".aae", ".xmp", ".lnk", ".url", ".webloc", ".gdoc", ".gsheet", ".gslides", ".log", ".toml", ".ipynb", ".onnx",
-    ".npz", ".npy", ".zip", ".tar", ".tgz", ".txz", ".tbz2", ".gz", ".xz", ".bz2", ".7z", ".rar", ".parquet",
+    ".npz", ".npy", ".zip", ".tar", ".tgz", ".txz", ".tbz2", ".gz", ".xz", ".bz2", ".parquet",
 }  # fmt: skip
 """Endings of files that come with data sets and are no pictures: passed over. All else is judged by its content."""
 PICTURES = frozenset(
@@ -239,4 +243,9 @@ def _take(item: os.DirEntry[str], parts: tuple[str, ...], listing: FolderListing
 
 def _listed(kind: str, names: Sequence[str]) -> str:
     shown = ", ".join(map(display_name, names[:3])) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
-    return f"{len(names):,} {f'{kind} ' if kind else ''}folder{'s' if len(names) > 1 else ''} ({shown})"
+    return f"{counted(len(names), f'{kind} folder'.strip())} ({shown})"
+
+
+def counted(count: int, thing: str) -> str:
+    """Return the count with the thing, in the plural where it is not one."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pupila._names import did_you_mean
-from pupila.data.layouts.tables import TABLES
+from pupila.data.layouts.tables import JSON_TABLES
 from pupila.data.sources.archive import SUFFIXES, UnpackBudget, read_archive, stem, unpack
 from pupila.data.sources.file_names import SHOWN, is_undecoded, name_decoder, name_readings, sure_encoding
-from pupila.data.sources.files import ListedFile, SourceFile, SourceFiles, list_folder, without_run_folders
+from pupila.data.sources.files import ListedFile, SourceFile, SourceFiles, counted, list_folder, without_run_folders
 from pupila.errors import DataError
 
 NAMES = ("cifar10", "digits")
@@ -72,7 +72,7 @@ def _find(given: str | Path) -> DataSource:
     except OSError as error:
         where = error.filename or given
         raise DataError(f"{where}: cannot be read ({error.strerror}). Check its permissions.") from error
-    if path.suffix.lower() in TABLES:  # its pictures are beside or below it; other tables there are not meant
+    if path.suffix.lower() in JSON_TABLES:  # its pictures are beside or below it; other tables there are not meant
         return _folder(path.parent, path.stem, lambda entry: entry.may_be_picture or entry.source == str(path))
     identity = (status.st_size, status.st_mtime_ns)
     if path.suffix.lower() in (".parquet", ".npz"):
@@ -115,8 +115,8 @@ def _with_inner_archives(files: SourceFiles, where: str) -> SourceFiles:
     if not archives:
         return files
     if any(file.may_be_picture for file in files.entries):
-        names = f"{len(archives):,} archives beside the pictures were left out, like {archives[0].name}"
-        return replace(files, notes=(*files.notes, f"{names}: unpack them if they belong to the data set."))
+        example = f"Left out {counted(len(archives), 'archive')} beside the pictures, like {archives[0].name}"
+        return replace(files, notes=(*files.notes, f"{example}: unpack such files if they belong to the data set."))
     sizes = [
         len(file.source) if isinstance(file.source, bytes) else Path(file.source).stat().st_size for file in archives
     ]
