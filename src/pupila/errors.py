@@ -63,6 +63,11 @@ class ModelError(PupilaError):
 
     code = "model_error"
 
+    def __init__(self, reason: str, path: object = None) -> None:
+        super().__init__(reason if path is None else f"{path}: {reason}")
+        self.reason = reason
+        """What is wrong, without the path: for those who need not know where files are."""
+
 
 class RecipeError(PupilaError):
     """A recipe has an unknown key or a value out of range."""

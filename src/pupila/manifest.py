@@ -22,6 +22,13 @@ UNSEALED = "0" * 64
 SEAL = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 METADATA_KEY = "pupila.manifest"
 MAX_JSON_BYTES = 4 * 2**20
+MAX_TEXT = 1_000
+"""Letters of a name."""
+MAX_CLASSES = 20_000
+MAX_SIZE = 1_024
+"""Pixels a side."""
+MAX_GOLDEN = 16
+"""Golden pictures."""
 
 
 @dataclass(frozen=True)
@@ -77,19 +84,24 @@ class Manifest:
         if len(text) > MAX_JSON_BYTES:
             raise ModelError(f"The model's manifest has {len(text):,} bytes, over the limit of {MAX_JSON_BYTES:,}.")
         try:
-            fields = json.loads(text)
+            fields = json.loads(text, parse_constant=_refuse_constant)
             version = fields["format_version"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ModelError("The model's manifest is not one that Pupila wrote. Export the model again.") from error
         if version not in READABLE:
             raise ModelError(
-                f"The model has format version {version}; this Pupila reads {FORMAT_VERSION}. Upgrade Pupila."
+                f"The model has format version {str(version)[:20]}; this Pupila reads {FORMAT_VERSION}. Upgrade Pupila."
             )
         try:
             golden = tuple(GoldenPicture(g["png"], tuple(g["logits"])) for g in fields.pop("golden"))
             manifest = cls(**{**fields, "classes": tuple(fields["classes"]), "golden": golden})
         except (KeyError, TypeError) as error:
-            raise ModelError(f"The model's manifest is incomplete ({error}). Export the model again.") from error
+            raise ModelError(
+                f"The model's manifest is incomplete ({str(error)[:200]}). Export the model again."
+            ) from error
+        wrong = _wrong(manifest)
+        if wrong:
+            raise ModelError(f"The model's manifest has no valid {wrong}. Export the model again.")
         if len(set(manifest.classes)) != len(manifest.classes) or not manifest.temperature > 0:
             raise ModelError("The model's manifest repeats a class or has no temperature. Export the model again.")
         if manifest.framing not in FRAMINGS or manifest.unknown_score not in UNKNOWN_SCORES:
@@ -106,6 +118,37 @@ class Manifest:
         """
         reference = {name: value for name, value in self.reference.items() if name != "confidence"}
         return {**dataclasses.asdict(self), "golden": len(self.golden), "reference": reference}
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
+
+
+def _wrong(manifest: Manifest) -> str:
+    """Return the first field that is not of its type and size; nothing if all are."""
+    texts = ("name", "precision", "weights", "framing", "unknown_score", "sha256")
+    tables = ("recipe", "data", "metrics", "reference", "versions")
+    fields = vars(manifest)
+    valid = {
+        **{name: isinstance(fields[name], str) and len(fields[name]) <= MAX_TEXT for name in texts},
+        **{name: isinstance(fields[name], dict) for name in tables},
+        "classes": 0 < len(manifest.classes) <= MAX_CLASSES
+        and all(isinstance(name, str) and 0 < len(name) <= MAX_TEXT for name in manifest.classes),
+        "input_size": type(manifest.input_size) is int and 1 <= manifest.input_size <= MAX_SIZE,
+        "network_size": type(manifest.network_size) is int and 1 <= manifest.network_size <= MAX_SIZE,
+        "temperature": _number(manifest.temperature),
+        "unknown_threshold": manifest.unknown_threshold is None or _number(manifest.unknown_threshold),
+        "golden": len(manifest.golden) <= MAX_GOLDEN
+        and all(
+            isinstance(one.png, str) and len(one.logits) == len(manifest.classes) and all(map(_number, one.logits))
+            for one in manifest.golden
+        ),
+    }
+    return next((name for name, right in valid.items() if not right), "")
 
 
 def sealed(data: bytes) -> bytes:

@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from pupila import images
+from pupila import images, model_file, model_limits
 from pupila._arguments import PathLike, as_path, check_top, name_of, one_picture, several
 from pupila.errors import ImageError, ModelError
 from pupila.images import DEFAULT_LIMITS, Gate, ImageLimits, PilImage, Pixels, open_gate
@@ -60,16 +60,12 @@ class Predictor:
         Raises ModelError if the file is missing, truncated, foreign, or answers its golden set differently.
         """
         path = as_path(path, "A model file")
-        try:
-            data = path.read_bytes()
-        except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
-            reason = getattr(error, "strerror", None) or error
-            raise ModelError(f"{path}: cannot be read ({reason}). Give the path of a .onnx model file.") from error
+        data = model_file.read_bytes(path)
         try:
             predictor = cls.from_bytes(data, threads)
             predictor.check_golden()
         except ModelError as error:
-            raise ModelError(f"{path}: {error}") from error
+            raise ModelError(error.reason, path) from error
         return predictor
 
     @classmethod
@@ -78,21 +74,32 @@ class Predictor:
 
         Raises ModelError if a byte of a sealed file was changed, or if it is no model file.
         """
+        try:
+            return cls._from_bytes(data, threads)
+        except ModelError:
+            raise
+        except (
+            Exception
+        ) as error:  # ONNX Runtime raises a dozen types of its own, and what a file holds may be anything
+            raise ModelError(
+                f"It is damaged or not an ONNX file ({type(error).__name__}). Export or copy the model again."
+            ) from error
+
+    @classmethod
+    def _from_bytes(cls, data: bytes, threads: int) -> "Predictor":
         seal = check_seal(data)
+        graph = model_file.read_graph(data)
+        if METADATA_KEY not in graph.metadata:
+            raise ModelError("It is an ONNX file without Pupila's manifest. Make one with: pupila train")
+        manifest = Manifest.from_json(graph.metadata[METADATA_KEY])
+        if manifest.sha256 != seal:
+            raise ModelError("The seal in its manifest is damaged. Copy or export the model again.")
+        model_limits.check(graph)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
-        try:
-            session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime raises a dozen types of its own
-            raise ModelError("It is damaged or not an ONNX file. Export or copy the model again.") from error
-        manifest_json = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-        if manifest_json is None:
-            raise ModelError("It is an ONNX file without Pupila's manifest. Make one with: pupila train")
-        manifest = Manifest.from_json(manifest_json)
-        if manifest.sha256 != seal:
-            raise ModelError("The seal in its manifest is damaged. Copy or export the model again.")
+        session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         _check_shapes(session, manifest)
         return cls(session, manifest, hashlib.sha256(data).hexdigest()[:12])
 
@@ -101,16 +108,30 @@ class Predictor:
         golden = self.manifest.golden
         if not golden:
             raise ModelError("The model has no golden set, so it cannot be verified. Export it again.")
-        size = self.manifest.input_size
-        pictures = images.stack([images.decode(base64.b64decode(g.png), size) for g in golden])
+        pictures = images.stack([self._golden_picture(number, picture.png) for number, picture in enumerate(golden)])
         expected = self.probabilities(np.asarray([g.logits for g in golden], dtype=np.float32))
-        difference = float(np.abs(self.probabilities(self.logits(pictures)) - expected).max())
+        try:
+            logits = self.logits(pictures)
+        except Exception as error:  # of ONNX Runtime's own types
+            raise ModelError("The model cannot answer its golden set: it is damaged. Export it again.") from error
+        difference = float(np.abs(self.probabilities(logits) - expected).max())
         if not difference <= GOLDEN_TOLERANCE:
             raise ModelError(
                 f"The model answers its golden set differently (by {difference:.3f}): the file is damaged. "
                 "Copy or export it again."
             )
         return difference
+
+    def _golden_picture(self, number: int, png: str) -> Pixels:
+        size = self.manifest.input_size
+        try:
+            data = base64.b64decode(png, validate=True)
+            header = images.header(data)
+            if (header.format, header.width, header.height) != ("PNG", size, size):
+                raise ValueError("another size")
+            return images.decode(data, size)
+        except (ImageError, ValueError) as error:
+            raise ModelError(f"Its golden picture {number} is no PNG of {size} x {size}. Export it again.") from error
 
     def decode(self, source: bytes | Path, limits: ImageLimits = DEFAULT_LIMITS, gate: Gate = open_gate) -> Pixels:
         """Return a picture file as the graph takes it, uint8 [H, W, 3]; raises as images.decode() does.

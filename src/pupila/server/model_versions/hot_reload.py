@@ -4,6 +4,7 @@ Each worker looks at the file for itself. A new one is loaded, checked against i
 running one; then one assignment makes it the one that new requests use, and requests that run keep theirs to their end.
 """
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -15,11 +16,12 @@ from typing import BinaryIO
 
 import numpy as np
 
-from pupila.errors import ModelError
+from pupila.errors import ModelError, PupilaError
+from pupila.model_file import MAX_BYTES
 from pupila.predictor import Predictor
 from pupila.server.inference.classifier import BATCH, Classifier
 from pupila.server.model_versions import versions
-from pupila.server.observability.health import Health, public_reason
+from pupila.server.observability.health import Health
 
 log = logging.getLogger("pupila.server")
 
@@ -65,10 +67,9 @@ class Swapper:
             return
         self._seen = stamp
         try:
-            predictor = self.load(self.path)
-            warm_up(predictor)
+            predictor = loaded(self.path, self.load)
         except ModelError as error:
-            self.health.refused = public_reason(error, self.path)
+            self.health.refused = error.reason
             log.error("a new model is refused, version %s goes on: %s", self.classifier.predictor.version, error)
             return
         self.health.refused = None
@@ -98,16 +99,29 @@ def load_first(
     Once the server has served, a bad file in place makes a new worker use the version that was accepted last, or
     `fallback`, the file that the server started with. Raises ModelError if there is nothing to serve.
     """
-    refused = None
     try:
-        predictor = load(path)
+        return loaded(path, load), None
     except ModelError as error:
         if fallback is None:
             raise
-        predictor = load(versions.latest(path) or Path(f"/dev/fd/{fallback.fileno()}"))
-        refused = public_reason(error, path)
-    warm_up(predictor)
-    return predictor, refused
+        refused = error.reason
+    last = versions.latest(path)
+    with contextlib.suppress(ModelError):
+        if last is not None:
+            return loaded(last, load), refused
+    return loaded(Path(f"/dev/fd/{fallback.fileno()}"), load), refused
+
+
+def loaded(path: Path, load: Callable[[Path], Predictor]) -> Predictor:
+    """Return a predictor that has computed every batch size; whatever goes wrong is a ModelError."""
+    try:
+        predictor = load(path)
+        warm_up(predictor)
+    except PupilaError as error:
+        raise error if isinstance(error, ModelError) else ModelError(str(error), path) from error
+    except Exception as error:
+        raise ModelError(f"It cannot be loaded ({type(error).__name__}). Export or copy it again.", path) from error
+    return predictor
 
 
 def keep(path: Path, file: BinaryIO | None, predictor: Predictor) -> None:
@@ -116,7 +130,7 @@ def keep(path: Path, file: BinaryIO | None, predictor: Predictor) -> None:
         return
     try:
         file.seek(0)
-        data = file.read()
+        data = file.read(MAX_BYTES)
         if hashlib.sha256(data).hexdigest().startswith(predictor.version):
             versions.remember(path, predictor.version, predictor.manifest.name, data)
     except OSError as error:

@@ -1,7 +1,6 @@
 """Whether this server can answer: what /readyz tells. Knows no HTTP."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from pupila.server.process.scoreboard import Board
 
@@ -25,11 +24,3 @@ class Health:
         if self.draining:
             return "draining"
         return "ready" if self.workers() else "no worker"
-
-
-def public_reason(error: Exception, path: Path) -> str:
-    """Return what an error says, with the file's name in place of its path: /readyz is open to everybody."""
-    text = str(error)
-    for folder in {str(path.absolute().parent), str(path.resolve().parent), str(path.parent)} - {"."}:
-        text = text.replace(f"{folder.rstrip('/')}/", "")
-    return text

@@ -1,0 +1,342 @@
+"""Model files that mean harm: each is refused by name within a second, and a server goes on with the last good one."""
+
+import base64
+import json
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+from server_kit import Running, encode, launch, picture, serving, wait_until, write_model
+
+from pupila import model_file, model_limits
+from pupila.errors import ModelError
+from pupila.manifest import METADATA_KEY
+from pupila.predictor import Predictor
+
+SECRET = "what only the server may read"
+Change = Callable[[onnx.ModelProto], None]
+
+
+def external(location: str) -> Change:
+    """Let a weight stand in another file."""
+
+    def change(model: onnx.ModelProto) -> None:
+        tensor = model.graph.initializer[-1]
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        entry = tensor.external_data.add()
+        entry.key, entry.value = "location", location
+
+    return change
+
+
+def external_without_saying_so(model: onnx.ModelProto) -> None:
+    entry = model.graph.initializer[-1].external_data.add()
+    entry.key, entry.value = "location", "/etc/passwd"
+
+
+def operator(kind: str, inputs: list[str], more: dict[str, Any] | None = None, **attributes: Any) -> Change:
+    """Add an operator, and small weights, between the pixels and what follows."""
+
+    def change(model: onnx.ModelProto) -> None:
+        for name, values in (more or {}).items():
+            model.graph.initializer.append(numpy_helper.from_array(np.asarray(values), name))
+        model.graph.node.insert(1, helper.make_node(kind, inputs, ["more"], name="more", **attributes))
+
+    return change
+
+
+def branch() -> onnx.GraphProto:
+    out = helper.make_tensor_value_info("inner", TensorProto.FLOAT, None)
+    return helper.make_graph([helper.make_node("Identity", ["floats"], ["inner"])], "branch", [], [out])
+
+
+def doubling(count: int) -> Change:
+    """Join a value with itself again and again."""
+
+    def change(model: onnx.ModelProto) -> None:
+        names = ["floats", *(f"twice{i}" for i in range(count))]
+        for i in range(count):
+            node = helper.make_node("Concat", [names[i], names[i]], [names[i + 1]], axis=0)
+            model.graph.node.insert(1 + i, node)
+
+    return change
+
+
+def many_operators(model: onnx.ModelProto) -> None:
+    for i in range(5_000):
+        model.graph.node.insert(1, helper.make_node("Relu", ["floats"], [f"relu{i}"]))
+
+
+def huge_weight(*shape: int) -> Change:
+    def change(model: onnx.ModelProto) -> None:
+        tensor = TensorProto(name="huge", data_type=TensorProto.FLOAT, raw_data=bytes(16))
+        tensor.dims.extend(shape)
+        model.graph.initializer.append(tensor)
+
+    return change
+
+
+def outer_product(model: onnx.ModelProto) -> None:
+    for name, shape in {"tall": (60_000, 1), "wide": (1, 60_000)}.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.ones(shape, np.float32), name))
+    model.graph.node.insert(0, helper.make_node("Add", ["tall", "wide"], ["product"]))
+
+
+def big_input(model: onnx.ModelProto) -> None:
+    for dimension in model.graph.input[0].type.tensor_type.shape.dim[1:3]:
+        dimension.dim_value = 2**31
+
+
+def second_input(model: onnx.ModelProto) -> None:
+    model.graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, [1]))
+
+
+def sparse(model: onnx.ModelProto) -> None:
+    model.graph.sparse_initializer.add().dims.append(2**40)
+
+
+def function(model: onnx.ModelProto) -> None:
+    model.functions.add().name = "again"
+
+
+def training(model: onnx.ModelProto) -> None:
+    model.training_info.add()
+
+
+def other_domain(model: onnx.ModelProto) -> None:
+    model.graph.node[0].domain = "com.evil"
+    model.opset_import.append(helper.make_opsetid("com.evil", 1))
+
+
+def two_graphs(data: bytes) -> bytes:
+    """Append a second graph, which a lax reader would join with the first."""
+    graph = onnx.GraphProto(name="second")
+    external_model = onnx.ModelProto(graph=graph)
+    return data + external_model.SerializeToString()
+
+
+def manifest(**values: Any) -> Change:
+    """Change fields of the manifest."""
+
+    def change(model: onnx.ModelProto) -> None:
+        entry = next(entry for entry in model.metadata_props if entry.key == METADATA_KEY)
+        entry.value = json.dumps({**json.loads(entry.value), **values})
+
+    return change
+
+
+def manifest_text(text: str) -> Change:
+    def change(model: onnx.ModelProto) -> None:
+        model.metadata_props[0].value = text
+
+    return change
+
+
+def golden(png: str, logits: object = (1.0, 0.0, 0.0, 0.0)) -> Change:
+    return manifest(golden=[{"png": png, "logits": logits}])
+
+
+def as_text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+CHANGES: dict[str, Change] = {
+    "external data, absolute": external("/etc/passwd"),
+    "external data, relative": external("../../srv/keys.txt"),
+    "external data, beside it": external("keys.txt"),
+    "external data, by a link": external("link"),
+    "external data, unsaid": external_without_saying_so,
+    "If": operator("If", ["yes"], {"yes": True}, then_branch=branch(), else_branch=branch()),
+    "Loop": operator("Loop", ["much", "yes"], {"much": np.int64(2**62), "yes": True}, body=branch()),
+    "Scan": operator("Scan", ["floats"], body=branch(), num_scan_inputs=1),
+    "unknown operator": operator("Explode", ["floats"]),
+    "known operator that is not ours": operator("LSTM", ["floats", "floats", "floats"]),
+    "Tile": operator("Tile", ["floats", "often"], {"often": np.full(4, 2**20, np.int64)}),
+    "Expand": operator("Expand", ["floats", "shape"], {"shape": np.full(4, 2**20, np.int64)}),
+    "ConstantOfShape": operator("ConstantOfShape", ["shape"], {"shape": np.full(4, 2**20, np.int64)}),
+    "Constant": operator("Constant", [], value=numpy_helper.from_array(np.ones(3))),
+    "Range": operator("Range", ["a", "b", "c"], {"a": 0, "b": 2**62, "c": 1}),
+    "operator of another domain": other_domain,
+    "Resize to a huge size": operator("Resize", ["floats", "", "f"], {"f": np.full(4, 1e3, np.float32)}, mode="linear"),
+    "Resize by no number": operator(
+        "Resize", ["floats", "", "f"], {"f": np.full(4, np.nan, np.float32)}, mode="linear"
+    ),
+    "Resize by sizes": operator("Resize", ["floats", "", "", "f"], {"f": np.full(4, 2**40, np.int64)}, mode="linear"),
+    "Slice of nothing": operator(
+        "Slice", ["floats", "a", "a", "b", "c"], {"a": np.array([5]), "b": np.array([1]), "c": np.array([1])}
+    ),
+    "pool with huge padding": operator("MaxPool", ["floats"], kernel_shape=[3, 3], pads=[10**9] * 4),
+    "pool with no step": operator("MaxPool", ["floats"], kernel_shape=[3, 3], strides=[0, 0]),
+    "reshape to a huge shape": operator("Reshape", ["floats", "s"], {"s": np.full(4, 2**40, np.int64)}),
+    "value that doubles": doubling(40),
+    "outer product": outer_product,
+    "operators by the thousand": many_operators,
+    "weight of a huge shape": huge_weight(2**20, 2**20),
+    "weight of a shape that overflows": huge_weight(2**32, 2**32),
+    "weight of a negative shape": huge_weight(-1, 4),
+    "weight with less than its shape says": huge_weight(8),
+    "huge input": big_input,
+    "second input": second_input,
+    "sparse weights": sparse,
+    "function": function,
+    "training instructions": training,
+    "manifest that is no JSON": manifest_text("{"),
+    "manifest of brackets": manifest_text("[" * 2_000_000),
+    "manifest that is a list": manifest_text("[]"),
+    "manifest with a number for a text": manifest(name=3),
+    "manifest with a text for a number": manifest(input_size="32"),
+    "manifest with a huge size": manifest(input_size=10**9),
+    "manifest with a negative size": manifest(input_size=-32),
+    "manifest with classes that are no texts": manifest(classes=[1, 2, 3, [4]]),
+    "manifest with no classes": manifest(classes=[]),
+    "manifest with a temperature of text": manifest(temperature="hot"),
+    "manifest with an infinite temperature": manifest(temperature=float("inf")),
+    "manifest with a list for a table": manifest(metrics=[1]),
+    "golden picture that is no base64": golden("%%%"),
+    "golden picture that is no picture": golden(as_text(b"hello")),
+    "golden picture that is cut off": golden(as_text(picture()[:60])),
+    "golden picture of another size": golden(as_text(picture(size=(64, 64)))),
+    "golden picture of 100 megapixels": golden(as_text(encode(Image.new("1", (10_000, 10_000)), "PNG"))),
+    "golden picture that is a JPEG": golden(as_text(picture(kind="JPEG"))),
+    "golden logits that are texts": golden(as_text(picture()), ["a", "b", "c", "d"]),
+    "golden logits that are too few": golden(as_text(picture()), [1.0]),
+    "golden logits that are none": golden(as_text(picture()), None),
+    "golden set of another model": golden(as_text(picture()), [-9.0, 9.0, 0.0, 0.0]),
+    "golden set of thousands": manifest(golden=[{"png": "", "logits": [0.0] * 4}] * 5_000),
+}
+
+
+def packed(number: int, content: bytes) -> bytes:
+    """Return a field of a protocol buffer."""
+    length = bytearray()
+    size = len(content)
+    while size >= 0x80:
+        length.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes([number << 3 | 2]) + bytes(length) + bytes([size]) + content
+
+
+BYTES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda _: b"",
+    "text": lambda _: b"no model at all",
+    "zero bytes": lambda _: bytes(10_000),
+    "a length beyond the end": lambda data: data + b"\x3a\xff\xff\xff\xff\x0f",
+    "a number without end": lambda data: data + b"\x08" + b"\xff" * 50,
+    "a second graph": two_graphs,
+    "groups": lambda data: data + b"\x0b" * 1_000,
+    "fields by the million": lambda data: data + b"\x08\x01" * 1_000_000,
+    "messages in messages": lambda data: packed(7, packed(1, packed(5, packed(6, data * 3)))),
+    "a picture": lambda _: picture(),
+}
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return write_model(tmp_path_factory.mktemp("good") / "colours.onnx").read_bytes()
+
+
+def hostile(name: str, good: bytes) -> bytes:
+    if name in BYTES:
+        return BYTES[name](good)
+    model = onnx.load_model_from_string(good)
+    CHANGES[name](model)
+    return bytes(model.SerializeToString())
+
+
+def refusal(data: bytes, folder: Path) -> str:
+    """Return why a file is refused, which must not take a second."""
+    path = folder / "hostile.onnx"
+    path.write_bytes(data)
+    started = time.perf_counter()
+    with pytest.raises(ModelError) as caught:
+        Predictor.load(path)
+    assert time.perf_counter() - started < 1
+    assert str(path) in str(caught.value) and str(path) not in caught.value.reason
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("name", [*CHANGES, *BYTES])
+def test_hostile_model_file_is_refused_by_name_within_a_second(name: str, good: bytes, tmp_path: Path) -> None:
+    (tmp_path / "keys.txt").write_text(SECRET)
+    (tmp_path / "link").symlink_to(tmp_path / "keys.txt")
+    reason = refusal(hostile(name, good), tmp_path)
+    assert reason.endswith(("again.", "train", "Pupila.")) and len(reason) < 300, reason
+    for word in ("external data", "If", "Loop", "Scan", "Tile", "Expand", "ConstantOfShape", "golden picture"):
+        if name.startswith(word) and word not in ("If", "Loop", "Scan"):
+            assert word in reason
+
+
+def test_truncated_and_flipped_files_are_refused_or_answer_as_before(good: bytes, tmp_path: Path) -> None:
+    draw = random.Random(7)
+    for _ in range(60):
+        refusal(good[: draw.randrange(len(good))], tmp_path)
+    for _ in range(120):
+        data = bytearray(good)
+        data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+        (tmp_path / "flipped.onnx").write_bytes(data)
+        try:
+            found = Predictor.load(tmp_path / "flipped.onnx")
+        except ModelError:
+            continue
+        assert found.check_golden() <= 0.05
+
+
+def test_size_and_kind_of_the_file_are_looked_at_before_it_is_read(tmp_path: Path) -> None:
+    with (tmp_path / "big.onnx").open("wb") as file:
+        file.truncate(model_file.MAX_BYTES + 1)
+    with pytest.raises(ModelError, match="over the limit"):
+        Predictor.load(tmp_path / "big.onnx")
+    with pytest.raises(ModelError, match="no file"):
+        Predictor.load(Path("/dev/zero"))
+    with pytest.raises(ModelError, match="directory"):
+        Predictor.load(tmp_path)
+
+
+def test_work_is_counted_as_it_is_done(good: bytes) -> None:
+    """By hand: the division and the mean cost none; 2 x 2 places of 4 classes by 3 colours, windows of 16 x 16."""
+    assert model_limits.check(model_file.read_graph(good)) == 3 * 4 * 256 + 4 * 4 * 3 + 4 * 3
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("server")
+    with serving(write_model(folder / "colours.onnx"), folder / "log", '{"port": 0, "workers": 1}') as running:
+        yield running
+
+
+SWAPPED = ("external data, absolute", "Loop", "golden picture that is no picture", "a length beyond the end",
+           "manifest with a text for a number", "value that doubles")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SWAPPED)
+def test_server_refuses_a_hostile_file_says_why_without_its_path_and_serves_on(
+    name: str, server: Running, good: bytes
+) -> None:
+    path = server.log.parent / "colours.onnx"
+    new = path.with_suffix(".new")
+    new.write_bytes(hostile(name, good))
+    new.replace(path)
+    wait_until(lambda: "refused" in server.get("/readyz").json())
+    ready = server.get("/readyz")
+    assert ready.status_code == 200 and str(path.parent) not in ready.text
+    assert server.predict(picture()).json()["predictions"][0]["category"] == "red"
+    new.write_bytes(good)
+    new.replace(path)
+    wait_until(lambda: "refused" not in server.get("/readyz").json())
+
+
+@pytest.mark.parametrize("name", ["external data, absolute", "golden picture that is no picture", "text"])
+def test_start_with_a_hostile_file_ends_with_an_error(name: str, good: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "hostile.onnx"
+    path.write_bytes(hostile(name, good))
+    process = launch(path, tmp_path / "log", '{"port": 0, "workers": 1}')
+    assert process.wait(30) != 0
+    assert "ModelError" in (tmp_path / "log").read_text() and "Traceback" not in (tmp_path / "log").read_text()
