@@ -69,7 +69,7 @@ class Swapper:
         try:
             predictor = loaded(self.path, self.load)
         except ModelError as error:
-            self.health.refused = error.reason
+            self.health.refused = f"{self.path.name}: {error.reason}"
             log.error("a new model is refused, version %s goes on: %s", self.classifier.predictor.version, error)
             return
         self.health.refused = None
@@ -104,7 +104,7 @@ def load_first(
     except ModelError as error:
         if fallback is None:
             raise
-        refused = error.reason
+        refused = f"{path.name}: {error.reason}"
     last = versions.latest(path)
     with contextlib.suppress(ModelError):
         if last is not None:
