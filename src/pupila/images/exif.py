@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 MAX_BLOCK = 2**20
 """Bytes of an EXIF block that is read: a JPEG's segment has 64 kB."""
+MAX_ENTRIES = 4_000
+"""Entries of all directories of a file: cameras write a few hundred."""
 MAX_VALUES = 20_000
-"""Entries of all directories, and numbers in one entry: microseconds each."""
+"""Numbers in one entry, such as the places of a TIFF's strips: microseconds each."""
 MAX_COLOURS = 3 * 65536
 """Values in the palette of a TIFF."""
 MAX_DIRECTORIES = 16
@@ -102,8 +104,8 @@ def check(blocks: Iterable[memoryview]) -> None:
         for at in places:  # which grows
             for entry in entries(block, layout, at):
                 number += 1
-                if number > MAX_VALUES:
-                    raise ExcessError(f"more than {MAX_VALUES:,} entries")
+                if number > MAX_ENTRIES:
+                    raise ExcessError(f"more than {MAX_ENTRIES:,} entries")
                 if entry.tag in POINTERS and len(places) < MAX_DIRECTORIES:
                     places.append(entry.place(layout))
                 size = entry.values * SIZES.get(entry.kind, 0)
@@ -124,7 +126,7 @@ def orientation(exif: bytes, xmp: bytes = b"") -> int:
     first = first_directory(block) if len(exif) <= MAX_BLOCK else None
     if first is not None:
         layout, at = first
-        for entry in itertools.islice(entries(block, layout, at), MAX_VALUES):
+        for entry in itertools.islice(entries(block, layout, at), MAX_ENTRIES):
             if entry.tag == ORIENTATION and entry.kind == 3:
                 value: int = struct.unpack_from(layout.order + "H", entry.field)[0]
                 return value if 1 <= value <= 8 else 1

@@ -172,7 +172,7 @@ def _is_raw(data: bytes) -> bool:
     first = exif.first_directory(block)
     if first is None:
         return False
-    tags = {entry.tag: entry for entry in itertools.islice(exif.entries(block, *first), exif.MAX_VALUES)}
+    tags = {entry.tag: entry for entry in itertools.islice(exif.entries(block, *first), exif.MAX_ENTRIES)}
     reduced = SUBFILE_TYPE in tags and any(tags[SUBFILE_TYPE].field[:4])
     return DNG_VERSION in tags or (SUB_IFDS in tags and reduced)
 
