@@ -47,7 +47,7 @@ def test_corrected_pictures_come_with_their_right_class(tmp_path: Path) -> None:
     for seed, category in ((1, 2), (2, 1)):
         (row,) = [i for i, one in enumerate(found.pictures.images) if np.array_equal(one, images.decode(png(seed), 32))]
         assert found.pictures.labels[row] == category
-    assert found.told() == "3 corrected pictures are added to training; left out: none"
+    assert found.summary() == "3 corrected pictures are added to training; left out: none"
 
 
 def test_pictures_of_no_class_or_a_foreign_one_are_left_out_and_told(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_pictures_of_no_class_or_a_foreign_one_are_left_out_and_told(tmp_path: P
     found = read_corrections(folder, CLASSES, 32, [])
     assert found.to_manifest()["left_out"] == {"none": 1, "foreign": 1, "held_out": 0}
     assert found.to_manifest()["pictures"] == 1
-    assert "1 of none of the classes; 1 of classes that the data set does not have" in found.told()
+    assert "1 of none of the classes; 1 of classes that the data set does not have" in found.summary()
 
 
 def test_pictures_of_validation_and_test_are_left_out_mirrored_and_compressed_ones_too(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_pictures_of_validation_and_test_are_left_out_mirrored_and_compressed_on
     seen = Dataset(smooth[np.newaxis], np.zeros(1, dtype=np.int64), CLASSES)
     found = read_corrections(folder, CLASSES, 32, [held(7, 1), seen])
     assert (len(found), found.held_out) == (1, 3)
-    assert "3 that are in validation or test, too" in found.told()
+    assert "3 that are in validation or test, too" in found.summary()
 
 
 def test_copies_are_found_and_other_pictures_are_not() -> None:

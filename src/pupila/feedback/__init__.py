@@ -1,4 +1,4 @@
-"""Answered pictures that a server keeps, and what people say they really show. Knows neither Flask nor PyTorch."""
+"""The feedback store: pictures that a server has answered, and corrections of the answers."""
 
 from pupila.feedback.records import Answered, Counts, Kept
 from pupila.feedback.store import Store

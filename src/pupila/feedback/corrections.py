@@ -1,4 +1,4 @@
-"""From a store to labelled pictures to train on. Knows data sets, nothing of training."""
+"""Training data from a feedback store: the corrected pictures with their labels."""
 
 import hashlib
 from collections.abc import Sequence
@@ -40,8 +40,8 @@ class Corrections:
         left_out = {"none": self.none, "foreign": self.foreign, "held_out": self.held_out}
         return {"pictures": len(self), "left_out": left_out, "fingerprint": self.fingerprint}
 
-    def told(self) -> str:
-        """Return what a person should know of it, in one line."""
+    def summary(self) -> str:
+        """Return in one line how many pictures are added, and which are left out."""
         reasons = {
             "of none of the classes": self.none,
             "of classes that the data set does not have": self.foreign,

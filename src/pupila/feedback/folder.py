@@ -1,4 +1,4 @@
-"""The folder of a store: who may read it, and one file a picture, named by its content. Knows no database."""
+"""The picture files of a feedback store: one a picture, named by the SHA-256 of its content, for the owner only."""
 
 import hashlib
 import os

@@ -89,7 +89,7 @@ def with_feedback(prepared: Prepared, folder: Path) -> Prepared:
     splits, training = prepared.splits, prepared.training
     held_out = [part for part in (prepared.validation, splits.validation, splits.test) if part is not None]
     corrections = read_corrections(folder, training.classes, training.size, held_out, splits.framing)
-    log.info(f"{folder}: {corrections.told()}")
+    log.info(f"{folder}: {corrections.summary()}")
     return replace(prepared, training=joined(training, corrections), corrections=corrections)
 
 

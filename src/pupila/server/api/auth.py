@@ -238,11 +238,8 @@ class AccessControl:
         self._requests = RateLimiter(key.digest for key in keys)
         self._pictures = RateLimiter(key.digest for key in keys)
 
-    def decide(self, method: str, path: str, headers: Mapping[str, Any], *, count: bool = True) -> Access:
-        """Decide about a request; `path` is percent-decoded, `headers` go by their CGI names, as in a WSGI environment.
-
-        count: whether the request counts for the key's rate. It does not when one request is decided about again.
-        """
+    def decide(self, method: str, path: str, headers: Mapping[str, Any]) -> Access:
+        """Decide about a request, once. The path is percent-decoded; the headers have their CGI names, as in WSGI."""
         scopes = scopes_for(path)
         if not scopes:
             return Access()
@@ -254,7 +251,7 @@ class AccessControl:
             return Access(None, key_missing())
         if not key.has(*scopes):
             return Access(key, scope_missing(key, scopes))
-        wait = self._requests.wait(key.digest, key.rate) if count else 0.0
+        wait = self._requests.wait(key.digest, key.rate)
         return Access(key, rate_exceeded(f"{key.rate:g} requests", wait) if wait > 0 else None)
 
     def count_pictures(self, key: ApiKey | None, count: int) -> None:

@@ -1,4 +1,4 @@
-"""Whether this server can answer: what /readyz tells. Knows no HTTP."""
+"""Readiness: whether this server can answer, as GET /readyz shows it."""
 
 from dataclasses import dataclass
 

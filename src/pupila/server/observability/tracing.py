@@ -1,4 +1,4 @@
-"""Answered requests as spans of OpenTelemetry, sent over OTLP/HTTP. Knows the SDK, which only `--traces` loads.
+"""Tracing: answered requests as OpenTelemetry spans, sent over OTLP/HTTP. Only `--traces` loads the SDK.
 
 Spans are made once a request is answered, from the times that were noted anyway: a request that is not traced pays
 nothing, and one that is traced waits for nobody, as spans are sent by a thread of their own, which drops what a
