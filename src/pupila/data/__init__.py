@@ -1,4 +1,4 @@
-"""Pictures and their labels: where they come from, and how they are cut into parts. Knows nothing of training."""
+"""Labelled pictures: loading, splitting, checking."""
 
 from pupila.data.dataset import Dataset, Skipped, Splits, held_out, sample, split
 from pupila.data.load import load_dataset

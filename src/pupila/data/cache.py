@@ -1,9 +1,9 @@
-"""Decoded data sets kept on disk, so that the second start reads in under a second. Knows nothing of how they are made.
+"""Cache of decoded data sets on disk: the second start reads in under a second.
 
     <cache>/datasets/<key of the source>/<size>/about.json, train.npy, train-labels.npy, test.npy, ...
     <cache>/datasets/<key of the source>/size            the size chosen, where none was asked for
 
-A cache can be deleted at any time. It never stops anything: if it cannot be written, that is said in one line.
+A cache can be deleted at any time. If it cannot be written, a warning says so, and loading goes on.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from pupila.errors import DataError
 log = logging.getLogger("pupila.data")
 
 VERSION = 5
-"""SplitArrays of every key: raise it when the same files would give other pixels, labels or order than before."""
+"""Part of every key: raise it when the same files would give other pixels, labels or order than before."""
 
 
 WRITING = ".writing-"

@@ -1,4 +1,4 @@
-"""LabelledFile pictures in memory: one set, its published splits and their fingerprint, and stratified splits of it.
+"""Labelled pictures in memory: one set, its published splits and their fingerprint, and stratified splits of it.
 
 Needs no files. Splits are seeded, and the same on any machine.
 """

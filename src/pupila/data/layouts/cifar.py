@@ -156,7 +156,7 @@ STAND_INS: dict[tuple[str, str], type] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the three names that the published files use, and gives harmless stand-ins for them."""
+    """Allows the three names that the published files use, and replaces them by classes that run nothing."""
 
     def find_class(self, module: str, name: str) -> type:
         if (module, name) not in STAND_INS:

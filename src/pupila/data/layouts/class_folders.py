@@ -32,20 +32,20 @@ def by_class_folders(found: FilesByFolder, where: str) -> DetectedLayout:
     if not folders:
         found = _chosen_classes(found, where)
     tops = {folder[0] for folder in found if folder}
-    told = {} if folders else splits_in_classes(tops)
+    named = {} if folders else splits_in_classes(tops)
     parts, layout = {"train": found}, "class folders"
     if folders:
         _check_folders(folders, where)
         parts = {split: _inside(found, top) for top, split in folders.items()}
         layout = f"class folders in {', '.join(f'{top}/' for top in _in_order(folders))}"
-    elif told and told.keys() == tops:
-        parts, layout = _regrouped(found, told), "class folders named for their splits"
+    elif named and named.keys() == tops:
+        parts, layout = _regrouped(found, named), "class folders named for their splits"
     splits = {split: _labelled(parts[split]) for split in sorted(parts)}
     if not splits["train"]:
         raise DataError(f"{where}: its pictures are in no class folder. {HINT}")
     unlabelled = [found, *parts.values()] if folders else [found]
     strays = [entry for files in unlabelled for entry in files.get((), ()) if "." in entry.parts[-1]]
-    notes = _beside(found, folders) if folders else _unsure(tops, told)
+    notes = _beside(found, folders) if folders else _unsure(tops, named)
     return DetectedLayout(layout, splits, strays, [*notes, *_deeper(parts)])
 
 
@@ -97,22 +97,22 @@ def _beside(found: FilesByFolder, folders: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _unsure(tops: Set[str], told: Mapping[str, tuple[str, str]]) -> list[str]:
+def _unsure(tops: Set[str], named: Mapping[str, tuple[str, str]]) -> list[str]:
     """Say that some classes are named like splits of one class, and others are not."""
-    if not told or told.keys() == tops:
+    if not named or named.keys() == tops:
         return []
     return [
-        f"{some(told)} were taken as classes, since {some(tops - told.keys())} tells no split: if they are splits, "
+        f"{some(named)} were taken as classes, since {some(tops - named.keys())} names no split: if they are splits, "
         "move them into train/<class>/ and test/<class>/."
     ]
 
 
-def _regrouped(found: FilesByFolder, told: Mapping[str, tuple[str, str]]) -> dict[str, FilesByFolder]:
-    """Return the files by split and class folder: those of cat_test, told as (cat, test), among them."""
+def _regrouped(found: FilesByFolder, named: Mapping[str, tuple[str, str]]) -> dict[str, FilesByFolder]:
+    """Return the files by split and class folder: cat_test is (cat, test)."""
     parts: dict[str, dict[tuple[str, ...], list[SourceFile]]] = {}
     for folder, files in found.items():
         if folder:
-            category, split = told[folder[0]]
+            category, split = named[folder[0]]
             parts.setdefault(split, {}).setdefault((category, *folder[1:]), []).extend(files)
     return {**parts}
 

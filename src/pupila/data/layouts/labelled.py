@@ -53,7 +53,7 @@ class LabelledFile(NamedTuple):
 
 @dataclass(frozen=True)
 class DetectedLayout:
-    """LabelledFile files by split, sorted by class, then by name, and what was left out."""
+    """Labelled files by split, sorted by class, then by name, and what was left out."""
 
     layout: str
     """What the arrangement was recognised as, in a few words for the user."""
@@ -191,9 +191,9 @@ def splits_in_classes(names: Iterable[str]) -> dict[str, tuple[str, str]]:
         n: ((n[: m.end("before")] + n[m.start("after") :]).strip(" _.-"), split_of(m["split"]) or "")
         for n, m in matches.items()
     }
-    found = {name: told for name, told in found.items() if told[0]}
+    found = {name: (category, split) for name, (category, split) in found.items() if category}
     trained = {category for category, split in found.values() if split == "train"}
-    return found if any(told[0] in trained and told[1] != "train" for told in found.values()) else {}
+    return found if any(category in trained and split != "train" for category, split in found.values()) else {}
 
 
 def splits_of_files(files: Sequence[SourceFile]) -> list[str | None]:

@@ -47,14 +47,14 @@ def by_parquet(entries: Sequence[SourceFile], where: str) -> DetectedLayout:
 
 def _splits(files: Sequence[SourceFile], where: str) -> list[str]:
     """Return the split of each file, by its name or its folder's; where none tells, all are for training."""
-    told = splits_of_files(files)
-    unknown = [file.name for file, split in zip(files, told, strict=True) if not split]
+    splits = splits_of_files(files)
+    unknown = [file.name for file, split in zip(files, splits, strict=True) if not split]
     if unknown and len(unknown) < len(files):
         raise DataError(
             f"{where}: the names of {some(unknown)} tell no split, and those of other files do. Begin them with train, "
             "validation or test, or move them away."
         )
-    return [split or "train" for split in told]
+    return [split or "train" for split in splits]
 
 
 def _read(file: SourceFile, where: str) -> list[LabelledFile]:

@@ -45,9 +45,8 @@ BITS = {"0": False, "1": True, "0.0": False, "1.0": True, "": False, "false": Fa
 OURS = frozenset(("suggested", "confidence"))
 """Headings of what `pupila mislabelled` and `pupila predict` write: doubts and answers, which are no labels."""
 TABLES = (".csv", ".tsv", ".jsonl")
-JSON_TABLES = (*TABLES, ".json")
-LIST, MAX_LISTS = ".txt", 10
-"""Lists of a path and a label a line, with a space between."""
+LIST, JSON, MAX_LISTS = ".txt", ".json", 10
+"""Endings of lists of a path and a label a line, with a space between, and of JSON; and how many of them are read."""
 MAX_BYTES, MAX_JSON_BYTES, MAX_LINE, MAX_ROWS, MAX_COLUMNS = 64 * 2**20, 8 * 2**20, 2**20, 2_000_000, 10_000
 """Larger tables are not read: what Python makes of their cells takes many times their bytes."""
 FEW_TITLES = 10
@@ -84,16 +83,17 @@ class TableError(Exception):
 
 def find_tables(entries: Sequence[SourceFile]) -> tuple[list[LabelTable], list[str]]:
     """Return the tables of labels that name the pictures, and a sentence on each that seems to be one and does not."""
-    lists = [entry for entry in entries if ending_of(entry.parts[-1]) == LIST]
-    found = [entry for entry in entries if entry.parts[-1].lower().endswith(JSON_TABLES)]
-    found += lists if len(lists) <= MAX_LISTS else []  # else they are boxes or captions, one for each picture
+    found = [entry for entry in entries if ending_of(entry.parts[-1]) in TABLES]
+    for ending in (LIST, JSON):
+        lists = [entry for entry in entries if ending_of(entry.parts[-1]) == ending]
+        found += lists if len(lists) <= MAX_LISTS else []  # else they are boxes or notes, one for each picture
     pictures = [entry for entry in entries if entry.may_be_picture] if found else []
     names = {name.casefold() for e in pictures for name in (e.parts[-1], e.parts[-1].rpartition(".")[0])}
     bound = [(entry, _bind(entry, pictures, names)) for entry in found]
     splits = splits_of_files([entry for entry, table in bound if isinstance(table, LabelTable)])
     tables = [table for _, table in bound if isinstance(table, LabelTable)]
-    told = [replace(table, split=split or "train") for table, split in zip(tables, splits, strict=True)]
-    return told, [reason for _, reason in bound if isinstance(reason, str) and reason]
+    tables = [replace(table, split=split or "train") for table, split in zip(tables, splits, strict=True)]
+    return tables, [reason for _, reason in bound if isinstance(reason, str) and reason]
 
 
 def by_tables(tables: Sequence[LabelTable], entries: Sequence[SourceFile], where: str) -> DetectedLayout:
@@ -333,7 +333,7 @@ def _lines(entry: SourceFile) -> Iterator[Cells]:
     """Yield the heading and the rows of a CSV, or of JSON objects with the same keys; raises TableError, ValueError."""
     kind = ending_of(entry.parts[-1])
     size = len(entry.source) if isinstance(entry.source, bytes) else os.stat(entry.source).st_size  # noqa: PTH116
-    most = MAX_JSON_BYTES if kind == ".json" else MAX_BYTES
+    most = MAX_JSON_BYTES if kind == JSON else MAX_BYTES
     if size > most:
         raise TableError(f"it has {size / 2**20:,.0f} MiB, and {most // 2**20} are read at most")
     data = entry.read()
@@ -341,7 +341,7 @@ def _lines(entry: SourceFile) -> Iterator[Cells]:
     if kind == LIST:
         lines = (line.rsplit(maxsplit=1) for line in data.decode("utf-8-sig").splitlines())
     else:
-        lines = _json_lines(data, kind) if kind in (".json", ".jsonl") else _csv_lines(data)
+        lines = _json_lines(data, kind) if kind in (JSON, ".jsonl") else _csv_lines(data)
     for count, line in enumerate(lines):
         if count > MAX_ROWS:
             raise TableError(f"it has over {MAX_ROWS:,} rows")

@@ -1,7 +1,4 @@
-"""How uneven the classes are, and what training does about it: the data report and training say it in the same words.
-
-Knows counts of pictures, nothing of pictures or networks.
-"""
+"""Class imbalance: how uneven the classes are, what training does about it, and which classes are too small."""
 
 import numpy as np
 from numpy.typing import NDArray

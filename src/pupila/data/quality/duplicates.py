@@ -1,4 +1,4 @@
-"""Pictures that are there twice: bit for bit, or nearly, mirrored or not. Knows pixels, and no files or classes.
+"""Pictures that are there twice: bit for bit, or nearly, mirrored or not.
 
 Near ones are found by comparing all pairs, not by hashing: the correlation of 8 x 8 copies is one matrix product. Its
 time grows with the square of their number: two to three minutes for 60,000 on two cores. What it proposes is confirmed

@@ -1,4 +1,4 @@
-"""Labels corrected by a table, as `pupila mislabelled` writes it: the files stay as they are. Knows names, no pixels.
+"""Corrects labels by a table, as `pupila mislabelled` writes it. The files stay as they are.
 
 The table is a CSV with the columns path and label. Where it has a column `suggested` too, that is the new label, and
 `label` is the one that the picture has now. Rows that are right as they are can be removed, or both made the same.
@@ -15,6 +15,7 @@ import numpy as np
 from pupila._names import nearest
 from pupila._tables import unescaped
 from pupila.data.dataset import Dataset, Integers, SplitArrays, Splits, fingerprint
+from pupila.data.layouts.tables import MAX_BYTES
 from pupila.errors import DataError
 
 NAMED_AT_MOST = 5
@@ -58,6 +59,8 @@ def relabelled(splits: Splits, table: Path) -> Splits:
 def read_fixes(table: Path) -> list[Fix]:
     """Read a table of labels; raises DataError if it cannot be read or is none."""
     try:
+        if table.stat().st_size > MAX_BYTES:
+            raise DataError(f"{table}: has over {MAX_BYTES // 2**20} MiB. Give a table of the labels that change.")
         with table.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             heads, rows = reader.fieldnames or (), list(reader)

@@ -1,7 +1,4 @@
-"""Write a data set as class folders in train/, valid/ and test/, beside the original, which stays as it is.
-
-Knows the cut that training makes, and makes the same. Knows nothing of what training does then.
-"""
+"""Writes a data set as class folders in train/, valid/ and test/, split as training does. The original stays."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Reads tar and zip archives in memory, with limits on members, header records, unpacked bytes and depth.
+"""Reads tar and zip archives in memory, with limits on members, header records and unpacked bytes.
 
 Nothing is unpacked to disk, so no member's path or link can do harm.
 """

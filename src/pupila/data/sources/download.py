@@ -1,6 +1,6 @@
-"""One published file, fetched into a folder: resumed if cut off, checked against its hash, put in place whole.
+"""Downloads a published file: resumed if cut off, checked against its hash, put in place whole.
 
-Knows nothing of what is in the file: data sets and weights alike.
+Used for data sets and weights.
 """
 
 import hashlib

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pupila._names import did_you_mean
-from pupila.data.layouts.tables import JSON_TABLES
+from pupila.data.layouts.tables import JSON, TABLES
 from pupila.data.sources.archive import SUFFIXES, UnpackBudget, read_archive, stem, unpack
 from pupila.data.sources.file_names import SHOWN, is_undecoded, name_decoder, name_readings, sure_encoding
 from pupila.data.sources.files import ListedFile, SourceFile, SourceFiles, counted, list_folder, without_run_folders
@@ -72,7 +72,7 @@ def _find(given: str | Path) -> DataSource:
     except OSError as error:
         where = error.filename or given
         raise DataError(f"{where}: cannot be read ({error.strerror}). Check its permissions.") from error
-    if path.suffix.lower() in JSON_TABLES:  # its pictures are beside or below it; other tables there are not meant
+    if path.suffix.lower() in (*TABLES, JSON):  # its pictures are beside or below it; other tables there are not meant
         return _folder(path.parent, path.stem, lambda entry: entry.may_be_picture or entry.source == str(path))
     identity = (status.st_size, status.st_mtime_ns)
     if path.suffix.lower() in (".parquet", ".npz"):
@@ -137,7 +137,7 @@ def _size(file: SourceFile) -> int:
 
 
 def with_decoded_names(files: SourceFiles, encoding: str | None, where: str) -> SourceFiles:
-    """Decode the names that are not in UTF-8: as told, or as the names show; a note says how they were read.
+    """Decode the names that are not in UTF-8: in the given encoding, or in one that the names show; a note names it.
 
     Raises DataError that asks for the encoding if it is unknown, or if names of folders could mean different things.
     """
