@@ -21,7 +21,7 @@ import pytest
 import requests
 from flask import Flask
 from PIL import Image
-from server_kit import Running, encode, picture, serving, write_model
+from server_kit import Running, encode, serving, write_model
 
 import pupila.errors
 from pupila.cli import main
@@ -381,8 +381,8 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     """A folder that holds the pictures which the documents speak of."""
-    for name, colour in (("horse", "red"), ("dog", "green"), ("frog", "blue")):
-        (tmp_path / f"{name}.jpg").write_bytes(picture(colour, "JPEG", (160, 120)))
+    shutil.copytree(ROOT / "examples" / "photos", tmp_path / "examples" / "photos")
+    shutil.copytree(ROOT / "examples" / "photos", tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 

@@ -10,6 +10,8 @@ import pytest
 from server_kit import picture, serving, write_model
 from training_kit import write_photos
 
+import pupila
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -119,3 +121,29 @@ def test_embed_answers_without_a_server_or_torch(folder):
 def test_examples_need_pupila_alone(name):
     imports = [line for line in (EXAMPLES / name).read_text().splitlines() if line.startswith(("import", "from"))]
     assert imports == ["import sys", "import pupila"]
+
+
+PHOTOS = sorted((EXAMPLES / "photos").glob("*.jpg"))
+
+
+@pytest.mark.parametrize("photo", PHOTOS, ids=lambda path: path.stem)
+def test_bundled_model_knows_the_sample_photos(photo):
+    answer = pupila.load().predict(photo)
+    assert (answer.category, answer.unknown) == (photo.stem, False) and answer.confidence > 0.8
+
+
+def test_first_line_of_python_answers():
+    code = "import pupila; print(pupila.load().predict('examples/photos/horse.jpg'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=EXAMPLES.parent, capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("Prediction('horse', 0.") and done.stderr == ""
+
+
+def test_notebook_runs(tmp_path):
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    shutil.copytree(EXAMPLES, tmp_path / "examples")
+    notebook = nbformat.read(EXAMPLES / "pupila.ipynb", as_version=4)
+    resources = {"metadata": {"path": str(tmp_path / "examples")}}
+    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
+    outputs = [str(output) for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert "Prediction('horse'" in outputs[0] and "validation pictures are right" in outputs[1]
+    assert "Prediction('" in outputs[-1] and "Prediction('0'" in outputs[-1]

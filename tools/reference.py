@@ -1,13 +1,16 @@
-"""Writes docs/reference/ from the code: the commands with their options, and the keys of a recipe.
+"""Writes docs/reference/ and docs/python-api.md from the code: commands, keys of a recipe, and the public functions.
 
 python tools/reference.py writes the pages; tests/test_documents.py fails where a committed page is another one.
 """
 
 import dataclasses
+import importlib
+import inspect
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -22,7 +25,11 @@ MADE = "<!-- Written by `make docs` from the code. Change it there. -->\n\n"
 
 def pages() -> dict[Path, str]:
     """Return each page's text by its path."""
-    return {FOLDER / "commands.md": commands_page(), FOLDER / "recipes.md": recipes_page()}
+    return {
+        FOLDER / "commands.md": commands_page(),
+        FOLDER / "recipes.md": recipes_page(),
+        FOLDER.parent / "python-api.md": api_page(),
+    }
 
 
 def commands_page() -> str:
@@ -124,6 +131,91 @@ def allowed(key: str) -> str:
         chosen = "0 (chosen from the data), " if key in OPEN else ""
         return chosen + " to ".join(f"{bound:.0f}" if bound == int(bound) else f"{bound:g}" for bound in (low, high))
     return {bool: "`true`, `false`", str: "text"}.get(type(getattr(Recipe(), key)), "pairs of size and share")
+
+
+API = {
+    "Predict": ("load", "Predictor.predict", "Prediction", "Choice"),
+    "Train": ("train", "TrainResult", "load_recipe"),
+    "Evaluate": ("evaluate", "PartEvaluation", "load_dataset"),
+    "Serve": ("create_app", "serve", "Client", "Client.predict", "Client.model", "Client.ready"),
+}
+"""What the page of the Python API shows, by section."""
+API_START = """# Python
+
+`import pupila` is all that a program needs; it loads neither NumPy nor PyTorch before they are used. Predicting and
+serving need the base install, training needs the `train` extra.
+
+```python
+import pupila
+
+model = pupila.load("model.onnx")                 # pupila.load() is the model that comes with Pupila
+p = model.predict("horse.jpg")                    # Prediction('horse', 0.979)
+p.category, p.confidence, p.unknown, p.top
+ps = model.predict(["a.jpg", "b.jpg"], top=3)     # a list gives a list, in order
+
+run = pupila.train("photos", minutes=2)
+run.model, run.accuracy, run.interval, run.history, run.report
+pupila.evaluate("model.onnx", "photos").accuracy
+pupila.load_dataset("photos").train
+
+app = pupila.create_app("model.onnx")             # any WSGI server
+pupila.serve("model.onnx", port=3000)
+pupila.Client("http://127.0.0.1:3000").predict("horse.jpg", top=3, explain=True)
+```
+
+Wrong input raises a `PupilaError` or a `TypeError` of one sentence; [Errors](errors.md#from-python) lists the classes
+and their codes. Pupila prints nothing: it logs to `logging.getLogger("pupila")`. To see a training's lines:
+`logging.basicConfig(level=logging.INFO)`. The options of `serve` and `create_app` are the
+[settings](http.md#settings). A notebook that trains, looks at mistakes and serves is in `examples/pupila.ipynb`.
+"""
+
+
+def api_page() -> str:
+    """The public functions and classes, from their docstrings."""
+    sections = [
+        f"\n## {title}\n\n" + "\n".join(api_entry(name, found(name)) for name in names) for title, names in API.items()
+    ]
+    return MADE + API_START + "".join(sections)
+
+
+def found(name: str) -> Any:
+    """Return what a name of the page stands for."""
+    homes = {
+        "Choice": "pupila.prediction",
+        "TrainResult": "pupila.training.train",
+        "PartEvaluation": "pupila.evaluation.evaluate",
+    }
+    value: Any = importlib.import_module(homes.get(name, "pupila"))
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def api_entry(name: str, value: Any) -> str:
+    """One function with its parameters, or one class with its fields and properties."""
+    if not isinstance(value, type):
+        return f"### {name}{parameters(value)}\n\n{paragraphs(inspect.getdoc(value) or '')}\n"
+    takes = parameters(value.__init__) if value.__name__ == "Client" else ""
+    rows = "".join(f"| `{field}` | {cell(doc)} |\n" for field, doc in members(value).items())
+    table = f"\n| attribute | meaning |\n|---|---|\n{rows}" if rows and not takes else ""
+    return f"### {name}{takes}\n\n{paragraphs(inspect.getdoc(value) or '')}\n{table}"
+
+
+def parameters(function: Any) -> str:
+    """Return the parameters as a person would write them: names and defaults."""
+    plain = [p.replace(annotation=p.empty) for p in inspect.signature(function).parameters.values() if p.name != "self"]
+    known = (str, int, float, tuple, type(None))
+    plain = [p if p.default is p.empty or isinstance(p.default, known) else p.replace(default=...) for p in plain]
+    return str(inspect.Signature(plain)).replace("Ellipsis", "...")
+
+
+def members(cls: type) -> dict[str, str]:
+    """Return the fields and properties of a class, inherited ones too, with what their docstrings say."""
+    docs: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        docs |= field_docs(base)
+        docs |= {k: inspect.getdoc(v) or "" for k, v in vars(base).items() if isinstance(v, property)}
+    return {name: " ".join(doc.split()) for name, doc in docs.items()}
 
 
 def cell(text: str) -> str:

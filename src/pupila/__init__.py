@@ -163,7 +163,7 @@ def create_app(model: "PathLike | Predictor | None" = None, settings: "Settings 
 def serve(model: PathLike | None = None, settings: "Settings | None" = None, **options: Any) -> None:
     """Serve a model file, or the bundled one, until SIGTERM or Ctrl-C. Call it in the main thread.
 
-    Options are those of Settings, such as port=3000; `pupila serve --help` lists them.
+    Options are those of Settings, such as port=3000.
     Raises ModelError, SettingsError.
     """
     from pupila.errors import ModelError

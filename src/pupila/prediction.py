@@ -8,8 +8,11 @@ class Choice:
     """One class and the calibrated probability that it is the right one."""
 
     category: str
+    """Name of the class."""
     category_index: int
+    """Its place in the model's list of classes."""
     confidence: float
+    """Calibrated probability, 0 to 1."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -17,6 +20,7 @@ class Prediction:
     """The answer for one picture: its choices from the most probable on, as many as were asked for."""
 
     top: tuple[Choice, ...]
+    """The most probable classes, as many as were asked for, each with category, category_index and confidence."""
     unknown: bool
     """True if the picture looks like none of the classes; False too where the model has no threshold for it."""
     explanation: tuple[tuple[float, ...], ...] | None = None
