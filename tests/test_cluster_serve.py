@@ -190,3 +190,6 @@ def test_collecting_pictures_is_refused_on_a_cluster(models: tuple[Path, Path], 
 
     with pytest.raises(SettingsError, match="on one machine"):
         serve_on_cluster(models[0], Settings(feedback_dir=tmp_path))
+    for settings in (Settings(host="unix:/run/p.sock"), Settings(forwarded_allow=("*",))):
+        with pytest.raises(SettingsError, match="put a proxy in front"):
+            serve_on_cluster(models[0], settings)

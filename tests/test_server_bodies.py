@@ -9,6 +9,7 @@ import re
 import time
 import tracemalloc
 import zlib
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -177,6 +178,14 @@ def test_a_compressed_body_is_read_on_every_route(client: FlaskClient, coding: s
     assert answer.get_json()["outputs"][0]["data"] == ["red"]
     answer = client.post("/predictions/colours", data=pack(PNG), headers=headers)
     assert next(iter(answer.get_json())) == "red"
+
+
+def test_feedback_is_read_compressed(tmp_path: Path) -> None:
+    predictor = Predictor.load(write_model(tmp_path / "colours.onnx"))
+    client = create_app(predictor, Settings(feedback_dir=tmp_path / "kept")).test_client()
+    body = gzip.compress(json.dumps({"request_id": "x", "picture": 0, "category": "red"}).encode())
+    headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    assert said(client.post("/feedback", data=body, headers=headers))[:2] == (404, "picture_unknown")
 
 
 def test_tritons_binary_tensor_is_read_compressed(client: FlaskClient) -> None:

@@ -199,17 +199,20 @@ def test_a_standard_output_that_nobody_reads_stops_no_answer(model: Path, tmp_pa
 # Terminal
 
 
-IN_TERMINAL = (
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
-)
+IN_TERMINAL = """
+import fcntl, os, signal, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGHUP, signal.SIG_IGN if sys.argv[1] == "nohup" else signal.SIG_DFL)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 @pytest.fixture
-def in_terminal(model: Path) -> Iterator[tuple[subprocess.Popen[bytes], int, str]]:
+def in_terminal(model: Path, request: pytest.FixtureRequest) -> Iterator[tuple[subprocess.Popen[bytes], int, str]]:
     """A server that was started in a terminal: its process, the terminal, its address."""
-    port = free_port()
+    port, how = free_port(), getattr(request, "param", "plain")
     terminal, inside = pty.openpty()
-    command = [sys.executable, "-c", IN_TERMINAL, *COMMAND, str(model), "--port", str(port), "--workers", "1"]
+    command = [sys.executable, "-c", IN_TERMINAL, how, *COMMAND, str(model), "--port", str(port), "--workers", "1"]
     process = subprocess.Popen(command, stdin=inside, stdout=inside, stderr=inside, start_new_session=True)
     os.close(inside)
     url = f"http://127.0.0.1:{port}"
@@ -238,6 +241,15 @@ def test_a_server_ends_with_the_terminal_that_it_runs_in(in_terminal: tuple[Any,
     process, terminal, _ = in_terminal
     os.close(terminal)
     assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("in_terminal", ["nohup"], indirect=True)
+def test_a_server_under_nohup_outlives_its_terminal(in_terminal: tuple[Any, int, str]) -> None:
+    process, terminal, url = in_terminal
+    os.close(terminal)
+    process.send_signal(signal.SIGHUP)  # as a shell sends it that ends
+    wait_until(lambda: answers(url) and has_started_twice(url), 30)
+    assert process.poll() is None
 
 
 def test_sighup_to_a_server_whose_terminal_is_open_reloads_it(in_terminal: tuple[Any, int, str]) -> None:

@@ -4,15 +4,16 @@
     python benchmarks/serving/fuzz.py MODEL.onnx --atheris [--minutes 15]
 
 Mutates real files by their structure (JPEG segments, PNG chunks with right checksums, GIF and WebP blocks) and byte by
-byte, and multipart bodies, JSON, binary tensors and HTTP heads likewise; to /v2 it also sends well-formed requests that
-lie about shapes, datatypes and sizes. All is drawn from the seed, so that a finding can be repeated; each is written to
-./fuzz-findings. Loopback only; ends by itself.
+byte, and multipart bodies, JSON, base64, compressed bodies, binary tensors and HTTP heads likewise; to /v2 it also
+sends well-formed requests that lie about shapes, datatypes and sizes. All is drawn from the seed, so that a finding can
+be repeated; each is written to ./fuzz-findings. Loopback only; ends by itself.
 
 With --atheris the decoder is fuzzed instead with mutations that coverage guides. That needs: pip install atheris
 """
 
 import argparse
 import base64
+import gzip
 import importlib.util
 import io
 import json
@@ -199,6 +200,42 @@ def mutate_inference(parts: list[bytes], rng: random.Random) -> tuple[bytes, byt
     return text + tensor, b"Inference-Header-Content-Length: %d\r\n" % length
 
 
+def written_in_base64(data: bytes, rng: random.Random) -> str:
+    """Return a picture as one of the ways in which clients write base64."""
+    text = base64.b64encode(data).decode()
+    return rng.choice((
+        text, text.rstrip("="), text.replace("+", "-").replace("/", "_"), text.replace("+", " "), f"b'{text}'",
+        "\n".join(text[at : at + 76] for at in range(0, len(text), 76)), f"data:image/png;name=x.png;base64,{text}",
+        f"DATA:;BASE64,{text}", text.replace("+", "%2B"), "data:image/png," + "%41" * 50, "https://a/b.jpg",
+    ))  # fmt: skip
+
+
+def json_of(parts: list[bytes], rng: random.Random) -> bytes:
+    """Return JSON of pictures, perhaps with faults."""
+    document = {"images": [written_in_base64(part, rng) for part in parts], "top": rng.choice((1, "3", None, "x"))}
+    body = json.dumps(document).encode()
+    return mutate_bytes(body, rng) if rng.random() < 0.5 else body
+
+
+def encoded(body: bytes, rng: random.Random) -> tuple[bytes, bytes]:
+    """Return a body and its headers: now and then in a Content-Encoding, with faults, or far larger than it looks."""
+    headers = b""
+    if rng.random() < 0.1:
+        hops = mutate_bytes(b"1.2.3.4, [::1]:5", rng).replace(b"\r", b"").replace(b"\n", b"")
+        headers = b"X-Forwarded-For: %s\r\nX-Forwarded-Prefix: /x\r\n" % hops
+    if rng.random() > 0.25:
+        return body, headers
+    if rng.random() < 0.1:
+        body = bytes(rng.choice((2**20, 2**27)))
+    coding = rng.choice((b"gzip", b"deflate", b"br", b"gzip, gzip", b"identity"))
+    if coding == b"gzip":
+        body = gzip.compress(body, 1) * rng.choice((1, 1, 1, 2))
+    elif coding == b"deflate":
+        body = zlib.compress(body, 1)[rng.choice((0, 0, 2)) :]
+    body = mutate_bytes(body, rng) if rng.random() < 0.3 else body
+    return body, headers + b"Content-Encoding: %s\r\n" % coding
+
+
 def mutate_request(files: list[tuple[str, bytes]], name: bytes, rng: random.Random) -> bytes:
     """Return the bytes of a request with faults in its pictures, its body or its head."""
     parts = [
@@ -219,10 +256,7 @@ def mutate_request(files: list[tuple[str, bytes]], name: bytes, rng: random.Rand
             (b"multipart/form-data", b"multipart/form-data; boundary=C", b"image/png", b"text/plain", b"")
         )
     elif kind == 3:
-        body, content = (
-            mutate_bytes(b'{"images": ["aGVsbG8=", "data:image/png;base64,aGVsbG8="]}', rng),
-            b"application/json",
-        )
+        body, content = json_of(parts, rng), b"application/json"
     path = rng.choice((b"/predict", b"/predict?top=3", b"/predict?on_error=partial", b"/predict?explain=1&top=x"))
     if kind == 4:
         path = rng.choice((b"/v2/models/x/infer", b"/predictions/x", b"/%00", b"/\xff", b"/predict?" + b"a=b&" * 50))
@@ -232,6 +266,8 @@ def mutate_request(files: list[tuple[str, bytes]], name: bytes, rng: random.Rand
         body, more = (mutate_inference if rng.random() < 0.4 else dishonest_inference)(parts, rng)
     if kind == 9:
         path, content, body = b"/predictions/%s" % name, b"image/*", parts[0]
+    body, extra = encoded(body, rng)
+    more += extra
     head = b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Type: %s\r\nContent-Length: %d\r\n" % (path, content, len(body))
     head += more
     if kind == 5:

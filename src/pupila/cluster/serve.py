@@ -129,6 +129,9 @@ def serve_on_cluster(model: Path, settings: Settings, address: str = HERE) -> st
     """
     if settings.feedback_dir is not None:
         raise SettingsError("--feedback-dir keeps pictures on one machine. Leave it out on a cluster.")
+    if settings.tls_certificate or settings.forwarded_allow or settings.host.startswith("unix:"):
+        fix = "Leave out TLS, --forwarded-allow and unix:, and put a proxy in front."
+        raise SettingsError(f"Ray's own proxies take the requests in on a cluster. {fix}")
     with connected(address, start=False):
         made = application(model, settings, settings.workers or cpus(), cpus())
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
