@@ -28,7 +28,7 @@ from pupila.server import Settings, create_app
 from pupila.server.api.auth import ApiKey, digest_of
 from pupila.server.api.feedback_writer import DROPPED, KEPT, PENDING, QUEUE_PICTURES, Collector, new_table
 from pupila.server.api.multipart import Part
-from pupila.server.inference.classifier import Answer
+from pupila.server.inference.classifier import PictureResult
 
 ME = {"Authorization": "Bearer secret"}
 
@@ -311,11 +311,11 @@ class Slow(Store):
         return super().add(*args, **options)
 
 
-def red(folder: Path) -> tuple[Part, Answer]:
+def red(folder: Path) -> tuple[Part, PictureResult]:
     """A picture and its answer."""
     predictor = Predictor.load(write_model(folder / "colours.onnx"))
     part = Part("", picture("red"))
-    return part, Answer(predictor.predict(images.decode(part.data, 32)[None])[0], None)
+    return part, PictureResult(predictor.predict(images.decode(part.data, 32)[None])[0], None)
 
 
 def test_feedback_waits_for_a_picture_that_is_being_written_even_if_nothing_else_waits(tmp_path: Path) -> None:

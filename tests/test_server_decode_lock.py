@@ -6,7 +6,7 @@ import time
 import pytest
 
 from pupila.server.inference.batcher import DeadlineError
-from pupila.server.inference.decode_lock import SMALL, LargeImageLock
+from pupila.server.inference.classifier import SMALL, LargeImageLock
 
 BIG = 4 * SMALL
 

@@ -6,8 +6,7 @@ import socket
 
 import pytest
 
-from pupila.server.transport.connection import Connection
-from pupila.server.transport.connections import Pool
+from pupila.server.transport.connection import Connection, ConnectionTable
 from pupila.server.transport.parser import (
     HEAD_END,
     LINES,
@@ -22,7 +21,7 @@ from pupila.server.transport.parser import (
 
 def test_connection_that_is_dropped_twice_leaves_the_next_one_of_its_number_alone() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        pool = Pool(memoryview(bytearray(64)).cast("d"), 60, 1000)
+        pool = ConnectionTable(memoryview(bytearray(64)).cast("d"), 60, 1000)
         with socket.create_connection(listener.getsockname()), socket.create_connection(listener.getsockname()):
             assert pool.accept(listener)
             first = next(iter(pool.open.values()))

@@ -6,37 +6,36 @@ from collections.abc import Iterator
 
 import pytest
 
-from pupila.server.process.scoreboard import BEAT, CONNECTIONS, READY, Board
-from pupila.server.transport.connections import Pool
-from pupila.server.transport.handoff import Door, Doors
-from pupila.server.transport.listener import Listener
+from pupila.server.process.scoreboard import CONNECTIONS, HEARTBEAT, READY, Scoreboard
+from pupila.server.transport.connection import ConnectionTable
+from pupila.server.transport.listener import ConnectionHandoff, HandoffSockets, Listener
 
 ALL = 3
 
 
 @pytest.fixture
-def board() -> Board:
-    """Return a board with another worker, who is alive for the time of a test."""
-    board = Board(2)
-    board.row(1)[READY], board.row(1)[BEAT] = 1.0, time.monotonic() + 600
-    return board
+def scoreboard() -> Scoreboard:
+    """Return a scoreboard with another worker, who is alive for the time of a test."""
+    scoreboard = Scoreboard(2)
+    scoreboard.row(1)[READY], scoreboard.row(1)[HEARTBEAT] = 1.0, time.monotonic() + 600
+    return scoreboard
 
 
 @pytest.fixture
-def doors() -> Iterator[Doors]:
-    doors = Doors(2)
+def doors() -> Iterator[HandoffSockets]:
+    doors = HandoffSockets(2)
     yield doors
     [end.close() for pair in doors.pairs for end in pair]
 
 
 @pytest.fixture
-def listener(board: Board) -> Iterator[Listener]:
+def listener(scoreboard: Scoreboard) -> Iterator[Listener]:
     """Yield a listener to which three clients have connected."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         sock.setblocking(False)
         clients = [socket.create_connection(sock.getsockname()) for _ in range(ALL)]
-        pool = Pool(board.row(0), 60.0, 1000)
-        yield Listener(sock, pool, board, 10)
+        pool = ConnectionTable(scoreboard.row(0), 60.0, 1000)
+        yield Listener(sock, pool, scoreboard, 10)
         [end.close() for end in (*clients, *pool.open.values(), pool.selector)]
 
 
@@ -48,9 +47,9 @@ def test_second_connection_is_left_to_a_worker_that_has_none(listener: Listener)
     assert not listener.watched
 
 
-def test_rest_is_taken_once_the_other_has_caught_up(listener: Listener, board: Board) -> None:
+def test_rest_is_taken_once_the_other_has_caught_up(listener: Listener, scoreboard: Scoreboard) -> None:
     listener.accept()
-    board.row(1)[CONNECTIONS] = 3
+    scoreboard.row(1)[CONNECTIONS] = 3
     listener.watch(listener.away_until - 0.01)
     assert listener.watched
     listener.accept()
@@ -64,19 +63,21 @@ def test_all_is_taken_at_last_though_the_other_takes_none(listener: Listener) ->
     assert len(listener.pool) == ALL
 
 
-def test_connection_is_handed_to_a_worker_that_has_two_fewer(listener: Listener, board: Board, doors: Doors) -> None:
+def test_connection_is_handed_to_a_worker_that_has_two_fewer(
+    listener: Listener, scoreboard: Scoreboard, doors: HandoffSockets
+) -> None:
     listener.take_all()
-    here, there = listener.pool, Pool(board.row(1), 60.0, 1000)
-    door, other = Door(doors, 0, here, board), Door(doors, 1, there, board)
+    here, there = listener.pool, ConnectionTable(scoreboard.row(1), 60.0, 1000)
+    door, other = ConnectionHandoff(doors, 0, here, scoreboard), ConnectionHandoff(doors, 1, there, scoreboard)
     first, second, *_ = here.open.values()
-    row = board.row(1)
-    door.hand_over(first, row[BEAT] + 1)  # the other may hang
+    row = scoreboard.row(1)
+    door.rebalance(first, row[HEARTBEAT] + 1)  # the other may hang
     assert len(here) == ALL
-    row[BEAT] += 2
-    door.hand_over(first, row[BEAT] + 0.01)
-    door.hand_over(second, row[BEAT] + 0.02)  # too soon for the board to show it
+    row[HEARTBEAT] += 2
+    door.rebalance(first, row[HEARTBEAT] + 0.01)
+    door.rebalance(second, row[HEARTBEAT] + 0.02)  # too soon for the scoreboard to show it
     other.take()
-    door.hand_over(second, row[BEAT] + 0.09)  # 2 and 1 are even
+    door.rebalance(second, row[HEARTBEAT] + 0.09)  # 2 and 1 are even
     assert (len(here), len(there)) == (2, 1) and first not in here
     (moved,) = there.open.values()
     assert (moved.address, moved.sock.getsockname()) == ("127.0.0.1", listener.sock.getsockname())
@@ -84,7 +85,7 @@ def test_connection_is_handed_to_a_worker_that_has_two_fewer(listener: Listener,
     there.selector.close()
 
 
-def test_what_nobody_has_taken_is_closed_when_its_worker_is_gone(doors: Doors) -> None:
+def test_what_nobody_has_taken_is_closed_when_its_worker_is_gone(doors: HandoffSockets) -> None:
     one, client = socket.socketpair()
     assert doors.hand(1, one, "127.0.0.1")
     one.close()

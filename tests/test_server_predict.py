@@ -59,7 +59,7 @@ def batches(app: Flask) -> tuple[float, float]:
 
 
 def telemetry_of(app: Flask) -> Telemetry:
-    telemetry: Telemetry = app.extensions["pupila"].ledger.telemetry
+    telemetry: Telemetry = app.extensions["pupila"].request_log.telemetry
     return telemetry
 
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from pupila.server.transport.request_queue import FORGET, RequestQueue, ThroughputEstimate
+from pupila.server.transport.executor import FORGET, RequestQueue, ThroughputEstimate
 
 
 def looked(*looks: tuple[float, int, bool]) -> ThroughputEstimate:

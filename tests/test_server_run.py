@@ -22,8 +22,7 @@ from pupila._cpus import usable_cores
 from pupila.errors import SettingsError
 from pupila.predictor import Predictor
 from pupila.server import Settings
-from pupila.server.process.cpu_plan import make_plan
-from pupila.server.process.supervisor import Server, bind
+from pupila.server.process.supervisor import Server, bind, make_plan
 
 DEADLINE = 2.0
 BODY = b'--XX\r\nContent-Disposition: form-data; name="file"\r\n\r\n' + picture() + b"\r\n--XX--\r\n"
@@ -222,19 +221,19 @@ def sockets(pid: int) -> int:
 
 
 def test_connection_handed_to_a_worker_that_has_just_ended_is_let_go(model: Path) -> None:
-    """The worker that hands it over may have looked at the board right before; nobody else may come for long."""
+    """The worker that hands it over may have looked at the scoreboard right before; nobody else may come for long."""
     host = Server(model, Settings(port=0), Predictor.load, bind(Settings(port=0)))
     arbiter, worker = SimpleNamespace(WORKERS={}), SimpleNamespace()
     host.give_slot(arbiter, worker)
     host.clear_slot(arbiter, worker)
     handed, client = socket.socketpair()
     with client, handed:
-        assert host.doors.hand(worker.slot, handed, "127.0.0.1")
+        assert host.handoffs.hand(worker.slot, handed, "127.0.0.1")
         handed.close()
         client.settimeout(5)
-        host.let_strays_go(arbiter)
+        host.close_orphaned_handoffs(arbiter)
         assert client.recv(1) == b""
-    for end in (host.original, *(end for pair in host.doors.pairs for end in pair)):
+    for end in (host.original, *(end for pair in host.handoffs.pairs for end in pair)):
         end.close()
     for descriptor in (host.listener, host.failures, host.report):
         os.close(descriptor)

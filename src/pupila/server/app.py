@@ -16,13 +16,13 @@ from pupila.server.api.kserve_v2 import oip
 from pupila.server.api.openapi import openapi
 from pupila.server.api.pages import pages
 from pupila.server.api.predict import AppState, PredictMiddleware
+from pupila.server.api.request_context import install
 from pupila.server.api.torchserve import torchserve
 from pupila.server.api.views import EXTENSION, core, json_response
-from pupila.server.hooks import install
 from pupila.server.inference.batcher import DeadlineError, QueueFullError
 from pupila.server.inference.classifier import Classifier
 from pupila.server.observability.health import Health
-from pupila.server.observability.request_log import Ledger
+from pupila.server.observability.request_log import RequestLog
 from pupila.server.observability.telemetry import Telemetry
 from pupila.server.settings import Settings
 
@@ -37,7 +37,7 @@ def create_app(
     predictor: Predictor,
     settings: Settings | None = None,
     health: Health | None = None,
-    ledger: Ledger | None = None,
+    request_log: RequestLog | None = None,
     access: AccessControl | None = None,
     collector: Collector | None = None,
 ) -> Flask:
@@ -47,13 +47,13 @@ def create_app(
     Raises DataError if pictures are to be kept in a folder that cannot be used.
     """
     settings = settings or Settings()
-    ledger = ledger or Ledger(Telemetry(), settings.access_log)
+    request_log = request_log or RequestLog(Telemetry(), settings.access_log)
     access = access or AccessControl(settings.api_keys, settings.cors_origins)
     if collector is None and settings.feedback_dir is not None:
         collector = Collector(settings)
     app = Flask("pupila.server", static_folder=None, template_folder=None)
-    classifier = Classifier(predictor, settings, ledger.telemetry.batch)
-    state = AppState(classifier, settings, health or Health(), ledger, access, collector)
+    classifier = Classifier(predictor, settings, request_log.telemetry.batch)
+    state = AppState(classifier, settings, health or Health(), request_log, access, collector)
     app.extensions[EXTENSION] = state
     install(app, state)
     for blueprint in (core, oip, torchserve, openapi, pages, feedback):

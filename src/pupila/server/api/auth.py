@@ -19,7 +19,7 @@ from typing import Any
 
 from pupila.errors import SettingsError
 from pupila.server.api.errors import RequestError
-from pupila.server.process.shared_table import Table
+from pupila.server.process.scoreboard import SharedTable
 
 log = logging.getLogger("pupila.server")
 
@@ -203,7 +203,7 @@ class RateLimiter:
 
     def __init__(self, names: Iterable[str]) -> None:
         self._column = {name: column for column, name in enumerate(dict.fromkeys(names))}
-        self._due = Table(1, max(len(self._column), 1)).row(0)
+        self._due = SharedTable(1, max(len(self._column), 1)).row(0)
 
     def wait(self, name: str, rate: float | None, count: int = 1) -> float:
         """Return 0 and count so many if they may pass now, else the seconds until they may."""

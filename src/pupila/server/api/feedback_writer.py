@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pupila.errors import DataError, ImageError, SettingsError
 from pupila.feedback import Answered, Kept, Store
 from pupila.server.api.multipart import Part
-from pupila.server.inference.classifier import Answer
-from pupila.server.process.shared_table import Table
+from pupila.server.inference.classifier import PictureResult
+from pupila.server.process.scoreboard import SharedTable
 from pupila.server.settings import Settings
 
 log = logging.getLogger("pupila.server")
@@ -34,9 +34,9 @@ LAST_WORDS = 10.0
 """Seconds that a worker which ends has to write what is in its queue."""
 
 
-def new_table(workers: int) -> Table:
+def new_table(workers: int) -> SharedTable:
     """Return the counts that the workers share: made before the fork."""
-    return Table(workers, 3)
+    return SharedTable(workers, 3)
 
 
 def prepare(settings: Settings) -> None:
@@ -66,7 +66,9 @@ class Collector:
     One that comes in place of a worker that is gone, `replaces`, clears up what that may have left half done.
     """
 
-    def __init__(self, settings: Settings, table: Table | None = None, slot: int = 0, replaces: bool = False) -> None:
+    def __init__(
+        self, settings: Settings, table: SharedTable | None = None, slot: int = 0, replaces: bool = False
+    ) -> None:
         if settings.feedback_dir is None:
             raise ValueError("There is no folder to collect in.")
         self.store = Store(settings.feedback_dir, create=True)
@@ -90,7 +92,12 @@ class Collector:
             self._start()
 
     def offer(
-        self, request: str, parts: Sequence[Part], found: Sequence[Answer | ImageError], model: str, owner: str = ""
+        self,
+        request: str,
+        parts: Sequence[Part],
+        found: Sequence[PictureResult | ImageError],
+        model: str,
+        owner: str = "",
     ) -> None:
         """Keep the pictures of a request that were answered; returns at once. `owner`: see Answered."""
         now = time.time()

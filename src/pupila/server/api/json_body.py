@@ -1,11 +1,15 @@
-"""From a request's body to its JSON document, within bounds that are checked before it is parsed. Knows no contents.
+"""Parses JSON bodies within bounds that are checked before parsing, and reads base64 as clients write it.
 
 Python takes some 60 to 120 bytes for a value that is three bytes of JSON, and four bytes a letter if one of them all is
 beyond the first plane.
 """
 
+import base64
+import binascii
 import json
+import re
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from pupila.server.api.errors import RequestError
 
@@ -35,3 +39,107 @@ def count(body: bytes, sign: bytes) -> int:
         found += 1
         at = body.find(sign, at + 1)
     return found if at < 0 else found + body.count(sign, at)
+
+
+MAX_HEAD = 4096
+"""Characters before the comma of a data: URL: its parameters may hold a file's name."""
+ADDRESS = re.compile(r"\s*(https?|ftp|file|s3|gs|blob):", re.IGNORECASE)
+FILE_NAME = re.compile(r"[^\n]{0,250}\.(jpe?g|jfif|png|webp|gif|bmp|tiff?|avif|hei[cf])\s*", re.IGNORECASE)
+QUOTED = re.compile(r"""\s*b?(['"])(.*)\1\s*""", re.DOTALL)
+BASE64_HEAD = re.compile(r";\s*base64\s*$", re.IGNORECASE)
+FOREIGN = re.compile(r"[^A-Za-z0-9+/]")
+REPLACED = (
+    *(("\\n", ""), ("\\r", ""), ("\\/", "/"), ("\n", ""), ("\r", ""), ("\t", "")),
+    *(("%2B", "+"), ("%2b", "+"), ("%2F", "/"), ("%2f", "/"), ("%3D", "="), ("%3d", "=")),
+    *(("%0A", ""), ("%0a", ""), ("%0D", ""), ("%0d", ""), ("%20", " "), ("-", "+"), ("_", "/")),
+)
+"""What stands for what: line breaks, also escaped twice; percent-encoding; the url-safe alphabet."""
+MAX_PERCENT = 2**18
+HOW_TO = "Send the bytes of the picture's file as base64."
+
+
+class Base64Error(ValueError):
+    """Not base64; the message says what it is instead, and what to send."""
+
+
+def from_base64(value: Any) -> bytes:
+    """Return the bytes that a JSON value stands for; raises Base64Error."""
+    if isinstance(value, dict) and len(value) == 1 and isinstance(value.get("b64"), str):
+        value = value["b64"]  # as TensorFlow Serving writes bytes in JSON
+    if not isinstance(value, str):
+        raise Base64Error(f"This is {kind_of(value)}, not a string of base64. {HOW_TO}")
+    try:
+        return base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError):  # not in the plain form
+        return decode_text(value)
+
+
+def decode_text(text: str) -> bytes:
+    """Return the bytes of a string that is not plain base64; raises Base64Error."""
+    quoted = QUOTED.fullmatch(text)
+    text = quoted[2] if quoted else text
+    if quoted and "\\x" in text[:64]:
+        raise Base64Error("This is how Python prints bytes, not base64. Send base64.b64encode(data).decode().")
+    if ADDRESS.match(text):
+        raise Base64Error(f"This is an address. The server fetches nothing. {HOW_TO}")
+    head, comma, data = text[:MAX_HEAD].partition(",")
+    if comma:
+        data = text[len(head) + 1 :]
+        if not BASE64_HEAD.search(head):
+            return decode_percent(head, data)
+        text = data
+    elif head.lstrip().lower().startswith("data:"):
+        raise Base64Error("This data: URL has no comma, after which its data begin.")
+    elif FILE_NAME.fullmatch(text):
+        raise Base64Error(f"This is the name of a file. {HOW_TO}")
+    return decode_letters(text)
+
+
+def decode_percent(head: str, data: str) -> bytes:
+    """Return the bytes of a data: URL that is not in base64 (RFC 2397); each % costs memory, so that it is short."""
+    if not head.lstrip().lower().startswith("data:") or len(data) > MAX_PERCENT:
+        raise Base64Error(f"The text after the comma is not marked as base64. {HOW_TO}")
+    return unquote_to_bytes(data)
+
+
+def decode_letters(text: str) -> bytes:
+    """Return the bytes of base64 in either alphabet, perhaps wrapped or without padding."""
+    for written, meant in REPLACED:
+        text = text.replace(written, meant)
+    text = with_plus_signs(text).rstrip("=")
+    wrong = FOREIGN.search(text)
+    if wrong:
+        raise Base64Error(f"The character {wrong[0]!r} is not of base64 there. {HOW_TO}")
+    if len(text) % 4 == 1:
+        raise Base64Error(f"The base64 is cut off: {len(text):,} characters cannot be whole bytes. Send all of it.")
+    return base64.b64decode(text + "=" * (-len(text) % 4))
+
+
+def with_plus_signs(text: str) -> str:
+    """Return base64 without spaces: those that wrap it go, and those that a form made of "+" become that again."""
+    spaces = text.count(" ")
+    if not spaces:
+        return text
+    wraps = "+" in text
+    if not wraps:
+        line = text.find(" ")
+        wraps = (len(text) - spaces) % 4 == 0
+        if wraps and len(text) % 4 == 0:  # the count of characters does not tell: lines are alike in length
+            wraps = line > 0 and text[line :: line + 1].count(" ") == spaces
+    return text.replace(" ", "" if wraps else "+")
+
+
+def kind_of(value: Any) -> str:
+    """Return in words what a JSON value is."""
+    if isinstance(value, list):
+        return "a list of numbers (pixels)" if is_pixels(value) else "a list"
+    if isinstance(value, dict):
+        return f"an object with {', '.join(json.dumps(str(key)[:40]) for key in list(value)[:3]) or 'nothing'}"
+    return "null" if value is None else "a number" if isinstance(value, int | float) else "of another kind"
+
+
+def is_pixels(value: Any) -> bool:
+    """Return whether nested lists end in a number."""
+    while isinstance(value, list) and value:
+        value = value[0]
+    return isinstance(value, int | float)

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from pupila import images
 from pupila.errors import ImageError
 from pupila.predictor import Predictor
-from pupila.server.api import answers, base64_text, json_body, multipart
+from pupila.server.api import json_body, multipart
 from pupila.server.api.errors import BadPart, RequestError
+from pupila.server.api.predict import to_bytes
 from pupila.server.api.request_context import context_of, count_pictures, read_body, record_answers, stages_of
 from pupila.server.api.views import app_state, json_response
-from pupila.server.inference.classifier import Decoding, Kind, Stages, interpret
+from pupila.server.inference.classifier import BatchKey, Decoding, Stages, interpret
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """Bytes of JSON before the binary tensors, in requests and answers alike."""
@@ -80,7 +81,7 @@ def model_ready(name: str, version: str = "") -> Response:
 def infer(name: str, version: str = "") -> Response:
     """Compute the outputs that are asked for."""
     predictor, state, environ = asked_for(name, version), app_state(), request.environ
-    stages = stages_of(environ, state.ledger)
+    stages = stages_of(environ, state.request_log)
     document, binary = split_body(read_body(environ, state.settings))
     wanted = outputs_wanted(document)
     tensor = input_tensor(document, binary, state.settings.max_parts)
@@ -88,7 +89,7 @@ def infer(name: str, version: str = "") -> Response:
     stages.end("parse")
     deadline = context_of(environ).deadline
     pictures = pixels_of(tensor, predictor, deadline, stages)
-    rows = state.classifier.compute(pictures, Kind(predictor, False), deadline, stages)
+    rows = state.classifier.compute(pictures, BatchKey(predictor, False), deadline, stages)
     record_answers(environ, predictor, interpret(predictor, rows, 1))
     tensors = compute_outputs(predictor, np.stack([row.logits for row in rows]))
     head = {"model_name": name, "model_version": predictor.version, "id": str(document.get("id", ""))}
@@ -159,8 +160,8 @@ def files_of(entry: dict[str, Any], binary: bytes, count: int) -> list[bytes]:
     if "data" in entry:
         given = entry["data"] if isinstance(entry["data"], list) else []
         try:
-            found = [base64_text.decode(text) for text in given]
-        except base64_text.Base64Error as error:
+            found = [json_body.from_base64(text) for text in given]
+        except json_body.Base64Error as error:
             raise bad(f"of the input's data: {str(error).rstrip('.')}") from error
     else:
         at = 0
@@ -230,7 +231,7 @@ def encode(head: dict[str, Any], tensors: dict[str, Tensor], binary: dict[str, b
         else:
             entry["data"] = [b.decode() for b in tensor] if isinstance(tensor, list) else tensor.ravel().tolist()
         outputs.append(entry)
-    text = answers.to_bytes({**head, "outputs": outputs})
+    text = to_bytes({**head, "outputs": outputs})
     if not tail:
         return Response(text, mimetype="application/json")
     response = Response(text + tail, mimetype="application/octet-stream")

@@ -1,4 +1,4 @@
-"""From a request's body to its pictures' bytes, within limits. Knows three encodings of a body, but no picture format.
+"""Parses a request's parameters and pictures: query string, multipart form, JSON or raw body, all within limits.
 
 Python's email parser and Werkzeug's form parser copy every part several times and spool to disk; here a part is found
 with `bytes.find` and copied once.
@@ -6,15 +6,68 @@ with `bytes.find` and copied once.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
-from pupila.server.api import base64_text, json_body
+from pupila._names import did_you_mean
+from pupila.server.api import json_body
 from pupila.server.api.errors import BadPart, RequestError
-from pupila.server.api.query import ALLOWED
 from pupila.server.settings import Settings
+
+ALLOWED: Mapping[str, str] = {
+    "top": "a whole number from 1",
+    "on_error": "'partial' or 'fail'",
+    "explain": "0 or 1",
+}
+NO_FIELDS: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Query:
+    """How /predict is to answer."""
+
+    top: int | None = None
+    """Number of classes to list; None lists none but the best."""
+    explain: bool = False
+    partial: bool = False
+    """Answer the good pictures even if others are bad."""
+
+    @classmethod
+    def parse(cls, text: str, fields: Mapping[str, str] = NO_FIELDS) -> "Query":
+        """Read a query string, and what the body gives beside it; raises RequestError for an unknown name or value."""
+        if not text and not fields:
+            return DEFAULT
+        given = dict(parse_qsl(text, keep_blank_values=True, max_num_fields=20) if text.count("&") < 20 else {"&": ""})
+        for name in given.keys() - ALLOWED.keys():
+            hint = did_you_mean(name, ALLOWED, f"Use {', '.join(map(repr, ALLOWED))}.", cutoff=0.5)
+            raise RequestError(400, "query_invalid", f"Unknown query parameter {name[:40]!r}. {hint}")
+        given = {**fields, **given}
+        top = given.get("top")
+        if top is not None and not (top.isascii() and top.isdigit() and len(top) <= 5 and int(top) > 0):
+            raise bad_value("top", top)
+        return cls(
+            None if top is None else int(top),
+            choose("explain", given.get("explain", "0"), {"0": False, "1": True}),
+            choose("on_error", given.get("on_error", "fail"), {"fail": False, "partial": True}),
+        )
+
+
+DEFAULT = Query()
+
+
+def choose(name: str, value: str, meanings: Mapping[str, bool]) -> bool:
+    """Return what the value means; raises RequestError."""
+    if value not in meanings:
+        raise bad_value(name, value)
+    return meanings[value]
+
+
+def bad_value(name: str, value: str) -> RequestError:
+    """Say which value a parameter may have."""
+    return RequestError(400, "query_invalid", f"{name}={value[:40]!r} cannot be used. Give {ALLOWED[name]}.")
+
 
 PART_NAME = "file"
 MAX_PART_HEADER = 8192
@@ -137,10 +190,10 @@ def file_of(index: int, data: bytes) -> bytes:
     """Return the file in a part without a file's name: a page may send a data: URL. Raises RequestError."""
     if data[:5].lower() == b"data:":
         try:
-            return base64_text.decode(data.decode("ascii"))
+            return json_body.from_base64(data.decode("ascii"))
         except ValueError as error:
             raise RequestError.of_parts([malformed_base64(index, error)], index + 1) from error
-    if len(data) <= MAX_FILENAME and (is_name := base64_text.FILE_NAME.fullmatch(data.decode("latin-1"))):
+    if len(data) <= MAX_FILENAME and (is_name := json_body.FILE_NAME.fullmatch(data.decode("latin-1"))):
         name = is_name[0].strip().lstrip("@")
         message = f"Part {index} holds the text {name!r} and no file. Did you forget the @? Write -F file=@{name}"
         raise RequestError(400, "no_picture", message)
@@ -231,8 +284,8 @@ def read_json(body: bytes, settings: Settings) -> Upload:
     bad: list[BadPart] = []
     for index, value in enumerate(encoded):
         try:
-            data = base64_text.decode(value)
-        except base64_text.Base64Error as error:
+            data = json_body.from_base64(value)
+        except json_body.Base64Error as error:
             bad.append(malformed_base64(index, error))
             continue
         if len(data) > settings.max_part_bytes:

@@ -4,6 +4,7 @@ Those do nothing for this route that is not done here, and took a third of the t
 network. Every POST /predict is a PredictTask, whatever options are on and whichever WSGI server calls.
 """
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,26 +13,73 @@ from wsgiref.types import StartResponse, WSGIApplication
 from flask import Response
 
 from pupila.errors import ImageError
-from pupila.server.api import answers, multipart
+from pupila.prediction import Choice
+from pupila.predictor import Floats, heat_map
+from pupila.server.api import multipart
 from pupila.server.api.auth import AccessControl
 from pupila.server.api.errors import BadPart, RequestError
 from pupila.server.api.feedback_writer import Collector
-from pupila.server.api.query import Query
+from pupila.server.api.multipart import Part, Query
 from pupila.server.api.request_context import (
     RequestContext,
+    authorize,
+    closing_headers,
     context_of,
     count_pictures,
     key_of,
+    log_request,
     read_body,
     record_answers,
     request_id_of,
     stages_of,
 )
-from pupila.server.hooks import authorize, closing_headers, log_request
-from pupila.server.inference.classifier import Answer, Classifier, Computed, Decoding, Kind, Row
+from pupila.server.inference.classifier import BatchKey, Classifier, Computed, Decoding, PictureOutputs, PictureResult
 from pupila.server.observability.health import Health
-from pupila.server.observability.request_log import Ledger
+from pupila.server.observability.request_log import RequestLog
 from pupila.server.settings import Settings
+
+ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+
+
+def to_bytes(document: Any) -> bytes:
+    """Return compact JSON; half a surrogate pair, which a client may have us repeat, becomes a question mark."""
+    return ENCODER.encode(document).encode(errors="replace")
+
+
+def predictions_json(
+    parts: Sequence[Part], answers: Sequence[PictureResult | ImageError], top: int | None
+) -> dict[str, Any]:
+    """Return the body of /predict: one entry a part in request order, an error in a bad part's place."""
+    return {"predictions": [entry(i, part, a, top) for i, (part, a) in enumerate(zip(parts, answers, strict=True))]}
+
+
+def entry(index: int, part: Part, answer: PictureResult | ImageError, top: int | None) -> dict[str, Any]:
+    """Return one picture's entry; `top` is None unless the client asked for more than the best class."""
+    if isinstance(answer, ImageError):
+        return {"error": BadPart.of(index, part.filename, answer).to_json()}
+    found = choice_json(answer.prediction.best)
+    if answer.prediction.unknown:
+        found["unknown"] = True
+    if top is not None:
+        found["top"] = [choice_json(choice) for choice in answer.prediction.top]
+    if answer.cam is not None:
+        found["explanation"] = cam_json(answer.cam)
+    return found
+
+
+def choice_json(choice: Choice) -> dict[str, Any]:
+    """Return a class and its probability."""
+    return {
+        "category": choice.category,
+        "category_index": choice.category_index,
+        "confidence": round(choice.confidence, 6),
+    }
+
+
+def cam_json(cam: Floats) -> dict[str, Any]:
+    """Return a class activation map scaled to 0 to 1: rows from top to bottom, over the whole picture."""
+    return {"height": cam.shape[0], "width": cam.shape[1], "values": heat_map(cam)}
+
 
 WsgiResponse = tuple[str, list[tuple[str, str]], bytes]
 """Status line, headers and body."""
@@ -44,7 +92,7 @@ class AppState:
     classifier: Classifier
     settings: Settings
     health: Health
-    ledger: Ledger
+    request_log: RequestLog
     access: AccessControl
     collector: Collector | None = None
     """Keeps what was answered; None where nothing is kept."""
@@ -77,7 +125,7 @@ class PredictTask:
     def _begin(self) -> None:
         state, environ = self._state, self.environ
         authorize(environ, state)
-        self._stages = stages_of(environ, state.ledger)
+        self._stages = stages_of(environ, state.request_log)
         body = read_body(environ, state.settings)
         parts, fields = multipart.read_upload(environ.get("CONTENT_TYPE", ""), body, state.settings)
         self._query = Query.parse(environ.get("QUERY_STRING", ""), fields)
@@ -118,10 +166,10 @@ class PredictTask:
             return self.fail(error)
 
     @property
-    def _kind(self) -> Kind:
-        return Kind(self._decoding.predictor, self._query.explain)
+    def _kind(self) -> BatchKey:
+        return BatchKey(self._decoding.predictor, self._query.explain)
 
-    def _answer(self, rows: Sequence[Row]) -> WsgiResponse:
+    def _answer(self, rows: Sequence[PictureOutputs]) -> WsgiResponse:
         """Answer every picture of the request, in order."""
         query, decoding = self._query, self._decoding
         found, parts = decoding.answers(rows, query.top or 1), decoding.parts
@@ -131,16 +179,16 @@ class PredictTask:
         version = decoding.predictor.version
         record_answers(self.environ, decoding.predictor, found)
         self._collect(found)
-        body = answers.to_bytes(answers.predictions_json(parts, found, query.top))
+        body = to_bytes(predictions_json(parts, found, query.top))
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
         return self._close("200 OK", [*headers, ("Pupila-Model", version)], body)
 
-    def _collect(self, found: Sequence[Answer | ImageError]) -> None:
+    def _collect(self, found: Sequence[PictureResult | ImageError]) -> None:
         """Keep what was answered, where that is wanted; never what a page of another site made a browser send."""
         state, key = self._state, key_of(self.environ)
         if state.collector is not None and (key is not None or not state.access.is_cross_site(self.environ)):
             parts, version = self._decoding.parts, self._decoding.predictor.version
-            request_id, owner = request_id_of(self.environ, state.ledger), "" if key is None else key.name
+            request_id, owner = request_id_of(self.environ, state.request_log), "" if key is None else key.name
             state.collector.offer(request_id, parts, found, version, owner)
 
     def fail(self, error: Exception) -> WsgiResponse:
@@ -150,7 +198,7 @@ class PredictTask:
 
     def _close(self, status: str, headers: list[tuple[str, str]], body: bytes) -> WsgiResponse:
         headers += closing_headers(self.environ, self._state)
-        log_request(self.environ, int(status[:3]), self._state.ledger)
+        log_request(self.environ, int(status[:3]), self._state.request_log)
         self.response = status, headers, body
         return self.response
 

@@ -10,7 +10,7 @@ from pupila.server.api.errors import BadPart, RequestError
 from pupila.server.api.kserve_v2 import asked_for
 from pupila.server.api.request_context import context_of, count_pictures, read_body, record_answers, stages_of
 from pupila.server.api.views import app_state, json_response
-from pupila.server.inference.classifier import Answer
+from pupila.server.inference.classifier import PictureResult
 
 TOP = 5
 """Classes that TorchServe's image classifier lists."""
@@ -31,7 +31,7 @@ def predictions(name: str, version: str = "") -> Response:
     """Answer {class: probability} for one picture, as a raw body or the part 'data'; a list for several parts."""
     asked_for(name, version)
     state, environ = app_state(), request.environ
-    stages = stages_of(environ, state.ledger)
+    stages = stages_of(environ, state.request_log)
     body, kind = read_body(environ, state.settings), environ.get("CONTENT_TYPE", "")
     if kind.startswith("multipart/"):
         parts = multipart.read_multipart(kind, body, state.settings, ("data", "file"))
@@ -44,12 +44,12 @@ def predictions(name: str, version: str = "") -> Response:
     if bad:
         raise RequestError.of_parts(bad, len(parts))
     record_answers(environ, predictor, found)
-    documents = [scores(answer) for answer in found if isinstance(answer, Answer)]
+    documents = [scores(answer) for answer in found if isinstance(answer, PictureResult)]
     response = json_response(documents[0] if len(documents) == 1 else documents)
     response.headers["Pupila-Model"] = predictor.version
     return response
 
 
-def scores(answer: Answer) -> dict[str, Any]:
+def scores(answer: PictureResult) -> dict[str, Any]:
     """Return the best classes and their probabilities."""
     return {choice.category: choice.confidence for choice in answer.prediction.top}

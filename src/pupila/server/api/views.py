@@ -2,8 +2,7 @@
 
 from flask import Blueprint, Response, current_app
 
-from pupila.server.api import answers
-from pupila.server.api.predict import AppState
+from pupila.server.api.predict import AppState, to_bytes
 
 EXTENSION = "pupila"
 
@@ -48,7 +47,7 @@ def metrics() -> Response:
     state = app_state()
     predictor = state.classifier.predictor
     kept = state.collector.table if state.collector else None
-    text = exposition(state.ledger.telemetry, state.health.board, predictor.manifest, predictor.version, kept)
+    text = exposition(state.request_log.telemetry, state.health.scoreboard, predictor.manifest, predictor.version, kept)
     return Response(text, content_type=CONTENT_TYPE)
 
 
@@ -60,4 +59,4 @@ def app_state() -> AppState:
 
 def json_response(document: object, status: int = 200) -> Response:
     """Return an answer of compact JSON."""
-    return Response(answers.to_bytes(document), status, mimetype="application/json")
+    return Response(to_bytes(document), status, mimetype="application/json")

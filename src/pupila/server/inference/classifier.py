@@ -1,7 +1,14 @@
-"""Turns pictures' bytes into predictions by a deadline: decoding, batched computation, interpretation."""
+"""Classifies pictures by a deadline: decoding, batched computation, interpretation.
 
+Decoding is bounded in memory: one large picture at a time in each worker. A file of a few kilobytes may hold fifty
+megapixels, which take hundreds of megabytes while they are decoded; and a worker has one core, so that decoding two
+such pictures at once saves no time.
+"""
+
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +20,46 @@ from pupila.prediction import Prediction
 from pupila.predictor import Floats, Predictor
 from pupila.server.api.multipart import Part
 from pupila.server.inference.batcher import Batcher, Computation, DeadlineError
-from pupila.server.inference.decode_lock import Acquire, LargeImageError, LargeImageLock, reject_large
 from pupila.server.settings import Settings
+
+SMALL = 500_000
+"""Pixels up to which a picture needs no lock: it takes milliseconds, and about two megabytes."""
+NO_LOCK = nullcontext()
+
+Acquire = Callable[[int, float], AbstractContextManager[None]]
+"""Called with the pixels that are about to be decoded, and with a deadline."""
+
+
+class LargeImageError(Exception):
+    """The picture is not small; never leaves the classifier, which then leaves the picture to another thread."""
+
+
+def reject_large(pixels: int, _: float) -> AbstractContextManager[None]:
+    """Admit small pictures only, for the compute thread; raises LargeImageError for others."""
+    if pixels > SMALL:
+        raise LargeImageError
+    return NO_LOCK
+
+
+class LargeImageLock:
+    """Shared by the threads of one worker."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def acquire(self, pixels: int, deadline: float) -> AbstractContextManager[None]:
+        """Hold the lock while so many pixels are decoded; raises DeadlineError at `deadline` (time.monotonic)."""
+        return NO_LOCK if pixels <= SMALL else self._held(deadline)
+
+    @contextmanager
+    def _held(self, deadline: float) -> Iterator[None]:
+        if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise DeadlineError
+        try:
+            yield
+        finally:
+            self._lock.release()
+
 
 BATCH = 8
 """Pictures computed together when they already wait. One thread, ResNet-18 at 64 px, int8: 8 together take 0.7 to 0.85
@@ -24,7 +69,7 @@ FEW = 4
 
 
 @dataclass(frozen=True)
-class Kind:
+class BatchKey:
     """What is computed together: one predictor (so that a swap never mixes two), with or without activation maps."""
 
     predictor: Predictor
@@ -32,7 +77,7 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Row:
+class PictureOutputs:
     """The graph's outputs for one picture."""
 
     logits: Floats
@@ -40,7 +85,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Answer:
+class PictureResult:
     """The answer for one picture that could be decoded."""
 
     prediction: Prediction
@@ -48,7 +93,7 @@ class Answer:
     """float32 [h, w]: where the picture speaks for its most probable class; None unless asked for."""
 
 
-Computed = Computation[images.Pixels, Row, Kind]
+Computed = Computation[images.Pixels, PictureOutputs, BatchKey]
 """What one request has computed."""
 
 
@@ -125,7 +170,7 @@ class Decoding:
         """The pictures that could be decoded."""
         return [item for item in self.found if not isinstance(item, ImageError)]
 
-    def answers(self, rows: Sequence[Row], top: int) -> "list[Answer | ImageError]":
+    def answers(self, rows: Sequence[PictureOutputs], top: int) -> "list[PictureResult | ImageError]":
         """Return one answer or error a part, in order, from the graph's outputs for `pictures`."""
         answers = iter(interpret(self.predictor, rows, top))
         return [item if isinstance(item, ImageError) else next(answers) for item in self.found]
@@ -141,11 +186,13 @@ class Classifier:
         self.limits = settings.image_limits
         self.large_image_lock = LargeImageLock()
         self.on_batch = on_batch
-        self.batcher: Batcher[images.Pixels, Row, Kind] = Batcher(self._compute, BATCH, settings.max_waiting)
+        self.batcher: Batcher[images.Pixels, PictureOutputs, BatchKey] = Batcher(
+            self._compute, BATCH, settings.max_waiting
+        )
 
     def classify(
         self, parts: Sequence[Part], top: int, deadline: float, stages: Stages
-    ) -> tuple[Predictor, list[Answer | ImageError]]:
+    ) -> tuple[Predictor, list[PictureResult | ImageError]]:
         """Return the predictor used, and one answer or error a part, in order; decodes in the calling thread.
 
         Raises DeadlineError or QueueFullError. `deadline` is on the clock of time.monotonic.
@@ -153,10 +200,12 @@ class Classifier:
         decoding = Decoding(self, parts, deadline)
         decoding.decode_all()
         stages.end("decode")
-        rows = self.compute(decoding.pictures, Kind(decoding.predictor, False), deadline, stages)
+        rows = self.compute(decoding.pictures, BatchKey(decoding.predictor, False), deadline, stages)
         return decoding.predictor, decoding.answers(rows, top)
 
-    def compute(self, pictures: Sequence[images.Pixels], kind: Kind, deadline: float, stages: Stages) -> list[Row]:
+    def compute(
+        self, pictures: Sequence[images.Pixels], kind: BatchKey, deadline: float, stages: Stages
+    ) -> list[PictureOutputs]:
         """Return the graph's outputs for decoded pictures; waits for the batcher. Raises as Batcher.run does."""
         if not pictures:
             return []
@@ -164,26 +213,26 @@ class Classifier:
         stages.end_computation(computation.begun)
         return computation.found()
 
-    def _compute(self, pictures: Sequence[images.Pixels], kind: Kind) -> list[Row]:
+    def _compute(self, pictures: Sequence[images.Pixels], kind: BatchKey) -> list[PictureOutputs]:
         self.on_batch(len(pictures))
         return compute(pictures, kind)
 
 
-def compute(pictures: Sequence[images.Pixels], kind: Kind) -> list[Row]:
+def compute(pictures: Sequence[images.Pixels], kind: BatchKey) -> list[PictureOutputs]:
     """Run the graph on pictures of one kind."""
     batch: NDArray[np.uint8] = images.stack(pictures)
     if kind.explain:
         outputs = kind.predictor.outputs(batch)
-        return [Row(logits, cam) for logits, cam in zip(outputs.logits, outputs.cam, strict=True)]
-    return [Row(logits, None) for logits in kind.predictor.logits(batch)]
+        return [PictureOutputs(logits, cam) for logits, cam in zip(outputs.logits, outputs.cam, strict=True)]
+    return [PictureOutputs(logits, None) for logits in kind.predictor.logits(batch)]
 
 
-def interpret(predictor: Predictor, rows: Sequence[Row], top: int) -> list[Answer]:
+def interpret(predictor: Predictor, rows: Sequence[PictureOutputs], top: int) -> list[PictureResult]:
     """Turn the graph's outputs into answers."""
     if not rows:
         return []
     predictions = predictor.interpret(np.array([row.logits for row in rows]), top)
     return [
-        Answer(prediction, None if row.cam is None else row.cam[prediction.best.category_index])
+        PictureResult(prediction, None if row.cam is None else row.cam[prediction.best.category_index])
         for prediction, row in zip(predictions, rows, strict=True)
     ]

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from pupila.server.process.scoreboard import Board
+from pupila.server.process.scoreboard import Scoreboard
 
 
 @dataclass
 class Health:
-    """The state of one worker process, and through the board of all."""
+    """The state of one worker process, and through the scoreboard of all."""
 
-    board: Board | None = None
+    scoreboard: Scoreboard | None = None
     """None outside `serve`, where this process is the only one we know of."""
     draining: bool = False
     refused: str | None = None
@@ -17,7 +17,7 @@ class Health:
 
     def workers(self) -> int:
         """Return how many workers are ready."""
-        return self.board.ready() if self.board else 1
+        return self.scoreboard.ready() if self.scoreboard else 1
 
     def status(self) -> str:
         """Return "ready", or in a word or two why not."""

@@ -9,18 +9,21 @@ from prometheus_client.registry import Collector
 from pupila.manifest import Manifest
 from pupila.server.api.feedback_writer import DROPPED, KEPT
 from pupila.server.observability.telemetry import MAX_CLASSES, METRICS, SharedMetric, Telemetry
-from pupila.server.process.scoreboard import CONNECTIONS, STARTS, WAITING, Board
-from pupila.server.process.shared_table import Table
+from pupila.server.process.scoreboard import CONNECTIONS, STARTS, WAITING, Scoreboard, SharedTable
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def exposition(
-    telemetry: Telemetry, board: Board | None, manifest: Manifest, version: str, kept: Table | None = None
+    telemetry: Telemetry,
+    scoreboard: Scoreboard | None,
+    manifest: Manifest,
+    version: str,
+    kept: SharedTable | None = None,
 ) -> bytes:
     """Return everything that has been counted; `kept`: the collectors' table, where pictures are kept."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(Snapshot(telemetry, board, manifest, version, kept))
+    registry.register(Snapshot(telemetry, scoreboard, manifest, version, kept))
     return generate_latest(registry)
 
 
@@ -28,10 +31,15 @@ class Snapshot(Collector):
     """Reads the shared table once."""
 
     def __init__(
-        self, telemetry: Telemetry, board: Board | None, manifest: Manifest, version: str, kept: Table | None = None
+        self,
+        telemetry: Telemetry,
+        scoreboard: Scoreboard | None,
+        manifest: Manifest,
+        version: str,
+        kept: SharedTable | None = None,
     ) -> None:
         self.telemetry = telemetry
-        self.board = board
+        self.scoreboard = scoreboard
         self.manifest = manifest
         self.version = version
         self.kept = kept
@@ -67,14 +75,16 @@ class Snapshot(Collector):
         return histogram
 
     def workers(self) -> Iterator[Metric]:
-        """What the board shows."""
-        if self.board is None:
+        """What the scoreboard shows."""
+        if self.scoreboard is None:
             return
-        yield GaugeMetricFamily("pupila_workers_ready", "Workers that can answer.", value=self.board.ready())
-        yield GaugeMetricFamily("pupila_waiting", "Requests that wait for a thread.", value=self.board.sum(WAITING))
-        yield GaugeMetricFamily("pupila_connections", "Open connections.", value=self.board.sum(CONNECTIONS))
-        yield CounterMetricFamily("pupila_worker_starts", "Workers started so far.", value=self.board.sum(STARTS))
+        yield GaugeMetricFamily("pupila_workers_ready", "Workers that can answer.", value=self.scoreboard.ready())
+        yield GaugeMetricFamily(
+            "pupila_waiting", "Requests that wait for a thread.", value=self.scoreboard.sum(WAITING)
+        )
+        yield GaugeMetricFamily("pupila_connections", "Open connections.", value=self.scoreboard.sum(CONNECTIONS))
+        yield CounterMetricFamily("pupila_worker_starts", "Workers started so far.", value=self.scoreboard.sum(STARTS))
         memory = GaugeMetricFamily("pupila_worker_resident_bytes", "Memory of each worker.", labels=["worker"])
-        for slot, size in self.board.resident_bytes().items():
+        for slot, size in self.scoreboard.resident_bytes().items():
             memory.add_metric([str(slot)], size)
         yield memory

@@ -9,7 +9,7 @@ import stat
 import time
 from pathlib import Path
 
-from pupila.server.observability.telemetry import Note, Telemetry
+from pupila.server.observability.telemetry import RequestRecord, Telemetry
 from pupila.server.observability.tracing import Tracer
 
 log = logging.getLogger("pupila.server")
@@ -48,7 +48,7 @@ def opened(file: Path) -> int:
     return os.dup(1)
 
 
-class Ledger:
+class RequestLog:
     """One worker's; its methods may be called from several threads."""
 
     def __init__(self, telemetry: Telemetry, file: Path | None = None, tracer: Tracer | None = None) -> None:
@@ -65,7 +65,7 @@ class Ledger:
             return given
         return os.urandom(8).hex()  # nobody can guess another client's: without keys, feedback goes by it
 
-    def record(self, note: Note, method: str, path: str, status: int, started: float, address: str) -> None:
+    def record(self, note: RequestRecord, method: str, path: str, status: int, started: float, address: str) -> None:
         """Count a request, and write its line; called before its answer is sent, so that no client is ahead of it."""
         ended = time.monotonic()
         seconds = ended - started
@@ -89,7 +89,7 @@ class Ledger:
         }
         self._write((json.dumps(line, separators=(",", ":")) + "\n").encode())
 
-    def _trace(self, note: Note, method: str, path: str, status: int, started: float, ended: float) -> None:
+    def _trace(self, note: RequestRecord, method: str, path: str, status: int, started: float, ended: float) -> None:
         """Make spans; what goes wrong there must not cost the answer."""
         try:
             if self.tracer is not None:

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from pupila.server.process.shared_table import Table
+from pupila.server.process.scoreboard import SharedTable
 
 CODES = (200, 204, 400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 431, 500, 501, 503, 504, 505)
 """Statuses counted by themselves; any other counts as "other"."""
@@ -68,7 +68,7 @@ COLUMNS = sum(metric.columns for metric in METRICS)
 
 
 @dataclass
-class Note:
+class RequestRecord:
     """What one request leaves to be counted once it is answered."""
 
     route: str = "other"
@@ -90,12 +90,12 @@ class Note:
 class Telemetry:
     """One worker's row, and the table of all."""
 
-    def __init__(self, table: Table | None = None, slot: int = 0) -> None:
-        self.table = table or Table(1, COLUMNS)
+    def __init__(self, table: SharedTable | None = None, slot: int = 0) -> None:
+        self.table = table or SharedTable(1, COLUMNS)
         self._row = self.table.row(slot)
         self._lock = threading.Lock()
 
-    def request(self, note: Note, status: int, seconds: float) -> None:
+    def request(self, note: RequestRecord, status: int, seconds: float) -> None:
         """Count an answered request."""
         with self._lock:
             self._add(REQUESTS, request_index(note.route, status), 1.0)

@@ -1,4 +1,4 @@
-"""How a worker process sets up the C libraries that it has loaded: glibc's memory, and what libtiff says. Linux."""
+"""Sets up the C libraries of a worker process: glibc gives memory back, libtiff does not write to stderr. Linux."""
 
 import contextlib
 import ctypes

@@ -1,22 +1,41 @@
-"""What the processes of one server know of each other: a row of shared memory for each worker. Knows no HTTP.
+"""The scoreboard: heartbeat and load of every worker, one row of shared memory each.
 
-A worker writes its own row; the arbiter and the other workers read it.
+Made before the fork. A worker writes its own row; the supervisor and the other workers read it. Eight aligned bytes are
+written at once, so that a reader never sees half a number, and a process that is killed leaves its row as it was.
 """
 
 import math
+import mmap
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from pupila.server.process.shared_table import Table
 
-PID, BEAT, DUE, READY, CONNECTIONS, WAITING, LEAVING, STARTS = range(8)
+class SharedTable:
+    """rows x columns of float64, all 0 at first."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        self.rows = rows
+        self.columns = columns
+        self._memory = mmap.mmap(-1, max(rows * columns * 8, mmap.PAGESIZE))
+        self._cells = memoryview(self._memory).cast("d")
+
+    def row(self, index: int) -> "memoryview[float]":
+        """Return one row."""
+        return self._cells[index * self.columns : (index + 1) * self.columns]
+
+    def sum(self, column: int) -> float:
+        """Return the sum of a column over all rows."""
+        return sum(self._cells[column : self.rows * self.columns : self.columns])
+
+
+PID, HEARTBEAT, DUE, READY, CONNECTIONS, WAITING, LEAVING, STARTS = range(8)
 
 FRESH = 1.0
 """Seconds without a sign of life after which a worker does not count as alive."""
 
 
-class Board(Table):
+class Scoreboard(SharedTable):
     """Rows of the columns named above; times are of time.monotonic, which all processes share."""
 
     def __init__(self, workers: int) -> None:
@@ -33,7 +52,7 @@ class Board(Table):
         now = time.monotonic()
         for slot in range(self.rows):
             row = self.row(slot)
-            if row[READY] and now - row[BEAT] < FRESH:
+            if row[READY] and now - row[HEARTBEAT] < FRESH:
                 yield slot, row
 
     def ready(self) -> int:

@@ -1,11 +1,11 @@
-"""Decides what becomes of a request: read it, queue it, or turn it away. Knows limits and loads, but no selector.
+"""Admission control: decides from a request's head whether it is read, queued, answered at once or refused.
 
-Memory for bodies is reserved by what has come, not by what was announced: twice that, and never more than the whole.
-So whoever announces much and sends little holds little, and whoever has sent half of a body is sure of room for the
-rest. Where there is none to double a reservation, that upload is told to come back; and one that could not end beside
-what is reserved when it begins is told so before it sends anything.
+Keys, rate limits, types and sizes are judged before the body is read. Memory is reserved for twice what has arrived,
+not for Content-Length, so that idle large uploads hold no quota. An upload that cannot double its reservation, or that
+could not end beside what is reserved when it begins, is answered with 503 and Retry-After.
 """
 
+import math
 import time
 from dataclasses import replace
 
@@ -13,13 +13,69 @@ from pupila.server.api.auth import Access, AccessControl
 from pupila.server.api.content_encoding import WINDOW, encoding_unsupported
 from pupila.server.api.errors import RequestError
 from pupila.server.api.multipart import MAX_PART_HEADER, first_part, is_readable, too_big_body, type_unsupported
+from pupila.server.observability.request_log import RequestLog, route_of
+from pupila.server.observability.telemetry import RequestRecord
 from pupila.server.settings import Settings
-from pupila.server.transport.connection import CONTINUE, Connection, Request
-from pupila.server.transport.connections import Pool
-from pupila.server.transport.error_responses import StandIn
-from pupila.server.transport.executor import Executor
+from pupila.server.transport.connection import CONTINUE, Connection, ConnectionTable, Request
+from pupila.server.transport.executor import CLOSE, Executor, persistence_of, plain_response
 from pupila.server.transport.parser import Head
-from pupila.server.transport.wsgi import CLOSE
+
+LINGER = 5.0
+"""Seconds in which a client that is refused may go on sending, so that it sees the answer and not a broken pipe."""
+
+
+class ErrorResponses:
+    """Answers in the application's place: overload, a deadline, not a request. Used by the I/O thread only."""
+
+    def __init__(self, pool: ConnectionTable, request_log: RequestLog) -> None:
+        self.pool = pool
+        self.request_log = request_log
+
+    def busy(self, connection: Connection, request: Request, delay: float, close: bool) -> None:
+        """Answer a request that was read to its end with "too much to do"; unless `close`, the connection lives on."""
+        message = "The server has more to do than it can answer in time. Try again later."
+        sent = connection.send(
+            self.answer(503, "overloaded", message, request.head, request.started, request.address, close, delay)
+        )
+        connection.closing = not sent or close
+
+    def refuse(self, connection: Connection, status: int, code: str, message: str, delay: float = -1) -> None:
+        """Answer with an error and end the connection."""
+        request = connection.request
+        head, started = (request.head, request.started) if request else (connection.head, connection.started)
+        self.send_last(connection, self.answer(status, code, message, head, started, connection.address, True, delay))
+
+    def send_last(self, connection: Connection, response: bytes) -> None:
+        """Send a response and end the connection; the client may finish sending, or it would not see the response."""
+        connection.send(response)
+        connection.closing = True
+        connection.finish(time.monotonic(), LINGER)
+        connection.buffer.clear()
+        connection.lingers = True
+        self.pool.settle(connection)
+
+    def answer(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        head: Head | None,
+        started: float,
+        address: str,
+        close: bool,
+        delay: float,
+    ) -> bytes:
+        """Return an error answer, and write it down. A `delay` from 0 says when to come back."""
+        note = RequestRecord(route_of(head.path) if head else "other")
+        headers = head.headers if head else {}
+        note.request_id = self.request_log.request_id(headers.get("HTTP_X_REQUEST_ID"))
+        note.parent = headers.get("HTTP_TRACEPARENT"), headers.get("HTTP_TRACESTATE")
+        method, path = (head.method, head.path) if head else ("-", "-")
+        self.request_log.record(note, method, path, status, started or time.monotonic(), address)
+        retry_after = max(1, math.ceil(delay)) if delay >= 0 else 0
+        persistence = CLOSE if close or head is None else persistence_of(head, False)
+        return plain_response(status, code, message, persistence, note.request_id, retry_after)
+
 
 SMALL = 65536
 """Bytes of a body that may come before any are reserved: the number of connections bounds them."""
@@ -29,15 +85,20 @@ INLINE = frozenset(("/healthz", "/readyz", "/metrics", "/ping", "/v2/health/live
 """Answered by the loop itself: health never waits behind inference."""
 
 
-class Intake:
-    """One loop's; used by the loop's thread only."""
+class AdmissionControl:
+    """One event loop's; used by the I/O thread only."""
 
     def __init__(
-        self, pool: Pool, executor: Executor, stand_in: StandIn, settings: Settings, access: AccessControl
+        self,
+        pool: ConnectionTable,
+        executor: Executor,
+        errors: ErrorResponses,
+        settings: Settings,
+        access: AccessControl,
     ) -> None:
         self.pool = pool
         self.executor = executor
-        self.stand_in = stand_in
+        self.errors = errors
         self.settings = settings
         self.access = access
 
@@ -68,7 +129,7 @@ class Intake:
         """Have the application answer a request whose body is not read."""
         now = time.monotonic()
         request = Request(head, b"", connection.address, connection.started, now, connection.deadline, access=access)
-        self.stand_in.send_last(connection, self.executor.response(request, CLOSE))
+        self.errors.send_last(connection, self.executor.response(request, CLOSE))
 
     def reserve(self, connection: Connection) -> bool:
         """Return whether there is room for what has come of a body; it is refused if there is none."""
@@ -87,7 +148,7 @@ class Intake:
         others = self.pool.body_bytes() - connection.body_bytes
         if others + wanted <= self.settings.max_buffered_bytes:
             return True
-        self.stand_in.refuse(connection, 503, "overloaded", "Too many big uploads at once. Try again later.", 1)
+        self.errors.refuse(connection, 503, "overloaded", "Too many big uploads at once. Try again later.", 1)
         return False
 
     def is_too_large(self, head: Head) -> bool:
@@ -110,9 +171,9 @@ class Intake:
         limits = f"a request may have {self.settings.max_body_bytes:,}, and a picture {self.settings.max_part_bytes:,}"
         first = f" The first part is {part!r}." if part else ""
         message = f"{head.length:,} bytes are announced, but {limits}.{first} Send fewer or smaller pictures."
-        self.stand_in.refuse(connection, 413, "body_too_large", message)
+        self.errors.refuse(connection, 413, "body_too_large", message)
 
-    def hand_over(self, connection: Connection, request: Request) -> None:
+    def dispatch(self, connection: Connection, request: Request) -> None:
         """Give a request to the executor, or answer at once if it is about health, or if too much waits."""
         connection.request = request
         connection.body_bytes = min(connection.body_bytes, len(request.body))
@@ -124,7 +185,7 @@ class Intake:
         if delay is None:
             self.executor.submit(queue, connection, request)
         else:
-            self.stand_in.busy(connection, request, delay, self.executor.closing)
+            self.errors.busy(connection, request, delay, self.executor.closing)
             self.executor.post(connection)
 
 

@@ -1,38 +1,288 @@
-"""Event loop of one worker: serves a WSGI application to many connections at once, with one deadline a request.
+"""The event loop of one worker: dispatches ready sockets, keeps deadlines (watchdog), and drains (graceful shutdown).
 
 One thread, this one, owns the selector; it neither decodes pictures nor computes. It reads what has come on all
-connections, gives complete requests to the executor's threads, and keeps every deadline: `watchdog` notices one that
-has passed, `error_responses` answers in the thread's place. A slow upload costs a buffer, not a thread.
+connections, gives complete requests to the executor's threads, sends their responses, and answers in their place when a
+deadline has passed. Per pass each connection gets one recv, one request or 1,000 chunk lines, so no client starves the
+others. A slow upload costs a buffer, not a thread.
 """
 
+import contextlib
 import logging
 import math
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from wsgiref.types import WSGIApplication
 
 from pupila.server.api.auth import AccessControl
 from pupila.server.observability.health import Health
-from pupila.server.observability.request_log import Ledger
-from pupila.server.process.scoreboard import LEAVING, READY, Board
+from pupila.server.observability.request_log import RequestLog
+from pupila.server.process.scoreboard import DUE, HEARTBEAT, LEAVING, READY, WAITING, Scoreboard
 from pupila.server.settings import Settings
-from pupila.server.transport.admission import Intake
-from pupila.server.transport.connections import Pool
-from pupila.server.transport.error_responses import StandIn
+from pupila.server.transport.admission import AdmissionControl, ErrorResponses
+from pupila.server.transport.connection import READ, WRITE, Connection, ConnectionTable
 from pupila.server.transport.executor import Executor
 from pupila.server.transport.forwarded import TrustedProxies
-from pupila.server.transport.handoff import Door, Doors
-from pupila.server.transport.listener import Listener
-from pupila.server.transport.reactor import Turns
+from pupila.server.transport.listener import TICK, ConnectionHandoff, HandoffSockets, Listener
+from pupila.server.transport.parser import ProtocolError
 from pupila.server.transport.tls import certificate_of
-from pupila.server.transport.watchdog import TICK, Clock
+
+GRACE = 0.2
+"""Seconds after its deadline in which a request's own thread may still answer."""
+STUCK = 1.0
+"""Seconds after its deadline from which a request that still runs means that this process must be replaced."""
+HEAD_TIMEOUT = 5.0
+"""Seconds from a request's first byte to the end of its head."""
+LAST_WORDS = 0.5
+"""Seconds that an idle connection has, when the server drains, for a request that is on its way already."""
+
+
+class Watchdog:
+    """Enforces every deadline and writes the worker's heartbeat: `tick` is called every TICK by the I/O thread."""
+
+    def __init__(
+        self,
+        pool: ConnectionTable,
+        executor: Executor,
+        errors: ErrorResponses,
+        settings: Settings,
+        row: "memoryview[float]",
+    ) -> None:
+        self.pool = pool
+        self.executor = executor
+        self.errors = errors
+        self.settings = settings
+        self.row = row
+        self.draining = False
+        self.stuck = False
+        """A request runs long past its deadline: the process has to be replaced."""
+
+    def tick(self, now: float) -> None:
+        """Look at every connection, and write down how this worker is."""
+        due = math.inf
+        for connection in list(self.pool.open.values()):
+            due = min(due, self.check(connection, now))
+        self.stuck = any(now > request.deadline + STUCK for request in list(self.executor.running.values()))
+        for line in self.executor.queues:
+            line.look(now)
+        self.row[HEARTBEAT] = now
+        self.row[DUE] = due
+        self.row[WAITING] = self.executor.waiting
+        self.row[READY] = not self.draining
+
+    def check(self, connection: Connection, now: float) -> float:
+        """End what has taken too long; return when this connection's request is due."""
+        request = connection.request
+        if request is not None:
+            if now >= request.deadline + GRACE and request.claim.acquire(blocking=False):
+                message = "The answer was not ready by the request's deadline."
+                self.errors.refuse(connection, 504, "deadline_exceeded", message)
+            return request.deadline
+        if connection.in_head and now >= connection.started + HEAD_TIMEOUT:
+            message = f"The request's head did not arrive within {HEAD_TIMEOUT:g} seconds."
+            self.errors.refuse(connection, 408, "upload_too_slow", message)
+        elif connection.started and now >= connection.deadline:
+            message = f"The request did not arrive within {self.settings.request_timeout:g} seconds."
+            self.errors.refuse(connection, 408, "upload_too_slow", message)
+        elif not connection.started and now >= connection.expires:
+            self.pool.drop(connection)
+        elif self.draining and connection.fresh:
+            connection.expires = min(connection.expires, now + LAST_WORDS)
+        return connection.deadline if connection.started else math.inf
+
 
 log = logging.getLogger("pupila.server")
 
+RECEIVE = 262144
+"""Bytes of a body that are read at once."""
+PIPELINED = 65536
+"""Bytes that are read at once where no body is expected, and kept while a request is in work before reading stops."""
+PASS_SECONDS = 0.02
+"""Seconds of turns after which the loop looks at its clock."""
+
+
+class Reactor:
+    """Dispatches ready sockets. Used by the I/O thread only, except `post` and `wake`, which any thread may call.
+
+    A connection is the I/O thread's, except while one of its requests is in work: it is then the thread's that answers,
+    which posts it back with its response. Until then what comes is only kept.
+    """
+
+    def __init__(self, pool: ConnectionTable, door: ConnectionHandoff, idle: float, deadline: float) -> None:
+        self.pool = pool
+        self.handoff = door
+        self.idle = idle
+        self.deadline = deadline
+        self.due: deque[tuple[Connection | Callable[[], None], int]] = deque()
+        """Whose turns come next, and why: READ for what has come, WRITE to go on with what is here already."""
+        self.posted: deque[Connection] = deque()
+        """Connections whose requests have been answered."""
+        self.scratch = memoryview(bytearray(RECEIVE))
+        self.wake_reader, self.wake_writer = socket.socketpair()
+        self.wake_reader.setblocking(False)
+        self.wake_writer.setblocking(False)
+
+    def start(self, admission: AdmissionControl) -> None:
+        """Begin to watch for posts."""
+        self.admission = admission
+        self.pool.selector.register(self.wake_reader, READ, self.woken)
+
+    def post(self, connection: Connection) -> None:
+        """Give a connection back whose request is answered, its response in `out`; `wake` has the loop send it."""
+        self.posted.append(connection)
+
+    def wake(self) -> None:
+        """End the selector's wait."""
+        with contextlib.suppress(BlockingIOError):  # a full pipe wakes the loop just as well
+            self.wake_writer.send(b"1")
+
+    def take(self, patience: float) -> None:
+        """Give the next turns, for about PASS_SECONDS seconds; if none are due, wait so long for some.
+
+        What was due first comes first, and nothing is added before all of it had its turn.
+        """
+        if not self.due:
+            self.take_back()
+            reported = self.pool.selector.select(0 if self.due else patience)
+            self.due.extend((key.data, events) for key, events in reported)
+            self.take_back()
+        until = time.monotonic() + PASS_SECONDS
+        while self.due:
+            self.turn(*self.due.popleft())
+            if time.monotonic() >= until:
+                return
+
+    def turn(self, whose: Connection | Callable[[], None], events: int) -> None:
+        """Give one turn; a fault of ours in it must not end all others."""
+        try:
+            if not isinstance(whose, Connection):
+                whose()
+            elif whose not in self.pool:  # dropped since it was put in line
+                return
+            elif not events & READ:
+                self.go_on(whose)
+            elif whose.watched & READ:
+                self.receive(whose)
+        except Exception:
+            log.exception("a connection is dropped" if isinstance(whose, Connection) else "a turn has failed")
+            if isinstance(whose, Connection):
+                self.pool.drop(whose)
+
+    def woken(self) -> None:
+        """Somebody has posted."""
+        with contextlib.suppress(BlockingIOError):
+            self.wake_reader.recv(4096)
+        self.take_back()
+
+    def take_back(self) -> None:
+        """Send the responses that were posted; connections with more to do get a turn."""
+        now = time.monotonic()
+        while self.posted:
+            connection = self.posted.popleft()
+            if connection.request is not None:  # it was not ended in the meantime
+                connection.finish(now, self.idle)
+            if connection in self.pool:
+                self.pool.settle(connection)
+            if connection not in self.pool:
+                continue
+            if connection.buffer or connection.ended:
+                self.due.append((connection, WRITE))
+            elif connection.fresh and not connection.out:
+                self.handoff.rebalance(connection, now)
+
+    def go_on(self, connection: Connection) -> None:
+        """Go on with what is here of a connection, and with what is still to be sent.
+
+        It may have taken up its next request since it was put in line: whoever answers that may be sending just now.
+        """
+        if connection.request is not None:
+            return
+        self.pool.settle(connection)
+        if connection in self.pool:
+            self.advance(connection)
+
+    def receive(self, connection: Connection) -> None:
+        """Read what has come."""
+        try:
+            count = connection.sock.recv_into(self.scratch, RECEIVE if connection.head else PIPELINED)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.lose(connection)
+            return
+        if not count:
+            self.end_of_input(connection)
+        elif not connection.closing:
+            connection.buffer += self.scratch[:count]
+            if connection.request is None:
+                self.advance(connection)
+            elif len(connection.buffer) > PIPELINED:
+                self.pool.watch(connection, 0)
+
+    def lose(self, connection: Connection) -> None:
+        """The client is gone: drop its request if nobody works on it yet."""
+        request = connection.request
+        if request is None or (not request.taken and request.claim.acquire(blocking=False)):
+            self.pool.drop(connection)
+        else:
+            connection.ended = True
+            self.pool.watch(connection, 0)
+
+    def end_of_input(self, connection: Connection) -> None:
+        """The client sends nothing more, but may still be reading: what has arrived completely is answered."""
+        if connection.lingers:
+            self.pool.drop(connection)
+            return
+        connection.ended = True
+        self.pool.watch(connection, 0)
+        self.advance(connection)
+
+    def advance(self, connection: Connection) -> None:
+        """Take up the next request if it is complete: one a turn, or whoever sends thousands at once has all turns."""
+        if connection.request is not None or connection.closing or connection.out:
+            return
+        now = time.monotonic()
+        if not connection.started:
+            if not connection.buffer:
+                self.wait_for_more(connection)
+                return
+            connection.begin(now, self.deadline)
+        try:
+            if not self.read_head(connection) or not self.admission.reserve(connection):
+                return
+            request = connection.take(now)
+        except ProtocolError as error:
+            self.admission.errors.refuse(connection, error.status, error.code, str(error))
+            return
+        if request is not None:
+            self.admission.dispatch(connection, request)
+        elif connection.paused:
+            self.pool.watch(connection, 0)  # what is here comes first
+            self.due.append((connection, WRITE))
+        else:
+            self.wait_for_more(connection)
+
+    def read_head(self, connection: Connection) -> bool:
+        """Read the head of the arriving request if it is complete; False if the request is refused or dropped."""
+        arrived = connection.head_arrived()
+        if arrived is not None:
+            self.pool.head_ended(connection)
+            return self.admission.begin(connection, arrived)
+        if connection.in_head:
+            self.pool.head_begun(connection)
+        return connection in self.pool
+
+    def wait_for_more(self, connection: Connection) -> None:
+        """Leave a connection until more of it comes; if nothing will, that was all of it."""
+        if connection.ended:
+            self.pool.drop(connection)
+        else:
+            self.admission.look_at_rest(connection)
+
 
 class EventLoop:
-    """One worker's connections."""
+    """One worker's."""
 
     def __init__(
         self,
@@ -40,28 +290,28 @@ class EventLoop:
         listener: socket.socket,
         settings: Settings,
         health: Health,
-        ledger: Ledger,
-        board: Board,
-        doors: Doors,
+        request_log: RequestLog,
+        scoreboard: Scoreboard,
+        doors: HandoffSockets,
         slot: int,
         access: AccessControl,
     ) -> None:
         self.settings = settings
         self.health = health
-        self.row = board.row(slot)
+        self.row = scoreboard.row(slot)
         proxies = TrustedProxies(settings.forwarded_allow)
         limits = settings.keepalive_timeout, settings.max_body_bytes
         share = max(16, settings.max_connections // 8)
-        self.pool = Pool(self.row, *limits, proxies, certificate_of(settings), share)
-        self.listener = Listener(listener, self.pool, board, settings.max_connections)
-        door = Door(doors, slot, self.pool, board)
-        self.turns = Turns(self.pool, door, settings.keepalive_timeout, settings.request_timeout)
+        self.pool = ConnectionTable(self.row, *limits, proxies, certificate_of(settings), share)
+        self.listener = Listener(listener, self.pool, scoreboard, settings.max_connections)
+        door = ConnectionHandoff(doors, slot, self.pool, scoreboard)
+        self.reactor = Reactor(self.pool, door, settings.keepalive_timeout, settings.request_timeout)
         is_unix = listener.family == socket.AF_UNIX
         server = ("localhost", "80") if is_unix else (settings.host, str(listener.getsockname()[1]))
-        self.executor = Executor(app, server, settings, ledger, self.turns.post, self.turns.wake)
-        self.stand_in = StandIn(self.pool, ledger)
-        self.clock = Clock(self.pool, self.executor, self.stand_in, settings, self.row)
-        self.turns.start(Intake(self.pool, self.executor, self.stand_in, settings, access))
+        self.executor = Executor(app, server, settings, request_log, self.reactor.post, self.reactor.wake)
+        self.errors = ErrorResponses(self.pool, request_log)
+        self.watchdog = Watchdog(self.pool, self.executor, self.errors, settings, self.row)
+        self.reactor.start(AdmissionControl(self.pool, self.executor, self.errors, settings, access))
         self.draining = False
         self.next_tick = 0.0
         self.end = math.inf
@@ -81,8 +331,8 @@ class EventLoop:
         if now >= self.next_tick:
             self.next_tick = now + TICK
             self.beat()
-            self.clock.tick(now)
-        if not self.draining and self.clock.wedged:
+            self.watchdog.tick(now)
+        if not self.draining and self.watchdog.stuck:
             log.error("a request runs long past its deadline: another worker takes this one's place")
             self.row[LEAVING] = 1.0
             self.drain(now, self.settings.request_timeout)
@@ -93,13 +343,13 @@ class EventLoop:
             self.over = True
             return
         self.listener.watch(now, wanted=not self.draining)
-        self.turns.take(self.listener.patience(now, timeout))
+        self.reactor.take(self.listener.patience(now, timeout))
         self.executor.flush()
 
     def drain(self, now: float, seconds: float) -> None:
         """Accept nothing more, and end in so many seconds; answers from now on close their connection."""
         self.end = now + seconds
         self.listener.close(now)
-        self.draining = self.clock.draining = self.executor.closing = self.health.draining = True
+        self.draining = self.watchdog.draining = self.executor.closing = self.health.draining = True
         self.row[READY] = 0.0
-        self.clock.tick(now)
+        self.watchdog.tick(now)

@@ -1,21 +1,217 @@
-"""Executes requests: a fixed pool of threads, the compute thread's queue, and the sending of responses."""
+"""Executes requests in threads: queues with backpressure, the WSGI call (PEP 3333), the response's bytes."""
 
+import io
 import logging
+import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
+from queue import SimpleQueue
+from typing import Any, Generic, TypeVar
 from wsgiref.types import WSGIApplication
 
-from pupila.server.api.predict import PredictMiddleware, PredictTask, is_predict
-from pupila.server.api.request_context import context_of
+from pupila.server.api.errors import RequestError
+from pupila.server.api.predict import PredictMiddleware, PredictTask, is_predict, to_bytes
+from pupila.server.api.request_context import KEY, RequestContext, context_of
 from pupila.server.inference.batcher import QueueFullError
 from pupila.server.inference.classifier import Computed
-from pupila.server.observability.request_log import Ledger
+from pupila.server.observability.request_log import RequestLog, route_of
+from pupila.server.observability.telemetry import RequestRecord
 from pupila.server.settings import Settings
 from pupila.server.transport.connection import Connection, Request
-from pupila.server.transport.request_queue import RequestQueue
-from pupila.server.transport.wsgi import CLOSE, environ_of, persistence_of, respond, response_bytes, status_of
+from pupila.server.transport.parser import STATUS_TEXT, Head
+
+Item = TypeVar("Item")
+
+FORGET = 1.0
+"""Seconds without anything waiting after which the forecast is forgotten: what comes then may be of another kind."""
+
+
+class ThroughputEstimate:
+    """Requests taken up a second while others wait, averaged. What is done when nothing waits does not count."""
+
+    def __init__(self) -> None:
+        self.rate = 0.0
+        """0 as long as nothing has waited."""
+        self._since = 0.0
+        self._taken = 0
+        self._waited = False
+        self._last_waited = 0.0
+
+    def look(self, now: float, taken: int, waiting: bool) -> None:
+        """Take note of how many have been taken up by now, and whether others wait.
+
+        A look that finds nothing taken up lengthens the time that the next one divides by: requests that take seconds
+        each must not look like none at all.
+        """
+        busy = waiting and self._waited
+        self._waited = waiting
+        if waiting:
+            self._last_waited = now
+        elif now - self._last_waited >= FORGET:
+            self.rate = 0.0
+        if busy and taken > self._taken and now > self._since:
+            measured = (taken - self._taken) / (now - self._since)
+            self.rate = measured if not self.rate else 0.7 * self.rate + 0.3 * measured
+        if not busy or taken > self._taken:
+            self._since, self._taken = now, taken
+
+    def delay(self, waiting: int) -> float:
+        """Return the seconds until so many requests should have been taken up."""
+        return waiting / self.rate if self.rate else 0.0
+
+
+class RequestQueue(Generic[Item]):
+    """A bounded queue, first come, first served, with its own estimate: big pictures say nothing of small ones."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        """How many may wait."""
+        self.taken = 0
+        """How many have been taken up; counted by whoever does it."""
+        self.estimate = ThroughputEstimate()
+        self._jobs: SimpleQueue[Item] = SimpleQueue()
+
+    def __len__(self) -> int:
+        return self._jobs.qsize()
+
+    def put(self, job: Item) -> None:
+        """Add a request at the end."""
+        self._jobs.put(job)
+
+    def get(self) -> Item:
+        """Return the first one; waits until there is one."""
+        return self._jobs.get()
+
+    def look(self, now: float) -> None:
+        """Take note of how fast it goes; to be called several times a second."""
+        self.estimate.look(now, self.taken, len(self) > 0)
+
+    def retry_after(self, deadline: float) -> float | None:
+        """Return None if one more can be answered by `deadline`, else the seconds until there should be room."""
+        delay = self.estimate.delay(len(self))
+        return delay if len(self) >= self.most or time.monotonic() + delay >= deadline else None
+
 
 log = logging.getLogger("pupila.server")
+
+CLOSE = "Connection: close\r\n"
+
+BASE: dict[str, Any] = {
+    "SERVER_SOFTWARE": "pupila",
+    "wsgi.version": (1, 0),
+    "wsgi.errors": sys.stderr,
+    "wsgi.multithread": True,
+    "wsgi.multiprocess": True,
+    "wsgi.run_once": False,
+    "wsgi.input_terminated": True,
+}
+
+
+def environ_of(request: Request, server: tuple[str, str]) -> dict[str, Any]:
+    """Return the WSGI environment; the body is in memory already, and the deadline stands beside it."""
+    head = request.head
+    environ = {
+        **BASE,
+        **head.headers,
+        "REQUEST_METHOD": head.method,
+        "SCRIPT_NAME": head.prefix,
+        "PATH_INFO": head.path,
+        "QUERY_STRING": head.query,
+        "RAW_URI": head.target,
+        "SERVER_PROTOCOL": head.version,
+        "SERVER_NAME": server[0],
+        "SERVER_PORT": server[1],
+        "REMOTE_ADDR": request.address,
+        "wsgi.url_scheme": head.scheme,
+        "wsgi.input": io.BytesIO(request.body),
+        KEY: RequestContext(
+            RequestRecord(route_of(head.path)),
+            request.deadline,
+            request.body,
+            request.started,
+            request.arrived,
+            request.access,
+        ),
+    }
+    environ.pop("HTTP_TRANSFER_ENCODING", None)
+    environ["CONTENT_LENGTH"] = str(len(request.body))
+    return environ
+
+
+def status_of(response: bytes) -> int:
+    """Return the status of a response as it goes over the wire."""
+    return int(response[9:12])
+
+
+def respond(app: WSGIApplication, environ: dict[str, Any], persistence: str) -> bytes:
+    """Call the application and return its whole response; an application that raises is answered with 500."""
+    started: list[Any] = []
+
+    def start_response(status: str, headers: list[tuple[str, str]], _: Any = None) -> Callable[[bytes], object]:
+        started[:] = [status, headers]
+        return started.append
+
+    try:
+        result: Iterable[bytes] = app(environ, start_response)
+        body = b"".join(result)
+        if (finish := getattr(result, "close", None)) is not None:
+            finish()
+        return response_bytes(started[0], started[1], body, persistence, environ["REQUEST_METHOD"] == "HEAD")
+    except Exception:
+        log.exception("the application failed")
+        return plain_response(
+            500, "internal_error", "The server failed on this request. It has been logged.", persistence
+        )
+
+
+def persistence_of(head: Head, closing: bool) -> str:
+    """Return the Connection header of a response: HTTP/1.0 clients are told of keep-alive, later ones expect it."""
+    if closing or not head.keep_alive:
+        return CLOSE
+    return "Connection: keep-alive\r\n" if head.version == "HTTP/1.0" else ""
+
+
+def response_bytes(
+    status: str, headers: list[tuple[str, str]], body: bytes, persistence: str, head_only: bool = False
+) -> bytes:
+    """Return status line, headers and body as they go over the wire."""
+    lines = [f"HTTP/1.1 {status}"]
+    has_length = head_only
+    for name, value in headers:
+        if name == "Date":
+            continue  # Werkzeug dates answers that may be 304; all get theirs below
+        has_length = has_length or name == "Content-Length"
+        lines.append(f"{name}: {value}")
+    if not has_length and status[:3] not in ("204", "304"):
+        lines.append(f"Content-Length: {len(body)}")
+    lines.append(f"Date: {http_date(int(time.time()))}")
+    lines.append(f"{persistence}\r\n")
+    return "\r\n".join(lines).encode("latin-1") + (b"" if head_only else body)
+
+
+def plain_response(
+    status: int, code: str, message: str, persistence: str, request_id: str = "", retry_after: int = 0
+) -> bytes:
+    """Return an error response without asking the application, in the shape of all errors."""
+    body = to_bytes(RequestError(status, code, message).to_json())
+    headers = [("Content-Type", "application/json"), ("X-Content-Type-Options", "nosniff")]
+    if request_id:
+        headers.append(("X-Request-Id", request_id))
+    if retry_after:
+        headers.append(("Retry-After", str(retry_after)))
+    return response_bytes(f"{status} {STATUS_TEXT[status]}", headers, body, persistence)
+
+
+LAST_DATE = [0, ""]
+
+
+def http_date(now: int) -> str:
+    """Return the Date header's value, worked out once a second."""
+    if LAST_DATE[0] != now:
+        LAST_DATE[:] = [now, time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(now))]
+    return str(LAST_DATE[1])
+
 
 LARGE = 524288
 """Bytes of body from which a request goes to threads of its own: its decoding may take long, as may unpacking."""
@@ -39,7 +235,7 @@ class Executor:
         app: WSGIApplication,
         server: tuple[str, str],
         settings: Settings,
-        ledger: Ledger,
+        request_log: RequestLog,
         post: Callable[[Connection], None],
         wake: Callable[[], None],
     ) -> None:
@@ -48,7 +244,7 @@ class Executor:
         self.predict = middleware if isinstance(middleware, PredictMiddleware) else None
         if self.predict is not None:
             self.predict.classifier.batcher.after_batch = self._deliver_batch
-        self.ledger = ledger
+        self.request_log = request_log
         self.server = server
         self.post = post
         """Called with a connection when its response is in `out`; from then on it is the event loop's again."""
@@ -152,7 +348,7 @@ class Executor:
         if not request.claim.acquire(blocking=False):
             return b""
         head, record = request.head, context_of(environ).record
-        self.ledger.record(record, head.method, head.path, status_of(response), request.started, request.address)
+        self.request_log.record(record, head.method, head.path, status_of(response), request.started, request.address)
         return response
 
     def deliver(self, connection: Connection) -> None:

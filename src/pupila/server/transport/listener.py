@@ -1,17 +1,31 @@
-"""Where new connections come in: shared evenly among the workers, each of which takes its own. Knows no HTTP."""
+"""The listening socket: binding, accepting evenly among the workers, and load balancing of open connections.
+
+Accepting evenly is not enough: the connections of one worker may all end, and a worker that is started in another's
+place finds every client connected elsewhere. So a worker with clearly more connections hands one over, between two
+requests, to the worker that has fewest. Its client notices nothing.
+"""
 
 import contextlib
+import errno
 import logging
 import math
+import os
 import socket
+import stat
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
-from pupila.server.process.scoreboard import Board
-from pupila.server.transport.connections import READ, START, Pool
-from pupila.server.transport.watchdog import TICK
+from pupila.errors import SettingsError
+from pupila.server.addresses import UNIX
+from pupila.server.process.scoreboard import HEARTBEAT, WAITING, Scoreboard
+from pupila.server.settings import Settings
+from pupila.server.transport.connection import READ, START, Connection, ConnectionTable
 
 log = logging.getLogger("pupila.server")
 
+TICK = 0.2
+"""Seconds between two looks at the clock: how late a deadline may be noticed."""
 STEP_BACK = 0.05
 """Seconds for which a worker leaves new connections to another that has fewer: it may be computing a batch."""
 LOOK = 0.002
@@ -23,12 +37,12 @@ SILENCE = 60.0
 
 
 class Listener:
-    """One worker's end of the socket that all workers listen on; used by the loop."""
+    """One worker's end of the socket that all workers listen on; used by the I/O thread."""
 
-    def __init__(self, sock: socket.socket, pool: Pool, board: Board, most: int) -> None:
+    def __init__(self, sock: socket.socket, pool: ConnectionTable, scoreboard: Scoreboard, most: int) -> None:
         self.sock = sock
         self.pool = pool
-        self.board = board
+        self.scoreboard = scoreboard
         self.most = most
         """Connections that this worker may have."""
         self.watched = False
@@ -60,7 +74,7 @@ class Listener:
 
     def has_more(self) -> bool:
         """Return whether another worker has clearly fewer connections."""
-        return len(self.pool) > EVEN * self.board.fewest_connections()
+        return len(self.pool) > EVEN * self.scoreboard.fewest_connections()
 
     def accept(self) -> None:
         """Take the connections that wait, but give a worker that has fewer a start, once for each."""
@@ -107,3 +121,150 @@ class Listener:
         """Take nothing more."""
         self.watch(now, wanted=False)
         self.sock.close()
+
+
+AWAKE = 0.1
+"""Seconds since the last sign of life of a worker that is surely running."""
+LONGEST = 256
+"""Bytes of a client's address."""
+
+
+class HandoffSockets:
+    """A pair of Unix sockets for each row of the scoreboard, over which client sockets travel. Made before the fork."""
+
+    def __init__(self, rows: int) -> None:
+        self.pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(rows)]
+        for outside, inside in self.pairs:
+            outside.setblocking(False)
+            inside.setblocking(False)
+
+    def inside(self, slot: int) -> socket.socket:
+        """Return what can be read when something has come in."""
+        return self.pairs[slot][1]
+
+    def hand(self, slot: int, sock: socket.socket, address: str) -> bool:
+        """Hand a client's socket to another worker, which has its own copy then; False if that has no room."""
+        try:
+            socket.send_fds(self.pairs[slot][0], [address.encode()], [sock.fileno()])
+        except OSError:
+            return False
+        return True
+
+    def taken(self, slot: int) -> Iterator[tuple[socket.socket, str]]:
+        """Yield the sockets that have come in, and their clients' addresses."""
+        while True:
+            try:
+                address, descriptors, _, _ = socket.recv_fds(self.inside(slot), LONGEST, 1)
+            except OSError:  # no more
+                return
+            for descriptor in descriptors:
+                yield socket.socket(fileno=descriptor), address.decode()
+
+    def clear(self, slot: int) -> None:
+        """Close what nobody has taken: its worker is gone."""
+        for sock, _ in self.taken(slot):
+            sock.close()
+
+
+class ConnectionHandoff:
+    """One worker's; used by the I/O thread."""
+
+    def __init__(self, doors: HandoffSockets, slot: int, pool: ConnectionTable, scoreboard: Scoreboard) -> None:
+        self.handoffs = doors
+        self.slot = slot
+        self.pool = pool
+        self.scoreboard = scoreboard
+        self.next_look = 0.0
+        pool.selector.register(doors.inside(slot), READ, self.take)
+
+    def take(self) -> None:
+        """Take the connections that others have handed over."""
+        for sock, address in self.handoffs.taken(self.slot):
+            self.pool.add(sock, address)
+
+    def rebalance(self, connection: Connection, now: float) -> None:
+        """Hand a connection between two requests to another worker, if that one has at least two fewer.
+
+        At most one in STEP_BACK seconds: it may take so long until it shows on the scoreboard. And only to a worker
+        whose heartbeat is fresh and that keeps nobody waiting: what is handed to a worker that hangs is lost with it.
+        """
+        if now < self.next_look or connection.scheme == "https":  # what TLS has agreed on cannot be handed over
+            return
+        self.next_look = now + STEP_BACK
+        fewest, slot = self.scoreboard.least_busy()
+        if len(self.pool) < max(fewest + 2, EVEN * fewest):
+            return
+        row = self.scoreboard.row(slot)
+        if now - row[HEARTBEAT] > AWAKE or row[WAITING]:
+            return
+        if self.handoffs.hand(slot, connection.sock, connection.peer):
+            self.pool.drop(connection)
+
+
+BACKLOG = 1024
+OTHERS = 0o117
+"""Permissions that a Unix socket does not have: it is for its owner and group (0660)."""
+
+
+def bind(settings: Settings) -> socket.socket:
+    """Return a listening socket; raises SettingsError with the fix if the address cannot be had."""
+    if settings.host.startswith(UNIX):
+        return bind_unix(Path(settings.host.removeprefix(UNIX)))
+    host, port = settings.host, settings.port
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            fix = f"Stop the program that uses it, or choose another port: --port {port + 1}"
+            raise SettingsError(f"Port {port} is in use. {fix}") from error
+        raise SettingsError(f"Cannot listen on {host} port {port} ({error.strerror}). Choose another.") from error
+    return listener
+
+
+def bind_unix(path: Path) -> socket.socket:
+    """Return a listening Unix socket; one that a server has left behind is replaced."""
+    remove_stale(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(OTHERS)
+    try:
+        listener.bind(str(path))
+        listener.listen(BACKLOG)
+    except OSError as error:  # without an errno if the path is too long
+        listener.close()
+        raise SettingsError(f"{path}: cannot listen there ({error.strerror or error}). Choose another path.") from error
+    finally:
+        os.umask(before)
+    return listener
+
+
+def remove_stale(path: Path) -> None:
+    """Remove a socket that nobody listens on; raises SettingsError for one in use, and for any other file."""
+    with contextlib.suppress(OSError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise SettingsError(f"{path}: is there already, and is no socket. Choose another path for --host unix:")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+            asking.settimeout(1)
+            answer = asking.connect_ex(str(path))
+        if answer == errno.ECONNREFUSED:
+            path.unlink()
+        else:
+            raise SettingsError(f"{path}: another server listens there. Stop it, or choose another path.")
+
+
+def url_of(listener: socket.socket, scheme: str) -> str:
+    """Return the address to ask, with the port that was chosen if 0 was given."""
+    if listener.family == socket.AF_UNIX:
+        return f"{UNIX}{listener.getsockname()}"
+    host, port = listener.getsockname()[:2]
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def example(url: str) -> str:
+    """Return a command that asks the server."""
+    if url.startswith(UNIX):
+        return f"curl --unix-socket {url.removeprefix(UNIX)} -F file=@photo.jpg http://localhost/predict"
+    return f"curl -F file=@photo.jpg {url}/predict"

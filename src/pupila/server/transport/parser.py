@@ -1,6 +1,7 @@
-"""HTTP/1.1 requests from bytes: strict, bounded, no I/O. Knows RFC 9112 and CGI names of headers, but no socket.
+"""Parses HTTP/1.1 requests from bytes (RFC 9112): strict, bounded, no I/O.
 
 What is ambiguous is refused, not guessed: two readings of one request are how requests are smuggled past a proxy.
+Nothing is accepted that h11 refuses (tests/test_server_parser.py).
 """
 
 import re

@@ -111,7 +111,7 @@ def certificate_of(settings: Settings) -> Certificate | None:
 
 
 class TlsSocket:
-    """A client's socket, encrypted; used by the loop's thread, and by one that answers a request."""
+    """A client's socket, encrypted; used by the I/O thread, and by one that answers a request."""
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, established: Callable[[], object]) -> None:
         """`established` is called once, after the handshake."""

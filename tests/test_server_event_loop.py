@@ -1,0 +1,154 @@
+"""Whose a connection is, and what one of them can do to the others: real sockets, an admission that takes notes."""
+
+import math
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from pupila.server.process.scoreboard import Scoreboard
+from pupila.server.transport.admission import AdmissionControl
+from pupila.server.transport.connection import READ, Connection, ConnectionTable, Request
+from pupila.server.transport.event_loop import Reactor
+from pupila.server.transport.listener import ConnectionHandoff, HandoffSockets
+
+GET = b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+class Noting(AdmissionControl):
+    """Hands requests to nobody, and notes them."""
+
+    def __init__(self) -> None:
+        self.requests: list[str] = []
+
+    def begin(self, *_: object) -> bool:
+        return True
+
+    def reserve(self, *_: object) -> bool:
+        return True
+
+    def dispatch(self, connection: Connection, request: Request) -> None:
+        connection.request = request
+        self.requests.append(request.head.path)
+
+
+class Fixture:
+    """A pool with one connection, and its turns."""
+
+    def __init__(self) -> None:
+        scoreboard, self.handoffs = Scoreboard(1), HandoffSockets(1)
+        self.pool = ConnectionTable(scoreboard.row(0), 60.0, 1000)
+        self.reactor = Reactor(self.pool, ConnectionHandoff(self.handoffs, 0, self.pool, scoreboard), 60.0, 10.0)
+        self.admission = Noting()
+        self.reactor.start(self.admission)
+        sock, self.client = socket.socketpair()
+        self.pool.add(sock, "127.0.0.1")
+        (self.connection,) = self.pool.open.values()
+
+    def close(self) -> None:
+        ends = [end for pair in self.handoffs.pairs for end in pair]
+        for end in (*ends, self.client, self.connection, self.pool.selector):
+            end.close()
+        self.reactor.wake_reader.close()
+        self.reactor.wake_writer.close()
+
+
+@pytest.fixture
+def loop() -> Iterator[Fixture]:
+    loop = Fixture()
+    yield loop
+    loop.close()
+
+
+def test_next_request_waits_until_the_connection_is_given_back_whatever_comes_meanwhile(loop: Fixture) -> None:
+    loop.client.sendall(GET % 1)
+    loop.reactor.take(1)
+    loop.client.sendall(GET % 2)
+    for _ in range(3):
+        loop.reactor.take(0)
+    assert loop.admission.requests == ["/1"]
+    loop.reactor.post(loop.connection)
+    loop.reactor.take(0)
+    assert loop.admission.requests == ["/1", "/2"]
+
+
+def test_client_that_closes_while_its_request_is_in_work_is_dropped_when_that_is_done(loop: Fixture) -> None:
+    loop.client.sendall(GET % 1)
+    loop.reactor.take(1)
+    assert loop.connection.request is not None
+    loop.connection.request.taken = True
+    loop.client.shutdown(socket.SHUT_WR)
+    loop.reactor.take(1)
+    assert loop.connection in loop.pool
+    loop.reactor.post(loop.connection)
+    loop.reactor.take(0)
+    assert loop.connection not in loop.pool
+
+
+def test_client_that_ends_its_side_gets_answers_to_all_that_it_has_asked(loop: Fixture) -> None:
+    """As `nc -N` does: to end one's own side is not to be gone."""
+    loop.client.sendall(GET % 1 + GET % 2 + b"GET /never")
+    loop.client.shutdown(socket.SHUT_WR)
+    for taken in (1, 2):
+        for _ in range(3):  # whatever nobody works on yet is not dropped
+            loop.reactor.take(0)
+        assert loop.admission.requests == ["/1", "/2"][:taken] and loop.connection in loop.pool
+        loop.reactor.post(loop.connection)
+    loop.reactor.take(0)
+    assert loop.admission.requests == ["/1", "/2"] and loop.connection not in loop.pool
+
+
+def test_client_that_ends_while_what_it_has_asked_waits_for_its_turn_gets_the_answer(loop: Fixture) -> None:
+    loop.connection.buffer += GET % 1
+    loop.client.shutdown(socket.SHUT_WR)
+    loop.reactor.take(1)
+    assert loop.admission.requests == ["/1"] and loop.connection in loop.pool
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /1", b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc"])
+def test_client_that_ends_before_its_request_is_complete_is_dropped(loop: Fixture, begun: bytes) -> None:
+    loop.client.sendall(begun)
+    loop.client.shutdown(socket.SHUT_WR)
+    for _ in range(2):
+        loop.reactor.take(0)
+    assert loop.connection not in loop.pool and not loop.admission.requests
+
+
+def test_response_that_is_being_written_is_not_sent_before_it_is_posted(loop: Fixture) -> None:
+    loop.client.sendall(GET % 1)
+    loop.reactor.take(1)
+    loop.connection.buffer += GET % 2
+    loop.reactor.post(loop.connection)
+    loop.client.sendall(GET % 3)
+    for _ in range(3):
+        loop.reactor.take(0)
+    assert loop.admission.requests == ["/1", "/2"]
+    loop.connection.out = b"what a thread has made"
+    loop.reactor.take(0)
+    loop.client.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        loop.client.recv(1)
+    loop.reactor.post(loop.connection)
+    loop.reactor.take(0)
+    assert loop.client.recv(99) == b"what a thread has made"
+    loop.reactor.take(0)
+    assert loop.admission.requests == ["/1", "/2", "/3"]
+
+
+def test_requests_sent_at_once_are_taken_up_one_a_turn(loop: Fixture) -> None:
+    loop.client.sendall(GET % 1 + GET % 2 + GET % 3)
+    for taken in (1, 2, 3):
+        loop.reactor.take(1)
+        assert len(loop.admission.requests) == taken
+        loop.reactor.post(loop.connection)
+
+
+def test_turn_that_fails_costs_nobody_else_theirs(loop: Fixture, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        raise RuntimeError
+
+    loop.client.sendall(GET % 1)
+    loop.reactor.due.append((fail, READ))
+    loop.reactor.due.append((loop.connection, READ))
+    loop.reactor.take(math.inf)
+    assert loop.admission.requests == ["/1"] and "a turn has failed" in caplog.text
