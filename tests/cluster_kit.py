@@ -109,7 +109,7 @@ def ray_cluster() -> Iterator[Nodes]:
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-ARCHIVE = "cifar10-jpeg.tar.xz"
+ARCHIVE = "cifar10.tar.xz"
 NAMES = ("airplane", "automobile", "bird")
 """The classes that come first in the archive: to read all ten takes seconds."""
 
@@ -117,7 +117,7 @@ NAMES = ("airplane", "automobile", "bird")
 def fill_with_photos(root: Path, each: int) -> str:
     """Write so many photos a class into class folders, and return where they are from.
 
-    CIFAR-10's, as JPEG, where they are at hand; else pictures that are made, of which colour tells the class.
+    CIFAR-10's, where they are at hand; else pictures that are made, of which colour tells the class.
     """
     for name in NAMES:
         (root / name).mkdir(parents=True)
@@ -128,13 +128,13 @@ def fill_with_photos(root: Path, each: int) -> str:
         for number, (pixels, label) in enumerate(zip(made.images, made.labels, strict=True)):
             Image.fromarray(pixels).save(root / NAMES[label] / f"{number:04d}.jpg", quality=90)
         return "made pictures"
-    left = {f"train/{name}": each for name in NAMES}
+    left = {f"cifar10/train/{name}": each for name in NAMES}
     with tarfile.open(archive, "r|xz") as pictures:
         for entry in pictures:
             folder, _, name = entry.name.rpartition("/")
             if left.get(folder, 0) and entry.isfile():
                 left[folder] -= 1
-                (root / folder.removeprefix("train/") / name).write_bytes(pictures.extractfile(entry).read())
+                (root / folder.removeprefix("cifar10/train/") / name).write_bytes(pictures.extractfile(entry).read())
                 if not any(left.values()):
                     break
     return ARCHIVE

@@ -48,20 +48,29 @@ def test_card_is_of_this_file():
 
 
 def test_accuracy_is_the_cards():
-    dataset = load_dataset(real_data("cifar10-jpeg.tar.xz"), 32).test
+    dataset = load_dataset(real_data("cifar10.tar.xz"), 32).test
     scores = evaluate(Predictor.load(bundled_model()), dataset).scores
     on_card = json.loads(re.search(r'\{"accuracy": [0-9.]+, "n": 10000', CARD.read_text())[0] + "}")
-    assert scores.n == 10000 and scores.accuracy >= 0.895
+    assert scores.n == 10000 and scores.accuracy >= 0.90
     assert scores.ece <= 0.015
     assert scores.accuracy == pytest.approx(on_card["accuracy"], abs=0.002)  # int8 rounds otherwise on other processors
 
 
+WANTED = ("horse", "dog", "frog")
+
+
 def test_horse_is_a_horse(tmp_path):
     """The three photos of the README: the first test pictures of each class that the card promises."""
-    wanted = {f"test/{name}/0001.jpg": name for name in ("horse", "dog", "frog")}
-    with tarfile.open(real_data("cifar10-jpeg.tar.xz")) as archive:
-        photos = {m.name: archive.extractfile(m).read() for m in archive if m.name in wanted}
-    files = [("file", (f"{name}.jpg", photos[path])) for path, name in wanted.items()]
+    photos: dict[str, bytes] = {}
+    with tarfile.open(real_data("cifar10.tar.xz")) as archive:
+        for member in archive:
+            part, _, name = member.name.removeprefix("cifar10/").partition("/")
+            category = name.partition("/")[0]
+            if part == "test" and member.isfile() and category in WANTED and category not in photos:
+                photos[category] = archive.extractfile(member).read()
+            if len(photos) == len(WANTED):
+                break
+    files = [("file", (f"{name}.webp", photos[name])) for name in WANTED]
     with serving(bundled_model(), tmp_path / "log") as server:
         answer = requests.post(f"{server.url}/predict", files=files, timeout=30).json()
     assert [p["category"] for p in answer["predictions"]] == ["horse", "dog", "frog"]

@@ -15,8 +15,8 @@ from pupila.data.sources.files import SourceFile, SourceFiles, parts_of
 
 
 @pytest.mark.slow
-def test_cifar10_as_jpeg_loads_whole_and_the_second_time_within_a_second(tmp_path: Path) -> None:
-    path = real_data("cifar10-jpeg.tar.xz")
+def test_cifar10_loads_whole_and_the_second_time_within_a_second(tmp_path: Path) -> None:
+    path = real_data("cifar10.tar.xz")
     first = load_dataset(path, cache=tmp_path)
     assert first.test is not None and first.skipped == ()
     assert (first.train.size, first.train.counts().tolist()) == (32, [5000] * 10)
@@ -35,7 +35,7 @@ def _seconds_to_load(path: Path, cache: Path) -> float:
 
 
 def test_tiny_imagenet_is_found_inside_its_wrapping_folder() -> None:
-    with tarfile.open(real_data("tiny-imagenet-32.tar.xz")) as archive:  # its beginning: all of it takes seconds
+    with tarfile.open(real_data("tiny-imagenet-64.tar.xz")) as archive:  # its beginning: all of it takes seconds
         entries = [SourceFile(parts_of(member.name), b"") for member in islice(archive, 2000) if member.isreg()]
     arranged = detect_layout(SourceFiles(entries), "tiny")
     assert set(class_names(arranged.splits, "tiny")) == {entry.parts[2] for entry in entries if len(entry.parts) > 2}

@@ -261,7 +261,7 @@ def digits(pictures: Pictures) -> Pictures:
 def tiny_imagenet(pictures: Pictures) -> Pictures:
     """As many pictures of the first hundred classes, read one after the other: the whole archive would take long."""
     found: list[Pictures] = []
-    with tarfile.open(DATA / "tiny-imagenet-32.tar.xz", "r|xz") as archive:
+    with tarfile.open(DATA / "tiny-imagenet-64.tar.xz", "r|xz") as archive:
         for number, member in enumerate(member for member in archive if member.isfile()):
             if number % 40 == 0 and (file := archive.extractfile(member)) is not None:
                 with contextlib.suppress(ImageError):
@@ -273,8 +273,8 @@ def tiny_imagenet(pictures: Pictures) -> Pictures:
 
 @pytest.fixture(scope="module")
 def real() -> tuple[Predictor, Pictures]:
-    archive = DATA / "cifar10-jpeg.tar.xz"
-    if not archive.exists() or not (DATA / "tiny-imagenet-32.tar.xz").exists() or not bundled_model().exists():
+    archive = DATA / "cifar10.tar.xz"
+    if not archive.exists() or not (DATA / "tiny-imagenet-64.tar.xz").exists() or not bundled_model().exists():
         pytest.skip("CIFAR-10, Tiny ImageNet or the bundled model is not here")
     test = load_dataset(archive).test
     assert test is not None

@@ -1,7 +1,7 @@
 """Does a photo get the same answer when the page scales it down before upload? Asks a real server from a real Chromium.
 
     pupila serve &
-    python benchmarks/serving/shrink.py cifar10-jpeg.tar.xz [PHOTO ...] [--pictures 200]
+    python benchmarks/serving/shrink.py cifar10.tar.xz [PHOTO ...] [--pictures 200]
 
 Small pictures of the archive are blown up to 2048 x 2048 pixels with a camera's noise, since a photo's fine grain is
 what scaling may treat differently; photos given as files are cut into random crops of at least 300 pixels a side. Each

@@ -1,6 +1,6 @@
 """Which score tells unknown pictures best? The area under the ROC curve of each candidate; 0.5 is chance.
 
-    python benchmarks/training/unknown.py MODEL cifar10-jpeg.tar.xz tiny-imagenet-32.tar.xz
+    python benchmarks/training/unknown.py MODEL cifar10.tar.xz tiny-imagenet-64.tar.xz
 
 Known: the test pictures of the first data set. Unknown: the validation pictures of Tiny ImageNet whose class is none of
 CIFAR-10's ten, once more those of them whose class is in no folder of outliers that outside.py writes, and handwritten

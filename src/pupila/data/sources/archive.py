@@ -152,7 +152,7 @@ def unpack(file: BinaryIO, size: int, where: str, budget: UnpackBudget) -> Sourc
 
 
 def stem(path: Path) -> str:
-    """Return the archive's name without its endings: cifar10-jpeg for cifar10-jpeg.tar.xz."""
+    """Return the archive's name without its endings: cifar10 for cifar10.tar.xz."""
     for suffix in sorted(SUFFIXES, key=len, reverse=True):
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)] or path.name
