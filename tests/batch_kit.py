@@ -1,6 +1,8 @@
 """What the tests of pupila.batch share: folders of small real pictures, and jobs in processes that can be killed."""
 
+import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -47,14 +49,27 @@ def start(model: Path, folder: Path, out: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def kill_after(process: subprocess.Popen[str], journal: Path, lines: int) -> int:
-    """Kill a job with SIGKILL once its journal has so many lines, and return how many it had in the end."""
-    limit = time.monotonic() + 30
-    while count_lines(journal) < lines and process.poll() is None and time.monotonic() < limit:
-        time.sleep(0.001)
+def kill_after(process: subprocess.Popen[str], out: Path, answers: int) -> int:
+    """Kill a job with SIGKILL once it has so many answers, and return how many it had in the end."""
+    wait_for_answers(process, out, answers)
     process.kill()
     process.communicate()
-    return count_lines(journal)
+    return count_answers(out)
+
+
+def wait_for_answers(process: subprocess.Popen[str], out: Path, answers: int) -> None:
+    """Return once a job has so many answers, or has ended."""
+    limit = time.monotonic() + 30
+    while count_answers(out) < answers and process.poll() is None and time.monotonic() < limit:
+        time.sleep(0.001)
+
+
+def count_answers(out: Path) -> int:
+    """Return how many answers the job of this output has, also while it runs."""
+    database = f"file:{out}.unfinished/job.sqlite?mode=ro"
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(database, uri=True)) as job:
+        return int(job.execute("SELECT count(*) FROM files WHERE answer IS NOT NULL").fetchone()[0])
+    return 0
 
 
 def count_lines(path: Path) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from batch_kit import count_lines, fill
+from batch_kit import count_answers, fill
 from click.testing import CliRunner
 from cluster_kit import ARCHIVE, NAMES, Nodes, fill_with_photos
 from server_kit import CLASSES, write_model
@@ -50,19 +50,19 @@ def test_killed_node_loses_and_repeats_nothing(cluster: Nodes, tmp_path: Path) -
     origin = fill_with_photos(folder, 500)
     (folder / "broken.png").write_bytes(b"no picture")
     predict_all(model, [folder], tmp_path / "here.parquet", say=lambda _: None)
-    journal = tmp_path / "there.parquet.unfinished" / "rows"
+    out = tmp_path / "there.parquet"
 
     node = cluster.add(num_cpus=1)
-    with start(model, folder, tmp_path / "there.parquet", cluster.address) as job:
+    with start(model, folder, out, cluster.address) as job:
         try:
             limit = time.monotonic() + 600
             # Best while that node works; but a fast head may be halfway before the node has loaded the model.
-            while count_lines(journal) < (300 if cluster.predicts(node) else 750):
+            while count_answers(out) < (300 if cluster.predicts(node) else 750):
                 assert job.poll() is None, job.communicate()[0]
                 assert time.monotonic() < limit
                 time.sleep(0.01)
             cluster.kill(node)
-            killed_at = count_lines(journal)
+            killed_at = count_answers(out)
             output, _ = job.communicate(timeout=600)
         finally:
             job.kill()

@@ -3,7 +3,7 @@
     python benchmarks/cluster/predicting.py [--each 3000] [--rounds 2]
 
 The same 9,000 photos and the bundled model each time, in turn; about four minutes on two quiet cores. Counted are the
-rows of the job's journal, between a fifth of them and nearly all, so that starting and ending are left out. Each node
+answers in the job's database between a fifth of them and nearly all: starting and ending are left out. Each node
 is a Ray node of its own with one core. Overhead is against the same number of cores without Ray; the bar is that of
 training.py.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
-from batch_kit import count_lines
+from batch_kit import count_answers
 from cluster_kit import fill_with_photos, ray_cluster
 from training import print_overhead
 
@@ -31,13 +31,13 @@ LIMIT = 600.0
 def speed(photos: Path, out: Path, cores: set[int], *more: str) -> float:
     """Run a job in a process of its own, on these cores, and return pictures a second."""
     command = [sys.executable, "-m", "pupila", "predict", str(bundled_model()), str(photos), "--out", str(out), *more]
-    journal, total = Path(f"{out}.unfinished", "rows"), sum(1 for _ in photos.rglob("*.jpg"))
+    total = sum(1 for _ in photos.rglob("*.jpg"))
     limit = time.monotonic() + LIMIT
     marks: list[tuple[int, float]] = []
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as job:
         os.sched_setaffinity(job.pid, cores)
         while job.poll() is None and (not marks or marks[-1][0] < 0.95 * total):
-            rows = count_lines(journal)
+            rows = count_answers(out)
             if rows > 0.2 * total and (not marks or rows > marks[-1][0]):
                 marks.append((rows, time.perf_counter()))
             time.sleep(0.02)

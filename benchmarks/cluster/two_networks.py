@@ -27,7 +27,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
-from batch_kit import count_lines
+from batch_kit import count_answers, count_lines
 from cluster_kit import PATIENCE, Got, Load, fill_with_photos, tell_port
 
 from pupila.models import bundled_model
@@ -127,8 +127,7 @@ def predict(photos: Path, folder: Path) -> None:
     """Predict on both nodes, kill the second in the middle, and compare with the plain command's table."""
     plain, cluster = folder / "plain.csv", folder / "cluster.csv"
     inside(0, pupila("predict", bundled_model(), photos, "--out", plain))
-    journal = folder / "cluster.csv.unfinished" / "rows"
-    with_a_kill(pupila("predict", bundled_model(), photos, "--out", cluster), lambda: count_lines(journal) > 0)
+    with_a_kill(pupila("predict", bundled_model(), photos, "--out", cluster), lambda: count_answers(cluster) > 0)
     check(plain.read_bytes() == cluster.read_bytes(), "the table is another one")
     print(f"predict: {count_lines(cluster) - 1} rows, the same as without a cluster")
 

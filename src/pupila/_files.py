@@ -38,6 +38,21 @@ def write_file(path: Path, content: bytes | str, mode: int = 0o666) -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def publish(ready: Path, target: Path) -> None:
+    """Give the file `ready` the name `target`; raises FileExistsError if there is one of that name.
+
+    `ready` stays where the file system has hard links, and can be removed; elsewhere it is renamed.
+    """
+    try:
+        os.link(ready, target)
+    except FileExistsError:
+        raise
+    except OSError:  # FAT and some network file systems have no links, and no way to rename that refuses to overwrite
+        if os.path.lexists(target):
+            raise FileExistsError(str(target)) from None
+        ready.rename(target)
+
+
 def sync(path: Path) -> None:
     """Return when what was written to a file, or the names in a folder, are on the disk; raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -1,30 +1,42 @@
-"""The work folder beside a job's output: all that is needed to go on after a kill. Knows nothing of pictures or tables.
+"""The state of one batch job: an SQLite database in a folder beside the output, so that a killed job can go on.
 
     predictions.csv.unfinished/
-        files       the listing: path and stamp of every file, sorted; complete if job.json is there
-        job.json    model, choices a row, number of files
-        rows        the journal
-        result      the finished table, before it gets its name
-        lock        held by the running process
+        job.sqlite    what the job is about, every file with its stamp, and the answers so far
+        result        the finished table, before it gets its name
+        lock          held by the running process; others may read the database meanwhile
 
-A job goes on only with the same model, choices and files; any difference is an error that names it.
+Answers are committed a chunk at a time; a kill loses at most
+what was not committed. A job goes on only with the same model, choices and files; any difference is an error that
+names it.
 """
 
+import contextlib
 import fcntl
-import json
 import os
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
 
-from pupila.batch.listing import Walk, differences, identities, write_listing
+from pupila.batch.answer import FileAnswer
+from pupila.batch.listing import Walk, identities
 from pupila.errors import DataError
 
 SUFFIX = ".unfinished"
-NAMES = ("files", "files.new", "rows", "result", "job.json", "job.json.new", "lock")
+NAMES = ("job.sqlite", "job.sqlite-wal", "job.sqlite-shm", "result", "lock")
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS about (model TEXT, version TEXT, top INTEGER, files INTEGER, hidden INTEGER);
+CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, stamp BLOB, answer BLOB) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS ordered (folder BLOB, name BLOB, path BLOB, PRIMARY KEY (folder, name, path)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS now (path BLOB PRIMARY KEY, stamp BLOB) WITHOUT ROWID;
+"""
+DIFFERENCES = {
+    "new": "SELECT path FROM now WHERE path NOT IN (SELECT path FROM files) ORDER BY path",
+    "gone": "SELECT path FROM files WHERE path NOT IN (SELECT path FROM now) ORDER BY path",
+    "changed": "SELECT path FROM now JOIN files USING (path) WHERE now.stamp != files.stamp ORDER BY path",
+}
+NAMED_AT_MOST = 3
 
 
 @dataclass(frozen=True)
@@ -38,67 +50,110 @@ class About:
     hidden: int = 0
 
 
-class Job:
-    """A locked work folder: `with Job(output) as job: about = job.begin(...)`."""
+class BatchJob:
+    """The open database: `with BatchJob(output) as job: about = job.begin(...)`. Paths are bytes, sorted bytewise."""
 
     def __init__(self, output: Path) -> None:
         self.folder = output.with_name(output.name + SUFFIX)
-        self.files = self.folder / "files"
-        self.rows = self.folder / "rows"
         self.result = self.folder / "result"
-        self._about = self.folder / "job.json"
 
-    def __enter__(self) -> "Job":
+    def __enter__(self) -> "BatchJob":
         self.folder.mkdir(exist_ok=True)
-        self._lock: BinaryIO = (self.folder / "lock").open("wb")
+        self._lock = (self.folder / "lock").open("wb")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._lock.close()
             raise DataError(f"{self.folder}: another process works on it. Wait for it, or end it.") from None
+        self._sql = sqlite3.connect(self.folder / "job.sqlite", isolation_level=None)
+        self._sql.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {SCHEMA}")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._about.exists() or not self.rows.exists():
-            self.remove()  # stopped before there was an answer to go on with
+        with contextlib.suppress(sqlite3.Error):
+            if not self._count():  # stopped before there was an answer to go on with, or removed
+                self.remove()
+        self._sql.close()
         self._lock.close()
 
     def begin(self, paths: Sequence[Path | str], without: Sequence[Path], about: About) -> About:
         """List the files and return what the job is about; if it was begun before, it must be about the same."""
         walk = Walk(paths, identities([*without, self.folder]))
-        fresh = self.folder / "files.new"
-        count = write_listing(walk, fresh)
-        if not count:
+        row = self._sql.execute("SELECT * FROM about").fetchone()
+        with self._transaction():
+            table = "files (path, stamp)" if row is None else "now"
+            self._sql.executemany(f"INSERT OR IGNORE INTO {table} VALUES (?, ?)", walk)  # noqa: S608 - one of two
+            if row is None:
+                files = self._number("SELECT count(*) FROM files")
+                row = (about.model, about.version, about.top, files, walk.hidden)
+                self._sql.execute("INSERT INTO about VALUES (?, ?, ?, ?, ?)", row)
+                found = []
+            else:
+                found = self._differences(About(*row), about)
+                self._sql.execute("DELETE FROM now")
+        if not row[3]:
             raise DataError(f"{', '.join(map(str, paths))}: holds no file that is not hidden. Give another folder.")
-        if self._about.exists():
-            self._check(About(**json.loads(self._about.read_text())), about, fresh)
-            fresh.unlink()
-        else:
-            self.rows.unlink(missing_ok=True)
-            fresh.replace(self.files)
-            self._save(About(about.model, about.version, about.top, count, walk.hidden))
-        return About(**json.loads(self._about.read_text()))
+        if found:
+            raise DataError(
+                f"{self.folder}: the job was begun with something else ({'; '.join(found)}). "
+                "Go on with what it was begun with, or remove that folder to begin anew."
+            )
+        return About(*row)
 
-    def _save(self, about: About) -> None:
-        temporary = self.folder / "job.json.new"
-        temporary.write_text(json.dumps(asdict(about)))
-        temporary.replace(self._about)
-
-    def _check(self, before: About, now: About, fresh: Path) -> None:
+    def _differences(self, before: About, now: About) -> list[str]:
         found = []
         if before.version != now.version:
             found.append(f"model: {before.model!r} {before.version} then, {now.model!r} {now.version} now")
         if before.top != now.top:
             found.append(f"choices a row (--top): {before.top} then, {now.top} now")
-        found += [f"files {difference}" for difference in differences(self.files, fresh)]
-        if found:
-            fresh.unlink()
-            raise DataError(
-                f"{self.folder}: the job was begun with something else ({'; '.join(found)}). "
-                "Go on with what it was begun with, or remove that folder to begin anew."
-            )
+        for kind, query in DIFFERENCES.items():
+            count = self._number(f"SELECT count(*) FROM ({query})")  # noqa: S608 - one of three
+            names = [repr(os.fsdecode(path)) for (path,) in self._sql.execute(f"{query} LIMIT {NAMED_AT_MOST}")]
+            if names:
+                more = f" and {count - len(names):,} more" if count > len(names) else ""
+                found.append(f"files {kind}: {', '.join(names)}{more}")
+        return found
+
+    def paths(self) -> Iterator[bytes]:
+        """Yield the path of each file, sorted."""
+        for (path,) in self._sql.execute("SELECT path FROM files ORDER BY path"):
+            yield path
+
+    def answered(self) -> int:
+        """Return how many files have an answer."""
+        return self._number("SELECT count(*) FROM files WHERE answer IS NOT NULL")
+
+    def unanswered(self, size: int) -> Iterator[list[str]]:
+        """Yield the paths without an answer, in order and in chunks; answers may be given meanwhile."""
+        last = b""
+        query = "SELECT path FROM files WHERE path > ? AND answer IS NULL ORDER BY path LIMIT ?"
+        while chunk := [path for (path,) in self._sql.execute(query, (last, size))]:
+            yield [os.fsdecode(path) for path in chunk]
+            last = chunk[-1]
+
+    def answer(self, paths: Sequence[str], lines: bytes) -> None:
+        """Keep the answers to these paths, a line each."""
+        rows = zip(lines.splitlines(), map(os.fsencode, paths), strict=True)
+        with self._transaction():
+            self._sql.executemany("UPDATE files SET answer = ? WHERE path = ?", rows)
+
+    def answers(self) -> Iterator[tuple[bytes, FileAnswer]]:
+        """Yield each path and its answer, sorted by path."""
+        for path, line in self._sql.execute("SELECT path, answer FROM files ORDER BY path"):
+            yield path, FileAnswer.from_line(line)
+
+    def answer_to(self, path: bytes) -> FileAnswer:
+        """Return the answer to one file."""
+        return FileAnswer.from_line(self._sql.execute("SELECT answer FROM files WHERE path = ?", (path,)).fetchone()[0])
+
+    def in_order(self, records: Iterable[tuple[bytes, bytes, bytes]]) -> Iterator[tuple[bytes, bytes, bytes]]:
+        """Yield (folder, name, path) sorted by all three."""
+        with self._transaction():
+            self._sql.execute("DELETE FROM ordered")
+            self._sql.executemany("INSERT INTO ordered VALUES (?, ?, ?)", records)
+        yield from self._sql.execute("SELECT * FROM ordered ORDER BY folder, name, path")
 
     def published_as(self, output: Path) -> bool:
         """True if the output is there, and is this job's result: the process was stopped after giving it its name."""
@@ -106,7 +161,25 @@ class Job:
 
     def remove(self) -> None:
         """Remove what the job wrote, and the folder if nothing else is in it."""
-        for name in sorted(NAMES, key=lambda name: name != "job.json"):  # without it, the rest counts as nothing
+        self._sql.close()
+        for name in NAMES:  # the database first: without it, the rest counts as nothing
             (self.folder / name).unlink(missing_ok=True)
-        with suppress(OSError):
+        with contextlib.suppress(OSError):
             self.folder.rmdir()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._sql.execute("BEGIN")
+        try:
+            yield
+            self._sql.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                self._sql.execute("ROLLBACK")
+            raise
+
+    def _number(self, query: str) -> int:
+        return int(self._sql.execute(query).fetchone()[0])
+
+    def _count(self) -> int:
+        return len(self._sql.execute("SELECT 1 FROM files WHERE answer IS NOT NULL LIMIT 1").fetchall())

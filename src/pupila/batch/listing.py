@@ -1,23 +1,19 @@
-"""Every file that a job answers: folders walked, hidden files passed over, sorted by path, each path once.
+"""Finds every file that a job answers: walks folders and passes over hidden files.
 
-Reads names, sizes and times only; knows nothing of pictures. A name says nothing about its content: every file that is
-not hidden is listed, so that none is left out without a reason.
+Reads names, sizes and times only. A name says nothing about its content: every file that is not hidden is listed, so
+that none is left out without a reason.
 """
 
-import itertools
 import os
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pupila.batch import remote, spool
-from pupila.batch.spool import Record
+from pupila.batch import remote
 from pupila.errors import DataError
 
 Identity = tuple[int, int]
 """Device and inode: tells a file or folder from all others, however its path is spelled."""
-
-NAMED_AT_MOST = 3
 
 
 def identities(paths: Sequence[Path | str]) -> frozenset[Identity]:
@@ -43,7 +39,7 @@ class Walk:
         self._paths = paths
         self._without = without
 
-    def __iter__(self) -> Iterator[Record]:
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
         folders: list[tuple[bytes, frozenset[Identity]]] = []
         for path in self._paths:
             if isinstance(path, str):
@@ -67,7 +63,7 @@ class Walk:
 
     def _visit(
         self, path: bytes, above: frozenset[Identity], folders: list[tuple[bytes, frozenset[Identity]]]
-    ) -> Iterator[Record]:
+    ) -> Iterator[tuple[bytes, bytes]]:
         status = _status(path)
         here = (status.st_dev, status.st_ino) if status else None
         if here is not None and (here in self._without or here in above):
@@ -89,17 +85,6 @@ def _stamp(status: os.stat_result | None) -> bytes:
     return b"-" if status is None else b"%d:%d" % (status.st_size, status.st_mtime_ns)
 
 
-def write_listing(walk: Walk, target: Path) -> int:
-    """Write all files of a walk, sorted by path byte by byte, and return how many they are."""
-    with target.open("wb") as file:
-        return spool.write(file, _unique(spool.sort(walk, target.parent)))
-
-
-def _unique(records: Iterator[Record]) -> Iterator[Record]:
-    for _, same in itertools.groupby(records, key=lambda record: record[0]):
-        yield next(same)
-
-
 def files_below(paths: Sequence[Path]) -> list[Path]:
     """Return the paths in the order given, folders replaced by their files, in memory: for a person's few pictures."""
     files: list[Path] = []
@@ -107,35 +92,3 @@ def files_below(paths: Sequence[Path]) -> list[Path]:
         found = sorted(record[0] for record in Walk([path])) if path.is_dir() else [os.fsencode(path)]
         files += [Path(os.fsdecode(name)) for name in found]
     return files
-
-
-def differences(before: Path, now: Path) -> list[str]:
-    """Say how two listings differ, one entry a kind: "new: 'a.png' and 2 more"; empty if they do not."""
-    kinds: dict[str, list[bytes]] = {"new": [], "gone": [], "changed": []}
-    counts = dict.fromkeys(kinds, 0)
-    for kind, path in _compare(spool.read_path(before), spool.read_path(now)):
-        counts[kind] += 1
-        if counts[kind] <= NAMED_AT_MOST:
-            kinds[kind].append(path)
-    return [_said(kind, paths, counts[kind]) for kind, paths in kinds.items() if paths]
-
-
-def _compare(before: Iterator[Record], now: Iterator[Record]) -> Iterator[tuple[str, bytes]]:
-    old, new = next(before, None), next(now, None)
-    while old is not None or new is not None:
-        if new is None or (old is not None and old[0] < new[0]):
-            assert old is not None  # noqa: S101 - for the type checker
-            yield "gone", old[0]
-            old = next(before, None)
-        elif old is None or new[0] < old[0]:
-            yield "new", new[0]
-            new = next(now, None)
-        else:
-            if old[1] != new[1]:
-                yield "changed", new[0]
-            old, new = next(before, None), next(now, None)
-
-
-def _said(kind: str, paths: list[bytes], count: int) -> str:
-    named = ", ".join(repr(os.fsdecode(path)) for path in paths)
-    return f"{kind}: {named}" + (f" and {count - len(paths):,} more" if count > len(paths) else "")

@@ -1,4 +1,4 @@
-"""Files that lie elsewhere: s3://, http:// and whatever else pyarrow or fsspec can open. Knows nothing of pictures.
+"""Files that lie elsewhere: s3://, http:// and whatever else pyarrow or fsspec can open.
 
 A folder is an address that ends in a slash; of a web server it is a page with links, as nginx makes them. s3:// takes
 pyarrow's options: s3://bucket/photos/?endpoint_override=host:9000&scheme=http is any store that speaks S3's language.
@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from pupila.batch.spool import Record
 from pupila.errors import DataError, MissingExtraError, PupilaError
 
 URL = re.compile(r"[a-z][a-z0-9+.-]+://.")
@@ -47,7 +46,7 @@ def read(url: str, most: int) -> bytes:
         raise OSError(0, _reason(error)) from error
 
 
-def walk(url: str) -> Iterator[Record]:
+def walk(url: str) -> Iterator[tuple[bytes, bytes]]:
     """Yield (address, stamp) of the file, or of each file below the folder. Raises DataError if there is none."""
     found = _find(url)
     if not found:

@@ -1,7 +1,7 @@
-"""One batch job from paths to a table or sorted folders: reads top to bottom. Knows nothing of command lines."""
+"""One batch job, from paths to a table or to sorted folders."""
 
-import itertools
 import os
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Protocol
 
 from pupila._cpus import usable_cores
-from pupila.batch import journal, kaggle, spool, table
-from pupila.batch.answer import Answer
-from pupila.batch.job import About, Job
-from pupila.batch.journal import Journal
-from pupila.batch.publish import publish
-from pupila.batch.sorting import Sorting, carry_out, plan
+from pupila._files import publish, sync
+from pupila.batch import kaggle, table
+from pupila.batch.job import About, BatchJob
+from pupila.batch.sorting import Sorting, carry_out, plan, records_of
 from pupila.batch.summary import FAILURES_SHOWN, Summary
-from pupila.batch.workers import Ahead, Model, Workers
+from pupila.batch.workers import Ahead, VerifiedModel, Workers
 from pupila.errors import DataError
 from pupila.progress import Progress
 
@@ -25,9 +23,9 @@ CHUNK = 64
 
 
 class Mapper(Protocol):
-    """Answers chunks of paths: yields the number of files and the journal's lines of each, in order, each once."""
+    """Answers chunks of paths: yields each chunk and its lines of answers, in order, each once."""
 
-    def map(self, chunks: Iterator[list[str]]) -> Iterator[tuple[int, bytes]]:
+    def map(self, chunks: Iterator[list[str]]) -> Iterator[tuple[list[str], bytes]]:
         """Answer each chunk of paths."""
 
 
@@ -55,7 +53,7 @@ def predict_all(
     output = out or (sorting.into if sorting else None)
     if output is None:
         raise ValueError("Give out, sorting, or both.")
-    job = Job(output)
+    job = BatchJob(output)
     try:
         if out is not None:
             table.writer_for(out)
@@ -69,18 +67,23 @@ def predict_all(
             f"{error.filename or output}: {error.strerror}. When that is mended, give the same command again: "
             "it goes on where it stopped."
         ) from error
+    except sqlite3.Error as error:
+        raise DataError(
+            f"{job.folder}: {error}. When that is mended, give the same command again: it goes on where it stopped. "
+            "If the folder is damaged, remove it to begin anew."
+        ) from error
 
 
-def _verified(path: Path) -> Model:
+def _verified(path: Path) -> VerifiedModel:
     from pupila.predictor import Predictor  # not above: where our own processes do this, they alone need its runtime
 
     predictor = Predictor.load(path)
-    return Model(path, predictor.version, predictor.manifest.name, predictor.manifest.classes)
+    return VerifiedModel(path, predictor.version, predictor.manifest.name, predictor.manifest.classes)
 
 
 def _run(
-    job: Job,
-    model: Model,
+    job: BatchJob,
+    model: VerifiedModel,
     paths: Sequence[Path | str],
     out: Path | None,
     top: int,
@@ -94,7 +97,7 @@ def _run(
     own = [path for path in (out, sorting.into if sorting else None) if path is not None]
     about = job.begin(paths, own, About(model.name, model.version, top))
     if kaggle_format and out is not None:
-        kaggle.check(out, job.files)
+        kaggle.check(out, job)
     summary = Summary(about.files, about.hidden, _answer(job, about, model, crew), out=out)
     if out is not None and not job.published_as(out):
         _write(job, model, top, out, kaggle_format)
@@ -107,46 +110,33 @@ def _run(
     return summary
 
 
-def _answer(job: Job, about: About, model: Model, crew: Crew) -> int:
+def _answer(job: BatchJob, about: About, model: VerifiedModel, crew: Crew) -> int:
     """Answer the files that are not answered yet, and return how many were."""
-    with Journal(job.rows) as rows:
-        left = about.files - rows.count
-        if left <= 0:
-            return rows.count
-        files = itertools.islice(spool.read_path(job.files), rows.count, None)
+    before = job.answered()
+    left = about.files - before
+    if left:
         count = min(usable_cores(), -(-left // CHUNK))
         with crew(count, model.path, model.version, about.top) as workers, Progress("predicting", left) as bar:
-            for done, lines in workers.map(_chunks(os.fsdecode(path) for path, _ in files)):
-                rows.append(lines)
-                bar.advance(done)
-        return rows.count
+            for paths, lines in workers.map(job.unanswered(CHUNK)):
+                job.answer(paths, lines)
+                bar.advance(len(paths))
+    return before
 
 
-def _chunks(paths: Iterator[str]) -> Iterator[list[str]]:
-    while chunk := list(itertools.islice(paths, CHUNK)):
-        yield chunk
-
-
-def _answers(job: Job) -> Iterator[tuple[bytes, Answer]]:
-    files = (path for path, _ in spool.read_path(job.files))
-    return zip(files, journal.read(job.rows), strict=True)
-
-
-def _write(job: Job, model: Model, top: int, out: Path, kaggle_format: bool) -> None:
+def _write(job: BatchJob, model: VerifiedModel, top: int, out: Path, kaggle_format: bool) -> None:
     job.result.unlink(missing_ok=True)
     if kaggle_format:
-        kaggle.write(job.result, _answers(job), model.classes)
+        kaggle.write(job.result, job, model.classes)
     else:
-        rows = (table.row(path, answer, model.classes, top) for path, answer in _answers(job))
+        rows = (table.row(path, answer, model.classes, top) for path, answer in job.answers())
         table.writer_for(out)(job.result, table.columns(top), rows)
-    with job.result.open("rb") as file:
-        os.fsync(file.fileno())
+    sync(job.result)
     publish(job.result, out)
 
 
-def _count(job: Job, model: Model, summary: Summary) -> None:
+def _count(job: BatchJob, model: VerifiedModel, summary: Summary) -> None:
     counts = [0] * len(model.classes)
-    for path, answer in _answers(job):
+    for path, answer in job.answers():
         if answer.code:
             summary.failed += 1
             if summary.failed <= FAILURES_SHOWN:
@@ -157,8 +147,8 @@ def _count(job: Job, model: Model, summary: Summary) -> None:
     summary.categories = dict(zip(model.classes, counts, strict=True))
 
 
-def _sort(job: Job, model: Model, sorting: Sorting, say: Callable[[str], None], summary: Summary) -> None:
-    moves = plan(_answers(job), model.classes, sorting, job.folder)
-    summary.folders = carry_out(moves, sorting, say)
+def _sort(job: BatchJob, model: VerifiedModel, sorting: Sorting, say: Callable[[str], None], summary: Summary) -> None:
+    records = job.in_order(records_of(job.answers(), model.classes, sorting))
+    summary.folders = carry_out(plan(records, sorting), sorting, say)
     summary.sorted_into, summary.applied = sorting.into, sorting.apply
     summary.kept = None if sorting.apply else job.folder

@@ -16,17 +16,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pupila.batch import spool
-from pupila.batch.answer import Answer
-from pupila.batch.publish import publish
-from pupila.batch.spool import Record
+from pupila._files import publish
+from pupila.batch.answer import FileAnswer
 from pupila.errors import DataError
 from pupila.progress import printable
 
+Record = tuple[bytes, bytes, bytes]
+"""Folder, name and path."""
 UNSURE = "_unsure"
 UNKNOWN = "_unknown"
 DIGITS = (8, 16, 64)
-"""Of the hash in a name: as few as do."""
+"""Hash prefix lengths to try, shortest first."""
 NAME_BYTES = 255
 """The longest name that a file can have on nearly all file systems."""
 
@@ -53,17 +53,18 @@ class Move:
     done: bool
 
 
-def plan(
-    answers: Iterable[tuple[bytes, Answer]], classes: Sequence[str], sorting: Sorting, work: Path
-) -> Iterator[Move]:
-    """Yield a move a picture, by folder and name; pictures that could not be read stay where they are."""
-    records = spool.sort(_records(answers, folders_of(classes), sorting.min_confidence), work)
+def plan(records: Iterable[Record], sorting: Sorting) -> Iterator[Move]:
+    """Yield a move a picture; the records are sorted."""
     for _, same in itertools.groupby(records, key=lambda record: record[:2]):
         for place, (folder, name, source) in enumerate(same):
             yield _move(Path(os.fsdecode(source)), sorting.into / os.fsdecode(folder), os.fsdecode(name), place == 0)
 
 
-def _records(answers: Iterable[tuple[bytes, Answer]], folders: Sequence[str], least: float) -> Iterator[Record]:
+def records_of(
+    answers: Iterable[tuple[bytes, FileAnswer]], classes: Sequence[str], sorting: Sorting
+) -> Iterator[Record]:
+    """Yield folder, name and path of each picture; pictures that could not be read stay where they are."""
+    folders, least = folders_of(classes), sorting.min_confidence
     for path, answer in answers:
         if not answer.code:
             index, confidence = answer.choices[0]

@@ -1,4 +1,4 @@
-"""Answers as a table: csv, jsonl or parquet, by the output's ending. Knows the columns, not where the rows come from.
+"""Writes answers as a table: csv, jsonl or parquet, by the ending of the output's name.
 
 One row a file, sorted by path. Columns: path, category, category_index, confidence, unknown, error_code, error, then
 category_2, confidence_2 and so on for the choices asked for beyond the first. A file that cannot be read has only its
@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from pupila._tables import CsvWriter
-from pupila.batch.answer import Answer
+from pupila.batch.answer import FileAnswer
 from pupila.errors import DataError, MissingExtraError
 
 Value = str | int | float | bool | None
-Row = list[Value]
-Writer = Callable[[Path, Sequence[str], Iterable[Row]], None]
+TableRow = list[Value]
+Writer = Callable[[Path, Sequence[str], Iterable[TableRow]], None]
 
 ROW_GROUP = 50_000
 """Rows of a parquet file that are in memory at a time."""
@@ -30,7 +30,7 @@ def columns(top: int) -> list[str]:
     return ["path", "category", "category_index", "confidence", "unknown", "error_code", "error", *more]
 
 
-def row(path: bytes, answer: Answer, classes: Sequence[str], top: int) -> Row:
+def row(path: bytes, answer: FileAnswer, classes: Sequence[str], top: int) -> TableRow:
     """Return the values of one file's row."""
     name = path.decode("utf-8", "backslashreplace")
     if answer.code:
@@ -51,7 +51,7 @@ def writer_for(output: Path) -> Writer:
     return writer
 
 
-def write_csv(path: Path, names: Sequence[str], rows: Iterable[Row]) -> None:
+def write_csv(path: Path, names: Sequence[str], rows: Iterable[TableRow]) -> None:
     """Write RFC 4180 with a header, in UTF-8; text that looks like a formula gets an apostrophe in front."""
     with path.open("w", encoding="utf-8", newline="") as file:
         table = CsvWriter(file)
@@ -59,14 +59,14 @@ def write_csv(path: Path, names: Sequence[str], rows: Iterable[Row]) -> None:
         table.writerows([str(v).lower() if isinstance(v, bool) else v for v in values] for values in rows)
 
 
-def write_jsonl(path: Path, names: Sequence[str], rows: Iterable[Row]) -> None:
+def write_jsonl(path: Path, names: Sequence[str], rows: Iterable[TableRow]) -> None:
     """Write one JSON object a line."""
     with path.open("w", encoding="utf-8") as file:
         for values in rows:
             file.write(json.dumps(dict(zip(names, values, strict=True)), ensure_ascii=False) + "\n")
 
 
-def write_parquet(path: Path, names: Sequence[str], rows: Iterable[Row]) -> None:
+def write_parquet(path: Path, names: Sequence[str], rows: Iterable[TableRow]) -> None:
     """Write parquet in row groups."""
     arrow, parquet = _pyarrow()
     kinds = {
@@ -81,7 +81,7 @@ def write_parquet(path: Path, names: Sequence[str], rows: Iterable[Row]) -> None
             file.write_table(arrow.table(dict(zip(names, data, strict=True)), schema=schema))
 
 
-def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
+def _groups(rows: Iterable[TableRow]) -> Iterator[list[TableRow]]:
     source = iter(rows)
     while group := list(itertools.islice(source, ROW_GROUP)):
         yield group

@@ -5,7 +5,7 @@ Decodes and runs an ONNX Runtime session of its own, with one thread: a process 
 nothing of tables.
 
 First it writes what it knows of the model, or what is wrong with it: one line of JSON. A job is one line, JSON: a list
-of paths. Its answer is one line, the number of bytes that follow, then the journal's line of each path.
+of paths. Its answer is one line, the number of bytes that follow, then the line of each path (answer.py).
 """
 
 import json
@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 from pupila import images
 from pupila.batch import remote
-from pupila.batch.answer import Answer
+from pupila.batch.answer import FileAnswer
 from pupila.errors import ImageError, ModelError
 from pupila.images import DEFAULT_LIMITS, Pixels
 from pupila.predictor import Predictor
@@ -30,27 +30,27 @@ BATCH = 32
 REFERENCE_SIZE = 64
 
 
-def predict(predictor: Predictor, paths: Sequence[str], top: int) -> list[Answer]:
+def predict(predictor: Predictor, paths: Sequence[str], top: int) -> list[FileAnswer]:
     """Return the answer to each path; a file that cannot be read spoils none of the others."""
     answers = [_decode(path, predictor) for path in paths]
-    good = [index for index, pixels in enumerate(answers) if not isinstance(pixels, Answer)]
+    good = [index for index, pixels in enumerate(answers) if not isinstance(pixels, FileAnswer)]
     step = max(1, min(BATCH, BATCH * REFERENCE_SIZE**2 // predictor.manifest.network_size**2))
     for start in range(0, len(good), step):
         part = good[start : start + step]
-        pictures = images.stack([pixels for index in part if not isinstance(pixels := answers[index], Answer)])
+        pictures = images.stack([pixels for index in part if not isinstance(pixels := answers[index], FileAnswer)])
         for index, prediction in zip(part, predictor.interpret(predictor.logits(pictures), top), strict=True):
-            answers[index] = Answer.of(prediction)
-    return [answer for answer in answers if isinstance(answer, Answer)]
+            answers[index] = FileAnswer.of(prediction)
+    return [answer for answer in answers if isinstance(answer, FileAnswer)]
 
 
-def _decode(path: str, predictor: Predictor) -> Pixels | Answer:
+def _decode(path: str, predictor: Predictor) -> Pixels | FileAnswer:
     try:
         return predictor.decode(_read(path))
     except ImageError as error:
-        return Answer.of(error)
+        return FileAnswer.of(error)
     except OSError as error:
         reason = f"It cannot be read ({error.strerror or error}). Check the path and its permissions."
-        return Answer(code="file_unreadable", error=reason)
+        return FileAnswer(code="file_unreadable", error=reason)
 
 
 def _read(path: str) -> bytes:
@@ -66,7 +66,7 @@ def _read(path: str) -> bytes:
 
 
 def serve(model: str, top: int) -> None:
-    """Answer jobs until standard input ends, as it does when the parent is done, or is no more."""
+    """FileAnswer jobs until standard input ends, as it does when the parent is done, or is no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which then closes our input
     warnings.simplefilter("ignore")  # Pillow remarks on odd metadata; what matters comes as ImageError
     jobs, answers = sys.stdin.buffer, _answers()

@@ -1,6 +1,6 @@
-"""The predicting processes, one a core: chunks of paths in, the journal's lines out, in order.
+"""A pool of predicting processes, one a core: takes chunks of paths and yields lines of answers, in order.
 
-Knows nothing of listings, journals or pictures. A process that dies costs nothing but time: its chunk is done again,
+A process that dies costs nothing but time: its chunk is done again,
 one file at a time, and a file that ends a process twice gets a row that says so.
 """
 
@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from pupila._cpus import usable_cores
-from pupila.batch.answer import Answer
+from pupila.batch.answer import FileAnswer
 from pupila.errors import ModelError
 
 AHEAD = 8
@@ -46,7 +46,7 @@ def start_process(model: Path, top: int) -> Process:
 
 
 @dataclass(frozen=True)
-class Model:
+class VerifiedModel:
     """What a job needs to know of a model file that was verified."""
 
     path: Path
@@ -74,7 +74,7 @@ class Ahead:
     ) -> None:
         _end(self._idle)
 
-    def verified(self) -> Model:
+    def verified(self) -> VerifiedModel:
         """Return what the first process found; raises ModelError."""
         return self._idle[0].model()
 
@@ -93,9 +93,9 @@ class Worker:
         self._path, self._top = path, top
         self._ended = False
         self._process = start_process(path, top)
-        self._model: Model | None = None
+        self._model: VerifiedModel | None = None
 
-    def model(self) -> Model:
+    def model(self) -> VerifiedModel:
         """Wait for the model to be loaded and return what is known of it; raises ModelError.
 
         A process that was killed before it was has a second one in its place.
@@ -108,7 +108,7 @@ class Worker:
             if not isinstance(said, list):
                 raise ModelError(said or f"{self._path}: its process was killed twice. Is there enough memory?")
             version, name, classes = said
-            self._model = Model(self._path, version, name, tuple(classes))
+            self._model = VerifiedModel(self._path, version, name, tuple(classes))
         return self._model
 
     def _said(self) -> Any:
@@ -117,7 +117,7 @@ class Worker:
         return json.loads(line) if line.endswith(b"\n") else None
 
     def ask(self, paths: Sequence[str], version: str) -> bytes:
-        """Return the journal's lines for the paths, by the model of that version.
+        """Return the lines of answers for the paths, by the model of that version.
 
         Raises ModelError if it has another one by now, and _DiedError, and can then be asked again.
         """
@@ -189,16 +189,16 @@ class Workers:
                 worker.kill()  # a thread may have put a new process in the place of one killed above
             worker.close()
 
-    def map(self, chunks: Iterator[list[str]]) -> Iterator[tuple[int, bytes]]:
-        """Yield the number of files and the lines of each chunk, in order; only so many chunks are in memory."""
-        waiting: deque[tuple[int, Future[bytes]]] = deque()
+    def map(self, chunks: Iterator[list[str]]) -> Iterator[tuple[list[str], bytes]]:
+        """Yield each chunk and its lines of answers, in order; only so many chunks are in memory."""
+        waiting: deque[tuple[list[str], Future[bytes]]] = deque()
         for chunk in chunks:
-            waiting.append((len(chunk), self._threads.submit(self._ask, chunk)))
+            waiting.append((chunk, self._threads.submit(self._ask, chunk)))
             if len(waiting) > AHEAD * len(self._workers):
-                count, lines = waiting.popleft()
-                yield count, lines.result()
-        for count, lines in waiting:
-            yield count, lines.result()
+                done, lines = waiting.popleft()
+                yield done, lines.result()
+        for done, lines in waiting:
+            yield done, lines.result()
 
     def _ask(self, chunk: list[str]) -> bytes:
         worker = self._idle.get()
@@ -211,13 +211,15 @@ class Workers:
 
 
 def _alone(worker: Worker, path: str, version: str) -> bytes:
-    """Answer one file by itself; after the second process that it ends, by saying so."""
+    """FileAnswer one file by itself; after the second process that it ends, by saying so."""
     for _ in range(2):
         try:
             return worker.ask([path], version)
         except _DiedError:
             continue
-    return Answer(code="file_unreadable", error="Reading it ended the process, twice. Save the picture anew.").to_line()
+    return FileAnswer(
+        code="file_unreadable", error="Reading it ended the process, twice. Save the picture anew."
+    ).to_line()
 
 
 def _end(workers: Sequence[Worker]) -> None:

@@ -1,6 +1,6 @@
 """Batch prediction on all nodes: pupila.batch's job, with its predicting processes spread out by Ray Data.
 
-Listing, journal, table and resuming are those of one machine and stay on the machine that the command runs on; only
+Listing, answers, table and resuming are those of one machine and stay on the machine that the command runs on; only
 the chunks of paths travel, and the answers back. A node that dies costs its chunks in work, which Ray gives to another;
 they come back under the same number, once, and in order.
 """
@@ -51,7 +51,7 @@ def predict_on_cluster(
 
 
 class Nodes:
-    """What `Workers` is on one machine: chunks of paths in, the journal's lines out, in order."""
+    """What `Workers` is on one machine: chunks of paths in, lines of answers out, in order."""
 
     def __init__(self, _: int, model: Path, version: str, top: int) -> None:
         """How many processes there are is the cluster's to say."""
@@ -66,12 +66,12 @@ class Nodes:
     ) -> None:
         del self._model
 
-    def map(self, chunks: Iterator[list[str]]) -> Iterator[tuple[int, bytes]]:
-        """Yield the number of files and the lines of each chunk, in order."""
+    def map(self, chunks: Iterator[list[str]]) -> Iterator[tuple[list[str], bytes]]:
+        """Yield each chunk and its lines of answers, in order."""
         while window := list(itertools.islice(chunks, WINDOW)):
             yield from self._window(window)
 
-    def _window(self, chunks: list[list[str]]) -> Iterator[tuple[int, bytes]]:
+    def _window(self, chunks: list[list[str]]) -> Iterator[tuple[list[str], bytes]]:
         numbers = range(len(chunks))
         found = [[path if is_url(path) else os.path.abspath(path) for path in chunk] for chunk in chunks]  # noqa: PTH100
         tables = [
@@ -90,7 +90,7 @@ class Nodes:
                 if row["number"] != expected:
                     raise DataError(f"Ray gave chunk {row['number']} in the place of {expected}. Nothing is lost: "
                                     "give the same command again.")  # fmt: skip
-                yield len(chunks[expected]), row["lines"]
+                yield chunks[expected], row["lines"]
 
 
 class quiet_and_in_order:  # noqa: N801 - reads as a phrase
