@@ -5,7 +5,7 @@ DATA ?= cifar10
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: run test test-lowest check docs train clean
+.PHONY: run test test-lowest check docs train dist clean
 
 run: .venv/serving
 	@$(BIN)/pupila serve
@@ -38,8 +38,12 @@ docs: .venv/everything
 train: .venv/everything
 	$(BIN)/pupila train $(DATA)
 
+# Wheels, source archives and a bill of materials in dist/. URL: where the repository can be read, if it can.
+dist:
+	$(PYTHON) tools/dist.py $(if $(URL),--url $(URL))
+
 clean:
-	rm -rf .venv .venv-lowest build
+	rm -rf .venv .venv-lowest build dist
 
 # Each marker file stands for an installed set; it is made anew when what it was made from changes.
 .venv/serving: pyproject.toml constraints.txt

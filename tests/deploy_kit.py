@@ -172,7 +172,7 @@ def copy(context: Path, sources: Sequence[str], target: Path) -> None:
     """Do as COPY does with a folder or several files."""
     for source in sources:
         if (context / source).is_dir():
-            ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "backbone.safetensors")
+            ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
             shutil.copytree(context / source, target, ignore=ignored)
         else:
             shutil.copy(context / source, target)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pupila.server.settings import Settings
     from pupila.training.train import TrainResult
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 ERRORS = (
     "DataError", "DownloadError", "ImageError", "MissingExtraError", "ModelError", "PupilaError", "RecipeError",
     "ServerError", "SettingsError", "TrainingError",

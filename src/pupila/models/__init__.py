@@ -1,14 +1,47 @@
 """What comes trained with Pupila: a model to serve, and a backbone to start training from."""
 
+import importlib.util
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from pupila.errors import ModelError
+
+IN_CHECKOUT = "packages/pupila-backbone/src/pupila_backbone"
 
 
 def bundled_model() -> Path:
-    """Where the CIFAR-10 model file lies."""
+    """Return the path of the CIFAR-10 model file."""
     return Path(str(resources.files("pupila.models") / "cifar10.onnx"))
 
 
 def bundled_backbone() -> Path:
-    """Where the backbone lies that training starts from: float16 safetensors under torchvision's names, no head."""
-    return Path(str(resources.files("pupila.models") / "backbone.safetensors"))
+    """Return the path of the backbone that training starts from: float16 safetensors, torchvision's names, no head.
+
+    It is a package of its own, pupila-backbone, as serving does not need its 22 MB. Raises ModelError if neither that
+    nor the checkout that Pupila was installed from has it.
+    """
+    for folder in _folders():
+        if (folder / "backbone.safetensors").is_file():
+            return folder / "backbone.safetensors"
+    raise ModelError(
+        "The bundled backbone is not installed. Install it with: pip install pupila-backbone (in a checkout: "
+        "pip install ./packages/pupila-backbone). Or give --weights imagenet, none, or a file."
+    )
+
+
+def _folders() -> Iterator[Path]:
+    import json  # these two not above: the server starts without them
+    from importlib import metadata
+
+    spec = importlib.util.find_spec("pupila_backbone")
+    if spec is not None and spec.origin is not None:
+        yield Path(spec.origin).parent
+    yield Path(__file__).parents[3] / IN_CHECKOUT  # an editable install
+    try:  # an install from a folder (PEP 610)
+        url = urlsplit(json.loads(metadata.distribution("pupila").read_text("direct_url.json") or "{}").get("url", ""))
+    except (metadata.PackageNotFoundError, ValueError):
+        return
+    if url.scheme == "file":
+        yield Path(unquote(url.path)) / IN_CHECKOUT
