@@ -1,5 +1,6 @@
 """A marker is planted in every corner of a picture file; what is kept of the file does not have it any more."""
 
+import io
 import struct
 import zlib
 from collections.abc import Callable
@@ -69,6 +70,26 @@ def with_chunk(name: bytes, content: bytes, mode: str = "RGB") -> bytes:
     """A PNG with one more chunk behind IHDR."""
     data = png(mode)
     return data[:33] + chunk(name, content) + data[33:]
+
+
+def with_pixels(change: Callable[[bytes], bytes], header: bytes = b"") -> bytes:
+    """A PNG with other packed pixels, and more in its header."""
+    data, at, packed = png(), 33, b""
+    while data[at + 4 : at + 8] == b"IDAT":
+        length = int.from_bytes(data[at : at + 4], "big")
+        packed += data[at + 8 : at + 8 + length]
+        at += 12 + length
+    return data[:8] + chunk(b"IHDR", data[16:29] + header) + chunk(b"IDAT", change(packed)) + data[at:]
+
+
+def interlaced(tail: bytes = b"") -> bytes:
+    """A PNG in Adam7's seven passes, which Pillow does not write."""
+    pixels = np.asarray(PICTURE)
+    steps = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+    rows = [row.tobytes() for x, y, across, down in steps for row in pixels[y::down, x::across] if row.size]
+    header = struct.pack(">IIBBBBB", *PICTURE.size, 8, 2, 0, 0, 1)
+    packed = zlib.compress(b"".join(b"\0" + row for row in rows)) + tail
+    return png()[:8] + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
 
 
 def png_texts() -> bytes:
@@ -151,6 +172,10 @@ PLANTED: dict[str, Callable[[], bytes]] = {
     "PNG, transparency of a picture that has its own": lambda: with_chunk(b"tRNS", MARKER, "RGBA"),
     "PNG, content of the end": lambda: png()[:-12] + chunk(b"IEND", MARKER),
     "PNG, behind the end": lambda: png() + MARKER,
+    "PNG, behind the packed pixels": lambda: with_pixels(lambda packed: packed + MARKER),
+    "PNG, more pixels than there are": lambda: with_pixels(lambda p: zlib.compress(zlib.decompress(p) + MARKER, 0)),
+    "PNG, behind the packed pixels of seven passes": lambda: interlaced(MARKER),
+    "PNG, another header": lambda: with_pixels(lambda packed: packed, header=MARKER),
     "WebP, EXIF, XMP and profile": lambda: webp(exif=exif(), xmp=MARKER, icc_profile=MARKER * 9),
     "WebP, unknown chunk": lambda: still(part(b"MARK", MARKER)),
     "WebP, second picture": lambda: still(part(b"VP8 ", MARKER)),
@@ -194,6 +219,17 @@ def test_common_files_keep_their_coded_data(kind: str) -> None:
     kept = clean({"jpeg": jpeg, "png": png, "webp": webp, "animation": animation}[kind](), images.DEFAULT_LIMITS)
     assert kept is not None
     assert kept.kind == {"jpeg": "jpg", "animation": "webp"}.get(kind, kind)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_png_of_every_kind_keeps_its_coded_data(mode: str) -> None:
+    kept = clean(encode(PICTURE.convert("L" if mode == "I;16" else mode).convert(mode), "PNG"), images.DEFAULT_LIMITS)
+    assert kept is not None
+    assert Image.open(io.BytesIO(kept.data)).mode == mode
+
+
+def test_interlaced_png_keeps_its_coded_data() -> None:
+    assert strip(interlaced(MARKER)) == strip(interlaced()) == (interlaced(), "png")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

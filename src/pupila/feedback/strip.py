@@ -16,6 +16,10 @@ NEXT_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_TRANSPARENCY = {0: 2, 2: 6, 3: 256}
 """Bytes of a tRNS chunk at most, by colour type: W3C, "Portable Network Graphics", third edition, 11.3.1."""
+PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""Numbers a pixel, by colour type."""
+PNG_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""Adam7: where each pass begins, and its steps."""
 WEBP_ANIMATED = 0x02
 WEBP_METADATA = 0x20 | 0x08 | 0x04
 """The flags of VP8X that announce a colour profile, EXIF and XMP: RFC 9649, section 2.7."""
@@ -80,21 +84,43 @@ def _orientation_segment(orientation: int) -> bytes:
 
 def _png(data: bytes) -> bytes | None:
     """Keep IHDR and IDAT, and PLTE and tRNS where the colour type has a use for them."""
-    kept, seen = [PNG_SIGNATURE], set()
+    kept: dict[bytes, bytes] = {}
     most = {b"IHDR": 13}
     for name, content in _png_chunks(data):
         if name == b"IEND":
-            return b"".join([*kept, _png_chunk(name, b"")]) if b"IDAT" in seen else None
+            break
         if name == b"IHDR" and len(content) == 13:
             most |= {b"PLTE": 768 if content[9] == 3 else 0, b"tRNS": PNG_TRANSPARENCY.get(content[9], 0)}
-        if name != b"IDAT":
-            if not most.get(name):
-                continue
-            if name in seen or len(content) > most[name]:
+        if name == b"IDAT":
+            kept[name] = kept.get(name, b"") + content
+        elif most.get(name):
+            if name in kept or len(content) > most[name]:
                 return None
-        seen.add(name)
-        kept.append(_png_chunk(name, content))
-    return None
+            kept[name] = content
+    if not {b"IHDR", b"IDAT"} <= kept.keys() or name != b"IEND":
+        return None
+    used = _png_used(kept[b"IDAT"], kept[b"IHDR"])
+    kept |= {b"IDAT": kept[b"IDAT"][:used], b"IEND": b""}
+    return PNG_SIGNATURE + b"".join(map(_png_chunk, kept, kept.values())) if used else None
+
+
+def _png_used(packed: bytes, header: bytes) -> int:
+    """Return how many bytes of the packed pixels unpack to the picture; 0 if they unpack to something else."""
+    width, height, depth, colours, _, _, interlaced = struct.unpack(">IIBBBBB", header)
+    bits = depth * PNG_SAMPLES.get(colours, 4)
+    left = sum(
+        rows * (1 + (columns * bits + 7) // 8)
+        for x, y, across, down in (PNG_PASSES if interlaced else ((0, 0, 1, 1),))
+        if (columns := -(-max(width - x, 0) // across)) and (rows := -(-max(height - y, 0) // down))
+    )
+    inflater, rest = zlib.decompressobj(), packed
+    try:
+        while not inflater.eof and rest and left >= 0:
+            left -= len(inflater.decompress(rest, 2**20))
+            rest = inflater.unconsumed_tail
+    except zlib.error:
+        return 0
+    return len(packed) - len(inflater.unused_data) if inflater.eof and not left else 0
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
