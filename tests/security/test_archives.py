@@ -13,6 +13,7 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -189,6 +190,24 @@ def test_array_that_claims_more_than_it_holds_is_refused(tmp_path: Path) -> None
     assert "unpacks to over" in said and seconds < 1 and mib < 50
 
 
+def parquet_file(pictures: list[bytes]) -> bytes:
+    """Return a parquet file of these pictures in two classes."""
+    import pyarrow
+    from pyarrow import parquet
+
+    buffer = io.BytesIO()
+    labels = [str(number % 2) for number in range(len(pictures))]
+    parquet.write_table(pyarrow.table({"image": pictures, "label": labels}), buffer)
+    return buffer.getvalue()
+
+
+def test_array_packed_in_a_way_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    data = bytearray(make_zip(tmp_path / "x.npz", {"x.npy": b"", "y.npy": b""}).read_bytes())
+    data[8] = data[data.index(b"PK\x01\x02") + 10] = 97
+    (tmp_path / "x.npz").write_bytes(data)
+    assert "x.npz cannot be read (That compression method is not supported)" in cost(tmp_path / "x.npz")[0]
+
+
 def seeds(folder: Path) -> dict[str, bytes]:
     """Return a small data set in each kind of file."""
     files = {f"{pet}/{n}.png": picture(n, 8, 8) for pet in ("cat", "dog") for n in range(2)}
@@ -196,6 +215,8 @@ def seeds(folder: Path) -> dict[str, bytes]:
     array = io.BytesIO()
     np.savez_compressed(array, x=np.zeros((4, 8, 8), dtype=np.uint8), y=np.arange(4))
     found = {f"a.{kind}": pack(tar) for kind, pack in PACKERS.items()}
+    if find_spec("pyarrow"):
+        found["a.parquet"] = parquet_file(list(files.values()))
     return found | {"a.zip": make_zip(folder / "a.zip", files).read_bytes(), "a.npz": array.getvalue()}
 
 

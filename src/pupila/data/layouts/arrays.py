@@ -5,7 +5,6 @@ import io
 import math
 import struct
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from pupila.data.dataset import Pictures, SplitArrays, Splits, assemble
 from pupila.data.decoding.decode import choose_size, resize_pictures
 from pupila.data.layouts.labelled import natural_order, some, split_of
-from pupila.data.sources.archive import RATIO, RATIO_FROM, UnpackBudget, check_directory
+from pupila.data.sources.archive import DAMAGED, RATIO, RATIO_FROM, UnpackBudget, check_directory
 from pupila.data.sources.files import SourceFile
 from pupila.errors import DataError
 
@@ -28,7 +27,6 @@ IDX_KINDS = (b"-images-idx3-ubyte", b"-labels-idx1-ubyte")
 CLASS_KEYS = ("class_names", "label_names", "names", "categories")
 MAX_BYTES = 2**30
 """Of one idx file."""
-DAMAGED = (OSError, ValueError, EOFError, KeyError, struct.error, zlib.error, zipfile.BadZipFile, MemoryError)
 Array = NDArray[np.generic]
 
 
@@ -44,16 +42,7 @@ def read_arrays(files: Sequence[SourceFile], name: str, where: str, size: int | 
     """Return the splits in the arrays; raises DataError if there are none, or they are damaged or too large."""
     try:
         parts = _npz_parts(files[0], where) if files[0].parts[-1].lower().endswith(".npz") else _idx_parts(files)
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        KeyError,
-        struct.error,
-        zlib.error,
-        zipfile.BadZipFile,
-        MemoryError,
-    ) as error:
+    except (*DAMAGED, KeyError) as error:
         raise DataError(f"{where}: {files[0].name} cannot be read ({error}). Copy or download it again.") from error
     if "train" not in parts:
         raise DataError(f"{where}: {files[0].name} holds no training pictures with labels. Name them x and y.")

@@ -78,7 +78,7 @@ def _read(file: SourceFile, where: str) -> list[LabelledFile]:
             return _rows(opened, image, label, classes, file, where, limit)
     except MemoryError as error:
         raise DataError(f"{where} {_too_large(limit)}") from error
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, ValueError, OverflowError, RecursionError) as error:
         raise DataError(f"{where} is cut off or damaged ({error}). Copy or download it again.") from error
 
 
