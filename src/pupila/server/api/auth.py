@@ -150,7 +150,7 @@ def parse_rate(text: str) -> float:
 def read_keys(path: Path) -> tuple[ApiKey, ...]:
     """Read a file of keys. Raises SettingsError."""
     try:
-        keys = parse_keys(path.read_text().splitlines())
+        keys = parse_keys(path.read_text(encoding="utf-8-sig").splitlines())
     except OSError as error:
         raise SettingsError(f"{path}: the API keys cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:

@@ -1,0 +1,54 @@
+"""The limits that docs/security.md names are those of the code."""
+
+from pathlib import Path
+
+import pytest
+
+from pupila import manifest, model_file, model_limits
+from pupila.data.layouts import parquet, tables
+from pupila.data.sources import archive
+from pupila.feedback import store
+from pupila.images import limits
+from pupila.server import Settings
+from pupila.server.api import feedback
+from pupila.server.transport import event_loop, parser
+
+PAGE = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+ROWS = {line.split(" | ")[0].lstrip("| "): line for line in PAGE.splitlines() if line.startswith("| ")}
+MIB, GIB = 2**20, 2**30
+NAMED = {
+    "picture, sent to a server": [
+        f"{Settings().max_part_bytes // MIB} MiB", f"{limits.MAX_SCANS} scans", f"{limits.MAX_SEGMENTS:,} segments",
+        f"{limits.MAX_BLOCKS:,} chunks", f"{limits.MAX_PACKED} packed texts",
+    ],
+    "archive (tar, zip)": [
+        f"{archive.TOTAL_BYTES // GIB} GiB", f"{archive.RATIO} times", f"{archive.MEMBERS:,} members",
+        f"{archive.MEMBER_BYTES // MIB} MiB a member", f"{archive.HEADER_BYTES // 1024} KiB of header records",
+        f"{archive.DIRECTORY_BYTES // MIB} MiB of a zip's directory",
+    ],
+    "table (CSV, JSON)": [
+        f"{tables.MAX_BYTES // MIB} MiB", f"JSON {tables.MAX_JSON_BYTES // MIB} MiB", f"{tables.MAX_ROWS:,} rows",
+        f"{tables.MAX_COLUMNS:,} columns",
+    ],
+    "table (parquet)": [f"{parquet.MAX_BYTES // GIB} GiB", f"{parquet.MAX_ROWS:,} rows", f"{parquet.BATCH} rows"],
+    "JSON, sent to a server": [f"feedback {feedback.MAX_BODY // 1024} KiB"],
+    "request head": [
+        f"{parser.MAX_HEAD // 1024} KiB", f"{parser.MAX_HEADERS} headers", f"{event_loop.HEAD_TIMEOUT:g} seconds",
+    ],
+    "model file": [
+        f"{model_file.MAX_BYTES // MIB} MiB", f"{manifest.MAX_JSON_BYTES // MIB} MiB of manifest",
+        f"{model_limits.MAX_NODES:,} operators", f"2^{model_limits.MAX_NUMBERS.bit_length() - 1} numbers",
+        f"{model_limits.MAX_SIDE:,} pixels", f"{manifest.MAX_GOLDEN} golden pictures",
+        f"{model_limits.MAX_WORK // 10**6:,} million",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("row", NAMED)
+def test_row_names_the_limits_of_the_code(row: str) -> None:
+    assert [text for text in NAMED[row] if text not in ROWS[row]] == []
+
+
+def test_share_of_corrected_pictures_is_as_the_page_says() -> None:
+    assert store.CORRECTED_SHARE == 0.75
+    assert "three quarters" in ROWS["kept pictures that fill the disk"]
