@@ -337,3 +337,10 @@ def test_random_requests_find_no_fault(client: FlaskClient) -> None:
         packed = {"gzip": gzip.compress, "deflate": zlib.compress}.get(rng.choice(["", coding]), bytes)(bytes(body))
         response = client.post("/predict", data=packed, content_type=kind, headers={"Content-Encoding": coding})
         assert response.status_code in (200, 400, 413, 415, 422), (kind, coding, response.text)
+
+
+@pytest.mark.parametrize("path", ["//predict", "/////predict", "//healthz", "/v2//models/colours/infer", "/predict/"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_path_with_slashes_too_many_is_not_found(client: FlaskClient, path: str, method: str) -> None:
+    response = client.open("/", method=method, environ_overrides={"PATH_INFO": path})
+    assert said(response)[:2] == (404, "not_found")

@@ -78,8 +78,9 @@ def test_every_route_lets_in_whom_it_should_and_nobody_else(app: Flask, client: 
 @pytest.mark.parametrize("path", ["//metrics", "/metrics/", "/METRICS", "/review//pictures", "/./review/pictures"])
 def test_other_spellings_of_a_path_reach_nothing(client: FlaskClient, path: str) -> None:
     for who in ("none", "predict"):
-        answer = client.get(path, headers=HEADERS[who])
-        assert answer.status_code in (301, 308, 401, 403, 404), (who, answer.status_code)
+        overrides = {"PATH_INFO": path}  # the client would take //metrics for the name of a server
+        answer = client.get("/", environ_overrides=overrides, headers=HEADERS[who])
+        assert answer.status_code in (401, 403, 404), (who, answer.status_code)
         assert b"pupila_" not in answer.data
 
 

@@ -267,7 +267,7 @@ class AccessControl:
         Origins that the server names may. What is no browser sends neither header.
         """
         origin, site = headers.get("HTTP_ORIGIN"), headers.get("HTTP_SEC_FETCH_SITE")
-        if origin in self.origins:
+        if origin is not None and ("*" in self.origins or origin in self.origins):
             return False
         if site is not None:
             return site not in ("same-origin", "none")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response, request
+from werkzeug.exceptions import NotFound
 
 from pupila.errors import ImageError
 from pupila.predictor import Predictor
@@ -140,10 +141,17 @@ if TYPE_CHECKING:
 
 def install(app: Flask, state: "AppState") -> None:
     """Add the hooks to an application; what is switched off costs nothing."""
+    app.before_request(refuse_slashes)
     if state.settings.cors_origins:
         app.before_request(answer_preflight)
     app.before_request(lambda: authorize(request.environ, state))
     app.after_request(lambda response: finish(response, state))
+
+
+def refuse_slashes() -> None:
+    """Answer 404 for //path: Flask would take it for /path, and access was decided for another path."""
+    if request.environ["PATH_INFO"].startswith("//"):
+        raise NotFound
 
 
 def answer_preflight() -> Response | None:

@@ -3,7 +3,8 @@
 Decided at one place, when a request's head has arrived: the access log, limits by address and links use the outcome.
 Of any other peer these headers are ignored, as anybody can write them. The client is the last address of the list that
 is no trusted proxy's: what stands before it was written by the client. Where both kinds of header are there,
-X-Forwarded-For counts: most proxies write that, and pass a client's own `Forwarded` on.
+X-Forwarded-For counts: most proxies write that, and pass a client's own `Forwarded` on. The prefix is for links only:
+if it were taken away from the path here, a client could get round a proxy's rules for paths.
 """
 
 import ipaddress
@@ -55,8 +56,6 @@ class TrustedProxies:
         prefix = headers.get("HTTP_X_FORWARDED_PREFIX", "").strip().rstrip("/")
         if PREFIX.fullmatch(prefix):
             head.prefix = unquote(prefix)
-            if head.path == head.prefix or head.path.startswith(f"{head.prefix}/"):
-                head.path = head.path[len(head.prefix) :] or "/"
         return self.client(hops, peer)
 
     def client(self, hops: Sequence[str], peer: str) -> str:
