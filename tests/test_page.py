@@ -76,7 +76,7 @@ def test_many_files_are_answered_and_the_bad_among_them_say_why(
         reasons = texts(page, ".tile[data-state=refused] .body")
         assert all("Cannot be used" in reason for reason in reasons)
         assert ["cut off" in reasons[0], "no picture" in reasons[1], "empty" in reasons[2]] == [True] * 3
-        assert page.locator("#progress").inner_text() == "27 pictures, 3 without an answer"
+        assert page.locator("#progress").inner_text() == "24 pictures answered, 3 cannot be used"
 
 
 def test_an_answer_is_shown_and_heard_with_its_three_most_probable_classes_as_the_server_gives_them(
@@ -184,7 +184,7 @@ def test_folder_of_more_pictures_than_the_page_takes_says_where_it_stopped(
 def test_everything_can_be_done_with_the_keyboard(browser: Any, server: Running, pictures: dict[str, Path]) -> None:
     with opened(browser, server.url) as page:
         focused = page.locator(":focus")
-        for _ in range(2):
+        for _ in range(3):
             page.keyboard.press("Tab")
         assert focused.inner_text() == "Choose pictures"
         with page.expect_file_chooser() as choosing:
@@ -192,18 +192,20 @@ def test_everything_can_be_done_with_the_keyboard(browser: Any, server: Running,
         choosing.value.set_files([str(pictures[name]) for name in ("red", "green", "cut")])
         settle(page, 3)
         page.locator(".frame[aria-pressed]").nth(1).wait_for()
-        page.keyboard.press("Tab")
-        assert focused.inner_text() == "Clear all"
+        for name in ("Take a photo", "Download CSV", "Clear all"):
+            page.keyboard.press("Tab")
+            assert focused.inner_text() == name
         page.keyboard.press("Tab")
         page.keyboard.press("Enter")
         assert focused.get_attribute("aria-pressed") == "true"
-        page.keyboard.press("Tab")
-        assert focused.get_attribute("aria-label") == "Remove red.png"
+        for name in ("Enlarge red.png", "Remove red.png"):
+            page.keyboard.press("Tab")
+            assert focused.get_attribute("aria-label") == name
         page.keyboard.press("Enter")
         assert texts(page, ".file") == ["green.png", "cut.jpg"]
         assert focused.get_attribute("aria-label") == "Remove green.png"
-        page.keyboard.press("Shift+Tab")
-        page.keyboard.press("Shift+Tab")
+        for _ in range(3):
+            page.keyboard.press("Shift+Tab")
         page.keyboard.press("Enter")
         assert focused.inner_text() == "Choose pictures"
         assert page.locator(".tile").count() == 0
@@ -317,7 +319,9 @@ def test_both_languages_have_the_same_sentences(browser: Any, server: Running) -
         strings = page.evaluate("""async () => {
             const { STRINGS } = await import("/page/strings.js");
             const { REVIEW } = await import("/page/review-strings.js");
-            return { en: { ...STRINGS.en, ...REVIEW.en }, "pt-BR": { ...STRINGS["pt-BR"], ...REVIEW["pt-BR"] } };
+            const { DOCS } = await import("/page/docs-strings.js");
+            const all = (tag) => ({ ...STRINGS[tag], ...REVIEW[tag], ...DOCS[tag] });
+            return { en: all("en"), "pt-BR": all("pt-BR") };
         }""")
     flat = {
         language: {f"{key}.{form}": text for key, value in found.items() for form, text in forms(value).items()}
@@ -499,7 +503,7 @@ def test_feedback_that_fails_says_why_in_the_readers_language(
         store.delete()
         store.close()
         page.get_by_role("button", name="Mudar").click()
-        page.get_by_role("combobox").select_option("white")
+        page.locator(".tile").get_by_role("combobox").select_option("white")
         page.get_by_role("button", name="Salvar").click()
         page.locator(".feedback", has_text="O servidor não tem esta imagem: ela pode ter sido apagada.").wait_for()
 
@@ -648,3 +652,63 @@ def test_a_picture_over_a_proxys_own_limit_is_sent_as_a_smaller_copy(
             shown = texts(page, ".tile .body")
             assert "A smaller copy was sent" in shown[1]
             assert "A proxy in front of the server takes only smaller files" in shown[2]
+
+
+def test_answers_are_saved_as_a_table_that_spreadsheets_read(
+    browser: Any, server: Running, pictures: dict[str, Path], tmp_path: Path
+) -> None:
+    formula = tmp_path / "=1+1.png"
+    formula.write_bytes(pictures["red"].read_bytes())
+    for locale, separator, mark in (("en-GB", ",", "."), ("pt-BR", ";", ",")):
+        with opened(browser, server.url, locale=locale) as page:
+            choose(page, [formula, pictures["cut"]])
+            settle(page, 2)
+            with page.expect_download() as begun:
+                page.locator("#save").click()
+            text = Path(begun.value.path()).read_text("utf-8")
+        head, first, second = text.splitlines()
+        assert head == "\ufeff" + separator.join(["file", "category", "confidence", "unknown", "error"])
+        assert first.startswith(f"'=1+1.png{separator}red{separator}0{mark}" if mark == "." else "'=1+1.png;red;")
+        assert second.split(separator)[-1] == "image_truncated"
+
+
+def test_the_language_can_be_chosen_and_is_kept(browser: Any, server: Running) -> None:
+    with opened(browser, server.url, locale="de-DE") as page:
+        assert page.locator("h1").inner_text() == "Photos in, answers out."
+        page.locator("#language").select_option("pt-BR")
+        page.locator("h1", has_text="Entram fotos").wait_for()
+        page.reload()
+        assert page.locator("html").get_attribute("lang") == "pt-BR"
+
+
+def test_a_picture_can_be_enlarged_with_where_the_model_looked(
+    browser: Any, server: Running, pictures: dict[str, Path]
+) -> None:
+    with opened(browser, server.url) as page:
+        choose(page, [pictures["red"]])
+        settle(page, 1)
+        small = page.locator(".frame img").bounding_box()
+        page.locator(".tile .enlarge").click()
+        large = page.locator("dialog.zoom .zoomed img").bounding_box()
+        assert large["width"] > 1.5 * small["width"]
+        assert not page.locator("dialog.zoom canvas").is_visible()
+        page.locator("dialog.zoom [aria-pressed]").click()
+        assert page.locator("dialog.zoom canvas").is_visible()
+        page.keyboard.press("Escape")
+        page.locator("dialog.zoom").wait_for(state="detached")
+
+
+def test_the_api_page_shows_every_path_and_tries_them(browser: Any, server: Running, pictures: dict[str, Path]) -> None:
+    with opened(browser, server.url, path="/docs") as page:
+        page.locator(".docs details").first.wait_for()
+        paths = page.evaluate("async () => Object.keys((await (await fetch('openapi.json')).json()).paths)")
+        assert set(page.locator(".docs summary code").all_inner_texts()) == set(paths)
+        predict = page.locator(".docs details").first
+        predict.locator("input[type=file]").set_input_files(str(pictures["red"]))
+        predict.locator("input[name=top]").fill("2")
+        predict.locator("button[type=submit]").click()
+        answer = predict.locator("pre[role=status]", has_text="confidence")
+        answer.wait_for()
+        status, _, body = answer.inner_text().partition("\n")
+        assert status == "200"
+        assert len(json.loads(body)["predictions"][0]["top"]) == 2

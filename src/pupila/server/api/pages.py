@@ -47,6 +47,12 @@ def home() -> Response:
     return file_response("index.html")
 
 
+@pages.get("/docs")
+def docs() -> Response:
+    """Show the API to people: openapi.json as a page on which each path can be tried."""
+    return file_response("docs.html")
+
+
 @pages.get("/page/<name>")
 def part(name: str) -> Response:
     """Send one of the files that the page is made of."""

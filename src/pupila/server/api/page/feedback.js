@@ -20,8 +20,9 @@ export function feedback(item, known) {
     return made;
   };
   const question = () => {
-    const right = button("right", t("feedback.right"), () => say(predicted));
-    show(right, button("wrong", t("feedback.wrong"), () => pick()));
+    const none = item.answer.unknown; // "right" and "wrong" would be riddles there
+    const right = button("right", t(none ? "feedback.right_none" : "feedback.right"), () => say(predicted));
+    show(right, button("wrong", t(none ? "feedback.is" : "feedback.wrong"), () => pick()));
   };
   const pick = () => {
     const choices = known().map((name) => h("option", { value: name }, className(name)));

@@ -2,8 +2,12 @@
 
 import { STRINGS } from "./strings.js";
 
-/** The first of the browser's languages that the page speaks: any English, any Portuguese; else English. */
-export const language = choose(navigator.languages || [navigator.language]);
+const CHOSEN = "pupila.language";
+const NAMES = { en: "English", "pt-BR": "Português" };
+
+/** The language that was chosen here, or the first of the browser's that the page speaks: any English, any Portuguese;
+ * else English. */
+export const language = choose([stored(), ...(navigator.languages || [navigator.language])]);
 
 const sentences = { ...STRINGS.en, ...STRINGS[language] };
 const plural = new Intl.PluralRules(language);
@@ -15,6 +19,28 @@ function choose(wanted) {
     if (main === "en") return "en";
   }
   return "en";
+}
+
+function stored() {
+  try {
+    return localStorage.getItem(CHOSEN) ?? "";
+  } catch {
+    return ""; // browsers can be told to keep nothing
+  }
+}
+
+/** Let a select element choose the language; the page is loaded again in it. `ask` returns whether that may be done now. */
+export function chooseLanguage(select, ask = () => true) {
+  for (const [tag, name] of Object.entries(NAMES)) select.append(new Option(name, tag, false, tag === language));
+  select.addEventListener("change", () => {
+    if (!ask()) return void (select.value = language);
+    try {
+      localStorage.setItem(CHOSEN, select.value);
+    } catch {
+      return;
+    }
+    location.reload();
+  });
 }
 
 /** Add sentences, for another page that uses this module: {en: {...}, "pt-BR": {...}}. */

@@ -1,13 +1,20 @@
 // How pictures come in: chosen, photographed, dropped anywhere, pasted. Knows nothing of what happens to them.
 
+import { canFilm, photograph } from "./camera.js";
 import { byId } from "./dom.js";
 
 const MOST_FILES = 5000; // out of one drop of folders
 
 /** Hand every list of files that comes in to `take`; of a drop of folders also what was left out, as `walk` says it. */
 export function intake(take) {
-  for (const [button, input] of [["choose", "files"], ["photograph", "camera"]]) {
-    byId(button).addEventListener("click", () => byId(input).click());
+  byId("choose").addEventListener("click", () => byId("files").click());
+  byId("photograph").addEventListener("click", async () => {
+    if (!canFilm()) return byId("camera").click();
+    const file = await photograph();
+    if (file) take([file]);
+  });
+  byId("photograph").hidden = matchMedia("(hover: hover) and (pointer: fine)").matches && !canFilm();
+  for (const input of ["files", "camera"]) {
     byId(input).addEventListener("change", ({ target }) => {
       take([...target.files]);
       target.value = ""; // so that the same file can be chosen again

@@ -3,10 +3,11 @@
 import { Problem, card as askCard } from "./api.js";
 import { cardOf } from "./card.js";
 import { byId, h, pause } from "./dom.js";
-import { className, percent, t, translate } from "./i18n.js";
+import { chooseLanguage, className, percent, t, translate } from "./i18n.js";
 import { intake } from "./intake.js";
 import { askForKey, keyButton } from "./key.js";
 import { Queue } from "./queue.js";
+import { saveAnswers } from "./save.js";
 import { Tile } from "./tile.js";
 
 const tiles = new Map(); // by item
@@ -31,6 +32,8 @@ intake((files, leftOut) => {
   showState();
   if (before && added.length) tiles.get(added[0]).element.scrollIntoView({ block: "nearest" });
 });
+byId("save").addEventListener("click", () => saveAnswers(queue.items));
+chooseLanguage(byId("language"), () => !queue.items.length || confirm(t("language.reload")));
 byId("clear").addEventListener("click", () => {
   queue.clear();
   for (const tile of tiles.values()) tile.free();
@@ -107,18 +110,23 @@ function showState() {
   if (state === "gone") card = null; // who knows what comes back
   const all = queue.items.length;
   const open = queue.count("waiting", "sending");
-  const bad = queue.count("refused", "failed");
+  byId("save").hidden = !queue.count("answered");
   document.body.classList.toggle("working", open > 0 && state === "working");
   document.body.classList.toggle("filled", all > 0);
   byId("results").hidden = all === 0;
-  const done = t(bad ? "progress.done_bad" : "progress.done", { n: all, bad });
-  const progress = open ? t("progress.open", { done: all - open, n: all }) : done;
+  const progress = open ? t("progress.open", { done: all - open, n: all }) : outcome(queue);
   byId("progress").textContent = progress;
   document.title = open ? `${all - open}/${all} · Pupila` : "Pupila";
   const notice = open && noticeOf(queue, open);
   byId("notice").hidden = !notice;
   byId("notice").textContent = notice || "";
   if (all) announce(notice || (all === 1 && !open ? summary(queue.items[0]) : progress));
+}
+
+/** Say how many pictures were answered, how many cannot be used, and how many may be tried again. */
+function outcome(queue) {
+  const counts = { "progress.done": queue.count("answered"), "progress.refused": queue.count("refused"), "progress.failed": queue.count("failed") };
+  return Object.entries(counts).map(([key, n]) => n && t(key, { n })).filter(Boolean).join(", ");
 }
 
 function noticeOf({ state, wait, problem }, open) {

@@ -4,6 +4,7 @@ import { h } from "./dom.js";
 import { feedback } from "./feedback.js";
 import { className, percent, reason, t } from "./i18n.js";
 import { paint, place, tells } from "./overlay.js";
+import { enlarge } from "./zoom.js";
 
 const TINY = 100; // pixels a side up to which pixels are shown as they are, not blurred
 
@@ -17,15 +18,18 @@ export class Tile {
     this.picture.addEventListener("load", () => this.#loaded());
     this.picture.addEventListener("error", () => this.frame.classList.add("blind"));
     this.map = h("canvas", { width: 1, height: 1, "aria-hidden": "true" });
-    this.frame = h("button", { type: "button", className: "frame", disabled: true, "aria-labelledby": `${name}-look ${name}` }, this.picture, this.map);
+    this.frame = h("button", { type: "button", className: "frame", disabled: true, "aria-labelledby": `${name}-look ${name}` }, this.picture, this.map, h("span", { className: "eye-label", "aria-hidden": "true" }, t("look.short")));
     this.frame.addEventListener("click", () => this.#toggle());
     this.look = h("span", { className: "unseen", id: `${name}-look` }, t("picture"));
     this.body = h("div", { className: "body" });
     const label = t("remove", { name: item.file.name });
     const remove = h("button", { type: "button", className: "remove", title: label, "aria-label": label }, "×");
     remove.addEventListener("click", () => actions.remove(item));
+    const larger = t("zoom", { name: item.file.name });
+    const zoom = h("button", { type: "button", className: "enlarge", title: larger, "aria-label": larger }, "⤢");
+    zoom.addEventListener("click", () => enlarge(this.picture, this.frame.disabled ? null : this.map, item.file.name || t("unnamed")));
     this.title = h("p", { className: "file", id: name, title: item.file.name }, item.file.name || t("unnamed"));
-    this.element = h("li", { className: "tile" }, this.frame, this.look, h("div", { className: "words" }, this.title, this.body), remove);
+    this.element = h("li", { className: "tile" }, this.frame, this.look, h("div", { className: "words" }, this.title, this.body), zoom, remove);
     this.picture.src = this.url;
     this.update();
   }
