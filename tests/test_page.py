@@ -461,8 +461,11 @@ def test_without_a_key_pictures_wait_until_there_is_one(
 def test_feedback_is_given_and_seen_in_review(
     browser: Any, model: Path, tmp_path: Path, pictures: dict[str, Path]
 ) -> None:
-    settings = {"feedback_dir": str(tmp_path / "kept")}
-    with visiting(browser, model, tmp_path, settings) as (_, page):
+    secret, key = new_key("me", ("admin",))
+    settings = {"feedback_dir": str(tmp_path / "kept"), "api_keys": [key.line()]}
+    with visiting(browser, model, tmp_path, settings, troubled=True) as (_, page):
+        page.locator("#key-input").fill(secret)
+        page.keyboard.press("Enter")
         page.locator("#privacy", has_text="It keeps them").wait_for()
         choose(page, [pictures["red"], pictures["green"], pictures["blue"]])
         settle(page, 3)
