@@ -18,19 +18,9 @@ from pupila import images
 from pupila.cli import main
 from pupila.data import load_dataset
 from pupila.errors import DataError, ImageError
-from pupila.evaluation.drift import (
-    ALPHA,
-    ENOUGH,
-    Answers,
-    answers_of,
-    compare,
-    g_test,
-    ks_distance,
-    ks_gap,
-    ks_p,
-    reference_of,
-)
+from pupila.evaluation.drift import ALPHA, ENOUGH, ServedAnswers, answers_of, compare, reference_of
 from pupila.evaluation.evaluate import predict_logits
+from pupila.evaluation.significance import g_test, ks_distance, ks_gap, ks_p
 from pupila.feedback import Answered, Store
 from pupila.models import bundled_model
 from pupila.predictor import Floats, Predictor
@@ -39,11 +29,11 @@ Pictures = NDArray[np.uint8]
 DATA = Path(os.environ.get("PUPILA_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
-def answers(seed: int, count: int, sure: float = 8.0, mix: tuple[float, ...] = (0.4, 0.3, 0.2, 0.1)) -> Answers:
+def answers(seed: int, count: int, sure: float = 8.0, mix: tuple[float, ...] = (0.4, 0.3, 0.2, 0.1)) -> ServedAnswers:
     """Answers of a model that is mostly sure: confidences of a beta distribution, classes of this mix."""
     draw = np.random.default_rng(seed)
     labels = draw.choice(len(mix), count, p=mix).astype(np.int64)
-    return Answers(labels, draw.beta(sure, 1, count), int((draw.random(count) < 0.05).sum()))
+    return ServedAnswers(labels, draw.beta(sure, 1, count), int((draw.random(count) < 0.05).sum()))
 
 
 REFERENCE = reference_of(answers(1000, 2500), CLASSES, "validation")
@@ -124,17 +114,17 @@ def test_probabilities_under_chance_are_uniform_or_larger() -> None:
         (answers(1, 400, sure=3.0), "Confidence"),
         (answers(2, 400, sure=30.0), "Confidence"),
         (answers(3, 400, mix=(0.1, 0.2, 0.3, 0.4)), "Class mix"),
-        (Answers(answers(4, 400).labels, answers(4, 400).confidences, 80), "Unknown"),
+        (ServedAnswers(answers(4, 400).labels, answers(4, 400).confidences, 80), "Unknown"),
     ],
 )
-def test_change_is_raised_and_named(served: Answers, what: str) -> None:
+def test_change_is_raised_and_named(served: ServedAnswers, what: str) -> None:
     drift = compare(served, REFERENCE, CLASSES)
     assert [finding.what for finding in drift.findings if finding.changed] == [what]
 
 
 def test_direction_is_told_rightly_where_both_medians_are_one() -> None:
-    sure = Answers(answers(1, 500).labels, np.ones(500, dtype=np.float32), 0)
-    half = Answers(sure.labels, np.where(np.arange(500) % 5 < 2, 0.4, 1.0).astype(np.float32), 0)
+    sure = ServedAnswers(answers(1, 500).labels, np.ones(500, dtype=np.float32), 0)
+    half = ServedAnswers(sure.labels, np.where(np.arange(500) % 5 < 2, 0.4, 1.0).astype(np.float32), 0)
     less, more = (
         compare(half, reference_of(sure, CLASSES, "validation"), CLASSES).findings[0],
         compare(sure, reference_of(half, CLASSES, "validation"), CLASSES).findings[0],
@@ -158,7 +148,7 @@ def test_too_few_pictures_say_nothing() -> None:
 # The command
 
 
-def collected(folder: Path, version: str, served: Answers) -> Path:
+def collected(folder: Path, version: str, served: ServedAnswers) -> Path:
     store = Store(folder, create=True)
     pixels = np.random.default_rng(0).integers(0, 256, (len(served.labels), 4, 4, 3), dtype=np.uint8)
     rows = [
@@ -282,7 +272,7 @@ def real() -> tuple[Predictor, Pictures]:
     return Predictor.load(bundled_model()), test.images[order[:2200]]
 
 
-def served(predictor: Predictor, logits: Floats) -> Answers:
+def served(predictor: Predictor, logits: Floats) -> ServedAnswers:
     return answers_of(logits, predictor.manifest.temperature, predictor.manifest.unknown_threshold)
 
 

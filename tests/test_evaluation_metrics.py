@@ -18,9 +18,9 @@ from pupila.evaluation.calibration import (
     negative_log_likelihood,
     reliability,
 )
-from pupila.evaluation.compare import binomial_p_value, mcnemar
 from pupila.evaluation.logits import log_softmax
 from pupila.evaluation.metrics import score, wilson
+from pupila.evaluation.significance import binomial_p_value, mcnemar
 
 CLASSES = tuple("abcdefg")
 

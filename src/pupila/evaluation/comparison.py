@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 from pupila.data import load_dataset
 from pupila.data.quality.labels import picture_paths
 from pupila.errors import DataError
-from pupila.evaluation.compare import McNemar, mcnemar
 from pupila.evaluation.evaluate import evaluate
 from pupila.evaluation.metrics import Scores
 from pupila.evaluation.pages import html
 from pupila.evaluation.pages.gallery import enlarge
+from pupila.evaluation.significance import McNemar, mcnemar
 from pupila.images import Pixels
 from pupila.predictor import Predictor
 
 Names = NDArray[np.str_]
-Answers = tuple[list[str], Names, Names, Scores, str, NDArray[np.uint8]]
+ModelAnswers = tuple[list[str], Names, Names, Scores, str, NDArray[np.uint8]]
 """Paths, true classes, answered classes, scores, the part's name, and its pictures."""
 
 LUCK = 0.05
@@ -153,7 +153,7 @@ def write_comparison(path: Path, found: Comparison) -> None:
         raise DataError(f"{path}: cannot be written ({error.strerror}). Choose another place.") from error
 
 
-def _answers(model: Predictor, data: str, part: str | None) -> Answers:
+def _answers(model: Predictor, data: str, part: str | None) -> ModelAnswers:
     """Read the data as the model wants it, and let the model answer."""
     splits = load_dataset(data, model.manifest.input_size, framing=model.manifest.framing, one_class=True)
     dataset, name = splits.part(part)

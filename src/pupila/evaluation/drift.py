@@ -1,20 +1,23 @@
-"""Are the pictures that a model serves still like those that it was judged on? Compares answers; knows no pictures.
+"""Drift detection: are the pictures that a model serves still like those that it was judged on? Compares answers.
 
 Three things are compared with a reference: how sure the answers are, which classes are answered, and how many pictures
 look like none of them. Each counts as changed only if the difference is both hard to explain by chance and large
 enough to matter: with many pictures the one alone would raise a false alarm, with few pictures the other.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from pupila.errors import DataError
+from pupila.data import load_dataset
+from pupila.errors import DataError, ModelError
+from pupila.evaluation.evaluate import predict_logits
 from pupila.evaluation.logits import Float64, Floats, Int64, log_softmax
+from pupila.evaluation.significance import DRAWS, g_test, ks_distance, ks_gap, ks_p
 from pupila.evaluation.unknown import energy
+from pupila.predictor import Predictor
 
 QUANTILES = 201
 """Of the reference's confidences, from the smallest to the largest: two for each percent, and one more."""
@@ -28,12 +31,10 @@ UNKNOWN_FLOOR = 0.05
 """Smallest change of the share of pictures that look like none of the classes."""
 ENOUGH = 50
 """Pictures below which nothing is said."""
-DRAWS = 9999
-"""Shuffles of the labels "served" and "reference" that a count is compared with."""
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
+class ServedAnswers:
     """What was answered for N pictures."""
 
     labels: Int64
@@ -90,15 +91,33 @@ class Drift:
         numbers = {"n": self.n, "reference_n": self.reference_n, "noticeable": self.noticeable}
         return {"changed": self.changed, **numbers, "findings": findings}
 
+    def to_text(self, split: str) -> str:
+        """Return a few lines; split: what the reference is of."""
+        lines = [f"{self.n:,} served pictures against {self.reference_n:,} of the reference ({split})."]
+        lines += [finding.to_text() for finding in self.findings]
+        if self.noticeable >= 1:
+            lines.append(
+                "So few pictures cannot show any change of the confidence: collect more, or give a larger --reference."
+            )
+        elif self.noticeable > 2 * CONFIDENCE_FLOOR:
+            lines.append(
+                f"So few pictures show large changes only: of the confidence, those of D = {self.noticeable:.2f} up."
+            )
+        if self.changed:
+            lines.append("Something has changed: look at the pictures on the server's page /review, and correct some.")
+        else:
+            lines.append("Nothing has changed as far as the answers tell.")
+        return "\n".join(lines)
 
-def answers_of(logits: Floats, temperature: float, threshold: float | None) -> Answers:
+
+def answers_of(logits: Floats, temperature: float, threshold: float | None) -> ServedAnswers:
     """Return what a model with this temperature and unknown threshold answers, for logits [N, K]."""
     confidences = np.exp(log_softmax(logits, temperature).max(axis=1))
     unknown = 0 if threshold is None else int((energy(logits, temperature) > threshold).sum())
-    return Answers(logits.argmax(axis=1).astype(np.int64), confidences, unknown)
+    return ServedAnswers(logits.argmax(axis=1).astype(np.int64), confidences, unknown)
 
 
-def reference_of(answers: Answers, classes: Sequence[str], split: str) -> dict[str, Any]:
+def reference_of(answers: ServedAnswers, classes: Sequence[str], split: str) -> dict[str, Any]:
     """Return what a model file keeps of the answers on pictures as they should be."""
     positions = np.linspace(0, 1, QUANTILES)
     confidences = np.quantile(answers.confidences, positions, method="inverted_cdf")
@@ -111,7 +130,30 @@ def reference_of(answers: Answers, classes: Sequence[str], split: str) -> dict[s
     }
 
 
-def compare(served: Answers, reference: Mapping[str, Any], classes: Sequence[str]) -> Drift:
+def reference_for(predictor: Predictor, data: str | None) -> Mapping[str, Any]:
+    """Return the reference in the manifest, or one made of the model's answers on a data set.
+
+    Raises ModelError if there is none, and DataError if the model was trained on that data set.
+    """
+    manifest = predictor.manifest
+    if data is None:
+        if not manifest.reference:
+            raise ModelError(
+                f"The model {manifest.name!r} has no reference, as an older Pupila wrote it. Give pictures like those "
+                "that it should meet: --reference DATA"
+            )
+        return manifest.reference
+    splits = load_dataset(data, manifest.input_size, framing=manifest.framing)
+    dataset, part = splits.part(None)
+    if part == "all" and splits.fingerprint == manifest.data.get("fingerprint"):
+        message = f"{data}: the model was trained on these pictures, and is surer of them than of any it has not seen."
+        raise DataError(f"{message} Give --reference others, as it should meet them.")
+    logits = predict_logits(predictor, dataset.images)
+    answers = answers_of(logits, manifest.temperature, manifest.unknown_threshold)
+    return reference_of(answers, manifest.classes, f"{data}, {part}")
+
+
+def compare(served: ServedAnswers, reference: Mapping[str, Any], classes: Sequence[str]) -> Drift:
     """Compare what was served with a reference, as `reference_of` made it. Raises DataError for too few pictures."""
     n, reference_n = len(served.labels), int(reference["n"])
     if n < ENOUGH:
@@ -163,79 +205,3 @@ def compare_unknown(unknown: int, n: int, reference_unknown: int, reference_n: i
     words = f"{100 * now:.1f} % look like none of the classes, in the reference {100 * before:.1f} %."
     effect = abs(now - before)
     return Finding("Unknown", p < ALPHA and effect >= UNKNOWN_FLOOR, "G", value, p, effect, words)
-
-
-def ks_gap(served: Float64, quantiles: Float64) -> tuple[str, float, float]:
-    """Return where the distribution functions of a sorted sample and of quantiles differ most, and both shares there.
-
-    That tells the direction, which the medians need not: of a good model both are 1.
-    """
-    places = np.union1d(served, quantiles)
-    gaps = []
-    phrases: dict[Literal["left", "right"], str] = {"left": "below", "right": "at most"}
-    for side, words in phrases.items():  # both functions have jumps, where the limits from both sides count
-        ours = np.searchsorted(served, places, side) / len(served)
-        reference = _cumulative(quantiles, places, side)
-        most = int(np.abs(ours - reference).argmax())
-        gaps.append((f"{words} {places[most]:.2f}", float(ours[most]), float(reference[most])))
-    return max(gaps, key=lambda gap: abs(gap[1] - gap[2]))
-
-
-def _cumulative(quantiles: Float64, places: Float64, side: str) -> Float64:
-    """Return the share of the distribution below each place, straight between quantiles."""
-    positions = np.linspace(0, 1, len(quantiles))
-    between = np.interp(places, quantiles, positions)
-    first, last = np.searchsorted(quantiles, places, "left"), np.searchsorted(quantiles, places, "right") - 1
-    at_one = (last >= first) & (last >= 0)
-    ends = positions[np.minimum(first, len(quantiles) - 1)] if side == "left" else positions[np.maximum(last, 0)]
-    return np.asarray(np.where(at_one, ends, between))
-
-
-def ks_p(distance: float, n: int, m: int) -> float:
-    """Return the probability of such a distance or a larger one between samples of n and m from one distribution.
-
-    Kolmogorov's series with the correction for small samples of Stephens, "Use of the Kolmogorov-Smirnov, Cramer-von
-    Mises and Related Statistics without Extensive Tables", 1970. Values that occur several times make it too large.
-    """
-    scaled = _scale(n, m) * distance
-    if scaled < 0.2:
-        return 1.0  # the series converges slowly there, to 1 within 1e-12
-    terms = [(-1.0) ** (k - 1) * math.exp(-2 * (k * scaled) ** 2) for k in range(1, 101)]
-    return min(max(2 * math.fsum(terms), 0.0), 1.0)
-
-
-def ks_distance(p: float, n: int, m: int) -> float:
-    """Return the distance that has this probability, below 0.1: there the series is its first term alone."""
-    return math.sqrt(math.log(2 / p) / 2) / _scale(n, m)
-
-
-def _scale(n: int, m: int) -> float:
-    root = math.sqrt(n * m / (n + m))
-    return root + 0.12 + 0.11 / root
-
-
-def g_test(served: Int64, reference: Int64) -> tuple[float, float]:
-    """Return G for two rows of counts, and the probability of such a G or a larger one if both are of one population.
-
-    The probability is counted, not looked up: the pictures are dealt out anew to the two rows, DRAWS times from a fixed
-    seed, which is right for rare classes, too, where the usual chi-squared approximation is not.
-    """
-    pooled = served + reference
-    kept = pooled > 0
-    served, reference, pooled = served[kept], reference[kept], pooled[kept]
-    value = float(_g(served[np.newaxis], pooled)[0])
-    dealt = np.random.default_rng(0).multivariate_hypergeometric(pooled, int(served.sum()), DRAWS, method="marginals")
-    larger = int((_g(dealt, pooled) >= value * (1 - 1e-9)).sum())
-    return value, (larger + 1) / (DRAWS + 1)
-
-
-def _g(rows: Int64, pooled: Int64) -> Float64:
-    """Return G [B] for B ways to choose rows [B, K] out of pooled [K]: 2 sum O ln(O / E) over both rows."""
-    others = pooled - rows
-    total, size = pooled.sum(), rows.sum(axis=1, keepdims=True)
-    result = np.zeros(len(rows))
-    for counts, share in ((rows, size / total), (others, 1 - size / total)):
-        expected = pooled * share
-        ratio = np.where(counts > 0, counts / np.maximum(expected, 1e-300), 1.0)
-        result += 2 * (counts * np.log(ratio)).sum(axis=1)
-    return np.asarray(result)
