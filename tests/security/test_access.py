@@ -18,6 +18,7 @@ ALLOWED = {
     "/": ANYBODY,
     "/page/<name>": ANYBODY,
     "/review": ANYBODY,
+    "/docs": ANYBODY,
     "/healthz": ANYBODY,
     "/readyz": ANYBODY,
     "/ping": ANYBODY,
