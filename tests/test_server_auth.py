@@ -13,7 +13,16 @@ from pupila.cli import main
 from pupila.errors import SettingsError
 from pupila.predictor import Predictor
 from pupila.server import Settings, create_app
-from pupila.server.api.auth import ApiKey, ApiKeys, RateLimiter, digest_of, new_key, parse_keys, read_keys
+from pupila.server.api.auth import (
+    AccessControl,
+    ApiKey,
+    ApiKeys,
+    RateLimiter,
+    digest_of,
+    new_key,
+    parse_keys,
+    read_keys,
+)
 
 OLD, NEW = "old-secret", "new-secret"
 ALL = frozenset(("admin",))
@@ -174,6 +183,9 @@ def test_command_adds_the_line_to_a_file_of_the_owners_alone(tmp_path: Path) -> 
         done = CliRunner().invoke(main, ["keys", "new", name, "--add", str(file)])
     assert file.stat().st_mode & 0o777 == 0o600
     assert read_keys(file)[1] == ApiKey("b", digest_of(done.output.strip()))
+    file.write_text(file.read_text().rstrip("\n"))  # as some editors leave it
+    CliRunner().invoke(main, ["keys", "new", "c", "--add", str(file)])
+    assert [key.name for key in read_keys(file)] == ["a", "b", "c"]
     refused = CliRunner().invoke(main, ["keys", "new", "a", "--add", str(tmp_path / "none" / "keys")])
     assert (refused.exit_code, "cannot be written" in refused.output) == (1, True)
 
@@ -183,6 +195,25 @@ def test_command_refuses_what_no_server_would_read(wrong: list[str]) -> None:
     done = CliRunner().invoke(main, ["keys", "new", *wrong])
     assert done.exit_code == 2
     assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({}, False),
+        ({"HTTP_ORIGIN": "http://here:3000", "HTTP_HOST": "here:3000"}, False),
+        ({"HTTP_ORIGIN": "https://here", "HTTP_HOST": "127.0.0.1", "HTTP_SEC_FETCH_SITE": "same-origin"}, False),
+        ({"HTTP_SEC_FETCH_SITE": "none"}, False),
+        ({"HTTP_ORIGIN": "https://good.example", "HTTP_SEC_FETCH_SITE": "cross-site"}, False),
+        ({"HTTP_ORIGIN": "https://evil.example", "HTTP_SEC_FETCH_SITE": "cross-site"}, True),
+        ({"HTTP_ORIGIN": "http://here:8000", "HTTP_HOST": "here:3000"}, True),
+        ({"HTTP_ORIGIN": "null", "HTTP_HOST": "null"}, True),
+        ({"HTTP_ORIGIN": "https://evil.example"}, True),
+        ({"HTTP_SEC_FETCH_SITE": "same-site"}, True),
+    ],
+)
+def test_page_of_another_site_is_told_by_what_its_browser_says(headers: dict[str, str], expected: bool) -> None:
+    assert AccessControl((), ("https://good.example",)).is_cross_site(headers) is expected
 
 
 def test_missing_or_empty_key_file_is_refused(tmp_path: Path) -> None:

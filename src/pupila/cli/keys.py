@@ -36,7 +36,6 @@ def keys_new(
     name: str, scope: tuple[str, ...], rate: str | None, pictures: str | None, add: Path | None, as_json: bool
 ) -> None:
     """Print a new key, to give away, and the line with its hash, for the file that --api-keys names."""
-    from pupila.errors import SettingsError
     from pupila.server.api import auth
 
     if not auth.NAME.fullmatch(name):
@@ -48,17 +47,26 @@ def keys_new(
         raise click.UsageError(str(error)) from error
     secret, key = auth.new_key(name, scopes, *rates)
     if add is not None:
-        try:
-            with os.fdopen(os.open(add, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a") as file:
-                file.write(f"{key.line()}\n")
-        except OSError as error:
-            raise SettingsError(f"{add}: cannot be written ({error.strerror}). Choose another --add.") from error
+        add_line(add, key.line())
     if as_json:
         click.echo(json.dumps({"key": secret, "line": key.line()}))
     elif add is not None:
         click.echo(secret)
     else:
         click.echo(f"key, to give away: {secret}\nline, to store:    {key.line()}")
+
+
+def add_line(path: Path, line: str) -> None:
+    """Add a line to a file of keys, which is for its owner only if it is new; raises SettingsError."""
+    from pupila.errors import SettingsError
+
+    try:
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600), "rb+") as file:
+            if file.seek(0, os.SEEK_END) and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
+                line = f"\n{line}"  # an editor has left the last line without its end
+            file.write(f"{line}\n".encode())
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be written ({error.strerror}). Choose another --add.") from error
 
 
 @keys.command("list")
