@@ -128,6 +128,29 @@ def test_table_of_titles_is_no_table_of_labels(root: Path) -> None:
     assert splits.notes[-1] == "captions.csv is not used: nearly every row has another label, as titles have."
 
 
+def test_tables_whose_labels_are_not_found_are_named(root: Path) -> None:
+    files: dict[str, bytes | str] = {f"f/{n}.png": picture(n) for n in range(2)}
+    table = "Image Index,Finding Labels,Age\n0.png,A,70\n1.png,B,60\n"
+    said = refusal(write_files(root, {**files, "entry.csv": table, "labels.xlsx": "PK"}))
+    assert "entry.csv is not used: its column 'Image Index' names pictures" in said
+    assert "labels.xlsx is not used: save it as CSV" in said
+    write_files(root, {"entry.csv": table.replace("Finding Labels", "label").replace("Image Index", "file")})
+    assert load(root).train.classes == ("A", "B")
+
+
+def test_folders_of_images_above_or_within_the_classes_are_no_classes(root: Path) -> None:
+    above = {f"{split}/images/{pet}": 1 for split in ("train", "test") for pet in ("cat", "dog")}
+    assert load(make_folder(root / "above", above)).train.classes == ("cat", "dog")
+    within = {f"{pet}/{kind}": 1 for pet in ("cat", "dog") for kind in ("images", "extra")}
+    assert load(make_folder(root / "within", within)).train.classes == ("cat", "dog")
+
+
+def test_splits_within_the_classes_are_splits(root: Path) -> None:
+    splits = load(make_folder(root, {f"{pet}/{part}": 2 for pet in ("cat", "dog") for part in ("treino", "teste")}))
+    assert splits.train.classes == ("cat", "dog")
+    assert {name: len(part) for name, part in splits.parts().items()} == {"train": 4, "test": 4}
+
+
 def test_archives_and_data_sets_of_a_kind_that_is_not_read_are_named(root: Path) -> None:
     write_files(root, {"cat.rar": "Rar!", "dog.7z": "7z"})
     assert "Passed over 2 files of a kind that is not read, like cat.rar: unpack such files" in refusal(root)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 
@@ -14,6 +15,7 @@ from pupila.data.layouts.labelled import (
     splits_among,
     splits_in_classes,
 )
+from pupila.data.layouts.other_tasks import is_structure
 from pupila.data.sources.files import SourceFile
 from pupila.errors import DataError
 
@@ -31,12 +33,15 @@ def by_class_folders(found: FilesByFolder, where: str) -> DetectedLayout:
     folders = split_folders(found)
     if not folders:
         found = _chosen_classes(found, where)
+        folders = split_folders(found)  # those of cat/train and cat/test stand above the classes now
     tops = {folder[0] for folder in found if folder}
     named = {} if folders else splits_in_classes(tops)
     parts, layout = {"train": found}, "class folders"
     if folders:
         _check_folders(folders, where)
         parts = {split: _inside(found, top) for top, split in folders.items()}
+        if len({folder[0] for folder in parts.get("train", {}) if folder}) == 1:
+            parts = {split: unwrap(part) if part else part for split, part in parts.items()}  # train/images/cat
         layout = f"class folders in {', '.join(f'{top}/' for top in _in_order(folders))}"
     elif named and named.keys() == tops:
         parts, layout = _regrouped(found, named), "class folders named for their splits"
@@ -102,7 +107,7 @@ def _unsure(tops: Set[str], named: Mapping[str, tuple[str, str]]) -> list[str]:
     if not named or named.keys() == tops:
         return []
     return [
-        f"{some(named)} were taken as classes, since {some(tops - named.keys())} names no split: if they are splits, "
+        f"{some(named)} were taken as classes, since {some(tops - named.keys())} tells no split: if they are splits, "
         "move them into train/<class>/ and test/<class>/."
     ]
 
@@ -128,14 +133,17 @@ def _chosen_classes(found: FilesByFolder, where: str) -> FilesByFolder:
     first = next(iter(inner.values()), set())
     same = len(inner) > 1 and len(first) > 1 and "" not in first and all(names == first for names in inner.values())
     choice = os.environ.get(CHOICE, "")
-    if not same or choice == "outer" or splits_in_classes(inner):
+    if same and len(splits_among(first)) == len(first):
+        choice = "inner"
+    elif not same or choice == "outer" or splits_in_classes(inner) or any(map(is_structure, first)):
         return found
     if choice == "inner":
         return {(folder[1], folder[0], *folder[2:]): files for folder, files in found.items() if len(folder) > 1}
+    command = f"pupila data {shlex.quote(where)}"
     raise DataError(
         f"{where}: {some(inner)} all hold the same folders ({some(first)}). If those are splits, rename them to train, "
-        f"valid and test. If the outer ones are the classes: {CHOICE}=outer pupila data {where}. "
-        f"If the inner ones are: {CHOICE}=inner pupila data {where}."
+        f"valid and test. If the outer ones are the classes: {CHOICE}=outer {command}. "
+        f"If the inner ones are: {CHOICE}=inner {command}."
     )
 
 

@@ -30,8 +30,8 @@ def check_task(entries: Sequence[SourceFile], where: str) -> None:
     """Raise DataError if the files are a data set for detection or segmentation, and their folders are no classes."""
     pictures = [entry for entry in entries if entry.may_be_picture]
     parents = {entry.parts[:-1] for entry in pictures}
-    above = {folder[-2] for folder in parents if len(folder) > 1 and not _is_structure(folder[-2])}
-    if any(folder and not _is_structure(folder[-1]) for folder in parents) or len(above) > 1:
+    above = {folder[-2] for folder in parents if len(folder) > 1 and not is_structure(folder[-2])}
+    if any(folder and not is_structure(folder[-1]) for folder in parents) or len(above) > 1:
         return  # these are classes
     kind = _coco(entries) or _boxes(entries, pictures)
     if kind:
@@ -41,7 +41,8 @@ def check_task(entries: Sequence[SourceFile], where: str) -> None:
         raise DataError(f"{where}: is a data set for segmentation ({masks}). {FIX.format(things='parts')}")
 
 
-def _is_structure(folder: str) -> bool:
+def is_structure(folder: str) -> bool:
+    """Return whether a folder's name is that of a part of a data set, like images, and of no class."""
     plain = re.sub(r"[\s_-]+", "", folder.casefold())
     return plain in STRUCTURE or plain.startswith("voc20") or bool(splits_among([folder]))
 

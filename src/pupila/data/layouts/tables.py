@@ -26,7 +26,7 @@ from pupila.data.layouts.labelled import (
     split_of,
     splits_of_files,
 )
-from pupila.data.sources.files import PICTURES, SourceFile, ending_of, parts_of
+from pupila.data.sources.files import PICTURES, SHEETS, SourceFile, ending_of, parts_of
 from pupila.errors import DataError
 
 PATH_COLUMNS = (
@@ -49,7 +49,7 @@ LIST, JSON, MAX_LISTS = ".txt", ".json", 10
 """Endings of lists of a path and a label a line, with a space between, and of JSON; and how many of them are read."""
 MAX_BYTES, MAX_JSON_BYTES, MAX_LINE, MAX_ROWS, MAX_COLUMNS = 64 * 2**20, 8 * 2**20, 2**20, 2_000_000, 10_000
 """Larger tables are not read: what Python makes of their cells takes many times their bytes."""
-FEW_TITLES = 10
+FEW_TITLES, FEW_ROWS = 10, 50
 SAMPLE = 1000
 """Rows looked at to find the folder that a table speaks of."""
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -93,7 +93,9 @@ def find_tables(entries: Sequence[SourceFile]) -> tuple[list[LabelTable], list[s
     splits = splits_of_files([entry for entry, table in bound if isinstance(table, LabelTable)])
     tables = [table for _, table in bound if isinstance(table, LabelTable)]
     tables = [replace(table, split=split or "train") for table, split in zip(tables, splits, strict=True)]
-    return tables, [reason for _, reason in bound if isinstance(reason, str) and reason]
+    sheets = [entry.name for entry in entries if ending_of(entry.parts[-1]) in SHEETS]
+    unread = [f"{name} is not used: save it as CSV if it holds the labels." for name in sheets[:1]]
+    return tables, [*(reason for _, reason in bound if isinstance(reason, str) and reason), *unread]
 
 
 def by_tables(tables: Sequence[LabelTable], entries: Sequence[SourceFile], where: str) -> DetectedLayout:
@@ -127,6 +129,8 @@ def _bind(entry: SourceFile, pictures: Sequence[SourceFile], names: Set[str]) ->
         rows, sure = _rows(entry)
     except TableError as error:
         return f"{entry.name} is not used: {error}."
+    if not rows:
+        return _without_label(entry, names)
     sample = [_key(row.file) for row in rows[:: max(1, len(rows) // SAMPLE)]]
     known = sum(key.rpartition("/")[2].casefold() in names for key in sample)
     hits, named = _best_folder(entry, pictures, sample) if known >= len(sample) / 2 else (0, {})
@@ -148,6 +152,24 @@ def _bind(entry: SourceFile, pictures: Sequence[SourceFile], names: Set[str]) ->
     if not seems_file and all(row.label != first.label for row in rows[1:]):
         rows = rows[1:]  # a heading in other words, like id,breed
     return LabelTable(entry.name, "", rows, named, note)
+
+
+def _without_label(entry: SourceFile, names: Set[str]) -> str:
+    """Say so if a column of a CSV names the pictures, and none of the others is known to hold their labels."""
+    if ending_of(entry.parts[-1]) not in TABLES:
+        return ""
+    try:
+        heads, *lines = itertools.islice(_lines(entry), FEW_ROWS)
+    except (TableError, csv.Error, OSError, ValueError, RecursionError):
+        return ""
+    for index, head in enumerate(heads):
+        cells = [_key(line[index]).rpartition("/")[2].casefold() for line in lines if len(line) > index]
+        if cells and sum(cell in names for cell in cells) > len(cells) / 2 and not OURS & set(map(folded, heads)):
+            return (
+                f"{entry.name} is not used: its column '{head.strip()}' names pictures, and none is known to hold "
+                "labels. Call the columns path and label."
+            )
+    return ""
 
 
 def _lost(entry: SourceFile, rows: Sequence[LabelRow], named: Mapping[str, SourceFile]) -> str:

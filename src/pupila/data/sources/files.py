@@ -16,7 +16,8 @@ UNREAD = frozenset(
     (".7z", ".rar", ".h5", ".hdf5", ".mat", ".tfrecord", ".tfrecords", ".pkl", ".pickle", ".mdb", ".lmdb", ".rec")
 )
 """Archives and data sets of a kind that is not read."""
-NOT_PICTURES = VIDEOS | UNREAD | {
+SHEETS = frozenset((".xlsx", ".xls", ".ods", ".numbers"))
+NOT_PICTURES = VIDEOS | UNREAD | SHEETS | {
     ".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".md", ".rst", ".html", ".yaml", ".yml", ".ini", ".db", ".py",
     ".aae", ".xmp", ".lnk", ".url", ".webloc", ".gdoc", ".gsheet", ".gslides", ".log", ".toml", ".ipynb", ".onnx",
     ".npz", ".npy", ".zip", ".tar", ".tgz", ".txz", ".tbz2", ".gz", ".xz", ".bz2", ".parquet",

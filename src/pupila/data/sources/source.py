@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,7 +86,8 @@ def _about_address(given: str) -> str:
     if scheme.casefold() == "file":
         return f"{given}: give the path instead of the address: /{rest.lstrip('/')}"
     address = f"{scheme}://{rest.lstrip('/')}"
-    return f"{address}: addresses are not read here. Download it (curl -LO {address}) and give the file or folder."
+    how = f" (curl -LO {address})" if scheme.casefold() in ("http", "https") else ""
+    return f"{address}: addresses are not read here. Download it{how} and give the file or folder."
 
 
 def _folder(path: Path, name: str, wanted: Callable[[SourceFile], bool]) -> DataSource:
@@ -172,9 +174,10 @@ def _which_encoding(where: str, readings: Sequence[tuple[str, tuple[str, ...]]],
     if not readings:
         return f"{where}: {len(set(names)):,} names are in no known encoding. Rename them, or give --name-encoding."
     ways = "; ".join(f"{encoding}: {_examples(read)}" for encoding, read in readings[:4])
+    first = readings[0][0]
     return (
         f"{where}: its names are not in UTF-8, and can be read in several ways ({ways}). Choose the right one, like: "
-        f"pupila data {where} --name-encoding {readings[0][0]}, and set {ENCODING}={readings[0][0]} for other commands."
+        f"pupila data {shlex.quote(where)} --name-encoding {first}, and set {ENCODING}={first} for other commands."
     )
 
 
