@@ -3,10 +3,11 @@
     python benchmarks/serving/fuzz.py MODEL.onnx [--images 200000] [--requests 20000] [--seed 0] [--minutes 15]
     python benchmarks/serving/fuzz.py MODEL.onnx --atheris [--minutes 15]
 
-Mutates real files by their structure (JPEG segments, PNG chunks with right checksums, GIF and WebP blocks) and byte by
-byte, and multipart bodies, JSON, base64, compressed bodies, binary tensors and HTTP heads likewise; to /v2 it also
-sends well-formed requests that lie about shapes, datatypes and sizes. All is drawn from the seed, so that a finding can
-be repeated; each is written to ./fuzz-findings. Loopback only; ends by itself.
+Mutates real files by their structure (containers.py: JPEG segments, PNG and WebP chunks, GIF blocks, TIFF entries, and
+HEIC and AVIF boxes: within themselves, again and again, with lengths that lie) and byte by byte, and measures time and
+memory. Multipart bodies, JSON, base64, compressed bodies, binary tensors and HTTP heads too; to /v2 it also sends
+well-formed requests that lie about shapes, datatypes and sizes. All is drawn from the seed, so that a finding can be
+repeated; each is written to ./fuzz-findings. Loopback only; ends by itself.
 
 With --atheris the decoder is fuzzed instead with mutations that coverage guides. That needs: pip install atheris
 """
@@ -28,6 +29,7 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
+import containers
 from atheris_decode import fuzz_with_coverage
 from harness import memory, running
 from lies import dishonest_inference
@@ -39,6 +41,10 @@ from pupila.server.process.libc import silence_libtiff
 
 SLOW = 2.0
 """Seconds that one picture within the limits may take at most."""
+KEPT = 32.0
+"""MiB that may be left of one picture, or of all."""
+PEAK = 600.0
+"""MiB that the process may take while it decodes pictures of 2 megapixels and a megabyte."""
 LIMITS = images.ImageLimits(max_bytes=2**20, max_pixels=2_000_000)
 
 
@@ -64,21 +70,32 @@ def corpus() -> list[tuple[str, bytes]]:
         ("BMP", "RGB", {}),
         ("TIFF", "RGB", {"compression": "tiff_lzw"}),
         ("TIFF", "L", {"compression": "tiff_adobe_deflate"}),
-        ("AVIF", "RGB", {}),
+        ("AVIF", "RGB", {"exif": exif.tobytes()}),
+        ("PNG", "RGB", {"exif": exif.tobytes()}),
+        ("WEBP", "RGB", {"exif": exif.tobytes(), "save_all": True, "append_images": [photo.rotate(90)]}),
+        ("MPO", "RGB", {"save_all": True, "append_images": [photo.rotate(90)]}),
+        ("TIFF", "RGB", {"exif": exif}),
+        ("TIFF", "F", {}),
+        ("TIFF", "I;16", {}),
+        ("PPM", "RGB", {}),
+        ("PPM", "1", {}),
     ):
         buffer = io.BytesIO()
         photo.convert("I").convert(mode).save(buffer, kind, **options) if mode == "I;16" else photo.convert(mode).save(
             buffer, kind, **options
         )
-        made.append((kind, buffer.getvalue()))
-    return made
+        made.append(("JPEG" if kind == "MPO" else kind, buffer.getvalue()))
+    made.append(("PPM", b"P3\n# by hand\n3 2\n255\n" + b" ".join(b"%d" % rng.randrange(256) for _ in range(18))))
+    heic = (Path(__file__).parents[2] / "tests" / "quarters.heic").read_bytes()
+    return [*made, ("HEIF", heic), ("HEIF", heic)]
 
 
 def mutate(kind: str, data: bytes, rng: random.Random) -> bytes:
     """Return a file with one to four faults."""
     for _ in range(rng.randint(1, 4)):
-        if kind == "PNG" and rng.random() < 0.6:
-            data = mutate_png(data, rng)
+        if kind in containers.CONTAINERS and rng.random() < 0.6:
+            outer = kind in ("HEIF", "AVIF") and rng.random() < 0.4
+            data = containers.mutate("boxes" if outer else kind, data, rng, mutate_bytes)
         elif kind == "JPEG" and rng.random() < 0.5:
             data = mutate_jpeg(data, rng)
         else:
@@ -109,30 +126,6 @@ def mutate_bytes(data: bytes, rng: random.Random) -> bytes:
     )
 
 
-def mutate_png(data: bytes, rng: random.Random) -> bytes:
-    """Change, drop, repeat or swap chunks, and make their checksums right again."""
-    chunks, at = [], 8
-    while at + 8 <= len(data):
-        (length,) = struct.unpack_from(">I", data, at)
-        chunks.append((data[at + 4 : at + 8], data[at + 8 : at + 8 + length]))
-        at += 12 + length
-    if not chunks:
-        return mutate_bytes(data, rng)
-    index = rng.randrange(len(chunks))
-    name, content = chunks[index]
-    kind = rng.randrange(4)
-    if kind == 0:
-        chunks[index] = name, mutate_bytes(content, rng)
-    elif kind == 1:
-        del chunks[index]
-    elif kind == 2:
-        chunks.insert(rng.randrange(len(chunks) + 1), chunks[index])
-    else:
-        chunks[index] = rng.choice((b"acTL", b"fcTL", b"tRNS", b"iCCP", b"eXIf", b"zTXt", name)), content
-    joined = b"".join(struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks)
-    return data[:8] + joined
-
-
 def mutate_jpeg(data: bytes, rng: random.Random) -> bytes:
     """Change, drop or repeat marker segments."""
     starts = [i for i in range(len(data) - 1) if data[i] == 0xFF and data[i + 1] not in (0, 0xFF)]
@@ -150,35 +143,54 @@ def mutate_jpeg(data: bytes, rng: random.Random) -> bytes:
 
 
 def fuzz_images(count: int, seed: int, until: float) -> list[str]:
-    """Decode mutated files in this process; return the findings."""
+    """Decode mutated files in this process, and look at its memory; return the findings."""
     files, findings, outcomes = corpus(), [], Counter[str]()
-    before, done = 0, 0
+    before, slowest, done = 0.0, 0.0, 0
     for number in range(count):
         if time.monotonic() > until:
             break
         rng = random.Random(f"{seed}:{number}")
         kind, data = rng.choice(files)
         broken = mutate(kind, data, rng)
-        started = time.perf_counter()
-        try:
-            pixels = images.decode(broken, 32, LIMITS)
-            assert pixels.shape == (32, 32, 3)
-            outcomes["decoded"] += 1
-        except ImageError as error:
-            outcomes[error.code] += 1
-        except BaseException as error:
-            findings.append(save(f"image-{number}", broken, f"{type(error).__name__}: {error}"))
+        started, memory_before = time.perf_counter(), resident()
+        outcome, fault = decoded(broken)
+        outcomes[outcome] += 1
+        if fault:
+            findings.append(save(f"image-{number}", broken, fault))
         spent = time.perf_counter() - started
+        slowest = max(slowest, spent)
         if spent > SLOW:
             findings.append(save(f"slow-{number}", broken, f"{spent:.1f} s"))
+        if resident() - memory_before > KEPT:
+            findings.append(save(f"kept-{number}", broken, f"{resident() - memory_before:.0f} MiB are kept"))
         done += 1
-        if number == count // 4:
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 if before else 0.0
-    print(f"pictures: {done:,} decoded or refused {dict(outcomes)}, peak memory grew {grown:.0f} MiB after a quarter")
-    if grown > 64:
+        if number == 1_000:
+            before = resident()
+    grown = resident() - before if before else 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"pictures: {done:,} decoded or refused {dict(outcomes)}, slowest {slowest:.2f} s, peak {peak:.0f} MiB")
+    print(f"memory grew {grown:.0f} MiB after the first 1,000")
+    if grown > KEPT:
         findings.append(f"memory grew by {grown:.0f} MiB")
+    if peak > PEAK:
+        findings.append(f"decoding took up to {peak:.0f} MiB")
     return findings
+
+
+def decoded(data: bytes) -> tuple[str, str]:
+    """Decode a file; return what came of it, and what is wrong with that, if anything is."""
+    try:
+        assert images.decode(data, 32, LIMITS).shape == (32, 32, 3)
+    except ImageError as error:  # where a decoder has used up its stack or all the memory, a limit is missing
+        return error.code, str(error) if "more memory" in str(error) else ""
+    except BaseException as error:
+        return "fault", f"{type(error).__name__}: {error}"
+    return "decoded", ""
+
+
+def resident() -> float:
+    """Return this process's memory in MiB."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
 def mutate_inference(parts: list[bytes], rng: random.Random) -> tuple[bytes, bytes]:

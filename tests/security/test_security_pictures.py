@@ -5,6 +5,7 @@ import struct
 import time
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -60,7 +61,37 @@ def webp_with(content: bytes) -> bytes:
     return encode(Image.new("RGB", (32, 32)), "WEBP", exif=content)
 
 
+HEIC = (Path(__file__).parents[1] / "quarters.heic").read_bytes()
+
+
+def box(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", 8 + len(content)) + name + content
+
+
+def heic_with(*more: bytes) -> bytes:
+    """Return a HEIC with more boxes among those that say how it is put together."""
+    at = HEIC.index(b"meta") - 4
+    end = at + int.from_bytes(HEIC[at : at + 4], "big")
+    return HEIC[:at] + box(b"meta", HEIC[at + 8 : end] + b"".join(more)) + HEIC[end:]
+
+
+def tiles(count: int, side: int, kind: bytes = b"hvc1") -> bytes:
+    """Return a HEIC of one big tile, so many times."""
+    entry = box(b"infe", b"\2\0\0\0" + struct.pack(">HH4s", 7, 0, kind) + b"\0")
+    sizes = box(b"iprp", box(b"ipco", box(b"ispe", bytes(4) + struct.pack(">II", side, side)))
+                + box(b"ipma", bytes(4) + struct.pack(">IHBB", 1, 7, 1, 6)))  # fmt: skip
+    names = box(b"iinf", bytes(4) + struct.pack(">H", 1) + entry)
+    made = struct.pack(">HH", 1, count) + struct.pack(">H", 7) * count
+    return heic_with(names, sizes, box(b"iref", bytes(4) + box(b"dimg", made)))
+
+
 HOSTILE = {
+    "HEIC, boxes": heic_with(box(b"free", b"") * 20_001),
+    "HEIC, tiles by the thousand": tiles(20_001, 64),
+    "HEIC, tiles of tiles": tiles(3, 64, b"grid"),
+    "HEIC, shared bytes": heic_with(
+        box(b"iloc", b"\0\0\0\0\x44\0" + struct.pack(">HHHH", 9, 1, 0, 9000) + struct.pack(">II", 0, 700) * 9000)
+    ),
     "frames within frames": nested_webp(400, 480_000),
     "frames within frames, deep": nested_webp(20_000, 10),
     "TIFF": shared_values(),
@@ -101,6 +132,14 @@ def test_refusal_keeps_nothing_of_the_picture(name: str) -> None:
     with pytest.raises(ImageError) as caught:
         images.decode(HOSTILE[name], 32)
     assert caught.value.__context__ is caught.value.__cause__ is None
+
+
+def test_tiles_of_more_pixels_than_allowed_are_refused_before_one_is_decoded() -> None:
+    with pytest.raises(ImageError, match="put together from is over the limit of 50 megapixels"):
+        images.decode(tiles(20, 7_000), 32)
+    with pytest.raises(ImageError, match="64 x 48 is over the limit"):
+        images.decode(HEIC, 32, images.ImageLimits(max_pixels=1_000))
+    assert images.decode(HEIC, 32, images.ImageLimits(max_pixels=3_072)).shape == (32, 32, 3)
 
 
 @pytest.mark.parametrize("error", [RecursionError, MemoryError])

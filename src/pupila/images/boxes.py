@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pupila.images import exif
-from pupila.images.exif import ExcessError
+from pupila.images.exif import ExcessError, PixelsError
 
 MAX_BOXES = 20_000
 """Boxes, items, references and extents together: microseconds each."""
@@ -51,7 +51,7 @@ def check(data: bytes, max_pixels: int) -> None:
     if any(items.kinds.get(part) in DERIVED and items.kinds.get(item) != b"tmap" for item, part in items.references):
         raise ExcessError("pictures put together from pictures put together")
     if sum(areas.values()) + sum(areas.get(part, 0) for _, part in items.references) > 2 * MAX_TIMES * max_pixels:
-        raise ExcessError(f"tiles of more than {MAX_TIMES * max_pixels / 1e6:g} megapixels")
+        raise PixelsError("All that it is put together from")
     if sum(length for _, _, _, length in items.extents) > len(data) + exif.SLACK:
         raise ExcessError("more items than bytes, as many of them share bytes")
     exif.check(_metadata(memoryview(data), items))

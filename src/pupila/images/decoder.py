@@ -7,6 +7,7 @@ squashed, or with `letterbox` put between two bars: which of them is chosen by t
 import contextlib
 import functools
 import io
+import logging
 import os
 import struct
 import warnings
@@ -23,7 +24,7 @@ from PIL import Image, PngImagePlugin
 from pupila.errors import ImageError
 from pupila.images import formats, heif, repair, wide
 from pupila.images import limits as structure
-from pupila.images.exif import ExcessError
+from pupila.images.exif import ExcessError, PixelsError
 from pupila.images.formats import FORMATS as FORMATS
 from pupila.images.geometry import letterboxed, orientation, squashed, upright
 from pupila.images.tiff import NumbersTiff
@@ -50,6 +51,7 @@ USUAL_SCANS = 10
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 # Pillow warns of odd metadata in words that the sender chooses: a way to fill a server's log.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 # Texts of a PNG, unpacked; Pillow's own 64 MiB take four times as much in memory.
 PngImagePlugin.MAX_TEXT_MEMORY = 16 * 2**20
 
@@ -234,6 +236,8 @@ def _open(data: bytes, limits: ImageLimits) -> _Opened:
     try:
         passes = structure.passes(kind, data, limits.max_pixels)
         image, note = _opened(kind, data)
+    except PixelsError as error:
+        raise _too_many_pixels(str(error), limits) from None
     except ExcessError as error:
         raise ImageError("image_too_complex", f"The picture has {error}. Save it again with another program.") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

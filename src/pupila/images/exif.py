@@ -38,6 +38,10 @@ class ExcessError(Exception):
     """There is too much of something in a file; says of what."""
 
 
+class PixelsError(ExcessError):
+    """There are too many pixels; says of what."""
+
+
 class Layout(NamedTuple):
     """How the numbers of a block are written."""
 

@@ -99,7 +99,7 @@ def directory(data: bytes) -> dict[int, tuple[int, ...]]:
     found = {}
     for entry in exif.entries(block, layout, at):
         letter = {1: "B", 3: "H", 4: "I", 16: "Q"}.get(entry.kind)
-        if letter and entry.values <= exif.MAX_VALUES:
+        if letter and 0 < entry.values <= exif.MAX_VALUES:
             pattern = f"{layout.order}{entry.values}{letter}"
             short = struct.calcsize(pattern) <= len(entry.field)
             place = (entry.field, 0) if short else (block, entry.place(layout))

@@ -33,7 +33,8 @@ def eight_bits(values: Numbers) -> NDArray[np.uint8]:
     scale = 255.0 / (white - black) if white > black else 0.0
     result = np.empty(values.shape, np.uint8)
     for number, part in enumerate(parts):
-        plain = np.nan_to_num(part.astype(np.float64), nan=black, posinf=white, neginf=black)
+        with np.errstate(all="ignore"):  # what makes no sense is black, and needs no remark
+            plain = np.nan_to_num(part.astype(np.float64), nan=black, posinf=white, neginf=black)
         result[number * step : (number + 1) * step] = np.clip((plain - black) * scale + 0.5, 0, 255)
     return result
 
