@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pupila.images import exif
 from pupila.images.exif import ExcessError, PixelsError
 
-MAX_BOXES = 20_000
+MAX_BOXES = 5_000
 """Boxes, items, references and extents together: microseconds each."""
 MAX_TIMES = 4
 """How often the largest picture that is allowed may be decoded in all: tiles, thumbnail, depth and gain map."""
