@@ -35,7 +35,7 @@ docs: .venv/everything
 	$(BIN)/python tools/reference.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-train: .venv/everything
+train: .venv/training
 	$(BIN)/pupila train $(DATA)
 
 # Wheels, source archives and a bill of materials in dist/. URL: where the repository can be read, if it can.
@@ -55,4 +55,12 @@ clean:
 .venv/everything: .venv/serving
 	@echo "Installing what training and testing need (once)..."
 	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+# PyTorch for processors is a fifth of the size of the one for GPUs, and has an index of its own.
+.venv/training: .venv/serving
+	@echo "Installing what training needs (once)..."
+	@test -e /dev/nvidia0 || $(PIP) --retries 0 --timeout 10 --index-url https://download.pytorch.org/whl/cpu torch \
+		2>/dev/null || echo "PyTorch's build for processors cannot be reached: pip takes the one that it finds."
+	@$(PIP) --editable '.[train]'
 	@touch $@

@@ -11,6 +11,7 @@ from PIL import Image
 from training_kit import colours
 
 from pupila.cli import main
+from pupila.errors import install_command
 
 SMALL = [
     "--weights",
@@ -165,7 +166,7 @@ def test_training_without_torch_says_what_to_install():
     code = "import sys; sys.modules['torch'] = None; from pupila.cli import main; main(['train', 'digits'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
-    assert done.stderr.strip().endswith("Install it with: pip install 'pupila[train]'")
+    assert done.stderr.strip().endswith(f"Install it with: {install_command('train')}")
 
 
 def test_python_dash_m_is_the_same_program():
@@ -179,3 +180,83 @@ def test_name_that_steers_a_terminal_is_written_out_in_an_error(tmp_path):
     done = CliRunner().invoke(main, ["data", str(tmp_path / "red\x1b[31m")])
     assert done.exit_code == 1
     assert "red\\x1b[31m: there is no such file" in done.output
+
+
+PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
+
+
+def test_predict_without_a_model_uses_the_bundled_one():
+    done = pupila("predict", PHOTOS / "horse.jpg", PHOTOS / "ship.jpg")
+    assert [line.split(": ")[1].split()[0] for line in done.output.splitlines()] == ["horse", "ship"]
+
+
+def test_predict_takes_the_folder_of_a_run(run, folder):
+    done = pupila("predict", run[1], folder / "red" / "0.png")
+    assert done.exit_code == 0 and done.output.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "text"), [(PHOTOS / "frog.jpg", 0, "-: frog 0."), (None, 1, "-: The picture is")]
+)
+def test_predict_reads_standard_input(data, code, text):
+    done = CliRunner().invoke(main, ["predict", "-"], input=data.read_bytes() if data else b"")
+    assert done.exit_code == code and done.output.startswith(text)
+
+
+def test_predict_prints_unknown(tmp_path):
+    Image.new("RGB", (64, 64), "white").save(tmp_path / "white.png")
+    done = pupila("predict", tmp_path / "white.png")
+    assert done.output.endswith(" (unknown: it looks like none of the classes)\n")
+    assert json.loads(pupila("predict", tmp_path / "white.png", "--json").output)["unknown"] is True
+
+
+def test_model_alone_is_no_picture():
+    done = pupila("predict", "runs/x/model.onnx")
+    assert done.exit_code == 2 and "Give pictures or folders after it" in done.output
+
+
+def test_inspect_tells_people_what_they_want_to_know(run):
+    output = pupila("inspect", run[1] / "model.onnx").output
+    assert "classes       3: blue, green, red\n" in output and "95 % interval" in output and "{" not in output
+
+
+def test_help_lists_whole_sentences_and_examples():
+    output = " ".join(pupila("--help").output.split())
+    assert (
+        output.count("...") == 1
+        and "Verify MODEL and show what it knows, how well, and what it was made from." in output
+    )
+    assert "Examples:\n    pupila train photos\n" in pupila("train", "--help").output
+
+
+def test_epoch_line_says_how_long_an_epoch_takes_and_what_is_left(run):
+    first, last = [line for line in run[0].splitlines() if line.startswith("epoch ")]
+    assert " s an epoch, 0:0" in first and last.endswith(" s an epoch, 0:00 left")
+
+
+@pytest.mark.parametrize("weights", ["folder", "model"])
+def test_training_starts_from_a_run_of_ones_own(run, folder, weights):
+    path = run[1] if weights == "folder" else run[1] / "model.onnx"
+    options = [*SMALL[2:], "--epochs", "1", "--explain"]
+    done = pupila("train", folder, "--weights", path, *options)
+    assert done.exit_code == 0 and "starting from backbone.safetensors" in done.output, done.output
+
+
+def test_short_names_of_keys_are_taken(folder):
+    done = pupila("train", folder, *SMALL, "--set", "lr=0.5", "--explain")
+    assert "learning_rate = 0.5: the recipe says so." in done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("train --recipe qu", "plain,quick"), ("train --recipe s", "plain,standard"), ("train d", "plain,digits")],
+)
+def test_tab_completion_knows_recipes_and_data_sets(words, expected):
+    env = {"_PUPILA_COMPLETE": "bash_complete", "COMP_WORDS": f"pupila {words}", "COMP_CWORD": str(len(words.split()))}
+    done = CliRunner().invoke(main, [], env=env, prog_name="pupila")
+    assert expected in done.output.splitlines() and "file," in done.output
+
+
+def test_missing_extra_is_installed_by_a_command_for_this_checkout():
+    command = install_command("train")
+    assert command.endswith((f" -e '{Path(__file__).parents[1]}[train]'", " -e '.[train]'"))

@@ -95,7 +95,7 @@ def test_ctrl_c_before_the_first_epoch_says_that_there_is_no_model(tmp_path):
 
 def test_resume_of_another_run_names_what_differs(tmp_path):
     run(TINY, tmp_path)
-    with pytest.raises(TrainingError, match="data was None and is other"):
+    with pytest.raises(TrainingError, match="the pictures are others"):
         fit(
             TINY,
             ResNet18(3),

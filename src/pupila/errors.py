@@ -12,7 +12,14 @@ PupilaError            one sentence that names the thing and the fix; `code` is 
 └── MissingExtraError  an optional dependency is not installed
 """
 
+import json
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
 
 ImageErrorCode = Literal[
     "image_empty",  # no bytes at all
@@ -106,4 +113,26 @@ class MissingExtraError(PupilaError):
     code = "missing_extra"
 
     def __init__(self, purpose: str, extra: str) -> None:
-        super().__init__(f"{purpose} needs an optional part of Pupila. Install it with: pip install 'pupila[{extra}]'")
+        super().__init__(f"{purpose} needs an optional part of Pupila. Install it with: {install_command(extra)}")
+
+
+def install_command(extra: str) -> str:
+    """Return the command that installs an extra the way this Pupila was installed: checkout, wheel, or an index."""
+    from importlib import metadata  # slow to load, and seldom needed
+
+    active = os.environ.get("VIRTUAL_ENV") == sys.prefix
+    pip = "pip install" if active else f"{shlex.quote(sys.executable)} -m pip install"
+    root = Path(__file__).parents[2]
+    if (root / "pyproject.toml").exists():
+        target = "." if Path.cwd() == root else str(root)
+        return f"{pip} -e {shlex.quote(f'{target}[{extra}]')}"
+    try:
+        distribution = metadata.distribution("pupila")
+        url = json.loads(distribution.read_text("direct_url.json") or "{}").get("url", "")
+    except (metadata.PackageNotFoundError, ValueError):
+        return f"{pip} 'pupila[{extra}]'"
+    if url.startswith("file:") and Path(unquote(urlsplit(url).path)).exists():
+        return f"{pip} 'pupila[{extra}] @ {url}'"
+    lines = [line for line in distribution.requires or () if re.search(rf"extra == .{extra}.", line)]
+    packages = [re.split(r"\s*;", line)[0] for line in lines]  # to be had wherever Pupila itself came from
+    return f"{pip} {' '.join(map(shlex.quote, packages))}"

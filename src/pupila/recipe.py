@@ -61,8 +61,8 @@ class Recipe:
     name: str = "standard"
     """What the run is called; by default the recipe's file name."""
     weights: str = "auto"
-    """What to start from: imagenet, bundled, none, or the path of a .pth or .safetensors file; auto: imagenet if it can
-    be had, else bundled."""
+    """What to start from: imagenet, bundled, none, or the path of a run, of its model, or of a .pth or .safetensors
+    file; auto: imagenet if it can be had, else bundled."""
     trains: str = "all"
     """`all`, or `head`: the backbone stays as it is, and only the last layer is fitted on its features."""
     epochs: int = 8

@@ -6,12 +6,13 @@ from typing import Any
 
 import click
 
+from pupila.cli.complete import data_sets, examples, models
 from pupila.cli.group import json_option
 
 
-@click.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.argument("data")
+@click.command(epilog=examples("pupila evaluate runs/photos-standard/model.onnx photos --report report"))
+@click.argument("model", type=click.Path(path_type=Path), shell_complete=models)
+@click.argument("data", shell_complete=data_sets)
 @click.option(
     "--split",
     "part",

@@ -7,6 +7,7 @@ import ast
 import inspect
 import io
 import itertools
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -22,6 +23,14 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 class PupilaGroup(click.Group):
     """Turns the errors that a user can act on into one sentence and an exit code."""
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """List each command with the first sentence of its help, uncut."""
+        rows = [
+            (name, " ".join((command.help or "").split("\n\n")[0].split())) for name, command in self.commands.items()
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(rows))
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; see the module's docstring for the exit codes."""
         if isinstance(sys.stdout, io.TextIOWrapper):
@@ -30,7 +39,8 @@ class PupilaGroup(click.Group):
             with printed_log():
                 return super().invoke(ctx)
         except PupilaError as error:
-            click.echo("\n".join(map(printable, f"pupila: {error}".split("\n"))), err=True)
+            name = click.style("pupila:", fg="red") if "NO_COLOR" not in os.environ else "pupila:"
+            click.echo(f"{name} " + "\n".join(map(printable, str(error).split("\n"))), err=True)
             sys.exit(1)
         except KeyboardInterrupt:
             click.echo("pupila: stopped.", err=True)
@@ -53,6 +63,11 @@ class RenamedOption(click.Option):
 def json_option(command: Command) -> Command:
     """The one --json flag."""
     return click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")(command)
+
+
+def json_lines_option(command: Command) -> Command:
+    """The --json flag of commands that answer line by line."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")(command)
 
 
 def cluster_option(purpose: str) -> Callable[[Command], Command]:

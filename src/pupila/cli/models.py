@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from pupila.cli.group import json_option
+from pupila.cli.group import json_lines_option
 
 
 @click.group()
@@ -15,7 +15,7 @@ def models() -> None:
 
 @models.command("list")
 @click.argument("model", type=click.Path(path_type=Path))
-@json_option
+@json_lines_option
 def models_list(model: Path, as_json: bool) -> None:
     """List the versions that MODEL had while it was served."""
     from pupila.server.model_versions.versions import versions

@@ -1,6 +1,7 @@
 """`pupila predict`."""
 
 import functools
+import itertools
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -9,11 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pupila.cli.group import cluster_option, json_option
+from pupila.cli.complete import examples, models
+from pupila.cli.group import cluster_option, json_lines_option
 from pupila.errors import PupilaError
 
 if TYPE_CHECKING:
     from pupila.batch import Summary
+    from pupila.errors import ImageError
+    from pupila.prediction import Prediction
+    from pupila.predictor import Predictor
+
+STANDARD_INPUT = Path("-")
 
 
 def location(text: str) -> Path | str:
@@ -21,9 +28,14 @@ def location(text: str) -> Path | str:
     return text if "://" in text else Path(text)
 
 
-@click.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.argument("paths", nargs=-1, required=True, type=location)
+@click.command(
+    epilog=examples(
+        "pupila predict photo.jpg",
+        "pupila predict runs/photos-standard/model.onnx photos --out answers.csv",
+        "curl -s https://example.org/horse.jpg | pupila predict -",
+    )
+)
+@click.argument("arguments", nargs=-1, required=True, type=location, metavar="[MODEL] PATHS...", shell_complete=models)
 @click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="Choices a picture.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write a table: a .csv, .jsonl or .parquet file.")
 @click.option("--kaggle", is_flag=True, help="Make --out a submission to Kaggle's CIFAR-10 competition: id,label.")
@@ -32,10 +44,9 @@ def location(text: str) -> Path | str:
 @click.option("--min-confidence", type=click.FloatRange(0, 1), default=0.0, help="Below it: into `_unsure`.")
 @click.option("--apply", "applies", is_flag=True, help="With --sort-into: do it.")
 @cluster_option("With --out: on all cores, {where}.")
-@json_option
+@json_lines_option
 def predict(
-    model: Path,
-    paths: tuple[Path | str, ...],
+    arguments: tuple[Path | str, ...],
     top: int,
     out: Path | None,
     kaggle: bool,
@@ -48,11 +59,15 @@ def predict(
 ) -> None:
     """Say what is on the pictures at PATHS and in the folders there; one that cannot be read gets its reason.
 
+    MODEL is a .onnx file or the folder of a run; without one, the CIFAR-10 model that comes with Pupila answers. The
+    path - is standard input.
+
     A line a picture, or with --out a table of any number of them, which goes on where it stopped if it is killed.
     With --out, PATHS may be addresses too: s3://bucket/photos/, http://host/photos/.
     """
     from pupila.batch import Sorting
 
+    model, paths = _model_and_paths(arguments)
     here = [path for path in paths if isinstance(path, Path)]
     if kaggle and out is None:
         raise click.UsageError("--kaggle needs --out.")
@@ -62,6 +77,8 @@ def predict(
         raise click.UsageError("--cluster needs --out.")
     if (out is None or sort_into is not None) and len(here) < len(paths):
         raise click.UsageError("Addresses need --out, and cannot be sorted into folders.")
+    if STANDARD_INPUT in here and (out is not None or sort_into is not None):
+        raise click.UsageError("Standard input is one picture: it cannot be used with --out or --sort-into.")
     if out is None and sort_into is None:
         failed = _print_answers(model, here, top, as_json)
     else:
@@ -92,11 +109,39 @@ def _print_answers(model: Path, paths: Sequence[Path], top: int, as_json: bool) 
     from pupila.predictor import Predictor, predict_files
     from pupila.progress import printable
 
-    failed = False
-    for path, answer in predict_files(Predictor.load(model), files_below(paths), top):
+    failed, predictor = False, Predictor.load(model)
+    files = files_below([path for path in paths if path != STANDARD_INPUT])
+    found = predict_files(predictor, files, top)
+    if STANDARD_INPUT in paths:
+        found = itertools.chain([(STANDARD_INPUT, _answer_standard_input(predictor, top))], found)
+    for path, answer in found:
         failed |= isinstance(answer, PupilaError)
         click.echo(_answer_json(path, answer) if as_json else printable(_answer_text(path, answer)))
     return failed
+
+
+def _model_and_paths(arguments: Sequence[Path | str]) -> tuple[Path, Sequence[Path | str]]:
+    """Tell the model, if it is the first of the arguments, from the pictures."""
+    from pupila.models import bundled_model
+
+    first, rest = arguments[0], arguments[1:]
+    if isinstance(first, Path) and first.suffix == ".onnx":
+        if not rest:
+            raise click.UsageError(f"{first} is a model. Give pictures or folders after it.")
+        return first, rest
+    if rest and isinstance(first, Path) and (first / "model.onnx").is_file():
+        return first / "model.onnx", rest
+    return bundled_model(), arguments
+
+
+def _answer_standard_input(predictor: "Predictor", top: int) -> "Prediction | ImageError":
+    from pupila.errors import ImageError
+    from pupila.images import DEFAULT_LIMITS
+
+    try:
+        return predictor.predict(sys.stdin.buffer.read(DEFAULT_LIMITS.max_bytes + 1), top)
+    except ImageError as error:
+        return error
 
 
 def _say_nothing(_: str) -> None:
@@ -106,7 +151,8 @@ def _say_nothing(_: str) -> None:
 def _answer_text(path: Path, answer: Any) -> str:
     if isinstance(answer, PupilaError):
         return f"{path}: {answer}"
-    return f"{path}: " + ", ".join(f"{choice.category} {choice.confidence:.3f}" for choice in answer.top)
+    choices = ", ".join(f"{choice.category} {choice.confidence:.3f}" for choice in answer.top)
+    return f"{path}: {choices}{' (unknown: it looks like none of the classes)' if answer.unknown else ''}"
 
 
 def _answer_json(path: Path, answer: Any) -> str:

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pupila.cli.complete import data_sets, examples
 from pupila.cli.group import cluster_option, json_option
 
 if TYPE_CHECKING:
     from pupila.training.sweeps.processes import Execute
 
 
-@click.command()
-@click.argument("arguments", nargs=-1, required=True, metavar="[SWEEP] DATA")
+@click.command(epilog=examples("pupila sweep photos --grid lr=0.01,0.03 --grid epochs=5,10 --seeds 3 --jobs 2"))
+@click.argument("arguments", nargs=-1, required=True, metavar="[SWEEP] DATA", shell_complete=data_sets)
 @click.option("--grid", multiple=True, metavar="KEY=VALUE,VALUE", help="Values to try; several grids are combined.")
 @click.option("--recipe", default="standard", show_default=True, help="What every trial starts from.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set one value of every trial's recipe.")

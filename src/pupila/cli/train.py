@@ -7,17 +7,28 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pupila.cli.complete import data_sets, examples, recipes
 from pupila.cli.group import RenamedOption, cluster_option
 
 if TYPE_CHECKING:
     from pupila.recipe import Recipe
 
 
-@click.command()
-@click.argument("data", required=False)
-@click.option("--recipe", help="A shipped recipe's name, or a .toml file [default: standard].")
+@click.command(
+    epilog=examples(
+        "pupila train photos",
+        "pupila train digits --recipe quick",
+        "pupila train photos --minutes 2 --set lr=0.02",
+        "pupila train --resume",
+    )
+)
+@click.argument("data", required=False, shell_complete=data_sets)
+@click.option("--recipe", shell_complete=recipes, help="A shipped recipe's name, or a .toml file [default: standard].")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one value of the recipe.")
-@click.option("--weights", help="Start from auto, imagenet, bundled, none, or a .pth or .safetensors file.")
+@click.option(
+    "--weights",
+    help="Start from auto, imagenet, bundled, none, a run of yours, or a .pth or .safetensors file.",
+)
 @click.option("--epochs", type=int, help="Times to go through the pictures, in place of a budget in minutes.")
 @click.option("--minutes", type=float, help="Wall-clock budget that the schedule is fitted to, in place of epochs.")
 @click.option("--seed", type=int, help="Decides the split, the order and the augmentation.")

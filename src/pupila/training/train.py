@@ -136,7 +136,7 @@ def _train_in(
     write_text(folder / "recipe.json", json.dumps(recipe.to_dict(), indent=2))
     write_text(folder / RECORD, record.to_json())
     with tracking(log, folder, recipe) as tracker:
-        on_epoch = partial(_record, folder, tracker, ProgressPage(folder, splits.name), watch)
+        on_epoch = partial(_record, folder, tracker, ProgressPage(folder, splits.name), watch, recipe)
         fitted = _fitted(prepared, folder, on_epoch, resume, checkpoint_seconds, team, checkpoints)
         tracker.stopped = fitted.stopped
     logger.info(closing_line(fitted))
@@ -238,7 +238,9 @@ def begin_or_go_on(folder: Path, record: Record, resume: bool, mirrored: bool) -
         logger.info(f"{folder}: was stopped before its first checkpoint, and begins anew.")
 
 
-def _record(folder: Path, tracker: Tracker, page: ProgressPage, watch: OnEpoch, rows: Sequence[Row]) -> None:
+def _record(
+    folder: Path, tracker: Tracker, page: ProgressPage, watch: OnEpoch, recipe: Recipe, rows: Sequence[Row]
+) -> None:
     """Bring metrics.jsonl and the log up to date and print the newest epoch's line."""
     write_text(folder / "metrics.jsonl", "\n".join(json.dumps(row) for row in rows))
     tracker.record(rows)
@@ -248,6 +250,15 @@ def _record(folder: Path, tracker: Tracker, page: ProgressPage, watch: OnEpoch, 
     uneven = f" (balanced {balanced:.3f})" if abs(balanced - accuracy) >= WORTH_SAYING else ""
     logger.info(
         f"epoch {row['epoch']} at {row['network_size']} px: loss {row['train_loss']:.3f}, "
-        f"train acc {row['train_accuracy']:.3f}, valid acc {accuracy:.3f}{uneven}, {row['seconds']:.0f} s",
+        f"train acc {row['train_accuracy']:.3f}, valid acc {accuracy:.3f}{uneven}, {pace(recipe, rows)}",
     )
     watch(rows)
+
+
+def pace(recipe: Recipe, rows: Sequence[Row]) -> str:
+    """Return how long the newest epoch took and how much of the run is left."""
+    row = rows[-1]
+    took = row["seconds"] - (rows[-2]["seconds"] if len(rows) > 1 else 0.0)
+    left = 60 * recipe.minutes - row["seconds"] if recipe.minutes else took * (recipe.epochs - row["epoch"])
+    minutes, seconds = divmod(max(round(left), 0), 60)
+    return f"{took:.1f} s an epoch, {minutes}:{seconds:02} left"

@@ -60,10 +60,28 @@ def _state(weights: str, url: str) -> tuple[dict[str, Tensor] | None, str]:
         return read_weights(_imagenet_file(url)), "imagenet"
     if weights == "auto":
         return _auto(url)
-    path = bundled_backbone() if weights == "bundled" else Path(weights)
+    path = bundled_backbone() if weights == "bundled" else weights_file(Path(weights))
     state = read_weights(path)
     name = "bundled" if weights == "bundled" else path.name
     return state, f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
+
+
+def weights_file(path: Path) -> Path:
+    """Return the file of trained weights that belongs to a run's folder or to its model file; other paths as they are.
+
+    Raises ModelError if there is none: a model file alone holds rounded weights, from which nothing is trained.
+    """
+    if path.is_dir():
+        beside = path / "backbone.safetensors"
+    elif path.suffix == ".onnx":
+        beside = path.with_name("backbone.safetensors")
+    else:
+        return path
+    if not beside.exists():
+        raise ModelError(
+            f"{path}: there is no {beside.name} with it. Give the folder of a run, or a .safetensors file."
+        )
+    return beside
 
 
 def _auto(url: str) -> tuple[dict[str, Tensor] | None, str]:
