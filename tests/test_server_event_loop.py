@@ -151,4 +151,4 @@ def test_turn_that_fails_costs_nobody_else_theirs(loop: Fixture, caplog: pytest.
     loop.reactor.due.append((fail, READ))
     loop.reactor.due.append((loop.connection, READ))
     loop.reactor.take(math.inf)
-    assert loop.admission.requests == ["/1"] and "a turn has failed" in caplog.text
+    assert loop.admission.requests == ["/1"] and "a dispatch has failed" in caplog.text

@@ -17,7 +17,7 @@ from pupila.server.api.auth import new_key
 from pupila.server.api.predict import PredictMiddleware, PredictTask
 from pupila.server.api.request_context import SECURITY_HEADERS, RequestContext
 from pupila.server.inference.classifier import FEW, Computed
-from pupila.server.observability.telemetry import BATCHES, Telemetry
+from pupila.server.observability.request_log import BATCHES, Telemetry
 
 SECRET, KEY = new_key("ours")
 FORM = (

@@ -20,10 +20,10 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from harness import HERE, RIVALS, cpu_seconds, draw, running
+from harness import BEFORE, HERE, OPTIONS, RIVALS, cpu_seconds, draw, running
 
 CONNECTIONS = (1, 8, 64)
-SIDES = ("limit", "ours", "plain", "gunicorn-sync", "gunicorn-gthread", *RIVALS)
+SIDES = ("limit", "ours", "plain", "gunicorn-sync", "gunicorn-gthread", *RIVALS, *OPTIONS, BEFORE)
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,9 @@ def usable(side: str) -> bool:
         sys.exit(f"There is no side {side!r}. Choose from {', '.join(SIDES)}.")
     if side in RIVALS and "RIVALS_PYTHON" not in os.environ:
         print(f"{side} is left out: set RIVALS_PYTHON to an interpreter that has it installed.", file=sys.stderr)
+        return False
+    if side == BEFORE and "BEFORE_PYTHON" not in os.environ:
+        print(f"{side} is left out: set BEFORE_PYTHON to an interpreter of the older version.", file=sys.stderr)
         return False
     return True
 

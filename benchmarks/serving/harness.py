@@ -19,6 +19,10 @@ import psutil
 
 HERE = Path(__file__).resolve().parent
 RIVALS = ("litserve", "bentoml", "granian", "waitress")
+OPTIONS = ("ours-cors", "ours-keys", "ours-collect")
+"""This server with one option switched on."""
+BEFORE = "before"
+"""An older version of this server: BEFORE_PYTHON names an interpreter of an environment that has it installed."""
 START_SECONDS = 300
 
 
@@ -53,11 +57,11 @@ def running(side: str, model: Path) -> Iterator[tuple[subprocess.Popen[bytes], i
     It has as many workers as cores, or as the environment variable WORKERS says.
     """
     port = free_port()
-    python = os.environ["RIVALS_PYTHON"] if side in RIVALS else sys.executable
-    command = [python, str(HERE / "sides" / f"{side.replace('-', '_')}_side.py"), str(model), str(port)]
-    source = str(HERE.parent.parent / "src")
+    command = command_of(side, model, port)
     environment = {"WORKERS": str(len(os.sched_getaffinity(0))), **os.environ}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
+    if side != BEFORE:
+        source = str(HERE.parent.parent / "src")
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a measurer that is ended ends what it started
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
@@ -67,6 +71,19 @@ def running(side: str, model: Path) -> Iterator[tuple[subprocess.Popen[bytes], i
             yield process, port
         finally:
             end(process)
+
+
+def command_of(side: str, model: Path, port: int) -> list[str]:
+    """Return the command that starts a side."""
+    python, name, option = sys.executable, side, []
+    if side in RIVALS:
+        python = os.environ["RIVALS_PYTHON"]
+    elif side == BEFORE:
+        python, name = os.environ["BEFORE_PYTHON"], "ours"
+    elif side in OPTIONS:
+        name, _, chosen = side.partition("-")
+        option = [chosen]
+    return [python, str(HERE / "sides" / f"{name.replace('-', '_')}_side.py"), str(model), str(port), *option]
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

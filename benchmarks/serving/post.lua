@@ -7,5 +7,6 @@ local head = '--pupila\r\nContent-Disposition: form-data; name="file"; filename=
 local parts = {}
 for i = 1, tonumber(os.getenv("PICTURES") or "1") do parts[i] = head .. data .. "\r\n" end
 wrk.method = "POST"
+wrk.headers["X-API-Key"] = "benchmark"
 wrk.headers["Content-Type"] = "multipart/form-data; boundary=pupila"
 wrk.body = table.concat(parts) .. "--pupila--\r\n"

@@ -4,7 +4,8 @@
 
 One run on two cores (of the machine's, if it has more), the load generator beside the servers. Each round measures
 every side afresh, in turn, and in the opposite order every other time; a ratio is the median of the rounds' own ratios,
-so that a change in the machine's other load meets both of its sides. Needs wrk, and RIVALS_PYTHON as in compare.py.
+so that a change in the machine's other load meets both of its sides. Needs wrk, RIVALS_PYTHON
+as in compare.py, and for the version before BEFORE_PYTHON, an interpreter of an environment that has it installed.
 Exits with 1 if anything is not met. About 80 s a round.
 """
 
@@ -24,11 +25,19 @@ from pathlib import Path
 
 from chaos import ask
 from compare import CONNECTIONS, load, one_load, usable
-from harness import HERE, RIVALS, descendants, draw, draw_photo, end, free_port, resident, running
+from harness import HERE, OPTIONS, RIVALS, descendants, draw, draw_photo, end, free_port, resident, running
 
-RATIOS = {"plain": (12.0, 12.0, 12.0), "litserve": (1.4, 1.7, 1.7), "bentoml": (1.4, 1.7, 1.7)}
+RATIOS = {
+    "before": (0.95, 0.95, 0.95),
+    "plain": (0.0, 12.0, 12.0),
+    "litserve": (1.5, 1.9, 2.2),
+    "bentoml": (1.5, 1.9, 2.0),
+}
 """How many times the requests a second of each other side are promised, at 1, 8 and 64 connections."""
-NAMES = {"plain": "the plain way", "litserve": "LitServe", "bentoml": "BentoML"}
+OF_OURS = 0.9
+"""Of the requests a second without an option, with each of them."""
+SIDES = ("limit", "ours", *OPTIONS, "before", "plain", "litserve", "bentoml")
+NAMES = {"before": "the version before", "plain": "the plain way", "litserve": "LitServe", "bentoml": "BentoML"}
 OF_LIMIT = {"small": 0.7, "photo": 0.9, "many": 0.9}
 PAYLOADS = {"small": "single 32 x 32 pictures", "photo": "1-megapixel photos", "many": "requests of 32 pictures"}
 
@@ -71,7 +80,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3, help="of each measurement")
-    parser.add_argument("--sides", default="limit,ours,plain,litserve,bentoml", help="what to measure")
+    parser.add_argument("--sides", default=",".join(SIDES), help="what to measure")
     parser.add_argument("--json", type=Path, help="write every measurement here")
     options = parser.parse_args()
     if shutil.which("wrk") is None:
@@ -178,6 +187,10 @@ def promises(found: Found, sides: Iterable[str]) -> list[Promise]:
                 made.append(
                     Promise(f"p99 as a part of that of {NAMES[side]}, {connections(count)}", tail, 1, "times", False)
                 )
+    for side in (side for side in OPTIONS if side in sides):
+        for count in CONNECTIONS:
+            ratio = found.ratio(f"{side} small at {count}", f"ours small at {count}")
+            made.append(Promise(f"requests/s of {side} against ours, {connections(count)}", ratio, OF_OURS, "times"))
     for payload, bound in OF_LIMIT.items():
         ours = "ours small at 8" if payload == "small" else f"ours {payload}"
         text = f"of the loop without HTTP, {PAYLOADS[payload]}, 8 connections"

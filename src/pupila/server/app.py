@@ -22,8 +22,7 @@ from pupila.server.api.views import EXTENSION, core, json_response
 from pupila.server.inference.batcher import DeadlineError, QueueFullError
 from pupila.server.inference.classifier import Classifier
 from pupila.server.observability.health import Health
-from pupila.server.observability.request_log import RequestLog
-from pupila.server.observability.telemetry import Telemetry
+from pupila.server.observability.request_log import RequestLog, Telemetry
 from pupila.server.settings import Settings
 
 log = logging.getLogger("pupila.server")

@@ -17,8 +17,7 @@ from pupila.predictor import Predictor
 from pupila.server.api import content_encoding, multipart
 from pupila.server.api.auth import Access, AccessControl, ApiKey
 from pupila.server.inference.classifier import PictureResult, Stages
-from pupila.server.observability.request_log import RequestLog, route_of
-from pupila.server.observability.telemetry import RequestRecord
+from pupila.server.observability.request_log import RequestLog, RequestRecord, route_of
 from pupila.server.settings import Settings
 
 KEY = "pupila.request"
@@ -109,7 +108,10 @@ def record_answers(environ: dict[str, Any], predictor: Predictor, found: Sequenc
 
 def read_body(environ: dict[str, Any], settings: Settings) -> bytes:
     """Return the whole body without its Content-Encoding, never more than the limit."""
-    return content_encoding.decoded(environ, read_sent(environ, settings), settings.max_body_bytes)
+    sent = read_sent(environ, settings)
+    if "HTTP_CONTENT_ENCODING" not in environ:
+        return sent
+    return content_encoding.decoded(environ, sent, settings.max_body_bytes)
 
 
 def read_sent(environ: dict[str, Any], settings: Settings) -> bytes:

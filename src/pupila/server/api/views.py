@@ -1,4 +1,4 @@
-"""The HTTP routes of the core: /predict, /model, /healthz, /readyz. Knows Flask; computes nothing itself."""
+"""The HTTP routes /model, /healthz, /readyz and /metrics."""
 
 from flask import Blueprint, Response, current_app
 

@@ -1,4 +1,4 @@
-"""Takes over a new model file while the old one serves. Knows files and predictors, nothing of HTTP or gunicorn.
+"""Hot reload: takes over a new model file while the old one serves.
 
 Each worker looks at the file for itself. A new one is loaded, checked against its golden set and warmed up beside the
 running one; then one assignment makes it the one that new requests use, and requests that run keep theirs to their end.

@@ -1,4 +1,4 @@
-"""GET /metrics: the metrics of telemetry.py, and the state of the workers, in Prometheus's text format."""
+"""GET /metrics: the metrics of request_log.py, and the state of the workers, in Prometheus's text format."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from prometheus_client.registry import Collector
 
 from pupila.manifest import Manifest
 from pupila.server.api.feedback_writer import DROPPED, KEPT
-from pupila.server.observability.telemetry import MAX_CLASSES, METRICS, SharedMetric, Telemetry
+from pupila.server.observability.request_log import MAX_CLASSES, METRICS, SharedMetric, Telemetry
 from pupila.server.process.scoreboard import CONNECTIONS, STARTS, WAITING, Scoreboard, SharedTable
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pupila.errors import MissingExtraError, SettingsError
-from pupila.server.observability.telemetry import RequestRecord
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import TracerProvider
+
+    from pupila.server.observability.request_log import RequestRecord
 
 log = logging.getLogger("pupila.server")
 
@@ -101,7 +102,7 @@ class Tracer:
         provider.add_span_processor(BatchSpanProcessor(exporter))
         return cls(provider)
 
-    def record(self, note: RequestRecord, method: str, path: str, status: int, started: float, ended: float) -> None:
+    def record(self, note: "RequestRecord", method: str, path: str, status: int, started: float, ended: float) -> None:
         """Make a span of a request and one of each of its stages; times are of time.monotonic."""
         from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 
@@ -124,7 +125,7 @@ class Tracer:
                 span.set_status(Status(StatusCode.ERROR))
         span.end(epoch + int(ended * 1e9))
 
-    def _parent_of(self, note: RequestRecord) -> "Context":
+    def _parent_of(self, note: "RequestRecord") -> "Context":
         """Return the caller's span (W3C Trace Context), or an empty context: a damaged header counts as none."""
         from opentelemetry.context import Context
 
@@ -139,7 +140,7 @@ class Tracer:
         last.join(LAST_FLUSH)
 
 
-def attributes_of(note: RequestRecord, method: str, path: str, status: int) -> dict[str, str | int]:
+def attributes_of(note: "RequestRecord", method: str, path: str, status: int) -> dict[str, str | int]:
     """Return what a span says of its request, by OpenTelemetry's names where there are any; no picture, no answer."""
     found: dict[str, str | int] = {
         "http.request.method": method,

@@ -16,8 +16,7 @@ TRIM = 10.0
 def give_memory_back() -> None:
     """Keep glibc from holding on to what big pictures needed, once for each thread that decoded one.
 
-    What is free between pieces in use it gives back only when told: from a thread of this, for as long as the process
-    lives.
+    What is free between pieces in use it gives back only on request, which a thread makes as long as the process lives.
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library
         libc = ctypes.CDLL(None)

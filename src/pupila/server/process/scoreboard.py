@@ -32,7 +32,7 @@ class SharedTable:
 PID, HEARTBEAT, DUE, READY, CONNECTIONS, WAITING, LEAVING, STARTS = range(8)
 
 FRESH = 1.0
-"""Seconds without a sign of life after which a worker does not count as alive."""
+"""Seconds without a heartbeat after which a worker does not count as alive."""
 
 
 class Scoreboard(SharedTable):
@@ -48,7 +48,7 @@ class Scoreboard(SharedTable):
             row[column] = 0.0
 
     def living(self) -> "Iterator[tuple[int, memoryview[float]]]":
-        """Yield number and content of the rows of the workers that are ready and have shown a sign of life just now."""
+        """Yield number and content of the rows of the workers that are ready and have a fresh heartbeat."""
         now = time.monotonic()
         for slot in range(self.rows):
             row = self.row(slot)

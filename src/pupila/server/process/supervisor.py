@@ -34,8 +34,7 @@ from pupila.server.api.views import EXTENSION
 from pupila.server.app import create_app
 from pupila.server.model_versions.hot_reload import Swapper, load_first, open_file, stamp_of
 from pupila.server.observability.health import Health
-from pupila.server.observability.request_log import STDOUT, RequestLog, opened
-from pupila.server.observability.telemetry import COLUMNS, Telemetry
+from pupila.server.observability.request_log import COLUMNS, STDOUT, RequestLog, Telemetry, opened
 from pupila.server.observability.tracing import Tracer, check_tracing
 from pupila.server.process.libc import give_memory_back, silence_libtiff
 from pupila.server.process.scoreboard import DUE, HEARTBEAT, LEAVING, PID, STARTS, Scoreboard, SharedTable
@@ -64,11 +63,11 @@ def make_plan(workers: int = 0) -> WorkerPlan:
 log = logging.getLogger("pupila.server")
 
 STALLED = 3.0
-"""Seconds without a sign of life after which a worker is killed, whatever it does."""
+"""Seconds without a heartbeat after which a worker is killed, whatever it does."""
 MISSING = 1.5
-"""Seconds without a sign of life after which another worker is started beside it, to serve within 3 s."""
+"""Seconds without a heartbeat after which another worker is started beside it, to serve within 3 s."""
 SILENT = 0.6
-"""Seconds without a sign of life, three beats: no reason yet to kill an idle worker on a busy machine ..."""
+"""Seconds without a heartbeat, three beats: no reason yet to kill an idle worker on a busy machine ..."""
 OVERDUE = 0.4
 """... but reason enough when one of its requests is so many seconds past its deadline."""
 BOOT = 60.0
@@ -97,7 +96,7 @@ class EventLoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         super().load_wsgi()
 
     def run(self) -> None:
-        """Serve until told to stop, then leave at once: threads that are stuck must not hold the process."""
+        """Serve until stopped (graceful shutdown), then leave at once: stuck threads must not hold the process."""
         give_memory_back()
         silence_libtiff()
         raise_descriptor_limit(self.app.settings.max_connections + 2 * self.app.scoreboard.rows + 64)
@@ -145,7 +144,7 @@ class WatchdogArbiter(Arbiter):  # type: ignore[misc]
     def num_workers(self) -> int:
         """How many there should be: one that leaves or seems to hang is replaced before it is gone.
 
-        If it comes round after all, there is one too many, and the oldest drains. There are as many spare rows as
+        If the worker recovers, there is one over target, and the oldest worker drains. There are as many spare rows as
         workers: if all of them leave, and those that came in their place, too, the next ones wait for the first to end.
         """
         lost = sum(map(self.is_lost, self.WORKERS.values()))
@@ -183,7 +182,7 @@ class WatchdogArbiter(Arbiter):  # type: ignore[misc]
             raise HaltServer(self.app.failure, 0)  # `serve` raises it as an error
 
     def murder_workers(self) -> None:
-        """Kill the workers that show no sign of life; SIGKILL, as a stopped process hears nothing else."""
+        """Kill the workers whose heartbeat has stopped; SIGKILL, as a stopped process handles no other signal."""
         self.app.booted = self.app.booted or self.scoreboard.ready() > 0
         now = time.monotonic()
         stalled = min(STALLED, max(1.0, self.app.settings.request_timeout))
@@ -192,7 +191,7 @@ class WatchdogArbiter(Arbiter):  # type: ignore[misc]
             silence = now - row[HEARTBEAT] if row[HEARTBEAT] else now - worker.born - BOOT
             overdue = 0 < row[DUE] < now - OVERDUE and silence > SILENT
             if overdue or silence > stalled:
-                log.error("worker %d shows no sign of life: it is replaced", pid)
+                log.error("worker %d has no heartbeat: it is replaced", pid)
                 self.kill_worker(pid, signal.SIGKILL)
         self.app.close_orphaned_handoffs(self)
 
@@ -269,7 +268,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         super().__init__()
 
     def run(self) -> None:
-        """Fork the workers and look after them until told to stop."""
+        """Fork the workers and supervise them until stopped."""
         WatchdogArbiter(self).run()
 
     def load_config(self) -> None:
@@ -343,7 +342,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         return set(range(self.scoreboard.rows)) - {worker.slot for worker in arbiter.WORKERS.values()}
 
     def close_orphaned_handoffs(self, arbiter: Any) -> None:
-        """Close what was handed to a worker just when it ended: there may be nobody behind that door for long."""
+        """Close sockets handed to a worker that exited before accepting them."""
         for slot in self.free_rows(arbiter):
             self.handoffs.clear(slot)
 

@@ -13,8 +13,7 @@ from pupila.server.api.auth import Access, AccessControl
 from pupila.server.api.content_encoding import WINDOW, encoding_unsupported
 from pupila.server.api.errors import RequestError
 from pupila.server.api.multipart import MAX_PART_HEADER, first_part, is_readable, too_big_body, type_unsupported
-from pupila.server.observability.request_log import RequestLog, route_of
-from pupila.server.observability.telemetry import RequestRecord
+from pupila.server.observability.request_log import RequestLog, RequestRecord, route_of
 from pupila.server.settings import Settings
 from pupila.server.transport.connection import CONTINUE, Connection, ConnectionTable, Request
 from pupila.server.transport.executor import CLOSE, Executor, persistence_of, plain_response

@@ -121,7 +121,7 @@ class Connection:
 
     @property
     def paused(self) -> bool:
-        """More of the arriving request is here, and left for the next turn."""
+        """More of the arriving request is here, and left for the next dispatch."""
         return self._chunks is not None and self._chunks.paused
 
     @property
@@ -158,7 +158,8 @@ class Connection:
         head = parse_head(self.buffer, end + 2)
         del self.buffer[: end + 4]
         head.scheme = self.scheme
-        self.address = self.proxies.apply(head, self.peer)
+        if self.proxies is not NOBODY:
+            self.address = self.proxies.apply(head, self.peer)
         self._head = head
         self._chunks = Chunks(self.max_body) if head.chunked else None
         return head
@@ -289,7 +290,7 @@ class ConnectionTable:
     def settle(self, connection: Connection) -> None:
         """Bring a connection into the state that it should be in: sending, closing, lingering or reading.
 
-        One whose client has ended is not watched: it could only be told that again.
+        One whose client has ended is not watched: the selector would only report that again.
         """
         if connection.out and not connection.send(b""):
             self.drop(connection)

@@ -23,7 +23,7 @@ from pupila.server.settings import Settings
 from pupila.server.transport.admission import AdmissionControl, ErrorResponses
 from pupila.server.transport.connection import READ, WRITE, Connection, ConnectionTable
 from pupila.server.transport.executor import Executor
-from pupila.server.transport.forwarded import TrustedProxies
+from pupila.server.transport.forwarded import NOBODY, TrustedProxies
 from pupila.server.transport.listener import TICK, ConnectionHandoff, HandoffSockets, Listener
 from pupila.server.transport.parser import ProtocolError
 from pupila.server.transport.tls import certificate_of
@@ -99,7 +99,7 @@ RECEIVE = 262144
 PIPELINED = 65536
 """Bytes that are read at once where no body is expected, and kept while a request is in work before reading stops."""
 PASS_SECONDS = 0.02
-"""Seconds of turns after which the loop looks at its clock."""
+"""Seconds of one pass over ready connections, after which the loop looks at its clock."""
 
 
 class Reactor:
@@ -109,13 +109,13 @@ class Reactor:
     which posts it back with its response. Until then what comes is only kept.
     """
 
-    def __init__(self, pool: ConnectionTable, door: ConnectionHandoff, idle: float, deadline: float) -> None:
+    def __init__(self, pool: ConnectionTable, handoff: ConnectionHandoff, idle: float, deadline: float) -> None:
         self.pool = pool
-        self.handoff = door
+        self.handoff = handoff
         self.idle = idle
         self.deadline = deadline
         self.due: deque[tuple[Connection | Callable[[], None], int]] = deque()
-        """Whose turns come next, and why: READ for what has come, WRITE to go on with what is here already."""
+        """Who is dispatched next, and why: READ for what has come, WRITE to go on with what is here already."""
         self.posted: deque[Connection] = deque()
         """Connections whose requests have been answered."""
         self.scratch = memoryview(bytearray(RECEIVE))
@@ -138,9 +138,9 @@ class Reactor:
             self.wake_writer.send(b"1")
 
     def take(self, patience: float) -> None:
-        """Give the next turns, for about PASS_SECONDS seconds; if none are due, wait so long for some.
+        """Dispatch what is ready, for about PASS_SECONDS seconds; if nothing is, wait so long for something.
 
-        What was due first comes first, and nothing is added before all of it had its turn.
+        What was ready first comes first, and nothing is added before all of it was dispatched.
         """
         if not self.due:
             self.take_back()
@@ -149,12 +149,12 @@ class Reactor:
             self.take_back()
         until = time.monotonic() + PASS_SECONDS
         while self.due:
-            self.turn(*self.due.popleft())
+            self.dispatch(*self.due.popleft())
             if time.monotonic() >= until:
                 return
 
-    def turn(self, whose: Connection | Callable[[], None], events: int) -> None:
-        """Give one turn; a fault of ours in it must not end all others."""
+    def dispatch(self, whose: Connection | Callable[[], None], events: int) -> None:
+        """Dispatch one socket; a fault of ours in it must not end all others."""
         try:
             if not isinstance(whose, Connection):
                 whose()
@@ -165,7 +165,7 @@ class Reactor:
             elif whose.watched & READ:
                 self.receive(whose)
         except Exception:
-            log.exception("a connection is dropped" if isinstance(whose, Connection) else "a turn has failed")
+            log.exception("a connection is dropped" if isinstance(whose, Connection) else "a dispatch has failed")
             if isinstance(whose, Connection):
                 self.pool.drop(whose)
 
@@ -176,7 +176,7 @@ class Reactor:
         self.take_back()
 
     def take_back(self) -> None:
-        """Send the responses that were posted; connections with more to do get a turn."""
+        """Send the responses that were posted; connections with more to do are dispatched next."""
         now = time.monotonic()
         while self.posted:
             connection = self.posted.popleft()
@@ -239,7 +239,7 @@ class Reactor:
         self.advance(connection)
 
     def advance(self, connection: Connection) -> None:
-        """Take up the next request if it is complete: one a turn, or whoever sends thousands at once has all turns."""
+        """Take up the next request if it is complete: one a pass, or who sends thousands at once delays all others."""
         if connection.request is not None or connection.closing or connection.out:
             return
         now = time.monotonic()
@@ -292,20 +292,20 @@ class EventLoop:
         health: Health,
         request_log: RequestLog,
         scoreboard: Scoreboard,
-        doors: HandoffSockets,
+        handoffs: HandoffSockets,
         slot: int,
         access: AccessControl,
     ) -> None:
         self.settings = settings
         self.health = health
         self.row = scoreboard.row(slot)
-        proxies = TrustedProxies(settings.forwarded_allow)
+        proxies = TrustedProxies(settings.forwarded_allow) if settings.forwarded_allow else NOBODY
         limits = settings.keepalive_timeout, settings.max_body_bytes
         share = max(16, settings.max_connections // 8)
         self.pool = ConnectionTable(self.row, *limits, proxies, certificate_of(settings), share)
         self.listener = Listener(listener, self.pool, scoreboard, settings.max_connections)
-        door = ConnectionHandoff(doors, slot, self.pool, scoreboard)
-        self.reactor = Reactor(self.pool, door, settings.keepalive_timeout, settings.request_timeout)
+        handoff = ConnectionHandoff(handoffs, slot, self.pool, scoreboard)
+        self.reactor = Reactor(self.pool, handoff, settings.keepalive_timeout, settings.request_timeout)
         is_unix = listener.family == socket.AF_UNIX
         server = ("localhost", "80") if is_unix else (settings.host, str(listener.getsockname()[1]))
         self.executor = Executor(app, server, settings, request_log, self.reactor.post, self.reactor.wake)
@@ -326,7 +326,7 @@ class EventLoop:
             self.step(TICK)
 
     def step(self, timeout: float) -> None:
-        """Keep time, then give the connections their turns; if none is due, wait so many seconds for one."""
+        """Keep time, then dispatch ready connections; if none is ready, wait so many seconds for one."""
         now = time.monotonic()
         if now >= self.next_tick:
             self.next_tick = now + TICK

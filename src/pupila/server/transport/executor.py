@@ -15,8 +15,7 @@ from pupila.server.api.predict import PredictMiddleware, PredictTask, is_predict
 from pupila.server.api.request_context import KEY, RequestContext, context_of
 from pupila.server.inference.batcher import QueueFullError
 from pupila.server.inference.classifier import Computed
-from pupila.server.observability.request_log import RequestLog, route_of
-from pupila.server.observability.telemetry import RequestRecord
+from pupila.server.observability.request_log import RequestLog, RequestRecord, route_of
 from pupila.server.settings import Settings
 from pupila.server.transport.connection import Connection, Request
 from pupila.server.transport.parser import STATUS_TEXT, Head
@@ -166,7 +165,7 @@ def respond(app: WSGIApplication, environ: dict[str, Any], persistence: str) -> 
 
 
 def persistence_of(head: Head, closing: bool) -> str:
-    """Return the Connection header of a response: HTTP/1.0 clients are told of keep-alive, later ones expect it."""
+    """Return the Connection header of a response: keep-alive is announced to HTTP/1.0 clients only."""
     if closing or not head.keep_alive:
         return CLOSE
     return "Connection: keep-alive\r\n" if head.version == "HTTP/1.0" else ""

@@ -124,7 +124,7 @@ class Listener:
 
 
 AWAKE = 0.1
-"""Seconds since the last sign of life of a worker that is surely running."""
+"""Seconds since the last heartbeat of a worker that is surely running."""
 LONGEST = 256
 """Bytes of a client's address."""
 
@@ -169,13 +169,13 @@ class HandoffSockets:
 class ConnectionHandoff:
     """One worker's; used by the I/O thread."""
 
-    def __init__(self, doors: HandoffSockets, slot: int, pool: ConnectionTable, scoreboard: Scoreboard) -> None:
-        self.handoffs = doors
+    def __init__(self, handoffs: HandoffSockets, slot: int, pool: ConnectionTable, scoreboard: Scoreboard) -> None:
+        self.handoffs = handoffs
         self.slot = slot
         self.pool = pool
         self.scoreboard = scoreboard
         self.next_look = 0.0
-        pool.selector.register(doors.inside(slot), READ, self.take)
+        pool.selector.register(handoffs.inside(slot), READ, self.take)
 
     def take(self) -> None:
         """Take the connections that others have handed over."""
