@@ -45,9 +45,13 @@ def deep_png(values: object) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-def deep_tiff(values: object, planes: bool = False, packed: bool = False, order: str = "<") -> bytes:
+def deep_tiff(
+    values: object, planes: bool = False, packed: bool = False, order: str = "<", predictor: int = 1
+) -> bytes:
     """Return a TIFF of these numbers, as scientific programs write it: one strip a plane."""
     pixels = np.asarray(values)
+    if predictor == 2:
+        pixels = np.diff(pixels, axis=1, prepend=pixels.dtype.type(0))
     pixels = pixels.astype(pixels.dtype.newbyteorder(order))
     colours = pixels.shape[2] if pixels.ndim == 3 else 1
     parts = [pixels[..., i].tobytes() for i in range(colours)] if planes else [pixels.tobytes()]
@@ -57,7 +61,7 @@ def deep_tiff(values: object, planes: bool = False, packed: bool = False, order:
         (256, "I", [pixels.shape[1]]), (257, "I", [pixels.shape[0]]), (258, "H", [pixels.dtype.itemsize * 8] * colours),
         (259, "H", [8 if packed else 1]), (262, "H", [2 if colours > 2 else 1]), (273, "I", [0] * len(parts)),
         (277, "H", [colours]), (278, "I", [pixels.shape[0]]), (279, "I", [len(part) for part in parts]),
-        (284, "H", [2 if planes else 1]), (339, "H", [kind]),
+        (284, "H", [2 if planes else 1]), (317, "H", [predictor]), (339, "H", [kind]),
     ]  # fmt: skip
     start = 8 + 2 + 12 * len(rows) + 4
     rows[5] = (273, "I", list(itertools.accumulate([start, *map(len, parts[:-1])])))
@@ -93,6 +97,34 @@ def test_tiff_of_many_bits_has_the_colours_of_one_of_eight(
 ) -> None:
     assert difference(deep_tiff((HALVES * white).astype(kind), planes, packed, order)) <= 1
     assert difference(deep_tiff((HALVES[..., 0] * white).astype(kind), False, packed, order), GRAYS) <= 1
+
+
+@pytest.mark.parametrize("planes", [False, True])
+def test_tiff_of_differences_between_neighbours_is_read(planes: bool) -> None:
+    assert difference(deep_tiff((HALVES * 4095).astype("u2"), planes, True, predictor=2)) <= 1
+
+
+@pytest.mark.parametrize("white", [65535, 4095, 1023])
+def test_tiff_of_16_bits_that_libtiff_unpacks_is_read_by_the_bits_that_it_uses(white: int) -> None:
+    """Its strip is packed anew, as PackBits: runs of 128 bytes as they are."""
+    data = bytearray(deep_tiff((HALVES * white).astype("u2")))
+    at = data.index(struct.pack("<HHI", 259, 3, 1))
+    start = struct.unpack_from("<I", data, data.index(struct.pack("<HHI", 273, 4, 1)) + 8)[0]
+    strip = bytes(data[start : start + 48 * 64 * 6])
+    rows = b"".join(bytes([127]) + strip[i : i + 128] for i in range(0, len(strip), 128))
+    data[at + 8 : at + 10] = struct.pack("<H", 32773)
+    place = data.index(struct.pack("<HHI", 273, 4, 1)) + 8
+    data[place : place + 4] = struct.pack("<I", len(data))
+    place = data.index(struct.pack("<HHI", 279, 4, 1)) + 8
+    data[place : place + 4] = struct.pack("<I", len(rows))
+    assert difference(bytes(data) + rows) <= 1
+
+
+def test_colours_in_planes_that_nobody_reads_right_are_refused_by_name() -> None:
+    data = deep_tiff((HALVES * 4095).astype("u2"), planes=True)
+    packed = data.replace(struct.pack("<HHIH", 259, 3, 1, 1), struct.pack("<HHIH", 259, 3, 1, 5))
+    with pytest.raises(ImageError, match=r"a TIFF of a kind that is not read \(16 bits, compression 5\)"):
+        images.decode(packed, 32)
 
 
 @pytest.mark.parametrize("white", [65535, 16383, 4095, 1023, 255])

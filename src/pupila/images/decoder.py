@@ -27,7 +27,7 @@ from pupila.images import limits as structure
 from pupila.images.exif import ExcessError, PixelsError
 from pupila.images.formats import FORMATS as FORMATS
 from pupila.images.geometry import letterboxed, orientation, squashed, upright
-from pupila.images.tiff import NumbersTiff
+from pupila.images.tiff import NumbersTiff, is_misread
 
 Args = ParamSpec("Args")
 Value = TypeVar("Value")
@@ -268,6 +268,8 @@ def _opener(kind: str, data: bytes) -> Image.Image:
     if kind == "TIFF":
         with contextlib.suppress(SyntaxError, ValueError, struct.error):
             return NumbersTiff(io.BytesIO(data))
+        if is_misread(data):
+            raise SyntaxError("Pillow would give other colours")
     return Image.open(io.BytesIO(data), formats=[kind])
 
 

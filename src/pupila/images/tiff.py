@@ -14,6 +14,7 @@ from pupila.images.wide import Numbers, eight_bits
 WIDTH, HEIGHT, BITS, PACKING, PHOTOMETRIC = 256, 257, 258, 259, 262
 STRIPS, SAMPLES, ROWS_PER_STRIP, LENGTHS, PLANES = 273, 277, 278, 279, 284
 PREDICTOR, TILES, TILE_LENGTHS, EXTRA, KIND = 317, 324, 325, 338, 339
+FLOATS = 3
 LETTERS = {1: "u", 2: "i", 3: "f"}
 """What kind of number a value is, as NumPy names it."""
 MAX_BYTES = 200_000_000
@@ -35,7 +36,8 @@ class NumbersTiff(ImageFile.ImageFile):
         samples, kind = self._one(SAMPLES, 1), self._one(KIND, 1)
         (size,) = set(self.tags.get(BITS, (1,)))
         wide = size in (16, 32, 64) and (samples > 1 or size != 16 or kind != 1)
-        plain = self._one(PREDICTOR, 1) == 1 and self._one(PACKING, 1) in (1, 8, 32946) and TILES not in self.tags
+        plain = self._one(PACKING, 1) in (1, 8, 32946) and TILES not in self.tags
+        plain = plain and self._one(PREDICTOR, 1) in ((1, 2) if kind < FLOATS else (1,))
         if not wide or not plain or kind not in LETTERS or self._one(PHOTOMETRIC, 1) > 2 or not 1 <= samples <= 5:
             raise SyntaxError("a TIFF for Pillow")
         order = "<" if self.content.startswith(b"II") else ">"
@@ -82,11 +84,10 @@ class NumbersTiff(ImageFile.ImageFile):
                 raise EOFError
             strips.append(strip[:wanted])
         values = np.frombuffer(b"".join(strips), self.numbers)
-        return (
-            np.moveaxis(values.reshape(samples, height, width), 0, 2)
-            if planes
-            else values.reshape(height, width, samples)
-        )
+        pixels = values.reshape(height, width, samples)
+        if planes:
+            pixels = np.moveaxis(values.reshape(samples, height, width), 0, 2)
+        return pixels.cumsum(axis=1, dtype=pixels.dtype) if self._one(PREDICTOR, 1) == 2 else pixels
 
 
 def directory(data: bytes) -> dict[int, tuple[int, ...]]:
@@ -105,6 +106,12 @@ def directory(data: bytes) -> dict[int, tuple[int, ...]]:
             place = (entry.field, 0) if short else (block, entry.place(layout))
             found[entry.tag] = struct.unpack_from(pattern, *place)
     return found
+
+
+def is_misread(data: bytes) -> bool:
+    """True for colours of more than 8 bits in planes: Pillow takes the bytes of one for those of several."""
+    tags = directory(data)
+    return tags.get(PLANES, (1,))[0] == 2 and max(tags.get(BITS, (1,))) > 8 and tags.get(SAMPLES, (1,))[0] > 1
 
 
 def unusual(data: bytes) -> str | None:

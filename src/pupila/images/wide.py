@@ -65,19 +65,24 @@ def narrowed(image: Image.Image) -> Image.Image:
 
 
 def low_bytes(image: Image.Image) -> str | None:
-    """Return how Pillow names the other half of each value, where an unloaded PNG has 16 bits a colour."""
-    wanted = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}
-    return wanted.get(str(image.tile[0].args)) if image.format == "PNG" and image.tile else None  # type: ignore[attr-defined]
+    """Return how Pillow names the other half of each value, where an unloaded file has 16 bits a colour."""
+    halves = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L", "RGB;16N": "RGB;16B", "RGBA;16N": "RGBA;16B"}
+    if image.format not in ("PNG", "TIFF") or not getattr(image, "tile", None):
+        return None
+    arguments = image.tile[0].args  # type: ignore[attr-defined]
+    return halves.get(arguments[0] if isinstance(arguments, tuple) else arguments)
 
 
 def joined(image: Image.Image, data: bytes, low: str) -> Image.Image:
-    """Return a PNG of 16 bits a colour, of which Pillow keeps the high bytes, brightened if it uses fewer bits."""
+    """Return a picture of 16 bits a colour, of which Pillow keeps the high bytes, brightened if it uses fewer bits."""
     highest = max(band[1] for band in image.getextrema()[:3])  # type: ignore[index]
     white = next(white for white in WHITES if highest <= white >> 8)
     if white == WHITES[-1]:
         return image
-    other = Image.open(io.BytesIO(data), formats=["PNG"])
-    other.tile = [tile._replace(args=low) for tile in other.tile]
+    other = Image.open(io.BytesIO(data), formats=[str(image.format)])
+    other.tile = [
+        tile._replace(args=(low, *tile.args[1:]) if isinstance(tile.args, tuple) else low) for tile in other.tile
+    ]
     other.load()
     rows = max(1, ROWS // image.width)
     for top in range(0, image.height, rows):
