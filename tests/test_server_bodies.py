@@ -266,6 +266,19 @@ def test_json_without_its_header_is_told_which_to_add(client: FlaskClient, kind:
     assert "Add -H 'Content-Type: application/json'" in message
 
 
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain"])
+def test_a_type_that_is_refused_before_the_body_has_come_names_jsons_header(client: FlaskClient, kind: str) -> None:
+    assert "'Content-Type: application/json'" in said(ask(client, b"", kind))[2]
+
+
+def test_torchserves_call_reads_json_of_pictures_and_says_which_header_is_missing(client: FlaskClient) -> None:
+    document = {"images": [base64.b64encode(PNG).decode()] * 2}
+    found = client.post("/predictions/colours", json=document).get_json()
+    assert [next(iter(scores)) for scores in found] == ["red", "red"]
+    response = client.post("/predictions/colours", data=json.dumps(document))
+    assert "Add -H 'Content-Type: application/json'" in said(response)[2]
+
+
 @pytest.mark.parametrize("kind", ["text/json", "application/vnd.api+json", "application/json;charset=utf-8"])
 def test_other_types_of_json_are_read(client: FlaskClient, kind: str) -> None:
     assert categories(ask(client, json.dumps({"images": [base64.b64encode(PNG).decode()]}), kind)) == ["red"]

@@ -171,7 +171,8 @@ def read_correction(classes: Sequence[str]) -> Correction:
     """Read the request's body; raises RequestError."""
     kind = str(request.environ.get("CONTENT_TYPE", "")).partition(";")[0].strip().lower()
     if kind != "application/json":
-        raise RequestError(415, "content_type_unsupported", f"Feedback is of type application/json. {HOW_TO}")
+        message = f"Feedback is JSON. Add -H 'Content-Type: application/json'. {HOW_TO}"
+        raise RequestError(415, "content_type_unsupported", message)
     body = read_body(request.environ, app_state().settings)
     if len(body) > MAX_BODY:
         raise RequestError(413, "body_too_large", f"Feedback has at most {MAX_BODY:,} bytes. {HOW_TO}")

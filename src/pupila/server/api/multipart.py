@@ -151,10 +151,12 @@ def type_unsupported(kind: str, body: bytes) -> RequestError:
     elif kind == "application/x-www-form-urlencoded":
         message = (
             "A body of type 'application/x-www-form-urlencoded' is not read here; curl sends it if no type is given. "
-            "Send a file with curl -F file=@photo.jpg, or with --data-binary @photo.jpg -H 'Content-Type: image/jpeg'."
+            "If it is JSON, add -H 'Content-Type: application/json'. Send a file with curl -F file=@photo.jpg."
         )
     else:
-        message = f"A body of type {kind[:80]!r} is not read here. {HOW_TO}"
+        message = (
+            f"A body of type {kind[:80]!r} is not read here. JSON needs 'Content-Type: application/json'. {HOW_TO}"
+        )
     return RequestError(415, "content_type_unsupported", message)
 
 

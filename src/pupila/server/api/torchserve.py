@@ -36,7 +36,8 @@ def predictions(name: str, version: str = "") -> Response:
     if kind.startswith("multipart/"):
         parts = multipart.read_multipart(kind, body, state.settings, ("data", "file"))
     else:
-        parts = multipart.read_pictures("image/*", body, state.settings)  # as curl -T sends it, of any type
+        own = kind if multipart.is_json(multipart.kind_of(kind)) else "image/*"  # curl -T sends any type
+        parts = multipart.read_pictures(own, body, state.settings)
     count_pictures(environ, state.access, len(parts))
     stages.end("parse")
     predictor, found = state.classifier.classify(parts, TOP, context_of(environ).deadline, stages)
