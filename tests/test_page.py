@@ -563,6 +563,17 @@ def test_without_a_folder_for_it_no_feedback_is_asked_for(
         assert page.locator(".feedback").count() == 0
 
 
+def test_an_example_is_answered_where_the_model_knows_its_class(browser: Any, server: Running, tmp_path: Path) -> None:
+    with opened(browser, server.url) as page:
+        page.locator(".model-name").wait_for()
+        assert not page.locator("#examples").is_visible()  # the tests' model knows colours only
+    with visiting(browser, bundled_model(), tmp_path, {}) as (_, page):
+        page.get_by_role("button", name="Try an example: horse").click()
+        settle(page, 1)
+        assert categories(page) == ["horse"]
+        assert not page.locator("#examples").is_visible()
+
+
 def test_the_first_load_weighs_less_than_60_kilobytes(browser: Any, server: Running) -> None:
     with opened(browser, server.url, path="/healthz", troubled=True) as page:
         fetched: dict[str, int] = {}

@@ -4,6 +4,7 @@ import { Problem, card as askCard } from "./api.js";
 import { cardOf } from "./card.js";
 import { byId, h, pause } from "./dom.js";
 import { chooseLanguage, className, percent, t, translate } from "./i18n.js";
+import { offerExamples } from "./examples.js";
 import { intake } from "./intake.js";
 import { askForKey, keyButton } from "./key.js";
 import { Queue } from "./queue.js";
@@ -21,7 +22,7 @@ keyButton(() => {
   showCard();
   queue.start();
 });
-intake((files, leftOut) => {
+function take(files, leftOut) {
   byId("left-out").textContent = leftOut ? whatWasLeftOut(files, leftOut) : "";
   const before = tiles.size;
   const added = queue.add(files);
@@ -31,7 +32,8 @@ intake((files, leftOut) => {
   }
   showState();
   if (before && added.length) tiles.get(added[0]).element.scrollIntoView({ block: "nearest" });
-});
+}
+intake(take);
 byId("save").addEventListener("click", () => saveAnswers(queue.items));
 chooseLanguage(byId("language"), () => !queue.items.length || confirm(t("language.reload")));
 byId("clear").addEventListener("click", () => {
@@ -77,6 +79,7 @@ async function prepare() {
   if (!card) {
     card = await askCard();
     byId("card-body").replaceChildren(...cardOf(card));
+    offerExamples(card.classes, take);
     byId("kept").textContent = t(card.feedback ? "privacy.kept" : "privacy.kept_not");
     byId("review").hidden = !card.feedback;
   }
