@@ -111,7 +111,7 @@ def test_scans_are_counted_as_the_decoder_meets_them() -> None:
 def test_pixels_gone_through_often_count_often() -> None:
     asked: list[int] = []
     for data in (jpeg(1), jpeg(10), jpeg(100)):
-        images.decode(data, 32, gate=lambda pixels: nullcontext(asked.append(pixels)))
+        images.decode(data, 32, lock=lambda pixels: nullcontext(asked.append(pixels)))
     assert asked == [64 * 64, 64 * 64, 10 * 64 * 64]
 
 

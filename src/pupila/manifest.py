@@ -1,4 +1,4 @@
-"""What a model file says of itself, as JSON in one ONNX metadata property. Knows nothing of how it is used.
+"""The metadata in a model file: JSON in one ONNX metadata property, read strictly, since model files are not trusted.
 
 Its seal too: the SHA-256 over the whole file is a field of the manifest, counted while the field holds zeros.
 """
@@ -15,7 +15,7 @@ from pupila.errors import ModelError
 
 FORMAT_VERSION = 2
 READABLE = (1, 2)
-"""Version 1 knows no framing, no seal and no unknown score but the energy: the fields' defaults say so."""
+"""Version 1 has no framing, no seal and no unknown score but the energy: the fields' defaults."""
 FRAMINGS = ("squash", "letterbox")
 UNKNOWN_SCORES = ("energy",)
 UNSEALED = "0" * 64

@@ -1,6 +1,6 @@
-"""A model file made callable: ONNX Runtime session + manifest -> predictions. Shared by CLI, server and evaluation.
+"""Loads and runs a model file: ONNX Runtime session + manifest -> predictions. Shared by CLI, server and evaluation.
 
-Knows nothing of HTTP or training. A Predictor may be called from several threads at once.
+A Predictor may be called from several threads at once.
 """
 
 import base64
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pupila import images, model_file, model_limits
 from pupila._arguments import PathLike, as_path, check_top, name_of, one_picture, several
 from pupila.errors import ImageError, ModelError
-from pupila.images import DEFAULT_LIMITS, Gate, ImageLimits, PilImage, Pixels, open_gate
+from pupila.images import DEFAULT_LIMITS, DecodeLock, ImageLimits, PilImage, Pixels, no_lock
 from pupila.manifest import METADATA_KEY, Manifest, check_seal
 from pupila.prediction import Choice, Prediction
 
@@ -133,12 +133,12 @@ class Predictor:
         except (ImageError, ValueError) as error:
             raise ModelError(f"Its golden picture {number} is no PNG of {size} x {size}. Export it again.") from error
 
-    def decode(self, source: bytes | Path, limits: ImageLimits = DEFAULT_LIMITS, gate: Gate = open_gate) -> Pixels:
+    def decode(self, source: bytes | Path, limits: ImageLimits = DEFAULT_LIMITS, lock: DecodeLock = no_lock) -> Pixels:
         """Return a picture file as the graph takes it, uint8 [H, W, 3]; raises as images.decode() does.
 
         The one place where a model's size and framing meet a picture: serving, batch and evaluation decode here.
         """
-        return images.decode(source, self.manifest.input_size, limits, self.manifest.framing, gate)
+        return images.decode(source, self.manifest.input_size, limits, self.manifest.framing, lock)
 
     def logits(self, pictures: NDArray[np.uint8]) -> Floats:
         """Return float32 [N, K] for uint8 [N, H, W, 3], H = W = manifest.input_size."""

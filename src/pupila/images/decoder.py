@@ -1,7 +1,7 @@
-"""From bytes or a file to uint8 pixels: the only decode, limit and resize code, used by training and by serving alike.
+"""Decodes, limits and resizes pictures: bytes or a file to uint8 pixels, the same code for training and for serving.
 
-Knows nothing of models, data sets or HTTP. The whole picture is always kept: no crop. A photo that is not square is
-squashed, or with `letterbox` put between two bars: which of them is chosen by training and kept in the manifest.
+The whole picture is always kept: no crop. A photo that is not square is squashed, or with `letterbox` put between two
+bars; training chooses which, and the manifest keeps it.
 """
 
 import contextlib
@@ -37,9 +37,8 @@ Pixels = NDArray[np.uint8]
 
 PilImage = Image.Image
 
-Gate = Callable[[int], AbstractContextManager[None]]
-"""Asked for leave to decode so many pixels; it may make the caller wait. Of a JPEG with more scans than programs write,
-each pixel counts as often as it is gone through more than usual."""
+DecodeLock = Callable[[int], AbstractContextManager[None]]
+"""Called with the decode cost in pixels: width x height, times scans / 10 for a JPEG of more than 10; may block."""
 
 FRAMINGS = ("squash", "letterbox")
 """How a photo that is not square becomes one: its sides scaled each for itself, or both alike with bars beside it."""
@@ -109,8 +108,8 @@ def _without_history(function: Callable[Args, Value]) -> Callable[Args, Value]:
     return plain
 
 
-def open_gate(_: int) -> AbstractContextManager[None]:
-    """Let everybody through at once."""
+def no_lock(_: int) -> AbstractContextManager[None]:
+    """Never block."""
     return nullcontext()
 
 
@@ -120,11 +119,11 @@ def decode(
     size: int,
     limits: ImageLimits = DEFAULT_LIMITS,
     framing: str = FRAMINGS[0],
-    gate: Gate = open_gate,
+    lock: DecodeLock = no_lock,
 ) -> Pixels:
     """Return the picture as uint8 [size, size, 3]: upright, on white, the whole of it, made square as `framing` says.
 
-    `gate` is entered with the number of pixels while they are decoded, for callers with many threads. Raises ImageError
+    `lock` is held while the pixels are decoded, for callers with many threads. Raises ImageError
     for anything that is not a whole picture within the limits; OSError if a path cannot be read.
     """
     file = _open(read(source, limits) if isinstance(source, Path) else source, limits)
@@ -137,7 +136,7 @@ def decode(
         pixels = image.width * image.height
     if file.kind == "AVIF":  # whose header may say less than there is: at most 550 MiB
         pixels = limits.max_pixels
-    with gate(pixels):
+    with lock(pixels):
         return _squared(_upright(_load(file, reduced), size), size, framing)
 
 

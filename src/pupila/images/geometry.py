@@ -1,4 +1,4 @@
-"""From an opened picture to upright RGB pixels in a square. Knows Pillow's modes, but no bytes and no limits.
+"""Turns an opened picture upright, converts it to RGB and makes it square.
 
 Whatever makes no sense in a picture ends in an exception of any type: decoder.py, the caller, reports damage.
 """

@@ -32,7 +32,7 @@ Stamp = tuple[int, int, int]
 """Inode, size and time of change: differ whenever a file was renamed into place or written to."""
 
 
-class Swapper:
+class HotReloader:
     """Watches one model file for one worker."""
 
     def __init__(
@@ -50,7 +50,7 @@ class Swapper:
 
     def start(self) -> None:
         """Watch in a thread that ends with the process."""
-        threading.Thread(target=self._watch, daemon=True, name="swapper").start()
+        threading.Thread(target=self._watch, daemon=True, name="hot reload").start()
 
     def _watch(self) -> None:
         while True:

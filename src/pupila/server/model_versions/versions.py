@@ -1,4 +1,4 @@
-"""The versions of a model that a server has taken over, kept beside it: list, activate, roll back. Knows no server.
+"""The versions of a model that a server has taken over, kept beside it: list, activate, roll back.
 
 `colours.onnx` is what serves; from the first swap on `colours.onnx.versions/` holds every version that was accepted,
 named by its hash, and `history.json`, which says in what order. Activating one renames a copy of it into place, as

@@ -32,7 +32,7 @@ from pupila.server.api.auth import AccessControl
 from pupila.server.api.feedback_writer import PENDING, Collector, new_table, prepare
 from pupila.server.api.views import EXTENSION
 from pupila.server.app import create_app
-from pupila.server.model_versions.hot_reload import Swapper, load_first, open_file, stamp_of
+from pupila.server.model_versions.hot_reload import HotReloader, load_first, open_file, stamp_of
 from pupila.server.observability.health import Health
 from pupila.server.observability.request_log import COLUMNS, STDOUT, RequestLog, Telemetry, opened
 from pupila.server.observability.tracing import Tracer, check_tracing
@@ -311,9 +311,9 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             replaces = self.scoreboard.sum(STARTS) > self.plan.workers
             self.collector = Collector(self.settings, self.keeping, self.slot, replaces)
         app = create_app(predictor, self.settings, self.health, self.request_log, self.access, self.collector)
-        swapper = Swapper(self.model, app.extensions[EXTENSION].classifier, self.health, self.load_model, stamp)
-        swapper.on_new_classes = self.request_log.telemetry.forget_classes
-        swapper.start()
+        reloader = HotReloader(self.model, app.extensions[EXTENSION].classifier, self.health, self.load_model, stamp)
+        reloader.on_new_classes = self.request_log.telemetry.forget_classes
+        reloader.start()
         return app
 
     def load_failed(self) -> bool:
