@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pupila.server.inference.batcher import Batcher, DeadlineError, QueueFullError
+from pupila.server.inference.batcher import Batcher, Computation, DeadlineError, QueueFullError
 
 
 def run(batcher: "Batcher[int, int, str]", items: Sequence[int], lane: str, deadline: float) -> list[int]:
@@ -173,3 +173,15 @@ def test_expired_request_is_not_computed() -> None:
     with pytest.raises(DeadlineError):
         run(Batcher(gated(gate, log)), [1], "", soon(-1))
     assert log == []
+
+
+def test_compute_thread_outlives_a_fault_of_those_who_call_it(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError
+
+    batcher: Batcher[int, int, str] = Batcher(double)
+    batcher.after_batch = fail
+    batcher.submit([fail, lambda: Computation([1], "", soon(), fail)])
+    wait_until(lambda: caplog.text.count("goes on after a fault") >= 3)
+    batcher.after_batch = lambda: None
+    assert run(batcher, [3], "", soon()) == [6]

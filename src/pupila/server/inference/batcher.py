@@ -5,6 +5,7 @@ The compute thread takes what waits in the queue, begins it (small pictures are 
 delays a single one by no more than one picture a batch. Nothing waits for a batch to fill.
 """
 
+import logging
 import threading
 import time
 from collections import deque
@@ -12,9 +13,12 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
+log = logging.getLogger("pupila.server")
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Lane = TypeVar("Lane", bound=Hashable)
+Value = TypeVar("Value")
 
 BEGIN_SECONDS = 0.02
 """Seconds for which new requests are begun before those that have begun are computed."""
@@ -94,7 +98,7 @@ class Batcher(Generic[Item, Result, Lane]):
         self._seconds_per_item = 0.0
 
     def submit(self, begin: Iterable[Callable[[], Computation[Item, Result, Lane] | None]]) -> None:
-        """Queue requests: each is called by the compute thread, must not raise, and returns what it has computed."""
+        """Queue requests: each is called by the compute thread, and returns what it has computed."""
         for call in begin:
             self._queue.put(call)
         if self._thread is None:
@@ -149,7 +153,7 @@ class Batcher(Generic[Item, Result, Lane]):
             batch = self._next_batch()
             if batch:
                 self._run(batch)
-            self.after_batch()
+            guarded(self.after_batch)
             del batch  # or an idle thread would keep the last pictures in memory
 
     def _begin(self) -> None:
@@ -160,7 +164,7 @@ class Batcher(Generic[Item, Result, Lane]):
                 begin = self._queue.get(block)
             except Empty:
                 return
-            computation = begin()
+            computation = guarded(begin)
             while self._ready:
                 self._active.append(self._ready.popleft())
             if computation is not None:
@@ -219,4 +223,13 @@ class Batcher(Generic[Item, Result, Lane]):
         if not computation.ended:
             computation.ended = True
             self._active.remove(computation)
-            computation.done(computation)
+            guarded(lambda: computation.done(computation))
+
+
+def guarded(call: Callable[[], Value]) -> Value | None:
+    """Call; a fault of the caller's must not end the compute thread, which all requests need."""
+    try:
+        return call()
+    except Exception:
+        log.exception("the compute thread goes on after a fault")
+        return None
