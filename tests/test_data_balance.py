@@ -12,7 +12,7 @@ from pupila.data.quality.class_balance import class_weights, describe_balance, i
 from pupila.training.loop.batches import generator
 from pupila.training.loop.class_weights import balance_for, balanced_accuracy
 from pupila.training.loop.fit import fit, validate
-from pupila.training.loop.head import minimise
+from pupila.training.loop.probe import fit_linear, mean_loss
 from pupila.training.loop.resnet import ResNet18
 
 TWENTY_TO_ONE = np.asarray([200, 10])
@@ -49,9 +49,9 @@ def test_last_layer_alone_is_balanced_too():
     x = torch.randn(420, 4, generator=draw) + labels.unsqueeze(1)
 
     def recall_of_small_class(balance):
-        weight, bias = torch.zeros(2, 4), torch.zeros(2)
-        minimise(weight, bias, x, labels, balance_for(replace(TINY, balance=balance), dataset), 1e-3)
-        return float((x[labels == 1] @ weight.T + bias).argmax(1).double().mean())
+        loss = mean_loss(balance_for(replace(TINY, balance=balance), dataset))
+        layer = fit_linear(x, labels, 2, loss, decay=1e-3)
+        return float(layer(x[labels == 1]).argmax(1).double().mean())
 
     dataset = Dataset(np.zeros((420, 32, 32, 3), np.uint8), labels.numpy(), ("a", "b"))
     assert recall_of_small_class("auto") > recall_of_small_class("none") + 0.2

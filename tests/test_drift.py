@@ -19,7 +19,7 @@ from pupila.cli import main
 from pupila.data import load_dataset
 from pupila.errors import DataError, ImageError
 from pupila.evaluation.drift import ALPHA, ENOUGH, ServedAnswers, answers_of, compare, reference_of
-from pupila.evaluation.evaluate import predict_logits
+from pupila.evaluation.evaluate import predict_scores
 from pupila.evaluation.significance import g_test, ks_distance, ks_gap, ks_p
 from pupila.feedback import Answered, Store
 from pupila.models import bundled_model
@@ -272,20 +272,20 @@ def real() -> tuple[Predictor, Pictures]:
     return Predictor.load(bundled_model()), test.images[order[:2200]]
 
 
-def served(predictor: Predictor, logits: Floats) -> ServedAnswers:
-    return answers_of(logits, predictor.manifest.temperature, predictor.manifest.unknown_threshold)
+def served(predictor: Predictor, scores: Floats) -> ServedAnswers:
+    return answers_of(scores, predictor.manifest.temperature, predictor.manifest.unknown_threshold)
 
 
 @pytest.mark.slow
 def test_real_pictures_raise_nothing_and_shifts_are_raised(real: tuple[Predictor, Pictures]) -> None:
     predictor, pictures = real
     classes = predictor.manifest.classes
-    logits = predict_logits(predictor, pictures)
-    reference = reference_of(served(predictor, logits[:1200]), classes, "test")
+    scores = predict_scores(predictor, pictures)
+    reference = reference_of(served(predictor, scores[:1200]), classes, "test")
     for seed in range(20):
         rows = np.random.default_rng(seed).choice(1000, 200, replace=False) + 1200
-        assert not compare(served(predictor, logits[rows]), reference, classes).changed, seed
+        assert not compare(served(predictor, scores[rows]), reference, classes).changed, seed
     shifts: list[Callable[[Pictures], Pictures]] = [blurred, at_night, digits, tiny_imagenet]
     for shift in shifts:
-        shifted = served(predictor, predict_logits(predictor, shift(pictures[1200:1400])))
+        shifted = served(predictor, predict_scores(predictor, shift(pictures[1200:1400])))
         assert compare(shifted, reference, classes).changed, shift.__name__

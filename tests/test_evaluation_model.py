@@ -14,7 +14,7 @@ from pupila import images
 from pupila.data import Dataset
 from pupila.errors import DataError
 from pupila.evaluation import unknown
-from pupila.evaluation.evaluate import answers, evaluate
+from pupila.evaluation.evaluate import evaluate, predict_features, predict_scores
 from pupila.evaluation.pages import gallery
 from pupila.evaluation.pages.report import ProgressPage, write_report
 from pupila.manifest import METADATA_KEY, GoldenPicture, Manifest
@@ -115,14 +115,16 @@ def test_pictures_of_another_size_are_an_error_that_names_both(predictor, datase
         evaluate(predictor, replace(dataset, images=dataset.images[:, ::2, ::2]))
 
 
-def test_answers_hold_logits_and_features(predictor, dataset):
-    both = answers(predictor, dataset.images, batch=64)
-    np.testing.assert_allclose(both.logits, 3 * both.features @ HEAD / 3, rtol=1e-4, atol=1e-4)
+def test_features_come_with_their_logits(predictor, dataset):
+    logits, features = predict_features(predictor, dataset.images, batch=64)
+    np.testing.assert_allclose(logits, 3 * features @ HEAD / 3, rtol=1e-4, atol=1e-4)
 
 
-def test_energy_agrees_with_the_score_that_is_served(predictor, dataset):
+def test_file_without_an_unknown_output_is_scored_by_its_energy(predictor, dataset):
+    scores = predict_scores(predictor, dataset.images)
     logits = predictor.logits(dataset.images)
-    np.testing.assert_allclose(unknown.energy(logits, 1.5), predictor.unknown_scores(logits), rtol=1e-5)
+    np.testing.assert_allclose(scores[:, :-1], logits, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(scores[:, -1], unknown.energy(logits, 1.5), rtol=1e-4)
 
 
 def test_confident_mistakes_are_wrong_and_sorted(predictor, dataset):

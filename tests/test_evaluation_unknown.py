@@ -1,32 +1,26 @@
-"""Unknown scores, against scikit-learn and slow, obvious versions."""
+"""The unknown score and its threshold, against slow, obvious versions; what it marks of pictures made for it."""
 
 import numpy as np
+import onnxruntime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
-from sklearn.neighbors import NearestNeighbors
+from onnx import TensorProto, helper
 
-from pupila.evaluation import unknown
-from pupila.evaluation.unknown import Answers, Mahalanobis, NearestNeighbours, auroc, threshold
+from pupila.evaluation.made_pictures import made_pictures
+from pupila.evaluation.unknown import (
+    LEAST,
+    UnknownScore,
+    distance,
+    energy,
+    find_prototypes,
+    fit_unknown,
+    threshold,
+    unit,
+)
+from pupila.training.export import graph
 
-few_values = st.lists(st.integers(-3, 3), min_size=1, max_size=30)
-
-
-@given(few_values, few_values)
-def test_auroc_matches_scikit_learn_with_ties(known, other):
-    truth = [0] * len(known) + [1] * len(other)
-    ours = auroc(np.asarray(known, dtype=float), np.asarray(other, dtype=float))
-    assert ours == pytest.approx(roc_auc_score(truth, known + other))
-
-
-def test_auroc_is_one_when_every_unknown_scores_higher():
-    assert auroc(np.array([0.0, 1.0]), np.array([2.0, 3.0])) == 1.0
-
-
-def test_auroc_of_no_pictures_is_refused():
-    with pytest.raises(ValueError, match="at least one"):
-        auroc(np.zeros(0), np.zeros(3))
+DRAW = np.random.default_rng(0)
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=200), st.floats(0, 1))
@@ -49,60 +43,102 @@ def test_threshold_of_no_pictures_is_refused():
 def test_energy_matches_its_definition():
     logits = np.random.default_rng(0).normal(size=(9, 4))
     expected = -2.0 * np.log(np.exp(logits / 2.0).sum(axis=1))
-    np.testing.assert_allclose(unknown.energy(logits, 2.0), expected)
+    np.testing.assert_allclose(energy(logits, 2.0), expected)
 
 
-def test_doubt_is_what_confidence_leaves():
-    np.testing.assert_allclose(unknown.doubt(np.zeros((2, 4))), 0.75)
+@pytest.mark.parametrize("nearest", [1, 2, 3])
+def test_distance_is_that_to_the_nearest_prototypes(nearest):
+    features, prototypes = DRAW.normal(size=(7, 5)), unit(DRAW.normal(size=(4, 5)))
+    slow = [sorted(np.linalg.norm(row / np.linalg.norm(row) - p) for p in prototypes)[nearest - 1] for row in features]
+    np.testing.assert_allclose(distance(features, prototypes, nearest), slow)
 
 
-def features_of_three_classes(n=120, seed=0):
-    """Three stretched clouds in five dimensions."""
-    random = np.random.default_rng(seed)
-    labels = np.arange(n) % 3
-    spread = random.normal(size=(n, 5)) * (3.0, 1.0, 0.3, 0.1, 1.0)
-    return (spread + 4 * np.eye(3, 5)[labels]).astype(np.float32), labels
+def clouds(count=90, dimensions=8, seed=0):
+    """Three tight clouds of features in three directions, and logits that name them."""
+    draw = np.random.default_rng(seed)
+    labels = np.arange(count) % 3
+    features = 5 * np.eye(3, dimensions)[labels] + draw.normal(0, 0.3, (count, dimensions))
+    return features.astype(np.float32), (4 * np.eye(3)[labels]).astype(np.float32), labels
 
 
-def test_mahalanobis_matches_the_slow_version():
-    features, labels = features_of_three_classes()
-    means = np.stack([features[labels == c].mean(axis=0, dtype=float) for c in range(3)])
-    deviations = features - means[labels]
-    covariance, weight = deviations.T @ deviations / 120, 5 / 125
-    shrunk = (1 - weight) * covariance + weight * np.eye(5) * np.trace(covariance) / 5
-    inverse = np.linalg.inv(shrunk)
-    expected = [min((x - m) @ inverse @ (x - m) for m in means) for x in features]
-    np.testing.assert_allclose(Mahalanobis(features, labels).score(features), expected, rtol=1e-6)
+def fitted(temperature=1.5):
+    features, _, labels = clouds()
+    known, logits, _ = clouds(seed=1)
+    return fit_unknown(find_prototypes(features, labels, 3), logits, known, temperature)
 
 
-def test_mahalanobis_needs_no_more_pictures_than_dimensions_and_not_every_class():
-    features = np.random.default_rng(0).normal(size=(8, 64))
-    assert np.isfinite(Mahalanobis(features, np.array([0, 4] * 4)).score(features)).all()
+def test_prototypes_lie_among_their_class_and_are_few_however_many_classes_there_are():
+    features, _, labels = clouds()
+    prototypes = find_prototypes(features, labels, 3)
+    np.testing.assert_allclose(np.linalg.norm(prototypes, axis=1), 1, rtol=1e-6)
+    assert np.bincount(prototypes.argmax(axis=1)).tolist() == [20, 20, 20]
+    many = find_prototypes(np.eye(500, 600), np.arange(500), 500)
+    assert len(many) == 500
+    assert len(find_prototypes(features[:1], labels[:1], 3)) == 1
 
 
-def test_mahalanobis_of_features_that_never_vary_is_finite():
-    constant = np.ones((6, 4))
-    np.testing.assert_allclose(Mahalanobis(constant, np.zeros(6, dtype=np.int64)).score(constant), 0.0)
+def test_score_adds_both_signals_scaled_to_the_known_pictures():
+    score = fitted()
+    features, logits, _ = clouds(seed=2)
+    far = distance(features, score.prototypes, score.nearest)
+    one = np.maximum((energy(logits, 1.5) - score.energy.middle) / score.energy.spread, LEAST)
+    other = np.maximum((far - score.distance.middle) / score.distance.spread, LEAST)
+    np.testing.assert_allclose(score(logits, features), one + other)
 
 
-def test_neighbour_distance_matches_scikit_learn():
-    features, _ = features_of_three_classes(600)
-    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    expected = NearestNeighbors(n_neighbors=7).fit(unit).kneighbors(unit)[0][:, -1]
-    np.testing.assert_allclose(NearestNeighbours(features, k=7).score(features), expected, atol=1e-6)
+def test_strange_features_are_unknown_however_sure_the_logits_are():
+    score = fitted()
+    known, logits, _ = clouds(seed=1)
+    limit = threshold(score(logits, known))
+    strange = np.tile(np.eye(1, 8, 6), (5, 1))
+    sure = np.tile([1e4, 0.0, 0.0], (5, 1))
+    assert (score(sure, strange) > limit).all()
 
 
-def test_neighbours_fewer_than_k_use_the_farthest():
-    one = NearestNeighbours(np.array([[1.0, 0.0]]), k=50)
-    np.testing.assert_allclose(one.score(np.array([[0.0, 5.0]])), np.sqrt(2))
+def test_unsure_answers_are_unknown_however_near_the_features_are():
+    score = fitted()
+    known, logits, _ = clouds(seed=1)
+    assert (score(np.zeros((90, 3)), known) > threshold(score(logits, known))).all()
 
 
-def test_candidates_are_compared_best_first():
-    features, labels = features_of_three_classes(300)
-    far = features_of_three_classes(300, seed=1)[0] + (0, 0, 0, 6, 0)
-    indifferent = np.zeros((300, 3))
-    figures = unknown.compare_candidates(
-        Answers(indifferent, features), labels, Answers(indifferent, features), Answers(indifferent, far)
+def test_the_graph_computes_the_same_score():
+    score = fitted()
+    sides = {"logits": 3, "features": 8}
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", k]) for name, k in sides.items()]
+    inputs = [helper.make_tensor_value_info(f"{name}.in", TensorProto.FLOAT, ["N", k]) for name, k in sides.items()]
+    nodes = [helper.make_node("Identity", [f"{name}.in"], [name]) for name in ("logits", "features")]
+    plain = helper.make_model(
+        helper.make_graph(nodes, "plain", inputs, outputs), opset_imports=[helper.make_opsetid("", 17)], ir_version=10
     )
-    assert figures["mahalanobis"] > 0.99 > figures["neighbours"] > figures["energy"] == figures["doubt"] == 0.5
-    assert list(figures.values()) == sorted(figures.values(), reverse=True)
+    model = graph.with_unknown(plain, score)
+    assert len(plain.graph.output) == 2
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    logits, features = DRAW.normal(0, 5, (50, 3)), DRAW.normal(0, 3, (50, 8))
+    features[0], logits[1] = 0, 1e4
+    given = {"logits.in": logits.astype(np.float32), "features.in": features.astype(np.float32)}
+    np.testing.assert_allclose(session.run(["unknown"], given)[0], score(logits, features), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [8, 32, 50])
+def test_made_pictures_are_what_they_are_called_and_the_same_each_time(size):
+    known = DRAW.integers(0, 256, (5, size, size, 3), dtype=np.uint8)
+    made = made_pictures(known, size, 12)
+    assert list(made) == ["noise", "flat colours", "shuffled patches", "small crops"]
+    assert all(pictures.shape == (12, size, size, 3) and pictures.dtype == np.uint8 for pictures in made.values())
+    assert (made["flat colours"] == made["flat colours"][:, :1, :1]).all()
+    again = made_pictures(known, size, 12)
+    assert all((made[kind] == again[kind]).all() for kind in made)
+
+
+def test_shuffled_patches_keep_every_pixel():
+    known = DRAW.integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
+    shuffled = made_pictures(known, 32, 3)["shuffled patches"]
+    for picture in shuffled:
+        assert not (picture == known[0]).all()
+        assert sorted(picture.reshape(-1, 3).tolist()) == sorted(known[0].reshape(-1, 3).tolist())
+
+
+def test_scale_of_signals_that_never_vary_is_finite():
+    score = UnknownScore(np.eye(1, 4), 1.0, *[fitted().energy] * 2)
+    constant = fit_unknown(score.prototypes, np.zeros((4, 2)), np.ones((4, 4)), 1.0)
+    assert np.isfinite(constant(np.zeros((3, 2)), np.ones((3, 4)))).all()

@@ -27,9 +27,9 @@ class Slow(Predictor):
             time.sleep(0.5 if 50_000 < len(source) < 500_000 else 0)
         return super().decode(source, limits, gate)
 
-    def logits(self, pictures):
+    def scores(self, pictures):
         time.sleep(float(sys.argv[3]) * len(pictures))
-        return super().logits(pictures)
+        return super().scores(pictures)
 
 serve(Path(sys.argv[1]), Settings(port=0, workers=1, request_timeout=3.0, max_waiting=int(sys.argv[2])), Slow.load)
 """

@@ -326,10 +326,10 @@ from pupila.predictor import Predictor
 from pupila.server import Settings, serve
 
 class Sticky(Predictor):
-    def logits(self, pictures):
+    def scores(self, pictures):
         if len(pictures) == 1 and pictures[0, 0, 0, 2] > 150 and pictures[0, 0, 0, 0] < 100:
             time.sleep(60)
-        return super().logits(pictures)
+        return super().scores(pictures)
 
 serve(Path(sys.argv[1]), Settings(port=0, workers=1, request_timeout=4.0), Sticky.load)
 """

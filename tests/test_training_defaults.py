@@ -1,12 +1,14 @@
 """Values that a recipe leaves open: chosen from the data, each with its reason, the same on every machine."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
 from pupila.errors import RecipeError
 from pupila.recipe import OPEN, Recipe, load_recipe
-from pupila.training.defaults import SIZES, DatasetStats, resolve
+from pupila.training.defaults import CHOOSERS, SIZES, DatasetStats, resolve, sizes_to_try
+from pupila.training.loop.head import InputChoice
 
 WIDE_OPEN = Recipe(network_size=0, batch_size=0, learning_rate=0.0, epochs=0)
 FEW = DatasetStats(pictures=900, classes=10, size=32, pretrained=True)
@@ -17,15 +19,17 @@ MANY = DatasetStats(pictures=45_000, classes=10, size=32, pretrained=True)
 def test_nothing_is_left_open_and_every_choice_has_a_reason(stats):
     resolved = resolve(WIDE_OPEN, stats)
     assert all(getattr(resolved.recipe, key) for key in OPEN)
-    assert [reason.partition(" = ")[0] for reason in resolved.chosen] == list(OPEN)
+    assert resolved.recipe.batch_norm != "auto"
+    assert sorted(reason.partition(" = ")[0] for reason in resolved.chosen) == sorted([*OPEN, "batch_norm"])
 
 
 def test_what_the_recipe_says_stands():
-    recipe = Recipe(network_size=64, batch_size=17, learning_rate=0.3, epochs=2)
+    recipe = Recipe(network_size=64, batch_size=17, learning_rate=0.3, epochs=2, max_epochs=9, layer_decay=0.5)
+    recipe = replace(recipe, batch_norm="train", flip_average="on")
     resolved = resolve(recipe, FEW)
     assert resolved.recipe == recipe
     assert resolved.chosen == ()
-    assert len(resolved.given) == len(OPEN)
+    assert len(resolved.given) == len(CHOOSERS)
 
 
 def test_fewer_pictures_get_smaller_batches_and_more_rounds():
@@ -47,18 +51,38 @@ def test_random_weights_get_larger_steps_and_more_rounds():
     assert random.epochs > trained.epochs
 
 
-def test_a_larger_budget_pays_for_a_larger_network_size():
-    sizes = [resolve(load_recipe("standard", [f"minutes={m}"]), MANY).recipe.network_size for m in (1, 15, 60, 600)]
-    assert sizes == sorted(sizes)
-    assert sizes[0] == SIZES[0]
-    assert sizes[-1] > SIZES[0]
+def test_a_larger_budget_pays_for_larger_network_sizes():
+    tried = [sizes_to_try(load_recipe("standard", [f"minutes={m}"]), MANY) for m in (1, 15, 60, 600)]
+    assert [len(sizes) for sizes in tried] == sorted(len(sizes) for sizes in tried)
+    assert tried[0] == SIZES[:1] and tried[-1] == (64, 96, 128)
 
 
-def test_pictures_are_not_enlarged_without_end():
-    assert resolve(load_recipe("standard", ["minutes=10000"]), MANY).recipe.network_size == 96
-    assert resolve(load_recipe("standard", ["minutes=10000"]), FEW).recipe.network_size == 64
-    photos = DatasetStats(pictures=900, classes=2, size=160, pretrained=True)
-    assert resolve(load_recipe("standard", ["minutes=10000"]), photos).recipe.network_size == 160
+def test_small_pictures_are_not_enlarged_without_end_and_photos_are_tried_as_they_are():
+    for stats in (FEW, MANY):
+        assert sizes_to_try(load_recipe("standard", ["minutes=10000"]), stats)[-1] == 128
+    photos = DatasetStats(pictures=300, classes=5, size=224, pretrained=True)
+    assert sizes_to_try(load_recipe("standard", ["minutes=2"]), photos) == SIZES
+    assert sizes_to_try(load_recipe("quick"), photos) == SIZES
+    assert sizes_to_try(load_recipe("quick", ["network_size=96"]), photos) == (96,)
+
+
+def test_what_features_chose_is_taken_and_said():
+    found = InputChoice(96, True, "they said so.")
+    resolved = resolve(load_recipe("standard"), FEW, found)
+    assert (resolved.recipe.network_size, resolved.recipe.flip_average) == (96, "on")
+    assert resolved.chosen[0] == "network_size = 96, flip_average = on: they said so."
+
+
+def test_a_fitted_last_layer_is_not_spoilt_by_smaller_pictures_batch_statistics_or_large_steps():
+    few = resolve(load_recipe("standard"), FEW, InputChoice(96, False, "")).recipe
+    assert (few.progressive, few.batch_norm) == ((), "frozen") and few.layer_decay < 1
+    many = resolve(load_recipe("standard"), MANY, InputChoice(64, False, "")).recipe
+    assert (many.progressive, many.batch_norm, many.layer_decay) == (((48, 0.3),), "train", 1.0)
+    assert few.learning_rate < many.learning_rate / 10
+
+
+def test_sizes_to_begin_with_are_below_the_one_that_was_chosen():
+    assert resolve(load_recipe("best"), MANY, InputChoice(64, False, "")).recipe.progressive == ((48, 0.2),)
 
 
 def test_network_size_is_past_the_sizes_that_it_begins_with():

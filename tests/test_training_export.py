@@ -15,6 +15,7 @@ from pupila.predictor import Predictor
 from pupila.training.export import export as exporting
 from pupila.training.export import graph
 from pupila.training.export.export import export
+from pupila.training.export.quantise import int8
 from pupila.training.loop.fit import Fitted
 from pupila.training.loop.resnet import ResNet18, enlarged
 
@@ -77,7 +78,7 @@ def test_graph_equals_the_network(size, network_size):
 
 
 def test_averaged_over_the_mirror_image_the_answer_is_the_same_for_both(trained, tmp_path):
-    predictor = exported(trained, tmp_path, flip_average=True, export="int8").predictor
+    predictor = exported(trained, tmp_path, flip_average="on", export="int8").predictor
     pictures = noise(5).images
     plain, mirrored = predictor.outputs(pictures), predictor.outputs(pictures[:, :, ::-1].copy())
     assert np.allclose(plain.logits, mirrored.logits, atol=1e-4)
@@ -94,6 +95,31 @@ def test_every_precision_is_published_with_its_manifest(trained, tmp_path, preci
     assert manifest.metrics["n"] == 30 and manifest.metrics["split"] == "validation"
     assert manifest.temperature > 0 and manifest.unknown_threshold is not None
     assert len(manifest.golden) == 4 and done.parity < 1e-3
+
+
+def test_file_marks_what_shows_nothing_and_says_how_much(trained, tmp_path, caplog):
+    caplog.set_level("INFO", logger="pupila")
+    predictor = exported(trained, tmp_path, export="int8").predictor
+    marked = predictor.manifest.metrics["marked_unknown"]
+    assert set(marked) == {"validation pictures", "noise", "flat colours", "shuffled patches", "small crops"}
+    assert marked["validation pictures"] <= 0.05
+    assert f"marked as unknown: {marked['validation pictures']:.0%} of validation pictures, " in caplog.text
+    own = predictor.scores(VALIDATION.images)[:, -1] > predictor.manifest.unknown_threshold
+    assert own.mean() == pytest.approx(marked["validation pictures"], abs=1e-4)
+    assert marked["flat colours"] > 0.9  # in training every picture has noise
+    found = predictor.interpret(predictor.scores(np.full((1, 32, 32, 3), 90, np.uint8)))
+    assert found[0].unknown
+
+
+def test_weights_that_int8_cannot_hold_give_none_and_a_sentence(caplog):
+    caplog.set_level("INFO", logger="pupila")
+    network = random_network()
+    with torch.no_grad():
+        for block in network.layer4:
+            block.bn2.weight.fill_(1e30)
+    state = {name: value.numpy() for name, value in network.state_dict().items()}
+    assert int8(graph.build(state, 32, 32), TRAINING.images) is None
+    assert "int8 cannot hold these weights" in caplog.text
 
 
 def test_smaller_precisions_are_smaller(trained, tmp_path):
@@ -114,7 +140,7 @@ def test_single_validation_picture_does_not_decide_what_is_kept():
     assert len(pictures) == exporting.JUDGED and (pictures.images[:10] == few.images).all()
     assert (pictures.counts() > 250).all()
     assert exporting._gate_pictures(TRAINING, many) is many
-    exact, close, far = (exporting.Candidate("", *[None] * 3, 0.0, judged, 0, 0.0) for judged in (0.9, 0.898, 0.896))
+    exact, close, far = (exporting.Candidate("", *[None] * 4, 0.0, judged, 0, 0.0) for judged in (0.9, 0.898, 0.896))
     assert exporting._choose([exact, close], 10, 990) is close
     assert exporting._choose([exact, far], 10, 990) is exact
 

@@ -15,7 +15,9 @@ from safetensors.torch import load_file
 from training_kit import TINY, colours
 
 from pupila.errors import TrainingError
-from pupila.training.loop.fit import fit, size_at, validate
+from pupila.training.loop.checkpoint import Position
+from pupila.training.loop.fit import fit, is_flat, size_at, validate
+from pupila.training.loop.head import fit_head
 from pupila.training.loop.optim import MovingAverage, learning_rate
 from pupila.training.loop.resnet import ResNet18
 
@@ -63,9 +65,82 @@ def test_size_at_follows_the_shares():
     assert [size_at(recipe, p) for p in (0, 0.24, 0.25, 0.49, 0.5, 0.99)] == [32, 32, 48, 48, 64, 64]
 
 
-def test_loss_that_is_not_finite_stops_with_advice(tmp_path):
-    with pytest.raises(TrainingError, match=r"Lower the learning rate .* --set learning_rate=10"):
-        run(replace(TINY, learning_rate=100.0, weight_decay=1.0, schedule="step", epochs=30), tmp_path)
+@pytest.mark.parametrize("rate", [100.0, 30.0])
+def test_divergence_without_a_model_ends_with_advice(tmp_path, rate):
+    advice = (
+        rf"The loss diverged in epoch 1.* learning rate of {rate:g} is too high. Try --set learning_rate=0.05; there"
+    )
+    with pytest.raises(TrainingError, match=advice):
+        run(replace(TINY, learning_rate=rate, schedule="step", epochs=30), tmp_path)
+
+
+@pytest.mark.parametrize("rate", [100.0, 30.0])
+def test_divergence_keeps_the_last_layer_that_was_fitted_and_says_so(tmp_path, rate):
+    torch.manual_seed(0)
+    network, data, held_out = ResNet18(3), colours(60), colours(30, seed=1)
+    recipe = replace(TINY, learning_rate=rate, schedule="step", epochs=30)
+    head = fit_head(recipe, network, data, held_out)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    fitted = fit(recipe, network, data, held_out, checkpoint, identity={}, head=head)
+    assert fitted.best_epoch == 0 and fitted.rows[0]["validation_accuracy"] > 0.9
+    assert "is too high" in fitted.ended and "The best model so far is kept: valid acc" in fitted.ended
+    assert all(torch.equal(value, before[name]) for name, value in fitted.network.state_dict().items())
+
+
+def rows(*accuracies, size=32):
+    return [{"network_size": size, "validation_balanced_accuracy": accuracy} for accuracy in accuracies]
+
+
+def test_flat_is_no_better_score_for_six_epochs_or_a_third_of_all():
+    rising = [0.1 * n for n in range(6)]
+    assert not is_flat(TINY, Position(rows=rows(*rising, *[0.5] * 5)), 0.9)
+    assert is_flat(TINY, Position(rows=rows(*rising, *[0.5] * 6)), 0.9)
+    many = [0.01 * n for n in range(30)]
+    assert not is_flat(TINY, Position(rows=rows(*many, *[0.29] * 13)), 0.9)
+    assert is_flat(TINY, Position(rows=rows(*many, *[0.29] * 14)), 0.9)
+
+
+def test_nothing_is_flat_while_the_rate_climbs_or_pictures_are_small():
+    flat = Position(rows=rows(*[0.5] * 20))
+    assert is_flat(TINY, flat, 0.9)
+    assert not is_flat(TINY, flat, TINY.warmup / 2)
+    assert not is_flat(replace(TINY, network_size=48), flat, 0.9)
+
+
+def test_flat_run_ends_by_itself_with_a_rate_that_falls_to_zero_and_says_so(tmp_path):
+    recipe = replace(TINY, minutes=1000.0, max_epochs=40, learning_rate=1e-7, warmup=0.01)  # learns next to nothing
+    fitted = run(recipe, tmp_path, colours(16))
+    assert len(fitted.rows) < 20
+    assert fitted.rows[-1]["learning_rate"] < fitted.rows[-4]["learning_rate"] / 3
+    assert fitted.ended.startswith("Ended after 0.") and "of 1000 minutes: validation had been flat" in fitted.ended
+
+
+def test_most_epochs_end_a_run_that_has_minutes_left(tmp_path):
+    fitted = run(replace(TINY, minutes=1000.0, max_epochs=3), tmp_path)
+    assert len(fitted.rows) == 3 and fitted.ended == ""
+    assert fitted.rows[-1]["learning_rate"] < TINY.learning_rate / 3
+
+
+def test_frozen_batch_norm_keeps_the_statistics_it_began_with(tmp_path):
+    torch.manual_seed(0)
+    for way in ("frozen", "train"):
+        (tmp_path / way).mkdir()
+    before = {name: value.clone() for name, value in ResNet18(3).state_dict().items() if "running" in name}
+    frozen = run(replace(TINY, batch_norm="frozen", learning_rate=1e-4), tmp_path / "frozen").network.state_dict()
+    assert all(torch.equal(value, frozen[name]) for name, value in before.items())
+    trained = run(replace(TINY, batch_norm="train", learning_rate=1e-4), tmp_path / "train").network.state_dict()
+    assert not any(torch.equal(value, trained[name]) for name, value in before.items())
+
+
+def test_epochs_worse_than_the_fitted_last_layer_are_not_kept(tmp_path):
+    torch.manual_seed(0)
+    network, data, held_out = ResNet18(3), colours(60), colours(30, seed=1)
+    held_out = replace(held_out, labels=(held_out.labels + 1) % 3)  # so that no epoch is any good
+    recipe = replace(TINY, learning_rate=1e-4)
+    head = {**fit_head(recipe, network, data, held_out), "validation_accuracy": 0.5}
+    fitted = fit(recipe, network, data, held_out, tmp_path / "checkpoint.safetensors", identity={}, head=head)
+    assert fitted.best_epoch == 0 and [row["epoch"] for row in fitted.rows] == [0, 1, 2]
 
 
 @pytest.mark.slow
@@ -81,7 +156,9 @@ def test_ctrl_c_returns_the_best_so_far(tmp_path):
     def stop_after_first(_):
         os.kill(os.getpid(), signal.SIGINT)
 
-    assert len(run(replace(TINY, epochs=50), tmp_path, on_epoch=stop_after_first).rows) == 1
+    fitted = run(replace(TINY, epochs=50), tmp_path, on_epoch=stop_after_first)
+    assert len(fitted.rows) == 1 and fitted.stopped
+    assert fitted.ended == "Ended early by Ctrl-C after 1 epochs: the best model so far is kept."
 
 
 def test_ctrl_c_before_the_first_epoch_says_that_there_is_no_model(tmp_path):

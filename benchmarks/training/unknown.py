@@ -1,26 +1,32 @@
-"""Which score tells unknown pictures best? The area under the ROC curve of each candidate; 0.5 is chance.
+"""How well a model tells unknown pictures: the area under the ROC curve, 0.5 is chance, and the share that is marked.
 
-    python benchmarks/training/unknown.py MODEL cifar10.tar.xz tiny-imagenet-64.tar.xz
+    python benchmarks/training/unknown.py MODEL cifar10.tar.xz tiny-imagenet-64.tar.xz [MORE ...]
 
 Known: the test pictures of the first data set. Unknown: the validation pictures of Tiny ImageNet whose class is none of
-CIFAR-10's ten, once more those of them whose class is in no folder of outliers that outside.py writes, and handwritten
-digits. Distances are measured from the training pictures' features.
+CIFAR-10's ten, once more those of them whose class is in no folder of outliers that outside.py writes, handwritten
+digits, the pictures that the program makes, and each further data set whole. Printed for the score that is served and
+for candidates; distances are measured from training pictures' features.
 """
 
 import argparse
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from outside import outside, taught_classes
 
 from pupila.data import Dataset, load_dataset
-from pupila.evaluation.unknown import Answers, compare_candidates
+from pupila.evaluation.evaluate import predict_features, predict_scores
+from pupila.evaluation.made_pictures import made_pictures
+from pupila.evaluation.unknown import energy, threshold, unit
 from pupila.predictor import Predictor
 
-REFERENCE = 10_000
+Values = NDArray[np.float64]
+REFERENCE = 5_000
 """Training pictures that distances are measured from."""
-BATCH = 250
+NEIGHBOUR = 5
 
 
 def main() -> None:
@@ -29,47 +35,100 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("known")
     parser.add_argument("unknown")
+    parser.add_argument("more", nargs="*")
     options = parser.parse_args()
     predictor = Predictor.load(options.model)
-    size = predictor.manifest.input_size
-    known = load_dataset(options.known, size)
-    reference = known.train.take(np.linspace(0, len(known.train) - 1, min(REFERENCE, len(known.train)), dtype=np.int64))
-    digits = load_dataset("digits", size).train
+    known = load_dataset(options.known, predictor.manifest.input_size)
     if known.test is None:
         raise SystemExit("The first data set needs a test split.")
-    strangers = validation_pictures(options.unknown, size)
-    none_of_the_ten = set(outside(strangers.classes))
-    sides = {
-        "tiny-imagenet outside the ten": of_classes(strangers, none_of_the_ten),
-        "those of classes that are never outliers": of_classes(
-            strangers, none_of_the_ten - taught_classes(strangers.classes)
-        ),
-        "digits": digits,
+    rows = np.linspace(0, len(known.train) - 1, min(REFERENCE, len(known.train)), dtype=np.int64)
+    scores = candidates(predictor, known.train.take(rows))
+    tested = {name: score(known.test.images) for name, score in scores.items()}
+    for name, pictures in sides(predictor, known.test, options.unknown, options.more):
+        found = {kind: score(pictures) for kind, score in scores.items()}
+        figures = {kind: round(auroc(tested[kind], values), 4) for kind, values in found.items()}
+        marked = {kind: round(float((v > threshold(tested[kind])).mean()), 3) for kind, v in found.items()}
+        print(json.dumps({"unknown": name, "n": len(pictures), "auroc": figures, "marked": marked}), flush=True)
+
+
+def candidates(predictor: Predictor, reference: Dataset) -> dict[str, Callable[[NDArray[np.uint8]], Values]]:
+    """Return each score as a function of pictures."""
+    _, features = predict_features(predictor, reference.images)
+    mahalanobis, nearest = Mahalanobis(features, reference.labels), neighbours(features)
+    temperature = predictor.manifest.temperature
+    return {
+        "served": lambda pictures: predict_scores(predictor, pictures)[:, -1].astype(np.float64),
+        "energy": lambda pictures: energy(predict_features(predictor, pictures)[0], temperature),
+        "neighbours": lambda pictures: nearest(predict_features(predictor, pictures)[1]),
+        "mahalanobis": lambda pictures: mahalanobis(predict_features(predictor, pictures)[1]),
     }
-    trained, tested = answers(predictor, reference), answers(predictor, known.test)
-    for name, pictures in sides.items():
-        found = answers(predictor, pictures)
-        scores = compare_candidates(trained, reference.labels, tested, found, predictor.manifest.temperature)
-        print(json.dumps({"unknown": name, "n": len(pictures), **{k: round(v, 4) for k, v in scores.items()}}))
 
 
-def validation_pictures(source: str, size: int) -> Dataset:
-    """Return the second data set's validation split."""
-    pictures = load_dataset(source, size).validation
-    if pictures is None:
+def sides(
+    predictor: Predictor, known: Dataset, archive: str, more: list[str]
+) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Yield the kinds of unknown pictures and their names."""
+    size = predictor.manifest.input_size
+    strangers = load_dataset(archive, size).validation
+    if strangers is None:
         raise SystemExit("The second data set needs a validation split.")
-    return pictures
+    none_of_the_ten = set(outside(strangers.classes))
+    never_shown = none_of_the_ten - taught_classes(strangers.classes)
+    yield "tiny-imagenet outside the ten", of_classes(strangers, none_of_the_ten)
+    yield "those of classes that are never outliers", of_classes(strangers, never_shown)
+    yield "digits", load_dataset("digits", size).train.images
+    yield from made_pictures(known.images, size, 200).items()
+    for source in more:
+        yield source, load_dataset(source, size).train.images
 
 
-def of_classes(pictures: Dataset, names: set[str]) -> Dataset:
+def of_classes(pictures: Dataset, names: set[str]) -> NDArray[np.uint8]:
     """Return the pictures of these classes."""
-    return pictures.take([index for index, label in enumerate(pictures.labels) if pictures.classes[label] in names])
+    return pictures.images[[pictures.classes[label] in names for label in pictures.labels]]
 
 
-def answers(predictor: Predictor, dataset: Dataset) -> Answers:
-    """Return logits and features of every picture."""
-    parts = [predictor.outputs(dataset.images[start : start + BATCH]) for start in range(0, len(dataset), BATCH)]
-    return Answers(np.concatenate([p.logits for p in parts]), np.concatenate([p.features for p in parts]))
+def auroc(known: Values, unknown: Values) -> float:
+    """Return how often an unknown picture scores higher than a known one, ties counting half; 0.5 is chance.
+
+    Exact: the Mann-Whitney statistic over the number of pairs.
+    """
+    ordered = np.sort(known)
+    below = np.searchsorted(ordered, unknown, side="left")
+    up_to = np.searchsorted(ordered, unknown, side="right")
+    return float((below + up_to).sum() / (2 * len(known) * len(unknown)))
+
+
+class Mahalanobis:
+    """Squared distance to the nearest class mean, in the spread that all classes share (Lee et al., 2018)."""
+
+    def __init__(self, features: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
+        values = np.asarray(features, dtype=np.float64)
+        present, compact = np.unique(labels, return_inverse=True)
+        means = np.stack([values[labels == label].mean(axis=0) for label in present])
+        deviations = values - means[compact]
+        (n, d), covariance = values.shape, deviations.T @ deviations / len(values)
+        weight = d / (n + d)  # drawn towards the identity, so that few pictures give a matrix that can be inverted
+        shrunk = (1 - weight) * covariance + weight * np.trace(covariance) / d * np.eye(d)
+        variances, axes = np.linalg.eigh(shrunk)
+        self._whitener = axes / np.sqrt(variances)
+        self._means = means @ self._whitener
+
+    def __call__(self, features: NDArray[np.float32]) -> Values:
+        """Return [N] for features [N, D]."""
+        white = np.asarray(features, dtype=np.float64) @ self._whitener
+        squares = (white**2).sum(axis=1)[:, np.newaxis] + (self._means**2).sum(axis=1)
+        return np.asarray((squares - 2 * white @ self._means.T).min(axis=1))
+
+
+def neighbours(reference: NDArray[np.float32]) -> Callable[[NDArray[np.float32]], Values]:
+    """Return the distance to the fifth nearest training picture, features scaled to length 1 (Sun et al., 2022)."""
+    rows = unit(reference)
+
+    def score(features: NDArray[np.float32]) -> Values:
+        cosines = np.partition(unit(features) @ rows.T, -NEIGHBOUR, axis=1)[:, -NEIGHBOUR]
+        return np.asarray(np.sqrt(np.maximum(2.0 - 2.0 * cosines, 0.0)))
+
+    return score
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ FORMAT_VERSION = 2
 READABLE = (1, 2)
 """Version 1 has no framing, no seal and no unknown score but the energy: the fields' defaults."""
 FRAMINGS = ("squash", "letterbox")
-UNKNOWN_SCORES = ("energy",)
+UNKNOWN_SCORES = ("energy", "energy_and_distance")
 UNSEALED = "0" * 64
 SEAL = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 METADATA_KEY = "pupila.manifest"
@@ -65,7 +65,7 @@ class Manifest:
     framing: str = "squash"
     """How a photo that is not square is made so before the graph: squash or letterbox, see pupila.images."""
     unknown_score: str = "energy"
-    """Which score is compared with the threshold."""
+    """Which score is compared with the threshold: of the logits, or the graph's output `unknown`."""
     sha256: str = ""
     """SHA-256, hex, of the file as it is with 64 zeros here; empty in a file that is not sealed."""
     reference: Mapping[str, Any] = field(default_factory=dict)

@@ -213,7 +213,13 @@ def _reshape(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
     return [shape], 0
 
 
-def _mean_over(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
+def _top(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
+    (rows, across), (count,) = inputs[0].shape, _numbers(inputs[1])
+    _need(1 <= count <= across and not node.attributes)
+    return [(rows, count)] * 2, 0
+
+
+def _reduced(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
     axes = _numbers(inputs[1]) if len(inputs) > 1 else node.attributes["axes"]
     shape = inputs[0].shape
     _need(all(0 <= axis < len(shape) for axis in axes))
@@ -225,8 +231,9 @@ def _mean_over(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
 RULES: dict[str, Rule] = {
     "Add": _broadcast, "AveragePool": _pool, "Cast": _same, "Concat": _concat, "Conv": _convolution,
     "DequantizeLinear": _scaled, "Div": _broadcast, "Flatten": _flatten, "Gemm": _product,
-    "GlobalAveragePool": _global_pool, "MaxPool": _pool, "Mean": _broadcast, "Mul": _broadcast,
-    "QuantizeLinear": _scaled, "ReduceMean": _mean_over, "Relu": _same, "Reshape": _reshape, "Resize": _resize,
-    "Slice": _slice, "Split": _split, "Transpose": _transpose,
+    "GlobalAveragePool": _global_pool, "MatMul": _product, "Max": _broadcast, "MaxPool": _pool, "Mean": _broadcast,
+    "Mul": _broadcast, "Neg": _same, "QuantizeLinear": _scaled, "ReduceL2": _reduced, "ReduceLogSumExp": _reduced,
+    "ReduceMean": _reduced, "ReduceMin": _reduced, "Relu": _same, "Reshape": _reshape, "Resize": _resize,
+    "Slice": _slice, "Split": _split, "Sqrt": _same, "Sub": _broadcast, "TopK": _top, "Transpose": _transpose,
 }  # fmt: skip
 """The operators that may occur."""

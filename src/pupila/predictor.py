@@ -35,11 +35,19 @@ Picture = PathLike | bytes | IO[bytes] | PilImage | NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Outputs:
-    """Raw outputs of the graph for N pictures: logits [N, K], features [N, 512], cam [N, K, h, w], all float32."""
+    """Raw outputs of the graph for N pictures, all float32."""
 
-    logits: Floats
+    scores: Floats
+    """[N, K + 1]: logits and, last, the unknown score."""
     features: Floats
+    """[N, 512]"""
     cam: Floats
+    """[N, K, h, w]"""
+
+    @property
+    def logits(self) -> Floats:
+        """[N, K]."""
+        return self.scores[:, :-1]
 
 
 class Predictor:
@@ -47,6 +55,7 @@ class Predictor:
 
     def __init__(self, session: ort.InferenceSession, manifest: Manifest, version: str) -> None:
         self._session = session
+        self._unknown = [] if manifest.unknown_score == "energy" else ["unknown"]
         self._options = ort.RunOptions()
         self._options.only_execute_path_to_fetches = True  # class activation maps cost nothing unless asked for
         self.manifest = manifest
@@ -144,20 +153,23 @@ class Predictor:
         """Return float32 [N, K] for uint8 [N, H, W, 3], H = W = manifest.input_size."""
         return self._run(["logits"], pictures)[0]
 
+    def scores(self, pictures: NDArray[np.uint8]) -> Floats:
+        """Return float32 [N, K + 1]: logits and, last, the unknown score, which interpret() takes."""
+        return self._scored(*self._run(["logits", *self._unknown], pictures))
+
     def outputs(self, pictures: NDArray[np.uint8]) -> Outputs:
-        """Return logits, features and class activation maps for uint8 [N, H, W, 3]."""
-        return Outputs(*self._run(["logits", "features", "cam"], pictures))
+        """Return scores, features and class activation maps for uint8 [N, H, W, 3]."""
+        features, cam, *scores = self._run(["features", "cam", "logits", *self._unknown], pictures)
+        return Outputs(self._scored(*scores), features, cam)
+
+    def _scored(self, logits: Floats, unknown: Floats | None = None) -> Floats:
+        """Put the unknown score behind the logits: the graph's, or in files without that output the energy."""
+        score = self._judge(logits)[1] if unknown is None else unknown
+        return np.column_stack([logits, score]).astype(np.float32, copy=False)
 
     def probabilities(self, logits: Floats) -> Floats:
         """Return calibrated probabilities [N, K]: the softmax of logits / temperature."""
         return self._judge(logits)[0]
-
-    def unknown_scores(self, logits: Floats) -> Floats:
-        """Return [N], higher for pictures less like the training data: the energy -T log sum exp(logits / T).
-
-        Liu et al., "Energy-based Out-of-distribution Detection", 2020.
-        """
-        return self._judge(logits)[1]
 
     @overload
     def predict(self, pictures: Picture, top: int = 1, explain: bool = False) -> Prediction: ...  # type: ignore[overload-overlap]
@@ -199,18 +211,20 @@ class Predictor:
     def _predict(self, pictures: Sequence[Pixels], top: int, explain: bool) -> list[Prediction]:
         batch = images.stack(pictures)
         if not explain:
-            return self.interpret(self.logits(batch), top)
+            return self.interpret(self.scores(batch), top)
         outputs = self.outputs(batch)
         return [
             replace(found, explanation=heat_map(cam[found.category_index]))
-            for found, cam in zip(self.interpret(outputs.logits, top), outputs.cam, strict=True)
+            for found, cam in zip(self.interpret(outputs.scores, top), outputs.cam, strict=True)
         ]
 
-    def interpret(self, logits: Floats, top: int = 1) -> list[Prediction]:
-        """Turn logits [N, K] into N predictions."""
+    def interpret(self, scores: Floats, top: int = 1) -> list[Prediction]:
+        """Turn scores [N, K + 1], see scores(), into N predictions."""
+        if scores.shape[1] != len(self.manifest.classes) + 1:
+            raise ValueError(f"Expected scores [N, {len(self.manifest.classes) + 1}], got {list(scores.shape)}.")
         threshold = self.manifest.unknown_threshold
-        probabilities, scores = self._judge(logits)
-        unknown = scores > (np.inf if threshold is None else threshold)
+        probabilities, _ = self._judge(scores[:, :-1])
+        unknown = scores[:, -1] > (np.inf if threshold is None else threshold)
         if top <= 1:
             order = probabilities.argmax(axis=1)[:, np.newaxis]
         else:
@@ -243,7 +257,8 @@ def _check_shapes(session: ort.InferenceSession, manifest: Manifest) -> None:
     inputs = {value.name: value.shape[1:] for value in session.get_inputs()}
     outputs = {value.name: value.shape[1:2] for value in session.get_outputs()}
     size, classes = manifest.input_size, len(manifest.classes)
-    if inputs != {"images": [size, size, 3]} or outputs.get("logits") != [classes] or "features" not in outputs:
+    wanted = {"features"} if manifest.unknown_score == "energy" else {"features", "unknown"}
+    if inputs != {"images": [size, size, 3]} or outputs.get("logits") != [classes] or wanted - outputs.keys():
         raise ModelError("Its graph is not the one that its manifest describes. Export or copy the model again.")
 
 
@@ -275,4 +290,4 @@ def predict_files(
         except OSError as error:
             yield path, unreadable(error)
         else:
-            yield path, predictor.interpret(predictor.logits(pixels[np.newaxis]), top)[0]
+            yield path, predictor.interpret(predictor.scores(pixels[np.newaxis]), top)[0]

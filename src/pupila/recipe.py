@@ -22,15 +22,19 @@ CHOICES = {
     "trains": ("all", "head"),
     "framing": ("auto", "squash", "letterbox"),
     "balance": ("auto", "none", "sampling", "loss"),
+    "flip_average": ("auto", "on", "off"),
+    "batch_norm": ("auto", "train", "frozen"),
     "export": ("int8", "float16", "float32"),
 }
 RANGES: dict[str, tuple[float, float]] = {
     "epochs": (1, 10_000),
     "minutes": (0, 100_000),
+    "max_epochs": (1, 10_000),
     "batch_size": (2, 65_536),
     "network_size": (32, 512),
     "learning_rate": (1e-8, 100),
     "head_factor": (1e-3, 1e3),
+    "layer_decay": (0.01, 1),
     "momentum": (0, 0.9999),
     "weight_decay": (0, 1),
     "lr_period": (1, 10_000),
@@ -50,7 +54,7 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 ALIASES = {"lr": "learning_rate", "wd": "weight_decay", "batch": "batch_size", "px": "network_size"}
 """Short names of keys, taken wherever a value is set."""
-OPEN = ("network_size", "batch_size", "learning_rate", "epochs")
+OPEN = ("network_size", "batch_size", "learning_rate", "layer_decay", "epochs", "max_epochs")
 """Keys that may be 0: then training chooses them from the data."""
 
 
@@ -68,7 +72,10 @@ class Recipe:
     epochs: int = 8
     """Times to go through the training pictures; counts only where `minutes` is 0."""
     minutes: float = 0.0
-    """Wall-clock budget that the schedule is fitted to, in place of `epochs`; 0 for none."""
+    """Wall-clock budget that the schedule is fitted to, in place of `epochs`; 0 for none. Training ends sooner where
+    validation stays flat."""
+    max_epochs: int = 0
+    """With `minutes`: times to go through the training pictures at most."""
     batch_size: int = 128
     """Pictures a step."""
     network_size: int = 64
@@ -76,9 +83,11 @@ class Recipe:
     progressive: tuple[tuple[int, float], ...] = ()
     """Smaller sizes to begin with: (pixels a side, share of the run) in turn; the rest runs at network_size."""
     learning_rate: float = 0.05
-    """Peak rate of the backbone."""
+    """Peak rate of the backbone's last stage."""
     head_factor: float = 1.0
     """The new last layer's rate, in multiples of the backbone's."""
+    layer_decay: float = 0.0
+    """Each stage's rate in multiples of that of the next one towards the last layer; 1 for all alike."""
     momentum: float = 0.9
     """Of SGD: the share of the last step that goes on into the next one."""
     nesterov: bool = True
@@ -111,8 +120,12 @@ class Recipe:
     and makes the confidence in the known ones less exact (docs/experiments.md)."""
     flip: str = "alternating"
     """Horizontal flip; alternating: random in the first epoch, then each picture's turns about every epoch."""
-    flip_average: bool = False
-    """Answer with the average over the picture and its mirror image: a little better, at twice the computation."""
+    flip_average: str = "off"
+    """Answer with the average over the picture and its mirror image: a little better, at twice the computation; auto:
+    where it gains in cross-validation."""
+    batch_norm: str = "auto"
+    """Whose statistics. train: each batch's own; frozen: those that the starting weights brought; auto: frozen for
+    fewer than 5,000 pictures and trained weights, which a fitted last layer needs."""
     ema: float = 0.0
     """Decay a step of the moving average of the weights, which is then what is validated and kept; 0 for none."""
     framing: str = "auto"
@@ -220,6 +233,8 @@ def _parsed(value: str) -> Any:
 
 
 def _typed(key: str, value: Any, kind: type) -> Any:
+    if key == "flip_average" and isinstance(value, bool):
+        return "on" if value else "off"  # it was true or false before it could be auto
     if key == "progressive":
         return tuple((int(size), float(share)) for size, share in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):

@@ -38,7 +38,7 @@ def predict(predictor: Predictor, paths: Sequence[str], top: int) -> list[FileAn
     for start in range(0, len(good), step):
         part = good[start : start + step]
         pictures = images.stack([pixels for index in part if not isinstance(pixels := answers[index], FileAnswer)])
-        for index, prediction in zip(part, predictor.interpret(predictor.logits(pictures), top), strict=True):
+        for index, prediction in zip(part, predictor.interpret(predictor.scores(pictures), top), strict=True):
             answers[index] = FileAnswer.of(prediction)
     return [answer for answer in answers if isinstance(answer, FileAnswer)]
 

@@ -13,10 +13,9 @@ import numpy as np
 
 from pupila.data import load_dataset
 from pupila.errors import DataError, ModelError
-from pupila.evaluation.evaluate import predict_logits
+from pupila.evaluation.evaluate import predict_scores
 from pupila.evaluation.logits import Float64, Floats, Int64, log_softmax
 from pupila.evaluation.significance import DRAWS, g_test, ks_distance, ks_gap, ks_p
-from pupila.evaluation.unknown import energy
 from pupila.predictor import Predictor
 
 QUANTILES = 201
@@ -110,10 +109,11 @@ class Drift:
         return "\n".join(lines)
 
 
-def answers_of(logits: Floats, temperature: float, threshold: float | None) -> ServedAnswers:
-    """Return what a model with this temperature and unknown threshold answers, for logits [N, K]."""
+def answers_of(scores: Floats, temperature: float, threshold: float | None) -> ServedAnswers:
+    """Return what a model with this temperature and unknown threshold answers, for its scores [N, K + 1]."""
+    logits = scores[:, :-1]
     confidences = np.exp(log_softmax(logits, temperature).max(axis=1))
-    unknown = 0 if threshold is None else int((energy(logits, temperature) > threshold).sum())
+    unknown = 0 if threshold is None else int((scores[:, -1] > threshold).sum())
     return ServedAnswers(logits.argmax(axis=1).astype(np.int64), confidences, unknown)
 
 
@@ -148,8 +148,8 @@ def reference_for(predictor: Predictor, data: str | None) -> Mapping[str, Any]:
     if part == "all" and splits.fingerprint == manifest.data.get("fingerprint"):
         message = f"{data}: the model was trained on these pictures, and is surer of them than of any it has not seen."
         raise DataError(f"{message} Give --reference others, as it should meet them.")
-    logits = predict_logits(predictor, dataset.images)
-    answers = answers_of(logits, manifest.temperature, manifest.unknown_threshold)
+    scores = predict_scores(predictor, dataset.images)
+    answers = answers_of(scores, manifest.temperature, manifest.unknown_threshold)
     return reference_of(answers, manifest.classes, f"{data}, {part}")
 
 

@@ -14,7 +14,6 @@ from pupila.data import Dataset, Splits, held_out, load_dataset
 from pupila.errors import DataError
 from pupila.evaluation.logits import Int64
 from pupila.evaluation.metrics import Scores, score
-from pupila.evaluation.unknown import Answers
 from pupila.manifest import Manifest
 from pupila.predictor import Floats, Predictor
 from pupila.progress import Progress
@@ -34,6 +33,8 @@ class Evaluation:
     labels: Int64
     """Indices into the model's classes, which may be in another order than the data set's."""
     scores: Scores
+    unknown: Floats
+    """[N], the unknown scores."""
 
     @property
     def accuracy(self) -> float:
@@ -77,7 +78,14 @@ def evaluate_model(model: PathLike | Predictor, data: PathLike, split: str | Non
     found = evaluate(predictor, dataset)
     about = " ".join(filter(None, [caution(manifest, splits.fingerprint, part), _lacking(dataset, manifest)]))
     return PartEvaluation(
-        found.logits, found.labels, found.scores, split=part, caution=about, predictor=predictor, dataset=dataset
+        found.logits,
+        found.labels,
+        found.scores,
+        found.unknown,
+        split=part,
+        caution=about,
+        predictor=predictor,
+        dataset=dataset,
     )
 
 
@@ -97,9 +105,9 @@ def evaluate(predictor: Predictor, dataset: Dataset, batch: int = 256) -> Evalua
     """
     labels = bind(dataset, predictor.manifest.classes)
     check_size(predictor, dataset.images)
-    logits = predict_logits(predictor, dataset.images, batch)
-    manifest = predictor.manifest
-    return Evaluation(logits, labels, score(logits, labels, manifest.classes, manifest.temperature))
+    found, manifest = predict_scores(predictor, dataset.images, batch), predictor.manifest
+    logits = found[:, :-1]
+    return Evaluation(logits, labels, score(logits, labels, manifest.classes, manifest.temperature), found[:, -1])
 
 
 def _lacking(dataset: Dataset, manifest: Manifest) -> str:
@@ -153,15 +161,20 @@ def predict_logits(predictor: Predictor, pictures: Pictures, batch: int = 256) -
     return np.concatenate(list(_run(predictor, predictor.logits, pictures, batch)))
 
 
-def answers(predictor: Predictor, pictures: Pictures, batch: int = 256) -> Answers:
-    """Return logits and features of uint8 [N, H, W, 3], in order: what the unknown scores are computed from."""
+def predict_scores(predictor: Predictor, pictures: Pictures, batch: int = 256) -> Floats:
+    """Return logits and unknown scores, float32 [N, K + 1], in order."""
+    return np.concatenate(list(_run(predictor, predictor.scores, pictures, batch)))
+
+
+def predict_features(predictor: Predictor, pictures: Pictures, batch: int = 256) -> tuple[Floats, Floats]:
+    """Return logits [N, K] and features [N, 512], in order: what the unknown score is computed from."""
 
     def call(part: Pictures) -> tuple[Floats, Floats]:
         outputs = predictor.outputs(part)
         return outputs.logits, outputs.features
 
     logits, features = zip(*_run(predictor, call, pictures, batch), strict=True)
-    return Answers(np.concatenate(logits), np.concatenate(features))
+    return np.concatenate(logits), np.concatenate(features)
 
 
 def _run(predictor: Predictor, call: Callable[[Pictures], T], pictures: Pictures, batch: int) -> Iterator[T]:

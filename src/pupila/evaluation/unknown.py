@@ -1,133 +1,114 @@
-"""Is a picture none of the classes? Candidate scores, how well each tells, and the threshold. Higher = more unknown.
+"""Is a picture none of the classes? The unknown score, higher for pictures less like the training pictures.
 
-Knows logits and features; the score that is served is the energy, in predictor.py, and the tests hold the two together.
+It adds two signals, since each misses what the other finds (docs/experiments.md): the energy of the logits (Liu et al.,
+"Energy-based Out-of-distribution Detection", 2020) and the distance of the features from the nearest of some prototypes
+of the classes, a small form of nearest neighbours (Sun et al., 2022). The model file's graph computes it.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from pupila.evaluation.logits import Float64, Floats, Int64, log_softmax
+from pupila.evaluation.logits import Float64, Floats, Int64
 
-NEIGHBOUR = 50
-"""The k of the k-th nearest neighbour: what Sun et al. use for CIFAR-10."""
+KEEP = 0.95
+"""Share of the validation pictures that must not be marked."""
+PROTOTYPES = 200
+"""In all, at most, but at least one a class: they are part of the model file."""
+A_CLASS = 20
+"""Prototypes of one class, at most."""
+NEAREST = 3
+"""The distance is that to the third nearest prototype, or to the last where there are fewer."""
+ROUNDS = 10
+"""Of k-means."""
+LEAST = -0.5
+"""Neither signal may speak more than this against the other: networks are wildly sure of some strange pictures."""
 
-CHUNK = 256
-"""Pictures at a time whose distances are in memory: 256 x 50,000 in float64 are 100 MB."""
+
+@dataclass(frozen=True)
+class Scale:
+    """Brings a signal to 0 at the median of the validation pictures and to 1 at their 95 % quantile."""
+
+    middle: float
+    spread: float
+
+    @classmethod
+    def of(cls, values: Float64) -> "Scale":
+        """Measure it on validation pictures."""
+        middle = float(np.median(values))
+        return cls(middle, max(threshold(values) - middle, 1e-6 * max(abs(middle), 1.0)))
+
+    def __call__(self, values: Float64) -> Float64:
+        """Return the scaled values, at least LEAST."""
+        return np.asarray(np.maximum((values - self.middle) / self.spread, LEAST))
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
-    """What a model says of N pictures: logits [N, K] and features [N, D]."""
+class UnknownScore:
+    """All numbers that the score is computed from."""
 
-    logits: Floats
-    features: Floats
+    prototypes: Floats
+    """[P, D], of length 1."""
+    temperature: float
+    energy: Scale
+    distance: Scale
+
+    @property
+    def nearest(self) -> int:
+        """Which of the nearest prototypes the distance is measured to."""
+        return min(NEAREST, len(self.prototypes))
+
+    def __call__(self, logits: Floats, features: Floats) -> Float64:
+        """Return [N] for logits [N, K] and features [N, D]."""
+        far = distance(features, self.prototypes, self.nearest)
+        return np.asarray(self.energy(energy(logits, self.temperature)) + self.distance(far))
+
+
+def fit_unknown(prototypes: Floats, logits: Floats, features: Floats, temperature: float) -> UnknownScore:
+    """Fit the score to the logits and features of validation pictures."""
+    far = distance(features, prototypes, min(NEAREST, len(prototypes)))
+    return UnknownScore(prototypes, temperature, Scale.of(energy(logits, temperature)), Scale.of(far))
 
 
 def energy(logits: Floats, temperature: float = 1.0) -> Float64:
-    """Return -T log sum exp(logits / T), [N]. Liu et al., "Energy-based Out-of-distribution Detection", 2020."""
+    """Return -T log sum exp(logits / T), [N]."""
     scaled = np.asarray(logits, dtype=np.float64) / temperature
     peak = scaled.max(axis=1)
     return np.asarray(-temperature * (peak + np.log(np.exp(scaled - peak[:, np.newaxis]).sum(axis=1))))
 
 
-def doubt(logits: Floats, temperature: float = 1.0) -> Float64:
-    """Return 1 - confidence, [N]. Hendrycks and Gimpel, "A Baseline for Detecting Misclassified ...", 2017."""
-    return np.asarray(-np.expm1(log_softmax(logits, temperature).max(axis=1)))
+def distance(features: Floats, prototypes: Floats, nearest: int) -> Float64:
+    """Return [N]: the distance of features [N, D], scaled to length 1, to the nearest, second nearest ... prototype."""
+    cosines = unit(features) @ np.asarray(prototypes, dtype=np.float64).T
+    chosen = np.partition(cosines, len(prototypes) - nearest, axis=1)[:, len(prototypes) - nearest]
+    return np.asarray(np.sqrt(np.maximum(2.0 - 2.0 * chosen, 0.0)))
 
 
-class Mahalanobis:
-    """Squared distance to the nearest class mean, measured in the spread that all classes share.
-
-    Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples ...", 2018.
-    """
-
-    def __init__(self, features: Floats, labels: Int64) -> None:
-        """Take training features [N, D] and labels [N]."""
-        values = np.asarray(features, dtype=np.float64)
-        present, compact = np.unique(labels, return_inverse=True)
-        means = np.stack([values[labels == label].mean(axis=0) for label in present])
-        self._whitener = _whitener(values - means[compact])
-        self._means = means @ self._whitener
-
-    def score(self, features: Floats) -> Float64:
-        """Return [N] for features [N, D]."""
-        white = np.asarray(features, dtype=np.float64) @ self._whitener
-        squares = (white**2).sum(axis=1)[:, np.newaxis] + (self._means**2).sum(axis=1)
-        return np.asarray(np.maximum(squares - 2 * white @ self._means.T, 0.0).min(axis=1))
+def find_prototypes(features: Floats, labels: Int64, classes: int) -> Floats:
+    """Return [P, D]: of each class some centres of its training features [N, D], by k-means on the unit sphere."""
+    each = max(1, min(A_CLASS, PROTOTYPES // classes))
+    rows = unit(features)
+    centres = [_centres(rows[labels == label], each) for label in range(classes) if (labels == label).any()]
+    return np.concatenate(centres).astype(np.float32)
 
 
-class NearestNeighbours:
-    """Distance to the k-th nearest training picture, features scaled to length 1.
-
-    Sun et al., "Out-of-Distribution Detection with Deep Nearest Neighbors", 2022.
-    """
-
-    def __init__(self, features: Floats, k: int = NEIGHBOUR) -> None:
-        self._reference = _normalised(features)
-        self._k = min(k, len(features))
-
-    def score(self, features: Floats) -> Float64:
-        """Return [N] for features [N, D]."""
-        queries = _normalised(features)
-        last = len(self._reference) - self._k
-        nearest = [
-            np.partition(queries[start : start + CHUNK] @ self._reference.T, last, axis=1)[:, last]
-            for start in range(0, len(queries), CHUNK)
-        ]
-        cosine = np.concatenate(nearest) if nearest else np.zeros(0)
-        return np.asarray(np.sqrt(np.maximum(2.0 - 2.0 * cosine, 0.0)))
+def _centres(rows: Float64, count: int) -> Float64:
+    centres = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64)]
+    for _ in range(ROUNDS):
+        nearest = (rows @ centres.T).argmax(axis=1)
+        centres = np.stack([rows[nearest == k].mean(axis=0) if (nearest == k).any() else centres[k]
+                            for k in range(len(centres))])  # fmt: skip
+    return unit(centres)
 
 
-def auroc(known: Floats, unknown: Floats) -> float:
-    """Return how often an unknown picture scores higher than a known one, ties counting half; 0.5 is chance.
-
-    Exact: the Mann-Whitney statistic over the number of pairs.
-    """
-    if not len(known) or not len(unknown):
-        raise ValueError("AUROC needs at least one known and one unknown picture.")
-    ordered = np.sort(known)
-    below = np.searchsorted(ordered, unknown, side="left")
-    up_to = np.searchsorted(ordered, unknown, side="right")
-    return float((below + up_to).sum() / (2 * len(known) * len(unknown)))
+def unit(features: Floats) -> Float64:
+    """Return features [N, D] scaled to length 1."""
+    values = np.asarray(features, dtype=np.float64)
+    return np.asarray(values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12))
 
 
-def threshold(scores_of_known: Floats, keep: float = 0.95) -> float:
+def threshold(scores_of_known: Floats, keep: float = KEEP) -> float:
     """Return the smallest score that at least the fraction `keep` of the known pictures does not exceed."""
     if not len(scores_of_known):
         raise ValueError("A threshold needs the score of at least one known picture.")
     return float(np.quantile(scores_of_known, keep, method="inverted_cdf"))
-
-
-def compare_candidates(
-    reference: Answers, labels: Int64, known: Answers, unknown: Answers, temperature: float = 1.0
-) -> dict[str, float]:
-    """Return the AUROC of each candidate, best first. `reference` are training pictures, which fit the distances."""
-    mahalanobis = Mahalanobis(reference.features, labels)
-    neighbours = NearestNeighbours(reference.features)
-    figures = {
-        "energy": auroc(energy(known.logits, temperature), energy(unknown.logits, temperature)),
-        "doubt": auroc(doubt(known.logits, temperature), doubt(unknown.logits, temperature)),
-        "mahalanobis": auroc(mahalanobis.score(known.features), mahalanobis.score(unknown.features)),
-        "neighbours": auroc(neighbours.score(known.features), neighbours.score(unknown.features)),
-    }
-    return dict(sorted(figures.items(), key=lambda item: -item[1]))
-
-
-def _whitener(deviations: Float64) -> Float64:
-    """Return W [D, D] such that |x W| is the Mahalanobis length of x.
-
-    The covariance is drawn towards a multiple of the identity by D / (N + D): hardly at 45,000 pictures, and enough at
-    1,000 that the 512 x 512 matrix can be inverted.
-    """
-    n, d = deviations.shape
-    covariance = deviations.T @ deviations / n
-    weight = d / (n + d)
-    scale = np.trace(covariance) / d or 1.0
-    variances, axes = np.linalg.eigh((1 - weight) * covariance + weight * scale * np.eye(d))
-    return np.asarray(axes / np.sqrt(variances))
-
-
-def _normalised(features: Floats) -> Float64:
-    values = np.asarray(features, dtype=np.float64)
-    return np.asarray(values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12))

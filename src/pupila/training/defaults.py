@@ -9,13 +9,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pupila.recipe import Recipe
+from pupila.training.loop.head import InputChoice
 
-SIZES = (64, 96, 128, 160)
+SIZES = (64, 96, 128, 160, 224)
 """Network sizes to choose from, in pixels a side."""
+ENLARGED = 128
+"""Small pictures are tried up to this size; larger ones up to their own."""
 SPEED_AT_64 = 250.0
 """Pictures a second that two cores with bfloat16 train on at 64 px; it falls with the square of the size."""
 ENOUGH_EPOCHS = 5
 """A larger size pays only if the budget still goes through the pictures so often."""
+ENOUGH_FOR_FEW = 1.5
+"""The same for few pictures and trained weights, where the size matters more than the rounds."""
 FEW = 5_000
 """Pictures below which steps are scarcer than pictures: smaller batches then."""
 VERY_FEW = 640
@@ -45,39 +50,66 @@ class ResolvedRecipe:
     """The values that the recipe had decided."""
 
 
-def resolve(recipe: Recipe, stats: DatasetStats) -> ResolvedRecipe:
-    """Choose what the recipe leaves open: network_size, batch_size, learning_rate, epochs."""
+def resolve(recipe: Recipe, stats: DatasetStats, found: InputChoice | None = None) -> ResolvedRecipe:
+    """Choose what the recipe leaves open; `found`: what features chose, if they were asked."""
     chosen, given = [], []
+    if found is not None:
+        flip, smaller = "on" if found.flip_average else "off", _smaller(recipe, stats, found.network_size)
+        recipe = replace(recipe, network_size=found.network_size, flip_average=flip, progressive=smaller)
+        chosen.append(f"network_size = {found.network_size}, flip_average = {recipe.flip_average}: {found.reason}")
     for key, choose in CHOOSERS.items():
-        if getattr(recipe, key):
-            given.append(f"{key} = {getattr(recipe, key):g}: the recipe says so.")
+        if getattr(recipe, key) not in (0, "auto"):
+            given.append(f"{key} = {_shown(getattr(recipe, key))}: the recipe says so.")
             continue
         value, reason = choose(recipe, stats)
         changed: dict[str, Any] = {key: value}
         recipe = replace(recipe, **changed)
-        chosen.append(f"{key} = {value:g}: {reason}")
+        chosen.append(f"{key} = {_shown(value)}: {reason}")
     if recipe.minutes:
-        given[-1:] = [f"minutes = {recipe.minutes:g}: the schedule is fitted to them, whatever epochs says."]
+        given = [line for line in given if not line.startswith("epochs")]
+        given.append(f"minutes = {recipe.minutes:g}: the schedule is fitted to them, whatever epochs says.")
     return ResolvedRecipe(recipe, tuple(chosen), tuple(given))
 
 
-def _network_size(recipe: Recipe, stats: DatasetStats) -> tuple[int, str]:
-    """The largest size that the pictures can fill and the budget can pay for.
+def _shown(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
 
-    Small pictures are enlarged past what they fill only where they are many: with few it does not pay.
-    """
-    least = SIZES[0] if stats.pictures < FEW else SIZES[1]
-    fills = max(least, min(stats.size, SIZES[-1]))
+
+def _smaller(recipe: Recipe, stats: DatasetStats, network_size: int) -> tuple[tuple[int, float], ...]:
+    """Return the sizes to begin with: none for few pictures, where they spoil what the last layer was fitted to."""
+    if stats.pretrained and stats.pictures < FEW:
+        return ()
+    return tuple((size, share) for size, share in recipe.progressive if size < network_size)
+
+
+def sizes_to_try(recipe: Recipe, stats: DatasetStats) -> tuple[int, ...]:
+    """Return the network sizes to ask features about: those the pictures can fill and the budget can pay for."""
+    if recipe.network_size:
+        return (recipe.network_size,)
+    useful = [size for size in SIZES if size <= max(stats.size, ENLARGED)]
+    if not recipe.minutes:
+        return tuple(useful)
+    enough = ENOUGH_FOR_FEW if stats.pictures < FEW else ENOUGH_EPOCHS
+    return tuple(size for size in useful if _rounds(recipe, stats, size) >= enough) or tuple(useful[:1])
+
+
+def _rounds(recipe: Recipe, stats: DatasetStats, size: int) -> float:
+    """Return how often the budget goes through the pictures at this size."""
+    return 60 * recipe.minutes * SPEED_AT_64 * (SIZES[0] / size) ** 2 / stats.pictures
+
+
+def _network_size(recipe: Recipe, stats: DatasetStats) -> tuple[int, str]:
+    """The largest size that the pictures can fill and the budget can pay for: without features to ask."""
     beyond = [size for size in SIZES if all(size > small for small, _ in recipe.progressive)] or SIZES[-1:]
-    sensible = [size for size in beyond if size <= fills] or beyond[:1]
+    fills = max(SIZES[1], min(stats.size, SIZES[-1]))
+    sensible = [size for size in beyond if size <= fills] or list(beyond[:1])
     if not recipe.minutes:
         chosen = sensible[0] if stats.size <= SIZES[0] else max(fills, sensible[0])
         return chosen, f"pictures of {stats.size} px, and no budget in minutes to choose a larger one by."
-    shown = {size: 60 * recipe.minutes * SPEED_AT_64 * (SIZES[0] / size) ** 2 / stats.pictures for size in sensible}
-    chosen = max([size for size in sensible if shown[size] >= ENOUGH_EPOCHS], default=sensible[0])
+    chosen = max((s for s in sensible if _rounds(recipe, stats, s) >= ENOUGH_EPOCHS), default=sensible[0])
     return chosen, (
-        f"{recipe.minutes:g} minutes go about {shown[chosen]:.1f} times through {stats.pictures:,} pictures "
-        f"at this size; {ENOUGH_EPOCHS} times are enough."
+        f"{recipe.minutes:g} minutes go about {_rounds(recipe, stats, chosen):.1f} times through {stats.pictures:,} "
+        f"pictures at this size; {ENOUGH_EPOCHS} times are enough."
     )
 
 
@@ -92,10 +124,16 @@ def _learning_rate(recipe: Recipe, stats: DatasetStats) -> tuple[float, str]:
     per_128, start = 0.1, "from random weights"
     if stats.pretrained:
         per_128, start = 0.05, "trained weights want smaller steps than random ones"
-    if stats.pretrained and VERY_FEW <= stats.pictures < FEW:
-        per_128, start = 0.02, f"fewer than {FEW:,} pictures shall move trained weights but a little"
+    if recipe.batch_norm == "frozen":
+        per_128, start = 0.004, "a fitted last layer and frozen batch norm want small steps"
     rate = per_128 * recipe.batch_size / 128
     return rate, f"{start}; in proportion to the batch of {recipe.batch_size}."
+
+
+def _layer_decay(recipe: Recipe, _: DatasetStats) -> tuple[float, str]:
+    if recipe.batch_norm == "frozen":
+        return 0.3, "with few pictures the lower stages know better, and move less."
+    return 1.0, "all stages learn alike."
 
 
 def _epochs(_: Recipe, stats: DatasetStats) -> tuple[int, str]:
@@ -104,10 +142,30 @@ def _epochs(_: Recipe, stats: DatasetStats) -> tuple[int, str]:
     return epochs, f"about {shown:,} pictures shown in all, in 8 to 40 rounds."
 
 
-CHOOSERS: dict[str, Callable[[Recipe, DatasetStats], tuple[float, str]]] = {
+def _max_epochs(_: Recipe, stats: DatasetStats) -> tuple[int, str]:
+    if stats.pretrained and stats.pictures < FEW:
+        return 30, f"fewer than {FEW:,} pictures and trained weights: more rounds learn by heart."
+    return 200, "more rounds hardly gain."
+
+
+def _batch_norm(_: Recipe, stats: DatasetStats) -> tuple[str, str]:
+    if stats.pretrained and stats.pictures < FEW:
+        return "frozen", "few pictures, and a last layer that was fitted to the statistics of the starting weights."
+    return "train", "each batch's own statistics, as there are pictures enough or no trained weights."
+
+
+def _flip_average(*_: object) -> tuple[str, str]:
+    return "off", "there are no trained weights to measure its gain with."
+
+
+CHOOSERS: dict[str, Callable[[Recipe, DatasetStats], tuple[float | str, str]]] = {
     "network_size": _network_size,
+    "flip_average": _flip_average,
+    "batch_norm": _batch_norm,
     "batch_size": _batch_size,
     "learning_rate": _learning_rate,
+    "layer_decay": _layer_decay,
     "epochs": _epochs,
+    "max_epochs": _max_epochs,
 }
-"""In this order: the rate looks at the batch that was chosen before it."""
+"""In this order: the rate looks at the batch and the batch norm that were chosen before it."""

@@ -8,13 +8,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import Tensor
-from torch.nn import functional
 
 from pupila.data import Dataset, Splits, sample
 from pupila.recipe import Recipe
 from pupila.training.loop.class_weights import balance_for
-from pupila.training.loop.head import features_of, minimise
+from pupila.training.loop.probe import features_of, fit_linear, mean_loss, weight_decay
 from pupila.training.loop.resnet import ResNet18
 from pupila.training.weights import Start
 
@@ -26,7 +24,6 @@ PICTURES = 2000
 """To fit on, at most; a quarter of that to judge by."""
 LARGEST = 96
 """Network size of the trial at most: enough to tell, and quick."""
-WEIGHT_DECAY = 1e-3
 
 Read = Callable[[str], Splits]
 """Reads the data set in a framing."""
@@ -59,20 +56,12 @@ def _score(network: ResNet18, training: Dataset, validation: Dataset, recipe: Re
     """Return the accuracy (balanced, where classes are uneven) of a last layer fitted on the backbone's features."""
     training, validation = _few(training, PICTURES, recipe.seed), _few(validation, PICTURES // 4, recipe.seed)
     small = replace(recipe, network_size=min(recipe.network_size or LARGEST, LARGEST), progressive=())
-    network.eval()
     x, y = (features_of(network, part, small) for part in (training, validation))
-    mean, spread = x.mean(0), x.std(0) + 1e-6
-    weight, bias = torch.zeros(len(training.classes), x.shape[1]), torch.zeros(len(training.classes))
-    balance = balance_for(recipe, training)
-    for _ in range(3):
-        minimise(weight, bias, (x - mean) / spread, _labels(training), balance, WEIGHT_DECAY)
-    return balance.accuracy(functional.linear((y - mean) / spread, weight, bias), _labels(validation))
+    balance, decay = balance_for(recipe, training), weight_decay(len(training))
+    layer = fit_linear(x, torch.from_numpy(training.labels), len(training.classes), mean_loss(balance), decay)
+    return balance.accuracy(layer(y), torch.from_numpy(validation.labels))
 
 
 def _few(dataset: Dataset, most: int, seed: int) -> Dataset:
     most = max(most, len(dataset.classes))
     return sample(dataset, most, seed) if len(dataset) > most else dataset
-
-
-def _labels(dataset: Dataset) -> Tensor:
-    return torch.from_numpy(dataset.labels)

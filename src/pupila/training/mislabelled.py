@@ -10,24 +10,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from pupila.data import Dataset, Splits, load_dataset
 from pupila.data.quality.labels import picture_paths
 from pupila.errors import DataError, TrainingError
 from pupila.evaluation.confident import doubts
-from pupila.evaluation.evaluate import answers
+from pupila.evaluation.evaluate import predict_features
 from pupila.evaluation.pages.mislabelled import Doubt, Mislabelled
 from pupila.predictor import Predictor
 from pupila.recipe import Recipe
-from pupila.training.loop.class_weights import Balance
-from pupila.training.loop.head import features_of, minimise
+from pupila.training.loop.probe import features_of, fit_linear, folds_of
 from pupila.training.loop.resnet import ResNet18
 from pupila.training.weights import starting_network
 
 FOLDS = 5
-ROUNDS = 2
-"""Of L-BFGS steps a fold: more hardly change a problem that is so convex."""
+ITERATIONS = 20
+"""Of L-BFGS a fold: more hardly change a problem that is so convex."""
 WEIGHT_DECAY = 3e-2
 """Recall by it, on CIFAR-10: docs/experiments-data.md."""
 NOISE = 0.055
@@ -53,7 +51,7 @@ def find_mislabelled(
     splits = load_dataset(source, predictor.manifest.input_size if predictor else size, framing=framing)
     pool, paths = _pool(splits)
     if predictor is not None:
-        features = np.asarray(answers(predictor, pool.images).features, dtype=np.float32)
+        features = np.asarray(predict_features(predictor, pool.images)[1], dtype=np.float32)
         origin = f"{predictor.manifest.name} {predictor.version}"
     else:
         features, origin = backbone_features(pool, weights)
@@ -120,37 +118,20 @@ def cross_validated(
 
     features: float32 [N, D]. Folds are stratified, and drawn from a stream that NumPy promises to keep.
     """
-    order = np.lexsort((np.random.PCG64(0).random_raw(len(labels)), labels))
-    fold = np.empty(len(labels), dtype=np.int64)
-    fold[order] = np.arange(len(labels)) % folds
-    probabilities = np.empty((len(labels), classes))
+    fold, probabilities = folds_of(labels, folds), np.empty((len(labels), classes))
     for number in range(folds):
         held_out = fold == number
-        probabilities[held_out] = _fold(features[~held_out], labels[~held_out], features[held_out], classes)
+        known = torch.from_numpy(features[~held_out]), torch.from_numpy(labels[~held_out])
+        layer = fit_linear(*known, classes, _loss_of_doubtful_labels, WEIGHT_DECAY, ITERATIONS)
+        probabilities[held_out] = layer(torch.from_numpy(features[held_out])).double().softmax(1).numpy()
     return probabilities
 
 
-class _Doubtful(Balance):
-    """The loss of labels that may be wrong: no single one, however sure the others are against it, bends the layer.
+def _loss_of_doubtful_labels(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the loss of labels that may be wrong: no single one, however sure the others are, bends the layer.
 
     Patrini et al., "Making Deep Neural Networks Robust to Label Noise: a Loss Correction Approach", 2017: forward, with
     the same chance for each class.
     """
-
-    def loss(self, logits: Tensor, labels: Tensor, smoothing: float = 0.0, *, sampled: bool = True) -> Tensor:
-        del smoothing, sampled
-        own = logits.softmax(1).gather(1, labels.unsqueeze(1))
-        return -torch.log((1 - NOISE) * own + NOISE / logits.shape[1]).mean()
-
-
-DOUBTFUL = _Doubtful("none", torch.ones(1))
-
-
-def _fold(features: Features, labels: NDArray[np.int64], held_out: Features, classes: int) -> NDArray[np.float64]:
-    mean, spread = features.mean(0), features.std(0) + 1e-6
-    x, y = torch.from_numpy((features - mean) / spread), torch.from_numpy(labels)
-    weight, bias = torch.zeros(classes, x.shape[1]), torch.zeros(classes)
-    for _ in range(ROUNDS):
-        minimise(weight, bias, x, y, DOUBTFUL, WEIGHT_DECAY)
-    logits = functional.linear(torch.from_numpy((held_out - mean) / spread), weight, bias)
-    return np.asarray(logits.double().softmax(1).numpy())
+    own = logits.softmax(1).gather(1, labels.unsqueeze(1))
+    return -torch.log((1 - NOISE) * own + NOISE / logits.shape[1]).mean()

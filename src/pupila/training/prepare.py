@@ -12,10 +12,11 @@ from pupila.data.quality.labels import relabelled
 from pupila.errors import TrainingError
 from pupila.feedback.corrections import Corrections, joined, read_corrections
 from pupila.recipe import Recipe
-from pupila.training.defaults import DatasetStats, ResolvedRecipe, resolve
+from pupila.training.defaults import DatasetStats, ResolvedRecipe, resolve, sizes_to_try
 from pupila.training.distributed.process_group import ALONE, Team
 from pupila.training.framing import choose_framing
 from pupila.training.loop.device import pick_device
+from pupila.training.loop.head import InputChoice, choose_input
 from pupila.training.outliers import Outliers, read_outliers
 from pupila.training.weights import Start, starting_network
 
@@ -71,7 +72,7 @@ def prepare(
         f"{stats.pictures:,} pictures to train on, {len(validation):,} to validate, {stats.classes} classes, "
         f"{stats.size} px; starting from {start.origin}; on {pick_device().type}"
     )
-    resolved = resolve(recipe, stats)
+    resolved = resolve(recipe, stats, _asked(start, training, recipe, stats))
     for reason in resolved.chosen:
         log.info(reason)
     prepared = Prepared(splits, training, validation, start, resolved)
@@ -79,6 +80,14 @@ def prepare(
         if feedback is not None:
             prepared = with_feedback(prepared, feedback)
         return prepared if outliers is None else with_outliers(prepared, outliers)
+
+
+def _asked(start: Start, training: Dataset, recipe: Recipe, stats: DatasetStats) -> InputChoice | None:
+    """Ask the features of trained weights for the size and the mirror image, where the recipe leaves either open."""
+    sizes = sizes_to_try(recipe, stats)
+    if not stats.pretrained or (recipe.network_size and recipe.flip_average != "auto"):
+        return None
+    return choose_input(start.network, training, recipe, sizes)
 
 
 def with_feedback(prepared: Prepared, folder: Path) -> Prepared:

@@ -4,10 +4,11 @@ A run folder holds recipe.json, run.json, metrics.jsonl, checkpoint.safetensors,
 report.html with its plots, curves.png among them.
 """
 
+import copy
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ from pupila.training.weights import save_backbone
 
 logger = logging.getLogger("pupila.training")
 
+FIRST_MODEL_MINUTES = 1.0
+"""Budget from which a first model file is written before the network as a whole is trained."""
 WORTH_SAYING = 0.02
 """Difference of accuracy and balanced accuracy from which an epoch's line gives both."""
 
@@ -139,6 +142,8 @@ def _train_in(
         on_epoch = partial(_record, folder, tracker, ProgressPage(folder, splits.name), watch, recipe)
         fitted = _fitted(prepared, folder, on_epoch, resume, checkpoint_seconds, team, checkpoints)
         tracker.stopped = fitted.stopped
+    if fitted.ended:
+        logger.info(fitted.ended)
     logger.info(closing_line(fitted))
     save_backbone(fitted.network, folder / "backbone.safetensors")
     exported = export(
@@ -150,7 +155,7 @@ def _train_in(
         exported.predictor,
         validation,
         fitted.rows,
-        kept=fitted.best_epoch + 1,
+        kept=fitted.rows[fitted.best_epoch]["epoch"],
         source=Path(source).expanduser(),
     )
     logger.info(f"wrote {exported.path} and {report}")
@@ -191,14 +196,31 @@ def _fitted(
     )  # fmt: skip
     if recipe.trains == "head" and team.size > 1:
         raise TrainingError("trains=head is one short computation that workers cannot share. Leave --workers out.")
-    if recipe.trains == "head":
-        return fit_head(recipe, start.network, training, validation, on_epoch)
+    head = None
+    if start.origin != "none" and not (resume and (folder / CHECKPOINT).exists()):
+        head = fit_head(recipe, start.network, training, validation)
+    if recipe.trains == "head" and head is not None:
+        on_epoch([head])
+        return Fitted(start.network.cpu().eval(), recipe.network_size, 0, [head], head["pictures"] / head["seconds"])
+    if head is not None and team.leads and recipe.minutes >= FIRST_MODEL_MINUTES:
+        _first_model(prepared, head, folder / "model.onnx")
     return fit(
-        recipe, start.network, training, validation, folder / CHECKPOINT,
+        recipe, start.network, training, validation, folder / CHECKPOINT, head=head,
         identity=identity_of(prepared), resume=resume, checkpoint_seconds=checkpoint_seconds, on_epoch=on_epoch,
         team=team, mirror=None if checkpoints is None else Mirror(checkpoints),
         outliers=None if prepared.outliers is None else prepared.outliers.pictures,
     )  # fmt: skip
+
+
+def _first_model(prepared: Prepared, head: Row, path: Path) -> None:
+    """Write a model file with the fitted last layer, to be served while training goes on and until it is replaced."""
+    recipe, network = replace(prepared.resolved.recipe, export="float32"), prepared.start.network
+    fitted = Fitted(copy.deepcopy(network).cpu().eval(), recipe.network_size, 0, [head], 0.0)
+    export(
+        fitted, recipe, prepared.training, prepared.validation, path, splits=prepared.splits,
+        origin=prepared.start.origin, corrections=prepared.corrections, outliers=prepared.outliers,
+    )  # fmt: skip
+    logger.info(f"{path}: can be served from now on, and is replaced when training ends")
 
 
 def closing_line(fitted: Fitted) -> str:
@@ -248,8 +270,9 @@ def _record(
     row = rows[-1]
     accuracy, balanced = row["validation_accuracy"], row["validation_balanced_accuracy"]
     uneven = f" (balanced {balanced:.3f})" if abs(balanced - accuracy) >= WORTH_SAYING else ""
+    what = f"epoch {row['epoch']}" if row["epoch"] else "last layer alone"
     logger.info(
-        f"epoch {row['epoch']} at {row['network_size']} px: loss {row['train_loss']:.3f}, "
+        f"{what} at {row['network_size']} px: loss {row['train_loss']:.3f}, "
         f"train acc {row['train_accuracy']:.3f}, valid acc {accuracy:.3f}{uneven}, {pace(recipe, rows)}",
     )
     watch(rows)
@@ -259,6 +282,8 @@ def pace(recipe: Recipe, rows: Sequence[Row]) -> str:
     """Return how long the newest epoch took and how much of the run is left."""
     row = rows[-1]
     took = row["seconds"] - (rows[-2]["seconds"] if len(rows) > 1 else 0.0)
+    if not row["epoch"]:  # the last layer alone says nothing of how long an epoch takes
+        return f"{took:.1f} s"
     left = 60 * recipe.minutes - row["seconds"] if recipe.minutes else took * (recipe.epochs - row["epoch"])
     minutes, seconds = divmod(max(round(left), 0), 60)
     return f"{took:.1f} s an epoch, {minutes}:{seconds:02} left"

@@ -148,7 +148,7 @@ def _summary(subject: Subject, rows: Rows, kept: int | None) -> str:
         figures.append((minutes, "minutes of training", which))
     limit = manifest.unknown_threshold
     if limit is not None:
-        share = float(np.mean(subject.predictor.unknown_scores(subject.evaluation.logits) > limit))
+        share = float(np.mean(subject.evaluation.unknown > limit))
         figures.append((f"{share:.2%}", "called unknown", "of these pictures, which all show one of the classes"))
     few = [html.warning(f"Only {scores.n:,} pictures: take the figures as rough.")] if scores.n < FEW else []
     return html.section("Summary", "", html.numbers(figures), *few, _expert_figures(subject))
@@ -166,6 +166,8 @@ def _expert_figures(subject: Subject) -> str:
     limit = subject.predictor.manifest.unknown_threshold
     if limit is not None:
         figures.append((f"{limit:.3f}", "threshold of the unknown score", subject.predictor.manifest.unknown_score))
+    for kind, marked in subject.predictor.manifest.metrics.get("marked_unknown", {}).items():
+        figures.append((f"{marked:.0%}", f"of {kind} called unknown", "measured when the model was made"))
     return html.folded("Figures for experts", html.numbers(figures))
 
 

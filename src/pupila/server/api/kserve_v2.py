@@ -91,7 +91,7 @@ def infer(name: str, version: str = "") -> Response:
     pictures = pixels_of(tensor, predictor, deadline, stages)
     rows = state.classifier.compute(pictures, BatchKey(predictor, False), deadline, stages)
     record_answers(environ, predictor, interpret(predictor, rows, 1))
-    tensors = compute_outputs(predictor, np.stack([row.logits for row in rows]))
+    tensors = compute_outputs(predictor, np.stack([row.scores[:-1] for row in rows]))
     head = {"model_name": name, "model_version": predictor.version, "id": str(document.get("id", ""))}
     response = encode(head, {n: tensors[n] for n in wanted}, wanted)
     response.headers["Pupila-Model"] = predictor.version

@@ -80,7 +80,7 @@ class BatchKey:
 class PictureOutputs:
     """The graph's outputs for one picture."""
 
-    logits: Floats
+    scores: Floats
     cam: Floats | None
 
 
@@ -223,15 +223,15 @@ def compute(pictures: Sequence[images.Pixels], kind: BatchKey) -> list[PictureOu
     batch: NDArray[np.uint8] = images.stack(pictures)
     if kind.explain:
         outputs = kind.predictor.outputs(batch)
-        return [PictureOutputs(logits, cam) for logits, cam in zip(outputs.logits, outputs.cam, strict=True)]
-    return [PictureOutputs(logits, None) for logits in kind.predictor.logits(batch)]
+        return [PictureOutputs(scores, cam) for scores, cam in zip(outputs.scores, outputs.cam, strict=True)]
+    return [PictureOutputs(scores, None) for scores in kind.predictor.scores(batch)]
 
 
 def interpret(predictor: Predictor, rows: Sequence[PictureOutputs], top: int) -> list[PictureResult]:
     """Turn the graph's outputs into answers."""
     if not rows:
         return []
-    predictions = predictor.interpret(np.array([row.logits for row in rows]), top)
+    predictions = predictor.interpret(np.array([row.scores for row in rows]), top)
     return [
         PictureResult(prediction, None if row.cam is None else row.cam[prediction.best.category_index])
         for prediction, row in zip(predictions, rows, strict=True)

@@ -25,9 +25,10 @@ from pupila.data import Dataset, Splits
 from pupila.errors import TrainingError
 from pupila.evaluation.calibration import fit_temperature
 from pupila.evaluation.drift import answers_of, reference_of
-from pupila.evaluation.evaluate import predict_logits
+from pupila.evaluation.evaluate import predict_features
+from pupila.evaluation.made_pictures import made_pictures
 from pupila.evaluation.metrics import score
-from pupila.evaluation.unknown import energy, threshold
+from pupila.evaluation.unknown import UnknownScore, find_prototypes, fit_unknown, threshold
 from pupila.feedback.corrections import Corrections
 from pupila.manifest import METADATA_KEY, UNSEALED, GoldenPicture, Manifest, sealed
 from pupila.predictor import Predictor
@@ -49,6 +50,10 @@ PARITY_PICTURES = 256
 PARITY_TOLERANCE = 1e-3
 """Largest difference of a probability between torch and the float32 file; measured differences are near 1e-5."""
 GOLDEN_PICTURES = 4
+PROTOTYPE_PICTURES = 2000
+"""Training pictures at most that the unknown score's prototypes are found from."""
+ROUNDING = 0.01
+"""Added to the unknown threshold, since the graph computes in float32; scores are of the order of 1."""
 TIMED_CALLS = 50
 
 
@@ -60,6 +65,7 @@ class Candidate:
     predictor: Predictor
     model: onnx.ModelProto
     logits: NDArray[np.float32]
+    features: NDArray[np.float32]
     accuracy: float
     """What epochs were chosen by: balanced accuracy where the classes are uneven."""
     judged: float
@@ -104,7 +110,7 @@ def export(
         if more is not None:
             draft = replace(draft, data={**draft.data, name: more.to_manifest()})
     state = {name: value.numpy() for name, value in fitted.network.state_dict().items()}
-    full = graph.build(state, training.size, fitted.network_size, flip_average=recipe.flip_average)
+    full = graph.build(state, training.size, fitted.network_size, flip_average=recipe.flip_average == "on")
     balance = balance_for(recipe, training)
     pictures = _gate_pictures(training, validation)
     judge = partial(_judge, draft=draft, pictures=pictures, validated=len(validation), balance=balance)
@@ -113,14 +119,16 @@ def export(
     candidates = [exact]
     if recipe.export == "float16":
         candidates.append(judge("float16", graph.half_precision(full)))
-    if recipe.export == "int8":
-        quantised = int8(full, _calibration_pictures(training))
+    if recipe.export == "int8" and (quantised := int8(full, _calibration_pictures(training))) is not None:
         candidates.append(judge("int8", quantised))
     chosen = _choose(candidates, len(validation), len(pictures) - len(validation))
-    manifest = replace(_complete(chosen, draft, validation), sha256=UNSEALED)
-    unsealed = graph.with_metadata(chosen.model, {METADATA_KEY: manifest.to_json()}).SerializeToString()
+    temperature = fit_temperature(chosen.logits, validation.labels)
+    unknown = _fit_unknown(chosen, training, temperature)
+    manifest = replace(_complete(chosen, draft, validation, unknown), sha256=UNSEALED)
+    model = graph.with_unknown(chosen.model, unknown)
+    unsealed = graph.with_metadata(model, {METADATA_KEY: manifest.to_json()}).SerializeToString()
     _publish(sealed(unsealed), path)
-    _report(candidates, chosen, parity)
+    _report(candidates, chosen, parity, manifest)
     return Exported(path, Predictor.load(path), tuple(candidates), parity)
 
 
@@ -169,12 +177,13 @@ def _judge(
     draft = replace(draft, precision=precision)
     data = graph.with_metadata(model, {METADATA_KEY: draft.to_json()}).SerializeToString()
     predictor = Predictor.from_bytes(data)
-    logits = predict_logits(predictor, pictures.images)
+    logits, features = predict_features(predictor, pictures.images)
     answered, labels = torch.from_numpy(logits), torch.from_numpy(pictures.labels)
     accuracy = balance.accuracy(answered[:validated], labels[:validated])
     judged = balance.accuracy(answered, labels)
     milliseconds = _milliseconds(lambda: predictor.logits(pictures.images[:1]))
-    return Candidate(precision, predictor, model, logits[:validated], accuracy, judged, len(data), milliseconds)
+    shown = logits[:validated], features[:validated]
+    return Candidate(precision, predictor, model, *shown, accuracy, judged, len(data), milliseconds)
 
 
 def _milliseconds(call: Callable[[], object]) -> float:
@@ -194,7 +203,7 @@ def _check_parity(fitted: Fitted, recipe: Recipe, predictor: Predictor, validati
     with torch.inference_mode():
         x = enlarged(torch.from_numpy(pictures), fitted.network_size)
         logits = fitted.network(x)
-        if recipe.flip_average:
+        if recipe.flip_average == "on":
             logits = (logits + fitted.network(x.flip(3))) / 2
     ours = logits.softmax(1).numpy()
     difference = float(np.abs(theirs - ours).max())
@@ -227,18 +236,38 @@ def _choose(candidates: list[Candidate], validated: int, besides: int) -> Candid
     return exact
 
 
-def _complete(chosen: Candidate, draft: Manifest, validation: Dataset) -> Manifest:
-    """Add what is fitted or measured on the chosen file's own answers, from the temperature to the golden set."""
-    temperature = fit_temperature(chosen.logits, validation.labels)
+def _fit_unknown(chosen: Candidate, training: Dataset, temperature: float) -> UnknownScore:
+    """Fit the unknown score to the file's own answers: prototypes of training pictures, scales of validation."""
+    rows = np.linspace(0, len(training) - 1, min(PROTOTYPE_PICTURES, len(training))).astype(np.int64)
+    some = training.take(rows)
+    _, features = predict_features(chosen.predictor, some.images)
+    prototypes = find_prototypes(features, some.labels, len(training.classes))
+    return fit_unknown(prototypes, chosen.logits, chosen.features, temperature)
+
+
+def _complete(chosen: Candidate, draft: Manifest, validation: Dataset, unknown: UnknownScore) -> Manifest:
+    """Add what is measured on the chosen file's own answers, from the scores to the golden set."""
+    temperature = unknown.temperature
     scores = score(chosen.logits, validation.labels, validation.classes, temperature)
-    limit = threshold(energy(chosen.logits, temperature))
+    known = unknown(chosen.logits, chosen.features)
+    limit = threshold(known) + ROUNDING
+    answers = answers_of(np.column_stack([chosen.logits, known]), temperature, limit)
+    made = made_pictures(validation.images, draft.input_size)
+    marked = {kind: unknown(*predict_features(chosen.predictor, pictures)) > limit for kind, pictures in made.items()}
+    shares = {"validation pictures": known > limit, **marked}
     return replace(
         draft,
         precision=chosen.precision,
         temperature=temperature,
+        unknown_score="energy_and_distance",
         unknown_threshold=limit,
-        reference=reference_of(answers_of(chosen.logits, temperature, limit), validation.classes, "validation"),
-        metrics={"split": "validation", **scores.summary(), "milliseconds": round(chosen.milliseconds, 3)},
+        reference=reference_of(answers, validation.classes, "validation"),
+        metrics={
+            "split": "validation",
+            **scores.summary(),
+            "milliseconds": round(chosen.milliseconds, 3),
+            "marked_unknown": {kind: round(float(share.mean()), 4) for kind, share in shares.items()},
+        },
         golden=_golden(chosen.predictor),
     )
 
@@ -266,7 +295,7 @@ def _publish(data: bytes, path: Path) -> None:
         ) from error
 
 
-def _report(candidates: list[Candidate], chosen: Candidate, parity: float) -> None:
+def _report(candidates: list[Candidate], chosen: Candidate, parity: float, manifest: Manifest) -> None:
     for candidate in candidates:
         mark = "*" if candidate is chosen else " "
         log.info(
@@ -274,3 +303,5 @@ def _report(candidates: list[Candidate], chosen: Candidate, parity: float) -> No
             f"{candidate.milliseconds:.2f} ms a picture on one thread, valid acc {candidate.accuracy:.4f}"
         )
     log.info(f"parity with the training model: largest probability difference {parity:.1e}")
+    shares = ", ".join(f"{share:.0%} of {kind}" for kind, share in manifest.metrics["marked_unknown"].items())
+    log.info(f"marked as unknown: {shares}")

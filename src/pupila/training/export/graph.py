@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from pupila.evaluation.unknown import LEAST, Scale, UnknownScore
 from pupila.training.loop.resnet import FEATURES, MEAN, STD, WIDTHS
 
 OPSET = 17
@@ -39,6 +40,47 @@ def build(state: State, input_size: int, network_size: int, *, flip_average: boo
             x = _block(graph, x, state, f"layer{stage}.{block}", stride=2 if stage > 1 and block == 0 else 1)
     _head(graph, x, state, flip_average)
     return _model(graph, input_size, classes=len(state["fc.bias"]))
+
+
+def with_unknown(model: onnx.ModelProto, score: UnknownScore) -> onnx.ModelProto:
+    """Return a copy with one more output, `unknown` [N]: what `score` gives for the logits and the features."""
+    graph = _Graph()
+
+    def add(operator: str, inputs: list[str], what: str, **attributes: Any) -> str:
+        return graph.node(operator, inputs, f"unknown.{what}", **attributes)
+
+    def number(value: float, what: str) -> str:
+        return graph.weight(f"unknown.{what}", np.asarray(value, dtype=np.float32))
+
+    def scaled(signal: str, scale: Scale, what: str) -> str:
+        centred = add("Sub", [signal, number(scale.middle, f"{what}.middle")], f"{what}.centred")
+        divided = add("Div", [centred, number(scale.spread, f"{what}.spread")], f"{what}.divided")
+        return add("Max", [divided, number(LEAST, f"{what}.least")], f"{what}.scaled")
+
+    temperature = number(score.temperature, "temperature")
+    warm = add("Div", ["logits", temperature], "logits")
+    total = add("ReduceLogSumExp", [warm], "total", axes=[1], keepdims=0)
+    energy = add("Neg", [add("Mul", [total, temperature], "free")], "energy")
+    length = add("ReduceL2", ["features"], "length", axes=[1], keepdims=1)
+    direction = add("Div", ["features", add("Max", [length, number(1e-12, "tiny")], "positive")], "direction")
+    prototypes = graph.weight("unknown.prototypes", score.prototypes.T.astype(np.float32))
+    cosines = add("MatMul", [direction, prototypes], "cosines")
+    count = graph.weight("unknown.count", np.asarray([score.nearest], dtype=np.int64))
+    graph.nodes.append(
+        helper.make_node("TopK", [cosines, count], ["unknown.top", "unknown.places"], name="unknown.top")
+    )
+    nearest = add("ReduceMin", ["unknown.top"], "nearest", axes=[1], keepdims=0)
+    square = add("Sub", [number(2, "two"), add("Mul", [nearest, number(2, "twice")], "double")], "square")
+    distance = add("Sqrt", [add("Max", [square, number(0, "zero")], "not_negative")], "distance")
+    signals = [scaled(energy, score.energy, "energy"), scaled(distance, score.distance, "distance")]
+    graph.node("Add", signals, "unknown", "unknown")
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.node.extend(graph.nodes)
+    copy.graph.initializer.extend(graph.weights)
+    copy.graph.output.append(helper.make_tensor_value_info("unknown", TensorProto.FLOAT, ["N"]))
+    onnx.checker.check_model(copy)
+    return copy
 
 
 def with_metadata(model: onnx.ModelProto, metadata: Mapping[str, str]) -> onnx.ModelProto:

@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from onnxruntime.quantization import (
 )
 
 from pupila.training.export.graph import HEAD_NODES
+
+log = logging.getLogger("pupila.training")
 
 CALIBRATION_PICTURES = 512
 CALIBRATION_BATCH = 64
@@ -34,8 +37,21 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
         return next(self._batches, None)
 
 
-def int8(model: onnx.ModelProto, pictures: NDArray[np.uint8]) -> onnx.ModelProto:
-    """Return a copy whose backbone computes in int8; pictures uint8 [N, H, W, 3] show the range of each activation."""
+def int8(model: onnx.ModelProto, pictures: NDArray[np.uint8]) -> onnx.ModelProto | None:
+    """Return a copy whose backbone computes in int8; pictures uint8 [N, H, W, 3] show the range of each activation.
+
+    None, and a sentence, where int8 cannot hold the weights: a few of them are beyond all others, or not finite.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of the same trouble
+            return _quantised(model, pictures)
+    except (AssertionError, ValueError, RuntimeError) as error:
+        log.info(f"int8 cannot hold these weights ({error}): float32 is kept.")
+        return None
+
+
+def _quantised(model: onnx.ModelProto, pictures: NDArray[np.uint8]) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)  # the quantiser moves the weights of the model it is given into files of its own
     with tempfile.TemporaryDirectory() as folder:

@@ -36,8 +36,13 @@ class Position:
     """Pictures this epoch, and over them the sum of the loss and the number of right answers."""
     best: float = -1.0
     best_epoch: int = -1
+    """Its place in `rows`."""
     best_size: int = 0
     """Network size that the best weights were validated at."""
+    head: float = -1.0
+    """What the fitted last layer that training started from scored; -1 without one."""
+    cooldown: float = 0.0
+    """Progress at which validation was found to be flat; 0 before that."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     """One mapping of metrics an epoch."""
 

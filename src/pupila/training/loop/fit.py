@@ -1,6 +1,7 @@
 """The training loop, top to bottom. Knows tensors and a recipe; neither files of pictures nor the model file.
 
 One epoch: augmented batches -> loss -> SGD step -> moving average; then validation, and the best weights are kept.
+A run ends when its epochs or minutes are over, when validation stays flat, when the loss diverges, or at Ctrl-C.
 Stopped at any instruction, a run goes on from its last checkpoint and ends with the same weights bit for bit (on a CPU
 with the same number of threads; by epochs, not by minutes).
 """
@@ -34,6 +35,14 @@ from pupila.training.outliers import exposed
 CHECKPOINT_SECONDS = 60.0
 """Between two checkpoints: what a killed run loses at most."""
 
+COOLDOWN = 0.1
+"""Share of the run in which the rate falls to zero once validation is flat."""
+PATIENCE = 6
+"""Epochs without a better validation score, at least, that count as flat."""
+DIVERGED = 10.0
+"""The loss has diverged where its average over ten steps is above so many times (1 + log of the classes): untrained
+weights give about the logarithm, and a few times that while they find their way."""
+
 Row = dict[str, Any]
 OnEpoch = Callable[[Sequence[Row]], None]
 """Called after each epoch with the metrics of all epochs so far."""
@@ -50,6 +59,8 @@ class Fitted:
     examples_per_second: float
     stopped: bool = False
     """True if Ctrl-C ended it before its time."""
+    ended: str = ""
+    """Why it ended before its time, in one sentence; empty if it did not."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,10 @@ class _Files:
     seconds: float
     identity: Mapping[str, Any]
     mirror: Mirror | None
+
+
+class _Diverged(Exception):  # noqa: N818, it ends a run in order
+    """The loss is not finite, or far above that of untrained weights."""
 
 
 @dataclass
@@ -81,6 +96,8 @@ class _Run:
     """The network as it is called in training: with several workers its backward pass averages their gradients."""
     saved: float
     """When the last checkpoint was written, on the clock of time.monotonic."""
+    recent_loss: float
+    """Moving average of the loss over about ten steps."""
     signals: StopSignals = field(default_factory=StopSignals)
 
     def save_if_due(self) -> None:
@@ -123,27 +140,34 @@ def fit(
     team: Team = ALONE,
     mirror: Mirror | None = None,
     outliers: Pixels | None = None,
+    head: Row | None = None,
 ) -> Fitted:
-    """Train until the recipe's epochs or minutes are over, or until Ctrl-C; return the best epoch's weights.
+    """Train until there is a reason to end, see above; return the best epoch's weights.
 
     identity: what a checkpoint must agree with to be resumed. team: the workers that share each batch.
     mirror: where each checkpoint is copied to, and taken from at resume. outliers: pictures uint8 [M, H, W, 3] of none
-    of the classes, to be answered with doubt.
-    Raises TrainingError if the loss is no longer finite, if the checkpoint cannot be written or belongs to another
-    run, or if stopped before the first epoch was over.
+    of the classes, to be answered with doubt. head: metrics of the network as it is, if its last layer is fitted:
+    epoch 0, which the others have to beat.
+    Raises TrainingError if the checkpoint cannot be written or belongs to another run, or if the run was stopped, or
+    its loss diverged, before there was a model.
     """
     files = _Files(checkpoint, checkpoint_seconds, identity, mirror)
     team.check(smallest_batch(len(train), recipe.batch_size), len(validation))
     run = _begin(files, recipe, network, balance_for(recipe, train), resume, team, outliers)
+    if head is not None and not run.position.rows:
+        _count_head(run, head)
+        on_epoch(run.position.rows)
     pictures, labels = _on_device(train, run.device)
     steps_per_epoch = batch_count(len(train), recipe.batch_size)
     if team.size == 1:
         run.signals.install()
     try:
-        while (progress := _progress(recipe, run.position, steps_per_epoch)) < 1:
+        while (progress := _progress(recipe, run.position, steps_per_epoch)) < end_of(run.position):
             size = size_at(recipe, progress)
             _train_epoch(run, pictures, labels, size, steps_per_epoch)
             _validate_epoch(run, validation, size)
+            if recipe.minutes and not run.position.cooldown and is_flat(recipe, run.position, progress):
+                run.position.cooldown = _progress(recipe, run.position, steps_per_epoch)
             run.save_if_due()
             on_epoch(run.position.rows)
         run.save()
@@ -152,10 +176,67 @@ def fit(
             raise TrainingError(
                 "Stopped before the first epoch was over: there is no model yet. Go on with --resume."
             ) from None
-        return replace(_finish(run), stopped=True)
+        kept = f"Ended early by Ctrl-C after {run.position.epoch} epochs: the best model so far is kept."
+        return replace(_finish(run), stopped=True, ended=kept)
+    except _Diverged:
+        advice = _advice(run)
+        return replace(_finish(run), ended=advice)
     finally:
         run.signals.remove()
-    return _finish(run)
+    return replace(_finish(run), ended=_flat_sentence(run))
+
+
+def end_of(position: Position) -> float:
+    """Return the progress at which a run ends: 1, or sooner once validation was flat and the rate falls to zero."""
+    return min(1.0, position.cooldown + COOLDOWN) if position.cooldown else 1.0
+
+
+def is_flat(recipe: Recipe, position: Position, progress: float) -> bool:
+    """Return True if validation has not risen for so many epochs that it is unlikely to: a third of them, at least 6.
+
+    Not while the rate still climbs or the pictures are still small.
+    """
+    best = max(range(len(position.rows)), key=lambda row: _ranking(position.rows[row]))
+    waited = len(position.rows) - 1 - best
+    settled = progress > recipe.warmup and position.rows[-1]["network_size"] == recipe.network_size
+    return settled and waited >= max(PATIENCE, len(position.rows) // 3)
+
+
+def _ranking(row: Row) -> tuple[int, float]:
+    return row["network_size"], row["validation_balanced_accuracy"]
+
+
+def _flat_sentence(run: _Run) -> str:
+    if not run.position.cooldown or run.position.cooldown + COOLDOWN >= 1:
+        return ""
+    return (
+        f"Ended after {run.position.seconds / 60:.1f} of {run.recipe.minutes:g} minutes: validation had been flat for "
+        "so long that it was unlikely to rise."
+    )
+
+
+def _advice(run: _Run) -> str:
+    """Say that the loss diverged and what to do; raise it as TrainingError if no model is worth keeping."""
+    rate = run.recipe.learning_rate
+    trouble = (
+        f"The loss diverged in epoch {run.position.epoch + 1}, far above that of untrained weights: a learning rate of "
+        f"{rate:g} is too high. Try --set learning_rate={min(rate / 10, 0.05):g}"
+    )
+    classes = run.network.fc.out_features
+    if run.position.best_epoch < 0 or run.position.best <= 1.2 / classes:
+        raise TrainingError(f"{trouble}; there is no model.")
+    best = run.position.rows[run.position.best_epoch]
+    return f"{trouble}. The best model so far is kept: valid acc {best['validation_accuracy']:.3f}."
+
+
+def _count_head(run: _Run, head: Row) -> None:
+    """Take the network as it is for the best so far, and its time into account."""
+    position = run.position
+    position.rows.append(head)
+    position.head = head["validation_balanced_accuracy" if run.balance.way != "none" else "validation_accuracy"]
+    position.best, position.best_epoch, position.best_size = position.head, 0, head["network_size"]
+    position.seconds = head["seconds"]
+    run.best = {name: value.detach().clone() for name, value in run.network.state_dict().items()}
 
 
 def size_at(recipe: Recipe, progress: float) -> int:
@@ -169,14 +250,25 @@ def size_at(recipe: Recipe, progress: float) -> int:
 
 
 def validate(network: ResNet18, dataset: Dataset, size: int, recipe: Recipe, batch: int = 250) -> Tensor:
-    """Return logits float32 [N, K] of plain pictures at network size `size`; leaves the network in training mode."""
+    """Return logits float32 [N, K] at network size `size`, averaged with the mirror image if the recipe says so."""
     device = next(network.parameters()).device
     network.eval()
+    logits = []
     with torch.inference_mode(), autocast(recipe, device):
-        pictures = torch.from_numpy(dataset.images)
-        logits = [network(enlarged(part.to(device), size)).float().cpu() for part in torch.split(pictures, batch)]
-    network.train()
+        for part in torch.split(torch.from_numpy(dataset.images), batch):
+            x = enlarged(part.to(device), size)
+            views = [x, x.flip(3)] if recipe.flip_average == "on" else [x]
+            logits.append(torch.stack([network(view).float().cpu() for view in views]).mean(0))
     return torch.cat(logits)
+
+
+def set_training_mode(network: ResNet18, recipe: Recipe) -> None:
+    """Set training mode; frozen batch norm keeps the statistics that the backbone brought."""
+    network.train()
+    if recipe.batch_norm == "frozen":
+        for module in network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
 
 
 def _begin(
@@ -192,7 +284,7 @@ def _begin(
     strange = None if outliers is None else torch.from_numpy(outliers).to(device)
     run = _Run(
         recipe, device, network, optimizer, average, Position(), {}, files, balance, team, strange, forward,
-        time.monotonic(),
+        time.monotonic(), math.log(network.fc.out_features),
     )  # fmt: skip
     _fetch(files, resume, team)
     if resume and files.checkpoint.exists():
@@ -221,24 +313,34 @@ def _on_device(dataset: Dataset, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _progress(recipe: Recipe, position: Position, steps_per_epoch: int) -> float:
-    """Return the share of the run that is over: of its budget in minutes if it has one, else of its epochs."""
-    if recipe.minutes:
-        return position.seconds / (60 * recipe.minutes)
-    return position.steps / (recipe.epochs * steps_per_epoch)
+    """Return the share of the run that is over: of its epochs, or of its minutes and most epochs, what is further."""
+    if not recipe.minutes:
+        return position.steps / (recipe.epochs * steps_per_epoch)
+    by_epochs = position.steps / (recipe.max_epochs * steps_per_epoch) if recipe.max_epochs else 0.0
+    return max(position.seconds / (60 * recipe.minutes), by_epochs)
+
+
+def _rate(recipe: Recipe, position: Position, progress: float) -> float:
+    """Return the rate of the schedule, or from the moment that validation was flat on, a fall to zero."""
+    if not position.cooldown:
+        return learning_rate(recipe, progress, position.epoch)
+    rest = 1 - (progress - position.cooldown) / max(end_of(position) - position.cooldown, 1e-9)
+    return learning_rate(recipe, position.cooldown, position.epoch) * max(rest, 0.0)
 
 
 def _train_epoch(run: _Run, pictures: Tensor, labels: Tensor, size: int, steps_per_epoch: int) -> None:
     """Go through the rest of the current epoch; ends early when a budget in minutes is used up."""
     recipe, position = run.recipe, run.position
     begun = time.monotonic()
+    set_training_mode(run.network, recipe)
     label = f"epoch {position.epoch + 1} at {size} px"
     with Progress(label, steps_per_epoch, hidden=not run.team.leads) as bar:
         bar.advance(position.batch)
         for batch in _batches(run, pictures, labels, size):
             progress = _progress(recipe, position, steps_per_epoch)
-            if progress >= 1:
+            if progress >= end_of(position):
                 break
-            set_learning_rate(run.optimizer, learning_rate(recipe, progress, position.epoch))
+            set_learning_rate(run.optimizer, _rate(recipe, position, progress))
             loss, correct = _step(run, batch)
             position.loss_sum += loss * batch.count
             position.correct += correct
@@ -270,11 +372,9 @@ def _step(run: _Run, batch: Batch) -> tuple[float, int]:
         loss = loss - run.recipe.outlier_loss * batch.outlier_weight * strange.log_softmax(1).mean()
     right = int((logits.argmax(1) == batch.targets[0].labels).sum())
     value, correct = run.team.sums(loss.item(), right)
-    if not math.isfinite(value):
-        raise TrainingError(
-            f"The loss is {value} in epoch {run.position.epoch + 1}. Lower the learning rate "
-            f"(now {run.recipe.learning_rate:g}), for instance: --set learning_rate={run.recipe.learning_rate / 10:g}"
-        )
+    run.recent_loss += 0.1 * (value - run.recent_loss)
+    if not run.recent_loss <= DIVERGED * math.log(logits.shape[1]) + DIVERGED:  # true for nan, too
+        raise _Diverged
     run.optimizer.zero_grad()
     (loss * run.team.size).backward()  # type: ignore[no-untyped-call] # gradients are averaged, shares add up
     run.optimizer.step()
@@ -287,14 +387,18 @@ def _validate_epoch(run: _Run, validation: Dataset, size: int) -> None:
 
     As good: at most one standard error worse. A few hundred pictures do not tell such epochs apart, and of these the
     latest is the best bet, as its rate was the lowest (after the one-standard-error rule of Breiman et al., 1984).
+    Never worse than the fitted last layer that training started from.
     """
     position, begun = run.position, time.monotonic()
     logits, labels = _validation_logits(run, validation, size), torch.from_numpy(validation.labels)
+    if not torch.isfinite(logits).all():
+        raise _Diverged
     chosen_by = run.balance.accuracy(logits, labels)
     if size > position.best_size:
         position.best, position.best_size = chosen_by, size
-    if chosen_by >= position.best - _standard_error(position.best, len(validation)):
-        position.best, position.best_epoch = max(position.best, chosen_by), position.epoch
+    least = max(position.best - _standard_error(position.best, len(validation)), position.head)
+    if size == position.best_size and chosen_by >= least:
+        position.best, position.best_epoch = max(position.best, chosen_by), len(position.rows)
         run.best = {name: value.detach().clone() for name, value in run.average.state.items()}
     seen = max(position.seen, 1)
     position.seconds = run.team.firsts(position.seconds + time.monotonic() - begun)

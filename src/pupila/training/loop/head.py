@@ -1,104 +1,134 @@
-"""Fit the last layer alone: features of the frozen backbone are computed once, then a convex problem is solved on them.
+"""The last layer, fitted on features of the frozen backbone, and what the same features choose: size and mirror image.
 
-The first usable model in under a minute. A fit is short, so that there is nothing to resume.
+The first usable model in under a minute, and what fine-tuning starts from: a random last layer would first destroy what
+the backbone knows (Kumar et al., "Fine-Tuning can Distort Pretrained Features", 2022).
 """
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
-from torch.nn import functional
 
-from pupila.data import Dataset
-from pupila.progress import Progress
+from pupila.data import Dataset, sample
 from pupila.recipe import Recipe
-from pupila.training.loop.class_weights import Balance, balance_for, validation_scores
-from pupila.training.loop.device import autocast, pick_device
-from pupila.training.loop.fit import Fitted, OnEpoch, Row
-from pupila.training.loop.resnet import ResNet18, enlarged
+from pupila.training.loop.class_weights import balance_for, validation_scores
+from pupila.training.loop.device import pick_device
+from pupila.training.loop.probe import (
+    Features,
+    all_features,
+    cross_validated,
+    features_of,
+    fit_linear,
+    mean_loss,
+    weight_decay,
+)
+from pupila.training.loop.resnet import ResNet18
 
-ITERATIONS = 10
-"""Of L-BFGS in what counts as one epoch: a step of it looks at all features."""
-BATCH = 250
+FOLDS = 3
+TRIAL_PICTURES = 1000
+TRIAL_COST = 12_000
+"""Pictures of 64 px that all trials together may cost; a picture costs by its area. About 15 s of two cores."""
+HEAD_COST = 24_000
+"""The same for the features that the last layer is fitted on: about 30 s."""
+GAIN = 0.005
+"""Accuracy that the best size must be ahead of a smaller one to be taken."""
+CLEARLY = 0.02
+"""Accuracy below the best from which still larger sizes are not tried."""
+STRENGTHS = (0.3, 1.0, 3.0)
+"""Weight decays to choose from, in multiples of weight_decay()."""
 
 
-def fit_head(
-    recipe: Recipe,
-    network: ResNet18,
-    train: Dataset,
-    validation: Dataset,
-    on_epoch: OnEpoch = lambda _: None,
-) -> Fitted:
-    """Return the network with its last layer fitted to `train`: the weights of the epoch that validates best.
+@dataclass(frozen=True)
+class InputChoice:
+    """What the features are best computed from, and the accuracies found in cross-validation, for a person to read."""
 
-    The problem is multinomial logistic regression with weight decay on standardised features, solved by L-BFGS.
+    network_size: int
+    flip_average: bool
+    reason: str
+
+
+def cost(size: int) -> float:
+    """Return the cost of one picture in pictures of 64 px."""
+    return (size / 64) ** 2
+
+
+def choose_input(network: ResNet18, training: Dataset, recipe: Recipe, sizes: Sequence[int]) -> InputChoice:
+    """Choose the network size from `sizes`, which ascend, and whether answers average picture and mirror image.
+
+    By cross-validation of last layers on a sample of the training pictures. The smallest size within GAIN of the best
+    is taken, as each costs about twice the one before.
+    """
+    most = max(int(TRIAL_COST / sum(cost(size) for size in sizes)), 2 * len(training.classes))
+    trial = _at_most(training, min(TRIAL_PICTURES, most), recipe.seed)
+    found: dict[int, tuple[float, Features]] = {}
+    for size in sizes:
+        features = all_features(network, trial, replace(recipe, network_size=size, progressive=()), mirrored=False)
+        found[size] = _scores(features, training, recipe)[0], features
+        if found[size][0] < max(score for score, _ in found.values()) - CLEARLY:
+            break
+    best = max(score for score, _ in found.values())
+    chosen = min(size for size, (score, _) in found.items() if score >= best - GAIN)
+    tried = ", ".join(f"{score:.3f} at {size} px" for size, (score, _) in found.items())
+    flip, more = recipe.flip_average == "on", ""
+    if recipe.flip_average == "auto":
+        mirrored = features_of(network, trial, replace(recipe, network_size=chosen, progressive=()), mirrored=True)
+        plain, averaged = _scores(replace(found[chosen][1], mirrored=mirrored), training, recipe)
+        flip = averaged > plain
+        more = f"; averaged with the mirror image {averaged:.3f}, alone {plain:.3f}"
+    return InputChoice(chosen, flip, f"cross-validated on features of {len(trial):,} pictures: {tried}{more}.")
+
+
+def _scores(features: Features, training: Dataset, recipe: Recipe) -> tuple[float, float]:
+    """Return the cross-validated accuracy of plain answers and of those averaged with the mirror image."""
+    balance = balance_for(recipe, training)
+    classes, decay = len(training.classes), weight_decay(len(features.labels))
+    logits = cross_validated(features, classes, mean_loss(balance), decay, FOLDS)
+    plain, averaged = (balance.accuracy(each, features.labels) for each in logits)
+    return plain, averaged
+
+
+def _strength(features: Features, training: Dataset, recipe: Recipe) -> float:
+    """Return which of STRENGTHS gives the lowest cross-validated loss: it varies less by chance than accuracy."""
+    balance, classes = balance_for(recipe, training), len(training.classes)
+    loss, decay = mean_loss(balance), weight_decay(len(features.labels))
+
+    def held_out_loss(strength: float) -> float:
+        plain, _ = cross_validated(features, classes, loss, strength * decay, FOLDS)
+        return float(loss(plain, features.labels))
+
+    return min(STRENGTHS, key=held_out_loss)
+
+
+def _at_most(dataset: Dataset, count: int, seed: int) -> Dataset:
+    count = max(count, len(dataset.classes))
+    return sample(dataset, count, seed) if count < len(dataset) else dataset
+
+
+def fit_head(recipe: Recipe, network: ResNet18, training: Dataset, validation: Dataset) -> dict[str, float]:
+    """Fit the network's last layer in place to features of `training`; return the metrics, as of an epoch 0.
+
+    Of many pictures a sample is taken. Few are looked at mirrored, too.
     """
     begun = time.monotonic()
-    network = network.to(pick_device(), memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    features, labels = features_of(network, train, recipe), torch.from_numpy(train.labels)
-    held_out, held_out_labels = features_of(network, validation, recipe), torch.from_numpy(validation.labels)
-    mean, spread = features.mean(0), features.std(0) + 1e-6
-    x, held_out = (features - mean) / spread, (held_out - mean) / spread
-    weight, bias = torch.zeros(len(train.classes), x.shape[1]), torch.zeros(len(train.classes))
-    balance = balance_for(recipe, train)
-    best = (-1.0, 0, weight, bias)
-    rows: list[Row] = []
-    for epoch in range(recipe.epochs):
-        loss = minimise(weight, bias, x, labels, balance, recipe.weight_decay)
-        logits = functional.linear(held_out, weight, bias)
-        row: Row = {
-            "epoch": epoch + 1,
-            "network_size": recipe.network_size,
-            "train_loss": loss,
-            "train_accuracy": _accuracy(functional.linear(x, weight, bias), labels),
-            **validation_scores(logits, held_out_labels),
-            "seconds": time.monotonic() - begun,
-            "pictures": len(train) if epoch == 0 else 0,
-        }
-        rows.append(row)
-        on_epoch(rows)
-        chosen_by = balance.accuracy(logits, held_out_labels)
-        if chosen_by > best[0]:
-            best = (chosen_by, epoch, weight.clone(), bias.clone())
-    _, best_epoch, weight, bias = best
-    network = network.cpu()
-    with torch.no_grad():  # the standardisation goes into the layer, so that the file needs none
-        network.fc.weight.copy_(weight / spread)
-        network.fc.bias.copy_(bias - (weight / spread) @ mean)
-    return Fitted(network, recipe.network_size, best_epoch, rows, len(train) / rows[-1]["seconds"])
-
-
-def features_of(network: ResNet18, dataset: Dataset, recipe: Recipe) -> Tensor:
-    """Return float32 [N, 512] on the CPU."""
-    device = next(network.parameters()).device
-    parts = torch.split(torch.from_numpy(dataset.images), BATCH)
-    features = []
-    with torch.inference_mode(), autocast(recipe, device), Progress("features", len(parts)) as bar:
-        for part in parts:
-            features.append(network.features(enlarged(part.to(device), recipe.network_size)).float().cpu())
-            bar.advance()
-    return torch.cat(features)
-
-
-def minimise(weight: Tensor, bias: Tensor, x: Tensor, labels: Tensor, balance: Balance, decay: float) -> float:
-    """Improve weight and bias in place by ITERATIONS steps; return the cross entropy reached."""
-    parameters = [weight.requires_grad_(), bias.requires_grad_()]
-    optimizer = torch.optim.LBFGS(parameters, max_iter=ITERATIONS, line_search_fn="strong_wolfe")
-    loss = torch.zeros(())
-
-    def closure() -> Tensor:
-        nonlocal loss
-        optimizer.zero_grad()
-        loss = balance.loss(functional.linear(x, weight, bias), labels, sampled=False)
-        total = loss + decay / 2 * weight.square().sum()
-        total.backward()  # type: ignore[no-untyped-call]
-        return total
-
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
-    weight.requires_grad_(False)
-    bias.requires_grad_(False)
-    return float(loss.detach())
-
-
-def _accuracy(logits: Tensor, labels: Tensor) -> float:
-    return float((logits.argmax(1) == labels).double().mean())
+    network.to(pick_device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
+    each = cost(recipe.network_size)
+    used = _at_most(training, int(HEAD_COST / each), recipe.seed)
+    features = all_features(network, used, recipe, mirrored=2 * each * len(used) <= HEAD_COST)
+    balance, classes = balance_for(recipe, training), len(training.classes)
+    loss, (x, labels) = mean_loss(balance), features.all()
+    trial = features.take(torch.linspace(0, len(used) - 1, min(len(used), TRIAL_PICTURES)).long())
+    strength = _strength(trial, training, recipe)
+    layer = fit_linear(x, labels, classes, loss, strength * weight_decay(len(used)))
+    layer.put_into(network)
+    held_out = all_features(network, validation, recipe, mirrored=recipe.flip_average == "on")
+    logits = layer(x)
+    return {
+        "epoch": 0,
+        "network_size": recipe.network_size,
+        "train_loss": float(loss(logits, labels)),
+        "train_accuracy": float((logits.argmax(1) == labels).double().mean()),
+        **validation_scores(layer(held_out.averaged()), held_out.labels),
+        "seconds": time.monotonic() - begun,
+        "pictures": len(used),
+    }

@@ -9,16 +9,25 @@ from pupila.recipe import Recipe
 
 
 def sgd(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """SGD with momentum: the backbone at the learning rate, the last layer `fc` at `head_factor` times that."""
-    head = [p for name, p in network.named_parameters() if name.startswith("fc.")]
-    backbone = [p for name, p in network.named_parameters() if not name.startswith("fc.")]
+    """SGD with momentum, one group of parameters for each stage, whose rate is `rate_factor` times the rate."""
+    stages: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        stages.setdefault(name.split(".")[0], []).append(parameter)
     return torch.optim.SGD(
-        [{"params": backbone, "factor": 1.0}, {"params": head, "factor": recipe.head_factor}],
+        [{"params": parameters, "factor": rate_factor(recipe, stage)} for stage, parameters in stages.items()],
         lr=recipe.learning_rate,
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,
         weight_decay=recipe.weight_decay,
     )
+
+
+def rate_factor(recipe: Recipe, stage: str) -> float:
+    """Return head_factor for the last layer, 1 for layer4, and layer_decay times that of the next for each below."""
+    if stage == "fc":
+        return recipe.head_factor
+    below = {"layer4": 0, "layer3": 1, "layer2": 2}.get(stage, 3)  # the first convolution moves with layer1
+    return (recipe.layer_decay or 1.0) ** below
 
 
 def learning_rate(recipe: Recipe, progress: float, epoch: int) -> float:

@@ -115,7 +115,7 @@ def as_csv(results: Sequence[Result]) -> str:
     table.writerow(["trial", "group", *varied, "seed", "epochs", "best_epoch", *plain, *ends])
     for result in results:
         values = [result.varied.get(key, "") for key in varied]
-        about = [result.recipe["seed"], len(result.rows), result.best_epoch + 1]
+        about = [result.recipe["seed"], result.rows[-1]["epoch"], result.best["epoch"]]
         figures = [result.best[key] for key in plain] + [getattr(result, key) for key in ends]
         table.writerow([result.trial, result.group, *values, *about, *figures])
     return out.getvalue()

@@ -1,0 +1,124 @@
+"""Last layers on frozen features: against scikit-learn, and what they choose."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch.nn import functional
+from training_kit import TINY, colours, noise
+
+from pupila.data import Dataset
+from pupila.training.loop import head as heads
+from pupila.training.loop.head import choose_input, fit_head
+from pupila.training.loop.probe import Features, cross_validated, features_of, fit_linear, folds_of
+from pupila.training.loop.resnet import ResNet18, enlarged
+
+
+def clouds(count=120, dimensions=6, seed=0):
+    """Three clouds that overlap, of features on very different scales."""
+    draw = np.random.default_rng(seed)
+    labels = np.arange(count) % 3
+    x = (1.5 * np.eye(3, dimensions)[labels] + draw.normal(size=(count, dimensions))) * 10.0 ** np.arange(dimensions)
+    return torch.from_numpy(x + 5).float(), torch.from_numpy(labels)
+
+
+@pytest.mark.parametrize("decay", [0.01, 0.1, 1.0])
+def test_fitted_layer_is_scikit_learns(decay):
+    x, labels = clouds()
+    ours = fit_linear(x, labels, 3, functional.cross_entropy, decay, iterations=200)(x).softmax(1)
+    standard = (x - x.mean(0)) / x.std(0, correction=0)
+    theirs = LogisticRegression(C=1 / (decay * len(x)), tol=1e-10, max_iter=10_000).fit(standard, labels)
+    np.testing.assert_allclose(ours, theirs.predict_proba(standard), atol=2e-3)
+
+
+def test_features_that_never_vary_do_no_harm():
+    x, labels = clouds()
+    constant = torch.cat([x, torch.zeros(len(x), 2)], 1)
+    layer = fit_linear(constant, labels, 3, functional.cross_entropy, 0.1)
+    assert torch.isfinite(layer(constant)).all()
+
+
+def test_folds_are_stratified_and_the_same_everywhere():
+    labels = np.repeat([0, 1, 2], [30, 9, 4])
+    fold = folds_of(labels, 3)
+    for label in range(3):
+        assert np.ptp(np.bincount(fold[labels == label], minlength=3)) <= 1
+    assert (fold == folds_of(labels, 3)).all()
+
+
+def test_cross_validated_answers_are_by_layers_that_never_saw_the_picture():
+    draw = torch.Generator().manual_seed(0)
+    x, labels = torch.randn(90, 400, generator=draw), torch.arange(90) % 2  # learned by heart at once, and no pattern
+    layer = fit_linear(x, labels, 2, functional.cross_entropy, 0.01)
+    assert (layer(x).argmax(1) == labels).all()
+    plain, averaged = cross_validated(Features(labels, x), 2, functional.cross_entropy, 0.01, 3)
+    assert 0.25 < (plain.argmax(1) == labels).double().mean() < 0.75
+    assert torch.equal(plain, averaged)
+
+
+def test_mirror_images_of_a_held_out_picture_are_held_out_too():
+    draw = torch.Generator().manual_seed(0)
+    x, labels = torch.randn(90, 400, generator=draw), torch.arange(90) % 2
+    plain, averaged = cross_validated(Features(labels, x, x + 1e-3), 2, functional.cross_entropy, 0.01, 3)
+    assert (plain.argmax(1) == labels).double().mean() < 0.75
+    assert torch.allclose(plain, averaged, atol=0.1)
+
+
+def random_network(classes=3):
+    torch.manual_seed(0)
+    return ResNet18(classes)
+
+
+def test_head_is_put_into_the_network_and_its_metrics_are_the_networks():
+    network, held_out = random_network(), colours(30, seed=1)
+    row = fit_head(TINY, network, colours(60), held_out)
+    logits = network.eval()(enlarged(torch.from_numpy(held_out.images), 32))
+    right = (logits.argmax(1) == torch.from_numpy(held_out.labels)).double().mean()
+    assert row["validation_accuracy"] == pytest.approx(float(right)) and right > 0.9
+    assert row["epoch"] == 0 and row["network_size"] == 32 and row["pictures"] == 60
+
+
+def test_head_of_many_pictures_is_fitted_to_a_sample(monkeypatch):
+    monkeypatch.setattr(heads, "HEAD_COST", 10)  # pictures of 64 px: 40 of 32
+    assert fit_head(TINY, random_network(), colours(60), colours(30, seed=1))["pictures"] == 40
+
+
+def test_mirrored_features_are_those_of_mirrored_pictures():
+    network, data = random_network(), colours(12)
+    flipped = Dataset(np.ascontiguousarray(data.images[:, :, ::-1]), data.labels, data.classes)
+    ours, theirs = features_of(network, data, TINY, mirrored=True), features_of(network, flipped, TINY)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_smallest_size_that_is_about_as_good_as_the_best_is_chosen(monkeypatch):
+    scores = {32: 0.70, 64: 0.896, 96: 0.90, 128: 0.87, 160: 0.99}
+    tried = []
+
+    def scored(*_):
+        tried.append(sizes[len(tried)])
+        return scores[tried[-1]], 0.0
+
+    sizes = tuple(scores)
+    monkeypatch.setattr(heads, "_scores", scored)
+    choice = choose_input(random_network(), colours(30), TINY, sizes)
+    assert choice.network_size == 64
+    assert tried == [32, 64, 96, 128]  # 128 px is clearly worse, so that nobody waits for 160
+    assert "0.896 at 64 px" in choice.reason
+
+
+def test_mirror_image_is_averaged_where_that_gains():
+    recipe = replace(TINY, flip_average="auto")
+    choice = choose_input(random_network(), noise(40), recipe, (32,))
+    averaged, alone = (
+        float(word) for word in re.findall(r"mirror image ([\d.]+), alone ([\d]+.[\d]+)", choice.reason)[0]
+    )
+    assert choice.flip_average == (averaged > alone)
+
+
+def test_what_the_recipe_says_of_the_mirror_image_stands():
+    for said in ("on", "off"):
+        choice = choose_input(random_network(), colours(30), replace(TINY, flip_average=said), (32,))
+        assert choice.flip_average == (said == "on") and "mirror" not in choice.reason
