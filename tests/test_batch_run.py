@@ -131,7 +131,7 @@ def test_parquet_without_its_package_says_what_to_install(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'pupila\[parquet\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install -e '.*\[parquet\]'"):
         predict_all(model, [fill(tmp_path / "photos", 1)], tmp_path / "out.parquet")
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 

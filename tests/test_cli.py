@@ -1,5 +1,6 @@
 """The command line as a person uses it: from data to a model file and back, and what it says of mistakes."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -260,3 +261,14 @@ def test_tab_completion_knows_recipes_and_data_sets(words, expected):
 def test_missing_extra_is_installed_by_a_command_for_this_checkout():
     command = install_command("train")
     assert command.endswith((f" -e '{Path(__file__).parents[1]}[train]'", " -e '.[train]'"))
+
+
+def test_excel_table_opens_right_where_numbers_have_a_decimal_comma(tmp_path):
+    done = pupila("predict", PHOTOS, "--out", tmp_path / "fotos.csv", "--excel")
+    assert done.exit_code == 0, done.output
+    data = (tmp_path / "fotos.csv").read_bytes()
+    rows = list(csv.DictReader(data.decode("utf-8-sig").splitlines(), delimiter=";"))
+    assert data.startswith(b"\xef\xbb\xbf") and len(rows) == 5
+    assert all(float(row["confidence"].replace(",", ".")) > 0.8 and "," in row["confidence"] for row in rows)
+    refused = pupila("predict", PHOTOS, "--out", tmp_path / "fotos.jsonl", "--excel")
+    assert refused.exit_code == 1 and "--excel makes a .csv file" in refused.output

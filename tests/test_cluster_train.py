@@ -11,7 +11,7 @@ import pytest
 from cluster_kit import Nodes, free_ports
 from torch import multiprocessing
 
-from pupila.errors import DataError, TrainingError
+from pupila.errors import DataError, TrainingError, install_command
 from pupila.training.distributed.process_group import joined
 
 VALUES = ["weights=bundled", "validation_fraction=0.4", "batch_size=54", "network_size=32", "progressive=[]"]
@@ -120,7 +120,7 @@ for line in sys.argv[2:]:
 def test_without_the_extra_each_command_says_what_to_install(lacks: str, commands: list[str]):
     line = [sys.executable, "-c", ASKED, lacks, *commands]
     done = subprocess.run(line, capture_output=True, text=True, timeout=240, check=False)
-    fix = "Install it with: pip install 'pupila[cluster]'"
+    fix = f"Install it with: {install_command('cluster')}"
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         f"1 pupila: Working on a cluster needs an optional part of Pupila. {fix}"

@@ -129,5 +129,5 @@ def test_digits_are_at_hand_without_network() -> None:
 
 def test_digits_without_scikit_learn_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'pupila\[train\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install -e '.*\[train\]'"):
         load_dataset("digits")

@@ -74,5 +74,5 @@ def test_damaged_parquet_says_so(tmp_path: Path) -> None:
 def test_without_pyarrow_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     write_files(tmp_path / "pets", {"train.parquet": b"PAR1"})
-    with pytest.raises(MissingExtraError, match=r"pip install 'pupila\[parquet\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install -e '.*\[parquet\]'"):
         load_dataset(tmp_path / "pets", 8, cache=tmp_path / "cache")

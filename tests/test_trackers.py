@@ -218,7 +218,7 @@ def test_mlflow_store_that_cannot_be_used_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize("log", trackers.LOGS)
 def test_log_without_its_package_says_what_to_install_before_anything_is_read(log, monkeypatch):
     monkeypatch.setitem(trackers.LOGS, log, ("a_package_that_nobody_has",))
-    with pytest.raises(MissingExtraError, match=rf"--log {log} needs .* pip install 'pupila\[{log}\]'"):
+    with pytest.raises(MissingExtraError, match=rf"--log {log} needs .* pip install -e '.*\[{log}\]'"):
         trackers.check_installed(log)
 
 

@@ -11,9 +11,9 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 class CsvWriter:
     """Writes rows as RFC 4180 with line ends of \\n. Text that looks like a formula gets an apostrophe in front."""
 
-    def __init__(self, file: IO[str]) -> None:
+    def __init__(self, file: IO[str], delimiter: str = ",") -> None:
         self._file = file
-        self._writer = csv.writer(self)
+        self._writer = csv.writer(self, delimiter=delimiter)
 
     def write(self, line: str) -> None:
         """Write a line that csv has made: it quotes carriage returns only if they are in its own line end."""

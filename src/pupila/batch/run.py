@@ -40,6 +40,7 @@ def predict_all(
     *,
     top: int = 1,
     kaggle_format: bool = False,
+    excel: bool = False,
     sorting: Sorting | None = None,
     say: Callable[[str], None] = print,
     crew: Crew = Workers,
@@ -56,12 +57,12 @@ def predict_all(
     job = BatchJob(output)
     try:
         if out is not None:
-            table.writer_for(out)
+            table.writer_for(out, excel)
             if os.path.lexists(out) and not job.published_as(out):
                 raise DataError(f"{out}: is there already, and is not overwritten. Give another name, or remove it.")
         with job, Ahead(model, top) if crew is Workers else nullcontext(crew) as crew:
             known = crew.verified() if isinstance(crew, Ahead) else _verified(model)
-            return _run(job, known, paths, out, top, kaggle_format, sorting, say, crew)
+            return _run(job, known, paths, out, top, kaggle_format, excel, sorting, say, crew)
     except OSError as error:
         raise DataError(
             f"{error.filename or output}: {error.strerror}. When that is mended, give the same command again: "
@@ -88,6 +89,7 @@ def _run(
     out: Path | None,
     top: int,
     kaggle_format: bool,
+    excel: bool,
     sorting: Sorting | None,
     say: Callable[[str], None],
     crew: Crew,
@@ -100,7 +102,7 @@ def _run(
         kaggle.check(out, job)
     summary = Summary(about.files, about.hidden, _answer(job, about, model, crew), out=out)
     if out is not None and not job.published_as(out):
-        _write(job, model, top, out, kaggle_format)
+        _write(job, model, top, out, kaggle_format, excel)
     _count(job, model, summary)
     if sorting is not None:
         _sort(job, model, sorting, say, summary)
@@ -123,13 +125,13 @@ def _answer(job: BatchJob, about: About, model: VerifiedModel, crew: Crew) -> in
     return before
 
 
-def _write(job: BatchJob, model: VerifiedModel, top: int, out: Path, kaggle_format: bool) -> None:
+def _write(job: BatchJob, model: VerifiedModel, top: int, out: Path, kaggle_format: bool, excel: bool) -> None:
     job.result.unlink(missing_ok=True)
     if kaggle_format:
         kaggle.write(job.result, job, model.classes)
     else:
         rows = (table.row(path, answer, model.classes, top) for path, answer in job.answers())
-        table.writer_for(out)(job.result, table.columns(top), rows)
+        table.writer_for(out, excel)(job.result, table.columns(top), rows)
     sync(job.result)
     publish(job.result, out)
 

@@ -40,15 +40,30 @@ def row(path: bytes, answer: FileAnswer, classes: Sequence[str], top: int) -> Ta
     return [name, classes[index], index, confidence, answer.unknown, None, None, *more]
 
 
-def writer_for(output: Path) -> Writer:
-    """Return what writes the format of this name; raises DataError or MissingExtraError."""
+def writer_for(output: Path, excel: bool = False) -> Writer:
+    """Return what writes the format of this name; raises DataError or MissingExtraError.
+
+    excel: csv as a spreadsheet opens it where numbers have a decimal comma, as in Brazil.
+    """
     writers: dict[str, Writer] = {".csv": write_csv, ".jsonl": write_jsonl, ".parquet": write_parquet}
     writer = writers.get(output.suffix.lower())
     if writer is None:
         raise DataError(f"{output}: the name says no format. End it in {', '.join(writers)}.")
+    if excel and writer is not write_csv:
+        raise DataError(f"{output}: --excel makes a .csv file. End the name in .csv, or leave --excel out.")
     if writer is write_parquet:
         _pyarrow()
-    return writer
+    return write_excel if excel else writer
+
+
+def write_excel(path: Path, names: Sequence[str], rows: Iterable[TableRow]) -> None:
+    """Write csv with semicolons, decimal commas and a byte order mark, by which Excel knows UTF-8."""
+    with path.open("w", encoding="utf-8-sig", newline="") as file:
+        table = CsvWriter(file, ";")
+        table.writerow(names)
+        for values in rows:
+            plain = (str(value).lower() if isinstance(value, bool) else value for value in values)
+            table.writerow(f"{v:.6f}".replace(".", ",") if isinstance(v, float) else v for v in plain)
 
 
 def write_csv(path: Path, names: Sequence[str], rows: Iterable[TableRow]) -> None:

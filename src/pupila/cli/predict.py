@@ -39,6 +39,7 @@ def location(text: str) -> Path | str:
 @click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="Choices a picture.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write a table: a .csv, .jsonl or .parquet file.")
 @click.option("--kaggle", is_flag=True, help="Make --out a submission to Kaggle's CIFAR-10 competition: id,label.")
+@click.option("--excel", is_flag=True, help="Make --out a .csv with semicolons and decimal commas, as in Brazil.")
 @click.option("--sort-into", type=click.Path(path_type=Path), help="Say how pictures would be copied by class.")
 @click.option("--link", is_flag=True, help="With --sort-into: link in place of copying.")
 @click.option("--min-confidence", type=click.FloatRange(0, 1), default=0.0, help="Below it: into `_unsure`.")
@@ -50,6 +51,7 @@ def predict(
     top: int,
     out: Path | None,
     kaggle: bool,
+    excel: bool,
     sort_into: Path | None,
     link: bool,
     min_confidence: float,
@@ -69,8 +71,8 @@ def predict(
 
     model, paths = _model_and_paths(arguments)
     here = [path for path in paths if isinstance(path, Path)]
-    if kaggle and out is None:
-        raise click.UsageError("--kaggle needs --out.")
+    if (kaggle or excel) and out is None:
+        raise click.UsageError("--kaggle and --excel need --out.")
     if sort_into is None and (link or min_confidence or applies):
         raise click.UsageError("--link, --min-confidence and --apply need --sort-into.")
     if out is None and cluster is not None:
@@ -84,7 +86,7 @@ def predict(
     else:
         sorting = None if sort_into is None else Sorting(sort_into, link, min_confidence, applies)
         say = _say_nothing if as_json else click.echo
-        job = functools.partial(_predictor_of(cluster), model, paths, out, top=top, kaggle_format=kaggle)
+        job = functools.partial(_predictor_of(cluster), model, paths, out, top=top, kaggle_format=kaggle, excel=excel)
         summary = job(sorting=sorting, say=say)
         click.echo(json.dumps(summary.to_json()) if as_json else summary.to_text())
         failed = bool(summary.failed)
