@@ -7,7 +7,8 @@ from typing import Any
 
 from pupila.data.dataset import Skipped
 from pupila.data.layouts.labelled import DetectedLayout, LabelledFile, some, sort_labelled, splits_of_files
-from pupila.data.memory import free_memory, limited_memory
+from pupila.data.memory import limited_memory
+from pupila.data.sources.archive import UnpackBudget
 from pupila.data.sources.files import SourceFile, parts_of
 from pupila.errors import DataError, MissingExtraError
 
@@ -15,8 +16,10 @@ IMAGE_COLUMNS = ("image", "img", "picture", "photo")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "target")
 
 
-MAX_BYTES, MAX_ROWS, BATCH, THRIFT_BYTES = 8 * 2**30, 2_000_000, 64, 16 * 2**20
-"""What is read of one file: bytes unpacked, rows, rows at once, and bytes of its description."""
+LEAST_BYTES, MAX_ROWS, BATCH, THRIFT_BYTES = 2**30, 2_000_000, 64, 16 * 2**20
+"""Of one file: memory that reading it may take in any case, rows, rows at once, and bytes of its description."""
+
+OUT_OF_MEMORY = ("bad_alloc", "Failed to launch worker thread")
 
 
 def is_parquet(entries: Sequence[SourceFile]) -> bool:
@@ -64,10 +67,10 @@ def _read(file: SourceFile, where: str) -> list[LabelledFile]:
     except ImportError as error:
         raise MissingExtraError("Reading parquet", "parquet") from error
     source = io.BytesIO(file.source) if isinstance(file.source, bytes) else file.source
-    limit = int(min(MAX_BYTES, free_memory() / 2))
+    budget = UnpackBudget(where, file.size())
     try:
         with (
-            limited_memory(limit),
+            limited_memory(max(budget.bytes, LEAST_BYTES)),
             ParquetFile(source, thrift_string_size_limit=THRIFT_BYTES, thrift_container_size_limit=MAX_ROWS) as opened,
         ):
             if opened.metadata.num_rows > MAX_ROWS:
@@ -75,33 +78,26 @@ def _read(file: SourceFile, where: str) -> list[LabelledFile]:
             names = opened.schema_arrow.names
             image, label = _column(names, IMAGE_COLUMNS, where), _column(names, LABEL_COLUMNS, where)
             classes = _class_names(opened.schema_arrow.metadata or {}, label)
-            return _rows(opened, image, label, classes, file, where, limit)
-    except MemoryError as error:
-        raise DataError(f"{where} {_too_large(limit)}") from error
-    except (ArrowException, OSError, ValueError, OverflowError, RecursionError) as error:
+            return _rows(opened, image, label, classes, file, where, budget)
+    except (ArrowException, MemoryError, OSError, ValueError, OverflowError, RecursionError) as error:
+        if isinstance(error, MemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY):
+            raise DataError(f"{where} needs far more memory than its size. Cut it into several files.") from error
         raise DataError(f"{where} is cut off or damaged ({error}). Copy or download it again.") from error
 
 
 def _rows(
-    opened: Any, image: str, label: str, classes: Sequence[str], file: SourceFile, where: str, limit: int
+    opened: Any, image: str, label: str, classes: Sequence[str], file: SourceFile, where: str, budget: UnpackBudget
 ) -> list[LabelledFile]:
-    """Read the two columns in small batches, within the limit; equal pictures in a batch are held once."""
+    """Read the two columns in small batches, within the budget."""
     found: list[LabelledFile] = []
-    left = limit
-    for batch in opened.iter_batches(batch_size=BATCH, columns=[image, label]):
-        left -= batch.nbytes
-        if left < 0:
-            raise DataError(f"{where} {_too_large(limit)}")
+    for batch in opened.iter_batches(batch_size=BATCH, columns=[image, label], use_threads=False):
+        budget.take_bytes(batch.nbytes)
         cells = batch.column(batch.schema.get_field_index(image)).to_pylist()
         labels = _names(batch.column(batch.schema.get_field_index(label)).to_pylist(), classes, where)
         for category, cell in zip(labels, cells, strict=True):
             name, data = _picture(cell, f"{file.name}/{len(found):07d}", where)
             found.append(LabelledFile(category, name, SourceFile(parts_of(name), data)))
     return found
-
-
-def _too_large(limit: int) -> str:
-    return f"needs over {limit / 2**30:,.1f} GiB of memory. Cut it into several files, or unpack it into class folders."
 
 
 def _column(present: Sequence[str], names: Sequence[str], where: str) -> str:

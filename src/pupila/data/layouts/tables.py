@@ -7,7 +7,6 @@ import csv
 import io
 import itertools
 import json
-import os
 import re
 import sys
 from collections import Counter
@@ -354,7 +353,7 @@ def _column(heads: Sequence[str], names: Sequence[str]) -> int | None:
 def _lines(entry: SourceFile) -> Iterator[Cells]:
     """Yield the heading and the rows of a CSV, or of JSON objects with the same keys; raises TableError, ValueError."""
     kind = ending_of(entry.parts[-1])
-    size = len(entry.source) if isinstance(entry.source, bytes) else os.stat(entry.source).st_size  # noqa: PTH116
+    size = entry.size()
     most = MAX_JSON_BYTES if kind == JSON else MAX_BYTES
     if size > most:
         raise TableError(f"it has {size / 2**20:,.0f} MiB, and {most // 2**20} are read at most")

@@ -57,14 +57,14 @@ class UnpackBudget:
     def __init__(self, where: str, packed: int) -> None:
         """`packed`: bytes of the archive; a message begins with `where`."""
         self._where, self._members = where, MEMBERS
-        self._bytes = int(min(TOTAL_BYTES, max(RATIO_FROM, RATIO * packed), max(free_memory() / 2, RATIO_FROM)))
-        self._bytes_left = self._bytes
+        self.bytes = int(min(TOTAL_BYTES, max(RATIO_FROM, RATIO * packed), max(free_memory() / 2, RATIO_FROM)))
+        self._bytes_left = self.bytes
 
     def take_bytes(self, count: int) -> None:
         """Raise DataError if the archive unpacks to more than it may."""
         self._bytes_left -= count
         if self._bytes_left < 0:
-            self.refuse(f"unpacks to over {self._bytes / 2**20:,.0f} MiB, which is not done in memory")
+            self.refuse(f"unpacks to over {self.bytes / 2**20:,.0f} MiB, which is not done in memory")
 
     def take_members(self, count: int = 1) -> None:
         """Raise DataError if there are more members than there may be."""

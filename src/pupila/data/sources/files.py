@@ -69,6 +69,10 @@ class SourceFile(NamedTuple):
         """False for notes and tables that lie beside the pictures."""
         return ending_of(self.parts[-1]) not in NOT_PICTURES
 
+    def size(self) -> int:
+        """Return the number of bytes; raises OSError."""
+        return len(self.source) if isinstance(self.source, bytes) else os.stat(self.source).st_size  # noqa: PTH116
+
     def read(self) -> bytes:
         """Return the whole content; raises OSError."""
         if isinstance(self.source, bytes):

@@ -134,10 +134,6 @@ def _with_inner_archives(files: SourceFiles, where: str) -> SourceFiles:
     return SourceFiles(entries, files.notes, skipped)
 
 
-def _size(file: SourceFile) -> int:
-    return len(file.source) if isinstance(file.source, bytes) else Path(file.source).stat().st_size
-
-
 def with_decoded_names(files: SourceFiles, encoding: str | None, where: str) -> SourceFiles:
     """Decode the names that are not in UTF-8: in the given encoding, or in one that the names show; a note names it.
 
