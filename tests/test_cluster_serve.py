@@ -31,7 +31,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def processes(nodes: Nodes, name: str) -> set[int]:
-    """Return the ids of the processes that run replicas of Model or Door, on this cluster and no other."""
+    """Return the ids of the processes that run a Replica or an Ingress, on this cluster and no other."""
     found = set()
     for node in nodes.cluster.list_all_nodes():
         for started in node.all_processes["raylet"]:
@@ -57,14 +57,14 @@ def test_killed_processes_and_a_new_model_under_load_fail_no_request(
     cluster: Nodes, photos: Path, tmp_path: Path
 ) -> None:
     first, second = bundled_model(), renamed(bundled_model(), tmp_path / "second.onnx")
-    photo = sorted(photos.rglob("*.jpg"))[0]
+    photo = sorted(photos.rglob("*.*"))[0]
     ((_, expected),) = predict_files(Predictor.load(first), [photo])
     port, other = free_ports(2)
     node = cluster.add(num_cpus=1)
     try:
         deploy(first, port, cluster.address)
-        before = {name: processes(cluster, name) for name in ("Model", "Door")}
-        assert {name: len(found) for name, found in before.items()} == {"Model": 2, "Door": 2}
+        before = {name: processes(cluster, name) for name in ("Replica", "Ingress")}
+        assert {name: len(found) for name, found in before.items()} == {"Replica": 2, "Ingress": 2}
         refused = serve_command(first, other, cluster.address)
         assert (refused.returncode, refused.stdout) == (1, "")
         assert refused.stderr.startswith(

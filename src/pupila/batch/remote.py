@@ -1,13 +1,9 @@
-"""Files that lie elsewhere: s3://, http:// and whatever else pyarrow or fsspec can open.
+"""Reads and lists files that lie elsewhere: http://, and the addresses that _remote.py can open.
 
-A folder is an address that ends in a slash; of a web server it is a page with links, as nginx makes them. s3:// takes
-pyarrow's options: s3://bucket/photos/?endpoint_override=host:9000&scheme=http is any store that speaks S3's language.
-Keys come from the environment, as AWS's own tools take them.
+A folder is an address that ends in a slash; of a web server it is a page with links, as nginx makes them.
 """
 
-import functools
 import http.client
-import importlib
 import re
 import time
 import urllib.error
@@ -16,15 +12,14 @@ from collections.abc import Iterator
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from pupila.errors import DataError, MissingExtraError, PupilaError
+from pupila._remote import ARROW, open_filesystem
+from pupila.errors import DataError, PupilaError
 
 URL = re.compile(r"[a-z][a-z0-9+.-]+://.")
 TRIES = 4
 """How often a web server is asked for a file before its row says that it cannot be read."""
 TIMEOUT = 30.0
 """Seconds without a byte after which a try has failed."""
-ARROW = ("s3", "gs", "gcs", "hdfs")
-"""What pyarrow opens by itself."""
 
 
 def is_url(path: str) -> bool:
@@ -37,7 +32,7 @@ def read(url: str, most: int) -> bytes:
     if urlsplit(url).scheme in ("http", "https"):
         return _read_http(url, most)
     try:
-        system, path = _system(url)
+        system, path = open_filesystem(url, f"Reading {urlsplit(url).scheme}://")
         with system.open(path, "rb") as file:
             return bytes(file.read(most))
     except OSError:
@@ -64,10 +59,12 @@ def _find(url: str) -> dict[str, dict[str, Any]]:
     if url.startswith(("http://", "https://")) and not url.endswith("/"):
         return {url: {}}
     try:
-        system, path = _system(url)
+        system, path = open_filesystem(url, f"Reading {urlsplit(url).scheme}://")
         found: dict[str, dict[str, Any]] = system.find(path, detail=True)
     except PupilaError:
         raise
+    except ValueError as error:
+        raise DataError(f"{url}: {error}. Use s3://, http:// or another one that fsspec knows.") from error
     except Exception as error:  # each kind of store has errors of its own
         raise DataError(f"{url}: cannot be listed ({_reason(error)}). Check the address and your rights.") from error
     return found
@@ -122,31 +119,3 @@ def _read_http(url: str, most: int) -> bytes:
 
 def _reason(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or getattr(error, "reason", None) or error).splitlines()[0]
-
-
-def _system(url: str) -> tuple[Any, str]:
-    """Return fsspec's view of where the address leads, and the path there."""
-    parts = urlsplit(url)
-    if parts.scheme in ARROW:
-        wrapped = _arrow(f"{parts.scheme}://{parts.netloc}", parts.query)
-        return wrapped, f"{parts.netloc}{parts.path}"
-    try:
-        core = importlib.import_module("fsspec.core")
-        system, path = core.url_to_fs(url)
-    except ImportError as error:
-        raise MissingExtraError(f"Reading {parts.scheme}://", "cluster") from error
-    except ValueError as error:
-        raise DataError(f"{url}: {error} Use s3://, http:// or another one that fsspec knows.") from error
-    return system, str(path)
-
-
-@functools.cache
-def _arrow(bucket: str, query: str) -> Any:
-    """Open a store once a process: a client keeps its connections."""
-    try:
-        fs = importlib.import_module("pyarrow.fs")
-        wrapper = importlib.import_module("fsspec.implementations.arrow").ArrowFSWrapper
-    except ImportError as error:
-        raise MissingExtraError(f"Reading {bucket}", "cluster") from error
-    opened, _ = fs.FileSystem.from_uri(f"{bucket}/" + (f"?{query}" if query else ""))
-    return wrapper(opened)

@@ -1,20 +1,23 @@
-"""Requests and answers between Starlette, which Ray Serve speaks, and WSGI, which ours speaks; and what asks again.
+"""Requests and answers between Starlette (Ray Serve) and WSGI (pupila.server), and the retry in Ray's proxies.
 
-Knows of Ray only that it runs `middlewares` in its proxies, where the environment variable HOOK names it.
+Ray runs `middlewares` in its proxies, as the environment variable HOOK names it.
 """
 
 import io
 import json
 import sys
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from werkzeug.wrappers import Response as WSGIResponse
 
 from pupila.server.api.errors import RequestError
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
 
 Environ = dict[str, Any]
 Reply = tuple[int, list[tuple[str, str]], bytes]
@@ -29,7 +32,7 @@ KEPT = 64 * 2**20
 
 
 class Asked(NamedTuple):
-    """A request in plain values, as it travels from the door to a replica."""
+    """A request in plain values, as it travels from the ingress to a replica."""
 
     environ: dict[str, str]
     """WSGI's variables."""
@@ -47,7 +50,7 @@ def repeatable(method: str, path: str) -> bool:
     return method == "GET" or path.startswith(ANSWERED_AGAIN)
 
 
-def call(app: Callable[..., Iterable[bytes]], asked: Asked) -> Reply:
+def call(app: "WSGIApplication", asked: Asked) -> Reply:
     """Ask a WSGI application."""
     environ: Environ = {
         **asked.environ,
@@ -61,18 +64,8 @@ def call(app: Callable[..., Iterable[bytes]], asked: Asked) -> Reply:
     }
     if asked.body is not None:
         environ["CONTENT_LENGTH"] = str(len(asked.body))
-    begun: list[tuple[int, list[tuple[str, str]]]] = []
-
-    def start_response(status: str, headers: list[tuple[str, str]], _: Any = None) -> Callable[[bytes], None]:
-        begun.append((int(status[:3]), headers))
-        return lambda _: None
-
-    pieces = app(environ, start_response)
-    try:
-        body = b"".join(pieces)
-    finally:
-        getattr(pieces, "close", lambda: None)()
-    return *begun[-1], body
+    answer = WSGIResponse.from_app(app, environ, buffered=True)
+    return answer.status_code, answer.headers.to_wsgi_list(), answer.get_data()
 
 
 async def read(request: Request, most: int) -> Asked:

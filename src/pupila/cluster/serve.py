@@ -1,8 +1,8 @@
-"""The HTTP API as an application of Ray Serve: replicas on all nodes, more of them when requests wait. Knows Ray.
+"""The HTTP API as an application of Ray Serve: replicas on all nodes, more of them when requests wait.
 
-`Model` is the application of pupila.server, a replica a core. `Door` is where Ray Serve's proxies hand requests in: it
-holds no model, and asks again if the replica that it asked is gone; and the proxies ask again if the door is gone
-(door.Again). That does no harm, since answering changes nothing.
+`Replica` is the application of pupila.server, one a core. `Ingress` takes requests from Ray Serve's proxies: it holds
+no model, and retries on another replica if one is gone; the proxies retry if an ingress is gone (door.Again). A retry
+does no harm, since answering changes nothing.
 
     serve run pupila.cluster.serve:app model=/models/model.onnx        does without `pupila serve --cluster`
 """
@@ -40,7 +40,7 @@ TARGET = 4
 """Requests a replica that Ray Serve aims at; with more on average, it starts another."""
 
 
-class Model:
+class Replica:
     """One replica: a model file, verified, behind the same application as everywhere."""
 
     def __init__(self, path: str, version: str, settings: Settings) -> None:
@@ -57,7 +57,7 @@ class Model:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call, self._app, asked)
 
 
-class Door:
+class Ingress:
     """Hands requests to replicas, each until one has answered it or its deadline is over."""
 
     def __init__(self, model: "DeploymentHandle[Reply]", settings: Settings) -> None:
@@ -104,14 +104,14 @@ def application(model: Path, settings: Settings, replicas: int, cores: int) -> s
         },
         graceful_shutdown_timeout_s=settings.graceful_timeout,
         ray_actor_options={"num_cpus": 1},
-    )(Model)
-    door = serve.deployment(
+    )(Replica)
+    ingress = serve.deployment(
         num_replicas=2,
         max_ongoing_requests=settings.max_connections,
         graceful_shutdown_timeout_s=settings.graceful_timeout,
         ray_actor_options={"num_cpus": 0},
-    )(Door)
-    made: serve.Application = door.bind(held.bind(str(model.resolve()), version, settings), settings)
+    )(Ingress)
+    made: serve.Application = ingress.bind(held.bind(str(model.resolve()), version, settings), settings)
     return made
 
 

@@ -1,22 +1,14 @@
-"""A copy of the checkpoint at an address: s3://bucket/run, or whatever else pyarrow or fsspec can open. For machines
-that share no disk, and for those that may vanish with theirs. Knows nothing of what is in a checkpoint.
-
-s3:// takes pyarrow's options, as `predict` does: s3://bucket/run?endpoint_override=host:9000&scheme=http is any store
-that speaks S3's language. Keys come from the environment, as AWS's own tools take them.
-"""
+"""Copies the checkpoint to an address (_remote.py) and back: for machines that share no disk, or may vanish."""
 
 import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import fsspec  # type: ignore[import-untyped]
-
 from pupila._files import replacing
-from pupila.errors import MissingExtraError, TrainingError
+from pupila._remote import open_filesystem
+from pupila.errors import TrainingError
 
-ARROW = ("s3", "gs", "gcs", "hdfs")
-"""What pyarrow opens by itself."""
 OBJECTS = ("s3", "gs", "gcs")
 """Where an object is there only once it is whole, and renaming one would copy it."""
 
@@ -27,7 +19,7 @@ class Mirror:
     def __init__(self, address: str) -> None:
         self._address = address.rstrip("/")
         try:
-            self._files, self._root = _opened(self._address)
+            self._files, self._root = open_filesystem(self._address, f"Writing to {self._address}")
         except (ImportError, OSError, ValueError) as error:  # the package for this kind of address, or the kind itself
             raise TrainingError(
                 f"{address}: cannot be used ({error}). Install what it names, or give another."
@@ -76,17 +68,3 @@ class Mirror:
             raise TrainingError(
                 f"{self._address}/{path.name}: cannot be {done} ({reason}). Check --checkpoints and its keys."
             ) from error
-
-
-def _opened(address: str) -> tuple[Any, str]:
-    """Return fsspec's view of where the address leads, and the path there."""
-    if urlsplit(address).scheme not in ARROW:
-        files, root = fsspec.core.url_to_fs(address)
-        return files, str(root)
-    try:
-        from fsspec.implementations.arrow import ArrowFSWrapper  # type: ignore[import-untyped]
-        from pyarrow.fs import FileSystem
-    except ImportError as error:
-        raise MissingExtraError(f"Writing to {address}", "parquet") from error
-    files, root = FileSystem.from_uri(address)
-    return ArrowFSWrapper(files), root
