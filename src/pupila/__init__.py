@@ -14,7 +14,7 @@ from pupila._arguments import PathLike, as_path, as_text
 from pupila._names import did_you_mean
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-"""ONNX Runtime's wheels report to their maker from 1.32 on, and keep an identifier in ~/.cache, unless this is set."""
+"""ONNX Runtime 1.32 has telemetry built in, and writes an identifier into ~/.cache, unless this is set."""
 
 if TYPE_CHECKING:
     from flask import Flask
