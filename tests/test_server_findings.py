@@ -60,5 +60,5 @@ def test_broken_tiff_writes_nothing_into_the_servers_log(tmp_path: Path) -> None
     with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log", '{"port": 0, "workers": 1}') as server:
         before = server.log.read_text()
         assert server.predict(whole).status_code == 200
-        assert {server.predict(data).status_code for data in broken} == {422}
+        assert {server.predict(data).status_code for data in broken} <= {415, 422}
         assert server.log.read_text() == before

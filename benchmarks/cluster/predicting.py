@@ -31,7 +31,7 @@ LIMIT = 600.0
 def speed(photos: Path, out: Path, cores: set[int], *more: str) -> float:
     """Run a job in a process of its own, on these cores, and return pictures a second."""
     command = [sys.executable, "-m", "pupila", "predict", str(bundled_model()), str(photos), "--out", str(out), *more]
-    total = sum(1 for _ in photos.rglob("*.jpg"))
+    total = sum(1 for _ in photos.rglob("*.*"))
     limit = time.monotonic() + LIMIT
     marks: list[tuple[int, float]] = []
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as job:

@@ -159,7 +159,7 @@ def serve(photos: Path, folder: Path) -> None:
     """Serve on both nodes, ask them without a pause, kill the second meanwhile, and start it again."""
     settings = ["--host", "0.0.0.0", "--port", "3000", "--workers", "2", "--request-timeout", "300"]  # noqa: S104 - in there
     inside(0, [*pupila("serve", bundled_model(), *settings), CLUSTER])
-    photo = sorted(photos.rglob("*.jpg"))[0]
+    photo = sorted(photos.rglob("*.*"))[0]
     urls = [f"http://{address}:3000" for address in ADDRESSES]
     both_answer(urls, photo)
     judge_load(load_with_a_kill(urls, photo), urls, photo)
