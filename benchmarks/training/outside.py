@@ -1,6 +1,6 @@
 """Tiny ImageNet's classes that are none of CIFAR-10's ten, and half of their training pictures as a folder of outliers.
 
-    python benchmarks/training/outside.py tiny-imagenet-32.tar.xz FOLDER
+    python benchmarks/training/outside.py tiny-imagenet-64.tar.xz FOLDER
 
 Every second class goes into FOLDER, for `pupila train --outliers FOLDER`; the others are kept back, so that what a
 network has learned of doubt can be measured on classes that it was never told of (unknown.py).
