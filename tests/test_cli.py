@@ -218,7 +218,8 @@ def test_model_alone_is_no_picture():
 
 def test_inspect_tells_people_what_they_want_to_know(run):
     output = pupila("inspect", run[1] / "model.onnx").output
-    assert "classes       3: blue, green, red\n" in output and "95 % interval" in output and "{" not in output
+    assert "classes       3: blue, green, red\n" in output and "2 epochs, seed 0" in output
+    assert "95 % interval" in output and "{" not in output
 
 
 def test_help_lists_whole_sentences_and_examples():

@@ -1,4 +1,4 @@
-"""The nearest known name to one that is unknown, for error messages."""
+"""Words of messages: the nearest known name to one that is unknown, and plurals."""
 
 import difflib
 import itertools
@@ -26,3 +26,8 @@ def did_you_mean(word: str, names: Iterable[str], otherwise: str = "", cutoff: f
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """Return the message for a key of a settings file that does not exist."""
     return f"unknown key {key!r}. {did_you_mean(key, known)}".rstrip()
+
+
+def counted(count: float, thing: str) -> str:
+    """Return the count with the thing, in the plural where it is not one."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"

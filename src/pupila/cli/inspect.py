@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pupila._names import counted
 from pupila.cli.complete import examples, models
 from pupila.cli.group import json_option
 
@@ -50,7 +51,8 @@ def _rows(manifest: "Manifest") -> "Iterator[tuple[str, str]]":
         counts = ", ".join(f"{data[part]:,} {part}" for part in ("train", "validation") if part in data)
         yield "trained on", f"{data['source']} ({counts})"
     if recipe:
-        budget = f"{recipe['minutes']:g} minutes" if recipe.get("minutes") else f"{recipe.get('epochs')} epochs"
+        minutes, epochs = recipe.get("minutes", 0), recipe.get("epochs", 0)
+        budget = counted(round(minutes, 2), "minute") if minutes else counted(epochs, "epoch")
         yield "recipe", f"{recipe.get('name')}, {budget}, seed {recipe.get('seed')}"
     yield "unknown", "marked" if manifest.unknown_threshold is not None else "not marked: no threshold was fitted"
     yield "made with", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())

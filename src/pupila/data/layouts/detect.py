@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from pupila._names import counted
 from pupila.data.layouts.class_folders import FilesByFolder, by_class_folders, by_file_names, split_folders, unwrap
 from pupila.data.layouts.labelled import HINT, DetectedLayout, splits_among
 from pupila.data.layouts.other_tasks import check_task
 from pupila.data.layouts.parquet import by_parquet, is_parquet
 from pupila.data.layouts.tables import by_tables, find_tables
 from pupila.data.sources.file_names import display_name
-from pupila.data.sources.files import UNREAD, VIDEOS, SourceFile, SourceFiles, counted, ending_of
+from pupila.data.sources.files import UNREAD, VIDEOS, SourceFile, SourceFiles, ending_of
 from pupila.errors import DataError
 
 

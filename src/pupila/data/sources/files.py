@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from pupila._names import counted
 from pupila.data.dataset import Skipped
 from pupila.data.sources.file_names import display_name, utf8_name
 from pupila.errors import DataError
@@ -249,8 +250,3 @@ def _take(item: os.DirEntry[str], parts: tuple[str, ...], listing: FolderListing
 def _listed(kind: str, names: Sequence[str]) -> str:
     shown = ", ".join(map(display_name, names[:3])) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
     return f"{counted(len(names), f'{kind} folder'.strip())} ({shown})"
-
-
-def counted(count: int, thing: str) -> str:
-    """Return the count with the thing, in the plural where it is not one."""
-    return f"{count:,} {thing}{'' if count == 1 else 's'}"

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pupila._names import did_you_mean
+from pupila._names import counted, did_you_mean
 from pupila.data.layouts.tables import JSON, TABLES
 from pupila.data.sources.archive import SUFFIXES, UnpackBudget, read_archive, stem, unpack
 from pupila.data.sources.file_names import SHOWN, is_undecoded, name_decoder, name_readings, sure_encoding
-from pupila.data.sources.files import ListedFile, SourceFile, SourceFiles, counted, list_folder, without_run_folders
+from pupila.data.sources.files import ListedFile, SourceFile, SourceFiles, list_folder, without_run_folders
 from pupila.errors import DataError
 
 NAMES = ("cifar10", "digits")
