@@ -1,5 +1,6 @@
 """The model file answers as the network in torch does, at every precision, or is not published."""
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -120,6 +121,13 @@ def test_weights_that_int8_cannot_hold_give_none_and_a_sentence(caplog):
     state = {name: value.numpy() for name, value in network.state_dict().items()}
     assert int8(graph.build(state, 32, 32), TRAINING.images) is None
     assert "int8 cannot hold these weights" in caplog.text
+
+
+def test_quantising_leaves_the_root_logger_as_it_was():
+    before = list(logging.getLogger().handlers)
+    state = {name: value.numpy() for name, value in random_network().state_dict().items()}
+    assert int8(graph.build(state, 32, 32), TRAINING.images) is not None
+    assert logging.getLogger().handlers == before
 
 
 def test_smaller_precisions_are_smaller(trained, tmp_path):

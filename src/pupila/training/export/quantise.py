@@ -73,11 +73,17 @@ def _quantised(model: onnx.ModelProto, pictures: NDArray[np.uint8]) -> onnx.Mode
 
 
 class _quiet_root_logger:  # noqa: N801, used as a context like contextlib's own
-    """The quantiser advises a pre-processing step, on the root logger, that this graph has no use for."""
+    """The quantiser advises a pre-processing step, on the root logger, that this graph has no use for.
+
+    Its first such message also gives that logger a handler, which would write every later line a second time.
+    """
 
     def __enter__(self) -> None:
-        self._level = logging.getLogger().level
-        logging.getLogger().setLevel(logging.ERROR)
+        root = logging.getLogger()
+        self._level, self._handlers = root.level, list(root.handlers)
+        root.setLevel(logging.ERROR)
 
     def __exit__(self, *_: object) -> None:
-        logging.getLogger().setLevel(self._level)
+        root = logging.getLogger()
+        root.setLevel(self._level)
+        root.handlers[:] = self._handlers
