@@ -21,7 +21,7 @@ from pupila.batch.answer import FileAnswer
 from pupila.errors import DataError
 from pupila.progress import printable
 
-Record = tuple[bytes, bytes, bytes]
+Placement = tuple[bytes, bytes, bytes]
 """Folder, name and path."""
 UNSURE = "_unsure"
 UNKNOWN = "_unknown"
@@ -53,7 +53,7 @@ class Move:
     done: bool
 
 
-def plan(records: Iterable[Record], sorting: Sorting) -> Iterator[Move]:
+def plan(records: Iterable[Placement], sorting: Sorting) -> Iterator[Move]:
     """Yield a move a picture; the records are sorted."""
     for _, same in itertools.groupby(records, key=lambda record: record[:2]):
         for place, (folder, name, source) in enumerate(same):
@@ -62,7 +62,7 @@ def plan(records: Iterable[Record], sorting: Sorting) -> Iterator[Move]:
 
 def records_of(
     answers: Iterable[tuple[bytes, FileAnswer]], classes: Sequence[str], sorting: Sorting
-) -> Iterator[Record]:
+) -> Iterator[Placement]:
     """Yield folder, name and path of each picture; pictures that could not be read stay where they are."""
     folders, least = folders_of(classes), sorting.min_confidence
     for path, answer in answers:
