@@ -273,3 +273,12 @@ def test_excel_table_opens_right_where_numbers_have_a_decimal_comma(tmp_path):
     assert all(float(row["confidence"].replace(",", ".")) > 0.8 and "," in row["confidence"] for row in rows)
     refused = pupila("predict", PHOTOS, "--out", tmp_path / "fotos.jsonl", "--excel")
     assert refused.exit_code == 1 and "--excel makes a .csv file" in refused.output
+
+
+def test_nothing_is_printed_twice_with_a_root_handler(folder, tmp_path):
+    """The quantiser of ONNX Runtime gives the root logger a handler."""
+    code = "import logging, sys; logging.basicConfig(level='INFO'); from pupila.cli import main; main(sys.argv[1:])"
+    options = [*SMALL, "--explain", "--runs", str(tmp_path)]
+    command = [sys.executable, "-c", code, "train", str(folder), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0 and "pictures to train on" in done.stdout and "INFO:pupila" not in done.stderr

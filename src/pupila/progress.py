@@ -38,11 +38,13 @@ def printed_log() -> Iterator[None]:
     handler = PlainHandler()
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    logger.propagate = False  # ONNX Runtime's quantiser gives the root logger a handler of its own
     try:
         yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(before)
+        logger.propagate = True
 
 
 @contextlib.contextmanager

@@ -265,8 +265,6 @@ def _record(
 ) -> None:
     """Bring metrics.jsonl and the log up to date and print the newest epoch's line."""
     write_text(folder / "metrics.jsonl", "\n".join(json.dumps(row) for row in rows))
-    tracker.record(rows)
-    page.update(rows)
     row = rows[-1]
     accuracy, balanced = row["validation_accuracy"], row["validation_balanced_accuracy"]
     uneven = f" (balanced {balanced:.3f})" if abs(balanced - accuracy) >= WORTH_SAYING else ""
@@ -275,6 +273,8 @@ def _record(
         f"{what} at {row['network_size']} px: loss {row['train_loss']:.3f}, "
         f"train acc {row['train_accuracy']:.3f}, valid acc {accuracy:.3f}{uneven}, {pace(recipe, rows)}",
     )
+    tracker.record(rows)
+    page.update(rows)
     watch(rows)
 
 
