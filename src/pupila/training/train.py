@@ -46,6 +46,7 @@ logger = logging.getLogger("pupila.training")
 
 FIRST_MODEL_MINUTES = 1.0
 """Budget from which a first model file is written before the network as a whole is trained."""
+METRICS = "metrics.jsonl"
 WORTH_SAYING = 0.02
 """Difference of accuracy and balanced accuracy from which an epoch's line gives both."""
 
@@ -144,6 +145,7 @@ def _train_in(
         tracker.stopped = fitted.stopped
     if fitted.ended:
         logger.info(fitted.ended)
+    write_text(folder / METRICS, lines_of(fitted.rows))  # a kill may have come between a checkpoint and its line
     logger.info(closing_line(fitted))
     save_backbone(fitted.network, folder / "backbone.safetensors")
     exported = export(
@@ -264,7 +266,7 @@ def _record(
     folder: Path, tracker: Tracker, page: ProgressPage, watch: OnEpoch, recipe: Recipe, rows: Sequence[Row]
 ) -> None:
     """Bring metrics.jsonl and the log up to date and print the newest epoch's line."""
-    write_text(folder / "metrics.jsonl", "\n".join(json.dumps(row) for row in rows))
+    write_text(folder / METRICS, lines_of(rows))
     row = rows[-1]
     accuracy, balanced = row["validation_accuracy"], row["validation_balanced_accuracy"]
     uneven = f" (balanced {balanced:.3f})" if abs(balanced - accuracy) >= WORTH_SAYING else ""
@@ -276,6 +278,11 @@ def _record(
     tracker.record(rows)
     page.update(rows)
     watch(rows)
+
+
+def lines_of(rows: Sequence[Row]) -> str:
+    """Return one JSON object an epoch and line."""
+    return "\n".join(json.dumps(row) for row in rows)
 
 
 def pace(recipe: Recipe, rows: Sequence[Row]) -> str:
