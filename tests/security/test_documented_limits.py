@@ -30,7 +30,7 @@ NAMED = {
         f"{tables.MAX_BYTES // MIB} MiB", f"JSON {tables.MAX_JSON_BYTES // MIB} MiB", f"{tables.MAX_ROWS:,} rows",
         f"{tables.MAX_COLUMNS:,} columns",
     ],
-    "table (parquet)": [f"{parquet.MAX_BYTES // GIB} GiB", f"{parquet.MAX_ROWS:,} rows", f"{parquet.BATCH} rows"],
+    "table (parquet)": ["as archives", f"{parquet.MAX_ROWS:,} rows", f"{parquet.BATCH} rows"],
     "JSON, sent to a server": [f"feedback {feedback.MAX_BODY // 1024} KiB"],
     "request head": [
         f"{parser.MAX_HEAD // 1024} KiB", f"{parser.MAX_HEADERS} headers", f"{event_loop.HEAD_TIMEOUT:g} seconds",
