@@ -111,7 +111,8 @@ def server(tmp_path_factory):
 
 
 def lay_out(folder):
-    """Put the pictures that the documents speak of into a folder."""
+    """Put the pictures that the documents speak of into a folder, the sample photos of the checkout among them."""
+    shutil.copytree(ROOT / "examples" / "photos", folder / "examples" / "photos")
     for name, colour in (("horse", "red"), ("dog", "green"), ("frog", "blue")):
         (folder / f"{name}.jpg").write_bytes(picture(colour, "JPEG", (160, 120)))
     data = colours(60, classes=("cat", "dog"))
@@ -151,7 +152,7 @@ def test_portuguese_getting_started_has_the_same_blocks():
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
 def test_guide_works_as_told(guide, beginner, server, tmp_path, monkeypatch):
     monkeypatch.setenv("PUPILA_CACHE", str(beginner / "cache"))
-    for name in ("runs", "photos", "set-aside", "holiday"):
+    for name in ("runs", "photos", "set-aside", "holiday", "examples"):
         shutil.copytree(beginner / name, tmp_path / name)
     for path in beginner.glob("*.jpg"):
         shutil.copy(path, tmp_path)

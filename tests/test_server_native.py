@@ -8,7 +8,7 @@ import pytest
 SCRIPT = """
 import time
 import psutil
-from pupila.server import native
+from pupila.server.process import libc as native
 native.TRIM = 0.1
 def resident():
     return psutil.Process().memory_info().rss / 2**20

@@ -66,7 +66,11 @@ class BatchJob:
             self._lock.close()
             raise DataError(f"{self.folder}: another process works on it. Wait for it, or end it.") from None
         self._sql = sqlite3.connect(self.folder / "job.sqlite", isolation_level=None)
-        self._sql.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {SCHEMA}")
+        try:
+            self._sql.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {SCHEMA}")
+        except sqlite3.Error:  # no database
+            self._close()
+            raise
         return self
 
     def __exit__(
@@ -75,6 +79,9 @@ class BatchJob:
         with contextlib.suppress(sqlite3.Error):
             if not self._count():  # stopped before there was an answer to go on with, or removed
                 self.remove()
+        self._close()
+
+    def _close(self) -> None:
         self._sql.close()
         self._lock.close()
 
