@@ -268,3 +268,21 @@ def test_killed_run_ends_with_the_same_weights_bit_for_bit(tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     for process in (undisturbed, last):
         process.stdout.close()
+
+
+class KilledError(Exception):
+    """In place of SIGKILL."""
+
+
+def test_run_killed_between_its_last_step_and_validation_goes_on_with_that(tmp_path, monkeypatch):
+    recipe = replace(TINY, epochs=1)
+
+    def killed(*_):
+        raise KilledError
+
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr("pupila.training.loop.fit._validate_epoch", killed)
+        run(recipe, tmp_path, checkpoint_seconds=0.0)
+    resumed = run(recipe, tmp_path, resume=True)
+    assert [row["epoch"] for row in resumed.rows] == [1]
+    assert resumed.rows[0]["pictures"] == 60

@@ -162,7 +162,7 @@ def fit(
     if team.size == 1:
         run.signals.install()
     try:
-        while (progress := _progress(recipe, run.position, steps_per_epoch)) < end_of(run.position):
+        while _goes_on(run.position, progress := _progress(recipe, run.position, steps_per_epoch)):
             size = size_at(recipe, progress)
             _train_epoch(run, pictures, labels, size, steps_per_epoch)
             _validate_epoch(run, validation, size)
@@ -184,6 +184,11 @@ def fit(
     finally:
         run.signals.remove()
     return replace(_finish(run), ended=_flat_sentence(run))
+
+
+def _goes_on(position: Position, progress: float) -> bool:
+    """Return True if an epoch is left to train, or one that was trained before a kill is left to validate."""
+    return progress < end_of(position) or position.batch > 0
 
 
 def end_of(position: Position) -> float:
