@@ -144,7 +144,7 @@ def test_epochs_worse_than_the_fitted_last_layer_are_not_kept(tmp_path):
 
 
 @pytest.mark.slow
-def test_budget_in_minutes_is_kept_within_a_tenth(tmp_path):
+def test_budget_in_minutes_is_used_and_little_more_on_a_busy_machine(tmp_path):
     begun = time.monotonic()
     run(replace(TINY, minutes=0.2), tmp_path, colours(600))
     assert 0.9 * 12 <= time.monotonic() - begun <= 1.1 * 12 + 10  # building the network takes long on a busy machine
@@ -158,7 +158,7 @@ def test_ctrl_c_returns_the_best_so_far(tmp_path):
 
     fitted = run(replace(TINY, epochs=50), tmp_path, on_epoch=stop_after_first)
     assert len(fitted.rows) == 1 and fitted.stopped
-    assert fitted.ended == "Ended early by Ctrl-C after 1 epochs: the best model so far is kept."
+    assert fitted.ended == "Ended early by Ctrl-C after 1 epoch: the best model so far is kept."
 
 
 def test_ctrl_c_before_the_first_epoch_says_that_there_is_no_model(tmp_path):

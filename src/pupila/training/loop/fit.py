@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pupila._names import counted
 from pupila.data import Dataset
 from pupila.errors import TrainingError
 from pupila.images import Pixels
@@ -176,7 +177,7 @@ def fit(
             raise TrainingError(
                 "Stopped before the first epoch was over: there is no model yet. Go on with --resume."
             ) from None
-        kept = f"Ended early by Ctrl-C after {run.position.epoch} epochs: the best model so far is kept."
+        kept = f"Ended early by Ctrl-C after {counted(run.position.epoch, 'epoch')}: the best model so far is kept."
         return replace(_finish(run), stopped=True, ended=kept)
     except _Diverged:
         advice = _advice(run)
