@@ -12,15 +12,16 @@ from scipy.stats import binomtest
 from sklearn import metrics as sklearn_metrics
 
 from pupila.errors import DataError, ModelError
-from pupila.evaluation.calibration import (
+from pupila.evaluation.comparison import binomial_p_value
+from pupila.evaluation.metrics import (
     expected_calibration_error,
     fit_temperature,
+    log_softmax,
     negative_log_likelihood,
     reliability,
+    score,
+    wilson,
 )
-from pupila.evaluation.logits import log_softmax
-from pupila.evaluation.metrics import score, wilson
-from pupila.evaluation.significance import binomial_p_value, mcnemar
 
 CLASSES = tuple("abcdefg")
 
@@ -194,15 +195,5 @@ def test_mcnemar_p_value_matches_scipy(one, other):
     assert binomial_p_value(one, other) == pytest.approx(expected)
 
 
-def test_mcnemar_counts_only_the_pictures_that_differ():
-    result = mcnemar(np.array([1, 1, 1, 0, 0], dtype=bool), np.array([1, 0, 0, 1, 0], dtype=bool))
-    assert (result.only_first, result.only_second, result.p_value) == (2, 1, 1.0)
-
-
 def test_mcnemar_of_many_differences_stays_finite():
     assert 0.0 <= binomial_p_value(4000, 6000) < 1e-80
-
-
-def test_mcnemar_refuses_different_pictures():
-    with pytest.raises(ValueError, match="same pictures"):
-        mcnemar(np.ones(3, dtype=bool), np.ones(4, dtype=bool))

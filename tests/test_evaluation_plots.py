@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pupila.evaluation.calibration import reliability
+from pupila.evaluation.metrics import reliability
 from pupila.evaluation.pages.plots import DARK, plot_confusion, plot_curves, plot_reliability, plot_sweep
 
 

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from pupila.cli import main
 from pupila.errors import DataError
-from pupila.evaluation.pages.runs import read_runs, write_runs
+from pupila.evaluation.comparison import read_runs, write_runs
 from pupila.models import bundled_model
 
 

@@ -1,7 +1,7 @@
-"""CSV files that a spreadsheet can open without running what is in them."""
+"""Tables as text for a terminal, and CSV files that a spreadsheet can open without running what is in them."""
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import IO
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -46,3 +46,10 @@ def is_number(text: str) -> bool:
     except ValueError:
         return False
     return "_" not in text and text.strip() == text
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of equally many cells as lines whose columns are aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)

@@ -1,12 +1,10 @@
-"""The command line: one module a command. Each parses, calls one function, and prints; heavy imports are inside."""
+"""The command line, by topic. Each command parses, calls one function, and prints; its heavy imports are inside it."""
 
 import click
 
 from pupila import __version__
-from pupila.cli.compare import compare
 from pupila.cli.data import data
-from pupila.cli.drift import drift
-from pupila.cli.evaluate import evaluate
+from pupila.cli.evaluate import compare, drift, evaluate
 from pupila.cli.feedback import feedback
 from pupila.cli.group import PupilaGroup
 from pupila.cli.inspect import inspect_
@@ -14,11 +12,9 @@ from pupila.cli.keys import keys
 from pupila.cli.mislabelled import mislabelled
 from pupila.cli.models import models
 from pupila.cli.predict import predict
-from pupila.cli.recipes import recipes
-from pupila.cli.reproduce import reproduce
 from pupila.cli.serve import serve
 from pupila.cli.sweep import sweep
-from pupila.cli.train import train
+from pupila.cli.train import recipes, reproduce, train
 
 
 @click.group(cls=PupilaGroup, context_settings={"help_option_names": ["-h", "--help"]})

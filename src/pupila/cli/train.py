@@ -1,14 +1,18 @@
-"""`pupila train`."""
+"""`pupila train`, `pupila reproduce`, `pupila recipes`."""
 
+import dataclasses
+import json
 import os
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pupila.cli.complete import data_sets, examples, recipes
-from pupila.cli.group import RenamedOption, cluster_option
+from pupila.cli import complete
+from pupila.cli.complete import data_sets, examples
+from pupila.cli.group import RenamedOption, cluster_option, field_docs, json_option
 
 if TYPE_CHECKING:
     from pupila.recipe import Recipe
@@ -23,7 +27,9 @@ if TYPE_CHECKING:
     )
 )
 @click.argument("data", required=False, shell_complete=data_sets)
-@click.option("--recipe", shell_complete=recipes, help="A shipped recipe's name, or a .toml file [default: standard].")
+@click.option(
+    "--recipe", shell_complete=complete.recipes, help="A shipped recipe's name, or a .toml file [default: standard]."
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one value of the recipe.")
 @click.option(
     "--weights",
@@ -168,3 +174,36 @@ def _recipe_of(folder: Path) -> "Recipe":
     from pupila.training.run_folder import read_json
 
     return Recipe.from_dict(read_json(folder / "recipe.json"), f"{folder / 'recipe.json'}")
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--data", help="Where the data lies now [default: where it lay].")
+@json_option
+def reproduce(run: Path, data: str | None, as_json: bool) -> None:
+    """Train again as the run in the folder RUN was trained, and say whether the same came out, or what differs."""
+    from pupila.training.reproduce import reproduce as again
+
+    done = again(run, data)
+    click.echo(json.dumps(dataclasses.asdict(done)) if as_json else done.text())
+    if not done.same:
+        sys.exit(1)
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--keys", is_flag=True, help="Explain every key that a recipe can have.")
+def recipes(name: str | None, keys: bool) -> None:
+    """List the shipped recipes, or show one."""
+    from pupila.recipe import Recipe, read_shipped, shipped
+
+    if keys:
+        docs = field_docs(Recipe)
+        for field in dataclasses.fields(Recipe):
+            click.echo(f"{field.name} = {json.dumps(field.default)}  {docs.get(field.name, '')}".rstrip())
+        return
+    if name is not None:
+        click.echo(read_shipped(name), nl=False)
+        return
+    for shipped_name in shipped():
+        click.echo(f"{shipped_name:10} {read_shipped(shipped_name).splitlines()[0].lstrip('# ')}")

@@ -1,8 +1,10 @@
-"""Two model files on the same pictures: is one better, for which classes, and whose answers changed.
+"""Compares two model files on the same pictures by McNemar's test, and the trainings of a folder side by side.
 
-Knows model files and a data set; each model reads the pictures in its own size and framing.
+Each model reads the pictures in its own size and framing.
 """
 
+import io
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,20 +13,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pupila.data import load_dataset
+from pupila._files import write_file
+from pupila._tables import text_table
+from pupila.data import Dataset, load_dataset
 from pupila.data.quality.labels import picture_paths
-from pupila.errors import DataError
-from pupila.evaluation.evaluate import evaluate
+from pupila.errors import DataError, ModelError
+from pupila.evaluation.evaluate import Evaluation, evaluate
 from pupila.evaluation.metrics import Scores
-from pupila.evaluation.pages import html
+from pupila.evaluation.pages import html, plots
 from pupila.evaluation.pages.gallery import enlarge
-from pupila.evaluation.significance import McNemar, mcnemar
 from pupila.images import Pixels
 from pupila.predictor import Predictor
 
 Names = NDArray[np.str_]
-ModelAnswers = tuple[list[str], Names, Names, Scores, str, NDArray[np.uint8]]
-"""Paths, true classes, answered classes, scores, the part's name, and its pictures."""
 
 LUCK = 0.05
 """P-value below which a difference is called real."""
@@ -34,6 +35,9 @@ CAUTION = (
     "For an honest comparison keep a test folder beside train."
 )
 """Said of every part but test."""
+CURVES_UP_TO = 8
+"""Runs whose curves fit into one plot: the best ones are drawn."""
+RUN_COLUMNS = ("run", "accuracy", "95 % interval", "recipe", "weights", "epochs", "minutes", "px")
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,9 @@ class Comparison:
     part: str
     n: int
     accuracy: tuple[float, float]
-    test: McNemar
+    only_first: int
+    """Pictures that the first model alone has right."""
+    only_second: int
     classes: Sequence[ClassDifference]
     """By how much the recall changed, the largest loss first."""
     changes: Sequence[Change]
@@ -73,13 +79,18 @@ class Comparison:
     """Of the first SHOWN changes."""
 
     @property
+    def p_value(self) -> float:
+        """McNemar's exact test, two-sided; it asks less of N than two separate intervals do (Psychometrika 1947)."""
+        return binomial_p_value(self.only_first, self.only_second)
+
+    @property
     def caution(self) -> str:
         """Return what makes the comparison doubtful, or nothing."""
         return "" if self.part == "test" else CAUTION
 
     def verdict(self) -> str:
         """Return one sentence."""
-        one, other, p = self.test.only_first, self.test.only_second, self.test.p_value
+        one, other, p = self.only_first, self.only_second, self.p_value
         counts = f"only the first has {one:,} right, only the second {other:,}: p = {p:.3g} (McNemar, exact)"
         if p >= LUCK:
             return f"No real difference shows: {counts}."
@@ -89,7 +100,8 @@ class Comparison:
         """Return all of it but the pixels."""
         return {
             "models": list(self.names), "split": self.part, "n": self.n, "accuracy": list(self.accuracy),
-            **asdict(self.test), "verdict": self.verdict(), "caution": self.caution,
+            "only_first": self.only_first, "only_second": self.only_second, "p_value": self.p_value,
+            "verdict": self.verdict(), "caution": self.caution,
             "classes": [asdict(c) for c in self.classes], "changes": [asdict(c) for c in self.changes],
         }  # fmt: skip
 
@@ -114,17 +126,26 @@ def compare_models(first: Path, second: Path, data: str, part: str | None = None
     Raises DataError if the classes are not those of both models, and what loading raises.
     """
     models = [Predictor.load(path) for path in (first, second)]
-    looked = [_answers(model, data, part) for model in models]
-    (paths, truth, one, scores, name, pictures), (other_paths, _, other, other_scores, _, _) = looked
+    (paths, name, dataset, found), (other_paths, _, _, other_found) = (_answers(model, data, part) for model in models)
     if paths != other_paths:
         raise DataError(f"{data}: its pictures changed while they were read. Compare again.")
-    test = mcnemar(one == truth, other == truth)
+    truth = np.asarray(dataset.classes)[dataset.labels]
+    one, other = (
+        np.asarray(model.manifest.classes)[evaluation.logits.argmax(axis=1)]
+        for model, evaluation in zip(models, (found, other_found), strict=True)
+    )
     rows = _changed(truth, one, other)
     return Comparison(
-        (f"{models[0].manifest.name} {models[0].version}", f"{models[1].manifest.name} {models[1].version}"),
-        name, len(truth), (scores.accuracy, other_scores.accuracy), test, _classes(scores, other_scores),
-        [Change(paths[r], truth[r], one[r], other[r]) for r in rows], [pictures[r] for r in rows[:SHOWN]],
-    )  # fmt: skip
+        names=(f"{models[0].manifest.name} {models[0].version}", f"{models[1].manifest.name} {models[1].version}"),
+        part=name,
+        n=len(truth),
+        accuracy=(found.accuracy, other_found.accuracy),
+        only_first=int(((one == truth) & (other != truth)).sum()),
+        only_second=int(((one != truth) & (other == truth)).sum()),
+        classes=_classes(found.scores, other_found.scores),
+        changes=[Change(paths[r], truth[r], one[r], other[r]) for r in rows],
+        pictures=[dataset.images[r] for r in rows[:SHOWN]],
+    )
 
 
 def write_comparison(path: Path, found: Comparison) -> None:
@@ -132,7 +153,7 @@ def write_comparison(path: Path, found: Comparison) -> None:
     figures = [
         (f"{found.accuracy[0]:.2%}", "accuracy of the first", found.names[0]),
         (f"{found.accuracy[1]:.2%}", "accuracy of the second", found.names[1]),
-        (f"{found.test.p_value:.3g}", "p-value", "McNemar, exact"),
+        (f"{found.p_value:.3g}", "p-value", "McNemar, exact"),
         (f"{len(found.changes):,}", "answers differ", f"of {found.n:,}"),
     ]
     rows = [(c.category, f"{c.first:.3f}", f"{c.second:.3f}", f"{c.second - c.first:+.3f}") for c in found.classes]
@@ -153,16 +174,22 @@ def write_comparison(path: Path, found: Comparison) -> None:
         raise DataError(f"{path}: cannot be written ({error.strerror}). Choose another place.") from error
 
 
-def _answers(model: Predictor, data: str, part: str | None) -> ModelAnswers:
-    """Read the data as the model wants it, and let the model answer."""
+def _answers(model: Predictor, data: str, part: str | None) -> tuple[list[str], str, Dataset, Evaluation]:
+    """Return the pictures' paths, the part's name, the pictures as the model wants them, and its answers."""
     splits = load_dataset(data, model.manifest.input_size, framing=model.manifest.framing, one_class=True)
     dataset, name = splits.part(part)
     named = picture_paths(splits)
     paths = [path for own in splits.parts() for path in named[own]] if name == "all" else named[name]
-    evaluation = evaluate(model, dataset)
-    classes = np.asarray(model.manifest.classes)
-    answered = classes[evaluation.logits.argmax(axis=1)]
-    return paths, classes[evaluation.labels], answered, evaluation.scores, name, dataset.images
+    return paths, name, dataset, evaluate(model, dataset)
+
+
+def binomial_p_value(one: int, other: int) -> float:
+    """Return the two-sided probability of a split at least as uneven of one + other tosses of a fair coin."""
+    tosses, term, tail = one + other, 1, 0
+    for heads in range(min(one, other) + 1):  # whole numbers, so exact at any size
+        tail += term
+        term = term * (tosses - heads) // (heads + 1)
+    return min(1.0, 2 * tail / (1 << tosses))
 
 
 def _changed(truth: Names, one: Names, other: Names) -> list[int]:
@@ -175,3 +202,82 @@ def _classes(first: Scores, second: Scores) -> list[ClassDifference]:
     recall = {scores.category: scores.recall for scores in second.classes}
     found = [ClassDifference(s.category, s.support, s.recall, recall[s.category]) for s in first.classes if s.support]
     return sorted(found, key=lambda c: (c.second - c.first, c.category))
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One run. Accuracy is of the exported model on the run's validation pictures; before, of its best epoch."""
+
+    name: str
+    accuracy: float
+    interval: tuple[float, float] | None
+    """95 %, None while there is no model file."""
+    recipe: str
+    weights: str
+    epochs: int
+    minutes: float
+    network_size: int
+    finished: bool
+    rows: tuple[dict[str, float], ...]
+
+    def cells(self) -> tuple[str, ...]:
+        """Return what RUN_COLUMNS show of it."""
+        return (
+            self.name + ("" if self.finished else " (no model yet)"),
+            f"{self.accuracy:.3f}",
+            f"{self.interval[0]:.3f} to {self.interval[1]:.3f}" if self.interval else "",
+            self.recipe, self.weights, f"{self.epochs}", f"{self.minutes:.1f}", f"{self.network_size}",
+        )  # fmt: skip
+
+
+def read_runs(folder: Path) -> list[RunSummary]:
+    """Return the runs in a folder of runs, the best first; raises DataError if there is none."""
+    found = [_read_run(path.parent) for path in sorted(folder.glob("*/metrics.jsonl"))]
+    runs = [run for run in found if run is not None]
+    if not runs:
+        raise DataError(f"{folder}: holds no run. Give the folder that --runs of `pupila train` named, like runs.")
+    return sorted(runs, key=lambda run: -run.accuracy)
+
+
+def _read_run(folder: Path) -> RunSummary | None:
+    """Return a run's summary, or None if its files are not readable: it may be in the middle of being made."""
+    try:
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = tuple(json.loads(line) for line in lines)
+        recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+        model = folder / "model.onnx"
+        manifest = Predictor.load(model).manifest if model.exists() else None
+        metrics = manifest.metrics if manifest else {}
+        best = max(row["validation_accuracy"] for row in rows)
+        return RunSummary(
+            folder.name, float(metrics.get("accuracy", best)), metrics.get("interval"), str(recipe.get("name")),
+            manifest.weights if manifest else str(recipe.get("weights")), len(rows), rows[-1]["seconds"] / 60,
+            int(rows[-1]["network_size"]), manifest is not None, rows,
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, IndexError, ModelError):
+        return None
+
+
+def runs_text(runs: Sequence[RunSummary]) -> str:
+    """Return the table as text, one line a run."""
+    return text_table([RUN_COLUMNS, *(run.cells() for run in runs)])
+
+
+def runs_json(runs: Sequence[RunSummary]) -> list[dict[str, Any]]:
+    """Return the table for a program, without the rows of the epochs."""
+    return [{key: value for key, value in asdict(run).items() if key != "rows"} for run in runs]
+
+
+def write_runs(path: Path, runs: Sequence[RunSummary]) -> None:
+    """Write a page with the table and the curves of the best; raises MissingExtraError without matplotlib."""
+    best = runs[:CURVES_UP_TO]
+    light, dark = io.BytesIO(), io.BytesIO()
+    plots.plot_runs({run.name: run.rows for run in best}, light)
+    plots.plot_runs({run.name: run.rows for run in best}, dark, plots.DARK)
+    curves = html.plot(light.getvalue(), "Validation accuracy", dark=dark.getvalue())
+    order = "The best first. Intervals that overlap by much: the difference may be chance; `pupila compare` tests it."
+    sections = [
+        html.section("Runs", order, html.table(RUN_COLUMNS, [run.cells() for run in runs])),
+        html.section("Validation accuracy", f"The best {len(best)} of {len(runs)}.", curves),
+    ]
+    write_file(path, html.page("Runs compared", f"{len(runs)} runs", sections))

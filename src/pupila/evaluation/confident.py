@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pupila.evaluation.logits import Float64, Int64
+from pupila.evaluation.metrics import Float64, Int64
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,6 +5,7 @@ look like none of them. Each counts as changed only if the difference is both ha
 enough to matter: with many pictures the one alone would raise a false alarm, with few pictures the other.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,7 @@ import numpy as np
 from pupila.data import load_dataset
 from pupila.errors import DataError, ModelError
 from pupila.evaluation.evaluate import predict_scores
-from pupila.evaluation.logits import Float64, Floats, Int64, log_softmax
-from pupila.evaluation.significance import DRAWS, g_test, ks_distance, ks_gap, ks_p
+from pupila.evaluation.metrics import Float64, Floats, Int64, log_softmax
 from pupila.predictor import Predictor
 
 QUANTILES = 201
@@ -28,6 +28,8 @@ MIX_FLOOR = 0.1
 """Smallest change of the class mix: the share of pictures that would have to change class to undo it."""
 UNKNOWN_FLOOR = 0.05
 """Smallest change of the share of pictures that look like none of the classes."""
+DRAWS = 9999
+"""Shuffles of two rows of counts that a G is compared with."""
 ENOUGH = 50
 """Pictures below which nothing is said."""
 
@@ -178,7 +180,7 @@ def compare_confidence(confidences: Floats, quantiles: Float64, reference_n: int
     words = f"Answers are {how}: median {middle:.2f}, in the reference {reference_middle:.2f}."
     shown = middle < reference_middle if now > before else middle > reference_middle
     if changed and not shown:
-        words += f" {100 * now:.0f} % are {place}, in the reference {100 * before:.0f} %."
+        words += f" {100 * now:.0f} % are at most {place:.2f}, in the reference {100 * before:.0f} %."
     return Finding("Confidence", changed, "Kolmogorov-Smirnov D", distance, p, distance, words)
 
 
@@ -205,3 +207,65 @@ def compare_unknown(unknown: int, n: int, reference_unknown: int, reference_n: i
     words = f"{100 * now:.1f} % look like none of the classes, in the reference {100 * before:.1f} %."
     effect = abs(now - before)
     return Finding("Unknown", p < ALPHA and effect >= UNKNOWN_FLOOR, "G", value, p, effect, words)
+
+
+def ks_gap(served: Float64, quantiles: Float64) -> tuple[float, float, float]:
+    """Return where the distribution functions of two sorted samples differ most, and the shares up to there of both.
+
+    The second sample stands for its distribution by quantiles. The shares tell the direction, which the medians need
+    not: of a good model both are 1.
+    """
+    places = np.union1d(served, quantiles)
+    ours, reference = (np.searchsorted(sample, places, "right") / len(sample) for sample in (served, quantiles))
+    most = int(np.abs(ours - reference).argmax())
+    return float(places[most]), float(ours[most]), float(reference[most])
+
+
+def ks_p(distance: float, n: int, m: int) -> float:
+    """Return the probability of such a distance or a larger one between samples of n and m from one distribution.
+
+    Kolmogorov's series with the correction for small samples of Stephens, "Use of the Kolmogorov-Smirnov, Cramer-von
+    Mises and Related Statistics without Extensive Tables", 1970. Values that occur several times make it too large.
+    """
+    scaled = _scale(n, m) * distance
+    if scaled < 0.2:
+        return 1.0  # the series converges slowly there, to 1 within 1e-12
+    terms = [(-1.0) ** (k - 1) * math.exp(-2 * (k * scaled) ** 2) for k in range(1, 101)]
+    return min(max(2 * math.fsum(terms), 0.0), 1.0)
+
+
+def ks_distance(p: float, n: int, m: int) -> float:
+    """Return the distance that has this probability, below 0.1: there the series is its first term alone."""
+    return math.sqrt(math.log(2 / p) / 2) / _scale(n, m)
+
+
+def _scale(n: int, m: int) -> float:
+    root = math.sqrt(n * m / (n + m))
+    return root + 0.12 + 0.11 / root
+
+
+def g_test(served: Int64, reference: Int64) -> tuple[float, float]:
+    """Return G for two rows of counts, and the probability of such a G or a larger one if both are of one population.
+
+    The probability is counted, not looked up: the pictures are dealt out anew to the two rows, DRAWS times from a fixed
+    seed, which is right for rare classes, too, where the usual chi-squared approximation is not.
+    """
+    pooled = served + reference
+    kept = pooled > 0
+    served, reference, pooled = served[kept], reference[kept], pooled[kept]
+    value = float(_g(served[np.newaxis], pooled)[0])
+    dealt = np.random.default_rng(0).multivariate_hypergeometric(pooled, int(served.sum()), DRAWS, method="marginals")
+    larger = int((_g(dealt, pooled) >= value * (1 - 1e-9)).sum())
+    return value, (larger + 1) / (DRAWS + 1)
+
+
+def _g(rows: Int64, pooled: Int64) -> Float64:
+    """Return G [B] for B ways to choose rows [B, K] out of pooled [K]: 2 sum O ln(O / E) over both rows."""
+    others = pooled - rows
+    total, size = pooled.sum(), rows.sum(axis=1, keepdims=True)
+    result = np.zeros(len(rows))
+    for counts, share in ((rows, size / total), (others, 1 - size / total)):
+        expected = pooled * share
+        ratio = np.where(counts > 0, counts / np.maximum(expected, 1e-300), 1.0)
+        result += 2 * (counts * np.log(ratio)).sum(axis=1)
+    return np.asarray(result)

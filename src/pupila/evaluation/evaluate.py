@@ -12,8 +12,7 @@ from pupila._arguments import PathLike, as_text
 from pupila._cpus import usable_cores
 from pupila.data import Dataset, Splits, held_out, load_dataset
 from pupila.errors import DataError
-from pupila.evaluation.logits import Int64
-from pupila.evaluation.metrics import Scores, score
+from pupila.evaluation.metrics import Int64, Scores, score
 from pupila.manifest import Manifest
 from pupila.predictor import Floats, Predictor
 from pupila.progress import Progress

@@ -1,4 +1,8 @@
-"""Scores of a classifier on labelled pictures, from its logits. Knows nothing of models, files or plots."""
+"""Scores of a classifier on labelled pictures, from its logits: accuracy, per class, calibration and temperature.
+
+The temperature is the one number that mends the confidences: Guo et al., "On Calibration of Modern Neural Networks",
+ICML 2017.
+"""
 
 import math
 from collections.abc import Sequence
@@ -6,13 +10,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pupila.evaluation import calibration
-from pupila.evaluation.logits import Floats, Int64, check
+from pupila.errors import DataError, ModelError
+
+Floats = NDArray[np.float32] | NDArray[np.float64]
+Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
 
 TOP_K = (3, 5)
 Z_95 = 1.959963984540054
 """97.5 % quantile of the normal distribution: 95 % lie within it on both sides."""
+BINS = 15
+"""As in Guo et al., so that figures can be compared."""
+COLDEST, HOTTEST = 0.01, 100.0
+"""Where the temperature is searched: far beyond any that a trained network has needed."""
 
 
 @dataclass(frozen=True)
@@ -54,18 +66,9 @@ class Scores:
 
     def summary(self) -> dict[str, Any]:
         """Return the figures that fit on one line: all but those of each class."""
-        return {
-            "accuracy": self.accuracy,
-            "n": self.n,
-            "interval": list(self.interval),
-            "top_k": {str(k): share for k, share in self.top_k.items()},
-            "balanced_accuracy": self.balanced_accuracy,
-            "nll": self.nll,
-            "ece": self.ece,
-            "uncalibrated_nll": self.uncalibrated_nll,
-            "uncalibrated_ece": self.uncalibrated_ece,
-            "temperature": self.temperature,
-        }
+        figures = {name: value for name, value in vars(self).items() if name not in ("classes", "confusion")}
+        top_k = {str(k): share for k, share in self.top_k.items()}
+        return {**figures, "interval": list(self.interval), "top_k": top_k}
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain numbers, strings, lists and dicts; "accuracy", "n" and "interval" come first."""
@@ -77,25 +80,25 @@ class Scores:
 
 
 def score(logits: Floats, labels: Int64, classes: Sequence[str], temperature: float = 1.0) -> Scores:
-    """Score logits [N, K] against labels [N], indices into the K classes. See `logits.check` for what is raised."""
+    """Score logits [N, K] against labels [N], indices into the K classes. See `check` for what is raised."""
     check(logits, labels)
     if len(classes) != logits.shape[1]:
         raise ValueError(f"Expected {logits.shape[1]} class names, got {len(classes)}.")
     confusion = confusion_matrix(logits.argmax(axis=1), labels, len(classes))
     per_class = class_scores(confusion, classes)
     n, right = len(labels), int(np.trace(confusion))
-    raw = calibration.reliability(logits, labels)
-    scaled = calibration.reliability(logits, labels, temperature)
+    raw = reliability(logits, labels)
+    scaled = reliability(logits, labels, temperature)
     return Scores(
         accuracy=right / n,
         n=n,
         interval=wilson(right, n),
         top_k={k: top_k_accuracy(logits, labels, k) for k in TOP_K if k < len(classes)},
         balanced_accuracy=float(np.mean([c.recall for c in per_class if c.support])),
-        nll=calibration.negative_log_likelihood(logits, labels, temperature),
-        ece=calibration.expected_calibration_error(scaled),
-        uncalibrated_nll=calibration.negative_log_likelihood(logits, labels),
-        uncalibrated_ece=calibration.expected_calibration_error(raw),
+        nll=negative_log_likelihood(logits, labels, temperature),
+        ece=expected_calibration_error(scaled),
+        uncalibrated_nll=negative_log_likelihood(logits, labels),
+        uncalibrated_ece=expected_calibration_error(raw),
         temperature=temperature,
         classes=per_class,
         confusion=confusion,
@@ -140,3 +143,83 @@ def class_scores(confusion: Int64, classes: Sequence[str]) -> tuple[ClassScores,
         ClassScores(name, float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
         for i, name in enumerate(classes)
     )
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The pictures whose confidence is in (low, high]; accuracy and mean confidence are 0 where there are none."""
+
+    low: float
+    high: float
+    count: int
+    confidence: float
+    accuracy: float
+
+
+def negative_log_likelihood(logits: Floats, labels: Int64, temperature: float = 1.0) -> float:
+    """Return the mean of -log p(label), in nats."""
+    return float(-log_softmax(logits, temperature)[np.arange(len(labels)), labels].mean())
+
+
+def fit_temperature(logits: Floats, labels: Int64) -> float:
+    """Return the temperature that minimises the negative log likelihood, to about 1e-9; fit it on held-out pictures.
+
+    The likelihood is convex in 1/T, so it has one minimum in log T, and the sign of its slope says on which side that
+    lies: bisection cannot fail. With every picture right it falls for ever as T goes to 0, which says nothing of how
+    confident the model may be: 1.0 then.
+    """
+    check(logits, labels)
+    scores = np.asarray(logits, dtype=np.float64)
+    label_scores = scores[np.arange(len(labels)), labels]
+    if (label_scores == scores.max(axis=1)).all():
+        return 1.0
+    low, high = math.log(COLDEST), math.log(HOTTEST)
+    while high - low > 1e-9:
+        middle = (low + high) / 2
+        expected = (np.exp(log_softmax(scores, math.exp(middle))) * scores).sum(axis=1)
+        if (expected - label_scores).mean() > 0:  # the slope by 1/T: over-confident, so the minimum is hotter
+            low = middle
+        else:
+            high = middle
+    return math.exp((low + high) / 2)
+
+
+def reliability(logits: Floats, labels: Int64, temperature: float = 1.0, bins: int = BINS) -> tuple[Bin, ...]:
+    """Sort the pictures by the confidence of the answer into equally wide bins over 0 to 1, right edges included."""
+    confidence = np.exp(log_softmax(logits, temperature).max(axis=1))
+    right = logits.argmax(axis=1) == labels
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    which = np.digitize(confidence, edges[1:-1], right=True)
+    count = np.bincount(which, minlength=bins)
+    filled = np.maximum(count, 1)
+    mean_confidence = np.bincount(which, confidence, bins) / filled
+    accuracy = np.bincount(which, right, bins) / filled
+    return tuple(
+        Bin(float(edges[i]), float(edges[i + 1]), int(count[i]), float(mean_confidence[i]), float(accuracy[i]))
+        for i in range(bins)
+    )
+
+
+def expected_calibration_error(bins: tuple[Bin, ...]) -> float:
+    """Return the mean of |accuracy - confidence| over the bins, weighted by how many pictures each holds."""
+    total = sum(b.count for b in bins)
+    return sum(b.count * abs(b.accuracy - b.confidence) for b in bins) / total
+
+
+def log_softmax(logits: Floats, temperature: float = 1.0) -> Float64:
+    """Return log probabilities, float64 [N, K], of logits / temperature."""
+    scaled = np.asarray(logits, dtype=np.float64) / temperature
+    scaled -= scaled.max(axis=1, keepdims=True)
+    return np.asarray(scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True)))
+
+
+def check(logits: Floats, labels: Int64) -> None:
+    """Raise DataError if there is no picture, ModelError if a logit is not finite, ValueError if shapes disagree."""
+    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        raise ValueError(f"Expected logits [N, K] and labels [N], got {list(logits.shape)} and {list(labels.shape)}.")
+    if not labels.size:
+        raise DataError("There are no pictures to score. Give a data set with at least one.")
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise ValueError(f"Labels must be in 0 to {logits.shape[1] - 1}, got {labels.min()} to {labels.max()}.")
+    if not np.isfinite(logits).all():
+        raise ModelError("The model's logits are not finite (nan or inf). Train it again with a lower learning rate.")

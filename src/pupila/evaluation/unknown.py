@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pupila.evaluation.logits import Float64, Floats, Int64
+from pupila.evaluation.metrics import Float64, Floats, Int64
 
 KEEP = 0.95
 """Share of the validation pictures that must not be marked."""

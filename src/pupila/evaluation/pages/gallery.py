@@ -7,7 +7,7 @@ import numpy as np
 
 from pupila import images
 from pupila.data import Dataset
-from pupila.evaluation.logits import Float64, Floats, Int64
+from pupila.evaluation.metrics import Float64, Floats, Int64
 from pupila.images import Pixels
 from pupila.predictor import Predictor
 

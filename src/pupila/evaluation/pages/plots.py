@@ -14,8 +14,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from pupila.errors import MissingExtraError
-from pupila.evaluation.calibration import Bin, expected_calibration_error
-from pupila.evaluation.logits import Int64
+from pupila.evaluation.metrics import Bin, Int64, expected_calibration_error
 from pupila.evaluation.pages.gallery import Exhibit
 
 if TYPE_CHECKING:

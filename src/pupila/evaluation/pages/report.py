@@ -13,9 +13,8 @@ import numpy as np
 
 from pupila._files import write_file
 from pupila.data import Dataset
-from pupila.evaluation.calibration import reliability
 from pupila.evaluation.evaluate import Evaluation, evaluate
-from pupila.evaluation.logits import Int64
+from pupila.evaluation.metrics import Int64, reliability
 from pupila.evaluation.pages import gallery, html, plots
 from pupila.evaluation.pages.plots import Rows, Target, Theme
 from pupila.predictor import Floats, Predictor

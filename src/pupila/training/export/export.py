@@ -23,11 +23,10 @@ from pupila import images
 from pupila._files import write_file
 from pupila.data import Dataset, Splits
 from pupila.errors import TrainingError
-from pupila.evaluation.calibration import fit_temperature
 from pupila.evaluation.drift import answers_of, reference_of
 from pupila.evaluation.evaluate import predict_features
 from pupila.evaluation.made_pictures import made_pictures
-from pupila.evaluation.metrics import score
+from pupila.evaluation.metrics import fit_temperature, score
 from pupila.evaluation.unknown import UnknownScore, find_prototypes, fit_unknown, threshold
 from pupila.feedback.corrections import Corrections
 from pupila.manifest import METADATA_KEY, UNSEALED, GoldenPicture, Manifest, sealed
