@@ -22,7 +22,7 @@ from werkzeug.test import TestResponse
 
 from pupila.predictor import Predictor
 from pupila.server import Settings, create_app
-from pupila.server.api import json_body
+from pupila.server.api import body as bodies
 
 PNG = picture("red")
 TEXT = base64.b64encode(bytes(range(248, 256)) * 6 + PNG).decode()
@@ -86,7 +86,7 @@ def lines(text: str, end: str) -> str:
     ids=lambda value: str(value)[:40],
 )
 def test_every_way_to_write_base64_gives_the_same_bytes(text: Any) -> None:
-    assert json_body.from_base64(text) == CONTENT
+    assert bodies.from_base64(text) == CONTENT
 
 
 @pytest.mark.parametrize(
@@ -119,17 +119,17 @@ def test_what_is_not_base64_is_named_for_what_it_is(client: FlaskClient, value: 
 def test_spaces_are_taken_for_what_they_are(data: bytes, quarter: int) -> None:
     text = base64.b64encode(data).decode()
     wrapped = " ".join(re.findall(f".{{1,{4 * quarter}}}", text))
-    assert json_body.from_base64(wrapped) == data
+    assert bodies.from_base64(wrapped) == data
     if text.count("+") % 4:
-        assert json_body.from_base64(text.replace("+", " ")) == data
+        assert bodies.from_base64(text.replace("+", " ")) == data
 
 
 @given(st.text(max_size=100) | st.from_regex(r"(data:)?[a-z;=]{0,9}(;base64)?,?[A-Za-z0-9+/=_%' -]{0,40}"))
 @settings(max_examples=200, deadline=None)
 def test_no_text_makes_the_decoder_fail_otherwise_than_by_saying_so(text: str) -> None:
     try:
-        json_body.from_base64(text)
-    except json_body.Base64Error as error:
+        bodies.from_base64(text)
+    except bodies.Base64Error as error:
         assert str(error).endswith((".", ")"))
 
 
@@ -138,8 +138,8 @@ def test_no_writing_of_base64_takes_many_times_its_memory(piece: str) -> None:
     text = "data:," + piece * 2**16 if piece == "%41" else piece * 2**20
     tracemalloc.start()
     try:
-        with contextlib.suppress(json_body.Base64Error):
-            json_body.from_base64(text)
+        with contextlib.suppress(bodies.Base64Error):
+            bodies.from_base64(text)
         assert tracemalloc.get_traced_memory()[1] < 4 * len(text) + 2**24
     finally:
         tracemalloc.stop()

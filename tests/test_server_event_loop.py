@@ -7,10 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from pupila.server.process.scoreboard import Scoreboard
-from pupila.server.transport.admission import AdmissionControl
+from pupila.server.transport.admission import AdmissionControl, ConnectionHandoff, HandoffSockets
 from pupila.server.transport.connection import READ, Connection, ConnectionTable, Request
 from pupila.server.transport.event_loop import Reactor
-from pupila.server.transport.listener import ConnectionHandoff, HandoffSockets
 
 GET = b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n"
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from pupila.server.process.scoreboard import CONNECTIONS, HEARTBEAT, READY, Scoreboard
+from pupila.server.transport.admission import ConnectionHandoff, HandoffSockets, Listener
 from pupila.server.transport.connection import ConnectionTable
-from pupila.server.transport.listener import ConnectionHandoff, HandoffSockets, Listener
 
 ALL = 3
 

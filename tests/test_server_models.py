@@ -10,7 +10,7 @@ import requests
 from server_kit import Running, picture, serving, signal_worker, write_model
 
 from pupila.errors import ModelError
-from pupila.server.model_versions import versions
+from pupila.server import model_versions as versions
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pupila.server.api import json_body
+from pupila.server.api import body as bodies
+from pupila.server.api.body import MAX_BYTES, MAX_BYTES_BEYOND_ASCII, count
 from pupila.server.api.errors import BadPart, RequestError
-from pupila.server.api.json_body import MAX_BYTES, MAX_BYTES_BEYOND_ASCII, count
 from pupila.server.api.multipart import Part, first_part, read_pictures
 from pupila.server.settings import Settings
 
@@ -182,7 +182,7 @@ def test_base64_may_have_blanks_anywhere_and_these_cost_no_memory() -> None:
     text = "\r\n".join(["QUJD"] * 50_000)
     tracemalloc.start()
     try:
-        assert json_body.from_base64(text + "\t") == b"ABC" * 50_000
+        assert bodies.from_base64(text + "\t") == b"ABC" * 50_000
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

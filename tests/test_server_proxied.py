@@ -20,8 +20,7 @@ from server_kit import picture, wait_until, write_model
 
 import pupila
 from pupila.errors import SettingsError
-from pupila.server.transport.forwarded import UNIX, TrustedProxies
-from pupila.server.transport.listener import bind_unix
+from pupila.server.addresses import UNIX, TrustedProxies, bind_unix
 from pupila.server.transport.parser import parse_head
 
 PNG = picture("red")

@@ -22,7 +22,8 @@ from pupila._cpus import usable_cores
 from pupila.errors import SettingsError
 from pupila.predictor import Predictor
 from pupila.server import Settings
-from pupila.server.process.supervisor import Server, bind, make_plan
+from pupila.server.addresses import bind
+from pupila.server.process.supervisor import Server, make_plan
 
 DEADLINE = 2.0
 BODY = b'--XX\r\nContent-Disposition: form-data; name="file"\r\n\r\n' + picture() + b"\r\n--XX--\r\n"

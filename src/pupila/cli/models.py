@@ -18,7 +18,7 @@ def models() -> None:
 @json_lines_option
 def models_list(model: Path, as_json: bool) -> None:
     """List the versions that MODEL had while it was served."""
-    from pupila.server.model_versions.versions import versions
+    from pupila.server.model_versions import versions
 
     for version in versions(model):
         click.echo(json.dumps(vars(version)) if as_json else version.to_text())
@@ -29,7 +29,7 @@ def models_list(model: Path, as_json: bool) -> None:
 @click.argument("version")
 def models_activate(model: Path, version: str) -> None:
     """Put VERSION in the place of MODEL; running servers verify it and take it over."""
-    from pupila.server.model_versions.versions import activate
+    from pupila.server.model_versions import activate
 
     click.echo(activate(model, version).to_text())
 
@@ -38,6 +38,6 @@ def models_activate(model: Path, version: str) -> None:
 @click.argument("model", type=click.Path(path_type=Path))
 def models_rollback(model: Path) -> None:
     """Put back the version that MODEL had before."""
-    from pupila.server.model_versions.versions import roll_back
+    from pupila.server.model_versions import roll_back
 
     click.echo(roll_back(model).to_text())

@@ -29,7 +29,7 @@ from pupila.models import bundled_model
 from pupila.predictor import Predictor
 from pupila.server import Settings, create_app
 from pupila.server.api.errors import RequestError
-from pupila.server.model_versions.hot_reload import warm_up
+from pupila.server.model_versions import warm_up
 
 NAME = "pupila"
 ONGOING = 8

@@ -12,17 +12,14 @@ from pupila.server.api.auth import AccessControl
 from pupila.server.api.errors import RequestError
 from pupila.server.api.feedback import feedback
 from pupila.server.api.feedback_writer import Collector
-from pupila.server.api.kserve_v2 import oip
-from pupila.server.api.openapi import openapi
+from pupila.server.api.other_protocols import oip, torchserve
 from pupila.server.api.pages import pages
 from pupila.server.api.predict import AppState, PredictMiddleware
-from pupila.server.api.request_context import install
-from pupila.server.api.torchserve import torchserve
-from pupila.server.api.views import EXTENSION, core, json_response
+from pupila.server.api.request_context import EXTENSION, install, json_response
 from pupila.server.inference.batcher import DeadlineError, QueueFullError
 from pupila.server.inference.classifier import Classifier
-from pupila.server.observability.health import Health
 from pupila.server.observability.request_log import RequestLog, Telemetry
+from pupila.server.process.scoreboard import Health
 from pupila.server.settings import Settings
 
 log = logging.getLogger("pupila.server")
@@ -56,7 +53,7 @@ def create_app(
     state = AppState(classifier, settings, health or Health(), request_log, access, collector)
     app.extensions[EXTENSION] = state
     install(app, state)
-    for blueprint in (core, oip, torchserve, openapi, pages, feedback):
+    for blueprint in (pages, oip, torchserve, feedback):
         app.register_blueprint(blueprint)
     app.register_error_handler(RequestError, show_problem)
     app.register_error_handler(QueueFullError, show_queue_full)

@@ -5,9 +5,8 @@ from pathlib import Path
 
 from pupila.errors import SettingsError
 from pupila.images import ImageLimits
-from pupila.server.addresses import check_host, origin_of
+from pupila.server.addresses import TrustedProxies, check_host, origin_of
 from pupila.server.api.auth import ApiKey
-from pupila.server.transport.forwarded import TrustedProxies
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 MEBIBYTE = 2**20

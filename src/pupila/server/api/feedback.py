@@ -21,8 +21,7 @@ from pupila.server.api.auth import ApiKey
 from pupila.server.api.errors import RequestError
 from pupila.server.api.feedback_writer import Collector
 from pupila.server.api.pages import file_response
-from pupila.server.api.request_context import context_of, key_of, read_body
-from pupila.server.api.views import app_state, json_response
+from pupila.server.api.request_context import app_state, context_of, json_response, key_of, read_body
 from pupila.server.observability.request_log import REQUEST_ID
 
 log = logging.getLogger("pupila.server")

@@ -14,13 +14,11 @@ from pupila.errors import DataError, ImageError, SettingsError
 from pupila.feedback import Answered, Kept, Store
 from pupila.server.api.multipart import Part
 from pupila.server.inference.classifier import PictureResult
-from pupila.server.process.scoreboard import SharedTable
+from pupila.server.process.scoreboard import DROPPED, KEPT, PENDING, SharedTable
 from pupila.server.settings import Settings
 
 log = logging.getLogger("pupila.server")
 
-PENDING, KEPT, DROPPED = range(3)
-"""Columns of a worker's row: pictures that wait to be written, were written, were given up."""
 QUEUE_PICTURES = 256
 QUEUE_BYTES = 32 * 2**20
 BATCH_PICTURES = 16

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
 from pupila._names import did_you_mean
-from pupila.server.api import json_body
+from pupila.server.api import body as bodies
 from pupila.server.api.errors import BadPart, RequestError
 from pupila.server.settings import Settings
 
@@ -192,10 +192,10 @@ def file_of(index: int, data: bytes) -> bytes:
     """Return the file in a part without a file's name: a page may send a data: URL. Raises RequestError."""
     if data[:5].lower() == b"data:":
         try:
-            return json_body.from_base64(data.decode("ascii"))
+            return bodies.from_base64(data.decode("ascii"))
         except ValueError as error:
             raise RequestError.of_parts([malformed_base64(index, error)], index + 1) from error
-    if len(data) <= MAX_FILENAME and (is_name := json_body.FILE_NAME.fullmatch(data.decode("latin-1"))):
+    if len(data) <= MAX_FILENAME and (is_name := bodies.FILE_NAME.fullmatch(data.decode("latin-1"))):
         name = is_name[0].strip().lstrip("@")
         message = f"Part {index} holds the text {name!r} and no file. Did you forget the @? Write -F file=@{name}"
         raise RequestError(400, "no_picture", message)
@@ -273,7 +273,7 @@ def parameters_of(value: str) -> dict[str, str]:
 def read_json(body: bytes, settings: Settings) -> Upload:
     """Return the pictures of {"images": ["<base64>" or a data: URL, ...]}; raises RequestError."""
     try:
-        document: Any = json_body.parse(body, MAX_JSON_VALUES, "Send pictures as multipart parts.")
+        document: Any = bodies.parse(body, MAX_JSON_VALUES, "Send pictures as multipart parts.")
     except (ValueError, RecursionError) as error:
         reason = str(error)[:100] if isinstance(error, json.JSONDecodeError) else "it cannot be decoded"
         raise RequestError(400, "json_malformed", f"The body is not JSON: {reason}. {HOW_TO}") from error
@@ -286,8 +286,8 @@ def read_json(body: bytes, settings: Settings) -> Upload:
     bad: list[BadPart] = []
     for index, value in enumerate(encoded):
         try:
-            data = json_body.from_base64(value)
-        except json_body.Base64Error as error:
+            data = bodies.from_base64(value)
+        except bodies.Base64Error as error:
             bad.append(malformed_base64(index, error))
             continue
         if len(data) > settings.max_part_bytes:

@@ -1,12 +1,13 @@
-"""The HTTP routes of the web page and of the model's card: GET /, GET /page/NAME, GET /card.
+"""The HTTP routes that only read: the web page, the card, /model, /openapi.json, health and metrics.
 
-The page's files are read once a process. A browser asks each time whether they have changed, and gets 304 if not: so
+The page files are read once a process. A browser asks each time whether they have changed, and gets 304 if not: so
 an upgraded server is never used by an old page.
 """
 
 import functools
 import gzip
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from typing import Any
 from flask import Blueprint, Response, abort, request
 
 from pupila.manifest import Manifest
-from pupila.server.api.request_context import context_of
-from pupila.server.api.views import app_state, json_response
+from pupila.predictor import Predictor
+from pupila.server.api.request_context import app_state, context_of, json_response
 from pupila.server.settings import Settings
 
 FOLDER = Path(__file__).parent / "page"
@@ -133,3 +134,74 @@ def file_response(name: str) -> Response:
     context_of(request.environ).headers = HEADERS
     response.make_conditional(request)
     return response
+
+
+TEMPLATE = Path(__file__).with_name("openapi.json")
+
+
+@pages.get("/openapi.json")
+def openapi_document() -> Response:
+    """Describe the interface."""
+    state = app_state()
+    described = describe(state.classifier.predictor, state.settings)
+    if request.script_root:
+        described["servers"] = [{"url": request.script_root}]
+    return json_response(described)
+
+
+def describe(predictor: Predictor, settings: Settings) -> dict[str, Any]:
+    """Return the description for one model and these settings."""
+    from pupila import __version__
+
+    values = {"VERSION": __version__, "MODEL": predictor.manifest.name, "MAX_PARTS": str(settings.max_parts)}
+    text = TEMPLATE.read_text(encoding="utf-8")
+    for name, value in values.items():
+        text = text.replace(name, json.dumps(value)[1:-1])
+    described: dict[str, Any] = json.loads(text)
+    described["components"]["schemas"]["Category"]["enum"] = [*predictor.manifest.classes, None]
+    if settings.api_keys:
+        described["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        described["security"] = [{"key": []}]
+    return described
+
+
+@pages.get("/model")
+def model() -> Response:
+    """Show the manifest of the model that serves."""
+    predictor = app_state().classifier.predictor
+    response = json_response({"version": predictor.version, **predictor.manifest.without_golden()})
+    response.headers["Pupila-Model"] = predictor.version
+    return response
+
+
+@pages.get("/healthz")
+def healthz() -> Response:
+    """Say that this process answers."""
+    return json_response({"status": "alive"})
+
+
+@pages.get("/readyz")
+def readyz() -> Response:
+    """Say whether a verified model is loaded, and a worker there to use it."""
+    state = app_state()
+    status = state.health.status()
+    detail = {"model": state.classifier.predictor.manifest.name, "version": state.classifier.predictor.version}
+    document: dict[str, object] = {"status": status, "workers": state.health.workers(), **detail}
+    if state.health.refused:
+        document["refused"] = state.health.refused
+    return json_response(document, 200 if status == "ready" else 503)
+
+
+@pages.get("/metrics")
+def metrics() -> Response:
+    """Show what was counted, for Prometheus."""
+    from pupila.server.observability.request_log import (  # only where it is asked for: it costs 30 ms of start
+        CONTENT_TYPE,
+        exposition,
+    )
+
+    state = app_state()
+    predictor = state.classifier.predictor
+    kept = state.collector.table if state.collector else None
+    text = exposition(state.request_log.telemetry, state.health.scoreboard, predictor.manifest, predictor.version, kept)
+    return Response(text, content_type=CONTENT_TYPE)

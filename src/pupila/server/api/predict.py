@@ -4,7 +4,6 @@ Those do nothing for this route that is not done here, and took a third of the t
 network. Every POST /predict is a PredictTask, whatever options are on and whichever WSGI server calls.
 """
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,18 +31,12 @@ from pupila.server.api.request_context import (
     record_answers,
     request_id_of,
     stages_of,
+    to_bytes,
 )
 from pupila.server.inference.classifier import BatchKey, Classifier, Computed, Decoding, PictureOutputs, PictureResult
-from pupila.server.observability.health import Health
 from pupila.server.observability.request_log import RequestLog
+from pupila.server.process.scoreboard import Health
 from pupila.server.settings import Settings
-
-ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
-
-
-def to_bytes(document: Any) -> bytes:
-    """Return compact JSON; half a surrogate pair, which a client may have us repeat, becomes a question mark."""
-    return ENCODER.encode(document).encode(errors="replace")
 
 
 def predictions_json(

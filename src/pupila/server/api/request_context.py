@@ -4,23 +4,27 @@ The context holds deadline, body, access decision and log record. The steps are 
 the body, security and CORS headers, and the request log.
 """
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from flask import Flask, Response, request
+from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import NotFound
 
 from pupila.errors import ImageError
 from pupila.predictor import Predictor
-from pupila.server.api import content_encoding, multipart
+from pupila.server.api import body as bodies
+from pupila.server.api import multipart
 from pupila.server.api.auth import Access, AccessControl, ApiKey
 from pupila.server.inference.classifier import PictureResult, Stages
 from pupila.server.observability.request_log import RequestLog, RequestRecord, route_of
 from pupila.server.settings import Settings
 
+EXTENSION = "pupila"
 KEY = "pupila.request"
+ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 CHUNK = 65536
 SECURITY_HEADERS = (
     ("X-Content-Type-Options", "nosniff"),
@@ -111,7 +115,7 @@ def read_body(environ: dict[str, Any], settings: Settings) -> bytes:
     sent = read_sent(environ, settings)
     if "HTTP_CONTENT_ENCODING" not in environ:
         return sent
-    return content_encoding.decoded(environ, sent, settings.max_body_bytes)
+    return bodies.decoded(environ, sent, settings.max_body_bytes)
 
 
 def read_sent(environ: dict[str, Any], settings: Settings) -> bytes:
@@ -218,3 +222,19 @@ def log_request(environ: dict[str, Any], status: int, request_log: RequestLog) -
         started = time.monotonic() - sum(context.record.stages.values())
         address = environ.get("REMOTE_ADDR", "")
         request_log.record(context.record, environ["REQUEST_METHOD"], environ["PATH_INFO"], status, started, address)
+
+
+def to_bytes(document: Any) -> bytes:
+    """Return compact JSON; half a surrogate pair, which a client may have us repeat, becomes a question mark."""
+    return ENCODER.encode(document).encode(errors="replace")
+
+
+def app_state() -> "AppState":
+    """Return the state of the application that handles the request."""
+    state: AppState = current_app.extensions[EXTENSION]
+    return state
+
+
+def json_response(document: object, status: int = 200) -> Response:
+    """Return an answer of compact JSON."""
+    return Response(to_bytes(document), status, mimetype="application/json")

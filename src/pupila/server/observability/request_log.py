@@ -1,7 +1,7 @@
 """The request log: counts every answered request in shared memory, and writes its line of the access log.
 
 Each worker adds to its own row, and whoever is asked sums the rows. The row outlives the worker: the one that replaces
-it goes on counting where it stopped. METRICS declares each metric once; metrics.py writes them in Prometheus's format.
+it goes on counting where it stopped. METRICS declares each metric once; `exposition` is GET /metrics, for Prometheus.
 """
 
 import contextlib
@@ -17,9 +17,16 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from pupila.manifest import Manifest
 from pupila.server.observability.tracing import Tracer
-from pupila.server.process.scoreboard import SharedTable
+from pupila.server.process.scoreboard import CONNECTIONS, DROPPED, KEPT, STARTS, WAITING, Scoreboard, SharedTable
+
+log = logging.getLogger("pupila.server")
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
 
 CODES = (200, 204, 400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 431, 500, 501, 503, 504, 505)
 """Statuses counted by themselves; any other counts as "other"."""
@@ -27,6 +34,7 @@ ROUTES = ("predict", "infer", "predictions", "model", "health", "metrics", "othe
 STAGES = ("upload", "parse", "decode", "wait", "compute", "answer")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 MAX_CLASSES = 1024
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +80,7 @@ CONFIDENCES = SharedMetric(
 UNKNOWN = SharedMetric("pupila_unknown", "Pictures that look like none of the classes.", ("category",))
 METRICS = (REQUESTS, REQUEST_SECONDS, STAGE_SECONDS, BATCHES, CONFIDENCES, UNKNOWN)
 """In the order of their columns; those by class are the last."""
-STARTS = dict(zip(METRICS, itertools.accumulate([0, *(metric.columns for metric in METRICS)]), strict=False))
+COLUMN_OF = dict(zip(METRICS, itertools.accumulate([0, *(metric.columns for metric in METRICS)]), strict=False))
 COLUMNS = sum(metric.columns for metric in METRICS)
 
 
@@ -124,12 +132,12 @@ class Telemetry:
     def forget_classes(self) -> None:
         """Start the counts by class anew: a model with other classes has taken over."""
         with self._lock:
-            for column in range(STARTS[CONFIDENCES], COLUMNS):
+            for column in range(COLUMN_OF[CONFIDENCES], COLUMNS):
                 self._row[column] = 0.0
 
     def _add(self, metric: SharedMetric, index: int, value: float) -> None:
         """Add to a counter, or add a value to a histogram."""
-        start = STARTS[metric] + index * metric.width
+        start = COLUMN_OF[metric] + index * metric.width
         if metric.bounds:
             self._row[start + bisect_left(metric.bounds, value)] += 1
         self._row[start + metric.width - 1] += value
@@ -140,11 +148,11 @@ class Telemetry:
 
     def total(self, metric: SharedMetric, index: int) -> float:
         """Return a counter, or the sum of a histogram's values, over all workers."""
-        return self.table.sum(STARTS[metric] + (index + 1) * metric.width - 1)
+        return self.table.sum(COLUMN_OF[metric] + (index + 1) * metric.width - 1)
 
     def buckets(self, metric: SharedMetric, index: int) -> Iterator[tuple[str, float]]:
         """Yield the cumulative buckets of a histogram by upper bound, over all workers."""
-        start, total = STARTS[metric] + index * metric.width, 0.0
+        start, total = COLUMN_OF[metric] + index * metric.width, 0.0
         for place, bound in enumerate([*map(str, metric.bounds), "+Inf"]):
             total += self.table.sum(start + place)
             yield bound, total
@@ -155,8 +163,6 @@ def request_index(route: str, status: int) -> int:
     code = CODES.index(status) if status in CODES else len(CODES)
     return ROUTES.index(route) * (len(CODES) + 1) + code
 
-
-log = logging.getLogger("pupila.server")
 
 APPENDING = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 STDOUT = Path("-")
@@ -255,3 +261,72 @@ class RequestLog:
         """Hand on what has not been sent yet; the process is about to end."""
         if self.tracer is not None:
             self.tracer.close()
+
+
+def exposition(
+    telemetry: Telemetry, scoreboard: Scoreboard | None, manifest: Manifest, version: str, kept: SharedTable | None
+) -> bytes:
+    """Return everything that was counted, in Prometheus's text format; `kept`: the table of feedback_writer.py."""
+    from prometheus_client import generate_latest  # only where it is asked for: it costs 30 ms of start
+
+    snapshot: Any = Snapshot(telemetry, scoreboard, manifest, version, kept)
+    return generate_latest(snapshot)
+
+
+@dataclass
+class Snapshot:
+    """Reads the shared tables once, as one of Prometheus's collectors."""
+
+    telemetry: Telemetry
+    scoreboard: Scoreboard | None
+    manifest: Manifest
+    version: str
+    kept: SharedTable | None
+
+    def collect(self) -> "Iterator[Metric]":
+        """Yield every metric."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        yield from map(self.shared, METRICS)
+        if self.scoreboard is not None:
+            yield from self.workers(self.scoreboard)
+        if self.kept is not None:
+            collected = CounterMetricFamily("pupila_collected", "Answered pictures to keep.", labels=["outcome"])
+            collected.add_metric(["kept"], self.kept.sum(KEPT))
+            collected.add_metric(["dropped"], self.kept.sum(DROPPED))
+            yield collected
+        model = GaugeMetricFamily("pupila_model_info", "The model that serves.", labels=["name", "version"])
+        model.add_metric([self.manifest.name, self.version], 1)
+        yield model
+
+    def shared(self, metric: SharedMetric) -> "Metric":
+        """Return a metric of the shared table: what has been seen, and of classes that were not seen the zeros."""
+        from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+
+        values = metric.values or [(name,) for name in self.manifest.classes[:MAX_CLASSES]]
+        if not metric.bounds:
+            counter = CounterMetricFamily(metric.name, metric.text, labels=metric.labels)
+            for index, names in enumerate(values):
+                count = self.telemetry.total(metric, index)
+                if count or not metric.values:
+                    counter.add_metric(names, count)
+            return counter
+        histogram = HistogramMetricFamily(metric.name, metric.text, labels=metric.labels)
+        for index, names in enumerate(values):
+            buckets = list(self.telemetry.buckets(metric, index))
+            if buckets[-1][1]:
+                histogram.add_metric(names, buckets, self.telemetry.total(metric, index))
+        return histogram
+
+    def workers(self, scoreboard: Scoreboard) -> "Iterator[Metric]":
+        """Yield what the scoreboard shows."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        yield GaugeMetricFamily("pupila_workers_ready", "Workers that can answer.", value=scoreboard.ready())
+        yield GaugeMetricFamily("pupila_waiting", "Requests that wait for a thread.", value=scoreboard.sum(WAITING))
+        yield GaugeMetricFamily("pupila_connections", "Open connections.", value=scoreboard.sum(CONNECTIONS))
+        yield CounterMetricFamily("pupila_worker_starts", "Workers started so far.", value=scoreboard.sum(STARTS))
+        memory = GaugeMetricFamily("pupila_worker_resident_bytes", "Memory of each worker.", labels=["worker"])
+        for slot, size in scoreboard.resident_bytes().items():
+            memory.add_metric([str(slot)], size)
+        yield memory

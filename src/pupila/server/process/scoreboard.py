@@ -1,4 +1,4 @@
-"""The scoreboard: heartbeat and load of every worker, one row of shared memory each.
+"""The scoreboard: heartbeat and load of every worker, one row of shared memory each; and readiness, drawn from it.
 
 Made before the fork. A worker writes its own row; the supervisor and the other workers read it. Eight aligned bytes are
 written at once, so that a reader never sees half a number, and a process that is killed leaves its row as it was.
@@ -8,6 +8,7 @@ import math
 import mmap
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -30,6 +31,8 @@ class SharedTable:
 
 
 PID, HEARTBEAT, DUE, READY, CONNECTIONS, WAITING, LEAVING, STARTS = range(8)
+PENDING, KEPT, DROPPED = range(3)
+"""Columns of feedback_writer.py's table: pictures that wait to be written, were written, were given up."""
 
 FRESH = 1.0
 """Seconds without a heartbeat after which a worker does not count as alive."""
@@ -77,3 +80,24 @@ class Scoreboard(SharedTable):
                 continue
             found[slot] = pages * 4096
         return found
+
+
+@dataclass
+class Health:
+    """The state of one worker process, and through the scoreboard of all."""
+
+    scoreboard: Scoreboard | None = None
+    """None outside `serve`, where this process is the only one we know of."""
+    draining: bool = False
+    refused: str | None = None
+    """Why the model file that is in place now is not the one that serves."""
+
+    def workers(self) -> int:
+        """Return how many workers are ready."""
+        return self.scoreboard.ready() if self.scoreboard else 1
+
+    def status(self) -> str:
+        """Return "ready", or in a word or two why not."""
+        if self.draining:
+            return "draining"
+        return "ready" if self.workers() else "no worker"

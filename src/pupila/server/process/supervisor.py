@@ -28,19 +28,29 @@ from gunicorn.workers.base import Worker
 from pupila._cpus import usable_cores, usable_cpus
 from pupila.errors import DataError, ModelError, SettingsError
 from pupila.predictor import Predictor
+from pupila.server.addresses import bind, example, url_of
 from pupila.server.api.auth import AccessControl
-from pupila.server.api.feedback_writer import PENDING, Collector, new_table, prepare
-from pupila.server.api.views import EXTENSION
+from pupila.server.api.feedback_writer import Collector, new_table, prepare
+from pupila.server.api.request_context import EXTENSION
 from pupila.server.app import create_app
-from pupila.server.model_versions.hot_reload import HotReloader, load_first, open_file, stamp_of
-from pupila.server.observability.health import Health
+from pupila.server.model_versions import HotReloader, load_first, open_file, stamp_of
 from pupila.server.observability.request_log import COLUMNS, STDOUT, RequestLog, Telemetry, opened
 from pupila.server.observability.tracing import Tracer, check_tracing
 from pupila.server.process.libc import give_memory_back, silence_libtiff
-from pupila.server.process.scoreboard import DUE, HEARTBEAT, LEAVING, PID, STARTS, Scoreboard, SharedTable
+from pupila.server.process.scoreboard import (
+    DUE,
+    HEARTBEAT,
+    LEAVING,
+    PENDING,
+    PID,
+    STARTS,
+    Health,
+    Scoreboard,
+    SharedTable,
+)
 from pupila.server.settings import Settings
+from pupila.server.transport.admission import HandoffSockets
 from pupila.server.transport.event_loop import EventLoop
-from pupila.server.transport.listener import HandoffSockets, bind, example, url_of
 from pupila.server.transport.tls import certificate_of
 
 

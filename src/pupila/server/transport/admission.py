@@ -1,23 +1,212 @@
-"""Admission control: decides from a request's head whether it is read, queued, answered at once or refused.
+"""Admission: accepts connections evenly among the workers, and decides from a head whether a request is read.
 
-Keys, rate limits, types and sizes are judged before the body is read. Memory is reserved for twice what has arrived,
-not for Content-Length, so that idle large uploads hold no quota. An upload that cannot double its reservation, or that
-could not end beside what is reserved when it begins, is answered with 503 and Retry-After.
+Accepting evenly is not enough: the connections of one worker may all end, and a worker that is started in another's
+place finds every client connected elsewhere. So a worker with clearly more connections hands one over, between two
+requests, to the worker that has fewest (load balancing). Its client notices nothing.
+
+Admission control answers, queues or refuses a request. Keys, rate limits, types and sizes are judged before the body
+is read. Memory is reserved for twice what has arrived, not for Content-Length, so that idle large uploads hold no
+quota. An upload that cannot double its reservation, or that could not end beside what is reserved when it begins, is
+answered with 503 and Retry-After (backpressure).
 """
 
+import contextlib
+import logging
 import math
+import socket
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 from pupila.server.api.auth import Access, AccessControl
-from pupila.server.api.content_encoding import WINDOW, encoding_unsupported
+from pupila.server.api.body import WINDOW, encoding_unsupported
 from pupila.server.api.errors import RequestError
 from pupila.server.api.multipart import MAX_PART_HEADER, first_part, is_readable, too_big_body, type_unsupported
 from pupila.server.observability.request_log import RequestLog, RequestRecord, route_of
+from pupila.server.process.scoreboard import HEARTBEAT, WAITING, Scoreboard
 from pupila.server.settings import Settings
-from pupila.server.transport.connection import CONTINUE, Connection, ConnectionTable, Request
+from pupila.server.transport.connection import CONTINUE, READ, START, Connection, ConnectionTable, Request
 from pupila.server.transport.executor import CLOSE, Executor, persistence_of, plain_response
 from pupila.server.transport.parser import Head
+
+log = logging.getLogger("pupila.server")
+
+TICK = 0.2
+"""Seconds between two looks at the clock: how late a deadline may be noticed."""
+STEP_BACK = 0.05
+"""Seconds for which a worker leaves new connections to another that has fewer: it may be computing a batch."""
+LOOK = 0.002
+"""Seconds between two looks in that time whether the other has caught up."""
+EVEN = 1.25
+"""A worker with so many times the connections of another steps back: four are two and two, and many are soon taken."""
+SILENCE = 60.0
+"""Seconds between two log entries about connections that the system has no room for."""
+
+
+class Listener:
+    """One worker's end of the socket that all workers listen on; used by the I/O thread."""
+
+    def __init__(self, sock: socket.socket, pool: ConnectionTable, scoreboard: Scoreboard, most: int) -> None:
+        self.sock = sock
+        self.pool = pool
+        self.scoreboard = scoreboard
+        self.most = most
+        """Connections that this worker may have."""
+        self.watched = False
+        self.away_until = 0.0
+        """Until when this worker steps back."""
+        self.full_until = 0.0
+        """Until when it takes none, as none of its connections could make room ..."""
+        self.full_at = 0
+        """... unless it has fewer than so many before that."""
+        self.silent_until = -math.inf
+
+    def watch(self, now: float, wanted: bool = True) -> None:
+        """Have the selector report new connections, unless there shall be none or another worker should take them."""
+        if now < self.away_until and not self.has_more():
+            self.away_until = 0.0
+        full = now < self.full_until and len(self.pool) >= self.full_at
+        wanted = wanted and now >= self.away_until and not full
+        if wanted and not self.watched:
+            self.pool.selector.register(self.sock, READ, self.accept)
+        elif self.watched and not wanted:
+            self.pool.selector.unregister(self.sock)
+        self.watched = wanted
+
+    def patience(self, now: float, seconds: float) -> float:
+        """Return how long the selector may wait, of so many seconds."""
+        if now < self.away_until:
+            return min(seconds, LOOK)
+        return min(seconds, self.full_until - now) if now < self.full_until else seconds
+
+    def has_more(self) -> bool:
+        """Return whether another worker has clearly fewer connections."""
+        return len(self.pool) > EVEN * self.scoreboard.fewest_connections()
+
+    def accept(self) -> None:
+        """Take the connections that wait, but give a worker that has fewer a start, once for each."""
+        given = time.monotonic() < self.away_until + TICK
+        while given or not self.has_more():
+            self.away_until = 0.0
+            try:
+                if not self.may_accept() or not self.pool.accept(self.sock):
+                    return
+            except OSError as error:
+                if not self.pool.evict():
+                    self.complain(error)
+                    self.rest()
+                    return
+                continue
+            given = False
+        self.away_until = time.monotonic() + STEP_BACK
+
+    def may_accept(self) -> bool:
+        """Return whether one more connection may be had; the one that has been idle longest makes room for it."""
+        if len(self.pool) < self.most or self.pool.evict():
+            return True
+        self.rest()
+        return False
+
+    def rest(self) -> None:
+        """Take nothing until there may be room: what waits would be reported again and again."""
+        self.full_until, self.full_at = time.monotonic() + START, len(self.pool)
+
+    def complain(self, error: OSError) -> None:
+        """Log why clients have to wait, now and then."""
+        now = time.monotonic()
+        if now >= self.silent_until:
+            self.silent_until = now + SILENCE
+            log.error("new connections have to wait, since the system has no room for them: %s", error.strerror)
+
+    def take_all(self) -> None:
+        """Take what has been connected already: there is nobody else who could."""
+        with contextlib.suppress(OSError):
+            while self.pool.accept(self.sock):
+                pass
+
+    def close(self, now: float) -> None:
+        """Take nothing more."""
+        self.watch(now, wanted=False)
+        self.sock.close()
+
+
+AWAKE = 0.1
+"""Seconds since the last heartbeat of a worker that is surely running."""
+LONGEST = 256
+"""Bytes of a client's address."""
+
+
+class HandoffSockets:
+    """A pair of Unix sockets for each row of the scoreboard, over which client sockets travel. Made before the fork."""
+
+    def __init__(self, rows: int) -> None:
+        self.pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(rows)]
+        for outside, inside in self.pairs:
+            outside.setblocking(False)
+            inside.setblocking(False)
+
+    def inside(self, slot: int) -> socket.socket:
+        """Return what can be read when something has come in."""
+        return self.pairs[slot][1]
+
+    def hand(self, slot: int, sock: socket.socket, address: str) -> bool:
+        """Hand a client's socket to another worker, which has its own copy then; False if that has no room."""
+        try:
+            socket.send_fds(self.pairs[slot][0], [address.encode()], [sock.fileno()])
+        except OSError:
+            return False
+        return True
+
+    def taken(self, slot: int) -> Iterator[tuple[socket.socket, str]]:
+        """Yield the sockets that have come in, and their clients' addresses."""
+        while True:
+            try:
+                address, descriptors, _, _ = socket.recv_fds(self.inside(slot), LONGEST, 1)
+            except OSError:  # no more
+                return
+            for descriptor in descriptors:
+                yield socket.socket(fileno=descriptor), address.decode()
+
+    def clear(self, slot: int) -> None:
+        """Close what nobody has taken: its worker is gone."""
+        for sock, _ in self.taken(slot):
+            sock.close()
+
+
+class ConnectionHandoff:
+    """One worker's; used by the I/O thread."""
+
+    def __init__(self, handoffs: HandoffSockets, slot: int, pool: ConnectionTable, scoreboard: Scoreboard) -> None:
+        self.handoffs = handoffs
+        self.slot = slot
+        self.pool = pool
+        self.scoreboard = scoreboard
+        self.next_look = 0.0
+        pool.selector.register(handoffs.inside(slot), READ, self.take)
+
+    def take(self) -> None:
+        """Take the connections that others have handed over."""
+        for sock, address in self.handoffs.taken(self.slot):
+            self.pool.add(sock, address)
+
+    def rebalance(self, connection: Connection, now: float) -> None:
+        """Hand a connection between two requests to another worker, if that one has at least two fewer.
+
+        At most one in STEP_BACK seconds: it may take so long until it shows on the scoreboard. And only to a worker
+        whose heartbeat is fresh and that keeps nobody waiting: what is handed to a worker that hangs is lost with it.
+        """
+        if now < self.next_look or connection.scheme == "https":  # what TLS has agreed on cannot be handed over
+            return
+        self.next_look = now + STEP_BACK
+        fewest, slot = self.scoreboard.least_busy()
+        if len(self.pool) < max(fewest + 2, EVEN * fewest):
+            return
+        row = self.scoreboard.row(slot)
+        if now - row[HEARTBEAT] > AWAKE or row[WAITING]:
+            return
+        if self.handoffs.hand(slot, connection.sock, connection.peer):
+            self.pool.drop(connection)
+
 
 LINGER = 5.0
 """Seconds in which a client that is refused may go on sending, so that it sees the answer and not a broken pipe."""

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from selectors import EVENT_READ
 from typing import Any
 
+from pupila.server.addresses import NOBODY, UNIX, TrustedProxies
 from pupila.server.api.auth import Access
 from pupila.server.process.scoreboard import CONNECTIONS
-from pupila.server.transport.forwarded import NOBODY, UNIX, TrustedProxies
 from pupila.server.transport.parser import HEAD_END, MAX_HEAD, Chunks, Head, ProtocolError, check_start, parse_head
 from pupila.server.transport.tls import HANDSHAKE, Certificate, TlsSocket
 

@@ -15,16 +15,21 @@ from collections import deque
 from collections.abc import Callable
 from wsgiref.types import WSGIApplication
 
+from pupila.server.addresses import NOBODY, TrustedProxies
 from pupila.server.api.auth import AccessControl
-from pupila.server.observability.health import Health
 from pupila.server.observability.request_log import RequestLog
-from pupila.server.process.scoreboard import DUE, HEARTBEAT, LEAVING, READY, WAITING, Scoreboard
+from pupila.server.process.scoreboard import DUE, HEARTBEAT, LEAVING, READY, WAITING, Health, Scoreboard
 from pupila.server.settings import Settings
-from pupila.server.transport.admission import AdmissionControl, ErrorResponses
+from pupila.server.transport.admission import (
+    TICK,
+    AdmissionControl,
+    ConnectionHandoff,
+    ErrorResponses,
+    HandoffSockets,
+    Listener,
+)
 from pupila.server.transport.connection import READ, WRITE, Connection, ConnectionTable
 from pupila.server.transport.executor import Executor
-from pupila.server.transport.forwarded import NOBODY, TrustedProxies
-from pupila.server.transport.listener import TICK, ConnectionHandoff, HandoffSockets, Listener
 from pupila.server.transport.parser import ProtocolError
 from pupila.server.transport.tls import certificate_of
 

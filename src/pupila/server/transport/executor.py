@@ -11,8 +11,8 @@ from typing import Any, Generic, TypeVar
 from wsgiref.types import WSGIApplication
 
 from pupila.server.api.errors import RequestError
-from pupila.server.api.predict import PredictMiddleware, PredictTask, is_predict, to_bytes
-from pupila.server.api.request_context import KEY, RequestContext, context_of
+from pupila.server.api.predict import PredictMiddleware, PredictTask, is_predict
+from pupila.server.api.request_context import KEY, RequestContext, context_of, to_bytes
 from pupila.server.inference.batcher import QueueFullError
 from pupila.server.inference.classifier import Computed
 from pupila.server.observability.request_log import RequestLog, RequestRecord, route_of

@@ -1,6 +1,7 @@
-"""The Open Inference Protocol, version 2, as Triton and KServe speak it, with Triton's binary tensors. Knows Flask.
+"""Two other inference protocols: KServe v2 (Triton), with its binary tensors, and the two calls of TorchServe.
 
-Two inputs are understood: `images`, pixels as the graph takes them, and `files`, encoded pictures of any size.
+KServe's inputs are `images`, pixels as the graph takes them, and `files`, encoded pictures of any size. TorchServe's
+clients call /ping and /predictions/NAME.
 """
 
 import struct
@@ -13,12 +14,20 @@ from numpy.typing import NDArray
 from pupila import images
 from pupila.errors import ImageError
 from pupila.predictor import Predictor
-from pupila.server.api import json_body, multipart
+from pupila.server.api import body as bodies
+from pupila.server.api import multipart
 from pupila.server.api.errors import BadPart, RequestError
-from pupila.server.api.predict import to_bytes
-from pupila.server.api.request_context import context_of, count_pictures, read_body, record_answers, stages_of
-from pupila.server.api.views import app_state, json_response
-from pupila.server.inference.classifier import BatchKey, Decoding, Stages, interpret
+from pupila.server.api.request_context import (
+    app_state,
+    context_of,
+    count_pictures,
+    json_response,
+    read_body,
+    record_answers,
+    stages_of,
+    to_bytes,
+)
+from pupila.server.inference.classifier import BatchKey, Decoding, PictureResult, Stages, interpret
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """Bytes of JSON before the binary tensors, in requests and answers alike."""
@@ -113,7 +122,7 @@ def split_body(body: bytes) -> tuple[dict[str, Any], bytes]:
     stated = request.headers.get(HEADER_LENGTH, "")
     length = int(stated) if stated.isascii() and stated.isdigit() and len(stated) < 10 else len(body)
     try:
-        document = json_body.parse(body[:length], MAX_JSON_VALUES, "Send the pictures as a binary tensor.")
+        document = bodies.parse(body[:length], MAX_JSON_VALUES, "Send the pictures as a binary tensor.")
     except (ValueError, RecursionError) as error:
         raise bad("the request's JSON cannot be read") from error
     if not isinstance(document, dict) or not isinstance(document.get("inputs"), list):
@@ -160,8 +169,8 @@ def files_of(entry: dict[str, Any], binary: bytes, count: int) -> list[bytes]:
     if "data" in entry:
         given = entry["data"] if isinstance(entry["data"], list) else []
         try:
-            found = [json_body.from_base64(text) for text in given]
-        except json_body.Base64Error as error:
+            found = [bodies.from_base64(text) for text in given]
+        except bodies.Base64Error as error:
             raise bad(f"of the input's data: {str(error).rstrip('.')}") from error
     else:
         at = 0
@@ -258,3 +267,47 @@ def show(error: RequestError) -> Response:
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(max(1, round(error.retry_after)))
     return response
+
+
+TOP = 5
+"""Classes that TorchServe's image classifier lists."""
+
+torchserve = Blueprint("torchserve", __name__)
+
+
+@torchserve.get("/ping")
+def ping() -> Response:
+    """Say whether the server is healthy, in TorchServe's words."""
+    healthy = app_state().health.status() == "ready"
+    return json_response({"status": "Healthy" if healthy else "Unhealthy"}, 200 if healthy else 503)
+
+
+@torchserve.route("/predictions/<name>", methods=["POST", "PUT"])
+@torchserve.route("/predictions/<name>/<version>", methods=["POST", "PUT"])
+def predictions(name: str, version: str = "") -> Response:
+    """Answer {class: probability} for one picture, as a raw body or the part 'data'; a list for several parts."""
+    asked_for(name, version)
+    state, environ = app_state(), request.environ
+    stages = stages_of(environ, state.request_log)
+    body, kind = read_body(environ, state.settings), environ.get("CONTENT_TYPE", "")
+    if kind.startswith("multipart/"):
+        parts = multipart.read_multipart(kind, body, state.settings, ("data", "file"))
+    else:
+        own = kind if multipart.is_json(multipart.kind_of(kind)) else "image/*"  # curl -T sends any type
+        parts = multipart.read_pictures(own, body, state.settings)
+    count_pictures(environ, state.access, len(parts))
+    stages.end("parse")
+    predictor, found = state.classifier.classify(parts, TOP, context_of(environ).deadline, stages)
+    bad = [BadPart.of(i, parts[i].filename, a) for i, a in enumerate(found) if isinstance(a, ImageError)]
+    if bad:
+        raise RequestError.of_parts(bad, len(parts))
+    record_answers(environ, predictor, found)
+    documents = [scores(answer) for answer in found if isinstance(answer, PictureResult)]
+    response = json_response(documents[0] if len(documents) == 1 else documents)
+    response.headers["Pupila-Model"] = predictor.version
+    return response
+
+
+def scores(answer: PictureResult) -> dict[str, Any]:
+    """Return the best classes and their probabilities."""
+    return {choice.category: choice.confidence for choice in answer.prediction.top}

@@ -1,1 +1,0 @@
-"""Hot reload and the history of model versions."""
