@@ -11,7 +11,8 @@ run: .venv/serving
 	@$(BIN)/pupila serve
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder -m 'not alone'
+	$(BIN)/python -m pytest -m alone
 
 check: .venv/everything
 	$(BIN)/ruff check .

@@ -1,5 +1,5 @@
-"""What takes long to start: a real browser for the tests of the web pages, which are skipped, with the reason, where
-there is none; and the small Ray cluster of cluster_kit, with its photos.
+"""Which tests run together under pytest-xdist, and what takes long to start: a real browser for the tests of the web
+pages, which are skipped, with the reason, where there is none; the small Ray cluster of cluster_kit, with its photos.
 """
 
 import shutil
@@ -11,6 +11,22 @@ from cluster_kit import cluster as cluster
 from cluster_kit import photos as photos
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Make each file a group, which shares what its fixtures start, and let files with slow tests begin first."""
+    slow: dict[str, int] = {}
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+        slow[_group(item)] = slow.get(_group(item), 0) - (item.get_closest_marker("slow") is not None)
+    items.sort(key=lambda item: slow[_group(item)])
+
+
+def _group(item: pytest.Item) -> str:
+    marker = item.get_closest_marker("xdist_group")
+    assert marker is not None
+    return str(marker.args[0])
 
 
 @pytest.fixture(scope="module")

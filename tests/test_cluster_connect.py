@@ -1,6 +1,8 @@
-"""An address where no cluster is ends at once, in one sentence that says what to do."""
+"""An address where no cluster is ends at once, in one sentence that says what to do; a node's lines are shown here."""
 
 import logging
+import sys
+from pathlib import Path
 
 import pytest
 from cluster_kit import free_ports
@@ -9,11 +11,11 @@ from pupila.errors import SettingsError
 
 pytest.importorskip("ray")
 
+from pupila.cluster.connect import LOG, connected, printing_to, shown
+
 
 @pytest.mark.parametrize("address", ["127.0.0.2:{port}", "nonsense", "127.0.0.2:99999", "no.such.host.invalid:6379"])
 def test_address_without_a_cluster_is_refused_at_once(address: str, caplog: pytest.LogCaptureFixture) -> None:
-    from pupila.cluster.connect import connected
-
     caplog.set_level(logging.WARNING)
     (port,) = free_ports(1)
     address = address.format(port=port)
@@ -22,3 +24,25 @@ def test_address_without_a_cluster_is_refused_at_once(address: str, caplog: pyte
     said = str(refused.value)
     assert said.startswith(f"{address}: no Ray cluster answers there (") and "\n" not in said
     assert caplog.text == ""
+
+
+def test_what_is_printed_goes_to_the_log_errors_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for word in ("first", "second"):
+        with printing_to(tmp_path / "run"):
+            print(word)
+            print(f"{word} error", file=sys.stderr)
+    assert (tmp_path / "run" / LOG).read_text() == "first\nfirst error\nsecond\nsecond error\n"
+    assert capsys.readouterr() == ("", "")
+
+
+def test_lines_are_shown_once_and_those_of_an_earlier_run_not_at_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / LOG).write_text("of an earlier run\n")
+    with shown(tmp_path), (tmp_path / LOG).open("a", buffering=1) as node:
+        node.write("first\nsec")
+        node.write("ond\n")
+    assert capsys.readouterr().out == "first\nsecond\n"
+    with shown(tmp_path / "nowhere"):
+        pass
+    assert capsys.readouterr().out == ""

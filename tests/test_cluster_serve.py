@@ -1,9 +1,10 @@
-"""Serving on a cluster: a killed replica, a killed door, a new model, all under load, and no client sees a failure."""
+"""Serving on a cluster: a killed replica and a new model, under load, and no client sees a failure."""
 
 import asyncio
 import contextlib
 import os
 import signal
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import psutil
 import pytest
 from cluster_kit import Load, Nodes, deploy, free_ports, serve_command
 from server_kit import picture, write_model
+from starlette.requests import Request
 from starlette.types import Receive, Send
 
 from pupila.errors import SettingsError
@@ -21,6 +23,7 @@ from pupila.predictor import Predictor, predict_files
 from pupila.server import Settings, create_app
 
 pytest.importorskip("ray")
+pytestmark = pytest.mark.filterwarnings("ignore:.*`Field`:DeprecationWarning")  # Ray Serve's own, at its import
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +33,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return write_model(folder / "first.onnx"), write_model(folder / "second.onnx", white=0.5)
 
 
-def processes(nodes: Nodes, name: str) -> set[int]:
-    """Return the ids of the processes that run a Replica or an Ingress, on this cluster and no other."""
+def replicas(nodes: Nodes) -> set[int]:
+    """Return the ids of the processes that run a replica, on this cluster and no other."""
     found = set()
     for node in nodes.cluster.list_all_nodes():
         for started in node.all_processes["raylet"]:
             for child in psutil.Process(started.process.pid).children():
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    if f"ServeReplica:pupila:{name}" in " ".join(child.cmdline()):
+                    if "ServeReplica:pupila:" in " ".join(child.cmdline()):
                         found.add(child.pid)
     return found
 
@@ -63,8 +66,8 @@ def test_killed_processes_and_a_new_model_under_load_fail_no_request(
     node = cluster.add(num_cpus=1)
     try:
         deploy(first, port, cluster.address)
-        before = {name: processes(cluster, name) for name in ("Replica", "Ingress")}
-        assert {name: len(found) for name, found in before.items()} == {"Replica": 2, "Ingress": 2}
+        before = replicas(cluster)
+        assert len(before) == 2
         refused = serve_command(first, other, cluster.address)
         assert (refused.returncode, refused.stdout) == (1, "")
         assert refused.stderr.startswith(
@@ -72,9 +75,8 @@ def test_killed_processes_and_a_new_model_under_load_fail_no_request(
         )
         with Load([f"http://127.0.0.1:{port}"], photo.read_bytes()) as load:
             load.wait_for(20)
-            for found in before.values():
-                os.kill(min(found), signal.SIGKILL)
-                load.wait_for(20)
+            os.kill(min(before), signal.SIGKILL)
+            load.wait_for(20)
             deploy(second, port, cluster.address)
             load.wait_for(40)
         versions = [Predictor.load(model).version for model in (first, second)]
@@ -86,39 +88,43 @@ def test_killed_processes_and_a_new_model_under_load_fail_no_request(
         cluster.kill(node)
 
 
-# The door, without Ray
+# Requests and retries, without Ray
+
+
+def asked(pieces: list[bytes], query: str = "", headers: Sequence[tuple[bytes, bytes]] = ()) -> Request:
+    """Return a request for /predict as Ray Serve gives it to a replica."""
+    coming = iter(pieces)
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": next(coming), "more_body": len(pieces) > 1}
+
+    scope = {"type": "http", "method": "POST", "path": "/predict", "query_string": query.encode(), "headers": headers}
+    return Request({**scope, "server": ("a", 80), "client": ("127.0.0.1", 1)}, receive)
 
 
 def test_replica_answers_as_the_application_does(models: tuple[Path, Path]) -> None:
-    from pupila.cluster.door import Asked, call
+    from pupila.cluster.serve import answer, environ_of
 
     predictor = Predictor.load(models[0])
     app = create_app(predictor, Settings())
-    environ = {"REQUEST_METHOD": "POST", "PATH_INFO": "/predict", "QUERY_STRING": "top=2", "CONTENT_TYPE": "image/png"}
-    environ |= {"SERVER_NAME": "a", "SERVER_PORT": "1", "SERVER_PROTOCOL": "HTTP/1.1", "REMOTE_ADDR": "127.0.0.1"}
-    status, headers, body = call(app, Asked(environ, picture("blue")))
-    assert status == 200
-    assert dict(headers)["Pupila-Model"] == predictor.version
+    environ = asyncio.run(environ_of(asked([picture("blue")], "top=2", [(b"content-type", b"image/png")]), 10_000))
+    response = answer(app, environ)
+    assert (response.status_code, response.headers["Pupila-Model"]) == (200, predictor.version)
     same = app.test_client().post("/predict?top=2", data=picture("blue"), content_type="image/png")
-    assert body == same.data
+    assert response.body == same.data
 
 
-def test_body_over_the_limit_is_not_kept_and_is_refused_as_everywhere(models: tuple[Path, Path]) -> None:
-    from starlette.requests import Request
+@pytest.mark.parametrize("headers", [[], [(b"content-length", b"1200")]])
+def test_body_over_the_limit_is_not_kept_and_is_refused_as_everywhere(
+    models: tuple[Path, Path], headers: Sequence[tuple[bytes, bytes]]
+) -> None:
+    from pupila.cluster.serve import answer, environ_of
 
-    from pupila.cluster.door import call, read
-
-    pieces = iter([b"x" * 600, b"x" * 600])
-
-    async def receive() -> dict[str, object]:
-        return {"type": "http.request", "body": next(pieces), "more_body": True}
-
-    scope = {"type": "http", "method": "POST", "path": "/predict", "query_string": b"", "headers": [(b"a", b"b")]}
-    asked = asyncio.run(read(Request(scope | {"server": ("a", 80)}, receive), 1000))
-    assert asked.body is None
-    assert asked.environ["HTTP_A"] == "b"
-    status, _, body = call(create_app(Predictor.load(models[0]), Settings(max_body_bytes=1000)), asked)
-    assert (status, b"body_too_large" in body) == (413, True)
+    request = asked([b"x" * 600, b"x" * 600], headers=[*headers, (b"a", b"b")])
+    environ = asyncio.run(environ_of(request, 1000))
+    assert (environ["wsgi.input"].read(), environ["CONTENT_LENGTH"], environ["HTTP_A"]) == (b"", "1200", "b")
+    response = answer(create_app(Predictor.load(models[0]), Settings(max_body_bytes=1000)), environ)
+    assert (response.status_code, b"body_too_large" in response.body) == (413, True)
 
 
 @pytest.mark.parametrize(
@@ -126,14 +132,14 @@ def test_body_over_the_limit_is_not_kept_and_is_refused_as_everywhere(models: tu
     [("POST", "/predict", True), ("POST", "/v2/models/a/infer", True), ("GET", "/model", True), ("POST", "/x", False)],
 )
 def test_only_what_changes_nothing_is_asked_twice(method: str, path: str, repeatable: bool) -> None:
-    from pupila.cluster.door import Asked
+    from pupila.cluster import retries
 
-    assert Asked({"REQUEST_METHOD": method, "PATH_INFO": path}, b"").repeatable is repeatable
+    assert retries.repeatable(method, path) is repeatable
 
 
 def heard_by(method: str, path: str, messages: list[dict[str, object]], lost: int) -> tuple[list[bytes], list[int]]:
-    """Ask through Again something that is lost so many times first; return the bodies that it heard, and statuses."""
-    from pupila.cluster.door import Again
+    """Ask through Retries something that is lost so many times first; return the bodies that it heard, and statuses."""
+    from pupila.cluster.retries import Retries
 
     bodies, statuses, coming = [], [], iter(messages)
 
@@ -152,7 +158,7 @@ def heard_by(method: str, path: str, messages: list[dict[str, object]], lost: in
     async def send(message: dict[str, object]) -> None:
         statuses.extend([message["status"]] if message["type"] == "http.response.start" else [])
 
-    asyncio.run(Again(behind)({"type": "http", "method": method, "path": path}, receive, send))
+    asyncio.run(Retries(behind)({"type": "http", "method": method, "path": path}, receive, send))
     return bodies, statuses
 
 
@@ -169,7 +175,7 @@ GONE = [{"type": "http.disconnect"}]
         ("POST", "/predict", TWO_PIECES, 0, [b"picture"], [200]),
         ("POST", "/predict", TWO_PIECES, 2, [b"picture"] * 3, [200]),
         ("POST", "/predict", TWO_PIECES, 9, [b"picture"] * 4, [500]),
-        ("POST", "/feedback", TWO_PIECES, 1, [b"picture"], []),
+        ("POST", "/feedback", TWO_PIECES, 1, [b"picture"], [500]),
         ("POST", "/predict", GONE, 1, [b""], []),
     ],
 )
@@ -180,11 +186,31 @@ def test_request_that_was_lost_is_given_again_as_it_was(
 
 
 def test_request_that_is_too_large_to_keep_is_given_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pupila.cluster.door.KEPT", 6)
+    monkeypatch.setattr("pupila.cluster.retries.KEPT", 6)
     assert heard_by("POST", "/predict", TWO_PIECES, 1) == ([b"picture"], [])
 
 
-@pytest.mark.filterwarnings("ignore:.*`Field` is deprecated:DeprecationWarning")  # Ray Serve's own, at its import
+@pytest.mark.parametrize(("given", "wanted"), [(408, 504), (503, 503), (200, 200)])
+def test_refusals_of_ray_become_those_of_the_server(given: int, wanted: int) -> None:
+    from pupila.cluster.retries import Retries
+
+    sent = []
+
+    async def behind(_: object, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": given, "headers": [(b"content-type", b"text/plain")]})
+        await send({"type": "http.response.body", "body": b"words of Ray"})
+
+    async def receive() -> dict[str, object]:
+        return TWO_PIECES[1]
+
+    async def send(message: dict[str, object]) -> None:
+        sent.append(message)
+
+    asyncio.run(Retries(behind)({"type": "http", "method": "POST", "path": "/predict"}, receive, send))
+    assert [sent[0]["status"], b"words of Ray" in sent[1]["body"], len(sent)] == [wanted, given == 200, 2]
+
+
 def test_collecting_pictures_is_refused_on_a_cluster(models: tuple[Path, Path], tmp_path: Path) -> None:
     from pupila.cluster.serve import serve_on_cluster
 

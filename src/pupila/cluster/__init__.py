@@ -1,14 +1,10 @@
-"""Work on more than one machine, through Ray: the same functions as on one. The only room that knows Ray; kept thin.
+"""Work on more than one machine, through Ray: the same functions as on one.
 
-    connect.py   from an address to a connection, which ends with the block
-    predict.py   pupila.batch's processes, on all nodes, through Ray Data
-    paths.py     paths that mean the same on every node
-    lines.py     what is printed on a node, shown where the command was given
-    train.py     pupila.training's workers, placed and watched by Ray Train
-    sweep.py     pupila.training.sweeps' trials, on all nodes, by Ray Tune
-    serve.py     pupila.server's application as replicas of Ray Serve (door.py: between its requests and ours)
-
-No scheduler, no messages and no retries of our own: those are Ray's.
+connect.py   the connection with Ray; paths and printed lines of nodes
+predict.py   pupila.batch's processes, on all nodes, through Ray Data
+train.py     pupila.training's workers, placed and watched by Ray Train
+sweep.py     pupila.training.sweeps' trials, on all nodes, by Ray Tune
+serve.py     pupila.server's application as replicas of Ray Serve (retries.py: when one is lost)
 """
 
 import importlib.util

@@ -1,15 +1,24 @@
-"""From an address to a connection with Ray, which ends with the block. Knows nothing of what is done with it."""
+"""What the commands on a cluster share: the connection with Ray, paths that every node understands, and printing.
+
+What a training prints on a node is shown where the command was given: through a log in the run's folder, which all
+nodes share.
+"""
 
 import contextlib
 import logging
 import re
 import socket
+import sys
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import ray
 from ray.exceptions import AuthenticationError
 
-from pupila.errors import SettingsError
+from pupila.errors import SettingsError, TrainingError
+from pupila.progress import printed_log
+from pupila.recipe import Recipe
 
 HERE = "here"
 """The address that stands for: the cluster that runs on this machine, or where there is none, one for this run."""
@@ -17,6 +26,9 @@ PLAIN = re.compile(r"(?P<host>[^/]+):(?P<port>\d{1,5})")
 """HOST:PORT; whatever else Ray understands is left to it."""
 ANSWERS = 10.0
 """Seconds within which the first node must take a connection."""
+LOG = "log.txt"
+EVERY = 0.2
+"""Seconds between two looks at the log."""
 
 
 @contextlib.contextmanager
@@ -71,3 +83,56 @@ def cpus() -> int:
     """Return the cores that the cluster has in all; at least one."""
     found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return max(1, int(found.get("CPU", 1)))
+
+
+def full(source: str) -> str:
+    """Return a path with all its folders; what is no path here, like `digits`, stays as it is."""
+    return str(Path(source).resolve()) if Path(source).exists() else source
+
+
+def check_weights(recipe: Recipe) -> None:
+    """Raise TrainingError if the weights are a file by a path that holds only here: the recipe is kept as it is."""
+    path = Path(recipe.weights)
+    if path.exists() and not path.is_absolute():
+        raise TrainingError(f"{path}: nodes work in folders of their own. Give --weights with the full path.")
+
+
+@contextlib.contextmanager
+def printing_to(folder: Path) -> Iterator[None]:
+    """Let what is printed in this process, errors too, be added to the folder's log, line by line."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context((folder / LOG).open("a", encoding="utf-8", buffering=1))
+        stack.enter_context(contextlib.redirect_stdout(log))
+        stack.enter_context(contextlib.redirect_stderr(log))
+        stack.enter_context(printed_log())
+        yield
+
+
+@contextlib.contextmanager
+def shown(folder: Path) -> Iterator[None]:
+    """Print here the lines that are added to the folder's log, as they come, and the last of them before it ends."""
+    log, over = folder / LOG, threading.Event()
+    begun = log.stat().st_size if log.exists() else 0
+    thread = threading.Thread(target=_follow, args=(log, begun, over), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _follow(log: Path, place: int, over: threading.Event) -> None:
+    last = False
+    while not last:
+        last = over.wait(EVERY)
+        if not log.exists():
+            continue
+        with log.open("rb") as file:  # opened each time: so a network's file system looks for what is new
+            file.seek(place)
+            new = file.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        place += len(whole)
+        sys.stdout.write(whole.decode(errors="replace"))
+        sys.stdout.flush()

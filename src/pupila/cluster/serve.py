@@ -1,35 +1,38 @@
 """The HTTP API as an application of Ray Serve: replicas on all nodes, more of them when requests wait.
 
-`Replica` is the application of pupila.server, one a core. `Ingress` takes requests from Ray Serve's proxies: it holds
-no model, and retries on another replica if one is gone; the proxies retry if an ingress is gone (door.Again). A retry
-does no harm, since answering changes nothing.
+`Replica` is the application of pupila.server, one a core. Ray Serve's proxies hand requests to replicas, and retry on
+another one if a replica is lost (retries.py).
 
     serve run pupila.cluster.serve:app model=/models/model.onnx        does without `pupila serve --cluster`
 """
 
 import asyncio
 import contextlib
+import io
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ray import serve
-from ray.exceptions import ObjectLostError, RayActorError, RayError
+from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.context import _get_global_client
-from ray.serve.exceptions import BackPressureError
-from ray.serve.handle import DeploymentHandle
 from starlette.requests import Request
 from starlette.responses import Response
+from werkzeug.test import EnvironBuilder
+from werkzeug.wrappers import Response as WSGIResponse
 
 from pupila.cluster.connect import HERE, connected, cpus
-from pupila.cluster.door import HOOK, TRIES, Asked, Reply, call, problem, read, response
+from pupila.cluster.retries import HOOK, response
 from pupila.errors import ModelError, SettingsError
 from pupila.models import bundled_model
 from pupila.predictor import Predictor
 from pupila.server import Settings, create_app
-from pupila.server.api.errors import RequestError
 from pupila.server.model_versions import warm_up
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
 
 NAME = "pupila"
 ONGOING = 8
@@ -50,41 +53,39 @@ class Replica:
             raise ModelError(f"{path}: is version {predictor.version} here, and {version} where it was deployed.")
         warm_up(predictor)
         self._app = create_app(predictor, settings)
+        self._most = settings.max_body_bytes
         self._threads = ThreadPoolExecutor(ONGOING, "answering")
 
-    async def __call__(self, asked: Asked) -> Reply:
-        """Answer one request; several at a time share the computation."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call, self._app, asked)
-
-
-class Ingress:
-    """Hands requests to replicas, each until one has answered it or its deadline is over."""
-
-    def __init__(self, model: "DeploymentHandle[Reply]", settings: Settings) -> None:
-        self._model = model
-        self._settings = settings
-
     async def __call__(self, request: Request) -> Response:
-        """Answer one request."""
-        try:
-            async with asyncio.timeout(self._settings.request_timeout):
-                return response(await self._ask(await read(request, self._settings.max_body_bytes)))
-        except TimeoutError:
-            message = "The answer was not ready by the request's deadline."
-            return problem(RequestError(504, "deadline_exceeded", message))
-        except BackPressureError:
-            message = "The server has more to do than it can answer in time. Try again later."
-            return problem(RequestError(503, "overloaded", message, retry_after=1))
+        """Answer one request; several at a time share the computation."""
+        environ = await environ_of(request, self._most)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, answer, self._app, environ)
 
-    async def _ask(self, asked: Asked) -> Reply:
-        for left in reversed(range(TRIES)):
-            try:
-                reply: Reply = await self._model.remote(asked)
-                return reply
-            except (RayActorError, ObjectLostError):  # the replica is gone, and what it had in its hands
-                if not left or not asked.repeatable:
-                    raise
-        raise AssertionError("the last try returns or raises")
+
+async def environ_of(request: Request, most: int) -> dict[str, Any]:
+    """Return a request as WSGI's environment; a body of more than `most` bytes is not kept, only its length."""
+    stated = request.headers.get("content-length", "0")
+    length, body = int(stated) if stated.isdigit() else 0, bytearray()
+    if length <= most:
+        async for piece in request.stream():
+            body += piece
+            if len(body) > most:
+                break
+        length = len(body)
+    environ = EnvironBuilder(
+        query_string=request.url.query,
+        method=request.method,
+        headers=[(name, value) for name, value in request.headers.items() if name != "transfer-encoding"],
+        input_stream=io.BytesIO(body if length <= most else b""),
+        environ_base={"REMOTE_ADDR": request.client.host if request.client else ""},
+    ).get_environ()
+    return {**environ, "PATH_INFO": request.url.path.encode().decode("latin-1"), "CONTENT_LENGTH": str(length)}
+
+
+def answer(app: "WSGIApplication", environ: dict[str, Any]) -> Response:
+    """Ask a WSGI application."""
+    done = WSGIResponse.from_app(app, environ, buffered=True)
+    return response(done.status_code, done.headers.to_wsgi_list(), done.get_data())
 
 
 def application(model: Path, settings: Settings, replicas: int, cores: int) -> serve.Application:
@@ -94,7 +95,7 @@ def application(model: Path, settings: Settings, replicas: int, cores: int) -> s
     With another file than before, Ray Serve replaces replica by replica, and those that go finish what they have.
     """
     version = Predictor.load(model).version
-    held = serve.deployment(
+    deployment = serve.deployment(
         max_ongoing_requests=ONGOING,
         max_queued_requests=settings.max_waiting,
         autoscaling_config={
@@ -105,13 +106,7 @@ def application(model: Path, settings: Settings, replicas: int, cores: int) -> s
         graceful_shutdown_timeout_s=settings.graceful_timeout,
         ray_actor_options={"num_cpus": 1},
     )(Replica)
-    ingress = serve.deployment(
-        num_replicas=2,
-        max_ongoing_requests=settings.max_connections,
-        graceful_shutdown_timeout_s=settings.graceful_timeout,
-        ray_actor_options={"num_cpus": 0},
-    )(Ingress)
-    made: serve.Application = ingress.bind(held.bind(str(model.resolve()), version, settings), settings)
+    made: serve.Application = deployment.bind(str(model.resolve()), version, settings)
     return made
 
 
@@ -139,7 +134,8 @@ def serve_on_cluster(model: Path, settings: Settings, address: str = HERE) -> st
         try:
             with slow:
                 serve.start(
-                    ProxyLocation.EveryNode, HTTPOptions(host=settings.host, port=settings.port),
+                    ProxyLocation.EveryNode,
+                    HTTPOptions(host=settings.host, port=settings.port, request_timeout_s=settings.request_timeout),
                     controller_options={"runtime_env": {"env_vars": {**HOOK, **PATIENCE}}},
                 )  # fmt: skip
             _check_address(settings)

@@ -14,9 +14,7 @@ import ray
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
-from pupila.cluster.connect import HERE, connected
-from pupila.cluster.lines import printing_to
-from pupila.cluster.paths import check_weights, full
+from pupila.cluster.connect import HERE, check_weights, connected, full, printing_to
 from pupila.errors import TrainingError
 from pupila.training.distributed.ranks import RESTARTS
 from pupila.training.loop.fit import Row
