@@ -11,8 +11,7 @@ from data_kit import make_folder, picture
 
 from pupila import images
 from pupila.data import load_dataset
-from pupila.data.decoding.decode import decode_pictures, resize_pictures
-from pupila.data.decoding.pool import CHUNK, FEW, Decoders
+from pupila.data.decode import CHUNK, FEW, Decoders, decode_pictures, resize_pictures
 from pupila.errors import DataError
 from pupila.images import DEFAULT_LIMITS, ImageLimits
 
@@ -74,14 +73,13 @@ def test_pixels_that_are_no_files_are_resized_as_files_are() -> None:
     assert resize_pictures(pixels, 20) is pixels
 
 
-def test_process_that_ends_too_early_is_an_error() -> None:
+def test_process_that_is_killed_costs_no_picture() -> None:
     before = children_of(os.getpid())
-    with (
-        pytest.raises(DataError, match=r"ended before its work was done \(exit code -9\)"),
-        Decoders(2 * FEW) as decoders,
-    ):
+    with Decoders(2 * FEW) as decoders:
         if not decoders.count:
             pytest.skip("there is one core only, so nothing is decoded in other processes")
         os.kill(max(set(children_of(os.getpid())) - set(before)), signal.SIGKILL)
-        decode_pictures([picture()] * 2 * FEW, 9, DEFAULT_LIMITS, decoders=decoders)
+        pixels, failed = decode_pictures([picture()] * 2 * FEW, 9, DEFAULT_LIMITS, decoders=decoders)
+    assert not failed
+    assert (pixels == images.decode(picture(), 9)).all()
     assert children_of(os.getpid()) == before

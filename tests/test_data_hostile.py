@@ -13,7 +13,7 @@ from data_kit import make_folder, make_tar, picture, scene, write_files
 
 from pupila.cli import main
 from pupila.data import Splits, load_dataset, split
-from pupila.data.decoding.decode import decode_pictures
+from pupila.data.decode import decode_pictures
 from pupila.data.quality import duplicates
 from pupila.data.sources.files import list_folder
 from pupila.errors import DataError

@@ -7,7 +7,7 @@ import pytest
 from data_kit import make_folder, picture
 
 from pupila.data import Splits, load_dataset
-from pupila.data.decoding.decode import choose_size, sample_sides
+from pupila.data.decode import choose_size, sample_sides
 from pupila.errors import DataError
 from pupila.images import DEFAULT_LIMITS
 

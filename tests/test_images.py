@@ -15,7 +15,7 @@ from PIL import Image
 
 from pupila.errors import ImageError
 from pupila.images import ImageLimits, decode, encode_png, resize, stack
-from pupila.images.geometry import BARS, _shrunk, _without_palette
+from pupila.images.decoder import BARS, _shrunk, _without_palette
 
 COLOUR = (200, 40, 90)
 
@@ -120,7 +120,7 @@ import io
 from PIL import Image
 from pupila.images import decode
 buffer = io.BytesIO()
-Image.new({mode!r}, (7000, 7000)).save(buffer, {kind!r})
+Image.new({mode!r}, (7000, 7000)).save(buffer, {kind!r}, compress_level=1, quality=1, method=0)
 decode(buffer.getvalue(), 32)
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(int(peak.split()[1]) // 1024)

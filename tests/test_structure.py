@@ -15,7 +15,7 @@ from pupila.images import formats, limits
 
 
 def passes(data: bytes) -> int:
-    return limits.passes(formats.sniff(data), data, images.DEFAULT_LIMITS.max_pixels)
+    return limits.count_passes(formats.sniff(data), data)
 
 
 def segment(marker: int, content: bytes) -> bytes:

@@ -11,7 +11,7 @@ from training_kit import TINY, colours, noise
 from pupila import images
 from pupila.data import Splits
 from pupila.errors import ModelError, TrainingError
-from pupila.images import geometry
+from pupila.images.decoder import BARS
 from pupila.predictor import Predictor
 from pupila.training.export import export as exporting
 from pupila.training.export import graph
@@ -218,4 +218,4 @@ def test_framing_of_the_data_is_in_the_file_and_decodes(trained, tmp_path):
     wide = images.encode_png(np.full((16, 32, 3), 200, dtype=np.uint8))
     pixels = done.predictor.decode(wide)
     assert done.predictor.manifest.framing == "letterbox"
-    assert (pixels[8:24] == 200).all() and (pixels[:8] == geometry.BARS).all()
+    assert (pixels[8:24] == 200).all() and (pixels[:8] == BARS).all()

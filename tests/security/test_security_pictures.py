@@ -12,7 +12,7 @@ from PIL import Image
 from server_kit import Running, encode, picture, serving, write_model
 
 from pupila import images
-from pupila.data.decoding.worker import decode_into
+from pupila.data.decode_worker import decode_into
 from pupila.errors import ImageError
 
 REPETITIONS = 100

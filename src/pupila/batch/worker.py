@@ -1,24 +1,19 @@
-"""A predicting process: reads jobs from standard input, writes answers to standard output, ends with its input.
+"""A predicting process: decodes files and runs an ONNX Runtime session of its own, with one thread.
 
-Decodes and runs an ONNX Runtime session of its own, with one thread: a process a core keeps a crash to one chunk
-(benchmarks/batch compares other ways). A plain child process, for the reasons in pupila.data.decoding.worker. Knows
-nothing of tables.
-
-First it writes what it knows of the model, or what is wrong with it: one line of JSON. A job is one line, JSON: a list
-of paths. Its answer is one line, the number of bytes that follow, then the line of each path (answer.py).
+A process a core keeps a crash to one chunk (benchmarks/batch compares other ways). A job is JSON, the expected version
+of the model and a list of paths; its answer is the line of each path (answer.py). Without paths it is what is known of
+the model: [version, name, classes].
 """
 
 import json
 import os
-import signal
 import stat
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from pupila import images
+from pupila._workers import serve
 from pupila.batch import remote
 from pupila.batch.answer import FileAnswer
 from pupila.errors import ImageError, ModelError
@@ -65,37 +60,29 @@ def _read(path: str) -> bytes:
         return file.read(min(status.st_size, DEFAULT_LIMITS.max_bytes + 1))
 
 
-def serve(model: str, top: int) -> None:
-    """FileAnswer jobs until standard input ends, as it does when the parent is done, or is no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which then closes our input
-    warnings.simplefilter("ignore")  # Pillow remarks on odd metadata; what matters comes as ImageError
-    jobs, answers = sys.stdin.buffer, _answers()
-    known: tuple[str, str, tuple[str, ...]] | str
+def main(path: str, top: int) -> None:
+    """Load the model at once and answer jobs; what is wrong with the model is the answer to each of them."""
+    predictor: Predictor | ModelError
     try:
-        predictor = Predictor.load(Path(model))
-        known = (predictor.version, predictor.manifest.name, predictor.manifest.classes)
+        predictor = Predictor.load(Path(path))
     except ModelError as error:
-        known = str(error)
-    try:
-        answers.write(json.dumps(known).encode() + b"\n")
-        answers.flush()
-        if isinstance(known, str):
-            return
-        for paths in _jobs(jobs):
-            lines = b"".join(answer.to_line() for answer in predict(predictor, paths, top))
-            answers.write(b"%d\n" % len(lines) + lines)
-            answers.flush()
-    except BrokenPipeError:
-        os._exit(1)  # the parent was killed; leaving in the ordinary way would try to flush once more
+        predictor = error
+
+    def answer(job: bytes) -> bytes:
+        if isinstance(predictor, ModelError):
+            raise predictor
+        version, paths = json.loads(job)
+        if not paths:
+            return json.dumps([predictor.version, predictor.manifest.name, predictor.manifest.classes]).encode()
+        if version != predictor.version:
+            raise ModelError(
+                f"{path}: changed while the job ran. Put it back and give the same command once more: "
+                "it goes on where it stopped."
+            )
+        return b"".join(line.to_line() for line in predict(predictor, paths, top))
+
+    serve(answer)
 
 
-def _answers() -> BinaryIO:
-    """Take standard output for the answers alone: what a native library prints goes to standard error."""
-    answers = open(os.dup(1), "wb")  # noqa: PTH123, SIM115 - a descriptor, open as long as the process
-    os.dup2(2, 1)
-    return answers
-
-
-def _jobs(file: BinaryIO) -> Iterator[list[str]]:
-    while line := file.readline():
-        yield json.loads(line)
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

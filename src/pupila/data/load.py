@@ -14,9 +14,8 @@ import numpy as np
 from pupila._arguments import PathLike, as_text
 from pupila.data.cache import DatasetCache
 from pupila.data.dataset import SplitArrays, Splits, assemble
-from pupila.data.decoding.decode import decode_pictures, read_pictures, resize_pictures
-from pupila.data.decoding.pool import Decoders
-from pupila.data.decoding.worker import UNREADABLE
+from pupila.data.decode import Decoders, decode_pictures, read_pictures, resize_pictures
+from pupila.data.decode_worker import UNREADABLE
 from pupila.data.layouts import cifar
 from pupila.data.layouts.arrays import find_arrays, read_arrays
 from pupila.data.layouts.cifar import fetch_cifar10, find_version, read_cifar

@@ -2,7 +2,6 @@
 
 from pupila.images.decoder import (
     DEFAULT_LIMITS,
-    FORMATS,
     FRAMINGS,
     DecodeLock,
     Header,
@@ -21,6 +20,7 @@ from pupila.images.decoder import (
     sides,
     stack,
 )
+from pupila.images.formats import FORMATS
 
 __all__ = [
     "DEFAULT_LIMITS",

@@ -8,8 +8,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from pupila.images import exif
-from pupila.images.exif import ExcessError, PixelsError
+from pupila.images.limits import SLACK, ExcessError, PixelsError, check_directories
 
 MAX_BOXES = 5_000
 """Boxes, items, references and extents together: microseconds each."""
@@ -52,9 +51,9 @@ def check(data: bytes, max_pixels: int) -> None:
         raise ExcessError("pictures put together from pictures put together")
     if sum(areas.values()) + sum(areas.get(part, 0) for _, part in items.references) > 2 * MAX_TIMES * max_pixels:
         raise PixelsError("All that it is put together from")
-    if sum(length for _, _, _, length in items.extents) > len(data) + exif.SLACK:
+    if sum(length for _, _, _, length in items.extents) > len(data) + SLACK:
         raise ExcessError("more items than bytes, as many of them share bytes")
-    exif.check(_metadata(memoryview(data), items))
+    check_directories(_metadata(memoryview(data), items))
 
 
 def _walk(data: memoryview, items: Items) -> None:

@@ -9,7 +9,6 @@ import functools
 import io
 import logging
 import os
-import struct
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -22,12 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from pupila.errors import ImageError
-from pupila.images import formats, heif, repair, wide
-from pupila.images import limits as structure
-from pupila.images.exif import ExcessError, PixelsError
-from pupila.images.formats import FORMATS as FORMATS
-from pupila.images.geometry import letterboxed, orientation, squashed, upright
-from pupila.images.tiff import NumbersTiff, is_misread
+from pupila.images import boxes, formats, wide
+from pupila.images.limits import ORIENTATION, ExcessError, PixelsError, count_passes, exif_orientation
 
 Args = ParamSpec("Args")
 Value = TypeVar("Value")
@@ -45,6 +40,29 @@ FRAMINGS = ("squash", "letterbox")
 
 USUAL_SCANS = 10
 """Scans of a progressive JPEG as programs write it."""
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture upright, by its EXIF orientation."""
+
+BACKGROUND = (255, 255, 255)
+"""What shows through transparent pixels."""
+
+METADATA = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
+"""Where Pillow keeps what may say how a picture is to be turned."""
+
+BARS = (124, 116, 104)
+"""Colour of the bars: the mean of ImageNet's pixels, so that the network sees next to nothing there."""
+
+STRIP = 2**20
+"""Pixels of a big picture that are shrunk at once."""
 
 # Our own limit is checked on the header and names the fix; Pillow's louder one stays as a second line of defence.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -161,14 +179,24 @@ def as_png(picture: PilImage | Pixels) -> bytes:
 
 
 def _squared(whole: Image.Image, size: int, framing: str) -> Pixels:
-    square = letterboxed(whole, size) if framing == "letterbox" else squashed(whole, size)
+    """Return uint8 [size, size, 3]: both sides scaled alike with bars around, or each for itself."""
+    square = _scale(whole, (size, size)) if framing == "squash" else Image.new("RGB", (size, size), BARS)
+    if framing != "squash":
+        longer = max(whole.size)
+        width, height = (max(1, round(side * size / longer)) for side in whole.size)
+        square.paste(_scale(whole, (width, height)), ((size - width) // 2, (size - height) // 2))
     # What np.asarray(square) gives, in half the time: of small pictures it would be a tenth of all.
     return np.frombuffer(square.tobytes(), dtype=np.uint8).reshape(size, size, 3)
 
 
+def _scale(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Antialiased bilinear resize of the whole picture; a picture of the right size passes untouched."""
+    return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0)
+
+
 def resize(pixels: Pixels, size: int) -> Pixels:
     """Return pixels that come from elsewhere than a picture file as [size, size, 3], resized as decode() does it."""
-    return np.asarray(squashed(Image.fromarray(pixels), size))
+    return np.asarray(_scale(Image.fromarray(pixels), (size, size)))
 
 
 @_without_history
@@ -182,8 +210,8 @@ def header(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Header:
     """Return what the header says; raises ImageError as decode() does, for nothing that comes after the header."""
     file = _open(data, limits)
     image = file.image
-    note = "It has no end marker." if repair.lacks_end(file.kind, data) else file.note
-    return Header(image.format or "", image.mode, image.width, image.height, orientation(image), note)
+    note = "It has no end marker." if formats.lacks_end(file.kind, data) else file.note
+    return Header(image.format or "", image.mode, image.width, image.height, _orientation(image), note)
 
 
 def stack(pictures: Sequence[Pixels]) -> NDArray[np.uint8]:
@@ -233,8 +261,10 @@ def _open(data: bytes, limits: ImageLimits) -> _Opened:
         raise _too_many_bytes(len(data), limits)
     kind = formats.sniff(data)
     try:
-        passes = structure.passes(kind, data, limits.max_pixels)
-        image, note = _opened(kind, data)
+        passes = count_passes(kind, data)
+        if kind in ("HEIF", "AVIF"):
+            boxes.check(data, limits.max_pixels)
+        image, note = formats.open_header(kind, data)
     except PixelsError as error:
         raise _too_many_pixels(str(error), limits) from None
     except ExcessError as error:
@@ -246,30 +276,6 @@ def _open(data: bytes, limits: ImageLimits) -> _Opened:
     if image.width * image.height > limits.max_pixels:
         raise _too_many_pixels(f"{image.width} x {image.height}", limits)
     return _Opened(kind, data, image, passes, note)
-
-
-def _opened(kind: str, data: bytes) -> tuple[Image.Image, str]:
-    """Read the header, and say what had to be passed over for that."""
-    try:
-        return _opener(kind, data), ""
-    except Exception:  # of nearly any type
-        mended = repair.whole(kind, data)
-        if mended is None:
-            raise
-    note = "A text or profile in it has a wrong checksum." if kind == "PNG" else "Pictures after its first are damaged."
-    return _opener(kind, mended), note
-
-
-def _opener(kind: str, data: bytes) -> Image.Image:
-    """Read the header with the one decoder of this format."""
-    if kind == "HEIF":
-        return heif.opened(data)
-    if kind == "TIFF":
-        with contextlib.suppress(SyntaxError, ValueError, struct.error):
-            return NumbersTiff(io.BytesIO(data))
-        if is_misread(data):
-            raise SyntaxError("Pillow would give other colours")
-    return Image.open(io.BytesIO(data), formats=[kind])
 
 
 def _too_many_bytes(size: int, limits: ImageLimits) -> ImageError:
@@ -284,12 +290,12 @@ def _too_many_pixels(what: str, limits: ImageLimits) -> ImageError:
 
 def _load(file: _Opened, reduced: tuple[int, int] | None) -> Image.Image:
     """Return the picture with its pixels; an animation's first."""
-    low = wide.low_bytes(file.image)
+    low = wide.low_bytes(file.image) if file.kind in ("PNG", "TIFF") else None
     try:
         try:
             file.image.load()
         except Exception:  # of nearly any type
-            mended = repair.loaded(file.kind, file.data, reduced)
+            mended = formats.load_damaged(file.kind, file.data, reduced)
             if mended is None:
                 raise
             return mended
@@ -299,10 +305,19 @@ def _load(file: _Opened, reduced: tuple[int, int] | None) -> Image.Image:
 
 
 def _upright(image: Image.Image, size: int) -> Image.Image:
-    """Return the picture upright and in RGB; a palette or transparency that makes no sense counts as damage."""
+    """Return the picture upright and in RGB, shrunk if it is over four times the size.
+
+    A palette or transparency that makes no sense counts as damage.
+    """
     try:
         image.load()
-        return upright(image, size)
+        turn = TURNS.get(_orientation(image))
+        if wide.is_wide(image):
+            image = wide.narrowed(image)
+        if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
+            image = image.convert("RGB")  # most programs leave its fourth byte empty, and mean no transparency
+        small = _to_rgb(_shrunk(image, size))
+        return small if turn is None else small.transpose(turn)
     except Exception as error:  # Pillow raises ValueError, AssertionError and more
         raise _failed("", b"", error) from None
 
@@ -318,3 +333,57 @@ def _failed(kind: str, data: bytes, error: Exception) -> ImageError:
     if what is not None:
         return formats.unrecognised(what, formats.SAVE)
     return ImageError("image_truncated", "The picture is cut off or damaged. Send the whole file.")
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the orientation by EXIF, or else by XMP: 1 is upright, or it is not said or damaged."""
+    info = image.info
+    if not info.keys() & METADATA and image.format != "TIFF":
+        return 1  # as small pictures mostly are: asking on costs a twentieth of decoding one
+    if image.format == "TIFF" and (value := image.tag_v2.get(ORIENTATION)):  # type: ignore[attr-defined]
+        return value if value in TURNS else 1
+    block = info.get("exif") or b""
+    if not block and (text := info.get("Raw profile type exif")):
+        with contextlib.suppress(ValueError):
+            block = bytes.fromhex("".join(text.split("\n")[3:]))
+    xmp = info.get("xmp") or info.get("XML:com.adobe.xmp") or b""
+    return exif_orientation(block, xmp.encode() if isinstance(xmp, str) else bytes(xmp))
+
+
+def _without_palette(image: Image.Image) -> Image.Image:
+    """Return a picture whose neighbouring pixels can be averaged."""
+    if image.has_transparency_data and image.mode not in ("RGBA", "LA"):
+        return image.convert("RGBA")
+    return image.convert("RGB") if image.mode in ("P", "1") else image
+
+
+def _shrunk(image: Image.Image, size: int) -> Image.Image:
+    """Return a big picture at no less than four times the size, so that what follows costs little memory.
+
+    Strip by strip, as copies in other modes take up to four times what the picture does.
+    """
+    factor = min(image.size) // (4 * size)
+    if factor <= 1:
+        return _without_palette(image)
+    width, height = image.size
+    rows = factor * max(1, STRIP // (factor * width))
+    strips = [
+        _without_palette(image.crop((0, top, width, min(top + rows, height)))).reduce(factor)
+        for top in range(0, height, rows)
+    ]
+    small = Image.new(strips[0].mode, (strips[0].width, sum(strip.height for strip in strips)))
+    for number, strip in enumerate(strips):
+        small.paste(strip, (0, number * rows // factor))
+    small.info = strips[0].info
+    return small
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Turn any mode into RGB: 16 bit to 8, CMYK to RGB, transparency onto the background."""
+    if image.mode == "RGB":
+        return image
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        canvas = Image.new("RGBA", layer.size, (*BACKGROUND, 255))
+        image = Image.alpha_composite(canvas, layer)
+    return image.convert("RGB")

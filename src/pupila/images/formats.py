@@ -1,12 +1,20 @@
-"""Recognises what a file is by its content, in one place: a picture that is read, or what else, and what to do then.
+"""Recognises what a file is by its content, and opens it with the one decoder of its format; mends what harms no pixel.
 
 Names of files are never looked at. Every start of a file that is read belongs to exactly one decoder.
 """
 
+import contextlib
+import io
 import itertools
+import struct
+import zlib
+from collections.abc import Callable
+from functools import cache
+
+from PIL import Image, ImageChops
 
 from pupila.errors import ImageError
-from pupila.images import exif, limits, tiff
+from pupila.images import limits, wide
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF", "HEIF", "PPM")
 """What is decoded. A short list keeps rarely used decoders out of reach."""
@@ -71,6 +79,11 @@ OTHERS = (
 )  # fmt: skip
 """Other files: where which bytes stand in them, what they are, and what to do with them."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
+RARE_FRAMES = (0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF)
+END = b"\xff\xd9"
+"""A JPEG's last marker."""
+JUNK = bytes(range(1, 97, 2))
+"""Stands for the rest of a JPEG that may be cut off: it changes the pixels if there was a rest."""
 DNG_VERSION, SUBFILE_TYPE, SUB_IFDS = 50706, 254, 330
 
 
@@ -169,10 +182,10 @@ def _is_raw(data: bytes) -> bool:
     if data[8:10] == b"CR":
         return True
     block = memoryview(data)
-    first = exif.first_directory(block)
+    first = limits.first_directory(block)
     if first is None:
         return False
-    tags = {entry.tag: entry for entry in itertools.islice(exif.entries(block, *first), exif.MAX_ENTRIES)}
+    tags = {entry.tag: entry for entry in itertools.islice(limits.entries(block, *first), limits.MAX_ENTRIES)}
     reduced = SUBFILE_TYPE in tags and any(tags[SUBFILE_TYPE].field[:4])
     return DNG_VERSION in tags or (SUB_IFDS in tags and reduced)
 
@@ -181,20 +194,11 @@ def unusual(kind: str, data: bytes, error: Exception) -> str | None:
     """Return what kind of a known format it is, if it is whole and no decoder here reads it; None if it is damaged."""
     if kind == "JPEG":
         frame = limits.jpeg_frame(data)
-        if data[3:4] == b"\xf7" or frame[:1] in (
-            b"\xc3",
-            b"\xc5",
-            b"\xc6",
-            b"\xc7",
-            b"\xcb",
-            b"\xcd",
-            b"\xce",
-            b"\xcf",
-        ):
+        if data[3:4] == b"\xf7" or (frame and frame[0] in RARE_FRAMES):
             return "a JPEG of a rare kind (lossless or hierarchical)"
         return f"a JPEG of {frame[3]} bits" if len(frame) > 3 and frame[3] != 8 else None
     if kind == "TIFF":
-        return tiff.unusual(data)
+        return wide.unusual_tiff(data)
     if kind == "BMP" and data[30:34] in (b"\4\0\0\0", b"\5\0\0\0"):
         return "a BMP that holds a JPEG or PNG"
     if kind == "PNG" and data[12:16] == b"CgBI":
@@ -202,3 +206,88 @@ def unusual(kind: str, data: bytes, error: Exception) -> str | None:
     if kind in ("HEIF", "AVIF") and ("support" in str(error) or "codec" in str(error)):
         return "a picture in boxes (HEIF) of a kind that is not read"
     return None
+
+
+def open_header(kind: str, data: bytes) -> tuple[Image.Image, str]:
+    """Read the header, and say what had to be passed over for that; raises nearly any type of error."""
+    try:
+        return _opener(kind, data), ""
+    except Exception:  # of nearly any type
+        if kind not in ("WEBP", "PNG"):
+            raise
+        mended = limits.first_frame(data) if kind == "WEBP" else _without_wrong_texts(data)
+        if mended is None:
+            raise
+    note = "A text or profile in it has a wrong checksum." if kind == "PNG" else "Pictures after its first are damaged."
+    return _opener(kind, mended), note
+
+
+def _opener(kind: str, data: bytes) -> Image.Image:
+    """Read the header with the one decoder of this format."""
+    if kind == "HEIF":
+        return _heif_opener()(io.BytesIO(data))
+    if kind == "TIFF":
+        with contextlib.suppress(SyntaxError, ValueError, struct.error):
+            return wide.NumbersTiff(io.BytesIO(data))
+        if wide.is_misread(data):
+            raise SyntaxError("Pillow would give other colours")
+    return Image.open(io.BytesIO(data), formats=[kind])
+
+
+@cache
+def _heif_opener() -> Callable[[io.BytesIO], Image.Image]:
+    try:
+        from pi_heif import options  # takes 0.1 s, which only those wait for who have such pictures
+        from pi_heif.as_plugin import HeifImageFile
+    except ImportError:
+        message = "HEIC is read by the package pi-heif, which is missing. Install it with: pip install pi-heif"
+        raise ImageError("image_unrecognised", message) from None
+    options.DECODE_THREADS = 1
+    options.THUMBNAILS = options.DEPTH_IMAGES = options.AUX_IMAGES = False
+    opener: Callable[[io.BytesIO], Image.Image] = HeifImageFile
+    return opener
+
+
+def lacks_end(kind: str, data: bytes) -> bool:
+    """True for a JPEG without an end marker behind the beginning of its last scan."""
+    return kind == "JPEG" and data.find(END, max(data.rfind(b"\xff\xda"), 0)) < 0
+
+
+def load_damaged(kind: str, data: bytes, reduced: tuple[int, int] | None) -> Image.Image | None:
+    """Return the pixels of a file that Pillow could not load; None if it is damaged. `reduced` is for draft()."""
+    if kind == "PNG" and (mended := _without_wrong_texts(data)) is not None:
+        picture = Image.open(io.BytesIO(mended), formats=["PNG"])
+        picture.load()
+        return picture
+    if not lacks_end(kind, data):
+        return None
+    data = data.rstrip(b"\xff")
+    image, other = (_jpeg(data + rest, reduced) for rest in (END, JUNK + END))
+    return image if ImageChops.difference(image, other).getbbox(alpha_only=False) is None else None
+
+
+def _jpeg(data: bytes, reduced: tuple[int, int] | None) -> Image.Image:
+    image = Image.open(io.BytesIO(data), formats=["JPEG"])
+    if reduced is not None:
+        image.draft("RGB", reduced)
+    image.load()
+    return image
+
+
+def _without_wrong_texts(data: bytes) -> bytes | None:
+    """Return a PNG without its ancillary chunks of a wrong checksum, as browsers pass over them; None if there is none.
+
+    Ancillary are those of texts, times and colour profiles: their names begin with a small letter.
+    """
+    view, kept, at = memoryview(data), [memoryview(data)[:8]], 8
+    for _ in range(limits.MAX_BLOCKS):
+        name = data[at + 4 : at + 8]
+        length = int.from_bytes(data[at : at + 4], "big")
+        end = at + 12 + length
+        if len(name) < 4 or end > len(data):
+            break
+        if name[:1].isupper() or zlib.crc32(view[at + 4 : end - 4]) == int.from_bytes(data[end - 4 : end], "big"):
+            kept.append(view[at:end])
+        at = end
+    joined = b"".join((*kept, view[at:]))
+    return joined if len(joined) < len(data) else None

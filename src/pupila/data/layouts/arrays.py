@@ -14,7 +14,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from pupila.data.dataset import Pictures, SplitArrays, Splits, assemble
-from pupila.data.decoding.decode import choose_size, resize_pictures
+from pupila.data.decode import choose_size, resize_pictures
 from pupila.data.layouts.labelled import natural_order, some, split_of
 from pupila.data.sources.archive import DAMAGED, RATIO, RATIO_FROM, UnpackBudget, check_directory
 from pupila.data.sources.files import SourceFile

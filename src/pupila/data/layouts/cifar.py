@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pupila.data.dataset import Pictures, SplitArrays, Splits, assemble
-from pupila.data.decoding.decode import resize_pictures
+from pupila.data.decode import resize_pictures
 from pupila.data.sources.download import download
 from pupila.data.sources.files import SourceFile
 from pupila.errors import DataError, DownloadError

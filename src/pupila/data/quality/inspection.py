@@ -11,7 +11,7 @@ import numpy as np
 
 from pupila import images
 from pupila.data.dataset import Dataset, Skipped, Splits
-from pupila.data.decoding.worker import read
+from pupila.data.decode_worker import read
 from pupila.data.load import OpenedSource, load_dataset
 from pupila.data.quality.class_balance import imbalance, remedy
 from pupila.data.quality.duplicates import DuplicatePair, find_duplicates

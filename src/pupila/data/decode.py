@@ -1,15 +1,23 @@
 """Decodes many picture files into one array on all cores, in order, with progress, and makes Splits of them."""
 
-from collections.abc import Mapping, Sequence
+import json
+import mmap
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
+from types import TracebackType
 
 import numpy as np
 
 from pupila import images
+from pupila._cpus import usable_cores
+from pupila._workers import Worker, WorkerPool
+from pupila.data import decode_worker
 from pupila.data.dataset import Pictures, Skipped, SplitArrays, Splits, assemble
-from pupila.data.decoding.pool import Decoders, worker_count
-from pupila.data.decoding.worker import Failed, Sources, read
+from pupila.data.decode_worker import Sources, decode_into, pack, read
 from pupila.data.layouts.labelled import DetectedLayout, LabelledFile, alike, class_names, odd_names
 from pupila.data.memory import free_memory
 from pupila.errors import DataError, ImageError
@@ -21,6 +29,98 @@ LFS_POINTER = "Git LFS pointer"
 """What the reason of a picture that is one says."""
 SIZE_SAMPLE = 1000
 """Headers looked at to choose a size, evenly spaced: the median of so many is close enough."""
+CHUNK = 128
+"""Pictures in one job, at most: few enough for a smooth progress bar, enough for its own cost not to matter."""
+CHUNK_BYTES = 16 * 2**20
+"""Bytes in one job, at most, but for the last picture: they are copied to the process."""
+FEW = 256
+"""Up to here this process decodes by itself: starting others takes longer than they would save."""
+LOST = b'"Reading it ended the process, twice: the picture is damaged, or the machine is out of memory."\n'
+
+Failed = dict[int, str]
+"""The reason for each picture that could not be read, by its index: its pixels are zero."""
+
+
+class Decoders:
+    """Decoding processes, which start at once, one a core, or none for few pictures. Good for one data set."""
+
+    def __init__(self, pictures: int) -> None:
+        """`pictures` is about how many there will be."""
+        self.count = _worker_count(pictures)
+        if self.count:
+            self._memory = _nameless_file()
+            # As a file and no module, since that would import all of pupila.data: half of the time that a start takes.
+            arguments = [decode_worker.__file__, str(self._memory)]
+            self._pool = WorkerPool([Worker(arguments, (self._memory,)) for _ in range(self.count)])
+
+    def __enter__(self) -> "Decoders":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.count:
+            self._pool.__exit__(kind, value, trace)
+            os.close(self._memory)
+
+    def decode(self, sources: Sources, size: int, limits: ImageLimits, framing: str) -> tuple[Pictures, Failed]:
+        """Return the pictures and what failed, as decode_pictures() does."""
+        shape = (len(sources), size, size, 3)
+        _check_memory(len(sources), size)
+        if self.count and sources:
+            os.ftruncate(self._memory, len(sources) * size * size * 3)
+            pixels = np.frombuffer(mmap.mmap(self._memory, 0), dtype=np.uint8).reshape(shape)
+        else:
+            pixels = np.zeros(shape, dtype=np.uint8)
+        failed: Failed = {}
+        with Progress("decoding", len(sources)) as bar:
+            for rows, reasons in self._decoded(sources, pixels, limits, framing):
+                failed.update((row, reason) for row, reason in zip(rows, reasons, strict=True) if reason)
+                bar.advance(len(rows))
+        pixels[list(failed)] = 0  # a process may have ended in the middle of one
+        return pixels, failed
+
+    def _decoded(
+        self, sources: Sources, pixels: Pictures, limits: ImageLimits, framing: str
+    ) -> Iterator[tuple[Sequence[int], list[str]]]:
+        """Yield the rows of each job when they are decoded, with what is wrong with each: empty if nothing is."""
+        jobs = _jobs(sources)
+        if not self.count:
+            for rows in jobs:
+                part = slice(rows[0], rows[-1] + 1)
+                failed = decode_into(pixels[part], sources[part], limits, framing)
+                yield rows, [failed.get(index, "") for index in range(len(rows))]
+            return
+
+        def packed(rows: list[int]) -> bytes:
+            return pack(sources[rows[0] : rows[-1] + 1], rows[0], pixels.shape[:2], limits, framing)
+
+        for rows, lines in self._pool.map(jobs, packed, LOST):
+            yield rows, [str(json.loads(line)) for line in lines.splitlines()]
+
+
+def _worker_count(pictures: int) -> int:
+    """Return how many processes to start: one a core that we may use, or none for few pictures."""
+    cores = usable_cores() if pictures > FEW and sys.executable else 1
+    return min(cores, -(-pictures // CHUNK)) if cores > 1 else 0
+
+
+def _jobs(sources: Sources) -> Iterator[list[int]]:
+    """Yield the rows of each job."""
+    start = total = 0
+    for index, source in enumerate(sources, 1):
+        total += len(source) if isinstance(source, bytes) else 0
+        if index - start == CHUNK or total >= CHUNK_BYTES or index == len(sources):
+            yield list(range(start, index))
+            start, total = index, 0
+
+
+def _nameless_file() -> int:
+    """Return the descriptor of a file in memory, or where there is no such thing, of one on disk without a name."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("pupila")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
 
 
 def decode_pictures(
@@ -30,17 +130,10 @@ def decode_pictures(
 
     `decoders` are processes that were started before; without them, or if they are too few, others are started now.
     """
-    if decoders is None or decoders.count < worker_count(len(sources)):
-        with Decoders(len(sources)) as decoders:
-            return decode_pictures(sources, size, limits, framing, decoders)
-    _check_memory(len(sources), size)
-    pixels = decoders.room(len(sources), size)
-    failed: Failed = {}
-    with Progress("decoding", len(sources)) as bar:
-        for count, problems in decoders.decode(sources, pixels, limits, framing):
-            failed.update(problems)
-            bar.advance(count)
-    return pixels, failed
+    if decoders is not None and decoders.count >= _worker_count(len(sources)):
+        return decoders.decode(sources, size, limits, framing)
+    with Decoders(len(sources)) as decoders:
+        return decoders.decode(sources, size, limits, framing)
 
 
 def _check_memory(count: int, size: int) -> None:

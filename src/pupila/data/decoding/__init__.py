@@ -1,1 +1,0 @@
-"""Decodes picture files in child processes."""
