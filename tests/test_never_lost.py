@@ -26,7 +26,7 @@ TINY = [
     "--set", "export=float32", "--set", "precision=float32",
 ]  # fmt: skip
 FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(["test_never_lost", "pupila.training.train", "pupila.training.sweeps", "pupila.batch"])
+FORK.set_forkserver_preload(["test_never_lost", "pupila.training.train", "pupila.training.sweeps.run", "pupila.batch"])
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,13 @@ import logging
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 
 import click
 
+LOG = "log.txt"
+"""Where a run's folder has what was printed in another process."""
 STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, ends of lines, changes of the direction of writing, and bytes that are no text."""
 
@@ -56,6 +59,15 @@ def quiet_log() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+@contextlib.contextmanager
+def printing_to(folder: Path) -> Iterator[None]:
+    """Add what is printed and logged in this process, errors too, to the folder's log.txt, line by line."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = (folder / LOG).open("a", encoding="utf-8", buffering=1)
+    with log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log), printed_log():
+        yield
 
 
 class Progress:

@@ -12,7 +12,7 @@ from pupila.cli.complete import data_sets, examples
 from pupila.cli.group import cluster_option, json_option
 
 if TYPE_CHECKING:
-    from pupila.training.sweeps.processes import Execute
+    from pupila.training.sweeps.trial import Execute
 
 
 @click.command(epilog=examples("pupila sweep photos --grid lr=0.01,0.03 --grid epochs=5,10 --seeds 3 --jobs 2"))
@@ -51,8 +51,8 @@ def sweep(
     The same command goes on where it stopped. The best is chosen on validation pictures, never by test accuracy.
     """
     from pupila.training.run_folder import default_name, folder_of
-    from pupila.training.sweeps import load_definition, run_sweep
-    from pupila.training.sweeps.definition import plan
+    from pupila.training.sweeps.definition import load_definition, plan
+    from pupila.training.sweeps.run import run_sweep
 
     if stop_early and cluster is None:
         raise click.UsageError("--stop-early needs --cluster.")
@@ -64,7 +64,7 @@ def sweep(
     folder = folder_of(runs, name or default_name(data, definition.name))
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         summary = run_sweep(
-            data, trials, folder, size=size, checkpoint_seconds=checkpoint_seconds, reference=definition.reference,
+            data, trials, folder, size=size, checkpoint_seconds=checkpoint_seconds,
             execute=_execute(jobs, cluster, stop_early), keep_stopped=stop_early,
         )  # fmt: skip
     click.echo(json.dumps(summary.to_json()) if as_json else summary.to_text())
@@ -72,7 +72,7 @@ def sweep(
 
 def _execute(jobs: int, cluster: str | None, stop_early: bool) -> "Execute":
     """Return what runs the trials: this process, several, or a cluster."""
-    from pupila.training.sweeps.processes import at_once, in_turn
+    from pupila.training.sweeps.trial import at_once, in_turn
 
     if cluster is None:
         return in_turn if jobs == 1 else at_once(jobs)

@@ -17,7 +17,7 @@ import ray
 from ray.exceptions import AuthenticationError
 
 from pupila.errors import SettingsError, TrainingError
-from pupila.progress import printed_log
+from pupila.progress import LOG
 from pupila.recipe import Recipe
 
 HERE = "here"
@@ -26,7 +26,6 @@ PLAIN = re.compile(r"(?P<host>[^/]+):(?P<port>\d{1,5})")
 """HOST:PORT; whatever else Ray understands is left to it."""
 ANSWERS = 10.0
 """Seconds within which the first node must take a connection."""
-LOG = "log.txt"
 EVERY = 0.2
 """Seconds between two looks at the log."""
 
@@ -95,18 +94,6 @@ def check_weights(recipe: Recipe) -> None:
     path = Path(recipe.weights)
     if path.exists() and not path.is_absolute():
         raise TrainingError(f"{path}: nodes work in folders of their own. Give --weights with the full path.")
-
-
-@contextlib.contextmanager
-def printing_to(folder: Path) -> Iterator[None]:
-    """Let what is printed in this process, errors too, be added to the folder's log, line by line."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        log = stack.enter_context((folder / LOG).open("a", encoding="utf-8", buffering=1))
-        stack.enter_context(contextlib.redirect_stdout(log))
-        stack.enter_context(contextlib.redirect_stderr(log))
-        stack.enter_context(printed_log())
-        yield
 
 
 @contextlib.contextmanager

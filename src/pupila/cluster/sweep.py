@@ -14,12 +14,12 @@ import ray
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
-from pupila.cluster.connect import HERE, check_weights, connected, full, printing_to
+from pupila.cluster.connect import HERE, check_weights, connected, full
 from pupila.errors import TrainingError
+from pupila.progress import printing_to
 from pupila.training.distributed.ranks import RESTARTS
 from pupila.training.loop.fit import Row
-from pupila.training.sweeps.processes import Execute, Outcome
-from pupila.training.sweeps.trial import Failure, Job, read_result, read_stopped, run_job
+from pupila.training.sweeps.trial import Execute, Failure, Job, Outcome, read_result, read_stopped, run_job
 
 log = logging.getLogger("pupila.training")
 

@@ -15,8 +15,9 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util import get_node_ip_address
 
-from pupila.cluster.connect import HERE, check_weights, connected, full, printing_to, shown
+from pupila.cluster.connect import HERE, check_weights, connected, full, shown
 from pupila.errors import PupilaError, TrainingError
+from pupila.progress import printing_to
 from pupila.training.distributed.process_group import meet_on_the_network_of
 from pupila.training.distributed.ranks import RESTARTS, Order, check, take_part
 

@@ -1,7 +1,7 @@
 """What a sweep trains: a grid from the command line or a definition in TOML, laid out as trials. Trains nothing.
 
-A definition is a list of entries (a name, a recipe, values of its own), a grid whose every combination is tried with
-each entry, and a number of seeds. The shipped ones are in `pupila/sweeps/`.
+A definition has `trials` (each with a name, a recipe, and values to set), a `grid` whose every combination is tried
+with each of them, and a number of `seeds`. The shipped ones are in `pupila/sweeps/`.
 """
 
 import dataclasses
@@ -20,19 +20,7 @@ from pupila.errors import RecipeError
 from pupila.recipe import ALIASES, Recipe, load_recipe
 
 Values = Mapping[str, Any]
-Grid = Mapping[str, Sequence[Any]]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of a definition: what is trained with every combination of the grid."""
-
-    name: str = ""
-    recipe: str | None = None
-    """None: the recipe that the sweep is called with."""
-    values: Values = field(default_factory=dict)
-    reference: Mapping[str, float] = field(default_factory=dict)
-    """Figures of somebody else's to stand beside ours: validation_accuracy, examples_per_second."""
+ENTRY_KEYS = ("name", "recipe", "set")
 
 
 @dataclass(frozen=True)
@@ -40,11 +28,10 @@ class Definition:
     """A sweep before it is laid out."""
 
     name: str = "sweep"
-    entries: tuple[Entry, ...] = (Entry(),)
-    grid: Grid = field(default_factory=dict)
+    entries: Sequence[Values] = ({},)
+    """The tables of `trials`; without a recipe of its own one takes the recipe that the sweep is called with."""
+    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     seeds: int = 1
-    reference: str = ""
-    """Whose figures the references are."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +43,6 @@ class Trial:
     recipe: Recipe
     varied: Values
     """The keys of the grid with this trial's values, for the table."""
-    reference: Mapping[str, float]
 
     @property
     def name(self) -> str:
@@ -98,91 +84,76 @@ def load_definition(name: str | None) -> Definition:
 def plan(
     definition: Definition, grid: Iterable[str], recipe: str, overrides: Iterable[str], seeds: int | None = None
 ) -> list[Trial]:
-    """Lay out a definition with what a person adds to it, KEY=VALUE,VALUE for the grid and KEY=VALUE to set.
-
-    Raises RecipeError.
-    """
-    values: dict[str, Any] = {}
-    for pair in overrides:
-        for key, found in parse_grid([pair]).items():
-            if len(found) != 1:
-                raise RecipeError(f"--set {pair} has {len(found)} values. Use --grid {pair} to try each.")
-            values[key] = found[0]
-    shipped = {key: tried for key, tried in definition.grid.items() if key not in values}
-    whole = dataclasses.replace(definition, grid={**shipped, **parse_grid(grid)})
-    return lay_out(whole, recipe, values, seeds)
-
-
-def parse_grid(pairs: Iterable[str]) -> dict[str, tuple[Any, ...]]:
-    """Turn KEY=VALUE,VALUE... into values by the recipe's own key; every wrong key is named in one RecipeError."""
-    grid: dict[str, tuple[Any, ...]] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not text.strip():
-            raise RecipeError(f"{pair!r} is not KEY=VALUE,VALUE. Write for instance lr=0.001,0.0001.")
-        grid[ALIASES.get(key.strip(), key.strip())] = tuple(_values(text))
-    return grid
-
-
-def lay_out(definition: Definition, recipe: str, overrides: Values, seeds: int | None = None) -> list[Trial]:
     """Return every trial: entries x combinations of the grid x seeds, in that order.
 
-    recipe: for entries that name none. overrides: the user's own values, which win over an entry's.
-    Raises RecipeError for unknown keys, with the nearest name, and for values that are out of range.
+    grid: KEY=VALUE,VALUE to try besides. recipe: for entries that name none. overrides: KEY=VALUE to set, which win
+    over an entry's. Raises RecipeError for unknown keys, with the nearest name, and for values that are out of range.
     """
-    overrides = {ALIASES.get(key, key): value for key, value in overrides.items()}
-    _check_keys(definition, overrides)
+    chosen = {}
+    for key, found in parse_grid(overrides).items():
+        if len(found) != 1:
+            raise RecipeError(f"--set {key} has {len(found)} values. Use --grid {key} to try each.")
+        chosen[key] = found[0]
+    tried = {key: values for key, values in definition.grid.items() if key not in chosen} | parse_grid(grid)
+    _check_keys(definition, tried, chosen)
     trials = []
-    for entry in definition.entries:
-        for combination in itertools.product(*definition.grid.values()):
-            varied = dict(zip(definition.grid, combination, strict=True))
-            base = load_recipe(entry.recipe or recipe).with_values({**entry.values, **overrides, **varied})
-            group = ", ".join([*filter(None, [entry.name]), *(f"{key}={value}" for key, value in varied.items())])
-            for seed in range(base.seed, base.seed + (seeds or definition.seeds)):
-                chosen = dataclasses.replace(base, seed=seed)
-                trials.append(Trial(group or chosen.name, chosen, varied, entry.reference))
+    for entry, values in itertools.product(definition.entries, itertools.product(*tried.values())):
+        varied = dict(zip(tried, values, strict=True))
+        base = load_recipe(entry.get("recipe") or recipe).with_values({**_set_by(entry), **chosen, **varied})
+        group = ", ".join([*filter(None, [entry.get("name")]), *(f"{key}={value}" for key, value in varied.items())])
+        for seed in range(base.seed, base.seed + (seeds or definition.seeds)):
+            trials.append(Trial(group or base.name, dataclasses.replace(base, seed=seed), varied))
     if len({trial.name for trial in trials}) < len(trials):
         raise RecipeError("Two trials of the sweep are the same. Name each value and each entry once.")
     return trials
 
 
-def _check_keys(definition: Definition, overrides: Values) -> None:
+def parse_grid(pairs: Iterable[str]) -> dict[str, tuple[Any, ...]]:
+    """Turn KEY=VALUE,VALUE... into values by the recipe's own key: as TOML would, or as plain words."""
+    grid: dict[str, tuple[Any, ...]] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not text.strip():
+            raise RecipeError(f"{pair!r} is not KEY=VALUE,VALUE. Write for instance lr=0.001,0.0001.")
+        try:
+            values = tomllib.loads(f"values = [{text}]")["values"]
+        except tomllib.TOMLDecodeError:
+            values = [word.strip() for word in text.split(",")]
+        grid[_key(key.strip())] = tuple(values)
+    return grid
+
+
+def _key(name: str) -> str:
+    return ALIASES.get(name, name)
+
+
+def _set_by(entry: Values) -> dict[str, Any]:
+    return {_key(key): value for key, value in entry.get("set", {}).items()}
+
+
+def _check_keys(definition: Definition, grid: Values, overrides: Values) -> None:
     known = {f.name for f in dataclasses.fields(Recipe)} - {"name"}
-    given = [*definition.grid, *overrides, *(key for entry in definition.entries for key in entry.values)]
+    given = [*grid, *overrides, *(key for entry in definition.entries for key in _set_by(entry))]
     wrong = [unknown_key(key, known | ALIASES.keys()) for key in given if key not in known]
-    if "seed" in definition.grid:
+    if "seed" in grid:
         wrong.append("seed is not for the grid. Use --seeds N, and --set seed=S for the first one.")
-    wrong += [f"{key} is in the grid and set too. Leave one out." for key in definition.grid if key in overrides]
+    wrong += [f"{key} is in the grid and set too. Leave one out." for key in grid if key in overrides]
     if wrong:
         raise RecipeError(f"Sweep {definition.name}: " + " ".join(dict.fromkeys(wrong)))
 
 
-def _values(text: str) -> Sequence[Any]:
-    """Read a list as TOML would, and as plain words where it is none."""
+def _definition(name: str, table: Values) -> Definition:
+    """Check the form of a definition; what is wrong with its recipes' keys is found by plan."""
     try:
-        found: list[Any] = tomllib.loads(f"values = [{text}]")["values"]
-    except tomllib.TOMLDecodeError:
-        return [word.strip() for word in text.split(",")]
-    return found
-
-
-def _definition(name: str, table: Mapping[str, Any]) -> Definition:
-    """Check the form of a definition; what is wrong with its recipes' keys is found by lay_out."""
-    try:
-        entries = tuple(_entry(values) for values in table.get("trials", [{}]))
-        grid = {ALIASES.get(key, key): tuple(values) for key, values in table.get("grid", {}).items()}
-        seeds, reference = int(table.get("seeds", 1)), str(table.get("reference", ""))
-        unknown = sorted(table.keys() - {"trials", "grid", "seeds", "reference"})
+        entries = [{**entry, "set": dict(entry.get("set", {}))} for entry in table.get("trials", [{}])]
+        grid = {_key(key): tuple(values) for key, values in table.get("grid", {}).items()}
+        seeds = int(table.get("seeds", 1))
     except (TypeError, ValueError, AttributeError) as error:
         raise RecipeError(f"{name}: is not a sweep ({error}). See the shipped ones in pupila/sweeps.") from error
+    unknown = [key for key in table if key not in ("trials", "grid", "seeds")]
     if unknown:
-        raise RecipeError(f"{name}: unknown key {unknown[0]!r}. A sweep has trials, grid, seeds and reference.")
-    return Definition(name, entries, grid, seeds, reference)
-
-
-def _entry(table: Mapping[str, Any]) -> Entry:
-    unknown = sorted(table.keys() - {"name", "recipe", "set", "reference"})
+        raise RecipeError(f"{name}: unknown key {unknown[0]!r}. A sweep has trials, grid and seeds.")
+    unknown = [key for entry in entries for key in entry if key not in ENTRY_KEYS]
     if unknown:
-        raise ValueError(f"unknown key {unknown[0]!r} in trials; they have name, recipe, set and reference")
-    values = {ALIASES.get(key, key): value for key, value in table.get("set", {}).items()}
-    return Entry(str(table.get("name", "")), table.get("recipe"), values, table.get("reference", {}))
+        raise RecipeError(f"{name}: unknown key {unknown[0]!r} in trials. They have {', '.join(ENTRY_KEYS)}.")
+    return Definition(name, entries, grid, seeds)

@@ -4,19 +4,23 @@
     <folder>/table.csv, results.json, curves.png, model.onnx
 
 The same call goes on where an earlier one was killed: trials with a result are read, others go on from their
-checkpoints.
+checkpoints. The best group of settings is the one whose trials validate best on average; of its trials the best is
+taken. Test figures are carried along and never looked at.
 """
 
+import dataclasses
+import io
 import json
 import logging
 import shutil
-from collections import defaultdict
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pupila._files import replacing
+from pupila._tables import CsvWriter, text_table
 from pupila.data import Dataset, load_dataset
 from pupila.data.quality.class_balance import remedy
 from pupila.errors import TrainingError
@@ -24,20 +28,29 @@ from pupila.evaluation.pages.plots import plot_sweep
 from pupila.training.loop.fit import CHECKPOINT_SECONDS
 from pupila.training.run_folder import locked, write_text
 from pupila.training.sweeps.definition import Trial
-from pupila.training.sweeps.processes import Execute, in_turn
-from pupila.training.sweeps.table import Row, as_csv, as_json, as_text, best_of, rows_of
 from pupila.training.sweeps.trial import (
     BALANCED,
     PLAIN,
+    Execute,
     Failure,
     Job,
+    Outcome,
     Result,
     forget_stopped,
+    in_turn,
     read_result,
     read_stopped,
 )
 
 log = logging.getLogger("pupila.training")
+
+FIGURES = {
+    "train_loss": "loss",
+    "train_accuracy": "train acc",
+    "validation_accuracy": "valid acc",
+    "test_accuracy": "test acc",
+}
+"""What the table shows of a group as mean and range, and the heads of these columns."""
 
 
 @dataclass(frozen=True)
@@ -45,26 +58,38 @@ class SweepSummary:
     """What a sweep found, and where it is."""
 
     folder: Path
-    model: Path
-    best: Result
-    rows: tuple[Row, ...]
-    results: tuple[Result, ...]
-    failures: tuple[Failure, ...]
-    reference: str
+    results: Sequence[Result]
+    failures: Sequence[Failure]
     judged_by: str = PLAIN
+
+    @property
+    def model(self) -> Path:
+        """The best trial's model file."""
+        return self.folder / "model.onnx"
+
+    @property
+    def best(self) -> Result:
+        """The trial whose model is kept."""
+        return best_of(self.results, self.judged_by)
 
     def to_text(self) -> str:
         """Return the table, and what was kept."""
-        table = as_text(self.rows, self.reference, self.best.test_pictures)
-        figure = f"{self.judged_by.replace('_', ' ')}, {self.best.best[self.judged_by]:.4f}"
-        kept = f"Best by {figure}: {self.best.trial}. Its model: {self.model}"
+        best = self.best
+        figure = f"{self.judged_by.replace('_', ' ')}, {best.best[self.judged_by]:.4f}"
+        kept = f"Best by {figure}: {best.trial}. Its model: {self.model}"
+        table = as_text(groups_of(self.results, self.failures), best.test_pictures)
         return f"{table}\n{kept}\nwrote {self.folder}/table.csv, results.json and curves.png"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the same as plain values."""
-        found = as_json(self.rows, self.results, self.failures)
-        about = {"best": self.best.trial, "judged_by": self.judged_by, "model": str(self.model)}
-        return {**about, "reference": self.reference, **found}
+        """Return groups, trials and failures as plain values."""
+        return {
+            "best": self.best.trial,
+            "judged_by": self.judged_by,
+            "model": str(self.model),
+            "groups": groups_of(self.results, self.failures),
+            "trials": [dataclasses.asdict(result) for result in self.results],
+            "failures": [dataclasses.asdict(failure) for failure in self.failures],
+        }
 
 
 def run_sweep(
@@ -74,44 +99,35 @@ def run_sweep(
     *,
     size: int | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
-    reference: str = "",
     execute: Execute = in_turn,
     keep_stopped: bool = False,
 ) -> SweepSummary:
-    """Run what is not done yet, then write and return what was found; prints each trial's closing line.
+    """Run what is not done yet, then write and return what was found; logs each trial's closing line.
 
-    execute: runs the jobs, see processes.py. keep_stopped: leave trials that were stopped early as they are; else they
+    execute: runs the jobs, see trial.py. keep_stopped: leave trials that were stopped early as they are; else they
     go on. Raises TrainingError if no trial came to its end, or if the folder holds trials of other settings or a sweep
     with trials that are not in this one, and what load_dataset and train raise.
     """
     with locked(folder):
-        return _run_sweep(source, trials, folder, size, checkpoint_seconds, reference, execute, keep_stopped)
-
-
-def _run_sweep(
-    source: str, trials: Sequence[Trial], folder: Path, size: int | None, checkpoint_seconds: float, reference: str,
-    execute: Execute, keep_stopped: bool,
-) -> SweepSummary:  # fmt: skip
-    """Run the sweep in a folder that is locked."""
-    _check_folder(folder, trials)
-    splits = load_dataset(source, size)  # errors in the data show now, and the cache is filled before trials need it
-    judge = judged_by(splits.train, trials)
-    jobs = [Job(t, source, folder / t.name, splits.fingerprint, size, checkpoint_seconds, judge) for t in trials]
-    del splits
-    outcomes: dict[str, Result | Failure] = {
-        job.trial.name: done
-        for job in jobs
-        if (done := read_result(job) or (read_stopped(job) if keep_stopped else None))
-    }
-    left = [job for job in jobs if job.trial.name not in outcomes]
-    for job in left:
-        forget_stopped(job)
-    log.info(f"{len(jobs)} trials, {len(outcomes)} of them done before, in {folder}")
-    for outcome in execute(left) if left else ():
-        outcomes[outcome.trial] = outcome
-        _say(outcome)
-    ordered = [outcomes[job.trial.name] for job in jobs if job.trial.name in outcomes]
-    return _publish(folder, ordered, reference, judge)
+        _check_folder(folder, trials)
+        splits = load_dataset(source, size)  # errors in the data show now, and the cache is filled before it is needed
+        judge = judged_by(splits.train, trials)
+        jobs = [Job(t, source, folder / t.name, splits.fingerprint, size, checkpoint_seconds, judge) for t in trials]
+        del splits
+        outcomes: dict[str, Outcome] = {
+            job.trial.name: done
+            for job in jobs
+            if (done := read_result(job) or (read_stopped(job) if keep_stopped else None))
+        }
+        left = [job for job in jobs if job.trial.name not in outcomes]
+        for job in left:
+            forget_stopped(job)
+        log.info(f"{len(jobs)} trials, {len(outcomes)} of them done before, in {folder}")
+        for outcome in execute(left) if left else ():
+            outcomes[outcome.trial] = outcome
+            log.info(f"{outcome.trial}: {_words(outcome)}")
+        ordered = [outcomes[job.trial.name] for job in jobs if job.trial.name in outcomes]
+        return _publish(folder, ordered, judge)
 
 
 def _check_folder(folder: Path, trials: Sequence[Trial]) -> None:
@@ -139,32 +155,106 @@ def judged_by(train: Dataset, trials: Sequence[Trial]) -> str:
     return BALANCED if any(remedy(counts, trial.recipe.balance) != "none" for trial in trials) else PLAIN
 
 
-def _say(outcome: Result | Failure) -> None:
+def _words(outcome: Outcome) -> str:
     if isinstance(outcome, Failure):
-        log.info(f"{outcome.trial}: {'' if outcome.stopped else 'failed: '}{outcome.reason}")
-        return
+        return outcome.reason if outcome.stopped else f"failed: {outcome.reason}"
     test = "" if outcome.test_accuracy is None else f", test acc {outcome.test_accuracy:.4f}"
-    log.info(f"{outcome.trial}: {outcome.closing}{test}")
+    return f"{outcome.closing}{test}"
 
 
-def _publish(folder: Path, outcomes: Sequence[Result | Failure], reference: str, judge: str) -> SweepSummary:
+def _publish(folder: Path, outcomes: Sequence[Outcome], judge: str) -> SweepSummary:
     results = [outcome for outcome in outcomes if isinstance(outcome, Result)]
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
     if not results:
         raise TrainingError(f"{folder}: no trial came to its end; the first: {failures[0].reason}")
-    best, rows = best_of(results, judge), rows_of(results, failures)
-    model = folder / "model.onnx"
-    with replacing(model) as temporary:
-        shutil.copyfile(best.model, temporary)
-    summary = SweepSummary(folder, model, best, tuple(rows), tuple(results), tuple(failures), reference, judge)
+    summary = SweepSummary(folder, results, failures, judge)
+    with replacing(summary.model) as temporary:
+        shutil.copyfile(summary.best.model, temporary)
     write_text(folder / "table.csv", as_csv(results).rstrip("\n"))
     write_text(folder / "results.json", json.dumps(summary.to_json(), indent=1))
-    plot_sweep(_curves(results), folder / "curves.png")
+    groups = dict.fromkeys(result.group for result in results)
+    curves = {group: [result.rows for result in results if result.group == group] for group in groups}
+    plot_sweep(curves, folder / "curves.png")
     return summary
 
 
-def _curves(results: Sequence[Result]) -> Mapping[str, list[list[dict[str, Any]]]]:
-    curves: dict[str, list[list[dict[str, Any]]]] = defaultdict(list)
+def best_of(results: Sequence[Result], judged_by: str = PLAIN) -> Result:
+    """Return the trial whose model is kept; see the module's docstring. Ties go to the lower validation loss."""
+
+    def figures(result: Result) -> tuple[float, float]:
+        return result.best[judged_by], -result.best["validation_loss"]
+
+    def rank(result: Result) -> tuple[Any, ...]:
+        group = [figures(other) for other in results if other.group == result.group]
+        return [statistics.fmean(kind) for kind in zip(*group, strict=True)], result.group, figures(result)
+
+    return max(results, key=rank)
+
+
+def groups_of(results: Sequence[Result], failures: Sequence[Failure]) -> list[dict[str, Any]]:
+    """Return plain values of each group, in the order in which the groups first appear.
+
+    Each of FIGURES is a mapping of mean, low and high over the group's trials; None where none came to its end.
+    """
+    names = dict.fromkeys([*(r.group for r in results), *(f.group for f in failures)])
+    return [
+        _group(name, [r for r in results if r.group == name], [f for f in failures if f.group == name])
+        for name in names
+    ]
+
+
+def _group(name: str, results: Sequence[Result], failures: Sequence[Failure]) -> dict[str, Any]:
+    stopped = sum(failure.stopped for failure in failures)
+    figures = [{**r.best, "test_accuracy": r.test_accuracy} for r in results]
+    return {
+        "group": name,
+        "seeds": len(results) + len(failures),
+        "failed": len(failures) - stopped,
+        "stopped": stopped,
+        **{key: _spread([each[key] for each in figures if each[key] is not None]) for key in FIGURES},
+        "examples_per_second": statistics.fmean(r.examples_per_second for r in results) if results else None,
+        "seconds": statistics.fmean(r.seconds for r in results) if results else None,
+    }
+
+
+def _spread(values: Sequence[float]) -> dict[str, float] | None:
+    return {"mean": statistics.fmean(values), "low": min(values), "high": max(values)} if values else None
+
+
+def as_text(groups: Sequence[Mapping[str, Any]], test_pictures: int) -> str:
+    """Return the table for a terminal, one line a group, with what its columns mean below."""
+    figures = {key: head for key, head in FIGURES.items() if key != "test_accuracy" or test_pictures}
+    lines = [["trials", "n", *figures.values(), "examples/s", "s"]]
+    for group in groups:
+        none = "failed" if group["failed"] else "stopped"
+        means = [group[key] for key in ("examples_per_second", "seconds")]
+        cells = [none if group[key] is None else _mean_and_range(**group[key]) for key in figures]
+        lines.append([group["group"], f"{group['seeds']}", *cells, *("" if m is None else f"{m:.0f}" for m in means)])
+    text = [text_table(lines), "Each figure: mean over n seeds (lowest to highest), of the epoch that validated best."]
+    if test_pictures:
+        text.append(f"Test: the model files on {test_pictures:,} pictures; nothing is chosen by it.")
+    if failed := sum(group["failed"] for group in groups):
+        text.append(f"{failed} trials failed; results.json has the reasons. The same command tries them again.")
+    if stopped := sum(group["stopped"] for group in groups):
+        text.append(f"{stopped} trials were stopped early. Without --stop-early the command goes on with them.")
+    return "\n".join(text)
+
+
+def _mean_and_range(mean: float, low: float, high: float) -> str:
+    return f"{mean:.3f} ({low:.3f} to {high:.3f})" if low != high else f"{mean:.3f}"
+
+
+def as_csv(results: Sequence[Result]) -> str:
+    """Return a line a trial."""
+    varied = list(dict.fromkeys(key for result in results for key in result.varied))
+    plain = ["train_loss", "train_accuracy", "validation_loss", "validation_accuracy"]
+    ends = ["test_accuracy", "examples_per_second", "seconds", "model"]
+    out = io.StringIO()
+    table = CsvWriter(out)
+    table.writerow(["trial", "group", *varied, "seed", "epochs", "best_epoch", *plain, *ends])
     for result in results:
-        curves[result.group].append(result.rows)
-    return curves
+        values = [result.varied.get(key, "") for key in varied]
+        about = [result.recipe["seed"], result.rows[-1]["epoch"], result.best["epoch"]]
+        figures = [result.best[key] for key in plain] + [getattr(result, key) for key in ends]
+        table.writerow([result.trial, result.group, *values, *about, *figures])
+    return out.getvalue()

@@ -1,25 +1,38 @@
-"""One trial: trained in a folder of its own, or taken up where it was killed, or read if it is done already."""
+"""One trial of a sweep: trained in a folder of its own, or taken up where it was killed, or read if it is done already.
 
-import contextlib
+Trials run in this process, one after another, or several at once in processes. These are started afresh (`spawn`):
+with `fork` a child would inherit torch's threads in an unknown state.
+"""
+
 import dataclasses
 import json
+import logging
+import multiprocessing
+import os
+import signal
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pupila._cpus import usable_cores
 from pupila.data import load_dataset
 from pupila.errors import ModelError, TrainingError
 from pupila.evaluation.evaluate import evaluate
-from pupila.progress import printed_log
+from pupila.progress import printing_to
 from pupila.recipe import Recipe
 from pupila.training.loop.fit import OnEpoch
-from pupila.training.run_folder import finish, forget, holds_run, is_finished, write_text
+from pupila.training.run_folder import finish, forget, holds_run, is_finished, read_json, write_text
 from pupila.training.sweeps.definition import Trial
 from pupila.training.train import TrainResult, closing_line, train
+
+log = logging.getLogger("pupila.training")
 
 RESULT = "result.json"
 PLAIN, BALANCED = "validation_accuracy", "validation_balanced_accuracy"
@@ -51,7 +64,6 @@ class Result:
     group: str
     varied: Mapping[str, Any]
     recipe: Mapping[str, Any]
-    reference: Mapping[str, float]
     fingerprint: str
     model: str
     rows: list[dict[str, Any]]
@@ -81,7 +93,12 @@ class Failure:
     """No error: a scheduler ended it, since others were better."""
 
 
-def run_job(job: Job, watch: OnEpoch = lambda _: None) -> Result | Failure:
+Outcome = Result | Failure
+Execute = Callable[[Sequence[Job]], Iterator[Outcome]]
+"""Runs jobs in any order and yields what becomes of each."""
+
+
+def run_job(job: Job, watch: OnEpoch = lambda _: None) -> Outcome:
     """Train, score on the test split if there is one, and leave result.json; a job that is done is only read.
 
     What goes wrong in training or in its model becomes a Failure; wrong data or a missing package ends the sweep.
@@ -96,9 +113,8 @@ def run_job(job: Job, watch: OnEpoch = lambda _: None) -> Result | Failure:
     begun = time.monotonic()
     try:
         trained = train(
-            job.source, job.trial.recipe, job.folder,
-            size=job.size, resume=True, checkpoint_seconds=job.checkpoint_seconds, watch=watch,
-            keep_open=True,
+            job.source, job.trial.recipe, job.folder, size=job.size, resume=True,
+            checkpoint_seconds=job.checkpoint_seconds, watch=watch, keep_open=True,
         )  # fmt: skip
     except (TrainingError, ModelError) as error:
         return Failure(job.trial.name, job.trial.group, str(error))
@@ -114,38 +130,36 @@ def run_job(job: Job, watch: OnEpoch = lambda _: None) -> Result | Failure:
     return result
 
 
-def read_stopped(job: Job) -> Failure | None:
-    """Return what is to be said of a trial that was stopped early with this recipe on this data, or None."""
-    try:
-        note = json.loads((job.folder / STOPPED).read_text(encoding="utf-8"))
-        same = note["fingerprint"] == job.fingerprint and not _changes(job.trial.recipe, note["recipe"])
-    except (OSError, KeyError, TypeError, ValueError, AttributeError):  # killed while it was written: not stopped
-        return None
-    reason = "Stopped early: other trials were better by then."
-    return Failure(job.trial.name, job.trial.group, reason, stopped=True) if same else None
-
-
-def forget_stopped(job: Job) -> None:
-    """Let a trial that was stopped early be run again, from where it was."""
-    (job.folder / STOPPED).unlink(missing_ok=True)
-
-
-def run_quietly(job: Job, threads: int) -> Result | Failure:
-    """The same in a process of its own: with so many threads, and what it prints in the folder's log.txt."""
-    torch.set_num_threads(threads)
-    job.folder.mkdir(parents=True, exist_ok=True)
-    with (job.folder / "log.txt").open("a", encoding="utf-8") as log, _printing_to(log):
-        return run_job(job)
+def _result(job: Job, trained: TrainResult, seconds: float) -> Result:
+    fitted, trial, predictor = trained.fitted, job.trial, trained.exported.predictor
+    test = load_dataset(job.source, job.size, framing=predictor.manifest.framing).test
+    return Result(
+        trial=trial.name,
+        group=trial.group,
+        varied=dict(trial.varied),
+        recipe=trial.recipe.to_dict(),
+        fingerprint=job.fingerprint,
+        model=str(trained.model),
+        rows=fitted.rows,
+        best_epoch=fitted.best_epoch,
+        test_accuracy=None if test is None else evaluate(predictor, test).accuracy,
+        test_pictures=0 if test is None else len(test),
+        examples_per_second=fitted.examples_per_second,
+        seconds=seconds,
+        closing=closing_line(fitted),
+    )
 
 
 def read_result(job: Job) -> Result | None:
     """Return what an earlier start left, or None; raises TrainingError if it is of other settings or data."""
     path = job.folder / RESULT
     try:
-        result = Result(**json.loads(path.read_text(encoding="utf-8")))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        found.pop("reference", None)  # of an earlier version
+        result = Result(**found)
     except FileNotFoundError:
         return None
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, AttributeError, TypeError, ValueError) as error:
         raise TrainingError(f"{path}: cannot be read ({error}). Delete it: the trial is then finished anew.") from error
     changes = _changes(job.trial.recipe, result.recipe)
     if result.fingerprint != job.fingerprint:
@@ -157,41 +171,76 @@ def read_result(job: Job) -> Result | None:
     return result
 
 
+def read_stopped(job: Job) -> Failure | None:
+    """Return what is to be said of a trial that was stopped early with this recipe on this data, or None."""
+    note = read_json(job.folder / STOPPED)
+    if note.get("fingerprint") != job.fingerprint or _changes(job.trial.recipe, note.get("recipe") or {}):
+        return None
+    reason = "Stopped early: other trials were better by then."
+    return Failure(job.trial.name, job.trial.group, reason, stopped=True)
+
+
+def forget_stopped(job: Job) -> None:
+    """Let a trial that was stopped early be run again, from where it was."""
+    (job.folder / STOPPED).unlink(missing_ok=True)
+
+
 def _changes(recipe: Recipe, earlier: Mapping[str, Any]) -> list[str]:
     ours = json.loads(json.dumps(recipe.to_dict()))
     different = sorted(key for key in ours.keys() | earlier.keys() if ours.get(key) != earlier.get(key))
     return [f"{key} was {earlier.get(key)} and is {ours.get(key)}" for key in different]
 
 
-def _result(job: Job, trained: TrainResult, seconds: float) -> Result:
-    test, pictures = _test_accuracy(job, trained)
-    fitted, trial = trained.fitted, job.trial
-    return Result(
-        trial=trial.name,
-        group=trial.group,
-        varied=dict(trial.varied),
-        recipe=trial.recipe.to_dict(),
-        reference=dict(trial.reference),
-        fingerprint=job.fingerprint,
-        model=str(trained.model),
-        rows=fitted.rows,
-        best_epoch=fitted.best_epoch,
-        test_accuracy=test,
-        test_pictures=pictures,
-        examples_per_second=fitted.examples_per_second,
-        seconds=seconds,
-        closing=closing_line(fitted),
-    )
+def in_turn(jobs: Sequence[Job]) -> Iterator[Outcome]:
+    """Run jobs one after another in this process, which prints what a training prints."""
+    for number, job in enumerate(jobs, 1):
+        log.info(f"[{number}/{len(jobs)}] {job.trial.name}")
+        yield run_job(job)
 
 
-def _test_accuracy(job: Job, trained: TrainResult) -> tuple[float | None, int]:
-    test = load_dataset(job.source, job.size, framing=trained.exported.predictor.manifest.framing).test
-    if test is None:
-        return None, 0
-    return evaluate(trained.exported.predictor, test).scores.accuracy, len(test)
+def at_once(count: int) -> Execute:
+    """Return what runs `count` jobs at a time, each in a process with its share of the cores, at least one thread."""
+    threads = max(1, usable_cores() // count)
+
+    def execute(jobs: Sequence[Job]) -> Iterator[Outcome]:
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(min(count, len(jobs)), context, _begin)
+        try:
+            waiting = [pool.submit(_run_quietly, job, threads) for job in jobs]
+            for number, future in enumerate(as_completed(waiting), 1):
+                outcome = future.result()
+                log.info(f"[{number}/{len(jobs)}] {outcome.trial}")
+                yield outcome
+        except BrokenProcessPool as error:
+            raise TrainingError(
+                "A trial's process was killed, perhaps for want of memory. Give the same command again, it goes on "
+                "where it stopped; fewer --jobs need less memory."
+            ) from error
+        except BaseException:
+            for child in multiprocessing.active_children():  # else Ctrl-C would wait until their trials are over
+                child.terminate()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    return execute
 
 
-@contextlib.contextmanager
-def _printing_to(stream: Any) -> Iterator[None]:
-    with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream), printed_log():
-        yield
+def _run_quietly(job: Job, threads: int) -> Outcome:
+    """Run a job with so many threads; what it prints goes into the folder's log.txt."""
+    torch.set_num_threads(threads)
+    with printing_to(job.folder):
+        return run_job(job)
+
+
+def _begin() -> None:
+    """Make this process end at once with Ctrl-C, and with its parent, however that ends: the folder is then free."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)
