@@ -42,7 +42,7 @@ def test_the_command_prints_a_table_and_writes_a_page(tmp_path):
     found = CliRunner().invoke(main, ["compare", "--runs", str(tmp_path / "runs"), "--report", str(page)])
     assert found.exit_code == 0, found.output
     assert found.output.splitlines()[1].split()[:2] == ["one", "(no"]
-    assert page.read_text("utf-8").count("<picture>") == 1
+    assert page.read_text("utf-8").count('<div class="plot">') == 1
     found = CliRunner().invoke(main, ["compare", "--runs", str(tmp_path / "runs"), "--json"])
     assert json.loads(found.output)[0]["minutes"] == 1.0
 

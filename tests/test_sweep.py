@@ -15,7 +15,6 @@ from training_kit import TINY, colours
 from pupila.cli import main
 from pupila.data import load_dataset
 from pupila.errors import RecipeError
-from pupila.evaluation.pages.plots import plot_sweep
 from pupila.training.sweeps.definition import load_definition, parse_grid, plan, shipped_sweeps
 from pupila.training.sweeps.run import as_csv, as_text, best_of, groups_of, judged_by, run_sweep
 from pupila.training.sweeps.trial import BALANCED, PLAIN, Failure, Job, Result, read_stopped, run_job
@@ -154,11 +153,6 @@ def test_table_has_a_line_a_group_with_its_spread_and_failures():
 def test_csv_has_a_line_a_trial():
     rows = list(csv.DictReader(as_csv([result("a", 0, 0.5), result("a", 1, 0.7)]).splitlines()))
     assert [(row["seed"], row["validation_accuracy"]) for row in rows] == [("0", "0.5"), ("1", "0.7")]
-
-
-def test_plot_of_many_groups_is_a_picture(tmp_path):
-    plot_sweep({f"group {n}": [result("a", 0, 0.5).rows] for n in range(12)}, tmp_path / "curves.png")
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def command(runs, *more):

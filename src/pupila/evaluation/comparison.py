@@ -3,7 +3,6 @@
 Each model reads the pictures in its own size and framing.
 """
 
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -271,10 +270,7 @@ def runs_json(runs: Sequence[RunSummary]) -> list[dict[str, Any]]:
 def write_runs(path: Path, runs: Sequence[RunSummary]) -> None:
     """Write a page with the table and the curves of the best; raises MissingExtraError without matplotlib."""
     best = runs[:CURVES_UP_TO]
-    light, dark = io.BytesIO(), io.BytesIO()
-    plots.plot_runs({run.name: run.rows for run in best}, light)
-    plots.plot_runs({run.name: run.rows for run in best}, dark, plots.DARK)
-    curves = html.plot(light.getvalue(), "Validation accuracy", dark=dark.getvalue())
+    curves = html.plot(plots.plot_runs({run.name: run.rows for run in best}), "Validation accuracy")
     order = "The best first. Intervals that overlap by much: the difference may be chance; `pupila compare` tests it."
     sections = [
         html.section("Runs", order, html.table(RUN_COLUMNS, [run.cells() for run in runs])),

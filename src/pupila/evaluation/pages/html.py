@@ -19,6 +19,7 @@ STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1d2127; --soft: #667; --line: #dde; --card: #f6f7f9; }
 @media (prefers-color-scheme: dark) {
   :root { --paper: #15181c; --ink: #e6e8eb; --soft: #9aa3ad; --line: #2d333b; --card: #1e2329; }
+  .plot img { filter: invert(.88) hue-rotate(180deg); }
 }
 body { background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; margin: 0 auto;
   max-width: 62rem; padding: 1.5rem; }
@@ -80,11 +81,9 @@ def numbers(figures: Sequence[tuple[str, str, str]]) -> str:
     return f'<div class="numbers">\n{"".join(cards)}</div>\n'
 
 
-def plot(png: bytes, description: str, large: bool = False, dark: bytes | None = None) -> str:
-    """Return a plot, and the one that takes its place on dark paper; a large one keeps its size and scrolls."""
-    kind = "plot large" if large else "plot"
-    other = f'<source media="(prefers-color-scheme: dark)" srcset="{_data(dark)}">' if dark else ""
-    return f'<div class="{kind}"><picture>{other}{_image(png, description)}</picture></div>\n'
+def plot(png: bytes, description: str, large: bool = False) -> str:
+    """Return a plot; a large one keeps its size and scrolls."""
+    return f'<div class="plot{" large" if large else ""}">{_image(png, description)}</div>\n'
 
 
 def folded(summary: str, *parts: str) -> str:
@@ -152,8 +151,4 @@ def _figure(exhibit: Exhibit, link: str | None) -> str:
 
 
 def _image(png: bytes, description: str) -> str:
-    return f'<img src="{_data(png)}" alt="{escape(description)}">'
-
-
-def _data(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}" alt="{escape(description)}">'

@@ -3,9 +3,8 @@
 While a training runs the page shows the curves so far and loads itself again; at the end the full report replaces it.
 """
 
-import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from pupila.data import Dataset
 from pupila.evaluation.evaluate import Evaluation, evaluate
 from pupila.evaluation.metrics import Int64, reliability
 from pupila.evaluation.pages import gallery, html, plots
-from pupila.evaluation.pages.plots import Rows, Target, Theme
+from pupila.evaluation.pages.plots import Rows
 from pupila.predictor import Floats, Predictor
 
 MISTAKES = 24
@@ -83,13 +82,12 @@ class ProgressPage:
         begun = time.monotonic()
         if begun < self.due:
             return
-        light, dark = _drawn(lambda target, theme: plots.plot_curves(rows, target, None, theme))
-        last = rows[-1]
+        curves, last = html.plot(plots.plot_curves(rows), "Curves so far"), rows[-1]
         figures = [
             (f"{last['epoch']:.0f}", "epochs so far", f"{last.get('seconds', 0.0) / 60:.1f} minutes"),
             (f"{last['validation_accuracy']:.1%}", "validation accuracy", "of the latest epoch"),
         ]
-        sections = [html.section("Training", "", html.numbers(figures), html.plot(light, "Curves so far", dark=dark))]
+        sections = [html.section("Training", "", html.numbers(figures), curves)]
         title = f"{self.name}: training"
         write_file(self.path, html.page(title, "This page loads itself again.", sections, RELOAD_SECONDS))
         ended = time.monotonic()
@@ -107,16 +105,6 @@ def _links(dataset: Dataset, source: Path | None) -> dict[str, str]:
         if path is not None:
             found[name] = path.resolve().as_uri()
     return found
-
-
-def _drawn(draw: Callable[[Target, Theme], None], path: Path | None = None) -> tuple[bytes, bytes]:
-    """Draw on light and on dark paper, return both as PNG, and write the light one to `path`."""
-    light, dark = io.BytesIO(), io.BytesIO()
-    draw(light, plots.LIGHT)
-    draw(dark, plots.DARK)
-    if path is not None:
-        path.write_bytes(light.getvalue())
-    return light.getvalue(), dark.getvalue()
 
 
 def _sections(folder: Path, subject: Subject, rows: Rows, kept: int | None) -> Iterator[str]:
@@ -170,43 +158,43 @@ def _expert_figures(subject: Subject) -> str:
     return html.folded("Figures for experts", html.numbers(figures))
 
 
+def _plot(folder: Path, name: str, png: bytes, description: str, large: bool = False) -> str:
+    """Write a plot into the folder and return it as HTML."""
+    (folder / name).write_bytes(png)
+    return html.plot(png, description, large)
+
+
 def _curves(folder: Path, rows: Rows, kept: int | None) -> str:
-    light, dark = _drawn(lambda to, theme: plots.plot_curves(rows, to, kept, theme), folder / "curves.png")
     text = f"{len(rows)} epochs." + (f" The star is the epoch whose weights are in the model: {kept}." if kept else "")
     if len({row.get("network_size") for row in rows}) > 1:
         text += " At a dotted line the pictures became larger."
-    return html.section("Training", text, html.plot(light, "Training curves", dark=dark))
+    plot = _plot(folder, "curves.png", plots.plot_curves(rows, kept), "Training curves")
+    return html.section("Training", text, plot)
 
 
 def _reliability(folder: Path, subject: Subject) -> str:
-    evaluation = subject.evaluation
-    temperature = evaluation.scores.temperature
+    evaluation, temperature = subject.evaluation, subject.evaluation.scores.temperature
     before = reliability(evaluation.logits, evaluation.labels)
     after = reliability(evaluation.logits, evaluation.labels, temperature)
-    light, dark = _drawn(
-        lambda to, theme: plots.plot_reliability(before, after, temperature, to, theme), folder / "reliability.png"
-    )
+    png = plots.plot_reliability(before, after, temperature)
     text = "Of the answers given with a confidence of 0.8, eight in ten should be right: points on the diagonal."
-    few = [html.warning("So few pictures do not show whether the confidences are right.")] * (
-        len(evaluation.labels) < FEW
-    )
-    return html.section("Reliability", text, *few, html.plot(light, "Accuracy against confidence", dark=dark))
+    few = [html.warning("So few pictures do not show whether the confidences are right.")]
+    plot = _plot(folder, "reliability.png", png, "Accuracy against confidence")
+    return html.section("Reliability", text, *(few if len(evaluation.labels) < FEW else []), plot)
 
 
 def _confusion(folder: Path, subject: Subject) -> str:
-    classes, confusion = subject.predictor.manifest.classes, subject.evaluation.scores.confusion
-    light, dark = _drawn(
-        lambda to, theme: plots.plot_confusion(confusion, classes, to, theme), folder / "confusion.png"
-    )
-    large = len(classes) > plots.COUNTS_UP_TO
+    classes = subject.predictor.manifest.classes
+    png = plots.plot_confusion(subject.evaluation.scores.confusion, classes)
     text = "Row: the truth. Column: the answer. The diagonal is right."
-    return html.section("Confusion matrix", text, html.plot(light, "Confusion matrix", large, dark))
+    plot = _plot(folder, "confusion.png", png, "Confusion matrix", len(classes) > plots.COUNTS_UP_TO)
+    return html.section("Confusion matrix", text, plot)
 
 
 def _mistakes(folder: Path, subject: Subject, indices: Int64) -> str:
     shown = gallery.exhibits(subject.predictor, subject.dataset, subject.evaluation.labels, indices)
     if shown:
-        plots.plot_exhibits(shown, folder / "mistakes.png")
+        (folder / "mistakes.png").write_bytes(plots.plot_exhibits(shown))
     text = (
         "Truth → answer, with its confidence. Beside each picture: where the model saw what it answered. "
         "A wrong label is often found here."

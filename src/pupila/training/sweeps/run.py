@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pupila._files import replacing
+from pupila._files import replacing, write_file
 from pupila._tables import CsvWriter, text_table
 from pupila.data import Dataset, load_dataset
 from pupila.data.quality.class_balance import remedy
@@ -174,7 +174,7 @@ def _publish(folder: Path, outcomes: Sequence[Outcome], judge: str) -> SweepSumm
     write_text(folder / "results.json", json.dumps(summary.to_json(), indent=1))
     groups = dict.fromkeys(result.group for result in results)
     curves = {group: [result.rows for result in results if result.group == group] for group in groups}
-    plot_sweep(curves, folder / "curves.png")
+    write_file(folder / "curves.png", plot_sweep(curves))
     return summary
 
 
