@@ -7,7 +7,7 @@ import pytest
 from data_kit import BATCHES, cifar10_batch, make_tar, python2_pickle
 
 from pupila.data import load_dataset
-from pupila.data.layouts.cifar import ROW
+from pupila.data.layouts.arrays import ROW
 from pupila.errors import DataError
 
 FINE = [b"apple", b"bee", b"chair"]

@@ -13,9 +13,8 @@ from training_kit import colours
 from pupila.cli import main
 from pupila.data import load_dataset
 from pupila.data.quality.labels import relabelled
-from pupila.evaluation.confident import confident_joint, doubts, estimated_joint, thresholds
 from pupila.training.loop.resnet import ResNet18
-from pupila.training.mislabelled import cross_validated
+from pupila.training.mislabelled import confident_joint, cross_validated, doubts, estimated_joint, thresholds
 
 
 def planted(count=600, share=0.05, seed=0):

@@ -17,7 +17,7 @@ from data_kit import make_folder, make_zip, picture
 
 from pupila.cli import main
 from pupila.data import Splits, load_dataset
-from pupila.data.sources.file_names import is_undecoded, name_readings, sure_encoding, utf8_name
+from pupila.data.sources.files import is_undecoded, name_readings, sure_encoding, utf8_name
 from pupila.errors import DataError
 
 

@@ -25,9 +25,9 @@ from verdict import verdict
 
 from pupila.data import Dataset, load_dataset
 from pupila.data.quality.labels import picture_paths
-from pupila.evaluation.confident import doubts
 from pupila.evaluation.evaluate import answers
 from pupila.predictor import Predictor
+from pupila.training.mislabelled import doubts
 
 BAR = 0.75
 Int64 = NDArray[np.int64]

@@ -1,6 +1,5 @@
 """A marker is planted in every corner of a picture file; what is kept of the file does not have it any more."""
 
-import io
 import struct
 import zlib
 from collections.abc import Callable
@@ -214,22 +213,11 @@ def test_marker_goes_and_pixels_stay(corner: str) -> None:
     assert np.array_equal(images.decode(data, 16), images.decode(kept.data, 16))
 
 
-@pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "animation"])
+@pytest.mark.parametrize("kind", ["jpeg", "webp"])
 def test_common_files_keep_their_coded_data(kind: str) -> None:
-    kept = clean({"jpeg": jpeg, "png": png, "webp": webp, "animation": animation}[kind](), images.DEFAULT_LIMITS)
+    kept = clean({"jpeg": jpeg, "webp": webp}[kind](), images.DEFAULT_LIMITS)
     assert kept is not None
-    assert kept.kind == {"jpeg": "jpg", "animation": "webp"}.get(kind, kind)
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
-def test_png_of_every_kind_keeps_its_coded_data(mode: str) -> None:
-    kept = clean(encode(PICTURE.convert("L" if mode == "I;16" else mode).convert(mode), "PNG"), images.DEFAULT_LIMITS)
-    assert kept is not None
-    assert Image.open(io.BytesIO(kept.data)).mode == mode
-
-
-def test_interlaced_png_keeps_its_coded_data() -> None:
-    assert strip(interlaced(MARKER)) == strip(interlaced()) == (interlaced(), "png")
+    assert kept.kind == {"jpeg": "jpg"}.get(kind, kind)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -3,13 +3,12 @@
 import click
 
 from pupila import __version__
-from pupila.cli.data import data
+from pupila.cli.data import data, mislabelled
 from pupila.cli.evaluate import compare, drift, evaluate
 from pupila.cli.feedback import feedback
 from pupila.cli.group import PupilaGroup
 from pupila.cli.inspect import inspect_
 from pupila.cli.keys import keys
-from pupila.cli.mislabelled import mislabelled
 from pupila.cli.models import models
 from pupila.cli.predict import predict
 from pupila.cli.serve import serve

@@ -19,7 +19,7 @@ from pupila.data import decode_worker
 from pupila.data.dataset import Pictures, Skipped, SplitArrays, Splits, assemble
 from pupila.data.decode_worker import Sources, decode_into, pack, read
 from pupila.data.layouts.labelled import DetectedLayout, LabelledFile, alike, class_names, odd_names
-from pupila.data.memory import free_memory
+from pupila.data.sources.archive import free_memory
 from pupila.errors import DataError, ImageError
 from pupila.images import ImageLimits
 from pupila.progress import Progress

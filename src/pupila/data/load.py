@@ -16,9 +16,8 @@ from pupila.data.cache import DatasetCache
 from pupila.data.dataset import SplitArrays, Splits, assemble
 from pupila.data.decode import Decoders, decode_pictures, read_pictures, resize_pictures
 from pupila.data.decode_worker import UNREADABLE
-from pupila.data.layouts import cifar
-from pupila.data.layouts.arrays import find_arrays, read_arrays
-from pupila.data.layouts.cifar import fetch_cifar10, find_version, read_cifar
+from pupila.data.layouts import arrays
+from pupila.data.layouts.arrays import fetch_cifar10, find_arrays, find_version, read_arrays, read_cifar
 from pupila.data.layouts.class_folders import CHOICE
 from pupila.data.layouts.detect import detect_layout
 from pupila.data.layouts.labelled import DetectedLayout, LabelledFile, check_class_count
@@ -78,8 +77,8 @@ class OpenedSource:
         entries = self.files.entries
         if published := find_version(entries):
             return read_cifar(published, entries, self.source.name, self.where, size)
-        if arrays := find_arrays(entries):
-            return read_arrays(arrays, self.source.name, self.where, size)
+        if found := find_arrays(entries):
+            return read_arrays(found, self.source.name, self.where, size)
         with Decoders(len(entries)) as decoders:  # they start while the layout is detected
             check_class_count({item.category for item in self.layout.splits["train"]}, self.where, one_class)
             return read_pictures(self.layout, self.source.name, self.where, size, limits, framing, decoders)
@@ -122,8 +121,8 @@ def load_cifar10(
     *,
     cache: Path | None = None,
     limits: ImageLimits = DEFAULT_LIMITS,
-    url: str = cifar.URL,
-    md5: str = cifar.MD5,
+    url: str = arrays.URL,
+    md5: str = arrays.MD5,
 ) -> Splits:
     """Return CIFAR-10 as published, downloaded from `url` into the cache if it is not there yet."""
     path = fetch_cifar10(cache_folder(cache), url, md5)

@@ -10,12 +10,12 @@ from pupila.data.layouts.labelled import (
     HINT,
     DetectedLayout,
     LabelledFile,
+    is_structure,
     some,
     sort_labelled,
     splits_among,
     splits_in_classes,
 )
-from pupila.data.layouts.other_tasks import is_structure
 from pupila.data.sources.files import SourceFile
 from pupila.errors import DataError
 

@@ -1,17 +1,25 @@
-"""Detects the layout of a data set's files: parquet, tables of labels, class folders, labels in the file names."""
+"""Detects the layout of a data set's files: parquet, tables, class folders, file names, or another task's."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from pupila._names import counted
 from pupila.data.layouts.class_folders import FilesByFolder, by_class_folders, by_file_names, split_folders, unwrap
-from pupila.data.layouts.labelled import HINT, DetectedLayout, splits_among
-from pupila.data.layouts.other_tasks import check_task
+from pupila.data.layouts.labelled import HINT, DetectedLayout, is_structure, splits_among
 from pupila.data.layouts.parquet import by_parquet, is_parquet
 from pupila.data.layouts.tables import by_tables, find_tables
-from pupila.data.sources.file_names import display_name
-from pupila.data.sources.files import UNREAD, VIDEOS, SourceFile, SourceFiles, ending_of
+from pupila.data.sources.files import UNREAD, VIDEOS, SourceFile, SourceFiles, display_name, ending_of
 from pupila.errors import DataError
+
+MASKS = frozenset(
+    ("trimaps", "masks", "mask", "segmentationclass", "groundtruth", "gt", "segmentation", "segmentations")
+)
+MASK_END = re.compile(r"[_-](mask|seg|segmentation|gt|label)$")
+YOLO_LINE = re.compile(rb"\s*\d+(\s+-?[\d.]+(e-?\d+)?){4,}\s*$", re.IGNORECASE | re.MULTILINE)
+SAMPLE = 100
+HEAD_BYTES = 2**16
+FIX = "Pupila learns one class for a whole picture: cut the {things} out and put them into class folders."
 
 
 def detect_layout(collected: SourceFiles, where: str) -> DetectedLayout:
@@ -35,7 +43,7 @@ def _detect(entries: Sequence[SourceFile], where: str) -> DetectedLayout:
         arranged = by_tables(tables, entries, where)
     else:
         try:
-            check_task(entries, where)
+            _check_task(entries, where)
             arranged = _by_names(unwrap(found), where)
         except DataError as error:
             raise DataError(" ".join([str(error), *unused])) from None
@@ -95,3 +103,70 @@ def _by_names(found: FilesByFolder, where: str) -> DetectedLayout:
         return by_name
     by_name = by_file_names(found, with_splits=False) if len(tops) < 2 else None
     return by_name or by_class_folders(found, where)
+
+
+def _check_task(entries: Sequence[SourceFile], where: str) -> None:
+    """Raise DataError if the files are a data set for detection or segmentation, and their folders are no classes."""
+    pictures = [entry for entry in entries if entry.may_be_picture]
+    parents = {entry.parts[:-1] for entry in pictures}
+    above = {folder[-2] for folder in parents if len(folder) > 1 and not is_structure(folder[-2])}
+    if any(folder and not is_structure(folder[-1]) for folder in parents) or len(above) > 1:
+        return  # these are classes
+    kind = _coco(entries) or _boxes(entries, pictures)
+    if kind:
+        raise DataError(f"{where}: is a data set for detection ({kind}). {FIX.format(things='boxes')}")
+    masks = _masks(pictures)
+    if masks:
+        raise DataError(f"{where}: is a data set for segmentation ({masks}). {FIX.format(things='parts')}")
+
+
+def _coco(entries: Sequence[SourceFile]) -> str:
+    """Return what shows boxes or outlines in the format of COCO."""
+    for entry in entries:
+        if ending_of(entry.parts[-1]) == ".json":
+            text = _head(entry, 16 * HEAD_BYTES)
+            if b'"annotations"' in text and b'"images"' in text and (b'"bbox"' in text or b'"segmentation"' in text):
+                return f"COCO: {entry.name}"
+            if b'"images"' in text[:HEAD_BYTES] and b'"file_name"' in text and "instances" in entry.parts[-1]:
+                return f"COCO: {entry.name}"
+    return ""
+
+
+def _boxes(entries: Sequence[SourceFile], pictures: Sequence[SourceFile]) -> str:
+    """Return what shows a file of boxes for most pictures: text of YOLO, or XML of Pascal VOC."""
+    stems = {entry.parts[-1].rpartition(".")[0] for entry in pictures}
+    for ending, title, is_box in (
+        (".txt", "YOLO", lambda text: YOLO_LINE.match(text)),
+        (".xml", "Pascal VOC", lambda text: b"<annotation" in text and b"<object" in text),
+    ):
+        files = [
+            entry
+            for entry in entries
+            if ending_of(entry.parts[-1]) == ending and entry.parts[-1].rpartition(".")[0] in stems
+        ]
+        if files and len(files) >= len(pictures) / 4 and any(is_box(_head(entry)) for entry in files[:SAMPLE]):
+            return f"{title}: {files[0].name}"
+    return ""
+
+
+def _masks(pictures: Sequence[SourceFile]) -> str:
+    """Return what shows a picture of masks for most pictures."""
+    masks = [entry for entry in pictures if _folders(entry) & MASKS]
+    stems = {MASK_END.sub("", entry.parts[-1].rpartition(".")[0]) for entry in masks}
+    others = [entry for entry in pictures if not _folders(entry) & MASKS]
+    matched = sum(entry.parts[-1].rpartition(".")[0] in stems for entry in others)
+    return f"masks: {masks[0].name}" if masks and matched >= max(1, len(masks) / 2) else ""
+
+
+def _folders(entry: SourceFile) -> set[str]:
+    return {re.sub(r"[\s_-]+", "", folder.casefold()) for folder in entry.parts[:-1]}
+
+
+def _head(entry: SourceFile, most: int = HEAD_BYTES) -> bytes:
+    if isinstance(entry.source, bytes):
+        return entry.source[:most]
+    try:
+        with open(entry.source, "rb") as file:  # noqa: PTH123 - as SourceFile.read
+            return file.read(most)
+    except OSError:
+        return b""

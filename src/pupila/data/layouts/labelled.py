@@ -8,8 +8,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from pupila.data.dataset import Skipped
-from pupila.data.sources.file_names import display_name, plain_name
-from pupila.data.sources.files import SourceFile
+from pupila.data.sources.files import SourceFile, display_name, plain_name
 from pupila.errors import DataError
 
 WORDS = {
@@ -40,6 +39,15 @@ WITHIN = re.compile(
     re.IGNORECASE,
 )
 """The name of a split between two marks or ends: seg_train, test-images."""
+STRUCTURE = frozenset(
+    (
+        "images", "image", "img", "imgs", "jpegimages", "labels", "label", "annotations", "annotation", "masks", "mask",
+        "imagesets", "segmentationclass", "segmentationobject", "groundtruth", "gt", "segmentation", "segmentations",
+        "annots", "bboxes", "boxes", "data", "trainimages", "valimages", "testimages", "train2017", "val2017",
+        "test2017", "trimaps", "train2014", "val2014", "test2014",
+    )
+)  # fmt: skip
+"""Names of folders of such data sets, which are no classes, without marks between words."""
 HINT = "Put them into one folder a class, like cat/1.jpg and dog/1.jpg."
 
 
@@ -182,6 +190,12 @@ def splits_among(names: Iterable[str]) -> dict[str, str]:
         if shared and len(set(found.values())) > 1 and "train" in found.values():
             return found
     return {}
+
+
+def is_structure(folder: str) -> bool:
+    """Return whether a folder's name is that of a part of a data set, like images, and of no class."""
+    plain = re.sub(r"[\s_-]+", "", folder.casefold())
+    return plain in STRUCTURE or plain.startswith("voc20") or bool(splits_among([folder]))
 
 
 def splits_in_classes(names: Iterable[str]) -> dict[str, tuple[str, str]]:

@@ -2,12 +2,14 @@
 
 import io
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from pupila.data.dataset import Skipped
 from pupila.data.layouts.labelled import DetectedLayout, LabelledFile, some, sort_labelled, splits_of_files
-from pupila.data.memory import limited_memory
 from pupila.data.sources.archive import UnpackBudget
 from pupila.data.sources.files import SourceFile, parts_of
 from pupila.errors import DataError, MissingExtraError
@@ -20,6 +22,26 @@ LEAST_BYTES, MAX_ROWS, BATCH, THRIFT_BYTES = 2**30, 2_000_000, 64, 16 * 2**20
 """Of one file: memory that reading it may take in any case, rows, rows at once, and bytes of its description."""
 
 OUT_OF_MEMORY = ("bad_alloc", "Failed to launch worker thread")
+
+
+@contextmanager
+def _limited_memory(count: int) -> Iterator[None]:
+    """Let this process take at most so many bytes more, on Linux: what is beyond fails as MemoryError does."""
+    try:
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[5])  # data and stack
+    except (ImportError, OSError, ValueError, IndexError):
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = pages * os.sysconf("SC_PAGE_SIZE") + count
+    allowed = [limit for limit in (wanted, soft, hard) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(allowed), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def is_parquet(entries: Sequence[SourceFile]) -> bool:
@@ -70,7 +92,7 @@ def _read(file: SourceFile, where: str) -> list[LabelledFile]:
     budget = UnpackBudget(where, file.size())
     try:
         with (
-            limited_memory(max(budget.bytes, LEAST_BYTES)),
+            _limited_memory(max(budget.bytes, LEAST_BYTES)),
             ParquetFile(source, thrift_string_size_limit=THRIFT_BYTES, thrift_container_size_limit=MAX_ROWS) as opened,
         ):
             if opened.metadata.num_rows > MAX_ROWS:

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pupila.data.dataset import Dataset, Integers
-from pupila.data.sources.file_names import display_name
+from pupila.data.sources.files import display_name
 
 IMBALANCE = 3.0
 """Ratio of the largest to the smallest class beyond which something is done about it."""

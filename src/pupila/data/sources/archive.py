@@ -12,11 +12,11 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pupila.data.dataset import Skipped
-from pupila.data.memory import free_memory
 from pupila.data.sources.files import PICTURES, SourceFile, SourceFiles, is_hidden, parts_of
 from pupila.errors import DataError
 from pupila.progress import Progress
@@ -49,6 +49,19 @@ DAMAGED = (
     tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, struct.error, EOFError, OSError,
     NotImplementedError, UnicodeDecodeError, RecursionError, MemoryError, ValueError, OverflowError,
 )  # fmt: skip
+
+
+def free_memory() -> float:
+    """Return the bytes that may still be taken, as Linux says for machine and container; endless elsewhere."""
+    free = float("inf")
+    with suppress(OSError, KeyError, ValueError):
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = 1024.0 * int(lines["MemAvailable"].split()[0])
+    with suppress(OSError, KeyError, ValueError):  # another system of groups, or no limit: then it says "max"
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        used = dict(line.split() for line in Path("/sys/fs/cgroup/memory.stat").read_text().splitlines())["anon"]
+        free = min(free, float(limit - int(used)))
+    return free
 
 
 class UnpackBudget:

@@ -11,8 +11,18 @@ from pathlib import Path
 from pupila._names import counted, did_you_mean
 from pupila.data.layouts.tables import JSON, TABLES
 from pupila.data.sources.archive import SUFFIXES, UnpackBudget, read_archive, stem, unpack
-from pupila.data.sources.file_names import SHOWN, is_undecoded, name_decoder, name_readings, sure_encoding
-from pupila.data.sources.files import ListedFile, SourceFile, SourceFiles, list_folder, without_run_folders
+from pupila.data.sources.files import (
+    SHOWN,
+    ListedFile,
+    SourceFile,
+    SourceFiles,
+    is_undecoded,
+    list_folder,
+    name_decoder,
+    name_readings,
+    sure_encoding,
+    without_run_folders,
+)
 from pupila.errors import DataError
 
 NAMES = ("cifar10", "digits")

@@ -1,19 +1,19 @@
-"""One self-contained page about a data set: leaks first, then what else is wrong, then what is there.
-
-Knows what an inspection found and how to lay it out; computes nothing.
-"""
+"""Self-contained pages about a data set: what an inspection found, leaks first, and which labels are likely wrong."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from pupila import images
+from pupila._tables import CsvWriter
 from pupila.data import Dataset
 from pupila.data.quality.class_balance import describe_classes
 from pupila.data.quality.inspection import Inspection, Place, Twins, inspect_dataset
 from pupila.errors import DataError
 from pupila.evaluation.pages import html
+from pupila.evaluation.pages.gallery import SIDE
 from pupila.evaluation.pages.plots import shorten
 from pupila.images import Pixels
 from pupila.progress import printable
@@ -24,8 +24,8 @@ LISTED = 1000
 """Rows of a table: what is longer is in the JSON."""
 SHOWN_CLASSES = 30
 SHOWN_A_CLASS = 8
-SIDE = 96
-"""Pixels a side, at most, of what is shown."""
+SHOWN_DOUBTS = 300
+PAGE, TABLE = "mislabelled.html", "fixes.csv"
 
 
 def report_dataset(
@@ -205,3 +205,89 @@ def _grid(train: Dataset) -> Iterator[str]:
         yield html.pictures([([_small(train.images[row])], "") for row in chosen], small=True)
     if len(train.classes) > SHOWN_CLASSES:
         yield f"<p>And {len(train.classes) - SHOWN_CLASSES:,} more classes.</p>\n"
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """One picture, as it is written into the table."""
+
+    path: str
+    label: str
+    suggested: str
+    score: float
+    """0 to 1: 1 minus the probability of the label."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mislabelled:
+    """The doubtful pictures, the likeliest wrong label first, and what they were found with."""
+
+    name: str
+    doubts: Sequence[Doubt]
+    pictures: Sequence[Pixels]
+    """Of the doubts, uint8 [H, W, 3] each."""
+    looked_at: int
+    estimated: int
+    """Wrong labels that confident learning estimates; more than there are, where the features are weak."""
+    agreement: float
+    """Share of the labels that the cross-validated answers agree with."""
+    features: str
+    """What the features are from."""
+
+    def text(self) -> str:
+        """Return a summary for a terminal."""
+        return (
+            f"{self.name}: {self.looked_at:,} labels looked at, with features of {self.features}; cross-validated "
+            f"answers agree with {self.agreement:.1%} of them.\n"
+            f"About {self.estimated:,} are estimated to be wrong; the {len(self.doubts):,} likeliest are listed. Many "
+            "of them are right and only hard to tell: look at each."
+        )
+
+
+def write_mislabelled(folder: Path, found: Mislabelled) -> tuple[Path, Path]:
+    """Write the page and the table into a folder and return their paths; raises DataError if they cannot be written.
+
+    A table that is there is not overwritten: there may be an hour of somebody's corrections in it.
+    """
+    page_path, table_path = folder / PAGE, folder / TABLE
+    if table_path.exists():
+        raise DataError(f"{table_path}: is there already, and may hold corrections. Choose another folder.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        page_path.write_text(_mislabelled_page(found), encoding="utf-8", errors="backslashreplace")
+        with table_path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            writer = CsvWriter(file)
+            writer.writerow(("path", "label", "suggested", "score"))
+            writer.writerows((d.path, d.label, d.suggested, f"{d.score:.4f}") for d in found.doubts)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written ({error.strerror}). Choose another folder.") from error
+    return page_path, table_path
+
+
+def to_json(found: Mislabelled) -> dict[str, object]:
+    """Return all of it but the pixels."""
+    plain = {"name": found.name, "looked_at": found.looked_at, "estimated": found.estimated}
+    more = {"agreement": found.agreement, "features": found.features, "doubts": [asdict(d) for d in found.doubts]}
+    return {**plain, **more}
+
+
+def _mislabelled_page(found: Mislabelled) -> str:
+    figures = [
+        (f"{len(found.doubts):,}", "listed", "the likeliest first"),
+        (f"{found.estimated:,}", "estimated wrong", f"of {found.looked_at:,}"),
+        (f"{found.agreement:.1%}", "agreement", "of cross-validated answers with the labels"),
+    ]
+    shown = [
+        ([_small(picture)], f"{doubt.label} → {doubt.suggested}? {doubt.score:.3f}, {doubt.path}")
+        for doubt, picture in zip(found.doubts[:SHOWN_DOUBTS], found.pictures, strict=False)
+    ]
+    text = (
+        f"Label → suggestion. Look at each: some are right and only hard to tell. Correct {TABLE} beside this page: "
+        "remove the rows whose label is right, put the right class into `suggested`, and give the table to training: "
+        f"pupila train DATA --labels {TABLE}"
+    )
+    sections = [
+        html.section("Summary", f"Found with features of {found.features}.", html.numbers(figures)),
+        html.section("Likely wrong labels", text if shown else "None.", html.pictures(shown)),
+    ]
+    return html.page(f"{found.name}: likely wrong labels", f"{found.looked_at:,} labels looked at", sections)
