@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from server_kit import CLASSES, picture, write_model
 
 from pupila.batch import predict_all
-from pupila.batch.answer import FileAnswer
+from pupila.batch.job import FileAnswer
 from pupila.batch.run import CHUNK
 from pupila.errors import DataError
 

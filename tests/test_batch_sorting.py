@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from server_kit import picture, write_model
 
 from pupila.batch import Sorting, Summary, predict_all
-from pupila.batch.answer import FileAnswer
-from pupila.batch.job import BatchJob
+from pupila.batch.job import BatchJob, FileAnswer
 from pupila.batch.sorting import UNKNOWN, UNSURE, folders_of, records_of
 
 

@@ -17,7 +17,8 @@ from click.testing import CliRunner
 from cluster_kit import ARCHIVE, NAMES, Nodes, fill_with_photos
 from server_kit import CLASSES, write_model
 
-from pupila.batch import predict_all, remote
+from pupila.batch import predict_all
+from pupila.batch.listing import walk_address
 from pupila.cli import main
 from pupila.errors import DataError
 from pupila.models import bundled_model
@@ -220,9 +221,9 @@ def test_pictures_of_a_store_that_speaks_s3_are_answered(
 def test_address_where_nothing_is_ends_in_one_sentence(pictures: Path, serve: Any) -> None:
     port = serve(functools.partial(Quiet, directory=str(pictures)))
     with pytest.raises(DataError, match=r"cannot be listed|there is no such file"):
-        list(remote.walk(f"http://127.0.0.1:{port}/nowhere/"))
+        list(walk_address(f"http://127.0.0.1:{port}/nowhere/"))
     with pytest.raises(DataError, match="fsspec knows"):
-        list(remote.walk("gopher://host/photos/"))
+        list(walk_address("gopher://host/photos/"))
 
 
 def test_file_that_a_web_server_does_not_have_is_a_row_with_the_reason(

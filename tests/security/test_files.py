@@ -14,7 +14,7 @@ import pytest
 from server_kit import serving, wait_until, write_model
 
 from pupila._tables import CsvWriter, escaped, unescaped
-from pupila.batch import remote
+from pupila.batch.listing import read_address
 from pupila.batch.table import write_csv
 
 SOURCE = Path(__file__).parents[2] / "src" / "pupila"
@@ -82,8 +82,8 @@ def web() -> Iterator[str]:
 
 
 def test_redirect_on_the_same_server_is_followed(web: str) -> None:
-    assert remote.read(f"{web}/to/{web}/a.jpg", 10) == b"ok"
-    assert remote.read(f"{web}/to//a.jpg", 10) == b"ok"
+    assert read_address(f"{web}/to/{web}/a.jpg", 10) == b"ok"
+    assert read_address(f"{web}/to//a.jpg", 10) == b"ok"
 
 
 ELSEWHERE = ["http://localhost:{port}/a", "http://127.0.0.1:1/a", "http://169.254.169.254/", "ftp://127.0.0.1/"]
@@ -93,4 +93,4 @@ ELSEWHERE = ["http://localhost:{port}/a", "http://127.0.0.1:1/a", "http://169.25
 def test_redirect_to_another_server_is_not_followed(web: str, target: str) -> None:
     target = target.format(port=web.rpartition(":")[2])
     with pytest.raises(OSError, match=r"redirects to .*, which is not followed|server answers 302"):
-        remote.read(f"{web}/to/{target}", 10)
+        read_address(f"{web}/to/{target}", 10)

@@ -1,27 +1,30 @@
-"""The state of one batch job: an SQLite database in a folder beside the output, so that a killed job can go on.
+"""The state of one batch job: an SQLite database in a folder beside the output, so that a killed job goes on.
 
     predictions.csv.unfinished/
         job.sqlite    what the job is about, every file with its stamp, and the answers so far
         result        the finished table, before it gets its name
         lock          held by the running process; others may read the database meanwhile
 
-Answers are committed a chunk at a time; a kill loses at most
-what was not committed. A job goes on only with the same model, choices and files; any difference is an error that
-names it.
+Answers are committed a chunk at a time: a kill loses at most what was not committed. A job goes on only with the same
+model, choices and files; any difference is an error that names it.
 """
 
 import contextlib
 import fcntl
+import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from pupila.batch.answer import FileAnswer
 from pupila.batch.listing import Walk, identities
-from pupila.errors import DataError
+from pupila.errors import DataError, ImageError
+
+if TYPE_CHECKING:
+    from pupila.prediction import Prediction
 
 SUFFIX = ".unfinished"
 NAMES = ("job.sqlite", "job.sqlite-wal", "job.sqlite-shm", "result", "lock")
@@ -37,6 +40,46 @@ DIFFERENCES = {
     "changed": "SELECT path FROM now JOIN files USING (path) WHERE now.stamp != files.stamp ORDER BY path",
 }
 NAMED_AT_MOST = 3
+DIGITS = 6
+"""Decimals of a confidence: more than float32 holds."""
+
+
+@dataclass(frozen=True)
+class FileAnswer:
+    """The classes of one picture, most probable first; or why there are none.
+
+    Between processes and in the database it is a line of JSON: [unknown, index, confidence, index, confidence, ...], or
+    ["code", "reason"] for a file that is no picture.
+    """
+
+    choices: tuple[tuple[int, float], ...] = ()
+    """Index and calibrated confidence of a class."""
+    unknown: bool = False
+    code: str = ""
+    error: str = ""
+
+    @classmethod
+    def of(cls, outcome: "Prediction | ImageError") -> "FileAnswer":
+        """Take a prediction, or what was wrong with the file."""
+        if isinstance(outcome, ImageError):
+            return cls(code=outcome.code, error=str(outcome))
+        choices = tuple((choice.category_index, round(choice.confidence, DIGITS)) for choice in outcome.top)
+        return cls(choices, outcome.unknown)
+
+    def to_line(self) -> bytes:
+        """Return the line, its end included."""
+        fields: Sequence[object] = (self.code, self.error)
+        if not self.code:
+            fields = [int(self.unknown), *(value for choice in self.choices for value in choice)]
+        return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
+
+    @classmethod
+    def from_line(cls, line: bytes) -> "FileAnswer":
+        """Read a line."""
+        first, *rest = json.loads(line)
+        if isinstance(first, str):
+            return cls(code=first, error=rest[0])
+        return cls(tuple(zip(rest[::2], rest[1::2], strict=True)), bool(first))
 
 
 @dataclass(frozen=True)

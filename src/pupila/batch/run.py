@@ -1,25 +1,86 @@
 """One batch job, from paths to a table or to sorted folders."""
 
+import contextlib
 import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from pupila._cpus import usable_cores
 from pupila._files import publish, sync
-from pupila.batch import kaggle, table
+from pupila.batch import table
 from pupila.batch.job import About, BatchJob
-from pupila.batch.sorting import Sorting, carry_out, plan, records_of
-from pupila.batch.summary import FAILURES_SHOWN, Summary
+from pupila.batch.sorting import Sorting, records_of, sort
 from pupila.batch.workers import Ahead, VerifiedModel, Workers
 from pupila.errors import DataError
-from pupila.progress import Progress
+from pupila.progress import Progress, printable
 
 CHUNK = 64
 """Files that a process is given at a time, and that a kill can make it do again: two calls of the session."""
+FAILURES_SHOWN = 3
+
+
+@dataclass
+class Summary:
+    """The outcome of a job; every number is of files."""
+
+    files: int
+    hidden: int
+    """Passed over; a hidden folder counts as one."""
+    resumed: int
+    """Answered before this run."""
+    seconds: float = 0.0
+    """This run's, without the resumed ones."""
+    failed: int = 0
+    unknown: int = 0
+    categories: dict[str, int] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+    """The first few paths that could not be read, and why."""
+    out: Path | None = None
+    sorted_into: Path | None = None
+    applied: bool = False
+    folders: dict[str, int] = field(default_factory=dict)
+    kept: Path | None = None
+    """Where the answers wait for --apply."""
+
+    @property
+    def files_per_second(self) -> float:
+        """Files answered by this run, by the time that it took."""
+        return (self.files - self.resumed) / self.seconds if self.seconds else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it with a JSON form."""
+        fields = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+        return {**fields, "files_per_second": self.files_per_second}
+
+    def to_text(self) -> str:
+        """Return a few lines."""
+        lines = [f"{self.files:,} files in {self.seconds:.1f} s ({self.files_per_second:,.0f} files/s)"]
+        if self.resumed:
+            lines[0] += f", of which {self.resumed:,} were answered before"
+        if self.hidden:
+            lines.append(f"{self.hidden:,} hidden files or folders were passed over")
+        if self.failed:
+            lines += [f"{self.failed:,} could not be read:", *(f"  {failure}" for failure in self.failures)]
+        lines += [f"{category:20} {count:9,}" for category, count in self.categories.items()]
+        if self.out is not None:
+            lines.append(f"Written: {self.out}")
+        return "\n".join(map(printable, [*lines, *self._sorting_lines()]))
+
+    def _sorting_lines(self) -> list[str]:
+        if self.sorted_into is None:
+            return []
+        counts = ", ".join(f"{folder} {count:,}" for folder, count in self.folders.items())
+        if self.applied:
+            return [f"Sorted into {self.sorted_into}: {counts}"]
+        return [
+            f"A dry run: nothing was sorted. {self.sorted_into} would hold: {counts}",
+            f"Add --apply to do it; the answers wait for that in {self.kept}.",
+        ]
 
 
 class Mapper(Protocol):
@@ -51,28 +112,46 @@ def predict_all(
     `crew` makes the processes that answer.
     Raises ModelError, DataError, or MissingExtraError; a picture that cannot be read is a row and not an error.
     """
-    output = out or (sorting.into if sorting else None)
-    if output is None:
+    own = [path for path in (out, sorting.into if sorting else None) if path is not None]
+    if not own:
         raise ValueError("Give out, sorting, or both.")
-    job = BatchJob(output)
-    try:
-        if out is not None:
-            table.writer_for(out, excel)
-            if os.path.lexists(out) and not job.published_as(out):
-                raise DataError(f"{out}: is there already, and is not overwritten. Give another name, or remove it.")
+    job = BatchJob(own[0])
+    with _named_faults(job, own[0]):
+        write = None if out is None else table.writer_for(out, excel, kaggle_format)
+        if out is not None and os.path.lexists(out) and not job.published_as(out):
+            raise DataError(f"{out}: is there already, and is not overwritten. Give another name, or remove it.")
         with job, Ahead(model, top) if crew is Workers else nullcontext(crew) as crew:
             known = crew.verified() if isinstance(crew, Ahead) else _verified(model)
-            return _run(job, known, paths, out, top, kaggle_format, excel, sorting, say, crew)
+            begun = time.perf_counter()
+            about = job.begin(paths, own, About(known.name, known.version, min(top, len(known.classes))))
+            if kaggle_format and out is not None:
+                table.check_submission(job)
+            summary = Summary(about.files, about.hidden, _answer(job, about, known, crew), out=out)
+            if out is not None and write is not None and not job.published_as(out):
+                job.result.unlink(missing_ok=True)
+                write(job.result, job, known.classes, about.top)
+                sync(job.result)
+                publish(job.result, out)
+            _count(job, known, summary)
+            if sorting is not None:
+                _sort(job, known, sorting, say, summary)
+            summary.seconds = time.perf_counter() - begun
+            if sorting is None or sorting.apply:
+                job.remove()
+            return summary
+
+
+@contextlib.contextmanager
+def _named_faults(job: BatchJob, output: Path) -> Iterator[None]:
+    """Turn what the system and SQLite raise into DataError with what to do."""
+    again = "When that is mended, give the same command again: it goes on where it stopped."
+    try:
+        yield
     except OSError as error:
-        raise DataError(
-            f"{error.filename or output}: {error.strerror}. When that is mended, give the same command again: "
-            "it goes on where it stopped."
-        ) from error
+        raise DataError(f"{error.filename or output}: {error.strerror}. {again}") from error
     except sqlite3.Error as error:
-        raise DataError(
-            f"{job.folder}: {error}. When that is mended, give the same command again: it goes on where it stopped. "
-            "If the folder is damaged, remove it to begin anew."
-        ) from error
+        fix = "If the folder is damaged, remove it to begin anew."
+        raise DataError(f"{job.folder}: {error}. {again} {fix}") from error
 
 
 def _verified(path: Path) -> VerifiedModel:
@@ -80,36 +159,6 @@ def _verified(path: Path) -> VerifiedModel:
 
     predictor = Predictor.load(path)
     return VerifiedModel(path, predictor.version, predictor.manifest.name, predictor.manifest.classes)
-
-
-def _run(
-    job: BatchJob,
-    model: VerifiedModel,
-    paths: Sequence[Path | str],
-    out: Path | None,
-    top: int,
-    kaggle_format: bool,
-    excel: bool,
-    sorting: Sorting | None,
-    say: Callable[[str], None],
-    crew: Crew,
-) -> Summary:
-    begun = time.perf_counter()
-    top = min(top, len(model.classes))
-    own = [path for path in (out, sorting.into if sorting else None) if path is not None]
-    about = job.begin(paths, own, About(model.name, model.version, top))
-    if kaggle_format and out is not None:
-        kaggle.check(out, job)
-    summary = Summary(about.files, about.hidden, _answer(job, about, model, crew), out=out)
-    if out is not None and not job.published_as(out):
-        _write(job, model, top, out, kaggle_format, excel)
-    _count(job, model, summary)
-    if sorting is not None:
-        _sort(job, model, sorting, say, summary)
-    summary.seconds = time.perf_counter() - begun
-    if sorting is None or sorting.apply:
-        job.remove()
-    return summary
 
 
 def _answer(job: BatchJob, about: About, model: VerifiedModel, crew: Crew) -> int:
@@ -123,17 +172,6 @@ def _answer(job: BatchJob, about: About, model: VerifiedModel, crew: Crew) -> in
                 job.answer(paths, lines)
                 bar.advance(len(paths))
     return before
-
-
-def _write(job: BatchJob, model: VerifiedModel, top: int, out: Path, kaggle_format: bool, excel: bool) -> None:
-    job.result.unlink(missing_ok=True)
-    if kaggle_format:
-        kaggle.write(job.result, job, model.classes)
-    else:
-        rows = (table.row(path, answer, model.classes, top) for path, answer in job.answers())
-        table.writer_for(out, excel)(job.result, table.columns(top), rows)
-    sync(job.result)
-    publish(job.result, out)
 
 
 def _count(job: BatchJob, model: VerifiedModel, summary: Summary) -> None:
@@ -151,6 +189,6 @@ def _count(job: BatchJob, model: VerifiedModel, summary: Summary) -> None:
 
 def _sort(job: BatchJob, model: VerifiedModel, sorting: Sorting, say: Callable[[str], None], summary: Summary) -> None:
     records = job.in_order(records_of(job.answers(), model.classes, sorting))
-    summary.folders = carry_out(plan(records, sorting), sorting, say)
+    summary.folders = sort(records, sorting, say)
     summary.sorted_into, summary.applied = sorting.into, sorting.apply
     summary.kept = None if sorting.apply else job.folder

@@ -8,7 +8,6 @@ chooses the same names, nothing is overwritten, and doing it again, after a kill
 import errno
 import filecmp
 import hashlib
-import itertools
 import os
 import re
 import shutil
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pupila._files import publish
-from pupila.batch.answer import FileAnswer
+from pupila.batch.job import FileAnswer
 from pupila.errors import DataError
 from pupila.progress import printable
 
@@ -44,22 +43,6 @@ class Sorting:
     """False: only say what would be done."""
 
 
-@dataclass(frozen=True)
-class Move:
-    """One picture and where it belongs; `done` if it is there."""
-
-    source: Path
-    target: Path
-    done: bool
-
-
-def plan(records: Iterable[Placement], sorting: Sorting) -> Iterator[Move]:
-    """Yield a move a picture; the records are sorted."""
-    for _, same in itertools.groupby(records, key=lambda record: record[:2]):
-        for place, (folder, name, source) in enumerate(same):
-            yield _move(Path(os.fsdecode(source)), sorting.into / os.fsdecode(folder), os.fsdecode(name), place == 0)
-
-
 def records_of(
     answers: Iterable[tuple[bytes, FileAnswer]], classes: Sequence[str], sorting: Sorting
 ) -> Iterator[Placement]:
@@ -84,17 +67,42 @@ def folders_of(classes: Sequence[str]) -> list[str]:
     return names
 
 
-def _move(source: Path, folder: Path, name: str, first: bool) -> Move:
+def sort(records: Iterable[Placement], sorting: Sorting, say: Callable[[str], None]) -> dict[str, int]:
+    """Place the pictures, or say where they would go; return how many belong into each folder. Records are sorted."""
+    counts: dict[str, int] = {}
+    verb = "link" if sorting.link else "copy"
+    temporary = sorting.into / f".{hashlib.sha256(os.fsencode(sorting.into.absolute())).hexdigest()[:16]}.unfinished"
+    taken: tuple[bytes, bytes] | None = None
+    for folder, name, path in records:
+        source, into = Path(os.fsdecode(path)), sorting.into / os.fsdecode(folder)
+        target, done = _target(source, into, os.fsdecode(name), is_first=(folder, name) != taken)
+        taken = (folder, name)
+        counts[into.name] = counts.get(into.name, 0) + 1
+        if done:
+            continue
+        if not sorting.apply:
+            say(printable(f"would {verb} {source} to {target}"))
+            continue
+        into.mkdir(parents=True, exist_ok=True)
+        if sorting.link:
+            _link(source, target)
+        else:
+            _copy(source, target, temporary)
+    return counts
+
+
+def _target(source: Path, folder: Path, name: str, is_first: bool) -> tuple[Path, bool]:
+    """Return where a picture goes, and whether it is there already; the first of its name in a folder keeps it."""
     digest = hashlib.sha256(os.fsencode(source)).hexdigest()
     stem, ending = os.path.splitext(name)  # noqa: PTH122 - a name
-    candidates = [name] if first else []
+    candidates = [name] if is_first else []
     candidates += [_fitting(stem, f".{digest[:digits]}{ending}") for digits in DIGITS]
     for candidate in candidates:
         target = folder / candidate
         if not os.path.lexists(target):
-            return Move(source, target, done=False)
+            return target, False
         if _is_same(source, target):
-            return Move(source, target, done=True)
+            return target, True
     raise DataError(f"{folder / candidates[-1]}: is there already. Sort into another folder.")
 
 
@@ -112,44 +120,23 @@ def _is_same(source: Path, target: Path) -> bool:
     return source.samefile(target) or (target.is_file() and filecmp.cmp(source, target, shallow=False))
 
 
-def carry_out(moves: Iterable[Move], sorting: Sorting, say: Callable[[str], None]) -> dict[str, int]:
-    """Do the moves, or say them if they are not to be done; return how many pictures belong into each folder."""
-    counts: dict[str, int] = {}
-    verb = "link" if sorting.link else "copy"
-    temporary = sorting.into / f".{hashlib.sha256(os.fsencode(sorting.into.absolute())).hexdigest()[:16]}.unfinished"
-    for move in moves:
-        folder = move.target.parent.name
-        counts[folder] = counts.get(folder, 0) + 1
-        if move.done:
-            continue
-        if not sorting.apply:
-            say(printable(f"would {verb} {move.source} to {move.target}"))
-            continue
-        move.target.parent.mkdir(parents=True, exist_ok=True)
-        if sorting.link:
-            _link(move)
-        else:
-            _copy(move, temporary)
-    return counts
-
-
-def _copy(move: Move, temporary: Path) -> None:
+def _copy(source: Path, target: Path, temporary: Path) -> None:
     temporary.unlink(missing_ok=True)
     try:
-        shutil.copy2(move.source, temporary)
+        shutil.copy2(source, temporary)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):  # it names the picture, which is not what is full
-            error.filename = str(move.target)
+            error.filename = str(target)
         raise
-    publish(temporary, move.target)
+    publish(temporary, target)
     temporary.unlink(missing_ok=True)
 
 
-def _link(move: Move) -> None:
-    original = move.source.resolve()
+def _link(source: Path, target: Path) -> None:
+    original = source.resolve()
     try:
-        os.link(original, move.target)
+        os.link(original, target)
     except FileExistsError:
         raise
     except OSError:  # another file system, or one without hard links
-        move.target.symlink_to(original)
+        target.symlink_to(original)

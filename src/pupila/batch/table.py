@@ -3,25 +3,35 @@
 One row a file, sorted by path. Columns: path, category, category_index, confidence, unknown, error_code, error, then
 category_2, confidence_2 and so on for the choices asked for beyond the first. A file that cannot be read has only its
 path, error_code and error. In csv, nothing is an empty field, and unknown is true or false.
+
+A submission to Kaggle's CIFAR-10 competition is id,label, sorted by the number that names the file. A file that cannot
+be read has no label: Kaggle wants a row for every id.
 """
 
+import functools
 import importlib
 import itertools
 import json
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pupila._tables import CsvWriter
-from pupila.batch.answer import FileAnswer
+from pupila.batch.job import BatchJob, FileAnswer
 from pupila.errors import DataError, MissingExtraError
 
 Value = str | int | float | bool | None
 TableRow = list[Value]
-Writer = Callable[[Path, Sequence[str], Iterable[TableRow]], None]
+RowWriter = Callable[[Path, Sequence[str], Iterable[TableRow]], None]
+TableWriter = Callable[[Path, BatchJob, Sequence[str], int], None]
+"""Writes a file with the answers of a job, given the model's classes and the choices a picture."""
 
 ROW_GROUP = 50_000
 """Rows of a parquet file that are in memory at a time."""
+LARGEST_ID = 2**63 - 1
+"""Of a picture in a submission."""
 
 
 def columns(top: int) -> list[str]:
@@ -40,20 +50,27 @@ def row(path: bytes, answer: FileAnswer, classes: Sequence[str], top: int) -> Ta
     return [name, classes[index], index, confidence, answer.unknown, None, None, *more]
 
 
-def writer_for(output: Path, excel: bool = False) -> Writer:
+def writer_for(output: Path, excel: bool = False, kaggle: bool = False) -> TableWriter:
     """Return what writes the format of this name; raises DataError or MissingExtraError.
 
-    excel: csv as a spreadsheet opens it where numbers have a decimal comma, as in Brazil.
+    excel: csv as a spreadsheet opens it where numbers have a decimal comma, as in Brazil. kaggle: a submission.
     """
-    writers: dict[str, Writer] = {".csv": write_csv, ".jsonl": write_jsonl, ".parquet": write_parquet}
+    writers: dict[str, RowWriter] = {".csv": write_csv, ".jsonl": write_jsonl, ".parquet": write_parquet}
     writer = writers.get(output.suffix.lower())
+    if kaggle and writer is not write_csv:
+        raise DataError(f"{output}: a Kaggle submission is a csv file. End the name in .csv.")
     if writer is None:
         raise DataError(f"{output}: the name says no format. End it in {', '.join(writers)}.")
     if excel and writer is not write_csv:
         raise DataError(f"{output}: --excel makes a .csv file. End the name in .csv, or leave --excel out.")
     if writer is write_parquet:
         _pyarrow()
-    return write_excel if excel else writer
+    return write_submission if kaggle else functools.partial(write_table, write_excel if excel else writer)
+
+
+def write_table(writer: RowWriter, path: Path, job: BatchJob, classes: Sequence[str], top: int) -> None:
+    """Write a row a file."""
+    writer(path, columns(top), (row(name, answer, classes, top) for name, answer in job.answers()))
 
 
 def write_excel(path: Path, names: Sequence[str], rows: Iterable[TableRow]) -> None:
@@ -108,3 +125,35 @@ def _pyarrow() -> tuple[Any, Any]:
         return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ImportError as error:
         raise MissingExtraError("Writing parquet", "parquet") from error
+
+
+def check_submission(job: BatchJob) -> None:
+    """Raise DataError unless every listed file is named by a number of its own."""
+    before = None
+    for number, _ in _by_number(job):
+        if number == before:
+            raise DataError(f"Two files have the number {number}. Give one folder of numbered pictures, such as test/.")
+        before = number
+
+
+def picture_id(path: bytes) -> int:
+    """Return the number that a file is named by: 17 for test/17.png."""
+    name = Path(os.fsdecode(path))
+    if not re.fullmatch(r"[0-9]{1,19}", name.stem) or int(name.stem) > LARGEST_ID:
+        raise DataError(f"{name}: a submission needs files named by numbers, such as 17.png. Give only those.")
+    return int(name.stem)
+
+
+def write_submission(path: Path, job: BatchJob, classes: Sequence[str], _: int) -> None:
+    """Write a submission to Kaggle."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        file.write("id,label\n")
+        for number, name in _by_number(job):
+            answer = job.answer_to(name)
+            file.write(f"{number},{'' if answer.code else classes[answer.choices[0][0]]}\n")
+
+
+def _by_number(job: BatchJob) -> Iterator[tuple[int, bytes]]:
+    records = ((b"", b"%019d" % picture_id(path), path) for path in job.paths())
+    for _, number, path in job.in_order(records):
+        yield int(number), path

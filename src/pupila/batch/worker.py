@@ -1,7 +1,7 @@
 """A predicting process: decodes files and runs an ONNX Runtime session of its own, with one thread.
 
 A process a core keeps a crash to one chunk (benchmarks/batch compares other ways). A job is JSON, the expected version
-of the model and a list of paths; its answer is the line of each path (answer.py). Without paths it is what is known of
+of the model and a list of paths; its answer is the line of each path (FileAnswer). Without paths it is what is known of
 the model: [version, name, classes].
 """
 
@@ -14,8 +14,8 @@ from pathlib import Path
 
 from pupila import images
 from pupila._workers import serve
-from pupila.batch import remote
-from pupila.batch.answer import FileAnswer
+from pupila.batch.job import FileAnswer
+from pupila.batch.listing import is_url, read_address
 from pupila.errors import ImageError, ModelError
 from pupila.images import DEFAULT_LIMITS, Pixels
 from pupila.predictor import Predictor
@@ -50,8 +50,8 @@ def _decode(path: str, predictor: Predictor) -> Pixels | FileAnswer:
 
 def _read(path: str) -> bytes:
     """Return the content, at most one byte more than the limit; never waits for a pipe, and never reads a device."""
-    if remote.is_url(path):
-        return remote.read(path, DEFAULT_LIMITS.max_bytes + 1)
+    if is_url(path):
+        return read_address(path, DEFAULT_LIMITS.max_bytes + 1)
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
         status = os.fstat(descriptor)

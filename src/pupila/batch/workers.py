@@ -8,7 +8,7 @@ from types import TracebackType
 
 from pupila._cpus import usable_cores
 from pupila._workers import DiedError, RefusedError, Worker, WorkerPool
-from pupila.batch.answer import FileAnswer
+from pupila.batch.job import FileAnswer
 from pupila.errors import ModelError
 
 LOST = FileAnswer(code="file_unreadable", error="Reading it ended the process, twice. Save the picture anew.").to_line()
