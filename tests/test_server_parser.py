@@ -111,7 +111,7 @@ def ours(wire: bytes) -> Read:
                     if not connection.paused:
                         break
                     continue
-                found.append((request.head.method.encode(), request.head.target.encode(), request.body))
+                found.append((request.head.method.encode(), request.head.target.encode(), request.context.body))
                 if not request.head.keep_alive:
                     break
         except ProtocolError:
@@ -268,7 +268,7 @@ def test_reading_does_not_depend_on_how_the_bytes_arrive(wire: bytes) -> None:
                 connection.head_arrived()
                 request = connection.take(0.0)
                 if request is not None:
-                    found.append((request.head.method.encode(), request.head.target.encode(), request.body))
+                    found.append((request.head.method.encode(), request.head.target.encode(), request.context.body))
                     if not request.head.keep_alive:
                         break
         except ProtocolError:

@@ -15,7 +15,7 @@ from pupila.predictor import Predictor
 from pupila.server import Settings, create_app
 from pupila.server.api.auth import new_key
 from pupila.server.api.predict import PredictMiddleware, PredictTask
-from pupila.server.api.request_context import SECURITY_HEADERS, RequestContext
+from pupila.server.api.request_context import SECURITY_HEADERS, ensure_context
 from pupila.server.inference.classifier import FEW, Computed
 from pupila.server.observability.request_log import BATCHES, Telemetry
 
@@ -141,8 +141,8 @@ def task_of(app: Flask, body: bytes, content_type: str) -> PredictTask:
     middleware = app.wsgi_app
     assert isinstance(middleware, PredictMiddleware)
     environ = environ_of(body, content_type, "", KEYED)
-    RequestContext.ensure(environ, Settings())
-    return middleware.task(environ)
+    ensure_context(environ, Settings())
+    return PredictTask(middleware.state, environ)
 
 
 def test_requests_that_are_answered_together_are_one_batch_and_do_not_spoil_each_other(app: Flask) -> None:

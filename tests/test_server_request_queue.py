@@ -4,52 +4,66 @@ import time
 
 import pytest
 
-from pupila.server.transport.executor import FORGET, RequestQueue, ThroughputEstimate
+from pupila.server.transport.executor import FORGET, RequestQueue
 
 
-def looked(*looks: tuple[float, int, bool]) -> ThroughputEstimate:
-    estimate = ThroughputEstimate()
+def measured(*looks: tuple[float, int, bool]) -> RequestQueue[int]:
+    """Return a queue that was looked at: when, how many had been taken up by then, and whether one waited."""
+    queue = RequestQueue[int](most=1000)
     for now, taken, waiting in looks:
-        estimate.look(now, taken, waiting)
-    return estimate
+        while len(queue):
+            queue.get()
+        if waiting:
+            queue.put(0)
+        queue.taken = taken
+        queue.measure(now)
+    return queue
 
 
-def steady(rate: int) -> ThroughputEstimate:
+def delay(queue: RequestQueue[int], waiting: int) -> float:
+    while len(queue) < waiting:
+        queue.put(0)
+    return queue.delay
+
+
+def steady(rate: int) -> RequestQueue[int]:
     """A queue that was never empty for 6 s, looked at every 0.2 s."""
-    return looked((0.0, 0, True), *[(0.2 * i, rate * i // 5, True) for i in range(1, 30)])
+    return measured((0.0, 0, True), *[(0.2 * i, rate * i // 5, True) for i in range(1, 30)])
 
 
 def test_nothing_is_foretold_before_anything_has_waited() -> None:
-    assert looked((1.0, 0, False), (2.0, 100, False)).delay(50) == 0.0
+    assert delay(measured((1.0, 0, False), (2.0, 100, False)), 50) == 0.0
 
 
 def test_steady_work_gives_its_rate() -> None:
-    assert steady(100).rate == pytest.approx(100) and steady(100).delay(50) == pytest.approx(0.5)
+    queue = steady(100)
+    assert queue.rate == pytest.approx(100) and delay(queue, 50) == pytest.approx(0.5)
 
 
 def test_requests_that_take_seconds_each_do_not_look_like_none() -> None:
     """One request in 2 s, looked at every 0.2 s: ten looks in a row see nothing."""
-    estimate = looked((0.0, 0, True), *[(0.2 * i, i // 10, True) for i in range(1, 100)])
-    assert estimate.rate == pytest.approx(0.5, rel=0.01)
-    assert estimate.delay(2) == pytest.approx(4, rel=0.01)
+    queue = measured((0.0, 0, True), *[(0.2 * i, i // 10, True) for i in range(1, 100)])
+    assert queue.rate == pytest.approx(0.5, rel=0.01)
+    assert delay(queue, 2) == pytest.approx(4, rel=0.01)
 
 
 def test_time_in_which_nothing_waited_does_not_count() -> None:
-    estimate = looked((0.0, 0, True), (1.0, 10, True), (1.5, 11, False), (2.0, 12, True), (3.0, 22, True))
-    assert estimate.rate == pytest.approx(10)
+    queue = measured((0.0, 0, True), (1.0, 10, True), (1.5, 11, False), (2.0, 12, True), (3.0, 22, True))
+    assert queue.rate == pytest.approx(10)
 
 
 def test_what_was_foretold_is_forgotten_once_nothing_has_waited_for_a_while() -> None:
-    estimate, last = steady(2), 0.2 * 29
-    estimate.look(last + 0.5 * FORGET, 100, False)
-    assert estimate.delay(50) > 10
-    estimate.look(last + 1.1 * FORGET, 100, False)
-    assert estimate.delay(50) == 0.0
+    queue, last = steady(2), 0.2 * 29
+    queue.get()
+    queue.measure(last + 0.5 * FORGET)
+    assert queue.rate == pytest.approx(2, rel=0.01)
+    queue.measure(last + 1.1 * FORGET)
+    assert delay(queue, 50) == 0.0
 
 
 def test_queue_refuses_what_it_cannot_answer_in_time_and_says_when_to_come_back() -> None:
     queue, now = RequestQueue[int](most=10), time.monotonic()
-    queue.estimate.rate = 2.0
+    queue.rate = 2.0
     assert queue.retry_after(now + 1) is None
     for job in range(6):
         queue.put(job)

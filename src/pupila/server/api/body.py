@@ -42,6 +42,11 @@ def decoded(environ: Mapping[str, Any], body: bytes, limit: int) -> bytes:
         raise inflate_failed(coding, "its bytes are not of this encoding") from error
 
 
+def too_big_body(limit: int) -> RequestError:
+    """Say how big a body may be."""
+    return RequestError(413, "body_too_large", f"The body is over the limit of {limit:,} bytes. Send several requests.")
+
+
 def encoding_unsupported(coding: str) -> RequestError:
     """Say which encodings are read."""
     message = f"Content-Encoding {coding[:40]!r} is not read here. Send the body as it is, or in gzip or deflate."

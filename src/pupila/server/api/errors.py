@@ -1,5 +1,8 @@
-"""What can be wrong with a request, and how an answer says so. Knows HTTP status codes, but not Flask."""
+"""Errors of requests: each has a status, a code and a sentence, and all have one shape as JSON."""
 
+import json
+import logging
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +10,9 @@ from typing import Any
 
 from pupila.errors import ImageError
 
+log = logging.getLogger("pupila.server")
+
+ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 STATUS_OF_IMAGE_ERROR = {
     "image_empty": 400,
     "image_unrecognised": 415,
@@ -15,6 +21,11 @@ STATUS_OF_IMAGE_ERROR = {
     "image_too_many_pixels": 413,
     "image_too_complex": 413,
 }
+
+
+def to_bytes(document: Any) -> bytes:
+    """Return compact JSON; half a surrogate pair, which a client may have us repeat, becomes a question mark."""
+    return ENCODER.encode(document).encode(errors="replace")
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,38 @@ class RequestError(Exception):
         """Return the body that every error has."""
         parts = [part.to_json() for part in self.parts]
         return {"error": {"code": self.code, "message": str(self), "parts": parts}}
+
+    def headers(self) -> list[tuple[str, str]]:
+        """Return the headers that go with this error."""
+        found = [] if self.retry_after is None else [("Retry-After", str(max(1, math.ceil(self.retry_after))))]
+        if self.status == 401:
+            found.append(("WWW-Authenticate", "Bearer"))
+        if self.code == "content_encoding_unsupported":
+            found.append(("Accept-Encoding", "gzip, deflate"))
+        return found
+
+
+class QueueFullError(RequestError):
+    """Too much waits already (backpressure); `retry_after` seconds from now the queue should have room again."""
+
+    def __init__(self, retry_after: float) -> None:
+        message = "The server has more to do than it can answer in time. Try again later."
+        super().__init__(503, "overloaded", message, retry_after=retry_after)
+
+
+class DeadlineError(RequestError):
+    """The request's time was over before its answer was there."""
+
+    def __init__(self) -> None:
+        super().__init__(504, "deadline_exceeded", "The answer was not ready by the request's deadline.")
+
+
+def request_error_of(error: Exception) -> RequestError:
+    """Return what the client is answered: a fault of the server's own is logged, and the client sees nothing of it."""
+    if isinstance(error, RequestError):
+        return error
+    log.error("unexpected fault", exc_info=error)
+    return RequestError(500, "internal_error", "The server failed on this request. It has been logged.")
 
 
 def reasons(bad: Sequence[BadPart]) -> str:

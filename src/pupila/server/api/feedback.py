@@ -21,7 +21,7 @@ from pupila.server.api.auth import ApiKey
 from pupila.server.api.errors import RequestError
 from pupila.server.api.feedback_writer import Collector
 from pupila.server.api.pages import file_response
-from pupila.server.api.request_context import app_state, context_of, json_response, key_of, read_body
+from pupila.server.api.request_context import app_state, context_of, json_response, read_body
 from pupila.server.observability.request_log import REQUEST_ID
 
 log = logging.getLogger("pupila.server")
@@ -51,7 +51,7 @@ class Correction:
 @feedback.post("/feedback")
 def correct() -> Response:
     """Store what a picture that was answered really shows; answers once that is durable."""
-    collector, key = collecting(), key_of(request.environ)
+    collector, key = collecting(), context_of(request.environ).key
     correction = read_correction(app_state().classifier.predictor.manifest.classes)
     try:
         kept = find_kept(collector, correction, key)
@@ -143,7 +143,7 @@ def collecting() -> Collector:
 
 def reviewer() -> ApiKey:
     """Return the key of the request; raises RequestError on a server without keys, which shows nothing kept."""
-    key = key_of(request.environ)
+    key = context_of(request.environ).key
     if key is None:
         message = (
             "A server without API keys shows nothing that it keeps. On its own machine, review with: "

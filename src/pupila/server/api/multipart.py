@@ -320,8 +320,3 @@ def too_big_part(index: int, filename: str, size: int, settings: Settings) -> Re
     return RequestError(
         413, "image_too_many_bytes", message, [BadPart(index, filename, "image_too_many_bytes", message, 413)]
     )
-
-
-def too_big_body(limit: int) -> RequestError:
-    """Say how big a body may be."""
-    return RequestError(413, "body_too_large", f"The body is over the limit of {limit:,} bytes. Send several requests.")

@@ -12,22 +12,12 @@ from flask import Blueprint, Response, request
 from numpy.typing import NDArray
 
 from pupila import images
-from pupila.errors import ImageError
 from pupila.predictor import Predictor
 from pupila.server.api import body as bodies
 from pupila.server.api import multipart
-from pupila.server.api.errors import BadPart, RequestError
-from pupila.server.api.request_context import (
-    app_state,
-    context_of,
-    count_pictures,
-    json_response,
-    read_body,
-    record_answers,
-    stages_of,
-    to_bytes,
-)
-from pupila.server.inference.classifier import BatchKey, Decoding, PictureResult, Stages, interpret
+from pupila.server.api.errors import RequestError, to_bytes
+from pupila.server.api.request_context import RequestContext, app_state, begin_inference, end_parsing, json_response
+from pupila.server.inference.classifier import BatchKey, Decoding, PictureResult, interpret
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """Bytes of JSON before the binary tensors, in requests and answers alike."""
@@ -89,17 +79,15 @@ def model_ready(name: str, version: str = "") -> Response:
 @oip.post("/models/<name>/versions/<version>/infer")
 def infer(name: str, version: str = "") -> Response:
     """Compute the outputs that are asked for."""
-    predictor, state, environ = asked_for(name, version), app_state(), request.environ
-    stages = stages_of(environ, state.request_log)
-    document, binary = split_body(read_body(environ, state.settings))
+    predictor, state = asked_for(name, version), app_state()
+    context, body = begin_inference(request.environ, state)
+    document, binary = split_body(body)
     wanted = outputs_wanted(document)
     tensor = input_tensor(document, binary, state.settings.max_parts)
-    count_pictures(environ, state.access, len(tensor[1]))
-    stages.end("parse")
-    deadline = context_of(environ).deadline
-    pictures = pixels_of(tensor, predictor, deadline, stages)
-    rows = state.classifier.compute(pictures, BatchKey(predictor, False), deadline, stages)
-    record_answers(environ, predictor, interpret(predictor, rows, 1))
+    end_parsing(context, state, len(tensor[1]))
+    pictures = pixels_of(tensor, predictor, context)
+    rows = state.classifier.compute(pictures, BatchKey(predictor, False), context)
+    context.record_answers(predictor, interpret(predictor, rows, 1))
     tensors = compute_outputs(predictor, np.stack([row.scores[:-1] for row in rows]))
     head = {"model_name": name, "model_version": predictor.version, "id": str(document.get("id", ""))}
     response = encode(head, {n: tensors[n] for n in wanted}, wanted)
@@ -185,7 +173,7 @@ def files_of(entry: dict[str, Any], binary: bytes, count: int) -> list[bytes]:
     return found
 
 
-def pixels_of(tensor: tuple[str, Tensor], predictor: Predictor, deadline: float, stages: Stages) -> list[images.Pixels]:
+def pixels_of(tensor: tuple[str, Tensor], predictor: Predictor, context: RequestContext) -> list[images.Pixels]:
     """Return pictures as the graph takes them; raises RequestError for any that cannot be."""
     name, content = tensor
     size = predictor.manifest.input_size
@@ -194,12 +182,10 @@ def pixels_of(tensor: tuple[str, Tensor], predictor: Predictor, deadline: float,
         if pixels.shape[1:] != (size, size, 3):
             raise bad(f"'images' has the shape {list(pixels.shape)}, not [N, {size}, {size}, 3]")
         return list(pixels)
-    decoding = Decoding(app_state().classifier, [multipart.Part("", data) for data in content], deadline, predictor)
+    parts = [multipart.Part("", data) for data in content]
+    decoding = Decoding(app_state().classifier, parts, context, predictor)
     decoding.decode_all()
-    stages.end("decode")
-    wrong = [BadPart.of(i, "", item) for i, item in enumerate(decoding.found) if isinstance(item, ImageError)]
-    if wrong:
-        raise RequestError.of_parts(wrong, len(content))
+    decoding.reject_bad()
     return decoding.pictures
 
 
@@ -264,8 +250,7 @@ def bad(reason: str) -> RequestError:
 def show(error: RequestError) -> Response:
     """This protocol's errors are one string."""
     response = json_response({"error": str(error)}, error.status)
-    if error.retry_after is not None:
-        response.headers["Retry-After"] = str(max(1, round(error.retry_after)))
+    response.headers.extend(error.headers())
     return response
 
 
@@ -287,21 +272,20 @@ def ping() -> Response:
 def predictions(name: str, version: str = "") -> Response:
     """Answer {class: probability} for one picture, as a raw body or the part 'data'; a list for several parts."""
     asked_for(name, version)
-    state, environ = app_state(), request.environ
-    stages = stages_of(environ, state.request_log)
-    body, kind = read_body(environ, state.settings), environ.get("CONTENT_TYPE", "")
+    state, kind = app_state(), request.environ.get("CONTENT_TYPE", "")
+    context, body = begin_inference(request.environ, state)
     if kind.startswith("multipart/"):
         parts = multipart.read_multipart(kind, body, state.settings, ("data", "file"))
     else:
         own = kind if multipart.is_json(multipart.kind_of(kind)) else "image/*"  # curl -T sends any type
         parts = multipart.read_pictures(own, body, state.settings)
-    count_pictures(environ, state.access, len(parts))
-    stages.end("parse")
-    predictor, found = state.classifier.classify(parts, TOP, context_of(environ).deadline, stages)
-    bad = [BadPart.of(i, parts[i].filename, a) for i, a in enumerate(found) if isinstance(a, ImageError)]
-    if bad:
-        raise RequestError.of_parts(bad, len(parts))
-    record_answers(environ, predictor, found)
+    end_parsing(context, state, len(parts))
+    decoding = Decoding(state.classifier, parts, context)
+    decoding.decode_all()
+    decoding.reject_bad()
+    predictor = decoding.predictor
+    found = decoding.answers(state.classifier.compute(decoding.pictures, BatchKey(predictor, False), context), TOP)
+    context.record_answers(predictor, found)
     documents = [scores(answer) for answer in found if isinstance(answer, PictureResult)]
     response = json_response(documents[0] if len(documents) == 1 else documents)
     response.headers["Pupila-Model"] = predictor.version

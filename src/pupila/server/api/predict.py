@@ -5,38 +5,28 @@ network. Every POST /predict is a PredictTask, whatever options are on and which
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication
-
-from flask import Response
 
 from pupila.errors import ImageError
 from pupila.prediction import Choice
 from pupila.predictor import Floats, heat_map
 from pupila.server.api import multipart
-from pupila.server.api.auth import AccessControl
-from pupila.server.api.errors import BadPart, RequestError
-from pupila.server.api.feedback_writer import Collector
+from pupila.server.api.errors import BadPart, request_error_of, to_bytes
 from pupila.server.api.multipart import Part, Query
 from pupila.server.api.request_context import (
-    RequestContext,
+    AppState,
     authorize,
+    begin_inference,
     closing_headers,
     context_of,
-    count_pictures,
-    key_of,
+    end_parsing,
+    ensure_context,
     log_request,
-    read_body,
-    record_answers,
     request_id_of,
-    stages_of,
-    to_bytes,
 )
 from pupila.server.inference.classifier import BatchKey, Classifier, Computed, Decoding, PictureOutputs, PictureResult
-from pupila.server.observability.request_log import RequestLog
-from pupila.server.process.scoreboard import Health
-from pupila.server.settings import Settings
 
 
 def predictions_json(
@@ -78,17 +68,7 @@ WsgiResponse = tuple[str, list[tuple[str, str]], bytes]
 """Status line, headers and body."""
 
 
-@dataclass(frozen=True)
-class AppState:
-    """What the views of one application work with."""
-
-    classifier: Classifier
-    settings: Settings
-    health: Health
-    request_log: RequestLog
-    access: AccessControl
-    collector: Collector | None = None
-    """Keeps what was answered; None where nothing is kept."""
+JSON_TYPE = "Content-Type", "application/json"
 
 
 class PredictTask:
@@ -97,11 +77,11 @@ class PredictTask:
     None of them raises: whatever goes wrong becomes the response.
     """
 
-    __slots__ = ("_decoding", "_query", "_show_error", "_stages", "_state", "environ", "is_large", "response")
+    __slots__ = ("_context", "_decoding", "_query", "_state", "environ", "is_large", "response")
 
-    def __init__(self, state: AppState, show_error: Callable[[Exception], Response], environ: dict[str, Any]) -> None:
+    def __init__(self, state: AppState, environ: dict[str, Any]) -> None:
         self._state = state
-        self._show_error = show_error
+        self._context = context_of(environ)
         self.environ = environ
         self.is_large = False
         """Decoding what is left may take long."""
@@ -118,27 +98,23 @@ class PredictTask:
     def _begin(self) -> None:
         state, environ = self._state, self.environ
         authorize(environ, state)
-        self._stages = stages_of(environ, state.request_log)
-        body = read_body(environ, state.settings)
+        context, body = begin_inference(environ, state)
         parts, fields = multipart.read_upload(environ.get("CONTENT_TYPE", ""), body, state.settings)
         self._query = Query.parse(environ.get("QUERY_STRING", ""), fields)
-        count_pictures(environ, state.access, len(parts))
-        self._stages.end("parse")
-        self._decoding = Decoding(state.classifier, parts, context_of(environ).deadline)
+        end_parsing(context, state, len(parts))
+        self._decoding = Decoding(state.classifier, parts, context)
         self.is_large = not self._decoding.decode_small()
-        if not self.is_large:
-            self._stages.end("decode")
 
     def computation(self, done: Callable[[Computed], object]) -> Computed | None:
         """Return what is to be computed; None where that is nothing."""
         pictures = self._decoding.pictures
-        return Computed(pictures, self._kind, context_of(self.environ).deadline, done) if pictures else None
+        return Computed(pictures, self._kind, self._context.deadline, done) if pictures else None
 
     def finish(self, computed: Computed | None) -> None:
         """Answer with what was computed."""
         try:
             if computed is not None:
-                self._stages.end_computation(computed.begun)
+                self._context.end_computation(computed.begun)
             self._answer([] if computed is None else computed.found())
         except Exception as error:
             self.fail(error)
@@ -152,11 +128,14 @@ class PredictTask:
                 self._begin()
             if self.is_large:
                 self._decoding.decode_all()
-                self._stages.end("decode")
-            classifier, deadline = self._state.classifier, context_of(self.environ).deadline
-            return self._answer(classifier.compute(self._decoding.pictures, self._kind, deadline, self._stages))
+            return self._answer(self.classifier.compute(self._decoding.pictures, self._kind, self._context))
         except Exception as error:
             return self.fail(error)
+
+    @property
+    def classifier(self) -> Classifier:
+        """What computes the pictures."""
+        return self._state.classifier
 
     @property
     def _kind(self) -> BatchKey:
@@ -165,20 +144,17 @@ class PredictTask:
     def _answer(self, rows: Sequence[PictureOutputs]) -> WsgiResponse:
         """Answer every picture of the request, in order."""
         query, decoding = self._query, self._decoding
-        found, parts = decoding.answers(rows, query.top or 1), decoding.parts
-        bad = [BadPart.of(i, parts[i].filename, a) for i, a in enumerate(found) if isinstance(a, ImageError)]
-        if bad and not query.partial:
-            raise RequestError.of_parts(bad, len(parts))
-        version = decoding.predictor.version
-        record_answers(self.environ, decoding.predictor, found)
+        if not query.partial:
+            decoding.reject_bad()
+        found = decoding.answers(rows, query.top or 1)
+        self._context.record_answers(decoding.predictor, found)
         self._collect(found)
-        body = to_bytes(predictions_json(parts, found, query.top))
-        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
-        return self._close("200 OK", [*headers, ("Pupila-Model", version)], body)
+        body = to_bytes(predictions_json(decoding.parts, found, query.top))
+        return self._close("200 OK", [("Pupila-Model", decoding.predictor.version)], body)
 
     def _collect(self, found: Sequence[PictureResult | ImageError]) -> None:
         """Keep what was answered, where that is wanted; never what a page of another site made a browser send."""
-        state, key = self._state, key_of(self.environ)
+        state, key = self._state, self._context.key
         if state.collector is not None and (key is not None or not state.access.is_cross_site(self.environ)):
             parts, version = self._decoding.parts, self._decoding.predictor.version
             request_id, owner = request_id_of(self.environ, state.request_log), "" if key is None else key.name
@@ -186,11 +162,13 @@ class PredictTask:
 
     def fail(self, error: Exception) -> WsgiResponse:
         """Answer with an error."""
-        response = self._show_error(error)
-        return self._close(response.status, list(response.headers), response.get_data())
+        problem = request_error_of(error)
+        status = f"{problem.status} {HTTPStatus(problem.status).phrase}"
+        return self._close(status, problem.headers(), to_bytes(problem.to_json()))
 
     def _close(self, status: str, headers: list[tuple[str, str]], body: bytes) -> WsgiResponse:
-        headers += closing_headers(self.environ, self._state)
+        context_headers = closing_headers(self.environ, self._state)
+        headers = [JSON_TYPE, ("Content-Length", str(len(body))), *headers, *context_headers]
         log_request(self.environ, int(status[:3]), self._state.request_log)
         self.response = status, headers, body
         return self.response
@@ -199,28 +177,18 @@ class PredictTask:
 class PredictMiddleware:
     """WSGI middleware around Flask: makes each request's context, and answers POST /predict itself."""
 
-    def __init__(self, app: WSGIApplication, state: AppState, show_error: Callable[[Exception], Response]) -> None:
+    def __init__(self, app: WSGIApplication, state: AppState) -> None:
         self._app = app
-        self._state = state
-        self._show_error = show_error
+        self.state = state
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request."""
-        RequestContext.ensure(environ, self._state.settings)
+        ensure_context(environ, self.state.settings)
         if not is_predict(environ["REQUEST_METHOD"], environ["PATH_INFO"]):
             return self._app(environ, start_response)
-        status, headers, body = self.task(environ).run()
+        status, headers, body = PredictTask(self.state, environ).run()
         start_response(status, headers)
         return [body]
-
-    def task(self, environ: dict[str, Any]) -> PredictTask:
-        """Return the task of a request for which `is_predict` holds."""
-        return PredictTask(self._state, self._show_error, environ)
-
-    @property
-    def classifier(self) -> Classifier:
-        """What computes the tasks' pictures."""
-        return self._state.classifier
 
 
 def is_predict(method: str, path: str) -> bool:

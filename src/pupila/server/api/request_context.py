@@ -1,10 +1,8 @@
-"""The context of one request, under one key of its WSGI environment, and the steps around every route.
+"""The context of one request, from its first byte to its line in the request log, and the steps around every route.
 
-The context holds deadline, body, access decision and log record. The steps are authentication and rate limit, reading
-the body, security and CORS headers, and the request log.
+The steps are authentication and rate limit, reading the body, security and CORS headers, and the request log.
 """
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,16 +13,19 @@ from werkzeug.exceptions import NotFound
 
 from pupila.errors import ImageError
 from pupila.predictor import Predictor
-from pupila.server.api import body as bodies
-from pupila.server.api import multipart
 from pupila.server.api.auth import Access, AccessControl, ApiKey
-from pupila.server.inference.classifier import PictureResult, Stages
-from pupila.server.observability.request_log import RequestLog, RequestRecord, route_of
+from pupila.server.api.body import decoded, too_big_body
+from pupila.server.api.errors import RequestError, to_bytes
+from pupila.server.observability.request_log import RequestLog, route_of
+from pupila.server.process.scoreboard import Health
 from pupila.server.settings import Settings
+
+if TYPE_CHECKING:
+    from pupila.server.api.feedback_writer import Collector
+    from pupila.server.inference.classifier import Classifier, PictureResult
 
 EXTENSION = "pupila"
 KEY = "pupila.request"
-ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 CHUNK = 65536
 SECURITY_HEADERS = (
     ("X-Content-Type-Options", "nosniff"),
@@ -32,15 +33,20 @@ SECURITY_HEADERS = (
     ("Referrer-Policy", "no-referrer"),
     ("Cache-Control", "no-store"),
 )
+CORS_HEADERS = "Content-Type, Content-Encoding, Authorization, X-API-Key, X-Request-Id"
+"""Headers that a page of another origin may send."""
 
 
 @dataclass(slots=True)
 class RequestContext:
-    """Made by our own transport, or, under another WSGI server, when the application is called."""
+    """Stands under KEY in the WSGI environment. Made by our own transport, or when another WSGI server calls."""
 
-    record: RequestRecord
+    route: str
+    """What it counts under; see ROUTES."""
     deadline: float
     """When the answer must be out, on the clock of time.monotonic: counted from the request's first byte."""
+    address: str = ""
+    """The client's."""
     body: bytes | None = None
     """The whole body, within the limit; None where it is still to be read."""
     started: float | None = None
@@ -49,18 +55,69 @@ class RequestContext:
     """When the last byte came."""
     access: Access | None = None
     """What was decided about the request; None before."""
-    headers: Sequence[tuple[str, str]] = field(default=SECURITY_HEADERS)
+    headers: Sequence[tuple[str, str]] = SECURITY_HEADERS
     """Headers of the response that a view may replace."""
+    request_id: str = ""
+    parent: tuple[str | None, str | None] = (None, None)
+    """The caller's headers `traceparent` and `tracestate`, where somebody traces."""
+    model: str | None = None
+    """Version of the model that answered."""
+    confidences: list[tuple[int, float, bool]] = field(default_factory=list)
+    """(class index, confidence, unknown) of each picture that was answered."""
+    stages: dict[str, float] = field(default_factory=dict)
+    """Seconds by stage."""
+    spans: list[tuple[str, float, float]] | None = None
+    """Each stage with when it began and ended, on the clock of time.monotonic; None where nobody traces."""
+    last: float = 0.0
+    """When the last stage ended."""
 
-    @classmethod
-    def ensure(cls, environ: dict[str, Any], settings: Settings) -> "RequestContext":
-        """Return the environment's context; one is made if there is none."""
-        context: RequestContext | None = environ.get(KEY)
-        if context is None:
-            context = environ[KEY] = cls(
-                RequestRecord(route_of(environ["PATH_INFO"])), time.monotonic() + settings.request_timeout
-            )
-        return context
+    @property
+    def key(self) -> ApiKey | None:
+        """The API key that the request was let in with; None where none is needed."""
+        return None if self.access is None else self.access.key
+
+    def begin_stages(self, traced: bool) -> None:
+        """Start the stopwatch; under our own transport two stages are over: the upload, and waiting for a thread."""
+        self.spans = [] if traced else None
+        self.last = time.monotonic() if self.started is None else self.started
+        if self.started is not None:
+            self.end_stage("upload", self.arrived)
+            self.end_stage("wait")
+
+    def end_stage(self, stage: str, at: float | None = None) -> None:
+        """Note that a stage is over, now or at a time that is past."""
+        at = time.monotonic() if at is None else at
+        self.stages[stage] = self.stages.get(stage, 0.0) + at - self.last
+        if self.spans is not None:
+            self.spans.append((stage, self.last, at))
+        self.last = at
+
+    def end_computation(self, begun: float) -> None:
+        """Note that the computation is over, which began at a time that is past, or never."""
+        if begun:
+            self.end_stage("wait", begun)
+            self.end_stage("compute")
+
+    def record_answers(self, predictor: Predictor, found: "Sequence[PictureResult | ImageError]") -> None:
+        """Record which classes were answered, and how surely."""
+        self.model = predictor.version
+        for answer in found:
+            if not isinstance(answer, ImageError):
+                best = answer.prediction.best
+                self.confidences.append((best.category_index, best.confidence, answer.prediction.unknown))
+
+
+@dataclass(frozen=True)
+class AppState:
+    """What the views of one application work with."""
+
+    classifier: "Classifier"
+    settings: Settings
+    health: Health
+    request_log: RequestLog
+    access: AccessControl
+    collector: "Collector | None" = None
+    """Keeps what was answered; None where nothing is kept."""
 
 
 def context_of(environ: dict[str, Any]) -> RequestContext:
@@ -69,83 +126,60 @@ def context_of(environ: dict[str, Any]) -> RequestContext:
     return context
 
 
-def key_of(environ: dict[str, Any]) -> ApiKey | None:
-    """Return the API key that the request was let in with; None where none is needed."""
-    access = context_of(environ).access
-    return None if access is None else access.key
-
-
-def count_pictures(environ: dict[str, Any], access: AccessControl, count: int) -> None:
-    """Count the request's pictures for its key's rate limit; raises RequestError if there were too many before."""
-    access.count_pictures(key_of(environ), count)
+def ensure_context(environ: dict[str, Any], settings: Settings) -> None:
+    """Make the request's context, unless our own transport has."""
+    if KEY not in environ:
+        deadline = time.monotonic() + settings.request_timeout
+        environ[KEY] = RequestContext(route_of(environ["PATH_INFO"]), deadline, environ.get("REMOTE_ADDR", ""))
 
 
 def request_id_of(environ: dict[str, Any], request_log: RequestLog) -> str:
     """Return the name of the request that is being answered: the client's own if it is a sane one."""
-    record = context_of(environ).record
-    if not record.request_id:
-        record.request_id = request_log.request_id(environ.get("HTTP_X_REQUEST_ID"))
-    return record.request_id
-
-
-def stages_of(environ: dict[str, Any], request_log: RequestLog) -> Stages:
-    """Return the request's stopwatch; two stages are over: the upload, and waiting for a thread."""
     context = context_of(environ)
-    if request_log.tracer is not None:
-        context.record.spans = []
-    stages = Stages(context.record.stages, context.record.spans, context.started)
-    if context.started is not None:
-        stages.end("upload", context.arrived)
-        stages.end("wait")
-    return stages
+    if not context.request_id:
+        context.request_id = request_log.request_id(environ.get("HTTP_X_REQUEST_ID"))
+    return context.request_id
 
 
-def record_answers(environ: dict[str, Any], predictor: Predictor, found: Sequence[PictureResult | ImageError]) -> None:
-    """Record which classes were answered, and how surely."""
-    record = context_of(environ).record
-    record.model = predictor.version
-    for answer in found:
-        if isinstance(answer, PictureResult):
-            best = answer.prediction.best
-            record.confidences.append((best.category_index, best.confidence, answer.prediction.unknown))
+def begin_inference(environ: dict[str, Any], state: AppState) -> tuple[RequestContext, bytes]:
+    """Start the stopwatch of a request with pictures, and return its context and body."""
+    context = context_of(environ)
+    context.begin_stages(state.request_log.tracer is not None)
+    return context, read_body(environ, state.settings)
+
+
+def end_parsing(context: RequestContext, state: AppState, count: int) -> None:
+    """Count a request's pictures for its key's rate limit; raises RequestError if there were too many before."""
+    state.access.count_pictures(context.key, count)
+    context.end_stage("parse")
 
 
 def read_body(environ: dict[str, Any], settings: Settings) -> bytes:
     """Return the whole body without its Content-Encoding, never more than the limit."""
-    sent = read_sent(environ, settings)
+    sent = context_of(environ).body
+    if sent is None:
+        sent = read_sent(environ, settings.max_body_bytes)
     if "HTTP_CONTENT_ENCODING" not in environ:
         return sent
-    return bodies.decoded(environ, sent, settings.max_body_bytes)
+    return decoded(environ, sent, settings.max_body_bytes)
 
 
-def read_sent(environ: dict[str, Any], settings: Settings) -> bytes:
-    """Return the body as it was sent, never more than the limit: checked before reading, and again while reading."""
-    body = context_of(environ).body
-    if body is not None:
-        return body
+def read_sent(environ: dict[str, Any], limit: int) -> bytes:
+    """Return the body as it was sent; its size is checked before reading, and again while reading."""
     stated = str(environ.get("CONTENT_LENGTH") or "")
     if stated.isdigit():
-        if int(stated) > settings.max_body_bytes:
-            raise multipart.too_big_body(settings.max_body_bytes)
+        if int(stated) > limit:
+            raise too_big_body(limit)
         return bytes(environ["wsgi.input"].read(int(stated)))
-    pieces: list[bytes] = []
-    size = 0
+    found = bytearray()
     while "HTTP_TRANSFER_ENCODING" in environ and (piece := environ["wsgi.input"].read(CHUNK)):
-        size += len(piece)
-        if size > settings.max_body_bytes:
-            raise multipart.too_big_body(settings.max_body_bytes)
-        pieces.append(piece)
-    return b"".join(pieces)
+        found += piece
+        if len(found) > limit:
+            raise too_big_body(limit)
+    return bytes(found)
 
 
-CORS_HEADERS = "Content-Type, Content-Encoding, Authorization, X-API-Key, X-Request-Id"
-"""Headers that a page of another origin may send."""
-
-if TYPE_CHECKING:
-    from pupila.server.api.predict import AppState
-
-
-def install(app: Flask, state: "AppState") -> None:
+def install(app: Flask, state: AppState) -> None:
     """Add the hooks to an application; what is switched off costs nothing."""
     app.before_request(refuse_slashes)
     if state.settings.cors_origins:
@@ -167,31 +201,28 @@ def answer_preflight() -> Response | None:
     return None
 
 
-def authorize(environ: dict[str, Any], state: "AppState") -> None:
+def authorize(environ: dict[str, Any], state: AppState) -> None:
     """Decide whether this request may be sent, unless that was decided when its head arrived; raises RequestError."""
     context = context_of(environ)
     if context.access is None:
         context.access = state.access.decide(environ["REQUEST_METHOD"], environ["PATH_INFO"], environ)
-    if context.access.key is not None:
-        context.record.key = context.access.key.name
     if context.access.refusal is not None:
         raise context.access.refusal
 
 
-def finish(response: Response, state: "AppState") -> Response:
+def finish(response: Response, state: AppState) -> Response:
     """Add the headers of every response, and log the request."""
     response.headers.extend(closing_headers(request.environ, state))
     log_request(request.environ, response.status_code, state.request_log)
     return response
 
 
-def closing_headers(environ: dict[str, Any], state: "AppState") -> list[tuple[str, str]]:
+def closing_headers(environ: dict[str, Any], state: AppState) -> list[tuple[str, str]]:
     """Return the headers that every response carries."""
     context = context_of(environ)
     found = [("X-Request-Id", request_id_of(environ, state.request_log))]
-    stages = context.record.stages
-    if stages:
-        timing = ", ".join([f"{stage};dur={1000 * spent:.2f}" for stage, spent in stages.items()])
+    if context.stages:
+        timing = ", ".join([f"{stage};dur={1000 * spent:.2f}" for stage, spent in context.stages.items()])
         found.append(("Server-Timing", timing))
     found += context.headers
     if state.settings.cors_origins:
@@ -217,19 +248,12 @@ def log_request(environ: dict[str, Any], status: int, request_log: RequestLog) -
     """Log the request, unless our own transport does, which knows when it began."""
     context = context_of(environ)
     if request_log.tracer is not None:
-        context.record.parent = environ.get("HTTP_TRACEPARENT"), environ.get("HTTP_TRACESTATE")
+        context.parent = environ.get("HTTP_TRACEPARENT"), environ.get("HTTP_TRACESTATE")
     if context.started is None:
-        started = time.monotonic() - sum(context.record.stages.values())
-        address = environ.get("REMOTE_ADDR", "")
-        request_log.record(context.record, environ["REQUEST_METHOD"], environ["PATH_INFO"], status, started, address)
+        request_log.record(context, environ["REQUEST_METHOD"], environ["PATH_INFO"], status)
 
 
-def to_bytes(document: Any) -> bytes:
-    """Return compact JSON; half a surrogate pair, which a client may have us repeat, becomes a question mark."""
-    return ENCODER.encode(document).encode(errors="replace")
-
-
-def app_state() -> "AppState":
+def app_state() -> AppState:
     """Return the state of the application that handles the request."""
     state: AppState = current_app.extensions[EXTENSION]
     return state
@@ -238,3 +262,10 @@ def app_state() -> "AppState":
 def json_response(document: object, status: int = 200) -> Response:
     """Return an answer of compact JSON."""
     return Response(to_bytes(document), status, mimetype="application/json")
+
+
+def error_response(error: RequestError, headers: Sequence[tuple[str, str]] = ()) -> Response:
+    """Return an error's answer, in the shape of all errors."""
+    response = json_response(error.to_json(), error.status)
+    response.headers.extend([*error.headers(), *headers])
+    return response

@@ -13,6 +13,8 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
+from pupila.server.api.errors import DeadlineError, QueueFullError
+
 log = logging.getLogger("pupila.server")
 
 Item = TypeVar("Item")
@@ -22,18 +24,6 @@ Value = TypeVar("Value")
 
 BEGIN_SECONDS = 0.02
 """Seconds for which new requests are begun before those that have begun are computed."""
-
-
-class QueueFullError(Exception):
-    """Too much waits already; `retry_after` is when the queue should have room again, in seconds."""
-
-    def __init__(self, retry_after: float) -> None:
-        super().__init__(f"The queue is full. Try again in {retry_after:.1f} s.")
-        self.retry_after = retry_after
-
-
-class DeadlineError(Exception):
-    """The request's time was over before its answer was there."""
 
 
 class Computation(Generic[Item, Result, Lane]):

@@ -18,8 +18,10 @@ from pupila import images
 from pupila.errors import ImageError
 from pupila.prediction import Prediction
 from pupila.predictor import Floats, Predictor
+from pupila.server.api.errors import BadPart, DeadlineError, RequestError
 from pupila.server.api.multipart import Part
-from pupila.server.inference.batcher import Batcher, Computation, DeadlineError
+from pupila.server.api.request_context import RequestContext
+from pupila.server.inference.batcher import Batcher, Computation
 from pupila.server.settings import Settings
 
 SMALL = 500_000
@@ -97,47 +99,22 @@ Computed = Computation[images.Pixels, PictureOutputs, BatchKey]
 """What one request has computed."""
 
 
-class Stages:
-    """A stopwatch: seconds spent on each stage of one request, in order, on the clock of time.monotonic."""
-
-    def __init__(
-        self,
-        seconds: dict[str, float],
-        spans: list[tuple[str, float, float]] | None = None,
-        started: float | None = None,
-    ) -> None:
-        self.seconds = seconds
-        self.spans = spans
-        """Gets each stage with its beginning and end, if it is not None."""
-        self._last = time.monotonic() if started is None else started
-
-    def end(self, stage: str, at: float | None = None) -> None:
-        """Say that a stage is over, now or at a time that is past."""
-        at = time.monotonic() if at is None else at
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + at - self._last
-        if self.spans is not None:
-            self.spans.append((stage, self._last, at))
-        self._last = at
-
-    def end_computation(self, begun: float) -> None:
-        """Say that the computation is over, which began at a time that is past, or never."""
-        if begun:
-            self.end("wait", begun)
-            self.end("compute")
-
-
 class Decoding:
     """The pictures of one request on their way to pixels; uses one predictor, whatever replaces it meanwhile."""
 
     def __init__(
-        self, classifier: "Classifier", parts: Sequence[Part], deadline: float, predictor: Predictor | None = None
+        self,
+        classifier: "Classifier",
+        parts: Sequence[Part],
+        context: RequestContext,
+        predictor: Predictor | None = None,
     ) -> None:
         self.predictor = predictor or classifier.predictor
         self.parts = parts
         self.found: list[images.Pixels | ImageError] = []
         """One a part, as far as they are decoded."""
         self._classifier = classifier
-        self._deadline = deadline
+        self._context = context
 
     def decode_small(self) -> bool:
         """Decode as far as it takes milliseconds, and return whether that was all. Raises DeadlineError."""
@@ -154,16 +131,23 @@ class Decoding:
         self._decode(self._classifier.large_image_lock.acquire)
 
     def _decode(self, acquire: Acquire) -> None:
+        deadline = self._context.deadline
         for part in self.parts[len(self.found) :]:
-            if time.monotonic() >= self._deadline:
+            if time.monotonic() >= deadline:
                 raise DeadlineError
             try:
                 decode = self.predictor.decode
-                self.found.append(
-                    decode(part.data, self._classifier.limits, lambda pixels: acquire(pixels, self._deadline))
-                )
+                self.found.append(decode(part.data, self._classifier.limits, lambda pixels: acquire(pixels, deadline)))
             except ImageError as error:
                 self.found.append(error.with_traceback(None))  # which holds the picture and itself
+        self._context.end_stage("decode")
+
+    def reject_bad(self) -> None:
+        """Raise RequestError if a picture could not be decoded."""
+        parts, found = self.parts, self.found
+        bad = [BadPart.of(i, parts[i].filename, item) for i, item in enumerate(found) if isinstance(item, ImageError)]
+        if bad:
+            raise RequestError.of_parts(bad, len(parts))
 
     @property
     def pictures(self) -> list[images.Pixels]:
@@ -190,27 +174,14 @@ class Classifier:
             self._compute, BATCH, settings.max_waiting
         )
 
-    def classify(
-        self, parts: Sequence[Part], top: int, deadline: float, stages: Stages
-    ) -> tuple[Predictor, list[PictureResult | ImageError]]:
-        """Return the predictor used, and one answer or error a part, in order; decodes in the calling thread.
-
-        Raises DeadlineError or QueueFullError. `deadline` is on the clock of time.monotonic.
-        """
-        decoding = Decoding(self, parts, deadline)
-        decoding.decode_all()
-        stages.end("decode")
-        rows = self.compute(decoding.pictures, BatchKey(decoding.predictor, False), deadline, stages)
-        return decoding.predictor, decoding.answers(rows, top)
-
     def compute(
-        self, pictures: Sequence[images.Pixels], kind: BatchKey, deadline: float, stages: Stages
+        self, pictures: Sequence[images.Pixels], kind: BatchKey, context: RequestContext
     ) -> list[PictureOutputs]:
         """Return the graph's outputs for decoded pictures; waits for the batcher. Raises as Batcher.run does."""
         if not pictures:
             return []
-        computation = self.batcher.run(pictures, kind, deadline)
-        stages.end_computation(computation.begun)
+        computation = self.batcher.run(pictures, kind, context.deadline)
+        context.end_computation(computation.begun)
         return computation.found()
 
     def _compute(self, pictures: Sequence[images.Pixels], kind: BatchKey) -> list[PictureOutputs]:

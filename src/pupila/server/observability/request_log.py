@@ -15,7 +15,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,8 @@ log = logging.getLogger("pupila.server")
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
+
+    from pupila.server.api.request_context import RequestContext
 
 CODES = (200, 204, 400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 431, 500, 501, 503, 504, 505)
 """Statuses counted by themselves; any other counts as "other"."""
@@ -84,26 +86,6 @@ COLUMN_OF = dict(zip(METRICS, itertools.accumulate([0, *(metric.columns for metr
 COLUMNS = sum(metric.columns for metric in METRICS)
 
 
-@dataclass
-class RequestRecord:
-    """What one request leaves to be counted once it is answered."""
-
-    route: str = "other"
-    stages: dict[str, float] = field(default_factory=dict)
-    """Seconds by stage."""
-    confidences: list[tuple[int, float, bool]] = field(default_factory=list)
-    """(class index, confidence, unknown) of each picture that was answered."""
-    request_id: str = ""
-    key: str | None = None
-    """Name of the API key that was used."""
-    model: str | None = None
-    """Version of the model that answered."""
-    spans: list[tuple[str, float, float]] | None = None
-    """Each stage with when it began and ended, on the clock of time.monotonic; None where nobody traces."""
-    parent: tuple[str | None, str | None] = (None, None)
-    """The caller's headers `traceparent` and `tracestate`, where somebody traces."""
-
-
 class Telemetry:
     """One worker's row, and the table of all."""
 
@@ -112,14 +94,14 @@ class Telemetry:
         self._row = self.table.row(slot)
         self._lock = threading.Lock()
 
-    def request(self, note: RequestRecord, status: int, seconds: float) -> None:
+    def request(self, context: "RequestContext", status: int, seconds: float) -> None:
         """Count an answered request."""
         with self._lock:
-            self._add(REQUESTS, request_index(note.route, status), 1.0)
-            self._add(REQUEST_SECONDS, ROUTES.index(note.route), seconds)
-            for stage, spent in note.stages.items():
+            self._add(REQUESTS, request_index(context.route, status), 1.0)
+            self._add(REQUEST_SECONDS, ROUTES.index(context.route), seconds)
+            for stage, spent in context.stages.items():
                 self._add(STAGE_SECONDS, STAGES.index(stage), spent)
-            for index, confidence, unknown in note.confidences:
+            for index, confidence, unknown in context.confidences:
                 if index < MAX_CLASSES:
                     self._add(CONFIDENCES, index, confidence)
                     self._add(UNKNOWN, index, unknown)
@@ -215,35 +197,34 @@ class RequestLog:
             return given
         return os.urandom(8).hex()  # nobody can guess another client's: without keys, feedback goes by it
 
-    def record(self, note: RequestRecord, method: str, path: str, status: int, started: float, address: str) -> None:
+    def record(self, context: "RequestContext", method: str, path: str, status: int) -> None:
         """Count a request, and write its line; called before its answer is sent, so that no client is ahead of it."""
         ended = time.monotonic()
-        seconds = ended - started
-        self.telemetry.request(note, status, seconds)
+        started = ended - sum(context.stages.values()) if context.started is None else context.started
+        self.telemetry.request(context, status, ended - started)
         if self.tracer is not None:
-            self._trace(note, method, path, status, started, ended)
+            self._trace(self.tracer, context, method, path, status, started, ended)
         if self._log is None:
             return
         line = {
             "time": round(time.time(), 3),
-            "id": note.request_id,
-            "client": address,
-            "key": note.key,
+            "id": context.request_id,
+            "client": context.address,
+            "key": None if context.key is None else context.key.name,
             "method": method,
             "path": path,
             "status": status,
-            "ms": round(1000 * seconds, 2),
-            "stages_ms": {stage: round(1000 * spent, 2) for stage, spent in note.stages.items()},
-            "pictures": len(note.confidences),
-            "model": note.model,
+            "ms": round(1000 * (ended - started), 2),
+            "stages_ms": {stage: round(1000 * spent, 2) for stage, spent in context.stages.items()},
+            "pictures": len(context.confidences),
+            "model": context.model,
         }
         self._write((json.dumps(line, separators=(",", ":")) + "\n").encode())
 
-    def _trace(self, note: RequestRecord, method: str, path: str, status: int, started: float, ended: float) -> None:
+    def _trace(self, tracer: Tracer, context: "RequestContext", *answered: Any) -> None:
         """Make spans; what goes wrong there must not cost the answer."""
         try:
-            if self.tracer is not None:
-                self.tracer.record(note, method, path, status, started, ended)
+            tracer.record(context, *answered)
         except Exception:
             log.exception("a request could not be traced")
 

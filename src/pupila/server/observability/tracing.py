@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import TracerProvider
 
-    from pupila.server.observability.request_log import RequestRecord
+    from pupila.server.api.request_context import RequestContext
 
 log = logging.getLogger("pupila.server")
 
@@ -102,34 +102,36 @@ class Tracer:
         provider.add_span_processor(BatchSpanProcessor(exporter))
         return cls(provider)
 
-    def record(self, note: "RequestRecord", method: str, path: str, status: int, started: float, ended: float) -> None:
+    def record(
+        self, request: "RequestContext", method: str, path: str, status: int, started: float, ended: float
+    ) -> None:
         """Make a span of a request and one of each of its stages; times are of time.monotonic."""
         from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 
-        if note.route in UNTRACED:
+        if request.route in UNTRACED:
             return
         epoch = time.time_ns() - time.monotonic_ns()
         span = self._tracer.start_span(
-            f"{method} {note.route}",
-            self._parent_of(note),
+            f"{method} {request.route}",
+            self._parent_of(request),
             SpanKind.SERVER,
-            attributes_of(note, method, path, status),
+            attributes_of(request, method, path, status),
             start_time=epoch + int(started * 1e9),
         )
         if span.is_recording():
             within = set_span_in_context(span)
-            for stage, begun, over in note.spans or ():
+            for stage, begun, over in request.spans or ():
                 child = self._tracer.start_span(stage, within, start_time=epoch + int(begun * 1e9))
                 child.end(epoch + int(over * 1e9))
             if status >= 500:
                 span.set_status(Status(StatusCode.ERROR))
         span.end(epoch + int(ended * 1e9))
 
-    def _parent_of(self, note: "RequestRecord") -> "Context":
+    def _parent_of(self, request: "RequestContext") -> "Context":
         """Return the caller's span (W3C Trace Context), or an empty context: a damaged header counts as none."""
         from opentelemetry.context import Context
 
-        parent, state = note.parent
+        parent, state = request.parent
         carrier = {"traceparent": parent, "tracestate": state or ""} if parent else {}
         return self._propagator.extract(carrier, Context())
 
@@ -140,15 +142,15 @@ class Tracer:
         last.join(LAST_FLUSH)
 
 
-def attributes_of(note: "RequestRecord", method: str, path: str, status: int) -> dict[str, str | int]:
+def attributes_of(request: "RequestContext", method: str, path: str, status: int) -> dict[str, str | int]:
     """Return what a span says of its request, by OpenTelemetry's names where there are any; no picture, no answer."""
     found: dict[str, str | int] = {
         "http.request.method": method,
         "url.path": path,
         "http.response.status_code": status,
-        "pupila.pictures": len(note.confidences),
-        "pupila.request_id": note.request_id,
+        "pupila.pictures": len(request.confidences),
+        "pupila.request_id": request.request_id,
     }
-    if note.model is not None:
-        found["pupila.model.version"] = note.model
+    if request.model is not None:
+        found["pupila.model.version"] = request.model
     return found

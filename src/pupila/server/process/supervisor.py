@@ -121,7 +121,7 @@ class EventLoopWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             app.collector.close()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(1 if loop.watchdog.stuck else 0)
+        os._exit(1 if loop.stuck else 0)
 
 
 def has_terminal() -> bool:

@@ -19,10 +19,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from pupila.server.api.auth import Access, AccessControl
-from pupila.server.api.body import WINDOW, encoding_unsupported
-from pupila.server.api.errors import RequestError
-from pupila.server.api.multipart import MAX_PART_HEADER, first_part, is_readable, too_big_body, type_unsupported
-from pupila.server.observability.request_log import RequestLog, RequestRecord, route_of
+from pupila.server.api.body import WINDOW, encoding_unsupported, too_big_body
+from pupila.server.api.errors import QueueFullError, RequestError
+from pupila.server.api.multipart import MAX_PART_HEADER, first_part, is_readable, type_unsupported
+from pupila.server.api.request_context import RequestContext
+from pupila.server.observability.request_log import RequestLog, route_of
 from pupila.server.process.scoreboard import HEARTBEAT, WAITING, Scoreboard
 from pupila.server.settings import Settings
 from pupila.server.transport.connection import CONTINUE, READ, START, Connection, ConnectionTable, Request
@@ -210,61 +211,6 @@ class ConnectionHandoff:
 
 LINGER = 5.0
 """Seconds in which a client that is refused may go on sending, so that it sees the answer and not a broken pipe."""
-
-
-class ErrorResponses:
-    """Answers in the application's place: overload, a deadline, not a request. Used by the I/O thread only."""
-
-    def __init__(self, pool: ConnectionTable, request_log: RequestLog) -> None:
-        self.pool = pool
-        self.request_log = request_log
-
-    def busy(self, connection: Connection, request: Request, delay: float, close: bool) -> None:
-        """Answer a request that was read to its end with "too much to do"; unless `close`, the connection lives on."""
-        message = "The server has more to do than it can answer in time. Try again later."
-        sent = connection.send(
-            self.answer(503, "overloaded", message, request.head, request.started, request.address, close, delay)
-        )
-        connection.closing = not sent or close
-
-    def refuse(self, connection: Connection, status: int, code: str, message: str, delay: float = -1) -> None:
-        """Answer with an error and end the connection."""
-        request = connection.request
-        head, started = (request.head, request.started) if request else (connection.head, connection.started)
-        self.send_last(connection, self.answer(status, code, message, head, started, connection.address, True, delay))
-
-    def send_last(self, connection: Connection, response: bytes) -> None:
-        """Send a response and end the connection; the client may finish sending, or it would not see the response."""
-        connection.send(response)
-        connection.closing = True
-        connection.finish(time.monotonic(), LINGER)
-        connection.buffer.clear()
-        connection.lingers = True
-        self.pool.settle(connection)
-
-    def answer(
-        self,
-        status: int,
-        code: str,
-        message: str,
-        head: Head | None,
-        started: float,
-        address: str,
-        close: bool,
-        delay: float,
-    ) -> bytes:
-        """Return an error answer, and write it down. A `delay` from 0 says when to come back."""
-        note = RequestRecord(route_of(head.path) if head else "other")
-        headers = head.headers if head else {}
-        note.request_id = self.request_log.request_id(headers.get("HTTP_X_REQUEST_ID"))
-        note.parent = headers.get("HTTP_TRACEPARENT"), headers.get("HTTP_TRACESTATE")
-        method, path = (head.method, head.path) if head else ("-", "-")
-        self.request_log.record(note, method, path, status, started or time.monotonic(), address)
-        retry_after = max(1, math.ceil(delay)) if delay >= 0 else 0
-        persistence = CLOSE if close or head is None else persistence_of(head, False)
-        return plain_response(status, code, message, persistence, note.request_id, retry_after)
-
-
 SMALL = 65536
 """Bytes of a body that may come before any are reserved: the number of connections bounds them."""
 UPLOADS = ("/predict", "/v2/models/")
@@ -280,13 +226,13 @@ class AdmissionControl:
         self,
         pool: ConnectionTable,
         executor: Executor,
-        errors: ErrorResponses,
+        request_log: RequestLog,
         settings: Settings,
         access: AccessControl,
     ) -> None:
         self.pool = pool
         self.executor = executor
-        self.errors = errors
+        self.request_log = request_log
         self.settings = settings
         self.access = access
 
@@ -315,9 +261,43 @@ class AdmissionControl:
 
     def refuse_unread(self, connection: Connection, head: Head, access: Access) -> None:
         """Have the application answer a request whose body is not read."""
-        now = time.monotonic()
-        request = Request(head, b"", connection.address, connection.started, now, connection.deadline, access=access)
-        self.errors.send_last(connection, self.executor.response(request, CLOSE))
+        connection.access = access
+        self.send_last(connection, self.executor.response(connection.request_of(head, b"", time.monotonic()), CLOSE))
+
+    def refuse(self, connection: Connection, error: RequestError) -> None:
+        """Answer with an error in the application's place, and end the connection."""
+        request = connection.request
+        head = request.head if request else connection.head
+        started = request.context.started if request else connection.started or time.monotonic()
+        self.send_last(connection, self.error_answer(error, head, started, connection.address, CLOSE))
+
+    def refuse_busy(self, connection: Connection, request: Request, delay: float) -> None:
+        """Answer a request that was read to its end with "too much to do"; the connection lives on."""
+        persistence = persistence_of(request.head, self.executor.closing)
+        error, context = QueueFullError(delay), request.context
+        sent = connection.send(self.error_answer(error, request.head, context.started, context.address, persistence))
+        connection.closing = not sent or persistence == CLOSE
+
+    def error_answer(
+        self, error: RequestError, head: Head | None, started: float | None, address: str, persistence: str
+    ) -> bytes:
+        """Return an error's answer, logged."""
+        context = RequestContext(route_of(head.path) if head else "other", 0.0, address, started=started)
+        headers = head.headers if head else {}
+        context.request_id = self.request_log.request_id(headers.get("HTTP_X_REQUEST_ID"))
+        context.parent = headers.get("HTTP_TRACEPARENT"), headers.get("HTTP_TRACESTATE")
+        method, path = (head.method, head.path) if head else ("-", "-")
+        self.request_log.record(context, method, path, error.status)
+        return plain_response(error, persistence, context.request_id)
+
+    def send_last(self, connection: Connection, response: bytes) -> None:
+        """Send a response and end the connection; the client may finish sending, or it would not see the response."""
+        connection.send(response)
+        connection.closing = True
+        connection.finish(time.monotonic(), LINGER)
+        connection.buffer.clear()
+        connection.lingers = True
+        self.pool.settle(connection)
 
     def reserve(self, connection: Connection) -> bool:
         """Return whether there is room for what has come of a body; it is refused if there is none."""
@@ -336,7 +316,8 @@ class AdmissionControl:
         others = self.pool.body_bytes() - connection.body_bytes
         if others + wanted <= self.settings.max_buffered_bytes:
             return True
-        self.errors.refuse(connection, 503, "overloaded", "Too many big uploads at once. Try again later.", 1)
+        error = RequestError(503, "overloaded", "Too many big uploads at once. Try again later.", retry_after=1)
+        self.refuse(connection, error)
         return False
 
     def is_too_large(self, head: Head) -> bool:
@@ -359,21 +340,22 @@ class AdmissionControl:
         limits = f"a request may have {self.settings.max_body_bytes:,}, and a picture {self.settings.max_part_bytes:,}"
         first = f" The first part is {part!r}." if part else ""
         message = f"{head.length:,} bytes are announced, but {limits}.{first} Send fewer or smaller pictures."
-        self.errors.refuse(connection, 413, "body_too_large", message)
+        self.refuse(connection, RequestError(413, "body_too_large", message))
 
     def dispatch(self, connection: Connection, request: Request) -> None:
         """Give a request to the executor, or answer at once if it is about health, or if too much waits."""
         connection.request = request
-        connection.body_bytes = min(connection.body_bytes, len(request.body))
-        if request.head.path in INLINE or (request.access is not None and request.access.refusal is not None):
+        connection.body_bytes = min(connection.body_bytes, len(request.context.body or b""))
+        access = request.context.access
+        if request.head.path in INLINE or (access is not None and access.refusal is not None):
             self.executor.answer(connection, request, self.executor.post)
             return
         queue = self.executor.queue_of(request)
-        delay = queue.retry_after(request.deadline)
+        delay = queue.retry_after(request.context.deadline)
         if delay is None:
             self.executor.submit(queue, connection, request)
         else:
-            self.errors.busy(connection, request, delay, self.executor.closing)
+            self.refuse_busy(connection, request, delay)
             self.executor.post(connection)
 
 

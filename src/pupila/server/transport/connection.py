@@ -12,6 +12,8 @@ from typing import Any
 
 from pupila.server.addresses import NOBODY, UNIX, TrustedProxies
 from pupila.server.api.auth import Access
+from pupila.server.api.request_context import RequestContext
+from pupila.server.observability.request_log import route_of
 from pupila.server.process.scoreboard import CONNECTIONS
 from pupila.server.transport.parser import HEAD_END, MAX_HEAD, Chunks, Head, ProtocolError, check_start, parse_head
 from pupila.server.transport.tls import HANDSHAKE, Certificate, TlsSocket
@@ -24,19 +26,11 @@ class Request:
     """A request that has arrived completely."""
 
     head: Head
-    body: bytes
-    address: str
-    started: float
-    """When its first byte came, on the clock of time.monotonic; its deadline counts from here."""
-    arrived: float
-    """When its last byte came."""
-    deadline: float
+    context: RequestContext
     taken: bool = False
     """A thread works on it."""
     claim: threading.Lock = field(default_factory=threading.Lock)
     """Who takes it answers the request: a thread that is done, or the event loop when the deadline has passed."""
-    access: Access | None = None
-    """What was decided when its head had arrived."""
 
 
 class Connection:
@@ -181,7 +175,12 @@ class Connection:
             del self.buffer[: head.length]
         self._head = self._chunks = None
         self._searched = 0
-        return Request(head, body, self.address, self.started, now, self.deadline, access=self.access)
+        return self.request_of(head, body, now)
+
+    def request_of(self, head: Head, body: bytes, now: float) -> Request:
+        """Return a request of this connection that has arrived, or whose body will not be read."""
+        context = RequestContext(route_of(head.path), self.deadline, self.address, body, self.started, now, self.access)
+        return Request(head, context)
 
     def send(self, data: bytes) -> bool:
         """Send what the socket takes now, and keep the rest; False if the client is gone."""

@@ -17,6 +17,7 @@ from wsgiref.types import WSGIApplication
 
 from pupila.server.addresses import NOBODY, TrustedProxies
 from pupila.server.api.auth import AccessControl
+from pupila.server.api.errors import DeadlineError, RequestError
 from pupila.server.observability.request_log import RequestLog
 from pupila.server.process.scoreboard import DUE, HEARTBEAT, LEAVING, READY, WAITING, Health, Scoreboard
 from pupila.server.settings import Settings
@@ -24,7 +25,6 @@ from pupila.server.transport.admission import (
     TICK,
     AdmissionControl,
     ConnectionHandoff,
-    ErrorResponses,
     HandoffSockets,
     Listener,
 )
@@ -41,61 +41,6 @@ HEAD_TIMEOUT = 5.0
 """Seconds from a request's first byte to the end of its head."""
 LAST_WORDS = 0.5
 """Seconds that an idle connection has, when the server drains, for a request that is on its way already."""
-
-
-class Watchdog:
-    """Enforces every deadline and writes the worker's heartbeat: `tick` is called every TICK by the I/O thread."""
-
-    def __init__(
-        self,
-        pool: ConnectionTable,
-        executor: Executor,
-        errors: ErrorResponses,
-        settings: Settings,
-        row: "memoryview[float]",
-    ) -> None:
-        self.pool = pool
-        self.executor = executor
-        self.errors = errors
-        self.settings = settings
-        self.row = row
-        self.draining = False
-        self.stuck = False
-        """A request runs long past its deadline: the process has to be replaced."""
-
-    def tick(self, now: float) -> None:
-        """Look at every connection, and write down how this worker is."""
-        due = math.inf
-        for connection in list(self.pool.open.values()):
-            due = min(due, self.check(connection, now))
-        self.stuck = any(now > request.deadline + STUCK for request in list(self.executor.running.values()))
-        for line in self.executor.queues:
-            line.look(now)
-        self.row[HEARTBEAT] = now
-        self.row[DUE] = due
-        self.row[WAITING] = self.executor.waiting
-        self.row[READY] = not self.draining
-
-    def check(self, connection: Connection, now: float) -> float:
-        """End what has taken too long; return when this connection's request is due."""
-        request = connection.request
-        if request is not None:
-            if now >= request.deadline + GRACE and request.claim.acquire(blocking=False):
-                message = "The answer was not ready by the request's deadline."
-                self.errors.refuse(connection, 504, "deadline_exceeded", message)
-            return request.deadline
-        if connection.in_head and now >= connection.started + HEAD_TIMEOUT:
-            message = f"The request's head did not arrive within {HEAD_TIMEOUT:g} seconds."
-            self.errors.refuse(connection, 408, "upload_too_slow", message)
-        elif connection.started and now >= connection.deadline:
-            message = f"The request did not arrive within {self.settings.request_timeout:g} seconds."
-            self.errors.refuse(connection, 408, "upload_too_slow", message)
-        elif not connection.started and now >= connection.expires:
-            self.pool.drop(connection)
-        elif self.draining and connection.fresh:
-            connection.expires = min(connection.expires, now + LAST_WORDS)
-        return connection.deadline if connection.started else math.inf
-
 
 log = logging.getLogger("pupila.server")
 
@@ -258,7 +203,7 @@ class Reactor:
                 return
             request = connection.take(now)
         except ProtocolError as error:
-            self.admission.errors.refuse(connection, error.status, error.code, str(error))
+            self.admission.refuse(connection, error)
             return
         if request is not None:
             self.admission.dispatch(connection, request)
@@ -314,10 +259,11 @@ class EventLoop:
         is_unix = listener.family == socket.AF_UNIX
         server = ("localhost", "80") if is_unix else (settings.host, str(listener.getsockname()[1]))
         self.executor = Executor(app, server, settings, request_log, self.reactor.post, self.reactor.wake)
-        self.errors = ErrorResponses(self.pool, request_log)
-        self.watchdog = Watchdog(self.pool, self.executor, self.errors, settings, self.row)
-        self.reactor.start(AdmissionControl(self.pool, self.executor, self.errors, settings, access))
+        self.admission = AdmissionControl(self.pool, self.executor, request_log, settings, access)
+        self.reactor.start(self.admission)
         self.draining = False
+        self.stuck = False
+        """A request runs long past its deadline: the process has to be replaced."""
         self.next_tick = 0.0
         self.end = math.inf
         """When connections that are left after draining are cut off."""
@@ -336,8 +282,8 @@ class EventLoop:
         if now >= self.next_tick:
             self.next_tick = now + TICK
             self.beat()
-            self.watchdog.tick(now)
-        if not self.draining and self.watchdog.stuck:
+            self.watch(now)
+        if not self.draining and self.stuck:
             log.error("a request runs long past its deadline: another worker takes this one's place")
             self.row[LEAVING] = 1.0
             self.drain(now, self.settings.request_timeout)
@@ -355,6 +301,41 @@ class EventLoop:
         """Accept nothing more, and end in so many seconds; answers from now on close their connection."""
         self.end = now + seconds
         self.listener.close(now)
-        self.draining = self.watchdog.draining = self.executor.closing = self.health.draining = True
+        self.draining = self.executor.closing = self.health.draining = True
         self.row[READY] = 0.0
-        self.watchdog.tick(now)
+        self.watch(now)
+
+    def watch(self, now: float) -> None:
+        """Enforce every deadline (watchdog), and write the worker's heartbeat and load; called every TICK."""
+        due = math.inf
+        for connection in list(self.pool.open.values()):
+            due = min(due, self.check(connection, now))
+        self.stuck = any(now > request.context.deadline + STUCK for request in list(self.executor.running.values()))
+        for queue in self.executor.queues:
+            queue.measure(now)
+        self.row[HEARTBEAT] = now
+        self.row[DUE] = due
+        self.row[WAITING] = self.executor.waiting
+        self.row[READY] = not self.draining
+
+    def check(self, connection: Connection, now: float) -> float:
+        """End what has taken too long; return when this connection's request is due."""
+        request = connection.request
+        if request is not None:
+            if now >= request.context.deadline + GRACE and request.claim.acquire(blocking=False):
+                self.admission.refuse(connection, DeadlineError())
+            return request.context.deadline
+        if connection.in_head and now >= connection.started + HEAD_TIMEOUT:
+            self.refuse_slow(connection, "The request's head", HEAD_TIMEOUT)
+        elif connection.started and now >= connection.deadline:
+            self.refuse_slow(connection, "The request", self.settings.request_timeout)
+        elif not connection.started and now >= connection.expires:
+            self.pool.drop(connection)
+        elif self.draining and connection.fresh:
+            connection.expires = min(connection.expires, now + LAST_WORDS)
+        return connection.deadline if connection.started else math.inf
+
+    def refuse_slow(self, connection: Connection, what: str, seconds: float) -> None:
+        """Refuse a request of which too little has come."""
+        message = f"{what} did not arrive within {seconds:g} seconds."
+        self.admission.refuse(connection, RequestError(408, "upload_too_slow", message))

@@ -6,19 +6,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from http import HTTPStatus
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 from wsgiref.types import WSGIApplication
 
-from pupila.server.api.errors import RequestError
+from pupila.server.api.errors import QueueFullError, RequestError, request_error_of, to_bytes
 from pupila.server.api.predict import PredictMiddleware, PredictTask, is_predict
-from pupila.server.api.request_context import KEY, RequestContext, context_of, to_bytes
-from pupila.server.inference.batcher import QueueFullError
+from pupila.server.api.request_context import KEY
 from pupila.server.inference.classifier import Computed
-from pupila.server.observability.request_log import RequestLog, RequestRecord, route_of
+from pupila.server.observability.request_log import RequestLog
 from pupila.server.settings import Settings
 from pupila.server.transport.connection import Connection, Request
-from pupila.server.transport.parser import STATUS_TEXT, Head
+from pupila.server.transport.parser import Head
 
 Item = TypeVar("Item")
 
@@ -26,50 +26,25 @@ FORGET = 1.0
 """Seconds without anything waiting after which the forecast is forgotten: what comes then may be of another kind."""
 
 
-class ThroughputEstimate:
-    """Requests taken up a second while others wait, averaged. What is done when nothing waits does not count."""
-
-    def __init__(self) -> None:
-        self.rate = 0.0
-        """0 as long as nothing has waited."""
-        self._since = 0.0
-        self._taken = 0
-        self._waited = False
-        self._last_waited = 0.0
-
-    def look(self, now: float, taken: int, waiting: bool) -> None:
-        """Take note of how many have been taken up by now, and whether others wait.
-
-        A look that finds nothing taken up lengthens the time that the next one divides by: requests that take seconds
-        each must not look like none at all.
-        """
-        busy = waiting and self._waited
-        self._waited = waiting
-        if waiting:
-            self._last_waited = now
-        elif now - self._last_waited >= FORGET:
-            self.rate = 0.0
-        if busy and taken > self._taken and now > self._since:
-            measured = (taken - self._taken) / (now - self._since)
-            self.rate = measured if not self.rate else 0.7 * self.rate + 0.3 * measured
-        if not busy or taken > self._taken:
-            self._since, self._taken = now, taken
-
-    def delay(self, waiting: int) -> float:
-        """Return the seconds until so many requests should have been taken up."""
-        return waiting / self.rate if self.rate else 0.0
-
-
 class RequestQueue(Generic[Item]):
-    """A bounded queue, first come, first served, with its own estimate: big pictures say nothing of small ones."""
+    """A bounded queue, first come, first served, with an estimate of its own: big pictures say nothing of small ones.
+
+    The estimate is requests taken up a second while others wait, averaged. What is done when nothing waits does not
+    count.
+    """
 
     def __init__(self, most: int) -> None:
         self.most = most
         """How many may wait."""
         self.taken = 0
         """How many have been taken up; counted by whoever does it."""
-        self.estimate = ThroughputEstimate()
+        self.rate = 0.0
+        """0 as long as nothing has waited."""
         self._jobs: SimpleQueue[Item] = SimpleQueue()
+        self._since = 0.0
+        self._taken_before = 0
+        self._waited = False
+        self._last_waited = 0.0
 
     def __len__(self) -> int:
         return self._jobs.qsize()
@@ -82,14 +57,33 @@ class RequestQueue(Generic[Item]):
         """Return the first one; waits until there is one."""
         return self._jobs.get()
 
-    def look(self, now: float) -> None:
-        """Take note of how fast it goes; to be called several times a second."""
-        self.estimate.look(now, self.taken, len(self) > 0)
+    def measure(self, now: float) -> None:
+        """Take note of how fast it goes; to be called several times a second.
+
+        A call that finds nothing taken up lengthens the time that the next one divides by: requests that take seconds
+        each must not look like none at all.
+        """
+        waiting, progressed = len(self) > 0, self.taken > self._taken_before
+        busy = waiting and self._waited
+        self._waited = waiting
+        if waiting:
+            self._last_waited = now
+        elif now - self._last_waited >= FORGET:
+            self.rate = 0.0
+        if busy and progressed and now > self._since:
+            measured = (self.taken - self._taken_before) / (now - self._since)
+            self.rate = measured if not self.rate else 0.7 * self.rate + 0.3 * measured
+        if not busy or progressed:
+            self._since, self._taken_before = now, self.taken
+
+    @property
+    def delay(self) -> float:
+        """Seconds until what waits should have been taken up."""
+        return len(self) / self.rate if self.rate else 0.0
 
     def retry_after(self, deadline: float) -> float | None:
-        """Return None if one more can be answered by `deadline`, else the seconds until there should be room."""
-        delay = self.estimate.delay(len(self))
-        return delay if len(self) >= self.most or time.monotonic() + delay >= deadline else None
+        """Return None if one more can be answered by `deadline`, else the seconds until it may be."""
+        return self.delay if len(self) >= self.most or time.monotonic() + self.delay >= deadline else None
 
 
 log = logging.getLogger("pupila.server")
@@ -109,7 +103,8 @@ BASE: dict[str, Any] = {
 
 def environ_of(request: Request, server: tuple[str, str]) -> dict[str, Any]:
     """Return the WSGI environment; the body is in memory already, and the deadline stands beside it."""
-    head = request.head
+    head, context = request.head, request.context
+    body = context.body or b""
     environ = {
         **BASE,
         **head.headers,
@@ -121,26 +116,14 @@ def environ_of(request: Request, server: tuple[str, str]) -> dict[str, Any]:
         "SERVER_PROTOCOL": head.version,
         "SERVER_NAME": server[0],
         "SERVER_PORT": server[1],
-        "REMOTE_ADDR": request.address,
+        "REMOTE_ADDR": context.address,
         "wsgi.url_scheme": head.scheme,
-        "wsgi.input": io.BytesIO(request.body),
-        KEY: RequestContext(
-            RequestRecord(route_of(head.path)),
-            request.deadline,
-            request.body,
-            request.started,
-            request.arrived,
-            request.access,
-        ),
+        "wsgi.input": io.BytesIO(body),
+        KEY: request.context,
     }
     environ.pop("HTTP_TRANSFER_ENCODING", None)
-    environ["CONTENT_LENGTH"] = str(len(request.body))
+    environ["CONTENT_LENGTH"] = str(len(body))
     return environ
-
-
-def status_of(response: bytes) -> int:
-    """Return the status of a response as it goes over the wire."""
-    return int(response[9:12])
 
 
 def respond(app: WSGIApplication, environ: dict[str, Any], persistence: str) -> bytes:
@@ -157,11 +140,8 @@ def respond(app: WSGIApplication, environ: dict[str, Any], persistence: str) -> 
         if (finish := getattr(result, "close", None)) is not None:
             finish()
         return response_bytes(started[0], started[1], body, persistence, environ["REQUEST_METHOD"] == "HEAD")
-    except Exception:
-        log.exception("the application failed")
-        return plain_response(
-            500, "internal_error", "The server failed on this request. It has been logged.", persistence
-        )
+    except Exception as error:
+        return plain_response(request_error_of(error), persistence)
 
 
 def persistence_of(head: Head, closing: bool) -> str:
@@ -189,17 +169,13 @@ def response_bytes(
     return "\r\n".join(lines).encode("latin-1") + (b"" if head_only else body)
 
 
-def plain_response(
-    status: int, code: str, message: str, persistence: str, request_id: str = "", retry_after: int = 0
-) -> bytes:
+def plain_response(error: RequestError, persistence: str, request_id: str = "") -> bytes:
     """Return an error response without asking the application, in the shape of all errors."""
-    body = to_bytes(RequestError(status, code, message).to_json())
-    headers = [("Content-Type", "application/json"), ("X-Content-Type-Options", "nosniff")]
+    headers = [("Content-Type", "application/json"), ("X-Content-Type-Options", "nosniff"), *error.headers()]
     if request_id:
         headers.append(("X-Request-Id", request_id))
-    if retry_after:
-        headers.append(("Retry-After", str(retry_after)))
-    return response_bytes(f"{status} {STATUS_TEXT[status]}", headers, body, persistence)
+    status = f"{error.status} {HTTPStatus(error.status).phrase}"
+    return response_bytes(status, headers, to_bytes(error.to_json()), persistence)
 
 
 LAST_DATE = [0, ""]
@@ -242,7 +218,7 @@ class Executor:
         middleware = getattr(app, "wsgi_app", None)
         self.predict = middleware if isinstance(middleware, PredictMiddleware) else None
         if self.predict is not None:
-            self.predict.classifier.batcher.after_batch = self._deliver_batch
+            self.predict.state.classifier.batcher.after_batch = self._deliver_batch
         self.request_log = request_log
         self.server = server
         self.post = post
@@ -272,7 +248,7 @@ class Executor:
 
     def queue_of(self, request: Request) -> RequestQueue[Job]:
         """Return the queue for a request that has arrived."""
-        if len(request.body) >= LARGE or "HTTP_CONTENT_ENCODING" in request.head.headers:
+        if len(request.context.body or b"") >= LARGE or "HTTP_CONTENT_ENCODING" in request.head.headers:
             return self.large
         if self.predict is not None and is_predict(request.head.method, request.head.path):
             return self.compute
@@ -286,7 +262,7 @@ class Executor:
     def flush(self) -> None:
         """Give the compute thread what has come in this pass, at once, so that it becomes one batch."""
         if self._arrived and self.predict is not None:
-            self.predict.classifier.batcher.submit([self._begin] * self._arrived)
+            self.predict.state.classifier.batcher.submit([self._begin] * self._arrived)
             self._arrived = 0
 
     @property
@@ -300,7 +276,7 @@ class Executor:
         if self.predict is None or not self._take(request, self.compute):
             return None
         try:
-            task = self.predict.task(environ_of(request, self.server))
+            task = PredictTask(self.predict.state, environ_of(request, self.server))
             task.begin()
             job = connection, request, task
             if task.response is None and not task.is_large:
@@ -339,15 +315,13 @@ class Executor:
     def response(self, request: Request, persistence: str, task: PredictTask | None = None) -> bytes:
         """Call the application and return its response, logged; nothing if the event loop has answered already."""
         if task is None:
-            environ = environ_of(request, self.server)
-            response = respond(self.app, environ, persistence)
+            response = respond(self.app, environ_of(request, self.server), persistence)
         else:
-            environ = task.environ
             response = response_bytes(*task.run(), persistence)
         if not request.claim.acquire(blocking=False):
             return b""
-        head, record = request.head, context_of(environ).record
-        self.request_log.record(record, head.method, head.path, status_of(response), request.started, request.address)
+        head, status = request.head, int(response[9:12])
+        self.request_log.record(request.context, head.method, head.path, status)
         return response
 
     def deliver(self, connection: Connection) -> None:
@@ -371,7 +345,7 @@ class Executor:
     def _pass_on(self, job: Job) -> bool:
         """Queue a request with large pictures for the threads of those; False if that would take too long."""
         _, request, task = job
-        delay = self.large.retry_after(request.deadline)
+        delay = self.large.retry_after(request.context.deadline)
         if delay is not None:
             if task is not None:
                 task.fail(QueueFullError(delay))

@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
+from pupila.server.api.errors import RequestError
+
 MAX_HEAD = 16384
 MAX_HEADERS = 64
 MAX_CHUNK_LINE = 256
@@ -23,27 +25,9 @@ HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t -~\x80-\xff]*)\r
 TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 CHUNK_LINE = re.compile(rb'([0-9A-Fa-f]{1,8})(?:;%b(?:=(?:%b|"[\t !#-[\]-~]*"))?)*' % (TOKEN, TOKEN))
 
-STATUS_TEXT = {
-    400: "Bad Request",
-    408: "Request Timeout",
-    413: "Content Too Large",
-    414: "URI Too Long",
-    431: "Request Header Fields Too Large",
-    500: "Internal Server Error",
-    501: "Not Implemented",
-    503: "Service Unavailable",
-    504: "Gateway Timeout",
-    505: "HTTP Version Not Supported",
-}
 
-
-class ProtocolError(Exception):
+class ProtocolError(RequestError):
     """Bytes that are not a request we read; the connection cannot go on after it."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
 
 
 @dataclass(slots=True)
