@@ -119,10 +119,9 @@ def _read(folder: Path) -> Splits:
         parts[name] = Dataset(images, labels, classes, tuple(about["names"].get(name, ())))
     skipped = tuple(Skipped(**picture) for picture in about["skipped"])
     validation, test = parts.get("validation"), parts.get("test")
-    notes, names = tuple(about["notes"]), {part: tuple(found) for part, found in about["names"].items()}
     return Splits(
-        about["name"], parts["train"], validation, test, skipped, about["fingerprint"], about["layout"], notes, names,
-        float(about["aspect"]), str(about["framing"]),
+        about["name"], parts["train"], validation, test, skipped, about["fingerprint"], about["layout"],
+        tuple(about["notes"]), float(about["aspect"]), str(about["framing"]),
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ Needs no files. Splits are seeded, and the same on any machine.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ from pupila.errors import DataError
 Pictures = NDArray[np.uint8]
 """uint8 [N, H, W, 3], RGB."""
 Integers = NDArray[np.int64]
+SplitArrays = tuple[Pictures, Integers, Sequence[str]]
+"""The pictures of one split in a fixed order, their labels and their names: what a source hands over."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +98,6 @@ class Splits:
     """What the arrangement of its files was recognised as, in a few words."""
     notes: tuple[str, ...] = ()
     """What was passed over on purpose, one sentence each."""
-    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """By part: the name of each picture, beginning with its class where it is a file."""
     aspect: float = 1.0
     """Median of longer side / shorter side of the pictures as they came: 1 for squares."""
     framing: str = "squash"
@@ -107,6 +107,11 @@ class Splits:
         """Return the parts that there are, by name, in the order train, validation, test."""
         named = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: part for name, part in named.items() if part is not None}
+
+    @property
+    def names(self) -> dict[str, Sequence[str]]:
+        """By part: the name of each picture, beginning with its class where it is a file."""
+        return {name: part.names for name, part in self.parts().items()}
 
     def part(self, name: str | None) -> tuple[Dataset, str]:
         """Return the part of that name and the name; None: test if there is one, else all there is.
@@ -127,15 +132,6 @@ class Splits:
         return parts[name], name
 
 
-@dataclass(frozen=True, eq=False)
-class SplitArrays:
-    """The pictures of one split in a fixed order, with the name of each: what a source hands over."""
-
-    images: Pictures
-    labels: Integers
-    names: Sequence[str]
-
-
 def assemble(
     name: str,
     classes: tuple[str, ...],
@@ -146,12 +142,9 @@ def assemble(
     notes: Sequence[str] = (),
 ) -> Splits:
     """Join the parts (train, and perhaps validation and test) into validated Splits with their fingerprint."""
-    made = {split: Dataset(part.images, part.labels, classes, tuple(part.names)) for split, part in parts.items()}
-    digest = fingerprint(classes, parts)
-    names = {split: tuple(part.names) for split, part in parts.items()}
-    validation, test = made.get("validation"), made.get("test")
-    notes = (*notes, *_absent(made))
-    return Splits(name, made["train"], validation, test, tuple(skipped), digest, layout, notes, names)
+    made = {split: Dataset(images, labels, classes, tuple(names)) for split, (images, labels, names) in parts.items()}
+    validation, test, notes = made.get("validation"), made.get("test"), (*notes, *_absent(made))
+    return Splits(name, made["train"], validation, test, tuple(skipped), fingerprint(made), layout, notes)
 
 
 def _absent(parts: Mapping[str, Dataset]) -> list[str]:
@@ -165,15 +158,13 @@ def _absent(parts: Mapping[str, Dataset]) -> list[str]:
     return notes
 
 
-def fingerprint(classes: tuple[str, ...], parts: Mapping[str, SplitArrays]) -> str:
+def fingerprint(parts: Mapping[str, Dataset]) -> str:
     """Return the SHA-256 over all that training sees. Texts go in with their lengths: none runs into the next."""
     digest = hashlib.sha256()
-    for split in sorted(parts):
-        part = parts[split]
-        texts = [
-            text.encode("utf-8", "surrogateescape") for text in (split, str(part.images.shape), *classes, *part.names)
-        ]
-        digest.update(b"".join([b"%d:%b" % (len(text), text) for text in texts]))
+    for split, part in sorted(parts.items()):
+        texts = [split, str(part.images.shape), *part.classes, *part.names]
+        encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
+        digest.update(b"".join([b"%d:%b" % (len(text), text) for text in encoded]))
         digest.update(part.labels.astype("<i8").tobytes())
         digest.update(np.ascontiguousarray(part.images).data)
     return digest.hexdigest()

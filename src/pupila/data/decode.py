@@ -228,7 +228,7 @@ def _split_arrays(
         chosen = [items[row] for row in rows]
         _check_readable(members, chosen, failed, all_rows.start, f"{where}: {split}")
         pixels = images[all_rows] if len(chosen) == len(members) else images[rows]  # a view where it can be
-        parts[split] = SplitArrays(pixels, labels[rows], [f"{item.category}/{item.name}" for item in chosen])
+        parts[split] = pixels, labels[rows], [f"{item.category}/{item.name}" for item in chosen]
     return parts
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from pupila._arguments import PathLike, as_text
 from pupila.data.cache import DatasetCache
-from pupila.data.dataset import SplitArrays, Splits, assemble
+from pupila.data.dataset import Splits, assemble
 from pupila.data.decode import Decoders, decode_pictures, read_pictures, resize_pictures
 from pupila.data.decode_worker import UNREADABLE
 from pupila.data.layouts import arrays
@@ -190,5 +190,5 @@ def read_digits(size: int | None) -> Splits:
     labels = found.target.astype(np.int64)
     names = [f"{index:04d}" for index in range(len(labels))]
     classes = tuple(str(digit) for digit in range(10))
-    part = SplitArrays(resize_pictures(images, size or SIZE), labels, names)
+    part = resize_pictures(images, size or SIZE), labels, names
     return assemble("digits", classes, {"train": part}, layout="handwritten digits from scikit-learn")

@@ -58,7 +58,7 @@ def read_arrays(files: Sequence[SourceFile], name: str, where: str, size: int | 
     numbers = {category: number for number, category in enumerate(classes)}
     side = size or choose_size([(shape[2], shape[1]) for shape in (parts["train"][0].shape,)])
     made = {
-        split: SplitArrays(
+        split: (
             resize_pictures(_rgb(images, where), side),
             np.asarray([numbers[str(value)] for value in labels.tolist()], dtype=np.int64),
             [f"{split}/{index:06d}" for index in range(len(labels))],
@@ -279,14 +279,13 @@ def _part(rows: Pictures, labels: Sequence[int], names: Sequence[str], file: str
     planes = rows.reshape(-1, 3, SIDE, SIDE)
     if not len(planes) == len(labels) == len(names):
         raise ValueError(f"{file} has {len(planes)} pictures, {len(labels)} labels and {len(names)} names")
-    return SplitArrays(planes.transpose(0, 2, 3, 1), np.asarray(labels, dtype=np.int64), names)
+    return planes.transpose(0, 2, 3, 1), np.asarray(labels, dtype=np.int64), names
 
 
 def _join(batches: Sequence[SplitArrays], size: int | None) -> SplitArrays:
-    images = np.concatenate([batch.images for batch in batches])
-    labels = np.concatenate([batch.labels for batch in batches])
-    names = [name for batch in batches for name in batch.names]
-    return SplitArrays(resize_pictures(np.ascontiguousarray(images), size or SIDE), labels, names)
+    images, labels, names = zip(*batches, strict=True)
+    pictures = resize_pictures(np.ascontiguousarray(np.concatenate(images)), size or SIDE)
+    return pictures, np.concatenate(labels), [name for batch in names for name in batch]
 
 
 class _PickledArray:

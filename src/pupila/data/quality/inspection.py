@@ -1,24 +1,24 @@
 """Finds what is wrong with a data set: leaks, copies, unusable files, odd formats and sizes. Changes nothing."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import accumulate
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pupila import images
-from pupila.data.dataset import Dataset, Skipped, Splits
+from pupila.data.dataset import Skipped, Splits
 from pupila.data.decode_worker import read
 from pupila.data.load import OpenedSource, load_dataset
 from pupila.data.quality.class_balance import imbalance, remedy
-from pupila.data.quality.duplicates import DuplicatePair, find_duplicates
+from pupila.data.quality.duplicates import find_duplicates
 from pupila.data.sources.files import SourceFile
 from pupila.data.sources.source import NAMES
 from pupila.errors import ImageError
-from pupila.images import DEFAULT_LIMITS, Header, ImageLimits
+from pupila.images import DEFAULT_LIMITS, Header, ImageLimits, Pixels
 from pupila.progress import Progress
 
 ENDINGS = {
@@ -72,19 +72,14 @@ def survey(entries: Sequence[SourceFile], limits: ImageLimits) -> Survey:
                 header = images.header(read(entry.source, limits), limits)
             except (ImageError, OSError):
                 continue
-            _count(found, header)
-            reason = _odd(entry, header)
-            if reason:
+            turned = header.orientation >= 5
+            found.formats[header.format] += 1
+            found.modes[header.mode] += 1
+            found.sizes[(header.height, header.width) if turned else (header.width, header.height)] += 1
+            found.rotated += header.orientation != 1
+            if reason := _odd(entry, header):
                 found.odd.append(Skipped(entry.name, reason))
     return found
-
-
-def _count(found: Survey, header: Header) -> None:
-    turned = header.orientation >= 5
-    found.formats[header.format] += 1
-    found.modes[header.mode] += 1
-    found.sizes[(header.height, header.width) if turned else (header.width, header.height)] += 1
-    found.rotated += header.orientation != 1
 
 
 def _odd(entry: SourceFile, header: Header) -> str:
@@ -148,17 +143,12 @@ class Inspection:
     """Across parts first, then those of different classes, then exact ones, then by likeness."""
     uniform: tuple[Place, ...]
 
-    @property
-    def leaks(self) -> tuple[Twins, ...]:
-        """The twins across parts."""
-        return tuple(twins for twins in self.twins if twins.leak)
-
     def leaked(self, exact: bool | None = None) -> dict[str, int]:
         """Return, by part, how many of the pictures have a twin in a part that comes before; exact ones only, or not.
 
         The parts come in the order train, validation, test: so it is the pictures that are to judge that are counted.
         """
-        chosen = [twins for twins in self.leaks if exact is None or twins.exact == exact]
+        chosen = [twins for twins in self.twins if twins.leak and (exact is None or twins.exact == exact)]
         rows = {part: {t.second.row for t in chosen if t.second.part == part} for part in self.splits.parts()}
         return {part: len(found) for part, found in rows.items() if found}
 
@@ -213,43 +203,22 @@ def inspect_dataset(
         else load_dataset(source, size, cache=cache, limits=limits)
     )
     files = [item.entry for members in opened.labelled().values() for item in members] if opened else []
-    places = _places(splits)
-    parts = splits.parts()
-    pairs = find_duplicates([part.images for part in parts.values()])
-    uniform = [places(row) for row in _uniform(list(parts.values()))]
+    places = [
+        Place(name, row, part.names[row] if part.names else str(row), part.classes[label])
+        for name, part in splits.parts().items()
+        for row, label in enumerate(part.labels.tolist())
+    ]
+    pictures = [part.images for part in splits.parts().values()]
+    twins = [
+        Twins(places[pair.first], places[pair.second], pair.exact, pair.mirrored, pair.similarity)
+        for pair in find_duplicates(pictures)
+    ]
+    twins.sort(key=lambda t: (not t.leak, not t.disagree, not t.exact, -t.similarity))
+    uniform = [place for place, picture in zip(places, chain(*pictures), strict=True) if _is_uniform(picture)]
     skipped = {item.name for item in splits.skipped}
     files = [file for file in files if file.name not in skipped]
-    return Inspection(splits, survey(files, limits) if files else None, _sorted(pairs, places), tuple(uniform))
+    return Inspection(splits, survey(files, limits) if files else None, tuple(twins), tuple(uniform))
 
 
-def _places(splits: Splits) -> Callable[[int], Place]:
-    """Return what finds the picture of a row, counted through all parts."""
-    parts = splits.parts()
-    starts = [0, *accumulate(len(part) for part in parts.values())]
-    named = list(parts.items())
-
-    def place(row: int) -> Place:
-        number = int(np.searchsorted(starts, row, side="right")) - 1
-        name, part = named[number]
-        own = row - starts[number]
-        names = splits.names.get(name)
-        return Place(name, own, names[own] if names else str(own), part.classes[int(part.labels[own])])
-
-    return place
-
-
-def _sorted(pairs: Sequence[DuplicatePair], places: Callable[[int], Place]) -> tuple[Twins, ...]:
-    twins = [Twins(places(p.first), places(p.second), p.exact, p.mirrored, p.similarity) for p in pairs]
-    return tuple(sorted(twins, key=lambda t: (not t.leak, not t.disagree, not t.exact, -t.similarity)))
-
-
-def _uniform(parts: Sequence[Dataset]) -> list[int]:
-    """Return the rows, through all parts, of pictures that show next to nothing."""
-    rows: list[int] = []
-    start = 0
-    for part in parts:
-        for index, picture in enumerate(part.images):
-            if picture.reshape(-1, 3).std(axis=0).max() < UNIFORM:  # each colour for itself: all red is uniform too
-                rows.append(start + index)
-        start += len(part)
-    return rows
+def _is_uniform(picture: Pixels) -> bool:
+    return bool(picture.reshape(-1, 3).std(axis=0).max() < UNIFORM)  # each colour for itself: all red is uniform too

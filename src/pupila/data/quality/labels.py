@@ -14,7 +14,7 @@ import numpy as np
 
 from pupila._names import nearest
 from pupila._tables import unescaped
-from pupila.data.dataset import Dataset, Integers, SplitArrays, Splits, fingerprint
+from pupila.data.dataset import Splits, fingerprint
 from pupila.data.layouts.tables import MAX_BYTES
 from pupila.errors import DataError
 
@@ -48,12 +48,14 @@ def relabelled(splits: Splits, table: Path) -> Splits:
     places = {path: (part, row) for part, paths in picture_paths(splits).items() for row, path in enumerate(paths)}
     _check(fixes, places, splits, table)
     numbers = {name: number for number, name in enumerate(splits.train.classes)}
-    labels = {part: data.labels.copy() for part, data in splits.parts().items()}
+    parts = {part: replace(data, labels=data.labels.copy()) for part, data in splits.parts().items()}
     for fix in fixes:
         part, row = places[fix.path]
-        labels[part][row] = numbers[fix.label]
-    changed = sum(int(np.sum(labels[part] != data.labels)) for part, data in splits.parts().items())
-    return _with_labels(splits, labels, f"{table.name} changed the labels of {changed:,} pictures.")
+        parts[part].labels[row] = numbers[fix.label]
+    changed = sum(int(np.sum(parts[part].labels != data.labels)) for part, data in splits.parts().items())
+    notes = (*splits.notes, f"{table.name} changed the labels of {changed:,} pictures.")
+    train, validation, test = parts["train"], parts.get("validation"), parts.get("test")
+    return replace(splits, train=train, validation=validation, test=test, fingerprint=fingerprint(parts), notes=notes)
 
 
 def read_fixes(table: Path) -> list[Fix]:
@@ -96,20 +98,3 @@ def _check(fixes: list[Fix], places: Mapping[str, tuple[str, int]], splits: Spli
 def _near(name: str, names: Mapping[str, object] | tuple[str, ...]) -> str:
     near = nearest(name, names)
     return f"'{name}'" + (f" (did you mean '{near}'?)" if near else "")
-
-
-def _with_labels(splits: Splits, labels: Mapping[str, Integers], note: str) -> Splits:
-    classes = splits.train.classes
-    parts = {
-        name: SplitArrays(data.images, labels[name], splits.names.get(name, ()))
-        for name, data in splits.parts().items()
-    }
-    made = {name: Dataset(part.images, part.labels, classes, part.names) for name, part in parts.items()}
-    return replace(
-        splits,
-        train=made["train"],
-        validation=made.get("validation"),
-        test=made.get("test"),
-        fingerprint=fingerprint(classes, parts),
-        notes=(*splits.notes, note),
-    )

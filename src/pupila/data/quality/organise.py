@@ -3,11 +3,13 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pupila import images
 from pupila.data.dataset import Integers, Splits, split_rows
+from pupila.data.layouts.labelled import LabelledFile
 from pupila.data.load import OpenedSource, load_dataset
 from pupila.data.sources.files import SourceFile
 from pupila.data.sources.source import NAMES
@@ -58,7 +60,7 @@ def organise(
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as name:
             ready = Path(name) / "ready"
-            organised = _write(splits, _entries(opened), rows, ready)
+            organised = _write(splits, opened.labelled() if opened else {}, rows, ready)
             ready.replace(target)
     except OSError as error:
         raise DataError(
@@ -86,38 +88,29 @@ def _rows(splits: Splits, fraction: float, seed: int, equal: bool) -> dict[str, 
     }
     if splits.validation is None:
         train, validation = split_rows(splits.train, fraction, seed, equal=equal)
-        rows = {
-            "train": ("train", train),
-            "valid": ("train", validation),
-            **{k: v for k, v in rows.items() if k == "test"},
-        }
-    return rows
-
-
-def _entries(opened: OpenedSource | None) -> dict[tuple[str, str], SourceFile]:
-    """Return the files by part and name; none for a data set that is not made of picture files."""
-    splits = opened.labelled() if opened else {}
-    return {(part, f"{i.category}/{i.name}"): i.entry for part, items in splits.items() for i in items}
+        rows |= {"train": ("train", train), "valid": ("train", validation)}
+    return {folder: rows[folder] for folder in FOLDERS.values() if folder in rows}
 
 
 def _write(
     splits: Splits,
-    entries: dict[tuple[str, str], SourceFile],
+    labelled: Mapping[str, Sequence[LabelledFile]],
     rows: dict[str, tuple[str, Integers | range]],
     ready: Path,
 ) -> tuple[dict[str, int], int]:
-    linked = 0
-    folders = _class_folders(splits.train.classes)
-    parts = splits.parts()
+    linked, classes = 0, splits.train.classes
+    entries = {(part, f"{i.category}/{i.name}"): i.entry for part, items in labelled.items() for i in items}
+    folders = _class_folders(classes)
     with Progress("writing", sum(len(chosen) for _, chosen in rows.values())) as bar:
         for folder, (part, chosen) in rows.items():
+            data = splits.parts()[part]
             for row in map(int, chosen):
-                name, label = splits.names[part][row], int(parts[part].labels[row])
+                name, label = data.names[row], int(data.labels[row])
                 entry = entries.get((part, name))
-                place = ready / folder / folders[label] / _below_class(name, splits.train.classes[label], entry)
+                place = ready / folder / folders[label] / _below_class(name, classes[label], entry)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 if entry is None:
-                    place.write_bytes(images.encode_png(parts[part].images[row]))
+                    place.write_bytes(images.encode_png(data.images[row]))
                 else:
                     linked += _place(entry, place)
                 bar.advance()

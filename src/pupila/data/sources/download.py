@@ -10,9 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from pupila.errors import DownloadError
 from pupila.progress import Progress
@@ -28,38 +26,22 @@ def cache_folder(cache: Path | None = None) -> Path:
     return Path(chosen).expanduser()
 
 
-@dataclass(frozen=True)
-class FileHash:
-    """What a file must hash to: the whole hexadecimal digest, or its first digits (torchvision publishes eight)."""
-
-    kind: str
-    digits: str
-
-    def fits(self, path: Path) -> bool:
-        """True if the file has this hash."""
-        return self.of(path).startswith(self.digits.lower())
-
-    def of(self, path: Path) -> str:
-        """Return the file's digest."""
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, self.kind).hexdigest()
-
-
 def download(url: str, destination: Path, *, sha256: str | None = None, md5: str | None = None) -> Path:
     """Fetch `url` to `destination` and return that; a file that lies there with the right hash is not fetched again.
 
-    What has arrived is kept beside it as `<name>.part` and continued the next time. Raises DownloadError if the server
-    cannot be reached, breaks off without sending anything new, or sends a file with another hash.
+    The hash is hexadecimal, or its first digits (torchvision publishes eight). What has arrived is kept beside the file
+    as `<name>.part` and continued the next time. Raises DownloadError if the server cannot be reached, breaks off
+    without sending anything new, or sends a file with another hash.
     """
-    expected = FileHash("sha256", sha256) if sha256 else FileHash("md5", md5) if md5 else None
+    expected = ("sha256", sha256.lower()) if sha256 else ("md5", (md5 or "").lower())
     part = destination.with_name(destination.name + ".part")
     try:
-        if _is_there(destination, expected):
+        if destination.exists() and _digest(destination, expected[0]).startswith(expected[1]):
             return destination
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(destination):
-            if not _is_there(destination, expected):  # another process may have been at it
-                _fetch_checked(url, part, expected)
+        with _alone(destination):  # another process may have been at it
+            if not destination.exists() or not _digest(destination, expected[0]).startswith(expected[1]):
+                _fetch_checked(url, part, *expected)
                 part.replace(destination)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -69,26 +51,27 @@ def download(url: str, destination: Path, *, sha256: str | None = None, md5: str
     return destination
 
 
-def _is_there(destination: Path, expected: FileHash | None) -> bool:
-    return destination.exists() and (expected is None or expected.fits(destination))
+def _digest(path: Path, kind: str) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, kind).hexdigest()
 
 
-def _fetch_checked(url: str, part: Path, expected: FileHash | None) -> None:
+def _fetch_checked(url: str, part: Path, kind: str, digits: str) -> None:
     """Fetch into `part`. If what an earlier run left there spoils the hash, start over once from nothing."""
-    if expected is None:
+    if not digits:
         part.unlink(missing_ok=True)  # nothing would tell whether it is the beginning of the same file
     resumed = part.exists() and part.stat().st_size > 0
     _fetch(url, part)
-    if expected is None or expected.fits(part):
+    found = _digest(part, kind)
+    if found.startswith(digits):
         return
-    found = expected.of(part)
     part.unlink()
     if resumed:
-        _fetch_checked(url, part, expected)
+        _fetch_checked(url, part, kind, digits)
         return
     raise DownloadError(
-        f"{url}: what was sent has the {expected.kind} {found}, and the published file has {expected.digits}. It was "
-        "deleted. Something on the way may have answered in place of the server: try again from another network."
+        f"{url}: what was sent has the {kind} {found}, and the published file has {digits}. It was deleted. "
+        "Something on the way may have answered in place of the server: try again from another network."
     )
 
 
@@ -96,7 +79,8 @@ def _fetch(url: str, part: Path) -> None:
     """Fetch the rest of the file, again and again as long as every connection brings something new."""
     while True:
         before = part.stat().st_size if part.exists() else 0
-        if _fetch_once(url, part, before):
+        response = _opened(url, before)
+        if response is None or _receive(response, part, before):
             return
         if part.stat().st_size <= before:
             raise DownloadError(
@@ -104,34 +88,32 @@ def _fetch(url: str, part: Path) -> None:
             )
 
 
-def _fetch_once(url: str, part: Path, start: int) -> bool:
-    """Append what one connection brings; True if that is all there is."""
+def _opened(url: str, start: int) -> http.client.HTTPResponse | None:
+    """Ask for the file from a byte on; None if nothing is left to send: the hash tells whether it is the right file."""
     headers = {"User-Agent": "pupila", **({"Range": f"bytes={start}-"} if start else {})}
     try:
         request = urllib.request.Request(url, headers=headers)  # noqa: S310 - the caller's own address
-        response = urllib.request.urlopen(request, timeout=TIMEOUT)  # noqa: S310
+        response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=TIMEOUT)  # noqa: S310
+        return response
     except urllib.error.HTTPError as error:
         with error:
             if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and start:
-                return True  # nothing is left to send; the hash tells whether it is the right file
+                return None
             raise DownloadError(f"{url}: the server answers {error.code} {error.reason}. Try again later.") from error
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise DownloadError(f"{url}: cannot be reached ({reason}). Check the network connection.") from error
-    with response:
-        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
-            start = 0  # the server does not resume, and sends it all
-        length = response.headers.get("Content-Length")
-        total = start + int(length) if length else None
-        with part.open("r+b" if start else "wb") as file:
-            file.seek(start)
-            return _receive(response, file, total)
 
 
-def _receive(response: http.client.HTTPResponse, file: BinaryIO, total: int | None) -> bool:
-    """Write what arrives to the file; True if the connection did not break before the end."""
-    with Progress("downloading", total or 1) as bar:
-        bar.advance(file.tell() if total else 0)
+def _receive(response: http.client.HTTPResponse, part: Path, start: int) -> bool:
+    """Append what one connection brings; True if it did not break before the end."""
+    if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+        start = 0  # the server does not resume, and sends it all
+    length = response.headers.get("Content-Length")
+    total = start + int(length) if length else None
+    with response, part.open("r+b" if start else "wb") as file, Progress("downloading", total or 1) as bar:
+        file.seek(start)
+        bar.advance(start if total else 0)
         while True:
             try:
                 block = response.read1(BLOCK)  # what has arrived: nothing of it is lost if the connection breaks now
