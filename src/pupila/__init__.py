@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pupila._arguments import PathLike, as_path, as_text
-from pupila._names import did_you_mean
+from pupila._arguments import PathLike, as_path, as_text, did_you_mean
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 """ONNX Runtime 1.32 has telemetry built in, and writes an identifier into ~/.cache, unless this is set."""
@@ -195,7 +194,7 @@ def _with_options(settings: "Settings", options: Mapping[str, Any]) -> "Settings
             raise SettingsError(f"There is no option {name!r}. {did_you_mean(name, known)}".rstrip())
         if isinstance(known[name], int | float) and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise TypeError(f"{name} must be a number, not {type(value).__name__}.")
-    paths = {name: Path(options[name]) for name in ("access_log", "collect") if isinstance(options.get(name), str)}
+    paths = {name: Path(options[name]) for name in ("access_log", "feedback_dir") if isinstance(options.get(name), str)}
     return dataclasses.replace(settings, **{**options, **paths})
 
 

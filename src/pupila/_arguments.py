@@ -1,8 +1,11 @@
-"""Checks of what people give to the public functions: one sentence in place of an error from inside.
+"""Checks of what people give, and words of messages: the nearest known name, and plurals.
 
-Imports neither NumPy nor Pillow: who gives an array or a PIL image has loaded them.
+A public function answers a wrong argument with one sentence in place of an error from inside. Imports neither NumPy nor
+Pillow: who gives an array or a PIL image has loaded them.
 """
 
+import difflib
+import itertools
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -10,6 +13,10 @@ from pathlib import Path
 from typing import Any
 
 PathLike = str | os.PathLike[str]
+LONGEST = 100
+"""Letters of an unknown name that are compared: it can come from a stranger, and comparing takes their square."""
+MOST = 10_000
+"""Known names that are looked at."""
 PICTURES = "Give a path, bytes, an open file, a PIL image, a uint8 array [H, W, 3], or a list of these."
 
 
@@ -77,3 +84,26 @@ def name_of(value: object, place: int | None) -> str:
     if isinstance(value, str | os.PathLike):
         return f"{os.fspath(value)}"
     return "" if place is None else f"pictures[{place}]"
+
+
+def nearest(word: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Return the known name most like `word`, whatever the case of its letters, or None if none is like it."""
+    known = {name.casefold(): name for name in reversed(list(itertools.islice(names, MOST)))}
+    near = difflib.get_close_matches(word[:LONGEST].casefold(), known, 1, cutoff)
+    return known[near[0]] if near else None
+
+
+def did_you_mean(word: str, names: Iterable[str], otherwise: str = "", cutoff: float = 0.6) -> str:
+    """Return "Did you mean 'epochs'?", or `otherwise` if no name is near."""
+    near = nearest(word, names, cutoff)
+    return otherwise if near is None else f"Did you mean {near!r}?"
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """Return the message for a key of a settings file that does not exist."""
+    return f"unknown key {key!r}. {did_you_mean(key, known)}".rstrip()
+
+
+def counted(count: float, thing: str) -> str:
+    """Return the count with the thing, in the plural where it is not one."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"

@@ -1,13 +1,30 @@
-"""Atomic writes: a file is replaced whole or not at all, and readers never see half of it.
+"""Files: atomic writes, tables as CSV that a spreadsheet can open or as text, and file systems elsewhere.
 
-The content goes to a temporary file beside the target, is flushed to the disk (fsync), and is renamed into place.
+Atomic: the content goes to a temporary file beside the target, is flushed to the disk (fsync), and is renamed into
+place. Readers see the old file or the new one.
+
+Elsewhere: s3:// and whatever else pyarrow or fsspec can open. s3:// takes pyarrow's options:
+s3://bucket/photos/?endpoint_override=host:9000&scheme=http is any store that speaks S3's language. Keys come from the
+environment, as AWS's own tools take them.
 """
 
+import csv
+import functools
+import importlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+from pupila.errors import MissingExtraError
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a cell begins with that spreadsheets take for a formula."""
+ARROW = ("s3", "gs", "gcs", "hdfs")
+"""What pyarrow opens by itself."""
 
 LONGEST_NAME = 200
 """Bytes of the target's name in a temporary name: most file systems take 255 in all."""
@@ -65,3 +82,74 @@ def sync(path: Path) -> None:
 def _temporary(path: Path) -> Path:
     name = os.fsencode(path.name)[:LONGEST_NAME].decode(errors="ignore")
     return path.with_name(f".{name}.{os.getpid()}.{secrets.token_hex(4)}")
+
+
+class CsvWriter:
+    """Writes rows as RFC 4180 with line ends of \\n. Text that looks like a formula gets an apostrophe in front."""
+
+    def __init__(self, file: IO[str], delimiter: str = ",") -> None:
+        self._file = file
+        self._writer = csv.writer(self, delimiter=delimiter)
+
+    def write(self, line: str) -> None:
+        """Write a line that csv has made: it quotes carriage returns only if they are in its own line end."""
+        self._file.write(line.removesuffix("\r\n") + "\n")
+
+    def writerow(self, values: Iterable[object]) -> None:
+        """Write one row."""
+        self._writer.writerow([escaped(value) if isinstance(value, str) else value for value in values])
+
+    def writerows(self, rows: Iterable[Iterable[object]]) -> None:
+        """Write several rows."""
+        for row in rows:
+            self.writerow(row)
+
+
+def escaped(text: str) -> str:
+    """Return a cell's text; a number is none of a formula's beginnings, whatever its sign."""
+    return f"'{text}" if text.startswith(FORMULA) and not is_number(text) else text
+
+
+def unescaped(text: str) -> str:
+    """Return what `escaped` was given."""
+    return text[1:] if text[:1] == "'" and text[1:].startswith(FORMULA) else text
+
+
+def is_number(text: str) -> bool:
+    """Return whether a text is a plain number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return "_" not in text and text.strip() == text
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of equally many cells as lines whose columns are aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def open_filesystem(address: str, purpose: str) -> tuple[Any, str]:
+    """Return fsspec's view of where the address leads, and the path there.
+
+    Raises MissingExtraError, ValueError for an address of an unknown kind, and what each kind of store raises.
+    """
+    parts = urlsplit(address)
+    try:
+        if parts.scheme in ARROW:
+            return _arrow(f"{parts.scheme}://{parts.netloc}", parts.query), f"{parts.netloc}{parts.path}"
+        files, path = importlib.import_module("fsspec.core").url_to_fs(address)
+        return files, str(path)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("fsspec", "pyarrow"):
+            raise  # the package for this kind of address: its message names it
+        raise MissingExtraError(purpose, "parquet") from error
+
+
+@functools.cache
+def _arrow(bucket: str, query: str) -> Any:
+    """Open a store once a process: a client keeps its connections."""
+    opened, _ = importlib.import_module("pyarrow.fs").FileSystem.from_uri(f"{bucket}/" + (f"?{query}" if query else ""))
+    return importlib.import_module("fsspec.implementations.arrow").ArrowFSWrapper(opened)

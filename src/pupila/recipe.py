@@ -11,8 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pupila._arguments import PathLike, as_text
-from pupila._names import did_you_mean, unknown_key
+from pupila._arguments import PathLike, as_text, did_you_mean, unknown_key
 from pupila.errors import RecipeError
 
 CHOICES = {

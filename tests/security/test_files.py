@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from server_kit import serving, wait_until, write_model
 
-from pupila._tables import CsvWriter, escaped, unescaped
+from pupila._files import CsvWriter, escaped, unescaped
 from pupila.batch.listing import read_address
 from pupila.batch.table import write_csv
 
@@ -36,7 +36,7 @@ def test_other_text_stays(text: str) -> None:
 
 def test_no_csv_is_written_without_that() -> None:
     writers = [path.name for path in SOURCE.rglob("*.py") if re.search(r"csv\.(Dict)?[Ww]riter", path.read_text())]
-    assert writers == ["_tables.py"]
+    assert writers == ["_files.py"]
     assert CsvWriter.__doc__
 
 

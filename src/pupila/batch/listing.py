@@ -1,7 +1,7 @@
 """Finds every file that a job answers, below folders and addresses; reads files from addresses.
 
 Folders are walked and hidden files passed over. A name says nothing about its content: every other file is listed, so
-that none is left out without a reason. An address is http:// or one that _remote.py can open. There a folder ends in a
+that none is left out without a reason. An address is http:// or one that _files.py can open. There a folder ends in a
 slash; of a web server it is a page with links, as nginx makes them.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from pupila._remote import ARROW, open_filesystem
+from pupila._files import ARROW, open_filesystem
 from pupila.errors import DataError, PupilaError
 
 URL = re.compile(r"[a-z][a-z0-9+.-]+://.")

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pupila._tables import CsvWriter
+from pupila._files import CsvWriter
 from pupila.batch.job import BatchJob, FileAnswer
 from pupila.errors import DataError, MissingExtraError
 

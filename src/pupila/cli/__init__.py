@@ -7,9 +7,8 @@ from pupila.cli.data import data, mislabelled
 from pupila.cli.evaluate import compare, drift, evaluate
 from pupila.cli.feedback import feedback
 from pupila.cli.group import PupilaGroup
-from pupila.cli.inspect import inspect_
 from pupila.cli.keys import keys
-from pupila.cli.models import models
+from pupila.cli.models import inspect_, models
 from pupila.cli.predict import predict
 from pupila.cli.serve import serve
 from pupila.cli.sweep import sweep

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pupila.cli.complete import data_sets, examples, models
-from pupila.cli.group import json_option
+from pupila.cli.group import data_sets, examples, json_option, models_here
 
 if TYPE_CHECKING:
     from pupila.evaluation.drift import ServedAnswers
@@ -18,7 +17,7 @@ PARTS = click.Choice(["train", "validation", "test", "all"])
 
 
 @click.command(epilog=examples("pupila evaluate runs/photos-standard/model.onnx photos --report report"))
-@click.argument("model", type=click.Path(path_type=Path), shell_complete=models)
+@click.argument("model", type=click.Path(path_type=Path), shell_complete=models_here)
 @click.argument("data", shell_complete=data_sets)
 @click.option(
     "--split", "part", type=PARTS, help="Pictures to score [default: test; else what training held out; else all]."

@@ -1,4 +1,4 @@
-"""What commands share: how errors end, the --json flag, the --cluster option, and help taken from docstrings.
+"""What commands share: how errors end, common options, examples in help, and tab completion.
 
 Exit codes: 0 done, 1 a PupilaError (one sentence on standard error), 2 wrong usage, 130 stopped by Ctrl-C.
 """
@@ -10,12 +10,16 @@ import itertools
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from pupila.errors import PupilaError
 from pupila.progress import printable, printed_log
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -86,3 +90,32 @@ def field_docs(cls: type) -> dict[str, str]:
         if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
             docs[ast.unparse(field.target)] = " ".join(str(below.value.value).split())
     return docs
+
+
+def examples(*commands: str) -> str:
+    """Return the end of a command's help: one command a line, as they are."""
+    return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)
+
+
+def shipped_recipes(_: click.Context, __: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+    """Return shipped recipes, and files."""
+    from pupila.recipe import shipped
+
+    return _items(shipped(), incomplete)
+
+
+def data_sets(_: click.Context, __: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+    """Return the data sets that have a name, and files."""
+    return _items(["cifar10", "digits"], incomplete)
+
+
+def models_here(_: click.Context, __: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+    """Return the models of the runs here, and files."""
+    return _items(sorted(map(str, Path().glob("runs/*/model.onnx"))), incomplete)
+
+
+def _items(names: list[str], incomplete: str) -> "list[CompletionItem]":
+    from click.shell_completion import CompletionItem
+
+    found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return [CompletionItem(incomplete, type="file"), *found]

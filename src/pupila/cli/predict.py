@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pupila.cli.complete import examples, models
-from pupila.cli.group import cluster_option, json_lines_option
+from pupila.cli.group import cluster_option, examples, json_lines_option, models_here
 from pupila.errors import PupilaError
 
 if TYPE_CHECKING:
@@ -35,7 +34,9 @@ def location(text: str) -> Path | str:
         "curl -s https://example.org/horse.jpg | pupila predict -",
     )
 )
-@click.argument("arguments", nargs=-1, required=True, type=location, metavar="[MODEL] PATHS...", shell_complete=models)
+@click.argument(
+    "arguments", nargs=-1, required=True, type=location, metavar="[MODEL] PATHS...", shell_complete=models_here
+)
 @click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="Choices a picture.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write a table: a .csv, .jsonl or .parquet file.")
 @click.option("--kaggle", is_flag=True, help="Make --out a submission to Kaggle's CIFAR-10 competition: id,label.")

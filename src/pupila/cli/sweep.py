@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pupila.cli.complete import data_sets, examples
-from pupila.cli.group import cluster_option, json_option
+from pupila.cli.group import cluster_option, data_sets, examples, json_option
 
 if TYPE_CHECKING:
     from pupila.training.sweeps.trial import Execute

@@ -10,9 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pupila.cli import complete
-from pupila.cli.complete import data_sets, examples
-from pupila.cli.group import RenamedOption, cluster_option, field_docs, json_option
+from pupila.cli.group import (
+    RenamedOption,
+    cluster_option,
+    data_sets,
+    examples,
+    field_docs,
+    json_option,
+    shipped_recipes,
+)
 
 if TYPE_CHECKING:
     from pupila.recipe import Recipe
@@ -28,7 +34,7 @@ if TYPE_CHECKING:
 )
 @click.argument("data", required=False, shell_complete=data_sets)
 @click.option(
-    "--recipe", shell_complete=complete.recipes, help="A shipped recipe's name, or a .toml file [default: standard]."
+    "--recipe", shell_complete=shipped_recipes, help="A shipped recipe's name, or a .toml file [default: standard]."
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one value of the recipe.")
 @click.option(

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pupila._files import write_file
-from pupila._tables import text_table
+from pupila._files import text_table, write_file
 from pupila.data import Dataset, load_dataset
 from pupila.data.quality.labels import picture_paths
 from pupila.errors import DataError, ModelError

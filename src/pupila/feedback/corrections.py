@@ -12,7 +12,7 @@ from pupila import images
 from pupila.data import Dataset
 from pupila.data.quality.duplicates import copies_of
 from pupila.errors import DataError, ImageError
-from pupila.feedback.records import Kept
+from pupila.feedback.schema import Kept
 from pupila.feedback.store import Store
 
 

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from pupila.errors import DataError
 from pupila.feedback.folder import DATABASE, Clean, Folder, clean
-from pupila.feedback.records import COLUMNS, Answered, Counts, Kept
-from pupila.feedback.schema import connect
+from pupila.feedback.schema import COLUMNS, Answered, Counts, Kept, connect
 from pupila.images import DEFAULT_LIMITS, ImageLimits
 
 CORRECTED_SHARE = 0.75

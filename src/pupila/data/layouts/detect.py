@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from pupila._names import counted
+from pupila._arguments import counted
 from pupila.data.layouts.class_folders import FilesByFolder, by_class_folders, by_file_names, split_folders, unwrap
 from pupila.data.layouts.labelled import HINT, DetectedLayout, is_structure, splits_among
 from pupila.data.layouts.parquet import by_parquet, is_parquet

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pupila._names import nearest
-from pupila._tables import unescaped
+from pupila._arguments import nearest
+from pupila._files import unescaped
 from pupila.data.dataset import Splits, fingerprint
 from pupila.data.layouts.tables import MAX_BYTES
 from pupila.errors import DataError

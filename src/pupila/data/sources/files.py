@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from pupila._names import counted
+from pupila._arguments import counted
 from pupila.data.dataset import Skipped
 from pupila.errors import DataError
 

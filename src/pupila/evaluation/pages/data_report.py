@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pupila import images
-from pupila._tables import CsvWriter
+from pupila._files import CsvWriter
 from pupila.data import Dataset
 from pupila.data.quality.class_balance import describe_classes
 from pupila.data.quality.inspection import Inspection, Place, Twins, inspect_dataset

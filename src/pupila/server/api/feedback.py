@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 
 from flask import Blueprint, Response, request
 
-from pupila._names import did_you_mean, nearest
+from pupila._arguments import did_you_mean, nearest
 from pupila.feedback import Kept, Store
 from pupila.server.api.auth import ApiKey
 from pupila.server.api.errors import RequestError

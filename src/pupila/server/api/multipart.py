@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
-from pupila._names import did_you_mean
+from pupila._arguments import did_you_mean
 from pupila.server.api import body as bodies
 from pupila.server.api.errors import BadPart, RequestError
 from pupila.server.settings import Settings

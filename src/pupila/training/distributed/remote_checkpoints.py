@@ -1,12 +1,11 @@
-"""Copies the checkpoint to an address (_remote.py) and back: for machines that share no disk, or may vanish."""
+"""Copies the checkpoint to an address (_files.py) and back: for machines that share no disk, or may vanish."""
 
 import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pupila._files import replacing
-from pupila._remote import open_filesystem
+from pupila._files import open_filesystem, replacing
 from pupila.errors import TrainingError
 
 OBJECTS = ("s3", "gs", "gcs")

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pupila._names import counted
+from pupila._arguments import counted
 from pupila.data import Dataset
 from pupila.errors import TrainingError
 from pupila.images import Pixels

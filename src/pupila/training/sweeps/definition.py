@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pupila._names import did_you_mean, unknown_key
+from pupila._arguments import did_you_mean, unknown_key
 from pupila.errors import RecipeError
 from pupila.recipe import ALIASES, Recipe, load_recipe
 

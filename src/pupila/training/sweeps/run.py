@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pupila._files import replacing, write_file
-from pupila._tables import CsvWriter, text_table
+from pupila._files import CsvWriter, replacing, text_table, write_file
 from pupila.data import Dataset, load_dataset
 from pupila.data.quality.class_balance import remedy
 from pupila.errors import TrainingError
