@@ -39,6 +39,28 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 DESIGN = ROOT / "docs" / "design.md"
 HTTP = ROOT / "docs" / "http.md"
 REFERENCE = ROOT / "docs" / "reference"
+PORTUGUESE = ".pt-BR.md"
+IN_TWO_LANGUAGES = sorted(
+    path
+    for pattern in ("guides/*.md", "concepts/*.md", "faq.md", "getting-started.md", "index.md", "platforms.md")
+    for path in ROOT.glob(f"docs/{pattern}")
+    if not path.name.endswith(PORTUGUESE)
+)
+UNTRANSLATED = {
+    "docs/concepts/confidence.md",
+    "docs/concepts/pre-processing.md",
+    "docs/guides/cluster.md",
+    "docs/guides/coming-from.md",
+    "docs/guides/deploy.md",
+    "docs/guides/feedback.md",
+    "docs/guides/follow-training.md",
+    "docs/guides/from-torchserve.md",
+    "docs/guides/many-pictures.md",
+    "docs/guides/monitor.md",
+    "docs/guides/new-model.md",
+    "docs/guides/secure.md",
+    "docs/platforms.md",
+}
 MODEL_FILE = ROOT / "docs" / "model-file.md"
 DEFAULT_URL = "http://127.0.0.1:3000"
 WITH_THE_MODEL = {
@@ -231,6 +253,81 @@ def test_readmes_lead_to_each_other_and_hold_the_same_links() -> None:
     assert english[0] == READMES[1].name
     assert portuguese[0] == READMES[0].name
     assert english[1:] == [link.replace(".pt-BR.md", ".md") for link in portuguese[1:]]
+
+
+def translation(page: Path) -> Path:
+    """Return where the Portuguese page of an English one is."""
+    return page.with_name(page.name.removesuffix(".md") + PORTUGUESE)
+
+
+def tables(document: Path) -> list[list[int]]:
+    """Return the number of cells of each row, table by table."""
+    found = re.findall(r"(?:^\|.*\|$\n?)+", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return [[len(re.findall(r"(?<!\\)\|", row)) - 1 for row in table.splitlines()] for table in found]
+
+
+def inline_code(document: Path) -> set[str]:
+    """Return what is written as `code` in sentences and tables: commands, options, names of files."""
+    prose = re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return {" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose)}
+
+
+def places(document: Path) -> list[tuple[str, int]]:
+    """Return where each link leads: the English page or address, and which of its headings; in alphabetical order."""
+    found = []
+    for link in re.findall(r"(?<!!)\[[^]]*\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
+        target, _, anchor = link.partition("#")
+        if "://" in link:
+            found.append((link, 0))
+            continue
+        page = document.parent / target
+        number = [_anchor(heading) for heading in headings(page)].index(anchor) if anchor else 0
+        english = page.name.removesuffix(PORTUGUESE) + ".md" if page.name.endswith(PORTUGUESE) else page.name
+        found.append((str((page.parent / english).resolve()), number))
+    return sorted(found)
+
+
+translated_page = pytest.mark.parametrize(
+    "page",
+    [page for page in IN_TWO_LANGUAGES if translation(page).exists()],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+
+
+def test_every_guide_and_concept_page_is_in_portuguese_too() -> None:
+    assert len(IN_TWO_LANGUAGES) > 10
+    without = {str(page.relative_to(ROOT)) for page in IN_TWO_LANGUAGES if not translation(page).exists()}
+    assert without == UNTRANSLATED
+
+
+def test_every_portuguese_page_belongs_to_an_english_one() -> None:
+    english = {translation(page) for page in IN_TWO_LANGUAGES}
+    assert set(ROOT.glob(f"docs/**/*{PORTUGUESE}")) - english == set()
+
+
+@translated_page
+def test_portuguese_page_has_the_same_headings_code_and_tables(page: Path) -> None:
+    other = translation(page)
+    levels = [[heading.split()[0] for heading in headings(document)] for document in (page, other)]
+    assert levels[0] == levels[1]
+    assert blocks(page) == blocks(other)
+    assert tables(page) == tables(other)
+
+
+@translated_page
+def test_portuguese_page_names_the_same_commands_options_and_files(page: Path) -> None:
+    assert inline_code(page) == inline_code(translation(page))
+
+
+@translated_page
+def test_portuguese_page_has_the_same_links_each_to_portuguese_where_there_is_any(page: Path) -> None:
+    other = translation(page)
+    assert page.read_text(encoding="utf-8").splitlines()[2] == f"[Em português]({other.name})"
+    assert other.read_text(encoding="utf-8").splitlines()[2] == f"[In English]({page.name})"
+    assert places(page) == places(other)
+    links = set(re.findall(r"\]\(([^)\s#]+)[^)\s]*\)", other.read_text(encoding="utf-8"))) - {page.name}
+    english = [link for link in links if link.endswith(".md") and not link.endswith(PORTUGUESE)]
+    assert [link for link in english if translation(other.parent / link).exists()] == []
 
 
 # What is written about errors
