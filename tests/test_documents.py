@@ -47,13 +47,9 @@ IN_TWO_LANGUAGES = sorted(
     if not path.name.endswith(PORTUGUESE)
 )
 UNTRANSLATED = {
-    "docs/concepts/confidence.md",
     "docs/concepts/pre-processing.md",
     "docs/guides/cluster.md",
     "docs/guides/coming-from.md",
-    "docs/guides/deploy.md",
-    "docs/guides/feedback.md",
-    "docs/guides/follow-training.md",
     "docs/guides/from-torchserve.md",
     "docs/guides/many-pictures.md",
     "docs/guides/monitor.md",
