@@ -231,12 +231,21 @@ def test_idx_files_of_mnist_are_read_packed_or_not(root: Path) -> None:
         ({"train/1.png": "", "train/_annotations.coco.json": '{"images": [], "annotations": [{"bbox": []}]}'}, "COCO"),
         ({"images/1.png": "", "masks/1.png": ""}, "segmentation"),
         ({"train/images/1.png": "", "train/masks/1_mask.png": "", "test/images/2.png": ""}, "segmentation"),
+        ({"Original_Images/1.png": "", "mask_png/1.png": ""}, "segmentation"),
+        ({"Images/1.png": "", "Ground Truth/1_gt.png": ""}, "segmentation"),
+        ({"train/input/1.png": "", "train/labels/mask_1.png": "", "test/input/2.png": ""}, "segmentation"),
+        ({"images/1.png": "", "annotations/trimaps/1.png": ""}, "segmentation"),
     ],
 )
 def test_data_sets_of_another_task_are_recognised(root: Path, files: dict[str, str], found: str) -> None:
     write_files(root, {name: picture() if name.endswith("png") else text for name, text in files.items()})
     said = refusal(root)
     assert found in said and "put them into class folders" in said
+
+
+def test_classes_that_are_called_like_masks_stay_classes(root: Path) -> None:
+    make_folder(root, {"with_mask": 2, "without_mask": 2})
+    assert load(root).train.classes == ("with_mask", "without_mask")
 
 
 def test_class_folders_with_boxes_beside_the_pictures_stay_class_folders(root: Path) -> None:

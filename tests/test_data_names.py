@@ -54,6 +54,12 @@ def pets(first: str, second: str, encoding: str) -> dict[bytes, bytes]:
         ("cp866", "собака", "кошка"),
         ("cp932", "いぬ", "ねこ"),
         ("utf-8", "cão", "犬"),
+        ("cp860", "cão", "São Bernardo"),
+        ("cp860", "maçã", "limões"),
+        ("cp865", "kød", "blåbær"),
+        ("cp850", "häst", "får"),
+        ("cp437", "Möwe", "Käse"),
+        ("cp1252", "räv", "höna"),
     ],
 )
 def test_zip_names_without_the_flag_for_utf_8_are_read_right(
@@ -121,7 +127,13 @@ def test_latin_1_locale_reads_names_in_utf_8(tmp_path: Path) -> None:
 
 
 def test_no_reading_is_taken_for_sure_that_is_not() -> None:
-    for text, encoding in (("犬", "cp932"), ("狗", "gbk"), ("고양이", "cp949")):
+    for text, encoding in (
+        ("犬", "cp932"),
+        ("狗", "gbk"),
+        ("고양이", "cp949"),
+        ("þröstur", "cp861"),
+        ("irmã", "cp860"),
+    ):
         name = utf8_name(text.encode(encoding))
         assert is_undecoded(name) and sure_encoding(name_readings([name])) is None
 

@@ -67,7 +67,6 @@ class DatasetCache:
             log.warning(f"Warning: the decoded pictures were not cached in {self._folder} ({reason}).")
 
     def _sweep(self) -> None:
-        """Remove what processes left behind that were killed while they wrote."""
         for left in self._folder.glob(f"{WRITING}*"):
             try:
                 os.kill(int(left.name.removeprefix(WRITING).partition("-")[0]), 0)

@@ -32,8 +32,7 @@ class Dataset:
     """What each picture is called, its path within the data set where it is a file; empty where it has none."""
 
     def __post_init__(self) -> None:
-        problem = self._problem()
-        if problem:
+        if problem := self._problem():
             raise DataError(f"Not a data set: {problem}.")
 
     def __len__(self) -> int:
@@ -55,7 +54,6 @@ class Dataset:
         return Dataset(self.images[rows], self.labels[rows], self.classes, names)
 
     def _problem(self) -> str:
-        """Say what does not fit, or nothing."""
         images, labels, classes = self.images, self.labels, self.classes
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or images.shape[1] != images.shape[2]:
             return f"its images are {images.dtype} {list(images.shape)}, and must be uint8 [N, H, H, 3]"

@@ -106,7 +106,6 @@ def _worker_count(pictures: int) -> int:
 
 
 def _jobs(sources: Sources) -> Iterator[list[int]]:
-    """Yield the rows of each job."""
     start = total = 0
     for index, source in enumerate(sources, 1):
         total += len(source) if isinstance(source, bytes) else 0
@@ -151,7 +150,8 @@ def sample_sides(sources: Sources, limits: ImageLimits) -> list[tuple[int, int]]
     found = []
     for source in sources[:: max(1, len(sources) // SIZE_SAMPLE)]:
         try:
-            found.append(images.sides(read(source, limits), limits))
+            header = images.header(read(source, limits), limits)
+            found.append((header.width, header.height))
         except (ImageError, OSError):
             continue  # is listed as skipped when its turn to be decoded comes
     return found
@@ -242,7 +242,6 @@ def _about_pointers(count: int) -> str:
 def _check_readable(
     members: Sequence[LabelledFile], readable: Sequence[LabelledFile], failed: Mapping[int, str], start: int, where: str
 ) -> None:
-    """Raise DataError, with the first of the reasons, if a class has lost all its pictures in a split."""
     lost = sorted({item.category for item in members} - {item.category for item in readable})
     if lost:
         row, item = next((row, item) for row, item in enumerate(members, start) if item.category == lost[0])

@@ -17,29 +17,29 @@ from pupila.data.dataset import Splits, assemble
 from pupila.data.decode import Decoders, decode_pictures, read_pictures, resize_pictures
 from pupila.data.decode_worker import UNREADABLE
 from pupila.data.layouts import arrays
-from pupila.data.layouts.arrays import fetch_cifar10, find_arrays, find_version, read_arrays, read_cifar
+from pupila.data.layouts.arrays import find_arrays, find_version, read_arrays, read_cifar
 from pupila.data.layouts.class_folders import CHOICE
 from pupila.data.layouts.detect import detect_layout
 from pupila.data.layouts.labelled import DetectedLayout, LabelledFile, check_class_count
-from pupila.data.sources.download import cache_folder
+from pupila.data.sources.download import cache_folder, download
 from pupila.data.sources.files import SourceFiles
 from pupila.data.sources.source import NAMES, find_source
-from pupila.errors import DataError, MissingExtraError
+from pupila.errors import DataError, DownloadError, MissingExtraError
 from pupila.images import DEFAULT_LIMITS, ImageLimits, Pixels
 
 
 class OpenedSource:
-    """A path whose files are listed, and unpacked from an archive, once: to load, to inspect and to organise them."""
+    """A data set by name or path, whose files are listed or unpacked once: to load, to inspect and to organise them."""
 
     def __init__(self, given: str | Path, name_encoding: str | None = None) -> None:
         """Raise DataError if the path cannot be looked at. name_encoding: see find_source()."""
         self.where = str(given)
-        self.source = find_source(given, name_encoding)
+        self.source = None if self.where in NAMES else find_source(given, name_encoding)
 
     @cached_property
     def files(self) -> SourceFiles:
-        """All files; raises DataError if they cannot be read."""
-        return self.source.collect()
+        """All files, none of a data set given by name; raises DataError if they cannot be read."""
+        return self.source.collect() if self.source else SourceFiles([])
 
     @cached_property
     def layout(self) -> DetectedLayout:
@@ -49,7 +49,7 @@ class OpenedSource:
     def labelled(self) -> Mapping[str, Sequence[LabelledFile]]:
         """Return the picture files by split; none for a data set that is not made of picture files."""
         entries = self.files.entries
-        return {} if find_version(entries) or find_arrays(entries) else self.layout.splits
+        return {} if not entries or find_version(entries) or find_arrays(entries) else self.layout.splits
 
     def load(
         self,
@@ -62,26 +62,30 @@ class OpenedSource:
     ) -> Splits:
         """Return the pictures from the cache, or read and save them there; raises what load_dataset() raises."""
         source = self.source
+        if source is None:
+            named = read_digits(size) if self.where == "digits" else load_cifar10(size, cache=cache, limits=limits)
+            note = f"This is the data set of that name. What lies here under the same name is ./{self.where}."
+            return replace(named, notes=(*named.notes, note)) if Path(self.where).exists() else named
         with _without_gc():
             key = [os.fsencode(source.path).hex(), source.name, source.identity, limits.max_bytes, limits.max_pixels]
             key.append(os.environ.get(CHOICE))
             kept = DatasetCache(cache_folder(cache), [*key, framing, version("pillow")])
             splits = kept.load(size)
             if splits is None or _can_be_read_by_now(source.path, splits):
-                splits = self._read(size, limits, framing, one_class)
+                splits = self._read(source.name, size, limits, framing, one_class)
                 kept.save(splits, size_was_chosen=size is None)
             check_class_count(splits.train.classes, self.where, one_class)
             return splits
 
-    def _read(self, size: int | None, limits: ImageLimits, framing: str, one_class: bool) -> Splits:
+    def _read(self, name: str, size: int | None, limits: ImageLimits, framing: str, one_class: bool) -> Splits:
         entries = self.files.entries
         if published := find_version(entries):
-            return read_cifar(published, entries, self.source.name, self.where, size)
+            return read_cifar(published, entries, name, self.where, size)
         if found := find_arrays(entries):
-            return read_arrays(found, self.source.name, self.where, size)
+            return read_arrays(found, name, self.where, size)
         with Decoders(len(entries)) as decoders:  # they start while the layout is detected
             check_class_count({item.category for item in self.layout.splits["train"]}, self.where, one_class)
-            return read_pictures(self.layout, self.source.name, self.where, size, limits, framing, decoders)
+            return read_pictures(self.layout, name, self.where, size, limits, framing, decoders)
 
 
 def load_dataset(
@@ -108,10 +112,6 @@ def load_dataset(
     source = as_text(source, "A data set")
     if size is not None and size < 1:
         raise DataError(f"A picture size of {size} pixels cannot be used. Give 1 or more, like 32.")
-    if source in NAMES:
-        splits = read_digits(size) if source == "digits" else load_cifar10(size, cache=cache, limits=limits)
-        note = f"This is the data set of that name. What lies here under the same name is ./{source}."
-        return replace(splits, notes=(*splits.notes, note)) if Path(source).exists() else splits
     opened = OpenedSource(source, name_encoding)
     return opened.load(size, cache=cache, limits=limits, framing=framing, one_class=one_class)
 
@@ -124,8 +124,13 @@ def load_cifar10(
     url: str = arrays.URL,
     md5: str = arrays.MD5,
 ) -> Splits:
-    """Return CIFAR-10 as published, downloaded from `url` into the cache if it is not there yet."""
-    path = fetch_cifar10(cache_folder(cache), url, md5)
+    """Return CIFAR-10 as published, downloaded from `url` (170 MB) into the cache if it is not there yet."""
+    try:
+        path = download(url, cache_folder(cache) / "cifar-10-python.tar.gz", md5=md5)
+    except DownloadError as error:
+        raise DownloadError(
+            f"{error} Or give the path of a copy of the archive or of class folders; 'digits' needs no network."
+        ) from error
     return replace(OpenedSource(path).load(size, cache=cache, limits=limits), name="cifar10")
 
 

@@ -17,7 +17,6 @@ from pupila.images.decoder import (
     plain_png,
     read,
     resize,
-    sides,
     stack,
 )
 from pupila.images.formats import FORMATS
@@ -40,6 +39,5 @@ __all__ = [
     "plain_png",
     "read",
     "resize",
-    "sides",
     "stack",
 ]

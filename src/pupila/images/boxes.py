@@ -57,7 +57,6 @@ def check(data: bytes, max_pixels: int) -> None:
 
 
 def _walk(data: memoryview, items: Items) -> None:
-    """Read the boxes that say how pictures are put together."""
     for parent, name, at, stop in _all_boxes(data):
         if parent == b"ipco":
             items.areas.append(_number(data, at + 4, 4) * _number(data, at + 8, 4) if name == b"ispe" else 0)
@@ -112,7 +111,6 @@ def _number(data: memoryview, at: int, size: int) -> int:
 
 
 def _references(data: memoryview, at: int, stop: int) -> list[tuple[int, int]]:
-    """Return which items are put together from which."""
     size = 2 if data[at] == 0 else 4
     found: list[tuple[int, int]] = []
     for name, start, _ in _boxes(data, at + 4, stop):
@@ -125,7 +123,6 @@ def _references(data: memoryview, at: int, stop: int) -> list[tuple[int, int]]:
 
 
 def _associations(data: memoryview, at: int, stop: int) -> list[tuple[int, int]]:
-    """Return the properties of each item."""
     id_size, wide = (2 if data[at] == 0 else 4), data[at + 3] & 1
     size, mask = (2, 0x7FFF) if wide else (1, 0x7F)
     found: list[tuple[int, int]] = []
@@ -139,7 +136,6 @@ def _associations(data: memoryview, at: int, stop: int) -> list[tuple[int, int]]
 
 
 def _extents(data: memoryview, at: int, stop: int) -> list[tuple[int, int, int, int]]:
-    """Return where the data of each item stands."""
     version = data[at]
     sizes = data[at + 4] >> 4, data[at + 4] & 15, data[at + 5] >> 4, (data[at + 5] & 15 if version else 0)
     offset_size, length_size, base_size, index_size = sizes

@@ -102,8 +102,6 @@ class Header:
 
 
 class _Opened(NamedTuple):
-    """A file whose header has been read."""
-
     kind: str
     """As formats.sniff() names it."""
     data: bytes
@@ -200,12 +198,6 @@ def resize(pixels: Pixels, size: int) -> Pixels:
 
 
 @_without_history
-def sides(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[int, int]:
-    """Return width and height in pixels as stored, from the header alone; raises ImageError as decode() does."""
-    return _open(data, limits).image.size
-
-
-@_without_history
 def header(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Header:
     """Return what the header says; raises ImageError as decode() does, for nothing that comes after the header."""
     file = _open(data, limits)
@@ -254,7 +246,6 @@ def read(path: Path | str, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
 
 
 def _open(data: bytes, limits: ImageLimits) -> _Opened:
-    """Read the header only, and check the limits against it."""
     if not data:
         raise ImageError("image_empty", "The picture is empty (0 bytes). Send the file's content.")
     if len(data) > limits.max_bytes:
@@ -289,7 +280,6 @@ def _too_many_pixels(what: str, limits: ImageLimits) -> ImageError:
 
 
 def _load(file: _Opened, reduced: tuple[int, int] | None) -> Image.Image:
-    """Return the picture with its pixels; an animation's first."""
     low = wide.low_bytes(file.image) if file.kind in ("PNG", "TIFF") else None
     try:
         try:
@@ -323,7 +313,6 @@ def _upright(image: Image.Image, size: int) -> Image.Image:
 
 
 def _failed(kind: str, data: bytes, error: Exception) -> ImageError:
-    """Return what is wrong with a picture for which a decoder raised this."""
     if isinstance(error, ImageError):
         return error
     if isinstance(error, MemoryError | RecursionError):

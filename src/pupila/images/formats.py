@@ -111,7 +111,6 @@ def brands(data: bytes) -> list[bytes]:
 
 
 def _by_structure(data: bytes) -> str | None:
-    """Return the format of files that more than their first bytes tell."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
     if data[:2] == b"BM" and int.from_bytes(data[14:18], "little") in BITMAP_HEADERS:
@@ -125,7 +124,6 @@ def _by_structure(data: bytes) -> str | None:
 
 
 def _other(data: bytes) -> tuple[str, str]:
-    """Return what a file is that is no picture, and what to do."""
     for at, sign, what, fix in OTHERS:
         if data.startswith(sign, at):
             return what, fix
@@ -223,7 +221,6 @@ def open_header(kind: str, data: bytes) -> tuple[Image.Image, str]:
 
 
 def _opener(kind: str, data: bytes) -> Image.Image:
-    """Read the header with the one decoder of this format."""
     if kind == "HEIF":
         return _heif_opener()(io.BytesIO(data))
     if kind == "TIFF":

@@ -69,7 +69,7 @@ class PixelsError(ExcessError):
     """There are too many pixels; says of what."""
 
 
-class Layout(NamedTuple):
+class TiffLayout(NamedTuple):
     """How the numbers of a block are written."""
 
     order: str
@@ -83,7 +83,7 @@ class Layout(NamedTuple):
         return self.order + ("Q" if self.big else "I")
 
 
-class Entry(NamedTuple):
+class TiffEntry(NamedTuple):
     """One entry of a directory."""
 
     tag: int
@@ -92,25 +92,25 @@ class Entry(NamedTuple):
     field: bytes
     """The value itself if it is short, else where in the block it stands."""
 
-    def place(self, layout: Layout) -> int:
+    def place(self, layout: TiffLayout) -> int:
         """Return where the value or another directory stands."""
         place: int = struct.unpack(layout.place, self.field)[0]
         return place
 
 
-def first_directory(block: memoryview) -> tuple[Layout, int] | None:
+def first_directory(block: memoryview) -> tuple[TiffLayout, int] | None:
     """Return the layout of a block and where its first directory stands; None for what is no such block."""
     order = HEADERS.get(bytes(block[:4]))
     if order is None:
         return None
-    layout = Layout(order, 43 in block[2:4])
+    layout = TiffLayout(order, 43 in block[2:4])
     try:
         return layout, struct.unpack_from(layout.place, block, 8 if layout.big else 4)[0]
     except struct.error:
         return None
 
 
-def entries(block: memoryview, layout: Layout, at: int) -> Iterator[Entry]:
+def entries(block: memoryview, layout: TiffLayout, at: int) -> Iterator[TiffEntry]:
     """Yield the entries of a directory that are there."""
     number, entry = ("Q", "HHQ8s") if layout.big else ("H", "HHI4s")
     size = struct.calcsize(layout.order + entry)
@@ -121,7 +121,7 @@ def entries(block: memoryview, layout: Layout, at: int) -> Iterator[Entry]:
     at += struct.calcsize(layout.order + number)
     whole = min(count, max(len(block) - at, 0) // size)
     for fields in struct.iter_unpack(layout.order + entry, block[at : at + whole * size]):
-        yield Entry._make(fields)
+        yield TiffEntry._make(fields)
 
 
 def check_directories(blocks: Iterable[memoryview]) -> None:
@@ -245,7 +245,6 @@ def _directories(data: bytes, at: int) -> Iterator[tuple[bytes, memoryview]]:
 
 
 def _png(data: bytes) -> None:
-    """Count chunks up to the end."""
     packed, at = 0, 8
     blocks: list[memoryview] = []
     for _ in range(MAX_BLOCKS):

@@ -153,7 +153,6 @@ class NumbersTiff(ImageFile.ImageFile):
         return super().load()
 
     def _values(self) -> Numbers:
-        """Return all numbers, [H, W, values a pixel]."""
         width, height = self.size
         samples, planes = self._one(SAMPLES, 1), self._one(PLANES, 1) == 2
         rows = min(self._one(ROWS_PER_STRIP, height), height)

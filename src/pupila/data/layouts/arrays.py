@@ -10,7 +10,7 @@ import math
 import pickle
 import struct
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -23,9 +23,8 @@ from pupila.data.dataset import Pictures, SplitArrays, Splits, assemble
 from pupila.data.decode import choose_size, resize_pictures
 from pupila.data.layouts.labelled import natural_order, some, split_of
 from pupila.data.sources.archive import DAMAGED, RATIO, RATIO_FROM, UnpackBudget, check_directory
-from pupila.data.sources.download import download
 from pupila.data.sources.files import SourceFile
-from pupila.errors import DataError, DownloadError
+from pupila.errors import DataError
 
 IMAGE_KEYS = ("x", "images", "image", "data", "arr_0", "imgs", "pictures")
 LABEL_KEYS = ("y", "labels", "label", "targets", "target", "classes", "arr_1")
@@ -89,7 +88,6 @@ def _npz_parts(file: SourceFile, where: str) -> dict[str, tuple[Array, Array]]:
 
 
 def _npz_arrays(file: BinaryIO, where: str) -> dict[str, Array]:
-    """Read the arrays of a zip within the limits of archives."""
     budget = UnpackBudget(where, file.seek(0, io.SEEK_END))
     check_directory(file, budget)
     arrays: dict[str, Array] = {}
@@ -116,7 +114,6 @@ def _paired(arrays: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
 
 
 def _label_beside(key: str, kind: str, arrays: Mapping[str, Array]) -> Array | None:
-    """Return the labels whose name is that of the pictures with x turned into y."""
     by_name = {name.casefold(): array for name, array in arrays.items()}
     for label in LABEL_KEYS:
         found = by_name.get(key.casefold().replace(kind, label, 1) if kind != "arr_0" else "arr_1")
@@ -191,59 +188,45 @@ ROW = 3 * SIDE * SIDE
 """Bytes of one picture: the red plane, then the green one, then the blue one."""
 
 
+BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
+
+
 @dataclass(frozen=True)
 class CifarVersion:
-    """One way in which the authors publish: the files of each split, where the names are, how a file is read."""
+    """One way in which the authors publish: the files of each split and of the classes' names, and what is in them."""
 
     title: str
     train: tuple[str, ...]
     test: str
     names: str
-    read_names: Callable[[SourceFile], Sequence[str]]
-    read: Callable[[SourceFile], SplitArrays]
+    keys: tuple[bytes, bytes] | None
+    """Of the names and of the labels in the pickles; None for the binary version."""
+    label_bytes: int = 1
+    """Before each picture of the binary version; the last is the fine label."""
 
+    def read_names(self, entry: SourceFile) -> Sequence[str]:
+        """Return the names of the classes."""
+        return [str(item, "ascii") for item in (unpickle(entry)[self.keys[0]] if self.keys else entry.read().split())]
 
-def _pickled(labels: bytes) -> Callable[[SourceFile], SplitArrays]:
-    def read(entry: SourceFile) -> SplitArrays:
-        content, file = unpickle(entry), entry.parts[-1]
-        names = [f"{file}/{str(name, 'latin-1')}" for name in content[b"filenames"]]
-        return _part(content[b"data"].values(), content[labels], names, file)
-
-    return read
-
-
-def _pickled_names(key: bytes) -> Callable[[SourceFile], Sequence[str]]:
-    return lambda entry: [str(item, "ascii") for item in unpickle(entry)[key]]
-
-
-def _binary(label_bytes: int) -> Callable[[SourceFile], SplitArrays]:
-    def read(entry: SourceFile) -> SplitArrays:
-        """Read rows of labels and pixels; the last of the labels is the fine one."""
+    def read(self, entry: SourceFile) -> SplitArrays:
+        """Return the pictures of one file."""
         file = entry.parts[-1]
-        rows = np.frombuffer(entry.read(), dtype=np.uint8).reshape(-1, label_bytes + ROW)
+        if self.keys:
+            content = unpickle(entry)
+            names = [f"{file}/{str(name, 'latin-1')}" for name in content[b"filenames"]]
+            return _part(content[b"data"].values(), content[self.keys[1]], names, file)
+        rows = np.frombuffer(entry.read(), dtype=np.uint8).reshape(-1, self.label_bytes + ROW)
         names = [f"{file}/{index:05d}" for index in range(len(rows))]
-        return _part(rows[:, label_bytes:], rows[:, label_bytes - 1].tolist(), names, file)
-
-    return read
+        return _part(rows[:, self.label_bytes :], rows[:, self.label_bytes - 1].tolist(), names, file)
 
 
-def _text_names(entry: SourceFile) -> Sequence[str]:
-    return str(entry.read(), "ascii").split()
-
-
-BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
-BINARY = tuple(f"{name}.bin" for name in BATCHES)
 VERSIONS = (
+    CifarVersion("CIFAR-10", BATCHES, "test_batch", "batches.meta", (b"label_names", b"labels")),
     CifarVersion(
-        "CIFAR-10", BATCHES, "test_batch", "batches.meta", _pickled_names(b"label_names"), _pickled(b"labels")
+        "CIFAR-10, binary version", tuple(f"{name}.bin" for name in BATCHES), "test_batch.bin", "batches.meta.txt", None
     ),
-    CifarVersion("CIFAR-10, binary version", BINARY, "test_batch.bin", "batches.meta.txt", _text_names, _binary(1)),
-    CifarVersion(
-        "CIFAR-100", ("train",), "test", "meta", _pickled_names(b"fine_label_names"), _pickled(b"fine_labels")
-    ),
-    CifarVersion(
-        "CIFAR-100, binary version", ("train.bin",), "test.bin", "fine_label_names.txt", _text_names, _binary(2)
-    ),
+    CifarVersion("CIFAR-100", ("train",), "test", "meta", (b"fine_label_names", b"fine_labels")),
+    CifarVersion("CIFAR-100, binary version", ("train.bin",), "test.bin", "fine_label_names.txt", None, 2),
 )
 
 
@@ -341,13 +324,3 @@ def unpickle(entry: SourceFile) -> dict[bytes, Any]:
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MD5 = "c58f30108f718f92721af3b95e74349a"
-
-
-def fetch_cifar10(folder: Path, url: str = URL, md5: str = MD5) -> Path:
-    """Return the path of the archive in `folder`, downloaded (170 MB) unless it lies there; raises DownloadError."""
-    try:
-        return download(url, folder / "cifar-10-python.tar.gz", md5=md5)
-    except DownloadError as error:
-        raise DownloadError(
-            f"{error} Or give the path of a copy of the archive or of class folders; 'digits' needs no network."
-        ) from error

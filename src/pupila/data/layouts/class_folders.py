@@ -91,7 +91,6 @@ def _inside(found: FilesByFolder, top: str) -> FilesByFolder:
 
 
 def _beside(found: FilesByFolder, folders: Mapping[str, str]) -> list[str]:
-    """Say which folders lie beside those of the splits."""
     counts: Counter[str] = Counter()
     for folder, files in found.items():
         if folder and folder[0] not in folders:
@@ -103,7 +102,6 @@ def _beside(found: FilesByFolder, folders: Mapping[str, str]) -> list[str]:
 
 
 def _unsure(tops: Set[str], named: Mapping[str, tuple[str, str]]) -> list[str]:
-    """Say that some classes are named like splits of one class, and others are not."""
     if not named or named.keys() == tops:
         return []
     return [
@@ -148,7 +146,6 @@ def _chosen_classes(found: FilesByFolder, where: str) -> FilesByFolder:
 
 
 def _deeper(parts: Mapping[str, FilesByFolder]) -> list[str]:
-    """Say how many pictures lie deeper than their class folder."""
     deep = [(folder, files) for part in parts.values() for folder, files in part.items() if len(folder) > 1]
     if not deep:
         return []

@@ -6,16 +6,12 @@ from dataclasses import replace
 
 from pupila._arguments import counted
 from pupila.data.layouts.class_folders import FilesByFolder, by_class_folders, by_file_names, split_folders, unwrap
-from pupila.data.layouts.labelled import HINT, DetectedLayout, is_structure, splits_among
+from pupila.data.layouts.labelled import HINT, MASKS, DetectedLayout, is_structure, splits_among, words_of
 from pupila.data.layouts.parquet import by_parquet, is_parquet
 from pupila.data.layouts.tables import by_tables, find_tables
 from pupila.data.sources.files import UNREAD, VIDEOS, SourceFile, SourceFiles, display_name, ending_of
 from pupila.errors import DataError
 
-MASKS = frozenset(
-    ("trimaps", "masks", "mask", "segmentationclass", "groundtruth", "gt", "segmentation", "segmentations")
-)
-MASK_END = re.compile(r"[_-](mask|seg|segmentation|gt|label)$")
 YOLO_LINE = re.compile(rb"\s*\d+(\s+-?[\d.]+(e-?\d+)?){4,}\s*$", re.IGNORECASE | re.MULTILINE)
 SAMPLE = 100
 HEAD_BYTES = 2**16
@@ -90,7 +86,6 @@ def _pictures_by_folder(entries: Iterable[SourceFile]) -> FilesByFolder:
 
 
 def _by_names(found: FilesByFolder, where: str) -> DetectedLayout:
-    """Take the labels from the names of files or folders."""
     tops = {folder[0] for folder in found if folder}
     if not split_folders(found) and len(tops) > 1 and len(splits_among(tops)) == len(tops):
         # train/1.jpg beside test/1.jpg: as class folders these would be the classes `train` and `test`
@@ -121,7 +116,6 @@ def _check_task(entries: Sequence[SourceFile], where: str) -> None:
 
 
 def _coco(entries: Sequence[SourceFile]) -> str:
-    """Return what shows boxes or outlines in the format of COCO."""
     for entry in entries:
         if ending_of(entry.parts[-1]) == ".json":
             text = _head(entry, 16 * HEAD_BYTES)
@@ -150,16 +144,14 @@ def _boxes(entries: Sequence[SourceFile], pictures: Sequence[SourceFile]) -> str
 
 
 def _masks(pictures: Sequence[SourceFile]) -> str:
-    """Return what shows a picture of masks for most pictures."""
-    masks = [entry for entry in pictures if _folders(entry) & MASKS]
-    stems = {MASK_END.sub("", entry.parts[-1].rpartition(".")[0]) for entry in masks}
-    others = [entry for entry in pictures if not _folders(entry) & MASKS]
+    """Return what shows a picture of masks for most pictures: of its name, or with a word before or behind it."""
+    masks = [entry for entry in pictures if any(words_of(folder) & MASKS for folder in entry.parts[:-1])]
+    names = {entry.name for entry in masks}
+    stems = {entry.parts[-1].rpartition(".")[0] for entry in masks}
+    stems |= {part for stem in stems for part in (*re.split(r"[_-](?=[^_-]*$)", stem)[:1], stem.partition("_")[2])}
+    others = [entry for entry in pictures if entry.name not in names]
     matched = sum(entry.parts[-1].rpartition(".")[0] in stems for entry in others)
     return f"masks: {masks[0].name}" if masks and matched >= max(1, len(masks) / 2) else ""
-
-
-def _folders(entry: SourceFile) -> set[str]:
-    return {re.sub(r"[\s_-]+", "", folder.casefold()) for folder in entry.parts[:-1]}
 
 
 def _head(entry: SourceFile, most: int = HEAD_BYTES) -> bytes:

@@ -47,7 +47,19 @@ STRUCTURE = frozenset(
         "test2017", "trimaps", "train2014", "val2014", "test2014",
     )
 )  # fmt: skip
-"""Names of folders of such data sets, which are no classes, without marks between words."""
+"""Names of folders of data sets for another task, which are no classes, without marks between words."""
+MASKS = frozenset(
+    (
+        "mask", "masks", "seg", "segs", "segmentation", "segmentations", "segmented", "segmentationclass", "trimap",
+        "trimaps", "gt", "truth", "groundtruth", "label", "labels", "annotation", "annotations", "anno", "annots",
+        "matte", "mattes", "target", "targets", "output", "outputs", "semantic",
+    )
+)  # fmt: skip
+PIECES = STRUCTURE | MASKS | {
+    "raw", "original", "originals", "input", "inputs", "png", "jpg", "tif", "rgb", "color", "binary", "ground", "photo",
+    "photos", "picture", "pictures", "class", "instance", "training", "validation", "fine", "coarse", "resized",
+}  # fmt: skip
+"""Words that such names are put together from: mask_png, gtFine, segmentation-masks, original_images."""
 HINT = "Put them into one folder a class, like cat/1.jpg and dog/1.jpg."
 
 
@@ -195,7 +207,13 @@ def splits_among(names: Iterable[str]) -> dict[str, str]:
 def is_structure(folder: str) -> bool:
     """Return whether a folder's name is that of a part of a data set, like images, and of no class."""
     plain = re.sub(r"[\s_-]+", "", folder.casefold())
-    return plain in STRUCTURE or plain.startswith("voc20") or bool(splits_among([folder]))
+    known = plain in STRUCTURE or plain.startswith("voc20") or words_of(folder) <= PIECES
+    return known or bool(splits_among([folder]))
+
+
+def words_of(folder: str) -> set[str]:
+    """Return the words of a name in small letters: those of gt_fine and of gtFine are the same."""
+    return {word.lower() for word in re.findall(r"[A-Z]*[a-z]+|[A-Z]+|[^\W_]+", folder)}
 
 
 def splits_in_classes(names: Iterable[str]) -> dict[str, tuple[str, str]]:

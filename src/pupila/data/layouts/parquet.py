@@ -110,7 +110,6 @@ def _read(file: SourceFile, where: str) -> list[LabelledFile]:
 def _rows(
     opened: Any, image: str, label: str, classes: Sequence[str], file: SourceFile, where: str, budget: UnpackBudget
 ) -> list[LabelledFile]:
-    """Read the two columns in small batches, within the budget."""
     found: list[LabelledFile] = []
     for batch in opened.iter_batches(batch_size=BATCH, columns=[image, label], use_threads=False):
         budget.take_bytes(batch.nbytes)

@@ -172,7 +172,6 @@ def _without_label(entry: SourceFile, names: Set[str]) -> str:
 
 
 def _lost(entry: SourceFile, rows: Sequence[LabelRow], named: Mapping[str, SourceFile]) -> str:
-    """Say that most rows name pictures that are not there."""
     lost = next((row.file for row in rows if _key(row.file) not in named), "")
     if ADDRESS.match(lost):
         return (

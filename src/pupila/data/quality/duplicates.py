@@ -107,7 +107,6 @@ def detail(pictures: Pictures) -> Floats:
 
 
 def _blocks(values: Floats | Pictures, step: int) -> Floats:
-    """Return the mean of each block of step x step pixels."""
     count, size = values.shape[:2]
     blocks = values.reshape(count, size // step, step, size // step, step, 3)
     return np.asarray(blocks.mean(axis=(2, 4), dtype=np.float32))
@@ -159,7 +158,6 @@ def _propose(coarse: Floats, others: Floats, top: int, left: int) -> tuple[Rows,
 
 
 def _confirm(fine: Pictures, proposed: tuple[Rows, Rows], flip: bool) -> Iterator[DuplicatePair]:
-    """Yield those of the proposed pairs whose fine copies agree."""
     for start in range(0, len(proposed[0]), TILE):
         first, second = (rows[start : start + TILE] for rows in proposed)
         one, other = fine[first], fine[second][:, :, ::-1] if flip else fine[second]

@@ -12,11 +12,10 @@ import numpy as np
 from pupila import images
 from pupila.data.dataset import Skipped, Splits
 from pupila.data.decode_worker import read
-from pupila.data.load import OpenedSource, load_dataset
+from pupila.data.load import OpenedSource
 from pupila.data.quality.class_balance import imbalance, remedy
 from pupila.data.quality.duplicates import find_duplicates
 from pupila.data.sources.files import SourceFile
-from pupila.data.sources.source import NAMES
 from pupila.errors import ImageError
 from pupila.images import DEFAULT_LIMITS, Header, ImageLimits, Pixels
 from pupila.progress import Progress
@@ -196,13 +195,8 @@ def inspect_dataset(
     name_encoding: str | None = None,
 ) -> Inspection:
     """Load a source as training does, and look at it from all sides; raises what load_dataset() raises."""
-    opened = None if source in NAMES else OpenedSource(source, name_encoding)
-    splits = (
-        opened.load(size, cache=cache, limits=limits)
-        if opened
-        else load_dataset(source, size, cache=cache, limits=limits)
-    )
-    files = [item.entry for members in opened.labelled().values() for item in members] if opened else []
+    opened = OpenedSource(source, name_encoding)
+    splits = opened.load(size, cache=cache, limits=limits)
     places = [
         Place(name, row, part.names[row] if part.names else str(row), part.classes[label])
         for name, part in splits.parts().items()
@@ -216,6 +210,7 @@ def inspect_dataset(
     twins.sort(key=lambda t: (not t.leak, not t.disagree, not t.exact, -t.similarity))
     uniform = [place for place, picture in zip(places, chain(*pictures), strict=True) if _is_uniform(picture)]
     skipped = {item.name for item in splits.skipped}
+    files = [item.entry for members in opened.labelled().values() for item in members]
     files = [file for file in files if file.name not in skipped]
     return Inspection(splits, survey(files, limits) if files else None, tuple(twins), tuple(uniform))
 

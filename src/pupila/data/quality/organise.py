@@ -10,9 +10,8 @@ from pathlib import Path
 from pupila import images
 from pupila.data.dataset import Integers, Splits, split_rows
 from pupila.data.layouts.labelled import LabelledFile
-from pupila.data.load import OpenedSource, load_dataset
+from pupila.data.load import OpenedSource
 from pupila.data.sources.files import SourceFile
-from pupila.data.sources.source import NAMES
 from pupila.errors import DataError
 from pupila.progress import Progress
 
@@ -52,15 +51,15 @@ def organise(
     `equal` the same number of each class (see split_rows). Pictures that cannot be read are left out.
     Raises DataError if `out` is there, lies in the source, or cannot be written.
     """
-    opened = None if source in NAMES else OpenedSource(source, name_encoding)
+    opened = OpenedSource(source, name_encoding)
     target = _checked_target(opened, out)
-    splits = opened.load(cache=cache) if opened else load_dataset(source, cache=cache)
+    splits = opened.load(cache=cache)
     rows = _rows(splits, fraction, seed, equal)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as name:
             ready = Path(name) / "ready"
-            organised = _write(splits, opened.labelled() if opened else {}, rows, ready)
+            organised = _write(splits, opened.labelled(), rows, ready)
             ready.replace(target)
     except OSError as error:
         raise DataError(
@@ -69,11 +68,11 @@ def organise(
     return Organised(target, *organised)
 
 
-def _checked_target(opened: OpenedSource | None, out: Path) -> Path:
+def _checked_target(opened: OpenedSource, out: Path) -> Path:
     """Return the absolute path to write to; raises DataError if it lies in the source, or something is there."""
     target = Path(os.path.abspath(out.expanduser()))  # noqa: PTH100 - links stay as they are named
     above = (target.parent.resolve(), *target.parent.resolve().parents)
-    home = opened.source.path if opened else None  # of a table: the folder with its pictures
+    home = opened.source.path if opened.source else None  # of a table: the folder with its pictures
     if home and home.is_dir() and home.resolve() in above:
         raise DataError(f"{out}: lies in {home}, which would then hold every picture twice. Choose a place outside.")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -118,7 +117,6 @@ def _write(
 
 
 def _class_folders(classes: tuple[str, ...]) -> list[str]:
-    """Return a folder name for each class; raises DataError if two would be the same."""
     names = [_safe(name) for name in classes]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)

@@ -173,7 +173,6 @@ def stem(path: Path) -> str:
 
 
 def _members(file: BinaryIO, where: str, budget: UnpackBudget) -> Iterator[tuple[str, bytes | str]]:
-    """Yield the name of each member and its content, or the reason why it is left out."""
     start = file.read(6)
     file.seek(0)
     opener = next((opener for magic, opener in OPENERS.items() if start.startswith(magic)), None)

@@ -5,6 +5,7 @@ each code page of Windows is tried, and the readings are compared: a right one h
 """
 
 import os
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -59,11 +60,18 @@ CLOSED = "There is no permission to read it."
 
 Waiting = tuple[str, tuple[str, ...], frozenset[tuple[int, int]]]
 """A folder still to be looked into, its name within the data set, and the identities of those above it."""
-CODE_PAGES = ("cp850", "cp437", "cp1252", "cp852", "cp1250", "cp866", "cp1251", "cp932", "gbk", "big5", "cp949")
-"""Western, Central European and Cyrillic code pages of DOS and Windows, then those of East Asia."""
+CODE_PAGES = (
+    "cp850", "cp437", "cp860", "cp865", "cp861", "cp1252", "cp852", "cp1250", "cp866", "cp1251", "cp932", "gbk", "big5",
+    "cp949",
+)  # fmt: skip
+"""Western (cp860: Portuguese, cp865, cp861: Nordic), Central European, Cyrillic and East Asian, of DOS and Windows."""
 COMMON = frozenset("áàâãäçéèêëíìîïñóòôõöùúûüßÁÀÂÃÄÇÉÈÊËÍÎÏÑÓÒÔÕÖÙÚÛÜ")
 """Letters of Portuguese, Spanish, French and German."""
 NORTHERN = frozenset("åæøÅÆØœŒ")
+ODD_PAIRS = re.compile(
+    "ã(?![eo]|$|[^\\w])|õ(?!e)|[äå][oe]|öe|[ãõ]\\w*[ãõ]|ç.*[äö]|[äö].*ç|ò(?=\\w)|[áàâ]a", re.IGNORECASE
+)
+"""Where Portuguese has no tilde, or German and the Nordic languages no umlaut: in these cp860 and cp850 differ."""
 MOST = 0.6
 """Implausibility a letter up to which a reading is believed."""
 MARGIN = 0.4
@@ -74,12 +82,14 @@ SHOWN = 3
 class SourceFile(NamedTuple):
     """A file within a data set: as bytes if it comes out of an archive, else as the path to read it from.
 
-    A tuple, as ListedFile and LabelledFile are: there is one of each a file, and a dataclass takes three times as long.
+    A tuple, as LabelledFile is: there is one of each a file, and a dataclass takes three times as long.
     """
 
     parts: tuple[str, ...]
     """Folders and file name, in Unicode normal form C: macOS would give the same name another spelling."""
     source: bytes | str
+    stamp: tuple[int, int] = (0, 0)
+    """Of a listed file: its bytes and its time in nanoseconds, which tell whether it has changed."""
 
     @property
     def name(self) -> str:
@@ -149,19 +159,11 @@ def without_run_folders(files: Sequence[SourceFile]) -> tuple[list[SourceFile], 
     return kept, [f"Ignored {_listed('', ['/'.join(run) for run in runs])} that Pupila wrote."]
 
 
-class ListedFile(NamedTuple):
-    """A file and what tells whether it has changed."""
-
-    entry: SourceFile
-    bytes: int
-    modified_ns: int
-
-
 @dataclass
 class FolderListing:
     """All files below a folder, and what else was found there."""
 
-    files: list[ListedFile] = field(default_factory=list)
+    files: list[SourceFile] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     """What looks like a picture and is no file."""
     hidden: list[str] = field(default_factory=list)
@@ -209,7 +211,7 @@ def list_folder(root: Path) -> FolderListing:
             f"{root}: {_listed('', sorted(listing.closed))} cannot be read: there is no permission. "
             "Allow it, like: chmod -R u+rX FOLDER, or move what is not meant out of there."
         )
-    listing.files.sort(key=lambda listed: listed.entry.parts)
+    listing.files.sort()
     listing.skipped.sort(key=lambda skipped: skipped.name)
     return listing
 
@@ -249,7 +251,7 @@ def _take(item: os.DirEntry[str], parts: tuple[str, ...], listing: FolderListing
     elif file:
         try:
             status = item.stat()
-            listing.files.append(ListedFile(SourceFile(parts, item.path), status.st_size, status.st_mtime_ns))
+            listing.files.append(SourceFile(parts, item.path, (status.st_size, status.st_mtime_ns)))
         except FileNotFoundError:  # it was removed a moment ago
             return False
         except PermissionError:  # its folder may be listed, and not entered
@@ -340,6 +342,7 @@ def _implausibility(name: str) -> float:
             cost += _cost_of(letter, padded[index : index + 2], padded[index + 3])
     latin = sum(letter in COMMON or "LATIN" in unicodedata.name(letter, "") for letter in name if not letter.isascii())
     own = sum(letter.isalpha() and letter.isascii() for letter in name)
+    cost += len(ODD_PAIRS.findall(name)) / 2
     return cost + (float(latin) if latin > max(1, 3 * own) else 0.0)  # hardly any word has accents only
 
 

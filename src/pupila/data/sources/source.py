@@ -13,7 +13,6 @@ from pupila.data.layouts.tables import JSON, TABLES
 from pupila.data.sources.archive import SUFFIXES, UnpackBudget, read_archive, stem, unpack
 from pupila.data.sources.files import (
     SHOWN,
-    ListedFile,
     SourceFile,
     SourceFiles,
     is_undecoded,
@@ -102,20 +101,12 @@ def _about_address(given: str) -> str:
 
 def _folder(path: Path, name: str, wanted: Callable[[SourceFile], bool]) -> DataSource:
     listing = list_folder(path)
-    listed = {id(file.entry): file for file in listing.files if wanted(file.entry)}
-    kept, _ = without_run_folders([file.entry for file in listed.values()])  # what a training writes changes nothing
-    identity = [
-        [_stamp(listed[id(entry)]) for entry in kept],
-        [item.name for item in listing.skipped],
-        listing.notes(),
-    ]
-    entries = [file.entry for file in listed.values()]
-    collected = SourceFiles(entries, listing.notes(), listing.skipped)
+    entries = [file for file in listing.files if wanted(file)]
+    kept, _ = without_run_folders(entries)  # what a training writes changes nothing
+    notes = listing.notes()
+    identity = [[(file.source, *file.stamp) for file in kept], [item.name for item in listing.skipped], notes]
+    collected = SourceFiles(entries, notes, listing.skipped)
     return DataSource(path, name, identity, lambda: collected)
-
-
-def _stamp(file: ListedFile) -> tuple[bytes | str, int, int]:
-    return file.entry.source, file.bytes, file.modified_ns
 
 
 def _with_inner_archives(files: SourceFiles, where: str) -> SourceFiles:

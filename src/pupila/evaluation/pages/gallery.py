@@ -117,7 +117,6 @@ def overlaid(picture: Pixels, activation: Floats) -> Pixels:
 
 
 def _stretched(values: Float64, side: int) -> Float64:
-    """Enlarge [h, w] to [side, side], linearly between the centres of its cells."""
     height, width = values.shape
     return np.asarray(_linear_weights(height, side) @ values @ _linear_weights(width, side).T)
 
