@@ -6,10 +6,7 @@ Each is an optional package that is imported only when it is asked for. A run th
 import contextlib
 import importlib.util
 import logging
-import math
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +17,7 @@ from pupila.recipe import Recipe
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
-    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    from torch.utils.tensorboard import SummaryWriter
 
 logger = logging.getLogger("pupila.training")
 
@@ -30,8 +27,12 @@ LOGS = {"tensorboard": ("tensorboard",), "mlflow": ("mlflow", "sqlalchemy", "ale
 """The logs there are, and the packages that each needs."""
 EXPERIMENT = "pupila"
 RUN_ID_FILE = "mlflow-run-id.txt"
-BATCH = 1000
-"""Metrics that MLflow takes at once."""
+MLFLOW_SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+"""Read by MLflow's import: it sends nothing unless told to, and does not wait long for a server that is away."""
 
 
 class Tracker:
@@ -57,14 +58,14 @@ def tracking(log: str | None, folder: Path, recipe: Recipe) -> Iterator[Tracker]
     log: one of LOGS, installed, or None. Raises TrainingError if the log cannot be opened or, for TensorBoard, written.
     An MLflow server that is gone for a while does not end a training: it gets what it missed after the next epoch.
     """
-    if log is None:
-        yield Tracker()
-    elif log == "tensorboard":
+    if log == "tensorboard":
         with _tensorboard(folder) as tracker:
             yield tracker
-    else:
+    elif log == "mlflow":
         with _mlflow(folder, recipe) as tracker:
             yield tracker
+    else:
+        yield Tracker()
 
 
 def metrics_of(row: Row) -> Mapping[str, float]:
@@ -74,10 +75,10 @@ def metrics_of(row: Row) -> Mapping[str, float]:
 
 @contextlib.contextmanager
 def _tensorboard(folder: Path) -> Iterator[Tracker]:
-    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    from torch.utils.tensorboard import SummaryWriter
 
-    try:
-        writer = EventFileWriter(str(folder))
+    try:  # purge_step: readers forget what an earlier, killed part of this run wrote
+        writer = SummaryWriter(str(folder), purge_step=0)  # type: ignore[no-untyped-call]
     except OSError as error:
         raise TrainingError(f"{folder}: cannot be written ({error.strerror}). Choose another --runs.") from error
     with contextlib.closing(writer):
@@ -87,32 +88,23 @@ def _tensorboard(folder: Path) -> Iterator[Tracker]:
 class _EventFile(Tracker):
     """Begins with the whole history, so that a log is complete even if it was asked for only on the way."""
 
-    def __init__(self, writer: "EventFileWriter") -> None:
+    def __init__(self, writer: "SummaryWriter") -> None:
         self._writer = writer
         self._written = 0
 
     def record(self, rows: Sequence[Row]) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        now = time.time()
-        if not self._written:  # tells readers to forget what an earlier, killed part of this run wrote
-            start = SessionLog(status=SessionLog.START)
-            self._writer.add_event(Event(wall_time=now, step=rows[0]["epoch"], session_log=start))
+        began = time.time() - rows[-1]["seconds"]
         for row in rows[self._written :]:
-            values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics_of(row).items()]
-            when = now - rows[-1]["seconds"] + row["seconds"]
-            self._writer.add_event(Event(wall_time=when, step=row["epoch"], summary=Summary(value=values)))
+            for name, value in metrics_of(row).items():
+                self._writer.add_scalar(name, value, row["epoch"], began + row["seconds"])  # type: ignore[no-untyped-call]
         self._written = len(rows)
-        self._writer.flush()
+        self._writer.flush()  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager
 def _mlflow(folder: Path, recipe: Recipe) -> Iterator[Tracker]:
-    # Read by MLflow's import: it sends nothing unless told to, and does not wait long for a server that is away.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    for name, value in MLFLOW_SETTINGS.items():
+        os.environ.setdefault(name, value)
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
@@ -132,71 +124,39 @@ def _mlflow(folder: Path, recipe: Recipe) -> Iterator[Tracker]:
             status = "KILLED"  # within the first epoch, where fit has no model to return
         raise
     finally:
-        tracker.end(status)
+        with _warning("the end of the run"):
+            client.set_terminated(tracker.run_id, status)
 
 
 class _MlflowRun(Tracker):
+    """An epoch that is trained again after a kill is logged again: its seconds are others."""
+
     def __init__(self, client: "MlflowClient", run_id: str) -> None:
         self._client = client
-        self._run_id = run_id
-        self._logged = {
-            (name, metric.step): metric.value
-            for name in client.get_run(run_id).data.metrics
-            for metric in client.get_metric_history(run_id, name)
-        }
-        """An epoch that is trained again after a kill is logged again only where it differs."""
+        self.run_id = run_id
+        self._logged = {metric.step: metric.value for metric in client.get_metric_history(run_id, "seconds")}
 
     def record(self, rows: Sequence[Row]) -> None:
         from mlflow.entities import Metric
-        from mlflow.exceptions import MlflowException
 
-        now = time.time()
-        fresh = [
-            Metric(name, value, round(1000 * (now - rows[-1]["seconds"] + row["seconds"])), row["epoch"])
-            for row in rows
-            for name, value in metrics_of(row).items()
-            if not _same(self._logged.get((name, row["epoch"])), value)
-        ]
-        try:
-            with _ctrl_c_later():
-                for first in range(0, len(fresh), BATCH):
-                    self._client.log_batch(self._run_id, metrics=fresh[first : first + BATCH])
-        except MlflowException as error:
-            logger.warning(
-                f"MLflow did not take the metrics; they are sent again after the next epoch: {_first_line(error)}"
-            )
-        else:
-            self._logged |= {(metric.key, metric.step): metric.value for metric in fresh}
-
-    def end(self, status: str) -> None:
-        """Say how the run ended."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            with _ctrl_c_later():
-                self._client.set_terminated(self._run_id, status)
-        except MlflowException as error:
-            logger.warning(f"MLflow did not take the end of the run: {_first_line(error)}")
-
-
-def _same(one: float | None, other: float) -> bool:
-    return one == other or (one is not None and math.isnan(one) and math.isnan(other))
+        began = time.time() - rows[-1]["seconds"]
+        with _warning("the metrics; they are sent again after the next epoch"):
+            for row in (row for row in rows if self._logged.get(row["epoch"]) != row["seconds"]):
+                when = round(1000 * (began + row["seconds"]))
+                metrics = [Metric(name, value, when, row["epoch"]) for name, value in metrics_of(row).items()]
+                self._client.log_batch(self.run_id, metrics=metrics)
+                self._logged[row["epoch"]] = row["seconds"]
 
 
 @contextlib.contextmanager
-def _ctrl_c_later() -> Iterator[None]:
-    """Let Ctrl-C wait for the end of the block: within a transaction it would leave the store locked, even for us."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # which hears of no signals
-        return
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+def _warning(what: str) -> Iterator[None]:
+    """Log MLflow's errors as a warning that it did not take `what`."""
+    from mlflow.exceptions import MlflowException
+
     try:
         yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if pressed:
-            signal.raise_signal(signal.SIGINT)
+    except MlflowException as error:
+        logger.warning(f"MLflow did not take {what}: {_first_line(error)}")
 
 
 def _mlflow_run(client: "MlflowClient", folder: Path, recipe: Recipe) -> str:
