@@ -6,7 +6,7 @@ from store_kit import BUCKET, store  # noqa: F401 - a fixture
 from training_kit import TINY, colours
 
 from pupila.errors import TrainingError
-from pupila.training.distributed.remote_checkpoints import Mirror
+from pupila.training.loop.checkpoint import Mirror
 from pupila.training.loop.fit import fit
 from pupila.training.loop.resnet import ResNet18
 

@@ -22,6 +22,8 @@ from pupila.cli.group import (
 
 if TYPE_CHECKING:
     from pupila.recipe import Recipe
+    from pupila.training.run_folder import Record, TrainingData
+    from pupila.training.train import TrainJob
 
 
 @click.command(
@@ -108,71 +110,72 @@ def train(
     """
     from pupila.recipe import load_recipe
     from pupila.training.prepare import prepare
-    from pupila.training.run_folder import default_name, folder_of, new_folder
+    from pupila.training.run_folder import TrainingData, default_name, folder_of, new_folder
+    from pupila.training.train import TrainJob
 
     given = {"weights": weights, "epochs": epochs, "minutes": minutes, "seed": seed}
     values = {key: value for key, value in given.items() if value is not None}
-    options = {"size": size, "labels": labels, "feedback": feedback, "outliers": outliers}
-    more = (checkpoint_seconds, checkpoints, log, workers, cluster)
+    pictures = TrainingData(data or "", size, labels, feedback, outliers)
+    more: dict[str, Any] = {"checkpoint_seconds": checkpoint_seconds, "checkpoints": checkpoints, "log": log}
     if resume:
         folder, record = _to_resume(runs, name, data, mirrored=checkpoints is not None)
-        kept = {**record, **{key: value for key, value in options.items() if value is not None}}
-        same = not (recipe or overrides or values) and "size" in record
+        pictures = _data_to_resume(record, pictures)
+        same = record is not None and not (recipe or overrides or values)
         chosen = _recipe_of(folder) if same else load_recipe(recipe or "standard", overrides).with_budget(values)
-        _run(data or kept.pop("source"), chosen, folder, kept, True, *more)
+        _run(TrainJob(pictures, chosen, folder, True, **more), workers, cluster)
         return
     if data is None:
         raise click.UsageError("Missing argument 'DATA'. Give a folder of class folders, `cifar10`, or `digits`.")
     chosen = load_recipe(recipe or "standard", overrides).with_budget(values)
     if explain:
-        click.echo("\n".join(prepare(data, chosen, size, labels, feedback, outliers).resolved.given))
+        click.echo("\n".join(prepare(pictures, chosen).resolved.given))
         return
     wanted = name or default_name(data, chosen.name)
     if "RANK" in os.environ:  # one of the processes that torchrun has started: all of them write to one folder
-        _run(data, chosen, folder_of(runs, wanted), options, False, *more)
+        _run(TrainJob(pictures, chosen, folder_of(runs, wanted), False, **more), workers, cluster)
         return
     with new_folder(runs, wanted) as folder:
         if folder != runs / wanted:
             click.echo(f"{runs / wanted} is there already: this run goes to {folder}. (--resume goes on with a run.)")
-        _run(data, chosen, folder, options, False, *more)
+        _run(TrainJob(pictures, chosen, folder, False, **more), workers, cluster)
 
 
-def _run(
-    data: str, recipe: "Recipe", folder: Path, options: dict[str, Any], resume: bool,
-    checkpoint_seconds: float, checkpoints: str | None, log: str | None, workers: int, cluster: str | None,
-) -> None:  # fmt: skip
+def _run(job: "TrainJob", workers: int, cluster: str | None) -> None:
     """Train in one process, in several, or on a cluster."""
-    from pupila.training.distributed.ranks import Order, take_part, train_with_workers
+    from pupila.training.distributed.ranks import take_part, train_with_workers
 
-    order = Order(data, recipe, folder, resume, checkpoint_seconds, checkpoints, {**options, "log": log})
     if cluster is not None:
         from pupila.cluster.train import train_on_cluster
 
-        model: Path | None = train_on_cluster(order, workers, cluster)
+        model: Path | None = train_on_cluster(job, workers, cluster)
     else:
-        model = train_with_workers(order, workers) if workers > 1 else take_part(order)
+        model = train_with_workers(job, workers) if workers > 1 else take_part(job)
     if model is not None:
         click.echo(f"Serve it with: pupila serve {shlex.quote(str(model))}")
 
 
-def _to_resume(runs: Path, name: str | None, data: str | None, mirrored: bool) -> tuple[Path, dict[str, Any]]:
-    """Return the folder of the run to go on with, and its data's name and options.
+def _to_resume(runs: Path, name: str | None, data: str | None, mirrored: bool) -> "tuple[Path, Record | None]":
+    """Return the folder of the run to go on with, and its record.
 
     mirrored: its checkpoint may lie elsewhere, and the folder be gone.
     """
     from pupila.errors import TrainingError
-    from pupila.training.record import read_record
-    from pupila.training.run_folder import folder_of, holds_run, source_of, unfinished
+    from pupila.training.run_folder import folder_of, holds_run, read_record, source_of, unfinished
 
     folder = folder_of(runs, name) if name else unfinished(runs, source_of(data) if data else None)
     if mirrored and name and data and not holds_run(folder):
-        return folder, {}
+        return folder, None
     if not holds_run(folder):
         raise TrainingError(f"{folder}: there is no run to go on with. Check --name and --runs, or leave --resume out.")
-    record = read_record(folder)
-    paths = {key: getattr(record, key) for key in ("labels", "feedback", "outliers")}
-    found = {key: None if path is None else Path(path) for key, path in paths.items()}
-    return folder, {"size": record.size, **found, **({} if data else {"source": record.source})}
+    return folder, read_record(folder)
+
+
+def _data_to_resume(record: "Record | None", given: "TrainingData") -> "TrainingData":
+    """Return what the run was trained on, with what the command line gives in its place."""
+    from pupila.training.run_folder import TrainingData
+
+    kept = {} if record is None else {key: getattr(record, key) for key in vars(given)}
+    return TrainingData(**kept | {key: value for key, value in vars(given).items() if value})
 
 
 def _recipe_of(folder: Path) -> "Recipe":

@@ -2,7 +2,7 @@
 
 Every node must find the pictures and the runs folder under the same path. A worker or node that is lost costs what was
 trained since the last checkpoint: Ray starts the workers again, on the nodes that are left, and since what a batch
-holds does not depend on how many share it, the run ends as it would have.
+holds does not depend on how many share it, fewer of them go on with the same batches.
 """
 
 from collections.abc import Mapping
@@ -19,26 +19,28 @@ from pupila.cluster.connect import HERE, check_weights, connected, full, shown
 from pupila.errors import PupilaError, TrainingError
 from pupila.progress import printing_to
 from pupila.training.distributed.process_group import meet_on_the_network_of
-from pupila.training.distributed.ranks import RESTARTS, Order, check, take_part
+from pupila.training.distributed.ranks import RESTARTS, check, take_part
+from pupila.training.train import TrainJob
 
 
-def train_on_cluster(order: Order, workers: int, address: str = HERE) -> Path:
+def train_on_cluster(job: TrainJob, workers: int, address: str = HERE) -> Path:
     """Train with up to `workers` workers, one core or GPU each, and return the model file.
 
     Raises what train() raises, SettingsError if no cluster is there, and TrainingError if more than RESTARTS workers
     were lost.
     """
-    check_weights(order.recipe)
-    check(order)
-    folder = order.folder.resolve()
-    options = {key: value.resolve() if isinstance(value, Path) else value for key, value in order.options.items()}
+    check_weights(job.recipe)
+    check(job)
+    folder = job.folder.resolve()
+    paths: dict[str, Any] = {key: value.resolve() for key, value in vars(job.data).items() if isinstance(value, Path)}
+    data = replace(job.data, source=full(job.data.source), **paths)
     # Only a checkpoint of this run can be in the folder: a worker that is started again goes on with it.
-    order = replace(order, source=full(order.source), folder=folder, options=options, resume=True)
+    job = replace(job, data=data, folder=folder, resume=True)
     with connected(address), shown(folder):
         gpus = ray.cluster_resources().get("GPU", 0) > 0  # type: ignore[no-untyped-call]
         trainer = TorchTrainer(
             _work,  # type: ignore[arg-type] # here and below: ray.train's types are those of its older interface
-            train_loop_config={"order": order},
+            train_loop_config={"job": job},
             torch_config=OnOneNetwork("nccl" if gpus else "gloo"),
             scaling_config=ScalingConfig(num_workers=(1, workers), use_gpu=gpus),  # type: ignore[arg-type]
             run_config=RunConfig(
@@ -73,9 +75,9 @@ class OnOneNetwork(TorchConfig):
 
 def _work(config: Mapping[str, Any]) -> dict[str, str]:
     """What each worker runs. An error that a person can act on is an answer: starting again would not help."""
-    order: Order = config["order"]
+    job: TrainJob = config["job"]
     try:
-        with printing_to(order.folder):
-            return {"model": str(take_part(order) or "")}
+        with printing_to(job.folder):
+            return {"model": str(take_part(job) or "")}
     except PupilaError as error:
         return {"error": str(error)}

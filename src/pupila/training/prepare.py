@@ -6,6 +6,7 @@ Says what it finds as it goes.
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pupila.data import Dataset, Splits, held_out, load_dataset
 from pupila.data.quality.labels import relabelled
@@ -18,6 +19,7 @@ from pupila.training.framing import choose_framing
 from pupila.training.loop.device import pick_device
 from pupila.training.loop.head import InputChoice, choose_input
 from pupila.training.outliers import Outliers, read_outliers
+from pupila.training.run_folder import TrainingData
 from pupila.training.weights import Start, starting_network
 
 log = logging.getLogger("pupila.training")
@@ -38,26 +40,24 @@ class Prepared:
     """Pictures of none of the classes."""
 
     @property
-    def fingerprint(self) -> str:
-        """Of all that is trained on."""
+    def recipe(self) -> Recipe:
+        """The recipe with every value chosen."""
+        return self.resolved.recipe
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a run must agree with to be gone on with."""
         more = [part.fingerprint for part in (self.corrections, self.outliers) if part is not None]
-        return " ".join([self.splits.fingerprint, *more])
+        fingerprint = " ".join([self.splits.fingerprint, *more])
+        return {"recipe": self.recipe.to_dict(), "data": fingerprint, "weights": self.start.origin}
 
 
-def prepare(
-    source: str,
-    recipe: Recipe,
-    size: int | None = None,
-    labels: Path | None = None,
-    feedback: Path | None = None,
-    outliers: Path | None = None,
-    team: Team = ALONE,
-) -> Prepared:
+def prepare(data: TrainingData, recipe: Recipe, team: Team = ALONE) -> Prepared:
     """Load and split the data, load the weights, choose what the recipe leaves open; says what it found."""
 
     def read(framing: str) -> Splits:
-        splits = load_dataset(source, size, framing=framing)
-        return relabelled(splits, labels) if labels is not None else splits
+        splits = load_dataset(data.source, data.size, framing=framing)
+        return relabelled(splits, data.labels) if data.labels is not None else splits
 
     with team.first_on_the_machine():
         splits = read("letterbox" if recipe.framing == "letterbox" else "squash")
@@ -77,9 +77,9 @@ def prepare(
         log.info(reason)
     prepared = Prepared(splits, training, validation, start, resolved)
     with team.first_on_the_machine():
-        if feedback is not None:
-            prepared = with_feedback(prepared, feedback)
-        return prepared if outliers is None else with_outliers(prepared, outliers)
+        if data.feedback is not None:
+            prepared = with_feedback(prepared, data.feedback)
+        return prepared if data.outliers is None else with_outliers(prepared, data.outliers)
 
 
 def _asked(start: Start, training: Dataset, recipe: Recipe, stats: DatasetStats) -> InputChoice | None:
@@ -104,7 +104,7 @@ def with_feedback(prepared: Prepared, folder: Path) -> Prepared:
 
 def with_outliers(prepared: Prepared, source: Path) -> Prepared:
     """Add pictures that show none of the classes; says how many. Raises DataError if they do show one."""
-    if prepared.resolved.recipe.trains == "head":
+    if prepared.recipe.trains == "head":
         raise TrainingError("--outliers teach the whole network, and trains=head fits only its last layer.")
     own = [part for part in (prepared.training, prepared.validation, prepared.splits.test) if part is not None]
     outliers = read_outliers(source, own, prepared.splits.framing)
@@ -115,6 +115,11 @@ def with_outliers(prepared: Prepared, source: Path) -> Prepared:
 def training_split(splits: Splits, recipe: Recipe) -> tuple[Dataset, Dataset]:
     """Return what to train on and what to validate on: the data's own validation split, or a stratified share."""
     return held_out(splits, recipe.validation_fraction, recipe.sample, recipe.seed)
+
+
+def counts_of(splits: Splits) -> dict[str, dict[str, int]]:
+    """Return the number of pictures by part and class."""
+    return {name: dict(zip(part.classes, part.counts().tolist(), strict=True)) for name, part in splits.parts().items()}
 
 
 def _report(splits: Splits) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from pupila.predictor import Predictor
 from pupila.recipe import Recipe
 from pupila.training.export.export import versions
 from pupila.training.loop.device import usable_threads
-from pupila.training.record import Record, counts_of, read_record
-from pupila.training.train import train
+from pupila.training.prepare import counts_of
+from pupila.training.run_folder import Record, read_record
+from pupila.training.train import TrainJob, lead
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,12 @@ def reproduce(folder: Path, source: str | None = None) -> Reproduction:
     record = read_record(folder)
     before = Predictor.load(folder / "model.onnx").manifest
     recipe = Recipe.from_dict(json.loads((folder / "recipe.json").read_text(encoding="utf-8")), str(folder))
-    source = source or record.source
-    labels = None if record.labels is None else Path(record.labels)
-    _check_data(record, source, labels, before.framing)
+    record = replace(record, source=source or record.source)
+    _check_data(record, before.framing)
     differences = [*_recipe_differences(recipe, before.recipe), *_differences(before.versions, record)]
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-again-", dir=folder.parent) as name:
         again = Path(name) / folder.name
-        feedback = None if record.feedback is None else Path(record.feedback)
-        outliers = None if record.outliers is None else Path(record.outliers)
-        train(source, recipe, again, size=record.size, labels=labels, feedback=feedback, outliers=outliers)
+        lead(TrainJob(record, recipe, again))
         after = Predictor.load(again / "model.onnx").manifest
         same = _graph(folder / "model.onnx") == _graph(again / "model.onnx")
     differences += _added_differences(before.data, after.data)
@@ -70,15 +68,15 @@ def reproduce(folder: Path, source: str | None = None) -> Reproduction:
     return Reproduction(same, (before.metrics["accuracy"], after.metrics["accuracy"]), tuple(differences))
 
 
-def _check_data(record: Record, source: str, labels: Path | None, framing: str) -> None:
+def _check_data(record: Record, framing: str) -> None:
     """Raise TrainingError that says what changed unless the data is what it was."""
-    splits = load_dataset(source, record.size, framing=framing)
-    splits = splits if labels is None else relabelled(splits, labels)
+    splits = load_dataset(record.source, record.size, framing=framing)
+    splits = splits if record.labels is None else relabelled(splits, record.labels)
     if splits.fingerprint == record.fingerprint:
         return
     changes = _count_changes(record.counts, splits)
     what = "; ".join(changes) if changes else "as many pictures in each class, but other names, labels or pixels"
-    raise TrainingError(f"{source}: is not the data that the run was trained on ({what}). Give it with --data.")
+    raise TrainingError(f"{record.source}: is not the data that the run was trained on ({what}). Give it with --data.")
 
 
 def _count_changes(before: Mapping[str, Mapping[str, int]], splits: Splits) -> list[str]:

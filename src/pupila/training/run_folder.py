@@ -1,4 +1,4 @@
-"""Run folders: names that count up, one training at a time by a lock, and whether a run is finished.
+"""Run folders: names that count up, one training at a time by a lock, and run.json: what a run was made from.
 
 A run is finished once run.json says so. Until then its checkpoint, the largest file, is kept; --resume goes on from it.
 """
@@ -6,8 +6,9 @@ A run is finished once run.json says so. Until then its checkpoint, the largest 
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,54 @@ CHECKPOINT = "checkpoint.safetensors"
 LOCK = ".lock"
 TRACES = ("recipe.json", RECORD, "metrics.jsonl", CHECKPOINT, "model.onnx", "results.json", "report.html")
 """Files of which one at least is in a folder that a run has written to."""
+PATHS = ("labels", "feedback", "outliers")
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run is trained on, as a person names it."""
+
+    source: str
+    """A data set's name, or a path."""
+    size: int | None = None
+    """Pixels a side that pictures are stored at; None to choose it from the data."""
+    labels: Path | None = None
+    """A table of corrected labels, see pupila.data.quality.labels."""
+    feedback: Path | None = None
+    """A folder of corrected pictures to add."""
+    outliers: Path | None = None
+    """Pictures that show none of the classes."""
+
+
+@dataclass(frozen=True)
+class Record(TrainingData):
+    """All that decides a run's result beside its recipe and the versions; paths are absolute."""
+
+    fingerprint: str = ""
+    """Of the data as it came, before pictures from feedback."""
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Pictures by part and class, to say what changed."""
+    threads: int = 0
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    """What a run must agree with to be gone on with: recipe, data, starting weights. Empty: of an earlier version."""
+    finished: bool = False
+
+    def write(self, folder: Path) -> None:
+        """Write it as run.json."""
+        values = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+        write_text(folder / RECORD, json.dumps(values, indent=2))
+
+
+def read_record(folder: Path) -> Record:
+    """Read a run's record; raises TrainingError if there is none."""
+    try:
+        values: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        paths = {key: Path(values[key]) for key in PATHS if values.get(key)}
+        return Record(**{**values, **paths})
+    except (OSError, ValueError, TypeError) as error:
+        raise TrainingError(
+            f"{folder / RECORD}: is no record of a run ({error}). Give the folder of a run, like runs/photos-standard."
+        ) from error
 
 
 def default_name(data: str, what: str) -> str:

@@ -78,7 +78,7 @@ def _tensorboard(folder: Path) -> Iterator[Tracker]:
     from torch.utils.tensorboard import SummaryWriter
 
     try:  # purge_step: readers forget what an earlier, killed part of this run wrote
-        writer = SummaryWriter(str(folder), purge_step=0)  # type: ignore[no-untyped-call]
+        writer = SummaryWriter(str(folder), purge_step=0)
     except OSError as error:
         raise TrainingError(f"{folder}: cannot be written ({error.strerror}). Choose another --runs.") from error
     with contextlib.closing(writer):
@@ -96,9 +96,9 @@ class _EventFile(Tracker):
         began = time.time() - rows[-1]["seconds"]
         for row in rows[self._written :]:
             for name, value in metrics_of(row).items():
-                self._writer.add_scalar(name, value, row["epoch"], began + row["seconds"])  # type: ignore[no-untyped-call]
+                self._writer.add_scalar(name, value, row["epoch"], began + row["seconds"])
         self._written = len(rows)
-        self._writer.flush()  # type: ignore[no-untyped-call]
+        self._writer.flush()
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,22 +20,24 @@ from pupila.evaluation.pages.report import ProgressPage, write_report
 from pupila.progress import quiet_log
 from pupila.recipe import Recipe
 from pupila.training.distributed.process_group import ALONE, Team
-from pupila.training.distributed.remote_checkpoints import Mirror
 from pupila.training.export.export import Exported, export
-from pupila.training.loop.checkpoint import check_identity
+from pupila.training.loop.checkpoint import Mirror, check_identity
 from pupila.training.loop.device import pick_device, usable_threads
 from pupila.training.loop.fit import CHECKPOINT_SECONDS, Fitted, OnEpoch, Row, fit
 from pupila.training.loop.head import fit_head
-from pupila.training.prepare import Prepared, prepare
-from pupila.training.record import Record, record_of
+from pupila.training.prepare import Prepared, counts_of, prepare
 from pupila.training.run_folder import (
     CHECKPOINT,
+    PATHS,
     RECORD,
+    Record,
+    TrainingData,
     finish,
     holds_run,
     is_finished,
     locked,
     read_json,
+    source_of,
     write_text,
 )
 from pupila.training.trackers import Tracker, check_installed, tracking
@@ -81,6 +82,19 @@ class TrainResult:
         return self.fitted.rows
 
 
+@dataclass(frozen=True)
+class TrainJob:
+    """Everything that decides a training, to be sent to other processes; see train()."""
+
+    data: TrainingData
+    recipe: Recipe
+    folder: Path
+    resume: bool = False
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    checkpoints: str | None = None
+    log: str | None = None
+
+
 def train(
     source: str,
     recipe: Recipe,
@@ -88,141 +102,106 @@ def train(
     *,
     size: int | None = None,
     labels: Path | None = None,
-    resume: bool = False,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
-    log: str | None = None,
     feedback: Path | None = None,
     outliers: Path | None = None,
-    team: Team = ALONE,
-    watch: OnEpoch = lambda _: None,
+    resume: bool = False,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
     checkpoints: str | None = None,
+    log: str | None = None,
+    watch: OnEpoch = lambda _: None,
     keep_open: bool = False,
 ) -> TrainResult:
     """Train on `source` as `recipe` says and leave everything in `folder`; logs one line an epoch and a closing line.
 
-    resume: go on from the checkpoint if there is one; without one the run begins anew, and that is logged. The folder
-    is locked meanwhile. keep_open: leave it to the caller to call finish() when the run is over.
-
-    size: pixels a side that pictures are stored at, None to choose it from the data. labels: a table of corrected
-    labels, see pupila.data.quality.labels. The test split is not touched.
-    log: where else each epoch is written, one of trackers.LOGS. feedback: a folder of corrected pictures to add.
-    outliers: a data set of pictures that show none of the classes.
-    team: the workers that train together; the first calls this function, and the others call assist().
-    watch: called after each epoch with the metrics of all so far; what it raises ends the run.
-    checkpoints: an address that each checkpoint is copied to, see mirror.py.
+    size, labels, feedback, outliers: see TrainingData. The test split is not touched.
+    resume: go on from the checkpoint if there is one; without one the run begins anew, and that is logged.
+    checkpoints: an address that each checkpoint is copied to. log: where else each epoch is written, one of
+    trackers.LOGS. watch: called after each epoch with the metrics of all so far; what it raises ends the run.
+    keep_open: leave it to the caller to call finish() when the run is over.
     Raises PupilaError's kinds; see fit, load_dataset and export.
     """
-    check_installed(log)
+    data = TrainingData(source, size, labels, feedback, outliers)
+    job = TrainJob(data, recipe, folder, resume, checkpoint_seconds, checkpoints, log)
+    return lead(job, watch=watch, keep_open=keep_open)
+
+
+def lead(job: TrainJob, team: Team = ALONE, *, watch: OnEpoch = lambda _: None, keep_open: bool = False) -> TrainResult:
+    """Train alone or as the first of a team, whose others call assist(). The folder is locked meanwhile."""
+    folder = job.folder
+    check_installed(job.log)
     with locked(folder):
-        refuse_to_overwrite(folder, resume)
-        result = _train_in(
-            folder, source, recipe, size, labels, resume, checkpoint_seconds, log, feedback, outliers, team, watch,
-            checkpoints,
-        )  # fmt: skip
-        if not keep_open and not result.fitted.stopped:
+        refuse_to_overwrite(folder, job.resume)
+        torch.set_num_threads(usable_threads())
+        prepared = prepare(job.data, job.recipe, team)
+        logger.info(describe_classes(prepared.training, prepared.recipe.balance))
+        begin_or_go_on(job, prepared)
+        with tracking(job.log, folder, prepared.recipe) as tracker:
+            page = ProgressPage(folder, prepared.splits.name)
+            fitted = _fitted(prepared, job, partial(_record, folder, tracker, page, watch, prepared.recipe), team)
+            tracker.stopped = fitted.stopped
+        if fitted.ended:
+            logger.info(fitted.ended)
+        result = _publish(prepared, fitted, job)
+        if not keep_open and not fitted.stopped:
             finish(folder)
     return result
 
 
-def _train_in(
-    folder: Path, source: str, recipe: Recipe, size: int | None, labels: Path | None, resume: bool,
-    checkpoint_seconds: float, log: str | None, feedback: Path | None, outliers: Path | None, team: Team,
-    watch: OnEpoch, checkpoints: str | None,
-) -> TrainResult:  # fmt: skip
-    """Train in a folder that is locked."""
-    torch.set_num_threads(usable_threads())
-    prepared = prepare(source, recipe, size, labels, feedback, outliers, team)
-    record = record_of(source, size, labels, feedback, outliers, prepared.splits, identity_of(prepared))
-    splits, start, recipe = prepared.splits, prepared.start, prepared.resolved.recipe
-    training, validation = prepared.training, prepared.validation
-    logger.info(describe_classes(training, recipe.balance))
-    begin_or_go_on(folder, record, resume, mirrored=checkpoints is not None)
-    write_text(folder / "recipe.json", json.dumps(recipe.to_dict(), indent=2))
-    write_text(folder / RECORD, record.to_json())
-    with tracking(log, folder, recipe) as tracker:
-        on_epoch = partial(_record, folder, tracker, ProgressPage(folder, splits.name), watch, recipe)
-        fitted = _fitted(prepared, folder, on_epoch, resume, checkpoint_seconds, team, checkpoints)
-        tracker.stopped = fitted.stopped
-    if fitted.ended:
-        logger.info(fitted.ended)
-    write_text(folder / METRICS, lines_of(fitted.rows))  # a kill may have come between a checkpoint and its line
-    logger.info(closing_line(fitted))
-    save_backbone(fitted.network, folder / "backbone.safetensors")
-    exported = export(
-        fitted, recipe, training, validation, folder / "model.onnx",
-        splits=splits, origin=start.origin, corrections=prepared.corrections, outliers=prepared.outliers,
-    )  # fmt: skip
-    report = write_report(
-        folder,
-        exported.predictor,
-        validation,
-        fitted.rows,
-        kept=fitted.rows[fitted.best_epoch]["epoch"],
-        source=Path(source).expanduser(),
-    )
-    logger.info(f"wrote {exported.path} and {report}")
-    return TrainResult(exported.path, folder, report, fitted, exported)
-
-
-def assist(
-    source: str,
-    recipe: Recipe,
-    folder: Path,
-    team: Team,
-    *,
-    size: int | None = None,
-    labels: Path | None = None,
-    feedback: Path | None = None,
-    outliers: Path | None = None,
-    resume: bool = False,
-    checkpoints: str | None = None,
-) -> None:
+def assist(job: TrainJob, team: Team) -> None:
     """Do a worker's share of a training that the first worker of the team leads; prints and writes nothing."""
     with quiet_log():
-        prepared = prepare(source, recipe, size, labels, feedback, outliers, team)
-        _fitted(prepared, folder, lambda _: None, resume, CHECKPOINT_SECONDS, team, checkpoints)
+        _fitted(prepare(job.data, job.recipe, team), job, lambda _: None, team)
 
 
-def _fitted(
-    prepared: Prepared,
-    folder: Path,
-    on_epoch: OnEpoch,
-    resume: bool,
-    checkpoint_seconds: float,
-    team: Team,
-    checkpoints: str | None,
-) -> Fitted:
+def _fitted(prepared: Prepared, job: TrainJob, on_epoch: OnEpoch, team: Team) -> Fitted:
     """Fit all of the network, or its head."""
-    recipe, start, training, validation = (
-        prepared.resolved.recipe, prepared.start, prepared.training, prepared.validation
-    )  # fmt: skip
+    recipe, network, checkpoint = prepared.recipe, prepared.start.network, job.folder / CHECKPOINT
     if recipe.trains == "head" and team.size > 1:
         raise TrainingError("trains=head is one short computation that workers cannot share. Leave --workers out.")
     head = None
-    if start.origin != "none" and not (resume and (folder / CHECKPOINT).exists()):
-        head = fit_head(recipe, start.network, training, validation)
+    if prepared.start.origin != "none" and not (job.resume and checkpoint.exists()):
+        head = fit_head(recipe, network, prepared.training, prepared.validation)
     if recipe.trains == "head" and head is not None:
         on_epoch([head])
-        return Fitted(start.network.cpu().eval(), recipe.network_size, 0, [head], head["pictures"] / head["seconds"])
+        return Fitted(network.cpu().eval(), recipe.network_size, 0, [head], head["pictures"] / head["seconds"])
     if head is not None and team.leads and recipe.minutes >= FIRST_MODEL_MINUTES:
-        _first_model(prepared, head, folder / "model.onnx")
+        _first_model(prepared, head, job.folder / "model.onnx")
     return fit(
-        recipe, start.network, training, validation, folder / CHECKPOINT, head=head,
-        identity=identity_of(prepared), resume=resume, checkpoint_seconds=checkpoint_seconds, on_epoch=on_epoch,
-        team=team, mirror=None if checkpoints is None else Mirror(checkpoints),
+        recipe, network, prepared.training, prepared.validation, checkpoint, head=head,
+        identity=prepared.identity, resume=job.resume, checkpoint_seconds=job.checkpoint_seconds, on_epoch=on_epoch,
+        team=team, mirror=None if job.checkpoints is None else Mirror(job.checkpoints),
         outliers=None if prepared.outliers is None else prepared.outliers.pictures,
     )  # fmt: skip
 
 
 def _first_model(prepared: Prepared, head: Row, path: Path) -> None:
     """Write a model file with the fitted last layer, to be served while training goes on and until it is replaced."""
-    recipe, network = replace(prepared.resolved.recipe, export="float32"), prepared.start.network
-    fitted = Fitted(copy.deepcopy(network).cpu().eval(), recipe.network_size, 0, [head], 0.0)
-    export(
+    network = copy.deepcopy(prepared.start.network).cpu().eval()
+    fitted = Fitted(network, prepared.recipe.network_size, 0, [head], 0.0)
+    _export(prepared, fitted, replace(prepared.recipe, export="float32"), path)
+    logger.info(f"{path}: can be served from now on, and is replaced when training ends")
+
+
+def _export(prepared: Prepared, fitted: Fitted, recipe: Recipe, path: Path) -> Exported:
+    return export(
         fitted, recipe, prepared.training, prepared.validation, path, splits=prepared.splits,
         origin=prepared.start.origin, corrections=prepared.corrections, outliers=prepared.outliers,
     )  # fmt: skip
-    logger.info(f"{path}: can be served from now on, and is replaced when training ends")
+
+
+def _publish(prepared: Prepared, fitted: Fitted, job: TrainJob) -> TrainResult:
+    """Write metrics, weights, model file and report."""
+    folder, rows = job.folder, fitted.rows
+    write_text(folder / METRICS, lines_of(rows))  # a kill may have come between a checkpoint and its line
+    logger.info(closing_line(fitted))
+    save_backbone(fitted.network, folder / "backbone.safetensors")
+    exported = _export(prepared, fitted, prepared.recipe, folder / "model.onnx")
+    report = write_report(
+        folder, exported.predictor, prepared.validation, rows, kept=rows[fitted.best_epoch]["epoch"],
+        source=Path(job.data.source).expanduser(),
+    )  # fmt: skip
+    logger.info(f"wrote {exported.path} and {report}")
+    return TrainResult(exported.path, folder, report, fitted, exported)
 
 
 def closing_line(fitted: Fitted) -> str:
@@ -243,23 +222,26 @@ def refuse_to_overwrite(folder: Path, resume: bool) -> None:
         raise TrainingError(f"{folder}: is finished. Leave --resume out: a new run gets a new folder.")
 
 
-def identity_of(prepared: Prepared) -> dict[str, Any]:
-    """Return what a run must agree with to be gone on with."""
-    recipe = prepared.resolved.recipe
-    return {"recipe": recipe.to_dict(), "data": prepared.fingerprint, "weights": prepared.start.origin}
-
-
-def begin_or_go_on(folder: Path, record: Record, resume: bool, mirrored: bool) -> None:
-    """Log that a run without a checkpoint begins anew; raises TrainingError if it is another run's folder."""
-    if not (resume and holds_run(folder)):
-        return
-    earlier, checkpoint = read_json(folder / RECORD), folder / CHECKPOINT
-    if earlier.get("identity"):
-        check_identity(folder, record.identity, earlier["identity"])
-    elif not checkpoint.exists() and not mirrored:
-        raise TrainingError(f"{folder}: has neither a checkpoint nor a record of its settings. Leave --resume out.")
-    if not checkpoint.exists() and not mirrored:
-        logger.info(f"{folder}: was stopped before its first checkpoint, and begins anew.")
+def begin_or_go_on(job: TrainJob, prepared: Prepared) -> None:
+    """Write the run's record and recipe; raises TrainingError if the folder is another run's."""
+    folder, checkpoint = job.folder, job.folder / CHECKPOINT
+    if job.resume and holds_run(folder):
+        earlier = read_json(folder / RECORD).get("identity")
+        elsewhere = checkpoint.exists() or job.checkpoints is not None
+        if earlier:
+            check_identity(folder, prepared.identity, earlier)
+        elif not elsewhere:
+            raise TrainingError(f"{folder}: has neither a checkpoint nor a record of its settings. Leave --resume out.")
+        if not elsewhere:
+            logger.info(f"{folder}: was stopped before its first checkpoint, and begins anew.")
+    data, splits = job.data, prepared.splits
+    labels, feedback, outliers = (path and path.expanduser().absolute() for path in (getattr(data, k) for k in PATHS))
+    record = Record(
+        source_of(data.source), data.size, labels, feedback, outliers, splits.fingerprint, counts_of(splits),
+        torch.get_num_threads(), prepared.identity,
+    )  # fmt: skip
+    write_text(folder / "recipe.json", json.dumps(prepared.recipe.to_dict(), indent=2))
+    record.write(folder)
 
 
 def _record(

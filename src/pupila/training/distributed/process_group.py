@@ -1,14 +1,13 @@
 """Several processes that train one network as one: each computes a slice of every batch. Starts no process.
 
 They are a process group of torch.distributed, which torchrun or Ray has started: gloo on CPUs, NCCL on CUDA. Gradients
-are averaged by DistributedDataParallel (Li et al., "PyTorch Distributed", 2020). Batch norm takes its statistics over
-the whole batch, so that the number of workers does not change what is computed, but for the rounding of sums.
+are averaged by DistributedDataParallel (Li et al., "PyTorch Distributed", 2020). On GPUs batch norm takes its
+statistics over the whole batch; on CPUs each worker takes those of its slice, and the first worker's are kept.
 """
 
 import contextlib
 import fcntl
 import hashlib
-import inspect
 import json
 import os
 import socket
@@ -25,7 +24,6 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from pupila.errors import PupilaError, TrainingError
-from pupila.training.distributed.sync_batchnorm import synced
 from pupila.training.loop.device import pick_device
 from pupila.training.loop.resnet import ResNet18
 
@@ -54,26 +52,26 @@ class Team:
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     def check(self, smallest_batch: int, validation: int) -> None:
-        """Raise TrainingError if a worker would be left without a picture."""
-        if min(smallest_batch, validation) < self.size:
+        """Raise TrainingError if a worker would be left with too few pictures: batch norm needs two."""
+        if self.size > 1 and min(smallest_batch // 2, validation) < self.size:
             raise TrainingError(
                 f"{self.size} workers cannot share the smallest batch, of {smallest_batch} pictures, or the "
                 f"{validation} to validate. Use fewer workers."
             )
 
     def synced(self, network: ResNet18) -> ResNet18:
-        """Make batch norm take its statistics over all workers' slices; in place."""
-        return synced(network) if self.size > 1 else network
+        """On GPUs, make batch norm take its statistics over all workers' slices; torch cannot do that on CPUs."""
+        if self.size == 1 or not torch.cuda.is_available():
+            return network
+        converted: ResNet18 = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        return converted
 
     def wrapped(self, network: nn.Module) -> nn.Module:
         """Return what to call in training: its backward pass averages the gradients over the workers."""
         if self.size == 1:
             return network
         devices = [torch.cuda.current_device()] if torch.cuda.is_available() else None
-        # Buffers are the same everywhere already. The option's name is new in torch 2.13, and the old one then warns.
-        new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
-        quiet: dict[str, Any] = {"forward_sync_buffers" if new else "broadcast_buffers": False}
-        return DistributedDataParallel(network, device_ids=devices, **quiet)
+        return DistributedDataParallel(network, device_ids=devices)
 
     def sums(self, *numbers: float) -> list[float]:
         """Return the sum of each number over the workers."""

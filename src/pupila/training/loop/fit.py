@@ -23,9 +23,15 @@ from pupila.images import Pixels
 from pupila.progress import Progress
 from pupila.recipe import Recipe
 from pupila.training.distributed.process_group import ALONE, Team
-from pupila.training.distributed.remote_checkpoints import Mirror
 from pupila.training.loop.batches import Batch, batch_count, batches, smallest_batch
-from pupila.training.loop.checkpoint import Position, load_checkpoint, momentum_of, restore_momentum, save_checkpoint
+from pupila.training.loop.checkpoint import (
+    Mirror,
+    Position,
+    load_checkpoint,
+    momentum_of,
+    restore_momentum,
+    save_checkpoint,
+)
 from pupila.training.loop.class_weights import Balance, balance_for, validation_scores
 from pupila.training.loop.device import autocast, keep_memory, pick_device
 from pupila.training.loop.optim import MovingAverage, learning_rate, set_learning_rate, sgd
