@@ -196,7 +196,7 @@ def killed_at_line(kept: Path, number: int, line: int) -> bool:
     return bool(os.waitpid(pid, 0)[1])
 
 
-def test_process_killed_at_every_fourth_line_leaves_whole_pictures_with_rows_after_recovery(folder: Path) -> None:
+def test_process_killed_at_every_seventh_line_leaves_whole_pictures_with_rows_after_recovery(folder: Path) -> None:
     kept = folder / "kept"
     Store(kept, create=True).close()
     orphans = 0
@@ -204,7 +204,7 @@ def test_process_killed_at_every_fourth_line_leaves_whole_pictures_with_rows_aft
         before = Store(kept)
         corrected = {one.request for one in before.corrected()}
         before.close()
-        killed = killed_at_line(kept, number, line=4 * number)
+        killed = killed_at_line(kept, number, line=7 * number)
         store = Store(kept)
         files, lost = store.recover()
         orphans += files
@@ -217,7 +217,7 @@ def test_process_killed_at_every_fourth_line_leaves_whole_pictures_with_rows_aft
         if not killed:
             break
     assert not killed
-    assert 4 * number > 100
+    assert 7 * number > 100
     assert orphans > 0  # without recovery there would have been some
 
 

@@ -1,7 +1,7 @@
 """Work on more than one machine, through Ray: the same functions as on one.
 
 connect.py   the connection with Ray; paths and printed lines of nodes
-predict.py   pupila.batch's processes, on all nodes, through Ray Data
+predict.py   pupila.batch's processes, on all nodes
 train.py     pupila.training's workers, placed and watched by Ray Train
 sweep.py     pupila.training.sweeps' trials, on all nodes, by Ray Tune
 serve.py     pupila.server's application as replicas of Ray Serve (retries.py: when one is lost)

@@ -1,23 +1,19 @@
-"""Batch prediction on all nodes: pupila.batch's job, with its predicting processes spread out by Ray Data.
+"""Batch prediction on all nodes: pupila.batch's job, with its predicting processes spread out by Ray.
 
 Listing, answers, table and resuming are those of one machine and stay on the machine that the command runs on; only
-the chunks of paths travel, and the answers back. A node that dies costs its chunks in work, which Ray gives to another;
-they come back under the same number, once, and in order.
+the chunks of paths travel, and the answers back. Ray gives the chunks of a node that dies to another.
 """
 
 import itertools
-import logging
 import os
 import tempfile
+from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
-import pyarrow as pa
 import ray
-import ray.data
-from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 
 from pupila.batch import Summary, predict_all
@@ -28,8 +24,10 @@ from pupila.errors import DataError
 
 TASK = 4
 """Chunks that a process of a node is given at a time, and that the death of a node makes another do again."""
-WINDOW = 16_384
-"""Chunks handed to Ray at once, about a million files: what it holds in memory is their paths."""
+AHEAD = 8
+"""Tasks a core under way or waiting to be written."""
+PROCESSES: dict[tuple[str, int], tuple[IO[bytes], Workers]] = {}
+"""On a node, by version and choices: the model file and the predicting process, for as long as Ray's process lives."""
 
 
 def predict_on_cluster(
@@ -42,7 +40,7 @@ def predict_on_cluster(
     """
     with connected(address):
         try:
-            return predict_all(model, paths, out, crew=Nodes, **chosen)
+            return predict_all(model, paths, out, crew=lambda *about: nullcontext(Nodes(*about)), **chosen)
         except RayError as error:
             raise DataError(
                 f"The cluster gave up ({str(error).strip().splitlines()[-1]}). When that is mended, give the same "
@@ -55,68 +53,31 @@ class Nodes:
 
     def __init__(self, _: int, model: Path, version: str, top: int) -> None:
         """How many processes there are is the cluster's to say."""
-        self._model = ray.put(model.read_bytes())
-        self._rest = (version, top)
-
-    def __enter__(self) -> "Nodes":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        del self._model
+        self._about = (ray.put(model.read_bytes()), version, top)
 
     def map(self, chunks: Iterator[list[str]]) -> Iterator[tuple[list[str], bytes]]:
-        """Yield each chunk and its lines of answers, in order."""
-        while window := list(itertools.islice(chunks, WINDOW)):
-            yield from self._window(window)
-
-    def _window(self, chunks: list[list[str]]) -> Iterator[tuple[list[str], bytes]]:
-        numbers = range(len(chunks))
-        found = [[path if is_url(path) else os.path.abspath(path) for path in chunk] for chunk in chunks]  # noqa: PTH100
-        tables = [
-            pa.table({"number": numbers[start : start + TASK], "paths": found[start : start + TASK]})
-            for start in numbers[::TASK]
-        ]
-        processes = min(cpus(), len(tables))
-        with quiet_and_in_order():
-            answered = ray.data.from_arrow(tables).map(
-                Answerer,  # type: ignore[arg-type]  # Ray makes one a process
-                fn_constructor_args=(self._model, *self._rest),
-                compute=ActorPoolStrategy(min_size=1, initial_size=processes, max_size=processes),
-                num_cpus=1,
-            )
-            for expected, row in enumerate(answered.iter_rows()):
-                if row["number"] != expected:
-                    raise DataError(f"Ray gave chunk {row['number']} in the place of {expected}. Nothing is lost: "
-                                    "give the same command again.")  # fmt: skip
-                yield chunks[expected], row["lines"]
+        """Yield each chunk and its lines of answers, in order; only so many tasks are in memory."""
+        waiting: deque[tuple[list[list[str]], Any]] = deque()
+        most = AHEAD * cpus()
+        while task := list(itertools.islice(chunks, TASK)):
+            found = [[path if is_url(path) else os.path.abspath(path) for path in chunk] for chunk in task]  # noqa: PTH100
+            waiting.append((task, answer.remote(*self._about, found)))
+            if len(waiting) > most:
+                yield from _answered(*waiting.popleft())
+        for one in waiting:
+            yield from _answered(*one)
 
 
-class quiet_and_in_order:  # noqa: N801 - reads as a phrase
-    """Ray Data's settings for a block: rows in the order of their input, and neither remarks nor bars but our own."""
-
-    def __enter__(self) -> None:
-        context = DataContext.get_current()
-        self._before = (context.execution_options.preserve_order, context.enable_progress_bars)
-        context.execution_options.preserve_order, context.enable_progress_bars = True, False
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-
-    def __exit__(self, *_: object) -> None:
-        context = DataContext.get_current()
-        context.execution_options.preserve_order, context.enable_progress_bars = self._before
+def _answered(task: list[list[str]], lines: Any) -> Iterator[tuple[list[str], bytes]]:
+    return zip(task, ray.get(lines), strict=True)
 
 
-class Answerer:
-    """One predicting process of a node, as on one machine: a picture that ends it costs its own row only."""
-
-    def __init__(self, model: "ray.ObjectRef[bytes]", version: str, top: int) -> None:
-        self._file = tempfile.NamedTemporaryFile(suffix=".onnx")  # noqa: SIM115 - as long as the actor
-        self._file.write(ray.get(model))
-        self._file.flush()
-        self._workers = Workers(1, Path(self._file.name), version, top)
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Answer one chunk."""
-        ((_, lines),) = self._workers.map(iter([list(row["paths"])]))
-        return {"number": row["number"], "lines": lines}
+@ray.remote(num_cpus=1, max_retries=-1)
+def answer(model: bytes, version: str, top: int, chunks: list[list[str]]) -> list[bytes]:
+    """Answer chunks in a predicting process, as on one machine: a picture that ends it costs its own row only."""
+    if (version, top) not in PROCESSES:
+        file = tempfile.NamedTemporaryFile(suffix=".onnx")  # noqa: SIM115 - as long as the process
+        file.write(model)
+        file.flush()
+        PROCESSES[version, top] = file, Workers(1, Path(file.name), version, top)
+    return [lines for _, lines in PROCESSES[version, top][1].map(iter(chunks))]
