@@ -430,6 +430,8 @@ def test_site_has_every_page_and_asks_no_other_host(tmp_path: Path) -> None:
     quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=quiet, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
+    spoken = {page: re.findall(r'<html lang="(\w+)"', page.read_text("utf-8")) for page in tmp_path.rglob("*.html")}
+    assert [page for page, says in spoken.items() if says != ["pt" if "pt-BR" in page.name else "en"]] == []
     pages = [page.read_text(encoding="utf-8") for page in tmp_path.rglob("*.html")]
     loaded = [
         url
