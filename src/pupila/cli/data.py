@@ -37,9 +37,12 @@ def data(
         summary = {"folder": str(done.folder), "counts": done.counts, "linked": done.linked}
         click.echo(json.dumps(summary) if as_json else done.text())
         return
-    from pupila.evaluation.pages.data_report import data_text, report_dataset
+    from pupila.data.quality.inspection import inspect_dataset
+    from pupila.evaluation.pages.data_report import data_text, write_data_report
 
-    inspection = report_dataset(source, report, size, name_encoding=name_encoding)
+    inspection = inspect_dataset(source, size, name_encoding=name_encoding)
+    if report is not None:
+        write_data_report(report, inspection)
     click.echo(json.dumps(inspection.to_json()) if as_json else data_text(inspection))
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pupila._arguments import counted
 from pupila.errors import DataError
 
 Pictures = NDArray[np.uint8]
@@ -204,8 +205,8 @@ def split_rows(dataset: Dataset, fraction: float, seed: int, *, equal: bool = Fa
     if counts.min() < 2:
         name = dataset.classes[int(counts.argmin())]
         raise DataError(
-            f"The class '{name}' has {_pictures(int(counts.min()))}; two are needed, one to train on and one to "
-            "validate with. Add pictures to it or remove the class."
+            f"The class '{name}' has {counted(int(counts.min()), 'picture')}; two are needed, one to train on and one "
+            "to validate with. Add pictures to it or remove the class."
         )
     exact = np.full(len(counts), np.floor(counts.min() * fraction)) if equal else np.floor(counts * fraction + 0.5)
     chosen = _choose(dataset, np.clip(exact, 1, counts - 1).astype(np.int64), seed)
@@ -221,14 +222,10 @@ def sample(dataset: Dataset, count: int, seed: int) -> Dataset:
     present = int(np.count_nonzero(counts))
     if not present <= count <= len(dataset):
         raise DataError(
-            f"Cannot take a sample of {count:,} from {_pictures(len(dataset))} of {present} classes. "
+            f"Cannot take a sample of {count:,} from {counted(len(dataset), 'picture')} of {present} classes. "
             f"Ask for {present:,} to {len(dataset):,}."
         )
     return dataset.take(np.flatnonzero(_choose(dataset, _shares(counts, count), seed)))
-
-
-def _pictures(count: int) -> str:
-    return "1 picture" if count == 1 else f"{count:,} pictures"
 
 
 def _shares(counts: Integers, total: int) -> Integers:

@@ -40,7 +40,7 @@ def eight_bits(values: Numbers) -> NDArray[np.uint8]:
     """Return numbers of any type, [H, W] or [H, W, colours], as 0 to 255; what is no number counts as black."""
     step = max(1, ROWS // max(1, math.prod(values.shape[1:])))
     parts = [values[at : at + step] for at in range(0, len(values), step)]
-    ends = [(part.min(), part.max()) for part in (_finite(part) for part in parts) if part.size]
+    ends = [(part.min(), part.max()) for part in (part[np.isfinite(part)] for part in parts) if part.size]
     low, high = min((float(a) for a, _ in ends), default=0.0), max((float(b) for _, b in ends), default=0.0)
     black, white = span(low, high, values.dtype.kind == "f")
     scale = 255.0 / (white - black) if white > black else 0.0
@@ -50,10 +50,6 @@ def eight_bits(values: Numbers) -> NDArray[np.uint8]:
             plain = np.nan_to_num(part.astype(np.float64), nan=black, posinf=white, neginf=black)
         result[number * step : (number + 1) * step] = np.clip((plain - black) * scale + 0.5, 0, 255)
     return result
-
-
-def _finite(part: Numbers) -> Numbers:
-    return part[np.isfinite(part)] if part.dtype.kind == "f" else part
 
 
 def span(low: float, high: float, floats: bool) -> tuple[float, float]:

@@ -6,6 +6,7 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 
+from pupila._arguments import counted
 from pupila.data.layouts.labelled import (
     HINT,
     DetectedLayout,
@@ -19,6 +20,7 @@ from pupila.data.layouts.labelled import (
 from pupila.data.sources.files import SourceFile
 from pupila.errors import DataError
 
+ORDER = ("train", "validation", "test")
 CHOICE = "PUPILA_CLASS_FOLDERS"
 """Environment variable: `outer` or `inner`, where class folders and those in them could both be the classes."""
 FilesByFolder = Mapping[tuple[str, ...], Sequence[SourceFile]]
@@ -42,7 +44,8 @@ def by_class_folders(found: FilesByFolder, where: str) -> DetectedLayout:
         parts = {split: _inside(found, top) for top, split in folders.items()}
         if len({folder[0] for folder in parts.get("train", {}) if folder}) == 1:
             parts = {split: unwrap(part) if part else part for split, part in parts.items()}  # train/images/cat
-        layout = f"class folders in {', '.join(f'{top}/' for top in _in_order(folders))}"
+        ordered = sorted(folders, key=lambda top: ORDER.index(folders[top]))
+        layout = f"class folders in {', '.join(f'{top}/' for top in ordered)}"
     elif named and named.keys() == tops:
         parts, layout = _regrouped(found, named), "class folders named for their splits"
     splits = {split: _labelled(parts[split]) for split in sorted(parts)}
@@ -69,10 +72,6 @@ def split_folders(found: FilesByFolder) -> dict[str, str]:
     return splits_among(folder[0] for folder in found if len(folder) > 1)
 
 
-def _in_order(folders: Mapping[str, str]) -> list[str]:
-    return sorted(folders, key=lambda top: ("train", "validation", "test").index(folders[top]))
-
-
 def _check_folders(folders: Mapping[str, str], where: str) -> None:
     for split in set(folders.values()):
         same = sorted(top for top in folders if folders[top] == split)
@@ -96,7 +95,7 @@ def _beside(found: FilesByFolder, folders: Mapping[str, str]) -> list[str]:
         if folder and folder[0] not in folders:
             counts[folder[0]] += len(files)
     return [
-        f"{top}/ was left out ({count:,} {_pictures(count)}): it is no split with class folders in it."
+        f"{top}/ was left out ({counted(count, 'picture')}): it is no split with class folders in it."
         for top, count in sorted(counts.items())
     ]
 
@@ -152,11 +151,7 @@ def _deeper(parts: Mapping[str, FilesByFolder]) -> list[str]:
     count = sum(len(files) for _, files in deep)
     folder, files = deep[0]
     example = f"{'/'.join(folder)}/{files[0].parts[-1]} as {folder[0]}"
-    return [f"{count:,} {_pictures(count)} in folders within a class folder count as that class: {example}."]
-
-
-def _pictures(count: int) -> str:
-    return "picture" if count == 1 else "pictures"
+    return [f"{counted(count, 'picture')} in folders within a class folder count as that class: {example}."]
 
 
 def _labelled(part: FilesByFolder) -> list[LabelledFile]:

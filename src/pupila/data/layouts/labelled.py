@@ -102,7 +102,7 @@ def class_names(splits: Mapping[str, Sequence[LabelledFile]], where: str) -> tup
     """
     classes = {item.category for item in splits["train"]}
     for name in classes:
-        if not _is_text(name):  # answers could not be written down
+        if name.encode("utf-8", "backslashreplace").decode() != name:  # answers could not be written down
             raise DataError(f"{where}: the name of the class {display_name(name)} is not in UTF-8. Rename its folder.")
     for split, members in splits.items():
         own = {item.category for item in members}
@@ -119,9 +119,8 @@ def class_names(splits: Mapping[str, Sequence[LabelledFile]], where: str) -> tup
 def check_class_count(classes: Collection[str], where: str, one_class: bool = False) -> None:
     """Raise DataError if there is one class only, unless that is enough."""
     if len(classes) < 2 and not one_class:
-        only = display_name(next(iter(classes), ""))
-        only = only if only.startswith("'") else f"'{only}'"
-        raise DataError(f"{where}: has one class only, {only}. Put a folder of another class beside it.")
+        only = next(iter(classes), "")
+        raise DataError(f"{where}: has one class only, {_quoted(only)}. Put a folder of another class beside it.")
 
 
 def natural_order(name: str) -> tuple[list[tuple[int, int, str]], str]:
@@ -152,10 +151,6 @@ def odd_names(classes: Iterable[str]) -> list[str]:
 def _quoted(name: str) -> str:
     shown = display_name(name)
     return shown if shown != name else f"'{name}'"
-
-
-def _is_text(name: str) -> bool:
-    return name.encode("utf-8", "backslashreplace").decode() == name
 
 
 def some(names: Iterable[str]) -> str:

@@ -134,7 +134,7 @@ def _bind(entry: SourceFile, pictures: Sequence[SourceFile], names: Set[str]) ->
     known = sum(key.rpartition("/")[2].casefold() in names for key in sample)
     hits, named = _best_folder(entry, pictures, sample) if known >= len(sample) / 2 else (0, {})
     note = ""
-    sure = sure or bool(rows and _seems_path(rows[0].file))
+    sure = sure or (ending_of(rows[0].file) in PICTURES and bool({"/", "\\"} & set(rows[0].file)))
     if sample and sure and hits < len(sample) / 2 <= known:
         named, twice = _by_tail([_key(row.file) for row in rows], pictures)
         hits = sum(key in named for key in sample)
@@ -182,10 +182,6 @@ def _lost(entry: SourceFile, rows: Sequence[LabelRow], named: Mapping[str, Sourc
         f"{entry.name} is not used: most of its rows name pictures that are not there, like '{lost}'. Put them there, "
         "or write paths from the folder of the table."
     )
-
-
-def _seems_path(name: str) -> bool:
-    return ending_of(name) in PICTURES and ("/" in name or "\\" in name)
 
 
 def _by_tail(keys: Iterable[str], pictures: Sequence[SourceFile]) -> tuple[dict[str, SourceFile], str]:
@@ -407,8 +403,5 @@ def _json_lines(data: bytes, kind: str) -> Iterator[Cells]:
         if not heads:
             heads = list(item)
             yield heads
-        yield [_cell(item.get(head)) for head in heads]
-
-
-def _cell(value: object) -> str:
-    return "" if value is None else str(value) if isinstance(value, str | int | float) else "?"
+        values = ("" if (value := item.get(head)) is None else value for head in heads)
+        yield [str(value) if isinstance(value, str | int | float) else "?" for value in values]

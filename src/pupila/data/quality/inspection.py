@@ -17,7 +17,7 @@ from pupila.data.quality.class_balance import imbalance, remedy
 from pupila.data.quality.duplicates import find_duplicates
 from pupila.data.sources.files import SourceFile
 from pupila.errors import ImageError
-from pupila.images import DEFAULT_LIMITS, Header, ImageLimits, Pixels
+from pupila.images import DEFAULT_LIMITS, Header, ImageLimits
 from pupila.progress import Progress
 
 ENDINGS = {
@@ -97,7 +97,7 @@ def _odd(entry: SourceFile, header: Header) -> str:
 
 
 UNIFORM = 2.0
-"""Standard deviation of each colour, 0 to 255, below which a picture shows nothing."""
+"""Standard deviation of each colour for itself, 0 to 255, below which a picture shows nothing: all red does so, too."""
 
 
 @dataclass(frozen=True)
@@ -208,12 +208,12 @@ def inspect_dataset(
         for pair in find_duplicates(pictures)
     ]
     twins.sort(key=lambda t: (not t.leak, not t.disagree, not t.exact, -t.similarity))
-    uniform = [place for place, picture in zip(places, chain(*pictures), strict=True) if _is_uniform(picture)]
+    uniform = [
+        place
+        for place, picture in zip(places, chain(*pictures), strict=True)
+        if picture.reshape(-1, 3).std(axis=0).max() < UNIFORM
+    ]
     skipped = {item.name for item in splits.skipped}
     files = [item.entry for members in opened.labelled().values() for item in members]
     files = [file for file in files if file.name not in skipped]
     return Inspection(splits, survey(files, limits) if files else None, tuple(twins), tuple(uniform))
-
-
-def _is_uniform(picture: Pixels) -> bool:
-    return bool(picture.reshape(-1, 3).std(axis=0).max() < UNIFORM)  # each colour for itself: all red is uniform too

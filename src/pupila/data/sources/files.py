@@ -361,7 +361,7 @@ def _cost_of(letter: str, before: str, after: str) -> float:
 
 def display_name(name: str) -> str:
     """Return a name as a message shows it: in quotes if it begins or ends with a space, what is invisible escaped."""
-    shown = "".join(letter if _is_visible(letter) else _escaped(letter) for letter in name)
+    shown = "".join(letter if letter == " " or letter.isprintable() else _escaped(letter) for letter in name)
     return shown if shown == name and name == name.strip() and name else f"'{shown}'"
 
 
@@ -371,10 +371,6 @@ def plain_name(name: str) -> str:
         letter if not letter.isspace() else " " for letter in name if unicodedata.category(letter) != "Cf"
     )
     return " ".join(visible.split())
-
-
-def _is_visible(letter: str) -> bool:
-    return letter == " " or letter.isprintable()
 
 
 def _escaped(letter: str) -> str:

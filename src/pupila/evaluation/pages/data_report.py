@@ -10,7 +10,7 @@ from pupila import images
 from pupila._files import CsvWriter
 from pupila.data import Dataset
 from pupila.data.quality.class_balance import describe_classes
-from pupila.data.quality.inspection import Inspection, Place, Twins, inspect_dataset
+from pupila.data.quality.inspection import Inspection, Place, Twins
 from pupila.errors import DataError
 from pupila.evaluation.pages import html
 from pupila.evaluation.pages.gallery import SIDE
@@ -26,16 +26,6 @@ SHOWN_CLASSES = 30
 SHOWN_A_CLASS = 8
 SHOWN_DOUBTS = 300
 PAGE, TABLE = "mislabelled.html", "fixes.csv"
-
-
-def report_dataset(
-    source: str, page_path: Path | None = None, size: int | None = None, *, name_encoding: str | None = None
-) -> Inspection:
-    """Inspect a data set and, if a path is given, write the page there; raises what inspect_dataset() raises."""
-    inspection = inspect_dataset(source, size, name_encoding=name_encoding)
-    if page_path is not None:
-        write_data_report(page_path, inspection)
-    return inspection
 
 
 def write_data_report(path: Path, inspection: Inspection) -> None:
@@ -131,7 +121,12 @@ def _twins_section(heading: str, twins: Sequence[Twins], inspection: Inspection)
     if not twins:
         return html.section(heading, "None.")
     step = max(1, len(twins) // SHOWN_TWINS)  # evenly, from the surest to the least sure, not the surest only
-    shown = [([_thumb(t.first, inspection), _thumb(t.second, inspection)], _caption(t)) for t in twins[::step]]
+    shown = []
+    for pair in twins[::step]:
+        one, other = pair.first, pair.second
+        classes = f"{one.category} ≠ {other.category}" if pair.disagree else one.category
+        caption = f"{classes}, {one.part} / {other.part}, {_kind(pair)}"
+        shown.append(([_thumb(one, inspection), _thumb(other, inspection)], caption))
     rows = [(f"{t.first.part}: {t.first.name}", f"{t.second.part}: {t.second.name}", _kind(t)) for t in twins[:LISTED]]
     table = html.table(("one", "other", "likeness"), rows, texts=2)
     text = f"{len(twins):,} pairs; those of different classes come first, then those that are alike bit for bit."
@@ -142,11 +137,6 @@ def _kind(twins: Twins) -> str:
     if twins.exact:
         return "exact"
     return f"{twins.similarity:.3f}{', mirrored' if twins.mirrored else ''}"
-
-
-def _caption(twins: Twins) -> str:
-    classes = twins.first.category if not twins.disagree else f"{twins.first.category} ≠ {twins.second.category}"
-    return f"{classes}, {twins.first.part} / {twins.second.part}, {_kind(twins)}"
 
 
 def _thumb(place: Place, inspection: Inspection) -> Pixels:
