@@ -66,10 +66,14 @@ def blocks(document: Path, language: str | None = None) -> list[str]:
     return [text for named, text in found if language is None or named == language]
 
 
+def prose(document: Path) -> str:
+    """Return the text without its code blocks."""
+    return re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
 def headings(document: Path) -> list[str]:
     """Return the heading lines, code blocks left out."""
-    prose = re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    return re.findall(r"^#+ .*$", prose, re.MULTILINE)
+    return re.findall(r"^#+ .*$", prose(document), re.MULTILINE)
 
 
 def commands(document: Path, program: str) -> list[list[str]]:
@@ -169,8 +173,7 @@ def test_every_document_that_the_code_speaks_of_exists() -> None:
 
 @every_document
 def test_no_place_is_left_to_be_filled_in(document: Path) -> None:
-    prose = re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    assert re.findall(r"^[A-Z]{4,}$|\| [A-Z]{6,} (?=\|)|\b(?:TODO|FIXME|TBD)\b", prose, re.MULTILINE) == []
+    assert re.findall(r"^[A-Z]{4,}$|\| [A-Z]{6,} (?=\|)|\b(?:TODO|FIXME|TBD)\b", prose(document), re.MULTILINE) == []
 
 
 def tree(readme: Path) -> dict[Path, str]:
@@ -218,12 +221,13 @@ def test_design_names_every_package_in_the_order_that_import_linter_enforces() -
 # Two languages, one text
 
 
-def test_readmes_have_the_same_sections() -> None:
+def test_readmes_have_the_same_sections_and_figures() -> None:
     english, portuguese = (
         [re.match("#+", heading)[0] for heading in headings(readme)]  # type: ignore[index]
         for readme in READMES
     )
     assert english == portuguese
+    assert figures(READMES[0]) == figures(READMES[1])
 
 
 def test_readmes_have_the_same_code_but_for_comments() -> None:
@@ -253,8 +257,19 @@ def tables(document: Path) -> list[list[int]]:
 
 def inline_code(document: Path) -> set[str]:
     """Return what is written as `code` in sentences and tables: commands, options, names of files."""
-    prose = re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    return {" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose)}
+    return {" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose(document))}
+
+
+def figures(document: Path) -> list[str]:
+    """Return the digits of every number in the sentences and tables, sorted; 0.5 and 0,5 are alike."""
+    text = re.sub(r"`[^`]*`|\]\([^)]*\)|<[^>]*>", "", prose(document))
+    return sorted(re.sub(r"\D", "", number) for number in re.findall(r"\d[\d.,]*", text))
+
+
+def paragraphs(document: Path) -> tuple[int, int]:
+    """Return how many paragraphs and how many entries of lists there are."""
+    text = prose(document)
+    return len(re.findall(r"\S\n\s*?\n", text)), len(re.findall(r"^- ", text, re.MULTILINE))
 
 
 def places(document: Path) -> list[tuple[str, int]]:
@@ -272,11 +287,7 @@ def places(document: Path) -> list[tuple[str, int]]:
     return sorted(found)
 
 
-translated_page = pytest.mark.parametrize(
-    "page",
-    [page for page in IN_TWO_LANGUAGES if translation(page).exists()],
-    ids=lambda path: str(path.relative_to(ROOT)),
-)
+translated_page = pytest.mark.parametrize("page", IN_TWO_LANGUAGES, ids=lambda path: str(path.relative_to(ROOT)))
 
 
 def test_every_guide_and_concept_page_is_in_portuguese_too() -> None:
@@ -299,7 +310,9 @@ def test_portuguese_page_has_the_same_headings_code_and_tables(page: Path) -> No
 
 
 @translated_page
-def test_portuguese_page_names_the_same_commands_options_and_files(page: Path) -> None:
+def test_portuguese_page_has_the_same_paragraphs_figures_commands_options_and_files(page: Path) -> None:
+    assert paragraphs(page) == paragraphs(translation(page))
+    assert figures(page) == figures(translation(page))
     assert inline_code(page) == inline_code(translation(page))
 
 
