@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from pupila.evaluation.made_pictures import made_pictures
 from pupila.evaluation.unknown import (
     LEAST,
     UnknownScore,
@@ -15,6 +14,7 @@ from pupila.evaluation.unknown import (
     energy,
     find_prototypes,
     fit_unknown,
+    made_pictures,
     threshold,
     unit,
 )

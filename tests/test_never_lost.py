@@ -20,7 +20,7 @@ from training_kit import write_photos
 import pupila
 from pupila.cli import main
 
-KILLS = int(os.environ.get("PUPILA_KILLS", "4"))
+KILLS = int(os.environ.get("PUPILA_KILLS", "3"))
 TINY = [
     "--set", "weights=none", "--set", "batch_size=16", "--set", "network_size=32", "--set", "progressive=[]",
     "--set", "export=float32", "--set", "precision=float32",

@@ -16,7 +16,7 @@ from pupila.predictor import Predictor
 from pupila.training.export import export as exporting
 from pupila.training.export import graph
 from pupila.training.export.export import export
-from pupila.training.export.quantise import int8
+from pupila.training.export.graph import int8
 from pupila.training.loop.fit import Fitted
 from pupila.training.loop.resnet import ResNet18, enlarged
 

@@ -19,8 +19,7 @@ from outside import outside, taught_classes
 
 from pupila.data import Dataset, load_dataset
 from pupila.evaluation.evaluate import predict_features, predict_scores
-from pupila.evaluation.made_pictures import made_pictures
-from pupila.evaluation.unknown import energy, threshold, unit
+from pupila.evaluation.unknown import energy, made_pictures, threshold, unit
 from pupila.predictor import Predictor
 
 Values = NDArray[np.float64]

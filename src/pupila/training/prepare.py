@@ -54,6 +54,10 @@ class Prepared:
 
 def prepare(data: TrainingData, recipe: Recipe, team: Team = ALONE) -> Prepared:
     """Load and split the data, load the weights, choose what the recipe leaves open; says what it found."""
+    if data.outliers is not None and recipe.trains == "head":
+        raise TrainingError("--outliers teach the whole network, and trains=head fits only its last layer.")
+    if recipe.trains == "head" and recipe.weights == "none":
+        raise TrainingError("trains=head builds on trained weights, and there are none. Use --set trains=all.")
 
     def read(framing: str) -> Splits:
         splits = load_dataset(data.source, data.size, framing=framing)
@@ -65,8 +69,6 @@ def prepare(data: TrainingData, recipe: Recipe, team: Team = ALONE) -> Prepared:
         start = starting_network(recipe.weights, len(splits.train.classes), recipe.seed)
         splits, recipe = choose_framing(read, training_split, splits, recipe, start)
         training, validation = training_split(splits, recipe)
-    if recipe.trains == "head" and start.origin == "none":
-        raise TrainingError("trains=head builds on trained weights, and there are none. Use --set trains=all.")
     stats = DatasetStats(len(training), len(training.classes), training.size, pretrained=start.origin != "none")
     log.info(
         f"{stats.pictures:,} pictures to train on, {len(validation):,} to validate, {stats.classes} classes, "
@@ -104,8 +106,6 @@ def with_feedback(prepared: Prepared, folder: Path) -> Prepared:
 
 def with_outliers(prepared: Prepared, source: Path) -> Prepared:
     """Add pictures that show none of the classes; says how many. Raises DataError if they do show one."""
-    if prepared.recipe.trains == "head":
-        raise TrainingError("--outliers teach the whole network, and trains=head fits only its last layer.")
     own = [part for part in (prepared.training, prepared.validation, prepared.splits.test) if part is not None]
     outliers = read_outliers(source, own, prepared.splits.framing)
     log.info(f"{source}: {outliers.told()}")

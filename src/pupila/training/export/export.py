@@ -25,15 +25,13 @@ from pupila.data import Dataset, Splits
 from pupila.errors import TrainingError
 from pupila.evaluation.drift import answers_of, reference_of
 from pupila.evaluation.evaluate import predict_features
-from pupila.evaluation.made_pictures import made_pictures
 from pupila.evaluation.metrics import fit_temperature, score
-from pupila.evaluation.unknown import UnknownScore, find_prototypes, fit_unknown, threshold
+from pupila.evaluation.unknown import UnknownScore, find_prototypes, fit_unknown, made_pictures, threshold
 from pupila.feedback.corrections import Corrections
 from pupila.manifest import METADATA_KEY, UNSEALED, GoldenPicture, Manifest, sealed
 from pupila.predictor import Predictor
 from pupila.recipe import Recipe
 from pupila.training.export import graph
-from pupila.training.export.quantise import int8
 from pupila.training.loop.class_weights import Balance, balance_for
 from pupila.training.loop.fit import Fitted
 from pupila.training.loop.resnet import enlarged
@@ -118,7 +116,7 @@ def export(
     candidates = [exact]
     if recipe.export == "float16":
         candidates.append(judge("float16", graph.half_precision(full)))
-    if recipe.export == "int8" and (quantised := int8(full, _calibration_pictures(training))) is not None:
+    if recipe.export == "int8" and (quantised := graph.int8(full, _calibration_pictures(training))) is not None:
         candidates.append(judge("int8", quantised))
     chosen = _choose(candidates, len(validation), len(pictures) - len(validation))
     temperature = fit_temperature(chosen.logits, validation.labels)

@@ -1,19 +1,37 @@
 """ResNet-18 as an ONNX graph, written node by node: what is in the file is what stands here, whatever torch's version.
 
 Batch norm is folded into the convolutions. In: images uint8 [N, H, W, 3]. Out: logits [N, K], features [N, 512],
-cam [N, K, h, w] (Zhou et al., "Learning Deep Features for Discriminative Localization", 2016). Knows nothing of torch.
+cam [N, K, h, w] (Zhou et al., "Learning Deep Features for Discriminative Localization", 2016). Also as int8: static
+quantisation, calibrated on training pictures, one scale a channel.
 """
 
-from collections.abc import Mapping
+import contextlib
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
 
 from pupila.evaluation.unknown import LEAST, Scale, UnknownScore
 from pupila.training.loop.resnet import FEATURES, MEAN, STD, WIDTHS
+
+log = logging.getLogger("pupila.training")
+
+CALIBRATION_PICTURES = 512
+CALIBRATION_BATCH = 64
 
 OPSET = 17
 IR_VERSION = 10
@@ -206,3 +224,63 @@ def _model(graph: _Graph, input_size: int, classes: int) -> onnx.ModelProto:
     model = helper.make_model(body, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     onnx.checker.check_model(model)
     return model
+
+
+class _Calibration(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, pictures: NDArray[np.uint8]) -> None:
+        starts = range(0, len(pictures), CALIBRATION_BATCH)
+        self._batches: Iterator[dict[str, NDArray[np.uint8]]] = iter(
+            [{"images": pictures[start : start + CALIBRATION_BATCH]} for start in starts]
+        )
+
+    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+        """Return the next batch, None after the last: the name and the contract are ONNX Runtime's."""
+        return next(self._batches, None)
+
+
+def int8(model: onnx.ModelProto, pictures: NDArray[np.uint8]) -> onnx.ModelProto | None:
+    """Return a copy whose backbone computes in int8; pictures uint8 [N, H, W, 3] show the range of each activation.
+
+    None, and a sentence, where int8 cannot hold the weights: a few of them are beyond all others, or not finite.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of the same trouble
+            return _quantised(model, pictures)
+    except (AssertionError, ValueError, RuntimeError) as error:
+        log.info(f"int8 cannot hold these weights ({error}): float32 is kept.")
+        return None
+
+
+def _quantised(model: onnx.ModelProto, pictures: NDArray[np.uint8]) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)  # the quantiser moves the weights of the model it is given into files of its own
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "int8.onnx"
+        with _quiet_root_logger():
+            quantize_static(
+                copy,
+                path,
+                _Calibration(pictures[:CALIBRATION_PICTURES]),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=CalibrationMethod.MinMax,
+                nodes_to_exclude=list(HEAD_NODES),
+                extra_options={"CalibMovingAverage": True},
+            )
+        return onnx.load(path)
+
+
+@contextlib.contextmanager
+def _quiet_root_logger() -> Iterator[None]:
+    """Hide the quantiser's advice on the root logger, and the handler that its first message gives that logger."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.handlers[:] = handlers
