@@ -290,7 +290,7 @@ def test_server_runs_without_memory_that_is_writable_and_executable() -> None:
         "if libc.prctl(65, 1, 0, 0, 0): sys.exit(77)\n"
         "os.execv(sys.executable, [sys.executable, '-c', '''\n"
         "from pupila.models import bundled_model; from pupila.predictor import Predictor; import numpy as np\n"
-        "from pupila.server.process.supervisor import give_memory_back; give_memory_back()\n"
+        "from pupila.server.process.libc import give_memory_back; give_memory_back()\n"
         "predictor = Predictor.load(bundled_model())\n"
         "import mmap\n"
         "try: mmap.mmap(-1, 4096, prot=mmap.PROT_WRITE | mmap.PROT_EXEC)\n"

@@ -16,7 +16,6 @@ from pupila.server import Settings, create_app
 from pupila.server.api.auth import (
     AccessControl,
     ApiKey,
-    ApiKeys,
     RateLimiter,
     digest_of,
     new_key,
@@ -111,7 +110,7 @@ def test_keys_are_stored_as_hashes_and_read_from_a_file(tmp_path: Path) -> None:
     first, other = read_keys(path)
     assert (first, other.rate) == (key, 2.5)
     assert secret not in path.read_text()
-    assert ApiKeys([first]).authenticate(f"Bearer {secret}", None) == first
+    assert AccessControl([first]).authenticate(f"Bearer {secret}", None) == first
 
 
 @pytest.mark.parametrize("line", ["plain-text-key", "name:short", "a b:" + "0" * 64])

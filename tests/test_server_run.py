@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import requests
@@ -23,7 +22,7 @@ from pupila.errors import SettingsError
 from pupila.predictor import Predictor
 from pupila.server import Settings
 from pupila.server.addresses import bind
-from pupila.server.process.supervisor import Server, make_plan
+from pupila.server.process.supervisor import Supervisor, make_plan
 
 DEADLINE = 2.0
 BODY = b'--XX\r\nContent-Disposition: form-data; name="file"\r\n\r\n' + picture() + b"\r\n--XX--\r\n"
@@ -223,21 +222,71 @@ def sockets(pid: int) -> int:
 
 def test_connection_handed_to_a_worker_that_has_just_ended_is_let_go(model: Path) -> None:
     """The worker that hands it over may have looked at the scoreboard right before; nobody else may come for long."""
-    host = Server(model, Settings(port=0), Predictor.load, bind(Settings(port=0)))
-    arbiter, worker = SimpleNamespace(WORKERS={}), SimpleNamespace()
-    host.give_slot(arbiter, worker)
-    host.clear_slot(arbiter, worker)
+    host = Supervisor(model, Settings(port=0), Predictor.load, bind(Settings(port=0)))
     handed, client = socket.socketpair()
     with client, handed:
-        assert host.handoffs.hand(worker.slot, handed, "127.0.0.1")
+        assert host.handoffs.hand(0, handed, "127.0.0.1")
         handed.close()
         client.settimeout(5)
-        host.close_orphaned_handoffs(arbiter)
+        host.kill_stalled()
         assert client.recv(1) == b""
-    for end in (host.original, *(end for pair in host.handoffs.pairs for end in pair)):
+    ends = (
+        host.original,
+        host.listener,
+        host.signals,
+        host.woken,
+        *(end for pair in host.handoffs.pairs for end in pair),
+    )
+    for end in ends:
         end.close()
-    for descriptor in (host.listener, host.failures, host.report):
+    for descriptor in (host.failures, host.report):
         os.close(descriptor)
+
+
+def test_reload_replaces_every_worker_and_loses_no_request(server: Running) -> None:
+    before = server.workers()
+    server.process.send_signal(signal.SIGHUP)
+    limit = time.monotonic() + 30
+    while set(before) & set(server.workers()):
+        assert server.predict(picture()).status_code == 200
+        assert time.monotonic() < limit
+    assert len(server.workers()) == 2 and server.get("/readyz").json()["workers"] == 2
+
+
+ENDING = """
+import sys
+from pathlib import Path
+from pupila.errors import ModelError
+from pupila.predictor import Predictor
+from pupila.server import Settings
+from pupila.server.process import supervisor
+supervisor.GIVE_UP = 0.5
+def load(path):
+    if Path(sys.argv[2]).exists():
+        raise ModelError("It cannot be loaded any more.", path)
+    return Predictor.load(path)
+try:
+    supervisor.serve(Path(sys.argv[1]), Settings(port=0, workers=1), load)
+except ModelError as error:
+    sys.exit(f"ModelError: {error}")
+"""
+
+
+def test_server_without_a_worker_that_can_load_a_model_ends_with_the_reason(model: Path, tmp_path: Path) -> None:
+    flag, log = tmp_path / "broken", tmp_path / "log"
+    with log.open("w") as output:
+        arguments = [sys.executable, "-c", ENDING, str(model), str(flag)]
+        process = subprocess.Popen(arguments, stdout=output, stderr=output, text=True)
+    try:
+        wait_for_url(process, log)
+        flag.touch()
+        (worker,) = Running(process, "http://127.0.0.1:1", log).workers()
+        signal_worker(worker, signal.SIGKILL)
+        assert process.wait(30) == 1
+        assert "ModelError" in log.read_text() and "It cannot be loaded any more" in log.read_text().splitlines()[-1]
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_slow_uploads_do_not_keep_others_waiting_and_end_at_the_deadline(server: Running) -> None:

@@ -26,6 +26,8 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 ARROW = ("s3", "gs", "gcs", "hdfs")
 """What pyarrow opens by itself."""
 
+Stamp = tuple[int, int, int]
+"""Inode, size and time of change: differ whenever a file was renamed into place or written to."""
 LONGEST_NAME = 200
 """Bytes of the target's name in a temporary name: most file systems take 255 in all."""
 
@@ -68,6 +70,15 @@ def publish(ready: Path, target: Path) -> None:
         if os.path.lexists(target):
             raise FileExistsError(str(target)) from None
         ready.rename(target)
+
+
+def stamp_of(path: Path) -> Stamp | None:
+    """Return what tells one file from the next in its place; None if there is none."""
+    try:
+        status = os.stat(path)  # noqa: PTH116  # called often
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def sync(path: Path) -> None:

@@ -12,7 +12,6 @@ import fcntl
 import hashlib
 import json
 import logging
-import os
 import shutil
 import threading
 import time
@@ -23,7 +22,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from pupila._files import replacing, write_file
+from pupila._files import Stamp, replacing, stamp_of, write_file
 from pupila.errors import ModelError, PupilaError
 from pupila.model_file import MAX_BYTES
 from pupila.predictor import Predictor
@@ -34,9 +33,6 @@ log = logging.getLogger("pupila.server")
 
 RELOAD_INTERVAL = 0.3
 """Seconds between two looks at the file."""
-
-Stamp = tuple[int, int, int]
-"""Inode, size and time of change: differ whenever a file was renamed into place or written to."""
 
 
 class HotReloader:
@@ -157,15 +153,6 @@ def warm_up(predictor: Predictor) -> None:
     size = predictor.manifest.input_size
     for count in (1, BATCH):
         predictor.logits(np.zeros((count, size, size, 3), np.uint8))
-
-
-def stamp_of(path: Path) -> Stamp | None:
-    """Return what tells one file from the next in its place; None if there is none."""
-    try:
-        status = os.stat(path)  # noqa: PTH116  # called often
-    except OSError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 KEEP = 10

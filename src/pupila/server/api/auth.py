@@ -178,23 +178,6 @@ def digest_of(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-class ApiKeys:
-    """The keys in force."""
-
-    def __init__(self, keys: Iterable[ApiKey]) -> None:
-        self.keys = tuple(keys)
-
-    def authenticate(self, authorization: str | None, header: str | None) -> ApiKey | None:
-        """Return the key that a request carries; takes as long whichever it is, and if it is none."""
-        kind, _, token = (authorization or "").partition(" ")
-        digest = digest_of((token.strip() if kind.lower() == "bearer" else header) or "")
-        found = None
-        for key in self.keys:
-            if hmac.compare_digest(digest, key.digest):
-                found = key
-        return found
-
-
 class RateLimiter:
     """The generic cell rate algorithm. Made before the fork: all workers share the times at which a key may go on.
 
@@ -233,7 +216,7 @@ class AccessControl:
     """Decides about each request. Made before the fork. Without keys everybody may do what needs no owner."""
 
     def __init__(self, keys: Sequence[ApiKey] = (), origins: Sequence[str] = ()) -> None:
-        self.keys = ApiKeys(keys)
+        self.keys = tuple(keys)
         self.origins = frozenset(origins)
         self._requests = RateLimiter(key.digest for key in keys)
         self._pictures = RateLimiter(key.digest for key in keys)
@@ -243,16 +226,26 @@ class AccessControl:
         scopes = scopes_for(path)
         if not scopes:
             return Access()
-        if not self.keys.keys:
+        if not self.keys:
             changes = scopes is KEPT and method not in READING
             return Access(None, cross_site() if changes and self.is_cross_site(headers) else None)
-        key = self.keys.authenticate(headers.get("HTTP_AUTHORIZATION"), headers.get("HTTP_X_API_KEY"))
+        key = self.authenticate(headers.get("HTTP_AUTHORIZATION"), headers.get("HTTP_X_API_KEY"))
         if key is None:
             return Access(None, key_missing())
         if not key.has(*scopes):
             return Access(key, scope_missing(key, scopes))
         wait = self._requests.wait(key.digest, key.rate)
         return Access(key, rate_exceeded(f"{key.rate:g} requests", wait) if wait > 0 else None)
+
+    def authenticate(self, authorization: str | None, header: str | None) -> ApiKey | None:
+        """Return the key that a request carries; takes as long whichever it is, and if it is none."""
+        kind, _, token = (authorization or "").partition(" ")
+        digest = digest_of((token.strip() if kind.lower() == "bearer" else header) or "")
+        found = None
+        for key in self.keys:
+            if hmac.compare_digest(digest, key.digest):
+                found = key
+        return found
 
     def count_pictures(self, key: ApiKey | None, count: int) -> None:
         """Count the pictures of a request for its key's rate; raises RequestError if there were too many before."""
@@ -302,17 +295,3 @@ def cross_site() -> RequestError:
     """Return the answer to a page of another site."""
     message = "A page of another site may change nothing here. Name its origin with --cors-origins, or use API keys."
     return RequestError(403, "cross_site", message)
-
-
-def main() -> None:
-    """Print a new key, and the line to store: the way before `pupila keys new`, kept for one version."""
-    import sys
-
-    if len(sys.argv) != 2:
-        sys.exit("Usage: pupila keys new NAME")
-    secret, key = new_key(sys.argv[1])
-    print(f"key, to give away: {secret}\nline, to store:    {key.line()}")
-
-
-if __name__ == "__main__":
-    main()

@@ -249,8 +249,11 @@ class ConnectionTable:
         """Make a client's socket one of the open connections."""
         sock.setblocking(False)
         connection = Connection(sock, peer, time.monotonic(), self.idle, self.max_body, self.proxies)
-        if self.certificate is not None:
-            connection.encrypt(self.certificate.current(), self.idle)
+        try:
+            if self.certificate is not None:
+                connection.encrypt(self.certificate.current(), self.idle)
+        except OSError:  # the client is gone
+            return
         self.open[connection.fd] = connection
         self.row[CONNECTIONS] = len(self.open)
         self.watch(connection, READ)

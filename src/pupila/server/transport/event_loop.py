@@ -269,20 +269,17 @@ class EventLoop:
         """When connections that are left after draining are cut off."""
         self.over = False
 
-    def run(self, still_wanted: Callable[[], bool], beat: Callable[[], object]) -> None:
-        """Serve until `still_wanted` says no, then drain. `beat` is called at least every TICK."""
-        self.still_wanted, self.beat = still_wanted, beat
+    def run(self, still_wanted: Callable[[], bool]) -> None:
+        """Serve until `still_wanted` says no, then drain."""
+        self.still_wanted = still_wanted
         self.executor.start()
+        self.watch(time.monotonic())
         while not self.over:
             self.step(TICK)
 
     def step(self, timeout: float) -> None:
-        """Keep time, then dispatch ready connections; if none is ready, wait so many seconds for one."""
+        """Dispatch ready connections, and keep time; if none is ready, wait so many seconds for one."""
         now = time.monotonic()
-        if now >= self.next_tick:
-            self.next_tick = now + TICK
-            self.beat()
-            self.watch(now)
         if not self.draining and self.stuck:
             log.error("a request runs long past its deadline: another worker takes this one's place")
             self.row[LEAVING] = 1.0
@@ -295,6 +292,10 @@ class EventLoop:
             return
         self.listener.watch(now, wanted=not self.draining)
         self.reactor.take(self.listener.patience(now, timeout))
+        now = time.monotonic()
+        if now >= self.next_tick:
+            self.next_tick = now + TICK
+            self.watch(now)
         self.executor.flush()
 
     def drain(self, now: float, seconds: float) -> None:

@@ -267,8 +267,8 @@ class Executor:
 
     @property
     def waiting(self) -> int:
-        """Requests that no thread has taken up yet."""
-        return sum(map(len, self.queues))
+        """Requests that no thread has taken up, but for those of this pass, which the compute thread does not know."""
+        return sum(map(len, self.queues)) - self._arrived
 
     def _begin(self) -> Computed | None:
         """Begin the next request of the compute queue, in the compute thread; return what it has computed."""

@@ -1,7 +1,7 @@
 """TLS (HTTPS) at the listening socket: a non-blocking handshake in the event loop, and certificates that are reloaded.
 
-`TlsSocket` has the methods of a non-blocking socket that a connection uses. It decrypts all that it has read, so that
-what the selector reports is all that there is: nothing waits unseen in OpenSSL's buffers.
+`TlsSocket` has the methods of a non-blocking socket that a connection uses. It decrypts whole records, so that what the
+selector reports is all that there is: nothing waits unseen in OpenSSL's buffers.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from pupila._files import Stamp, stamp_of
 from pupila.errors import SettingsError
 from pupila.server.settings import Settings
 
@@ -23,10 +24,8 @@ HANDSHAKE = 10.0
 """Seconds that a client has for the handshake; then its connection is closed."""
 LOOK = 1.0
 """Seconds between two looks whether the certificate's files have changed."""
-RECORD = 16 * 1024 + 512
-"""Bytes of the largest TLS record; of one that is not whole yet so many may be held back."""
-CHUNK = 256 * 1024
-"""Bytes that are encrypted at a time: so much is copied for a slow reader."""
+RECORD = 16 * 1024
+"""Bytes of the largest TLS record."""
 PLAIN = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: 49\r\n\r\n"
     b"This port speaks TLS. Use an address of https://\n"
@@ -84,16 +83,9 @@ class Certificate:
                     log.error("the new certificate is not used: %s", error)
         return self._context
 
-    def _changed(self) -> tuple[tuple[int, int, int] | None, ...]:
+    def _changed(self) -> list[Stamp | None]:
         """Return what changes when a file is written or replaced."""
-        found: list[tuple[int, int, int] | None] = []
-        for path in filter(None, self._files):
-            try:
-                status = path.stat()
-                found.append((status.st_mtime_ns, status.st_size, status.st_ino))
-            except OSError:
-                found.append(None)
-        return tuple(found)
+        return [stamp_of(path) for path in self._files if path is not None]
 
 
 @functools.cache
@@ -115,14 +107,8 @@ class TlsSocket:
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, established: Callable[[], object]) -> None:
         """`established` is called once, after the handshake."""
-        self._sock = sock
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._sock = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
         self._established: Callable[[], object] | None = established
-        self._unsent = memoryview(b"")
-        """Encrypted bytes that the socket has not taken yet."""
-        self._owed = 0
-        """Bytes of the caller's that are among them; they count as sent when all of them are."""
         self._lock = threading.Lock()
 
     def fileno(self) -> int:
@@ -131,48 +117,39 @@ class TlsSocket:
 
     def recv_into(self, buffer: memoryview, size: int) -> int:
         """Read about `size` bytes, or 0 at the end; raises BlockingIOError if none are there, OSError if it is over."""
-        data = self._sock.recv(max(1, min(size, len(buffer) - 2 * RECORD)))
         with self._lock:
             try:
-                return self._take(data, buffer)
-            except ssl.SSLWantReadError:
+                self._shake_hands()
+                return self._read(buffer[: max(size, RECORD)])
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 raise BlockingIOError from None
             except ssl.SSLEOFError:
                 return 0
             except ssl.SSLError as error:
                 if error.reason == "HTTP_REQUEST":
-                    self._sock.send(PLAIN)
+                    socket.socket.send(self._sock, PLAIN)
                 raise ConnectionResetError from error
-            finally:
-                with contextlib.suppress(BlockingIOError):
-                    self._flush()
 
-    def _take(self, data: bytes, buffer: memoryview) -> int:
-        """Shake hands, or decrypt what has come; raises ssl.SSLError."""
-        if data:
-            self._incoming.write(data)
-        else:
-            self._incoming.write_eof()
+    def _shake_hands(self) -> None:
+        """Go on with the handshake; raises ssl.SSLError until it is done."""
         if self._established is not None:
-            self._tls.do_handshake()
+            self._sock.do_handshake()
             self._established()
             self._established = None
-        return self._decrypt(buffer)
 
-    def _decrypt(self, buffer: memoryview) -> int:
-        """Decrypt all that is here; raises SSLWantReadError if that is nothing."""
+    def _read(self, buffer: memoryview) -> int:
+        """Decrypt whole records only, so that nothing waits unseen in OpenSSL's buffers; 0 at the end."""
         count = 0
-        try:
-            while count < len(buffer):
-                piece = self._tls.read(len(buffer) - count, buffer[count:])
-                if not piece:
-                    break
-                count += int(piece)
-        except ssl.SSLZeroReturnError:
-            pass
-        except (ssl.SSLWantReadError, ssl.SSLEOFError):
-            if not count:
-                raise
+        while len(buffer) - count >= RECORD:
+            try:
+                piece = self._sock.recv_into(buffer[count:])
+            except (ssl.SSLWantReadError, ssl.SSLEOFError):
+                if not count:
+                    raise
+                break
+            if not piece:
+                break
+            count += piece
         return count
 
     def send(self, data: bytes) -> int:
@@ -181,26 +158,15 @@ class TlsSocket:
         Who gets that calls again with data that begins in the same way, as with any non-blocking socket.
         """
         with self._lock:
-            if not self._owed:
-                try:
-                    self._owed = self._tls.write(memoryview(data)[:CHUNK])
-                except ssl.SSLError as error:  # there was no handshake
-                    raise ConnectionResetError from error
-            self._flush()
-            sent, self._owed = self._owed, 0
-            return sent
-
-    def _flush(self) -> None:
-        """Send what is encrypted; raises BlockingIOError if the socket does not take all of it now."""
-        while self._unsent or self._outgoing.pending:
-            if not self._unsent:
-                self._unsent = memoryview(self._outgoing.read())
-            self._unsent = self._unsent[self._sock.send(self._unsent) :]
+            try:
+                return self._sock.send(memoryview(data)[:RECORD])
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                raise BlockingIOError from None
 
     def shutdown(self, how: int) -> None:
         """Say that nothing more will be sent."""
         self._end()
-        self._sock.shutdown(how)
+        socket.socket.shutdown(self._sock, how)
 
     def close(self) -> None:
         """Close the socket."""
@@ -209,8 +175,5 @@ class TlsSocket:
 
     def _end(self) -> None:
         """Tell the client that this is the end, as far as that can be done at once."""
-        with self._lock, contextlib.suppress(OSError):  # also ssl's, which are of that kind
-            try:
-                self._tls.unwrap()
-            finally:
-                self._flush()
+        with self._lock, contextlib.suppress(OSError, ValueError):  # also ssl's; ValueError: it has ended already
+            self._sock.unwrap()
