@@ -36,11 +36,11 @@ def pack(items: list[str]) -> bytes:
     return " ".join(items).encode()
 
 
-@pytest.fixture
-def pool(tmp_path: Path) -> Iterator[WorkerPool]:
+@pytest.fixture(params=[1, 2])
+def pool(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[WorkerPool]:
     (tmp_path / "program.py").write_text(PROGRAM)
     before = children_of(os.getpid())
-    with WorkerPool([Worker([str(tmp_path / "program.py")]) for _ in range(2)]) as workers:
+    with WorkerPool([Worker([str(tmp_path / "program.py")]) for _ in range(2)], request.param) as workers:
         yield workers
     assert children_of(os.getpid()) == before
 
@@ -53,8 +53,11 @@ def test_answers_come_in_the_order_of_the_jobs(pool: WorkerPool) -> None:
 
 
 def test_item_that_ends_its_process_costs_no_other_item(pool: WorkerPool) -> None:
-    answers = pool.map([["a", "crash", "b"], ["c"]], pack, b"lost\n")
-    assert list(answers) == [(["a", "crash", "b"], b"A\nlost\nB\n"), (["c"], b"C\n")]
+    jobs = [["a", "crash", "b"], *([str(number), "x"] for number in range(20)), ["crash"], ["c", "d"]]
+    answers = pool.map(jobs, pack, b"lost\n")
+    assert [lines.decode().split() for _, lines in answers] == [
+        ["lost" if item == "crash" else item.upper() for item in job] for job in jobs
+    ]
 
 
 def test_worker_that_refuses_says_why(pool: WorkerPool) -> None:

@@ -16,7 +16,9 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from queue import SimpleQueue
+from threading import Lock
 from types import TracebackType
 from typing import IO, TypeVar
 
@@ -48,6 +50,7 @@ class Worker:
         """arguments: of the Python interpreter, for a program that calls serve(). shared: descriptors it may use."""
         self._arguments, self._shared = arguments, shared
         self._killed = False
+        self._sending, self._receiving = Lock(), Lock()
         self._process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -58,24 +61,44 @@ class Worker:
         return subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, pass_fds=self._shared)
 
     def ask(self, job: bytes) -> bytes:
-        """Return the answer; raises DiedError, and can then be asked again, or RefusedError."""
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None and stdout is not None  # noqa: S101 - for the type checker
+        """Return the answer; the next job can be sent meanwhile. Raises DiedError or RefusedError."""
+        with self._sending:
+            process, sent = self._send(job)
+            self._receiving.acquire()  # while nobody else can send: answers come in the order of the jobs
         try:
-            _write(stdin, job)
-            answer = _read(stdout)
-            if not answer:
-                raise EOFError
-        except (OSError, EOFError) as error:
-            self._process.kill()
-            self._process.communicate()
-            if self._killed:
-                raise _ClosedError from error
-            self._process = self._start()
-            raise DiedError from error
+            return self._receive(process, sent)
+        finally:
+            self._receiving.release()
+
+    def ask_alone(self, job: bytes) -> bytes:
+        """Return the answer to the only job under way, so that it is this one if the process dies."""
+        with self._sending, self._receiving:
+            return self._receive(*self._send(job))
+
+    def _send(self, job: bytes) -> tuple[subprocess.Popen[bytes], bool]:
+        process = self._process
+        try:
+            assert process.stdin is not None  # noqa: S101 - for the type checker
+            _write(process.stdin, job)
+        except (OSError, ValueError):  # ValueError: its pipe is closed, since it died under the job before
+            return process, False
+        return process, True
+
+    def _receive(self, process: subprocess.Popen[bytes], sent: bool) -> bytes:
+        answer = b""
+        with suppress(OSError, ValueError):
+            assert process.stdout is not None  # noqa: S101 - for the type checker
+            answer = _read(process.stdout) if sent else b""
         if answer.startswith(REFUSED):
             raise RefusedError(answer[1:].decode())
-        return answer[1:]
+        if answer:
+            return answer[1:]
+        if process is self._process:
+            process.kill()
+            process.communicate()
+            if not self._killed:
+                self._process = self._start()
+        raise _ClosedError if self._killed else DiedError
 
     def kill(self) -> None:
         """End the process at once, and start no other."""
@@ -88,14 +111,15 @@ class Worker:
 
 
 class WorkerPool:
-    """Child processes, each asked by a thread of its own."""
+    """Child processes, asked by threads."""
 
-    def __init__(self, workers: Sequence[Worker]) -> None:
+    def __init__(self, workers: Sequence[Worker], under_way: int = 1) -> None:
+        """under_way: jobs that a process has at once, 1 or 2; an answer must fit into a pipe (64 KiB) if it is 2."""
         self._workers = workers
         self._idle: SimpleQueue[Worker] = SimpleQueue()
-        for worker in workers:
+        for worker in [*workers] * under_way:
             self._idle.put(worker)
-        self._threads = ThreadPoolExecutor(len(workers), "workers")
+        self._threads = ThreadPoolExecutor(len(workers) * under_way, "workers")
 
     def __enter__(self) -> "WorkerPool":
         return self
@@ -141,7 +165,7 @@ class WorkerPool:
 def _answer_alone(worker: Worker, job: bytes, lost: bytes) -> bytes:
     for _ in range(2):
         try:
-            return worker.ask(job)
+            return worker.ask_alone(job)
         except DiedError:
             continue
     return lost

@@ -51,7 +51,7 @@ class Decoders:
             self._memory = _nameless_file()
             # As a file and no module, since that would import all of pupila.data: half of the time that a start takes.
             arguments = [decode_worker.__file__, str(self._memory)]
-            self._pool = WorkerPool([Worker(arguments, (self._memory,)) for _ in range(self.count)])
+            self._pool = WorkerPool([Worker(arguments, (self._memory,)) for _ in range(self.count)], under_way=2)
 
     def __enter__(self) -> "Decoders":
         return self
