@@ -14,8 +14,7 @@ import time
 
 import pytest
 from click.testing import CliRunner
-from PIL import Image
-from training_kit import colours
+from training_kit import write_photos
 
 from pupila.cli import main
 from pupila.errors import MissingExtraError, TrainingError
@@ -33,13 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data") / "photos"
-    data = colours(45)
-    for number, (picture, label) in enumerate(zip(data.images, data.labels, strict=True)):
-        path = root / data.classes[label] / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(path)
-    return root
+    return write_photos(tmp_path_factory.mktemp("data") / "photos")
 
 
 def train(photos, runs, log, *more):

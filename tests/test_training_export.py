@@ -1,5 +1,6 @@
 """The model file answers as the network in torch does, at every precision, or is not published."""
 
+import functools
 import logging
 from dataclasses import replace
 
@@ -54,6 +55,14 @@ def exported(fitted, folder, **changes):
     return export(fitted, recipe, TRAINING, VALIDATION, folder / "model.onnx", splits=SPLITS, origin="none")
 
 
+@pytest.fixture(scope="module")
+def made(trained, tmp_path_factory):
+    """Exports once for each set of changes; who writes to a file copies it first."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporting, "TIMED_CALLS", 3)
+        yield functools.cache(lambda **changes: exported(trained, tmp_path_factory.mktemp("made"), **changes))
+
+
 def test_file_names_the_weights_and_not_where_they_lay(trained, tmp_path):
     manifest = exported(
         trained, tmp_path, weights="/home/ana/runs/backbone.safetensors", export="float32"
@@ -78,8 +87,8 @@ def test_graph_equals_the_network(size, network_size):
     assert np.allclose(outputs.cam.mean((2, 3)) + state["fc.bias"], logits, atol=1e-4)
 
 
-def test_averaged_over_the_mirror_image_the_answer_is_the_same_for_both(trained, tmp_path):
-    predictor = exported(trained, tmp_path, flip_average="on", export="int8").predictor
+def test_averaged_over_the_mirror_image_the_answer_is_the_same_for_both(made):
+    predictor = made(flip_average="on", export="int8").predictor
     pictures = noise(5).images
     plain, mirrored = predictor.outputs(pictures), predictor.outputs(pictures[:, :, ::-1].copy())
     assert np.allclose(plain.logits, mirrored.logits, atol=1e-4)
@@ -89,8 +98,8 @@ def test_averaged_over_the_mirror_image_the_answer_is_the_same_for_both(trained,
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
-def test_every_precision_is_published_with_its_manifest(trained, tmp_path, precision):
-    done = exported(trained, tmp_path, export=precision)
+def test_every_precision_is_published_with_its_manifest(made, precision):
+    done = made(export=precision)
     manifest = done.predictor.manifest
     assert manifest.precision == precision
     assert manifest.metrics["n"] == 30 and manifest.metrics["split"] == "validation"
@@ -130,8 +139,8 @@ def test_quantising_leaves_the_root_logger_as_it_was():
     assert logging.getLogger().handlers == before
 
 
-def test_smaller_precisions_are_smaller(trained, tmp_path):
-    sizes = {p: exported(trained, tmp_path, export=p).path.stat().st_size for p in ("float32", "float16", "int8")}
+def test_smaller_precisions_are_smaller(made):
+    sizes = {p: made(export=p).path.stat().st_size for p in ("float32", "float16", "int8")}
     assert sizes["int8"] < 12e6 < sizes["float16"] < 24e6 < sizes["float32"] < 48e6
 
 
@@ -160,19 +169,19 @@ def test_file_that_differs_from_the_network_is_not_published(trained, tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_golden_pictures_are_nobodys_photos(trained, tmp_path):
+def test_golden_pictures_are_nobodys_photos(made):
     import base64
 
     from pupila import images
 
-    golden = exported(trained, tmp_path).predictor.manifest.golden
+    golden = made(export="float32").predictor.manifest.golden
     decoded = [images.decode(base64.b64decode(picture.png), 32) for picture in golden]
     assert not any((picture == own).all() for picture in decoded for own in [*TRAINING.images, *VALIDATION.images])
 
 
-def test_file_with_a_spoilt_middle_is_refused(trained, tmp_path):
-    path = exported(trained, tmp_path).path
-    data = bytearray(path.read_bytes())
+def test_file_with_a_spoilt_middle_is_refused(made, tmp_path):
+    path = tmp_path / "model.onnx"
+    data = bytearray(made(export="float32").path.read_bytes())
     weights = np.frombuffer(data, dtype=np.uint8, offset=len(data) // 2, count=4_000_000)
     weights[:] = np.random.default_rng(0).integers(0, 256, len(weights), dtype=np.uint8)
     path.write_bytes(data)
@@ -181,9 +190,9 @@ def test_file_with_a_spoilt_middle_is_refused(trained, tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
-def test_truncated_file_is_refused(trained, tmp_path, share):
-    path = exported(trained, tmp_path).path
-    data = path.read_bytes()
+def test_truncated_file_is_refused(made, tmp_path, share):
+    path = tmp_path / "model.onnx"
+    data = made(export="float32").path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
     with pytest.raises(ModelError, match=r"model\.onnx"):
         Predictor.load(path)
@@ -194,16 +203,15 @@ def test_unwritable_place_is_named(trained, tmp_path):
         exported(trained, tmp_path / "missing")
 
 
-def test_answers_do_not_depend_on_batch_mates(trained, tmp_path):
-    predictor = exported(trained, tmp_path, export="int8").predictor
+def test_answers_do_not_depend_on_batch_mates(made):
+    predictor = made(export="int8").predictor
     pictures = noise(9).images
     alone = np.concatenate([predictor.logits(picture[None]) for picture in pictures])
     assert np.allclose(predictor.logits(pictures), alone, atol=1e-5)
 
 
-def test_published_file_is_sealed_against_any_changed_bit(trained, tmp_path):
-    path = exported(trained, tmp_path).path
-    data = path.read_bytes()
+def test_published_file_is_sealed_against_any_changed_bit(made):
+    data = made(export="float32").path.read_bytes()
     assert len(Predictor.from_bytes(data).manifest.sha256) == 64
     for place in (100, len(data) // 2, len(data) - 2):
         damaged = bytearray(data)

@@ -33,7 +33,7 @@ def test_it_learns_what_can_be_learned(tmp_path):
     assert run(replace(TINY, epochs=15, learning_rate=0.01), tmp_path).rows[-1]["validation_accuracy"] > 0.9
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_latest_epoch_within_a_standard_error_of_the_best_is_kept(tmp_path, seed):
     recipe = replace(TINY, epochs=8, learning_rate=0.01, schedule="step", seed=seed)  # too fast: it goes up and down
     fitted = run(recipe, tmp_path)
@@ -146,8 +146,8 @@ def test_epochs_worse_than_the_fitted_last_layer_are_not_kept(tmp_path):
 @pytest.mark.slow
 def test_budget_in_minutes_is_used_and_little_more_on_a_busy_machine(tmp_path):
     begun = time.monotonic()
-    run(replace(TINY, minutes=0.2), tmp_path, colours(600))
-    assert 0.9 * 12 <= time.monotonic() - begun <= 1.1 * 12 + 10  # building the network takes long on a busy machine
+    run(replace(TINY, minutes=0.1), tmp_path, colours(300))
+    assert 0.9 * 6 <= time.monotonic() - begun <= 1.1 * 6 + 10  # building the network takes long on a busy machine
 
 
 def test_ctrl_c_returns_the_best_so_far(tmp_path):

@@ -10,9 +10,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 from data_kit import encode, scene
-from PIL import Image
 from torch.nn import functional
-from training_kit import TINY, colours, noise
+from training_kit import TINY, colours, noise, write_photos
 
 from pupila.cli import main
 from pupila.errors import DataError
@@ -105,11 +104,7 @@ def test_loss_by_outliers_is_the_distance_from_all_classes_alike(tmp_path):
 
 
 def test_command_takes_them_says_so_and_can_be_repeated(tmp_path):
-    data = colours(60)
-    for number, (picture, label) in enumerate(zip(data.images, data.labels, strict=True)):
-        path = tmp_path / "photos" / data.classes[label] / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(path)
+    write_photos(tmp_path / "photos")
     others = scenes(tmp_path / "others", "things", range(12))
     values = ("weights=none", "network_size=32", "progressive=[]", "batch_size=16", "export=float32")
     command = ["train", tmp_path / "photos", "--outliers", others, "--epochs", "1", "--runs", tmp_path, "--name", "run"]

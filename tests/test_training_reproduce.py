@@ -5,9 +5,8 @@ import shutil
 
 import pytest
 from click.testing import CliRunner
-from PIL import Image
 from safetensors.torch import save_file
-from training_kit import colours
+from training_kit import write_photos
 
 from pupila.cli import main
 from pupila.training.loop.resnet import ResNet18
@@ -21,11 +20,7 @@ def pupila(*arguments):
 def finished(tmp_path_factory):
     """A run of the last layer alone on a small folder: seconds, and all of a run's files."""
     root = tmp_path_factory.mktemp("again")
-    data = colours(60)
-    for number, (picture, label) in enumerate(zip(data.images, data.labels, strict=True)):
-        path = root / "photos" / data.classes[label] / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(path)
+    write_photos(root / "photos", 60)
     weights = root / "backbone.safetensors"
     save_file({k: v for k, v in ResNet18(3).state_dict().items() if not k.startswith("fc.")}, weights)
     done = pupila(

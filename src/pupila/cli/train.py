@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from pupila.training.run_folder import Record, TrainingData
     from pupila.training.train import TrainJob
 
+PATH = click.Path(path_type=Path)
+
 
 @click.command(
     epilog=examples(
@@ -40,8 +42,7 @@ if TYPE_CHECKING:
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one value of the recipe.")
 @click.option(
-    "--weights",
-    help="Start from auto, imagenet, bundled, none, a run of yours, or a .pth or .safetensors file.",
+    "--weights", help="Start from auto, imagenet, bundled, none, a run of yours, or a .pth or .safetensors file."
 )
 @click.option("--epochs", type=int, help="Times to go through the pictures, in place of a budget in minutes.")
 @click.option("--minutes", type=float, help="Wall-clock budget that the schedule is fitted to, in place of epochs.")
@@ -49,35 +50,24 @@ if TYPE_CHECKING:
 @click.option(
     "--size", type=click.IntRange(8, 512), help="Pixels a side that pictures are stored at [default: by the data]."
 )
-@click.option("--labels", type=click.Path(path_type=Path), help="Take these labels from a CSV of path,label.")
+@click.option("--labels", type=PATH, help="Take these labels from a CSV of path,label.")
 @click.option(
     "--name", help="Name of the run, its folder in --runs; a taken one counts up [default: by data and recipe]."
 )
+@click.option("--runs", type=PATH, default=Path("runs"), show_default=True, help="Folder of runs.")
 @click.option(
-    "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of runs."
-)
-@click.option(
-    "--checkpoint-seconds",
-    type=click.FloatRange(0),
-    default=60.0,
-    show_default=True,
+    "--checkpoint-seconds", type=click.FloatRange(0), default=60.0, show_default=True,
     help="Save a checkpoint at least this often.",
-)
+)  # fmt: skip
 @click.option("--checkpoints", metavar="ADDRESS", help="Copy checkpoints there, too: s3://bucket/run and the like.")
 @click.option(
     "--log", type=click.Choice(["tensorboard", "mlflow"]), help="Where else each epoch's metrics are written."
 )
 @click.option(
-    "--feedback-dir",
-    "--feedback",
-    "feedback",
-    cls=RenamedOption,
-    type=click.Path(path_type=Path),
+    "--feedback-dir", "--feedback", "feedback", cls=RenamedOption, type=PATH,
     help="Folder of a server's --feedback-dir: adds its corrected pictures.",
-)
-@click.option(
-    "--outliers", type=click.Path(path_type=Path), help="Folder or archive of pictures of none of the classes."
-)
+)  # fmt: skip
+@click.option("--outliers", type=PATH, help="Folder or archive of pictures of none of the classes.")
 @click.option("--explain", is_flag=True, help="Say what would be chosen and why, and train nothing.")
 @click.option("--workers", type=click.IntRange(1, 4096), default=1, help="Processes that share each batch.")
 @cluster_option("Put the workers {where}.")
