@@ -28,7 +28,7 @@ from pupila.server import Settings, create_app
 from pupila.server.api.auth import ApiKey, digest_of
 from pupila.server.api.feedback_writer import DROPPED, KEPT, PENDING, QUEUE_PICTURES, Collector, new_table
 from pupila.server.api.multipart import Part
-from pupila.server.inference.classifier import PictureResult
+from pupila.server.inference import PictureResult
 
 ME = {"Authorization": "Bearer secret"}
 

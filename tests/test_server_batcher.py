@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pupila.server.inference.batcher import Batcher, Computation, DeadlineError, QueueFullError
+from pupila.server.inference import Batcher, Computation, DeadlineError, QueueFullError
 
 
 def run(batcher: "Batcher[int, int, str]", items: Sequence[int], lane: str, deadline: float) -> list[int]:

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from pupila.server.inference.batcher import DeadlineError
-from pupila.server.inference.classifier import SMALL, LargeImageLock
+from pupila.server.api.errors import DeadlineError
+from pupila.server.inference import SMALL, LargeImageLock
 
 BIG = 4 * SMALL
 

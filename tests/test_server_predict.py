@@ -16,7 +16,7 @@ from pupila.server import Settings, create_app
 from pupila.server.api.auth import new_key
 from pupila.server.api.predict import PredictMiddleware, PredictTask
 from pupila.server.api.request_context import SECURITY_HEADERS, ensure_context
-from pupila.server.inference.classifier import FEW, Computed
+from pupila.server.inference import FEW, Computed
 from pupila.server.observability.request_log import BATCHES, Telemetry
 
 SECRET, KEY = new_key("ours")

@@ -13,7 +13,7 @@ from pupila.server.api.other_protocols import oip, torchserve
 from pupila.server.api.pages import pages
 from pupila.server.api.predict import PredictMiddleware
 from pupila.server.api.request_context import EXTENSION, AppState, error_response, install
-from pupila.server.inference.classifier import Classifier
+from pupila.server.inference import Classifier
 from pupila.server.observability.request_log import RequestLog, Telemetry
 from pupila.server.process.scoreboard import Health
 from pupila.server.settings import Settings

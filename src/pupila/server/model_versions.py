@@ -26,7 +26,7 @@ from pupila._files import Stamp, replacing, stamp_of, write_file
 from pupila.errors import ModelError, PupilaError
 from pupila.model_file import MAX_BYTES
 from pupila.predictor import Predictor
-from pupila.server.inference.classifier import BATCH, Classifier
+from pupila.server.inference import BATCH, Classifier
 from pupila.server.process.scoreboard import Health
 
 log = logging.getLogger("pupila.server")

@@ -1,6 +1,5 @@
 """Errors of requests: each has a status, a code and a sentence, and all have one shape as JSON."""
 
-import json
 import logging
 import math
 from collections import Counter
@@ -12,7 +11,6 @@ from pupila.errors import ImageError
 
 log = logging.getLogger("pupila.server")
 
-ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 STATUS_OF_IMAGE_ERROR = {
     "image_empty": 400,
     "image_unrecognised": 415,
@@ -21,11 +19,6 @@ STATUS_OF_IMAGE_ERROR = {
     "image_too_many_pixels": 413,
     "image_too_complex": 413,
 }
-
-
-def to_bytes(document: Any) -> bytes:
-    """Return compact JSON; half a surrogate pair, which a client may have us repeat, becomes a question mark."""
-    return ENCODER.encode(document).encode(errors="replace")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pupila.errors import DataError, ImageError, SettingsError
 from pupila.feedback import Answered, Kept, Store
 from pupila.server.api.multipart import Part
-from pupila.server.inference.classifier import PictureResult
+from pupila.server.inference import PictureResult
 from pupila.server.process.scoreboard import DROPPED, KEPT, PENDING, SharedTable
 from pupila.server.settings import Settings
 

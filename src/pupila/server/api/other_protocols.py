@@ -15,9 +15,16 @@ from pupila import images
 from pupila.predictor import Predictor
 from pupila.server.api import body as bodies
 from pupila.server.api import multipart
-from pupila.server.api.errors import RequestError, to_bytes
-from pupila.server.api.request_context import RequestContext, app_state, begin_inference, end_parsing, json_response
-from pupila.server.inference.classifier import BatchKey, Decoding, PictureResult, interpret
+from pupila.server.api.errors import RequestError
+from pupila.server.api.request_context import (
+    RequestContext,
+    app_state,
+    begin_inference,
+    end_parsing,
+    json_response,
+    to_bytes,
+)
+from pupila.server.inference import BatchKey, Decoding, PictureResult, interpret
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """Bytes of JSON before the binary tensors, in requests and answers alike."""

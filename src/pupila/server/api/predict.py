@@ -13,7 +13,7 @@ from pupila.errors import ImageError
 from pupila.prediction import Choice
 from pupila.predictor import Floats, heat_map
 from pupila.server.api import multipart
-from pupila.server.api.errors import BadPart, request_error_of, to_bytes
+from pupila.server.api.errors import BadPart, request_error_of
 from pupila.server.api.multipart import Part, Query
 from pupila.server.api.request_context import (
     AppState,
@@ -25,8 +25,9 @@ from pupila.server.api.request_context import (
     ensure_context,
     log_request,
     request_id_of,
+    to_bytes,
 )
-from pupila.server.inference.classifier import BatchKey, Classifier, Computed, Decoding, PictureOutputs, PictureResult
+from pupila.server.inference import BatchKey, Classifier, Computed, Decoding, PictureOutputs, PictureResult
 
 
 def predictions_json(

@@ -3,6 +3,7 @@
 The steps are authentication and rate limit, reading the body, security and CORS headers, and the request log.
 """
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,15 +16,16 @@ from pupila.errors import ImageError
 from pupila.predictor import Predictor
 from pupila.server.api.auth import Access, AccessControl, ApiKey
 from pupila.server.api.body import decoded, too_big_body
-from pupila.server.api.errors import RequestError, to_bytes
+from pupila.server.api.errors import RequestError
 from pupila.server.observability.request_log import RequestLog, route_of
 from pupila.server.process.scoreboard import Health
 from pupila.server.settings import Settings
 
 if TYPE_CHECKING:
     from pupila.server.api.feedback_writer import Collector
-    from pupila.server.inference.classifier import Classifier, PictureResult
+    from pupila.server.inference import Classifier, PictureResult
 
+ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 EXTENSION = "pupila"
 KEY = "pupila.request"
 CHUNK = 65536
@@ -257,6 +259,11 @@ def app_state() -> AppState:
     """Return the state of the application that handles the request."""
     state: AppState = current_app.extensions[EXTENSION]
     return state
+
+
+def to_bytes(document: Any) -> bytes:
+    """Return compact JSON; half a surrogate pair, which a client may have us repeat, becomes a question mark."""
+    return ENCODER.encode(document).encode(errors="replace")
 
 
 def json_response(document: object, status: int = 200) -> Response:

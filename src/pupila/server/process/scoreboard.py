@@ -62,10 +62,6 @@ class Scoreboard(SharedTable):
         """Return how many workers are ready."""
         return sum(1 for _ in self.living())
 
-    def fewest_connections(self) -> float:
-        """Return the connections of the living worker that has the fewest; infinity if none lives."""
-        return self.least_busy()[0]
-
     def least_busy(self) -> tuple[float, int]:
         """Return the connections of the living worker that has the fewest, and its row; infinity if none lives."""
         return min(((row[CONNECTIONS], slot) for slot, row in self.living()), default=(math.inf, -1))

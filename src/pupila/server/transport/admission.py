@@ -82,7 +82,7 @@ class Listener:
 
     def has_more(self) -> bool:
         """Return whether another worker has clearly fewer connections."""
-        return len(self.pool) > EVEN * self.scoreboard.fewest_connections()
+        return len(self.pool) > EVEN * self.scoreboard.least_busy()[0]
 
     def accept(self) -> None:
         """Take the connections that wait, but give a worker that has fewer a start, once for each."""

@@ -11,10 +11,10 @@ from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 from wsgiref.types import WSGIApplication
 
-from pupila.server.api.errors import QueueFullError, RequestError, request_error_of, to_bytes
+from pupila.server.api.errors import QueueFullError, RequestError, request_error_of
 from pupila.server.api.predict import PredictMiddleware, PredictTask, is_predict
-from pupila.server.api.request_context import KEY
-from pupila.server.inference.classifier import Computed
+from pupila.server.api.request_context import KEY, to_bytes
+from pupila.server.inference import Computed
 from pupila.server.observability.request_log import RequestLog
 from pupila.server.settings import Settings
 from pupila.server.transport.connection import Connection, Request

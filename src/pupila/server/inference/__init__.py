@@ -1,1 +1,0 @@
-"""From pictures to classes: decoding, batching, ONNX Runtime."""
