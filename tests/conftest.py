@@ -13,12 +13,17 @@ from cluster_kit import photos as photos
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Make each file a group, which shares what its fixtures start, and let files with slow tests begin first."""
+    """Make each file a group, which shares what its fixtures start, and let files with slow tests begin first.
+
+    All that start a Ray cluster are one group.
+    """
     slow: dict[str, int] = {}
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+            group = "cluster" if "cluster" in getattr(item, "fixturenames", ()) else item.path.stem
+            item.add_marker(pytest.mark.xdist_group(group))
         slow[_group(item)] = slow.get(_group(item), 0) - (item.get_closest_marker("slow") is not None)
     items.sort(key=lambda item: slow[_group(item)])
 

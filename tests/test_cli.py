@@ -14,18 +14,8 @@ from training_kit import colours
 from pupila.cli import main
 from pupila.errors import install_command
 
-SMALL = [
-    "--weights",
-    "none",
-    "--epochs",
-    "2",
-    "--set",
-    "batch_size=16",
-    "--set",
-    "network_size=32",
-    "--set",
-    "progressive=[]",
-]
+VALUES = ["batch_size=16", "network_size=32", "progressive=[]", "precision=float32", "export=float32"]
+SMALL = ["--weights", "none", "--epochs", "2", *(word for value in VALUES for word in ("--set", value))]
 
 
 def pupila(*arguments):

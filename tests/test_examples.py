@@ -143,7 +143,8 @@ def test_notebook_runs(tmp_path):
     shutil.copytree(EXAMPLES, tmp_path / "examples")
     text = (EXAMPLES / "pupila.ipynb").read_text()
     assert '\\"bundled\\")' in text
-    short = text.replace('\\"bundled\\")', '\\"bundled\\", sample=200)')  # the rest is as it stands
+    less = '\\"bundled\\", sample=200, network_size=32, export=\\"float32\\")'
+    short = text.replace('\\"bundled\\")', less)  # the rest is as it stands
     notebook = nbformat.reads(short, as_version=4)
     resources = {"metadata": {"path": str(tmp_path / "examples")}}
     nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()

@@ -13,6 +13,7 @@ import requests
 from server_kit import Running, picture, wait_for_url, write_model
 
 DEADLINE = 3.0
+pytestmark = pytest.mark.alone
 
 SLOW = """
 import sys, time

@@ -41,12 +41,7 @@ if TYPE_CHECKING:
     from pupila.training.train import TrainResult
 
 __version__ = "0.2.0"
-ERRORS = (
-    "DataError", "DownloadError", "ImageError", "MissingExtraError", "ModelError", "PupilaError", "RecipeError",
-    "ServerError", "SettingsError", "TrainingError",
-)  # fmt: skip
 HOMES = {
-    **dict.fromkeys(ERRORS, "pupila.errors"),
     "Client": "pupila.client",
     "Dataset": "pupila.data",
     "Manifest": "pupila.manifest",
@@ -57,7 +52,7 @@ HOMES = {
     "load_dataset": "pupila.data",
     "load_recipe": "pupila.recipe",
 }
-"""The module of each name that is loaded when it is first used."""
+"""The module of each name that is loaded when it is first used; errors are in pupila.errors."""
 __all__ = [
     "Client",
     "DataError",
@@ -200,9 +195,9 @@ def _with_options(settings: "Settings", options: Mapping[str, Any]) -> "Settings
 
 def __getattr__(name: str) -> object:
     """Load a public name from the module that it lives in."""
-    if name not in HOMES:
+    if name not in __all__:
         raise AttributeError(f"module 'pupila' has no attribute {name!r}")
-    return getattr(importlib.import_module(HOMES[name]), name)
+    return getattr(importlib.import_module(HOMES.get(name, "pupila.errors")), name)
 
 
 def __dir__() -> list[str]:

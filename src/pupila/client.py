@@ -187,10 +187,7 @@ def part_of(picture: Any, place: int) -> tuple[str, bytes]:
     try:
         return source.name, source.read_bytes()
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ImageError("image_unrecognised", f"It cannot be read ({reason}). Check the path.").of(
-            name_of(picture, None)
-        ) from error
+        raise ImageError.unreadable(error).of(name_of(picture, None)) from error
 
 
 def multipart(files: Sequence[tuple[str, bytes]]) -> tuple[str, bytes]:

@@ -1,16 +1,4 @@
-"""Every error that a user can cause or act on. Knows neither HTTP nor exit codes: the server and the CLI map them.
-
-PupilaError            one sentence that names the thing and the fix; `code` is the same in every version
-├── DataError          a data set is missing, empty, or cannot be used for training
-│   └── DownloadError  a file could not be fetched, or is not the file that was published
-├── ImageError         one picture cannot be turned into pixels; carries a machine-readable code
-├── ModelError         a model or weights file is truncated, foreign, or fails its own golden set
-├── RecipeError        a recipe has an unknown key or a value out of range
-├── TrainingError      training cannot start or go on (loss not finite, disk full, checkpoint of another recipe)
-├── SettingsError      an option has a value that cannot be used (port in use, bad setting)
-├── ServerError        a server refused a request or cannot be reached; carries its status and code
-└── MissingExtraError  an optional dependency is not installed
-"""
+"""Every error that a user can cause or act on; the server and the command line map them to status and exit codes."""
 
 import json
 import os
@@ -56,6 +44,12 @@ class ImageError(PupilaError):
     def __init__(self, code: ImageErrorCode, message: str) -> None:
         super().__init__(message)
         self.code: ImageErrorCode = code
+
+    @classmethod
+    def unreadable(cls, error: Exception) -> "ImageError":
+        """Return the error for a file that the system does not let us read."""
+        reason = getattr(error, "strerror", None) or error
+        return cls("image_unrecognised", f"It cannot be read ({reason}). Check the path.")
 
     def of(self, name: str) -> "ImageError":
         """Return the same error with the picture's name in front."""

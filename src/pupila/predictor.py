@@ -84,33 +84,26 @@ class Predictor:
         Raises ModelError if a byte of a sealed file was changed, or if it is no model file.
         """
         try:
-            return cls._from_bytes(data, threads)
+            seal = check_seal(data)
+            graph = model_file.read_graph(data)
+            if METADATA_KEY not in graph.metadata:
+                raise ModelError("It is an ONNX file without Pupila's manifest. Make one with: pupila train")
+            manifest = Manifest.from_json(graph.metadata[METADATA_KEY])
+            if manifest.sha256 != seal:
+                raise ModelError("The seal in its manifest is damaged. Copy or export the model again.")
+            model_limits.check(graph)
+            options = ort.SessionOptions()
+            options.intra_op_num_threads = threads
+            options.inter_op_num_threads = 1
+            options.log_severity_level = 4
+            session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            _check_shapes(session, manifest)
+            return cls(session, manifest, hashlib.sha256(data).hexdigest()[:12])
         except ModelError:
             raise
-        except (
-            Exception
-        ) as error:  # ONNX Runtime raises a dozen types of its own, and what a file holds may be anything
-            raise ModelError(
-                f"It is damaged or not an ONNX file ({type(error).__name__}). Export or copy the model again."
-            ) from error
-
-    @classmethod
-    def _from_bytes(cls, data: bytes, threads: int) -> "Predictor":
-        seal = check_seal(data)
-        graph = model_file.read_graph(data)
-        if METADATA_KEY not in graph.metadata:
-            raise ModelError("It is an ONNX file without Pupila's manifest. Make one with: pupila train")
-        manifest = Manifest.from_json(graph.metadata[METADATA_KEY])
-        if manifest.sha256 != seal:
-            raise ModelError("The seal in its manifest is damaged. Copy or export the model again.")
-        model_limits.check(graph)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        _check_shapes(session, manifest)
-        return cls(session, manifest, hashlib.sha256(data).hexdigest()[:12])
+        except Exception as error:  # ONNX Runtime has a dozen types of its own, and what a file holds may be anything
+            reason = f"It is damaged or not an ONNX file ({type(error).__name__}). Export or copy the model again."
+            raise ModelError(reason) from error
 
     def check_golden(self) -> float:
         """Answer the golden set and return the largest difference of a probability; above the tolerance: ModelError."""
@@ -206,7 +199,7 @@ class Predictor:
         except ImageError as error:
             raise (error.of(name) if name else error) from None
         except (OSError, ValueError) as error:
-            raise unreadable(error).of(name) from error
+            raise ImageError.unreadable(error).of(name) from error
 
     def _predict(self, pictures: Sequence[Pixels], top: int, explain: bool) -> list[Prediction]:
         batch = images.stack(pictures)
@@ -272,12 +265,6 @@ def heat_map(cam: Floats) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(round(float(value), 3) for value in row) for row in scaled)
 
 
-def unreadable(error: Exception) -> ImageError:
-    """Return what is to be said of a file that the system does not let us read."""
-    reason = getattr(error, "strerror", None) or error
-    return ImageError("image_unrecognised", f"It cannot be read ({reason}). Check the path.")
-
-
 def predict_files(
     predictor: Predictor, paths: Sequence[Path], top: int = 1
 ) -> Iterator[tuple[Path, Prediction | ImageError]]:
@@ -288,6 +275,6 @@ def predict_files(
         except ImageError as error:
             yield path, error
         except OSError as error:
-            yield path, unreadable(error)
+            yield path, ImageError.unreadable(error)
         else:
             yield path, predictor.interpret(predictor.scores(pixels[np.newaxis]), top)[0]

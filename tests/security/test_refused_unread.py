@@ -50,6 +50,7 @@ def ask(server: Running, path: str) -> float:
     return time.monotonic() - started
 
 
+@pytest.mark.alone
 def test_thousand_half_heads_and_a_hundred_half_bodies_keep_nobody_waiting(server: Running) -> None:
     stop = threading.Event()
     held: list[socket.socket] = []

@@ -120,7 +120,7 @@ class BatchJob:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         with contextlib.suppress(sqlite3.Error):
-            if not self._count():  # stopped before there was an answer to go on with, or removed
+            if not self.answered():  # stopped before there was an answer to go on with, or removed
                 self.remove()
         self._close()
 
@@ -230,6 +230,3 @@ class BatchJob:
 
     def _number(self, query: str) -> int:
         return int(self._sql.execute(query).fetchone()[0])
-
-    def _count(self) -> int:
-        return len(self._sql.execute("SELECT 1 FROM files WHERE answer IS NOT NULL LIMIT 1").fetchall())

@@ -78,6 +78,17 @@ def _reason(address: str, error: Exception) -> str:
     )
 
 
+def gave_up(error: Exception, fix: str) -> TrainingError:
+    """Return the error for what Ray raises, which has a dozen types of its own."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+    return TrainingError(f"The cluster gave up ({reason}). {fix}")
+
+
+def has_gpus() -> bool:
+    """Return whether a node of the cluster has a GPU."""
+    return bool(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
+
+
 def cpus() -> int:
     """Return the cores that the cluster has in all; at least one."""
     found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]

@@ -10,12 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
-from pupila.cluster.connect import HERE, check_weights, connected, full
-from pupila.errors import TrainingError
+from pupila.cluster.connect import HERE, check_weights, connected, full, gave_up, has_gpus
 from pupila.progress import printing_to
 from pupila.training.distributed.ranks import RESTARTS
 from pupila.training.loop.fit import Row
@@ -48,14 +46,13 @@ def on_cluster(address: str = HERE, stop_early: bool = False) -> Execute:
 
 
 def _tune(jobs: Mapping[str, Job], stop_early: bool) -> None:
-    gpus = ray.cluster_resources().get("GPU", 0) > 0  # type: ignore[no-untyped-call]
     scheduler = AsyncHyperBandScheduler(
         time_attr="per_cent", metric="judged", mode="max", max_t=100, grace_period=FIRST_RUNG,
         reduction_factor=2,
     )  # fmt: skip
     folder = next(iter(jobs.values())).folder.parent
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(_trial, jobs=dict(jobs)), {"cpu": 1, "gpu": int(gpus)}),
+        tune.with_resources(tune.with_parameters(_trial, jobs=dict(jobs)), {"cpu": 1, "gpu": int(has_gpus())}),
         param_space={"trial": tune.grid_search(list(jobs))},
         # A process that has done a trial does the next one: it has loaded PyTorch already.
         tune_config=tune.TuneConfig(scheduler=scheduler if stop_early else None, reuse_actors=True),
@@ -66,9 +63,8 @@ def _tune(jobs: Mapping[str, Job], stop_early: bool) -> None:
     )  # fmt: skip
     try:
         tuner.fit()
-    except Exception as error:  # Ray has a dozen of its own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        raise TrainingError(f"The cluster gave up ({reason}). The same command goes on.") from error
+    except Exception as error:
+        raise gave_up(error, "The same command goes on.") from error
 
 
 class Told(tune.Callback):

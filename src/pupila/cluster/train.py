@@ -10,12 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util import get_node_ip_address
 
-from pupila.cluster.connect import HERE, check_weights, connected, full, shown
+from pupila.cluster.connect import HERE, check_weights, connected, full, gave_up, has_gpus, shown
 from pupila.errors import PupilaError, TrainingError
 from pupila.progress import printing_to
 from pupila.training.distributed.process_group import meet_on_the_network_of
@@ -37,7 +36,7 @@ def train_on_cluster(job: TrainJob, workers: int, address: str = HERE) -> Path:
     # Only a checkpoint of this run can be in the folder: a worker that is started again goes on with it.
     job = replace(job, data=data, folder=folder, resume=True)
     with connected(address), shown(folder):
-        gpus = ray.cluster_resources().get("GPU", 0) > 0  # type: ignore[no-untyped-call]
+        gpus = has_gpus()
         trainer = TorchTrainer(
             _work,  # type: ignore[arg-type] # here and below: ray.train's types are those of its older interface
             train_loop_config={"job": job},
@@ -49,9 +48,8 @@ def train_on_cluster(job: TrainJob, workers: int, address: str = HERE) -> Path:
         )
         try:
             outcome: Mapping[str, str] = trainer.fit().return_value  # type: ignore[attr-defined]
-        except Exception as error:  # Ray has a dozen of its own
-            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-            raise TrainingError(f"The cluster gave up ({reason}). Go on with --resume.") from error
+        except Exception as error:
+            raise gave_up(error, "Go on with --resume.") from error
     if "error" in outcome:
         raise TrainingError(outcome["error"])
     return Path(outcome["model"])
