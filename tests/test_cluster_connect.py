@@ -11,7 +11,8 @@ from pupila.errors import SettingsError
 
 pytest.importorskip("ray")
 
-from pupila.cluster.connect import LOG, connected, printing_to, shown
+from pupila.cluster.connect import connected, shown
+from pupila.progress import LOG, printing_to
 
 
 @pytest.mark.parametrize("address", ["127.0.0.2:{port}", "nonsense", "127.0.0.2:99999", "no.such.host.invalid:6379"])
