@@ -124,7 +124,7 @@ def read_bytes(path: Path) -> bytes:
 
 def read_graph(data: bytes) -> Graph:
     """Return what is in a model file; raises ModelError for whatever `pupila train` does not write."""
-    model = _Reader().message("model", memoryview(data))
+    model = _MessageReader().message("model", memoryview(data))
     graph: Message = _one(model, "graph", None) or {}
     if not graph:
         raise ModelError("It is damaged or not an ONNX file. Export or copy the model again.")
@@ -144,7 +144,7 @@ def read_graph(data: bytes) -> Graph:
     )
 
 
-class _Reader:
+class _MessageReader:
     """Reads messages, and counts their fields."""
 
     def __init__(self) -> None:

@@ -82,7 +82,7 @@ class RequestError(Exception):
 
 
 class QueueFullError(RequestError):
-    """Too much waits already (backpressure); `retry_after` seconds from now the queue should have room again."""
+    """Too much waits already (backpressure); `retry_after` is when to try again, in seconds."""
 
     def __init__(self, retry_after: float) -> None:
         message = "The server has more to do than it can answer in time. Try again later."

@@ -126,7 +126,7 @@ def picture(number: int) -> Response:
 
 @feedback.delete("/review/pictures/<int:number>")
 def delete(number: int) -> Response:
-    """Delete one picture, wherever else this key has sent the same one; for a reviewer, whoever has sent it."""
+    """Delete one picture, wherever else this key has sent the same one; for a reviewer, of every key."""
     store, owner = collecting().store, reach_of(reviewer())
     kept = find_numbered(store, number, owner)
     return json_response({"deleted": store.delete(number=kept.id, owner=owner)})

@@ -76,7 +76,7 @@ class Collector:
         self._settings = settings
         self.table = table or new_table(1)
         self._row = self.table.row(slot)
-        self._row[PENDING] = 0.0  # whoever had this row has taken its queue along
+        self._row[PENDING] = 0.0  # the worker that had this row has lost its queue
         self._queue: deque[Answered] = deque()
         self._bytes = 0
         self._in_work = 0

@@ -1,7 +1,8 @@
 """The request log: counts every answered request in shared memory, and writes its line of the access log.
 
-Each worker adds to its own row, and whoever is asked sums the rows. The row outlives the worker: the one that replaces
-it goes on counting where it stopped. METRICS declares each metric once; `exposition` is GET /metrics, for Prometheus.
+Each worker adds to its own row, and the one that is asked sums the rows. The row outlives the worker: the one that
+replaces it goes on counting where it stopped. METRICS declares each metric once; `exposition` is GET /metrics, for
+Prometheus.
 """
 
 import contextlib

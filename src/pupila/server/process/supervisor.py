@@ -229,7 +229,7 @@ class Supervisor:
             self.workers[pid] = WorkerProcess(slot, time.monotonic())
 
     def lasting(self) -> list[WorkerProcess]:
-        """Return the workers that take requests from now on, as far as can be told."""
+        """Return the workers that take requests from now on, by their rows."""
         return [worker for worker in self.workers.values() if not worker.retiring and not self.is_lost(worker)]
 
     def is_lost(self, worker: WorkerProcess) -> bool:
@@ -264,7 +264,7 @@ class Supervisor:
             self.handoffs.clear(slot)
 
     def reap(self) -> None:
-        """Forget the workers that have ended; as process 1 of a container, also take leave of other orphans."""
+        """Forget the workers that have ended; as process 1 of a container, reap other orphans, too."""
         with contextlib.suppress(ChildProcessError):
             while (found := os.waitpid(-1, os.WNOHANG))[0]:
                 pid, code = found[0], os.waitstatus_to_exitcode(found[1])

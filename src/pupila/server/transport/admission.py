@@ -41,7 +41,7 @@ LOOK = 0.002
 EVEN = 1.25
 """A worker with so many times the connections of another steps back: four are two and two, and many are soon taken."""
 SILENCE = 60.0
-"""Seconds between two log entries about connections that the system has no room for."""
+"""Seconds between two log entries about connections that the system has no resources for."""
 
 
 class Listener:
@@ -57,7 +57,7 @@ class Listener:
         self.away_until = 0.0
         """Until when this worker steps back."""
         self.full_until = 0.0
-        """Until when it takes none, as none of its connections could make room ..."""
+        """Until when it takes none, as none of its connections may be closed ..."""
         self.full_at = 0
         """... unless it has fewer than so many before that."""
         self.silent_until = -math.inf
@@ -102,14 +102,14 @@ class Listener:
         self.away_until = time.monotonic() + STEP_BACK
 
     def may_accept(self) -> bool:
-        """Return whether one more connection may be had; the one that has been idle longest makes room for it."""
+        """Return whether one more may be had; of too many the one that has been idle longest is closed."""
         if len(self.pool) < self.most or self.pool.evict():
             return True
         self.rest()
         return False
 
     def rest(self) -> None:
-        """Take nothing until there may be room: what waits would be reported again and again."""
+        """Take nothing for START seconds: what waits would be reported again and again."""
         self.full_until, self.full_at = time.monotonic() + START, len(self.pool)
 
     def complain(self, error: OSError) -> None:
@@ -151,7 +151,7 @@ class HandoffSockets:
         return self.pairs[slot][1]
 
     def hand(self, slot: int, sock: socket.socket, address: str) -> bool:
-        """Hand a client's socket to another worker, which has its own copy then; False if that has no room."""
+        """Hand a client's socket to another worker, which has its own copy then; False if that one's buffer is full."""
         try:
             socket.send_fds(self.pairs[slot][0], [address.encode()], [sock.fileno()])
         except OSError:
@@ -300,7 +300,7 @@ class AdmissionControl:
         self.pool.settle(connection)
 
     def reserve(self, connection: Connection) -> bool:
-        """Return whether there is room for what has come of a body; it is refused if there is none."""
+        """Reserve memory for what has come of a body; False if there is none, and the request is refused."""
         received, head = connection.received, connection.head
         if head is None or received <= SMALL or self.is_too_large(head):
             return True

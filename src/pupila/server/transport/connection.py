@@ -201,7 +201,7 @@ class Connection:
 
 
 START = 0.05
-"""Seconds that a client has for the first byte of a request before its connection may have to make room for another."""
+"""Seconds that a client has for the first byte of a request before its connection may be closed for another."""
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 
@@ -237,7 +237,7 @@ class ConnectionTable:
         return self.open.get(connection.fd) is connection
 
     def accept(self, listener: socket.socket) -> bool:
-        """Accept one connection; False if none waits. Raises OSError if there is no room for it in the system."""
+        """Accept one connection; False if none waits. Raises OSError if the system has no resources for it."""
         try:
             sock, address = listener.accept()
         except (BlockingIOError, ConnectionError):  # taken by another worker, or gone
@@ -259,7 +259,7 @@ class ConnectionTable:
         self.watch(connection, READ)
 
     def evict(self) -> bool:
-        """Close one connection to make room for another; False if there is none that may be closed.
+        """Close one connection in favour of another; False if there is none that may be closed.
 
         First go those that were refused, then half-sent heads, then idle ones; of each the oldest, not before START.
         """
@@ -334,7 +334,7 @@ class ConnectionTable:
 
 
 def rank_of(connection: Connection) -> tuple[int, float]:
-    """Return in which order connections are closed to make room, and since when each could be.
+    """Return in which order connections are closed in favour of others, and since when each could be.
 
     0 is one that was refused, 1 a half-sent head, 2 an idle one, and 3 any other, which stays.
     """

@@ -144,7 +144,7 @@ class Reactor:
     def go_on(self, connection: Connection) -> None:
         """Go on with what is here of a connection, and with what is still to be sent.
 
-        It may have taken up its next request since it was put in line: whoever answers that may be sending just now.
+        It may have taken up its next request since then: the thread that answers that may be sending just now.
         """
         if connection.request is not None:
             return

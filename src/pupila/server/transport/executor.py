@@ -37,7 +37,7 @@ class RequestQueue(Generic[Item]):
         self.most = most
         """How many may wait."""
         self.taken = 0
-        """How many have been taken up; counted by whoever does it."""
+        """How many have been taken up; counted by the thread that does it."""
         self.rate = 0.0
         """0 as long as nothing has waited."""
         self._jobs: SimpleQueue[Item] = SimpleQueue()
