@@ -85,14 +85,10 @@ def press_ctrl_c_after_an_epoch(metrics):
         os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_tensorboard_reads_what_training_wrote_also_after_ctrl_c_and_resume(photos, tmp_path):
+def test_tensorboard_reads_what_training_wrote(photos, tmp_path):
     pytest.importorskip("tensorboard")
-    epochs = ("--epochs", "5", "--checkpoint-seconds", "0", "--set", "batch_size=40")  # a step an epoch
-    stopped = train_until_ctrl_c(photos, tmp_path, "tensorboard", *epochs)
-    assert scalars(tmp_path / "run") == pytest.approx(stopped)
-    whole = train(photos, tmp_path, "tensorboard", *epochs, "--resume")
-    assert scalars(tmp_path / "run") == pytest.approx(whole)
-    assert 1 <= len(stopped) < len(whole) == 5
+    written = train(photos, tmp_path, "tensorboard", "--epochs", "2", "--set", "batch_size=40")  # a step an epoch
+    assert len(written) == 2 and scalars(tmp_path / "run") == pytest.approx(written)
 
 
 def test_resumed_run_goes_on_in_the_same_tensorboard_log(tmp_path):

@@ -6,7 +6,6 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 
 import click
 
@@ -53,7 +52,8 @@ def printed_log() -> Iterator[None]:
 @contextlib.contextmanager
 def quiet_log() -> Iterator[None]:
     """Log warnings and errors only."""
-    logger, before = logging.getLogger("pupila"), logging.getLogger("pupila").level
+    logger = logging.getLogger("pupila")
+    before = logger.level
     logger.setLevel(logging.WARNING)
     try:
         yield
@@ -82,10 +82,8 @@ class Progress:
         self._bar.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.__exit__(kind, value, trace)
+    def __exit__(self, *_: object) -> None:
+        self._bar.render_finish()
 
     def advance(self, steps: int = 1) -> None:
         """Say that so many more of the total are done."""

@@ -76,16 +76,7 @@ def evaluate_model(model: PathLike | Predictor, data: PathLike, split: str | Non
     dataset, part = (kept, "held out") if kept is not None else splits.part(split)
     found = evaluate(predictor, dataset)
     about = " ".join(filter(None, [caution(manifest, splits.fingerprint, part), _lacking(dataset, manifest)]))
-    return PartEvaluation(
-        found.logits,
-        found.labels,
-        found.scores,
-        found.unknown,
-        split=part,
-        caution=about,
-        predictor=predictor,
-        dataset=dataset,
-    )
+    return PartEvaluation(**vars(found), split=part, caution=about, predictor=predictor, dataset=dataset)
 
 
 def _held_out(manifest: Manifest, splits: Splits) -> Dataset | None:
