@@ -77,7 +77,8 @@ def _webp(data: bytes) -> bytes | None:
         parts.setdefault(data[at : at + 4], data[at + 8 : at + 8 + length])
         at += 8 + length + length % 2
     extended = parts.get(b"VP8X", bytes(10))
-    kept = [b"VP8L"] if b"VP8L" in parts else [name for name in (b"ALPH", b"VP8 ") if name in parts]
+    wanted: tuple[bytes, ...] = (b"VP8L",) if b"VP8L" in parts else (b"ALPH", b"VP8 ")
+    kept = [name for name in wanted if name in parts]
     if len(extended) < 10 or extended[0] & WEBP_ANIMATED or kept in ([], [b"ALPH"]):
         return None
     if b"VP8X" in parts:
