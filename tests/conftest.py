@@ -1,8 +1,9 @@
-"""Which tests run together under pytest-xdist, and what takes long to start: a real browser for the tests of the web
+"""Which files of tests run first, and what takes long to start: a real browser for the tests of the web
 pages, which are skipped, with the reason, where there is none; the small Ray cluster of cluster_kit, with its photos.
 """
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,25 +14,10 @@ from cluster_kit import photos as photos
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Make each file a group, which shares what its fixtures start, and let files with slow tests begin first.
-
-    All that start a Ray cluster are one group.
-    """
-    slow: dict[str, int] = {}
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            group = "cluster" if "cluster" in getattr(item, "fixturenames", ()) else item.path.stem
-            item.add_marker(pytest.mark.xdist_group(group))
-        slow[_group(item)] = slow.get(_group(item), 0) - (item.get_closest_marker("slow") is not None)
-    items.sort(key=lambda item: slow[_group(item)])
-
-
-def _group(item: pytest.Item) -> str:
-    marker = item.get_closest_marker("xdist_group")
-    assert marker is not None
-    return str(marker.args[0])
+    """Let the files with the most slow tests begin first: what begins last should be short."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="module")
