@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pupila._arguments import did_you_mean, nearest
-from pupila._cpus import usable_cores, usable_cpus
 from pupila._files import replacing, write_file
+from pupila._workers import usable_cores, usable_cpus
 
 ALLOWED = float(len(os.sched_getaffinity(0)))
 

@@ -17,7 +17,7 @@ import pytest
 import requests
 from server_kit import Running, launch, picture, serving, signal_worker, wait_for_url, wait_until, write_model
 
-from pupila._cpus import usable_cores
+from pupila._workers import usable_cores
 from pupila.errors import SettingsError
 from pupila.predictor import Predictor
 from pupila.server import Settings

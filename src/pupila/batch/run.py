@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from pupila._cpus import usable_cores
 from pupila._files import publish, sync
+from pupila._workers import usable_cores
 from pupila.batch import table
 from pupila.batch.job import About, BatchJob
 from pupila.batch.sorting import Sorting, records_of, sort

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from pupila._cpus import usable_cores
-from pupila._workers import DiedError, RefusedError, Worker, WorkerPool
+from pupila._workers import DiedError, RefusedError, Worker, WorkerPool, usable_cores
 from pupila.batch.job import FileAnswer
 from pupila.errors import ModelError
 

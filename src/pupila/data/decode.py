@@ -13,8 +13,7 @@ from types import TracebackType
 import numpy as np
 
 from pupila import images
-from pupila._cpus import usable_cores
-from pupila._workers import Worker, WorkerPool
+from pupila._workers import Worker, WorkerPool, usable_cores
 from pupila.data import decode_worker
 from pupila.data.dataset import Pictures, Skipped, SplitArrays, Splits, assemble
 from pupila.data.decode_worker import Sources, decode_into, pack, read

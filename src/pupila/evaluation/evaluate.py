@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pupila._arguments import PathLike, as_text
-from pupila._cpus import usable_cores
+from pupila._workers import usable_cores
 from pupila.data import Dataset, Splits, held_out, load_dataset
 from pupila.errors import DataError
 from pupila.evaluation.metrics import Int64, Scores, score

@@ -20,8 +20,8 @@ from typing import NoReturn
 
 from flask import Flask
 
-from pupila._cpus import usable_cores, usable_cpus
 from pupila._files import stamp_of
+from pupila._workers import usable_cores, usable_cpus
 from pupila.errors import DataError, ModelError, SettingsError
 from pupila.predictor import Predictor
 from pupila.server.addresses import bind, example, url_of

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pupila._cpus import usable_cores
+from pupila._workers import usable_cores
 from pupila.recipe import Recipe
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from pupila._cpus import usable_cores
+from pupila._workers import usable_cores
 from pupila.data import load_dataset
 from pupila.errors import ModelError, TrainingError
 from pupila.evaluation.evaluate import evaluate
