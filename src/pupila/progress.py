@@ -9,6 +9,8 @@ from pathlib import Path
 
 import click
 
+from pupila._language import translated
+
 LOG = "log.txt"
 """Where a run's folder has what was printed in another process."""
 STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -27,7 +29,7 @@ class PlainHandler(logging.Handler):
         """Print a message; a closed terminal or pipe does not end what is being done."""
         stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
         with contextlib.suppress(OSError, ValueError):
-            print(self.format(record), file=stream, flush=True)
+            print(translated(self.format(record)), file=stream, flush=True)
 
 
 @contextlib.contextmanager
@@ -75,7 +77,11 @@ class Progress:
 
     def __init__(self, label: str, total: int, *, hidden: bool = False) -> None:
         self._bar = click.progressbar(
-            length=total, label=label, file=sys.stderr, show_pos=True, hidden=hidden or not sys.stderr.isatty()
+            length=total,
+            label=translated(label),
+            file=sys.stderr,
+            show_pos=True,
+            hidden=hidden or not sys.stderr.isatty(),
         )
 
     def __enter__(self) -> "Progress":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from pupila.cli.group import json_option
+from pupila.cli.group import json_option, say
 
 
 @click.group()
@@ -26,10 +26,10 @@ def feedback_show(folder: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({**vars(counts), "models": models}))
         return
-    click.echo(f"{counts.pictures:,} pictures, {counts.answers:,} answers, {counts.bytes / 1e6:,.1f} MB")
-    click.echo(f"{counts.corrected:,} answers corrected, {counts.none:,} of them as none of the classes")
+    say(f"{counts.pictures:,} pictures, {counts.answers:,} answers, {counts.bytes / 1e6:,.1f} MB")
+    say(f"{counts.corrected:,} answers corrected, {counts.none:,} of them as none of the classes")
     for version, answers in models.items():
-        click.echo(f"model {version}: {answers:,} answers")
+        say(f"model {version}: {answers:,} answers")
 
 
 @feedback.command("review")
@@ -45,7 +45,7 @@ def feedback_review(folder: Path, model: Path | None, port: int) -> None:
 
     Store(folder).close()  # there must be one
     secret, key = new_key("reviewer", ("review",))
-    click.echo(f"Open the page /review at the address below. Its key, good until Ctrl-C: {secret}")
+    say(f"Open the page /review at the address below. Its key, good until Ctrl-C: {secret}")
     serve(model or bundled_model(), Settings(port=port, workers=1, api_keys=(key,), feedback_dir=folder))
 
 
@@ -67,4 +67,4 @@ def feedback_delete(folder: Path, request: str | None, picture: int | None, ever
     if not (gone or everything):
         place = "" if picture is None else f" at place {picture}"
         raise DataError(f"{folder}: holds no picture of a request {request!r}{place}. Take X-Request-Id of its answer.")
-    click.echo(f"deleted {gone:,} answers and their pictures")
+    say(f"deleted {gone:,} answers and their pictures")

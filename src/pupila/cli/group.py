@@ -9,12 +9,13 @@ import io
 import itertools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from pupila._language import language, translated
 from pupila.errors import PupilaError
 from pupila.progress import printable, printed_log
 
@@ -24,8 +25,46 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+class HelpFormatter(click.HelpFormatter):
+    """Writes help in the reader's language."""
+
+    def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
+        """Write how a command is called."""
+        super().write_usage(prog, args, translated(prefix or "Usage:").strip() + " ")
+
+    def write_heading(self, heading: str) -> None:
+        """Write the heading of a section."""
+        super().write_heading(translated(heading))
+
+    def write_text(self, text: str) -> None:
+        """Write paragraphs; the lines of one that begins with \\b stay as they are."""
+        paragraphs = (
+            translated(part if part.startswith("\b") else " ".join(part.split())) for part in text.split("\n\n")
+        )
+        super().write_text("\n\n".join(paragraphs))
+
+    def write_dl(self, rows: Sequence[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+        """Write names with what each of them means."""
+        super().write_dl([(name, translated(" ".join(text.split()))) for name, text in rows], col_max, col_spacing)
+
+
+click.Context.formatter_class = HelpFormatter
+
+
 class PupilaGroup(click.Group):
     """Turns the errors that a user can act on into one sentence and an exit code."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run the command line; what click says of wrong usage is translated, too."""
+        if not standalone_mode or language() == "en":
+            return super().main(*args, standalone_mode=standalone_mode, **extra)
+        try:
+            sys.exit(super().main(*args, standalone_mode=False, **extra))
+        except click.ClickException as error:
+            text = io.StringIO()
+            error.show(text)
+            click.echo(translated(text.getvalue()), err=True, nl=False)
+            sys.exit(error.exit_code)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """List each command with the first sentence of its help, uncut."""
@@ -44,10 +83,10 @@ class PupilaGroup(click.Group):
                 return super().invoke(ctx)
         except PupilaError as error:
             name = click.style("pupila:", fg="red") if "NO_COLOR" not in os.environ else "pupila:"
-            click.echo(f"{name} " + "\n".join(map(printable, str(error).split("\n"))), err=True)
+            click.echo(f"{name} " + translated("\n".join(map(printable, str(error).split("\n")))), err=True)
             sys.exit(1)
         except KeyboardInterrupt:
-            click.echo("pupila: stopped.", err=True)
+            click.echo(translated("pupila: stopped."), err=True)
             sys.exit(130)
 
 
@@ -62,6 +101,11 @@ class RenamedOption(click.Option):
             return super().get_help_record(ctx)
         finally:
             self.opts = names
+
+
+def say(text: str) -> None:
+    """Print a text in the reader's language."""
+    click.echo(translated(text))
 
 
 def json_option(command: Command) -> Command:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pupila.cli.group import json_option
+from pupila.cli.group import json_option, say
 
 SCOPES = "predict, feedback, review, metrics, admin"
 
@@ -53,7 +53,7 @@ def keys_new(
     elif add is not None:
         click.echo(secret)
     else:
-        click.echo(f"key, to give away: {secret}\nline, to store:    {key.line()}")
+        say(f"key, to give away: {secret}\nline, to store:    {key.line()}")
 
 
 def add_line(path: Path, line: str) -> None:

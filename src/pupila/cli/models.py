@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from pupila._arguments import counted
-from pupila.cli.group import examples, json_lines_option, json_option, models_here
+from pupila._language import translated
+from pupila.cli.group import examples, json_lines_option, json_option, models_here, say
 
 if TYPE_CHECKING:
     from pupila.manifest import Manifest
@@ -27,7 +28,7 @@ def models_list(model: Path, as_json: bool) -> None:
     from pupila.server.model_versions import versions
 
     for version in versions(model):
-        click.echo(json.dumps(vars(version)) if as_json else version.to_text())
+        click.echo(json.dumps(vars(version)) if as_json else translated(version.to_text()))
 
 
 @models.command("activate")
@@ -37,7 +38,7 @@ def models_activate(model: Path, version: str) -> None:
     """Put VERSION in the place of MODEL; running servers verify it and take it over."""
     from pupila.server.model_versions import activate
 
-    click.echo(activate(model, version).to_text())
+    say(activate(model, version).to_text())
 
 
 @models.command("rollback")
@@ -46,7 +47,7 @@ def models_rollback(model: Path) -> None:
     """Put back the version that MODEL had before."""
     from pupila.server.model_versions import roll_back
 
-    click.echo(roll_back(model).to_text())
+    say(roll_back(model).to_text())
 
 
 @click.command("inspect", epilog=examples("pupila inspect runs/photos-standard/model.onnx"))
@@ -64,7 +65,7 @@ def inspect_(model: Path, as_json: bool) -> None:
     size = f"{model.stat().st_size / 1e6:.1f} MB, version {predictor.version}"
     rows = [("model", f"{manifest.name} ({size}; verified)"), *_rows(manifest)]
     for name, value in rows:
-        click.echo(f"{name:13} {value}")
+        say(f"{translated(name):13} {value}")
 
 
 def _rows(manifest: "Manifest") -> Iterator[tuple[str, str]]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pupila.cli.group import cluster_option, examples, json_lines_option, models_here
+from pupila._language import translated
+from pupila.cli.group import cluster_option, examples, json_lines_option, models_here, say
 from pupila.errors import PupilaError
 
 if TYPE_CHECKING:
@@ -86,10 +87,9 @@ def predict(
         failed = _print_answers(model, here, top, as_json)
     else:
         sorting = None if sort_into is None else Sorting(sort_into, link, min_confidence, applies)
-        say = _say_nothing if as_json else click.echo
         job = functools.partial(_predictor_of(cluster), model, paths, out, top=top, kaggle_format=kaggle, excel=excel)
-        summary = job(sorting=sorting, say=say)
-        click.echo(json.dumps(summary.to_json()) if as_json else summary.to_text())
+        summary = job(sorting=sorting, say=_say_nothing if as_json else say)
+        click.echo(json.dumps(summary.to_json()) if as_json else translated(summary.to_text()))
         failed = bool(summary.failed)
     if failed:
         sys.exit(1)
@@ -119,7 +119,7 @@ def _print_answers(model: Path, paths: Sequence[Path], top: int, as_json: bool) 
         found = itertools.chain([(STANDARD_INPUT, _answer_standard_input(predictor, top))], found)
     for path, answer in found:
         failed |= isinstance(answer, PupilaError)
-        click.echo(_answer_json(path, answer) if as_json else printable(_answer_text(path, answer)))
+        click.echo(_answer_json(path, answer) if as_json else translated(printable(_answer_text(path, answer))))
     return failed
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pupila.cli.group import RenamedOption, cluster_option, field_docs
+from pupila.cli.group import RenamedOption, cluster_option, field_docs, say
 
 EARLIER = {
     "request_timeout": "--deadline",
@@ -102,4 +102,4 @@ def serve(model: Path | None, cluster: str | None, **chosen: Any) -> None:
     from pupila.cluster.serve import serve_on_cluster
 
     url = serve_on_cluster(model or bundled_model(), settings, cluster)
-    click.echo(f"Serving on every node, here at {url}. Stop with: serve shutdown")
+    say(f"Serving on every node, here at {url}. Stop with: serve shutdown")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pupila._language import translated
 from pupila.cli.group import cluster_option, data_sets, examples, json_option
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def sweep(
             data, trials, folder, size=size, checkpoint_seconds=checkpoint_seconds,
             execute=_execute(jobs, cluster, stop_early), keep_stopped=stop_early,
         )  # fmt: skip
-    click.echo(json.dumps(summary.to_json()) if as_json else summary.to_text())
+    click.echo(json.dumps(summary.to_json()) if as_json else translated(summary.to_text()))
 
 
 def _execute(jobs: int, cluster: str | None, stop_early: bool) -> "Execute":

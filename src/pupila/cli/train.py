@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pupila._language import translated
 from pupila.cli.group import (
     RenamedOption,
     cluster_option,
@@ -17,6 +18,7 @@ from pupila.cli.group import (
     examples,
     field_docs,
     json_option,
+    say,
     shipped_recipes,
 )
 
@@ -118,7 +120,7 @@ def train(
         raise click.UsageError("Missing argument 'DATA'. Give a folder of class folders, `cifar10`, or `digits`.")
     chosen = load_recipe(recipe or "standard", overrides).with_budget(values)
     if explain:
-        click.echo("\n".join(prepare(pictures, chosen).resolved.given))
+        say("\n".join(prepare(pictures, chosen).resolved.given))
         return
     wanted = name or default_name(data, chosen.name)
     if "RANK" in os.environ:  # one of the processes that torchrun has started: all of them write to one folder
@@ -126,7 +128,7 @@ def train(
         return
     with new_folder(runs, wanted) as folder:
         if folder != runs / wanted:
-            click.echo(f"{runs / wanted} is there already: this run goes to {folder}. (--resume goes on with a run.)")
+            say(f"{runs / wanted} is there already: this run goes to {folder}. (--resume goes on with a run.)")
         _run(TrainJob(pictures, chosen, folder, False, **more), workers, cluster)
 
 
@@ -141,7 +143,7 @@ def _run(job: "TrainJob", workers: int, cluster: str | None) -> None:
     else:
         model = train_with_workers(job, workers) if workers > 1 else take_part(job)
     if model is not None:
-        click.echo(f"Serve it with: pupila serve {shlex.quote(str(model))}")
+        say(f"Serve it with: pupila serve {shlex.quote(str(model))}")
 
 
 def _to_resume(runs: Path, name: str | None, data: str | None, mirrored: bool) -> "tuple[Path, Record | None]":
@@ -184,7 +186,7 @@ def reproduce(run: Path, data: str | None, as_json: bool) -> None:
     from pupila.training.reproduce import reproduce as again
 
     done = again(run, data)
-    click.echo(json.dumps(dataclasses.asdict(done)) if as_json else done.text())
+    click.echo(json.dumps(dataclasses.asdict(done)) if as_json else translated(done.text()))
     if not done.same:
         sys.exit(1)
 
@@ -199,10 +201,12 @@ def recipes(name: str | None, keys: bool) -> None:
     if keys:
         docs = field_docs(Recipe)
         for field in dataclasses.fields(Recipe):
-            click.echo(f"{field.name} = {json.dumps(field.default)}  {docs.get(field.name, '')}".rstrip())
+            meaning = translated(docs.get(field.name, ""))
+            click.echo(f"{field.name} = {json.dumps(field.default)}  {meaning}".rstrip())
         return
     if name is not None:
         click.echo(read_shipped(name), nl=False)
         return
     for shipped_name in shipped():
-        click.echo(f"{shipped_name:10} {read_shipped(shipped_name).splitlines()[0].lstrip('# ')}")
+        purpose = read_shipped(shipped_name).splitlines()[0].lstrip("# ")
+        click.echo(f"{shipped_name:10} {translated(purpose)}")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pupila import images
+from pupila._arguments import counted
 from pupila._files import CsvWriter
 from pupila.data import Dataset
 from pupila.data.quality.class_balance import describe_classes
@@ -74,7 +75,7 @@ def _leak_lines(inspection: Inspection) -> list[str]:
         lines = ["No picture is in two parts." if len(parts) > 1 else "There is one part only, so nothing can leak."]
     within = sum(not twins.leak for twins in inspection.twins)
     if within:
-        lines.append(f"{within:,} pair{'s' * (within > 1)} of pictures within one part are the same, or nearly.")
+        lines.append(f"{counted(within, 'pair')} of pictures within one part are the same, or nearly.")
     disagree = [twins for twins in inspection.twins if twins.disagree]
     if disagree:
         example = f"{disagree[0].first.name} and {disagree[0].second.name}"

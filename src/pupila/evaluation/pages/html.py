@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 
 from pupila import images
+from pupila._language import figures, language, translated
 from pupila.evaluation.metrics import ClassScores
 from pupila.evaluation.pages.gallery import Exhibit
 from pupila.images import Pixels
@@ -58,25 +59,25 @@ def page(title: str, subtitle: str, sections: Iterable[str], reload_seconds: int
     """
     reload = f'<meta http-equiv="refresh" content="{reload_seconds}">\n' if reload_seconds else ""
     return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<!doctype html>\n<html lang="{language()}">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{escape(POLICY)}">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"{reload}<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>{escape(title)}</h1>\n<p>{escape(subtitle)}</p>\n{''.join(sections)}</body>\n</html>\n"
+        f"{reload}<title>{_shown(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"<h1>{_shown(title)}</h1>\n<p>{_shown(subtitle)}</p>\n{''.join(sections)}</body>\n</html>\n"
     )
 
 
 def section(heading: str, text: str, *parts: str) -> str:
     """Return a section; heading and text are plain text, parts are HTML."""
-    explained = f"<p>{escape(text)}</p>\n" if text else ""
-    return f"<section>\n<h2>{escape(heading)}</h2>\n{explained}{''.join(parts)}</section>\n"
+    explained = f"<p>{_shown(text)}</p>\n" if text else ""
+    return f"<section>\n<h2>{_shown(heading)}</h2>\n{explained}{''.join(parts)}</section>\n"
 
 
-def numbers(figures: Sequence[tuple[str, str, str]]) -> str:
+def numbers(shown: Sequence[tuple[str, str, str]]) -> str:
     """Return a row of cards: value, what it is, and a note each, all plain text."""
     cards = (
-        f'<div class="number"><b>{escape(value)}</b>{escape(name)}<br><small>{escape(note)}</small></div>\n'
-        for value, name, note in figures
+        f'<div class="number"><b>{escape(figures(value))}</b>{_shown(name)}<br><small>{_shown(note)}</small></div>\n'
+        for value, name, note in shown
     )
     return f'<div class="numbers">\n{"".join(cards)}</div>\n'
 
@@ -88,12 +89,12 @@ def plot(png: bytes, description: str, large: bool = False) -> str:
 
 def folded(summary: str, *parts: str) -> str:
     """Return parts, which are HTML, that show when the summary, plain text, is clicked."""
-    return f"<details>\n<summary>{escape(summary)}</summary>\n{''.join(parts)}</details>\n"
+    return f"<details>\n<summary>{_shown(summary)}</summary>\n{''.join(parts)}</details>\n"
 
 
 def warning(text: str) -> str:
     """Return a marked sentence, from plain text."""
-    return f'<p class="warning">{escape(text)}</p>\n'
+    return f'<p class="warning">{_shown(text)}</p>\n'
 
 
 def gallery(exhibits: Sequence[Exhibit], links: Mapping[str, str] | None = None) -> str:
@@ -109,7 +110,7 @@ def pictures(figures: Sequence[tuple[Sequence[Pixels], str]], small: bool = Fals
     """Return pictures side by side with a plain caption below, one figure each; small ones stand close together."""
     shown = "".join(
         f"<figure>{' '.join(_image(images.encode_png(picture), caption) for picture in shown)}"
-        f"<figcaption>{escape(caption)}</figcaption></figure>\n"
+        f"<figcaption>{_shown(caption)}</figcaption></figure>\n"
         for shown, caption in figures
     )
     return f'<div class="gallery{" small" if small else ""}">\n{shown}</div>\n'
@@ -130,13 +131,18 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) ->
 
 def heading(text: str) -> str:
     """Return a heading within a section, from plain text."""
-    return f"<h3>{escape(text)}</h3>\n"
+    return f"<h3>{_shown(text) if ' ' in text else escape(text)}</h3>\n"
+
+
+def _shown(text: str) -> str:
+    return escape(translated(text))
 
 
 def _cells(kind: str, row: Sequence[str], texts: int) -> Iterator[str]:
     for column, cell in enumerate(row):
         text = ' class="text"' if column < texts else ""
-        yield f"<{kind}{text}>{escape(cell)}</{kind}>"
+        shown = translated(cell) if kind == "th" or " " in cell else figures(cell) if column >= texts else cell
+        yield f"<{kind}{text}>{escape(shown)}</{kind}>"
 
 
 def _figure(exhibit: Exhibit, link: str | None) -> str:
@@ -151,4 +157,4 @@ def _figure(exhibit: Exhibit, link: str | None) -> str:
 
 
 def _image(png: bytes, description: str) -> str:
-    return f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}" alt="{escape(description)}">'
+    return f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}" alt="{_shown(description)}">'

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from pupila._language import translated
 from pupila.errors import MissingExtraError
 from pupila.evaluation.metrics import Bin, Int64, expected_calibration_error
 from pupila.evaluation.pages.gallery import Exhibit
@@ -48,15 +49,15 @@ def plot_curves(rows: Rows, kept: int | None = None) -> bytes:
     figure = _figure(9.0, 3.8)
     panels = (("loss", "train_loss", "validation_loss"), ("accuracy", "train_accuracy", "validation_accuracy"))
     for place, (title, training, validation) in enumerate(panels, 1):
-        axes = _axes(figure, (1, 2, place), title)
+        axes = _axes(figure, (1, 2, place), translated(title))
         for key, style, colour in ((training, "--", TRAINING), (validation, "-", VALIDATION)):
             points = [(row["epoch"], row[key]) for row in rows if key in row]
             name = "training" if key == training else "validation"
             if points:
-                _line(axes, points, colour, name, style)
+                _line(axes, points, colour, translated(name), style)
         for row in rows:
             if row["epoch"] == kept and validation in row:
-                axes.plot(kept, row[validation], "*", color=INK, markersize=13, label=f"kept: epoch {kept}")
+                axes.plot(kept, row[validation], "*", color=INK, markersize=13, label=translated(f"kept: epoch {kept}"))
         _mark_sizes(axes, rows)
         _epochs_below(axes, rows)
         if rows:
@@ -86,7 +87,7 @@ def _epochs_below(axes: "Axes", rows: Rows) -> None:
         axes.set_xlim(min(epochs) - alone, max(epochs) + alone)
     axes.locator_params(axis="x", integer=True)
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("epoch")
+    axes.set_xlabel(translated("epoch"))
 
 
 def plot_sweep(curves: Mapping[str, Sequence[Rows]]) -> bytes:
@@ -109,7 +110,7 @@ def plot_sweep(curves: Mapping[str, Sequence[Rows]]) -> bytes:
         for colour, (kind, runs) in zip(LINES, kinds.items(), strict=False):
             _band(axes, runs, colour, kind)
         axes.legend(fontsize=8, loc="lower right")
-        axes.set(xlabel="epoch", ylabel="validation accuracy", ylim=(0, 1))
+        axes.set(xlabel=translated("epoch"), ylabel=translated("validation accuracy"), ylim=(0, 1))
         axes.locator_params(axis="x", integer=True)
     return _png(figure)
 
@@ -134,7 +135,7 @@ def plot_runs(runs: Mapping[str, Rows]) -> bytes:
     axes = _axes(figure, (1, 1, 1), "")
     for colour, (name, rows) in zip(LINES, runs.items(), strict=False):
         _line(axes, [(row["seconds"] / 60, row["validation_accuracy"]) for row in rows], colour, shorten(name, 40))
-    axes.set(xlabel="minutes", ylabel="validation accuracy")
+    axes.set(xlabel=translated("minutes"), ylabel=translated("validation accuracy"))
     axes.legend(fontsize=9)
     return _png(figure)
 
@@ -145,16 +146,16 @@ def plot_reliability(before: Sequence[Bin], after: Sequence[Bin], temperature: f
     titles = ("before: temperature 1", f"after: temperature {temperature:.3g}")
     for place, bins, title in zip((1, 2), (before, after), titles, strict=True):
         error = expected_calibration_error(tuple(bins))
-        axes = _axes(figure, (1, 2, place), f"{title}\nexpected calibration error {error:.4f}")
+        axes = _axes(figure, (1, 2, place), translated(f"{title}\nexpected calibration error {error:.4f}"))
         total, filled = max(sum(b.count for b in bins), 1), [b for b in bins if b.count]
         width = 0.96 * (bins[0].high - bins[0].low)
         # Behind, in grey: how many pictures a bar stands for, since an empty bin's height says nothing.
         middles, shares = [(b.low + b.high) / 2 for b in filled], [b.count / total for b in filled]
-        axes.bar(middles, shares, width, color="#e4e4e4", label="share of pictures", zorder=1)
-        axes.plot([0, 1], [0, 1], "--", color="#777777", linewidth=1, zorder=2, label="perfect")
+        axes.bar(middles, shares, width, color="#e4e4e4", label=translated("share of pictures"), zorder=1)
+        axes.plot([0, 1], [0, 1], "--", color="#777777", linewidth=1, zorder=2, label=translated("perfect"))
         points = [b.confidence for b in filled], [b.accuracy for b in filled]
-        axes.plot(*points, "o-", color=TRAINING, zorder=3, label="accuracy")
-        axes.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal", xlabel="confidence")
+        axes.plot(*points, "o-", color=TRAINING, zorder=3, label=translated("accuracy"))
+        axes.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal", xlabel=translated("confidence"))
         axes.legend(loc="upper left", fontsize=9)
     return _png(figure)
 
@@ -170,8 +171,8 @@ def plot_confusion(confusion: Int64, classes: Sequence[str]) -> bytes:
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     # The square root shows 2 % of mistakes beside 90 % of right answers.
     axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0.0, vmax=1.0, interpolation="nearest")
-    axes.set_xlabel("answer")
-    axes.set_ylabel("truth")
+    axes.set_xlabel(translated("answer"))
+    axes.set_ylabel(translated("truth"))
     if count <= NAMES_UP_TO:
         _name_cells(axes, classes)
     if count <= COUNTS_UP_TO:

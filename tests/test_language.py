@@ -1,0 +1,190 @@
+"""Messages in Portuguese: the catalogue is complete, finds every message again, and costs nothing in English."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from babel.messages.pofile import read_po
+from PIL import Image
+
+from pupila import _language
+from pupila._language import FIELD, translated
+
+ROOT = Path(__file__).parents[1]
+ENTRIES = {entry.msgid: entry.msgstr for entry in _language.read_catalogue()}
+CODE = re.compile(r"`[^`]+`|(?<![\w-])--[a-z][a-z-]*|pupila (?:train|data|serve|predict|keys|inspect|recipes)\b")
+
+
+def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    plain = {key: value for key, value in os.environ.items() if not key.startswith("LC_") and key != "PUPILA_LANG"}
+    return subprocess.run(
+        [Path(sys.executable).with_name("pupila"), *map(str, arguments)],
+        env={**plain, "LANG": "C.UTF-8", "COLUMNS": "100", **environment},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=300,
+    )
+
+
+def in_portuguese(*arguments: object) -> str:
+    done = run(*arguments, PUPILA_LANG="pt_BR")
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(12):
+        path = folder / ("cat", "dog")[number % 2] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    return folder
+
+
+def filled(template: str, kinds: dict[str, str]) -> str:
+    """Put a sample into each field: a figure where the message has one, else a name."""
+
+    def sample(field: re.Match[str]) -> str:
+        if field[1] is None:
+            return field[0][0]
+        return "7.25" if kinds[field[1]] else f"name_{field[1]}"
+
+    return FIELD.sub(sample, template)
+
+
+def test_catalogue_has_every_message_of_the_sources_and_no_other() -> None:
+    sys.path.insert(0, str(ROOT / "tools"))
+    try:
+        from messages import messages
+    finally:
+        sys.path.pop(0)
+    found = messages()
+    missing, gone = set(found) - set(ENTRIES), set(ENTRIES) - set(found) - {""}
+    assert not missing and not gone, f"run tools/messages.py and translate\nmissing: {missing}\ngone: {gone}"
+
+
+def test_every_message_is_translated() -> None:
+    assert [msgid for msgid, msgstr in ENTRIES.items() if msgid and not msgstr] == []
+    with _language.CATALOGUE.open("rb") as file:
+        assert [entry.id for entry in read_po(file) if entry.fuzzy] == []
+
+
+def test_a_translation_keeps_the_fields_the_options_and_the_commands() -> None:
+    wrong = []
+    for msgid, msgstr in ENTRIES.items():
+        fields = [sorted(field[1] or field[0] for field in FIELD.finditer(text)) for text in (msgid, msgstr)]
+        codes = [sorted(CODE.findall(text)) for text in (msgid, msgstr)]
+        if fields[0] != fields[1] or codes[0] != codes[1]:
+            wrong.append((msgid, msgstr))
+    assert wrong == []
+
+
+def test_every_message_is_found_again_when_it_is_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PUPILA_LANG", "pt_BR")
+    wrong = []
+    for msgid, msgstr in ENTRIES.items():
+        kinds = {field[1]: field[3] or "" for field in FIELD.finditer(msgid)}
+        shown = translated(filled(msgid, kinds))
+        expected = filled(msgstr, kinds)
+        if re.sub(r"7[.,]25", "7.25", shown) != expected:
+            wrong.append((msgid, shown, expected))
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Did you mean 'epochs'?", "Você quis dizer 'epochs'?"),
+        ("photos: cannot be read (it is cut off). Check its permissions.", "(está cortado)"),
+        ("The picture has 12,345 bytes, over the limit of 1,000. Make it smaller.", "12.345 bytes, acima do limite"),
+        ("a.jpg: The picture is empty (0 bytes). Send the file's content.", "a.jpg: A imagem está vazia"),
+        ("loss 0.512, train acc 0.900, valid acc 0.950", "perda 0,512, acurácia de treino 0,900"),
+        ("1 epoch", "1 época"),
+        ("3 epochs", "3 épocas"),
+        ("The class 'cat' has 1 picture; two are needed, one to train on and one to validate with. Add pictures to it "
+         "or remove the class.", "A classe 'cat' tem 1 imagem;"),
+        ("The loss diverged in epoch 2, far above that of untrained weights: a learning rate of 0.5 is too high. Try "
+         "--set learning_rate=0.1", "de 0,5 é alta demais. Tente --set learning_rate=0.1"),
+    ],
+)  # fmt: skip
+def test_a_text_is_translated_with_its_parts(text: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PUPILA_LANG", "pt_BR")
+    assert expected in translated(text)
+
+
+@pytest.mark.parametrize("text", ["", "horse.jpg: horse 0.979", '{"path": "a.jpg"}', "runs/photos-standard/model.onnx"])
+def test_names_and_what_is_unknown_stay_as_they_are(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PUPILA_LANG", "pt_BR")
+    assert translated(text) == text
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"PUPILA_LANG": "pt_BR"}, "pt-BR"),
+        ({"PUPILA_LANG": "en", "LANG": "pt_BR.UTF-8"}, "en"),
+        ({"LANG": "pt_BR.UTF-8"}, "pt-BR"),
+        ({"LC_ALL": "C", "LANG": "pt_BR.UTF-8"}, "en"),
+        ({"LC_MESSAGES": "pt_PT", "LANG": "en_US.UTF-8"}, "pt-BR"),
+        ({"LANG": "C"}, "en"),
+        ({}, "en"),
+    ],
+)
+def test_language_is_that_of_pupila_lang_or_of_the_locale(
+    environment: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PUPILA_LANG", "LC_ALL", "LC_MESSAGES", "LANG"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert _language.language() == expected
+
+
+def test_help_is_in_portuguese() -> None:
+    top, train = in_portuguese("--help"), in_portuguese("train", "--help")
+    assert "Uso: pupila" in top and "Comandos:" in top and "Mostra esta mensagem e encerra." in top
+    assert "Uso: pupila train" in train and "Exemplos:" in train and "pupila train photos --minutes 2" in train
+    assert "Pasta dos treinos. [padrão: runs]" in " ".join(train.split())
+    english = re.compile(r"\b(the|of|with|and|is|are)\b")
+    assert [line for line in (top + train).splitlines() if english.search(line)] == []
+
+
+def test_errors_are_in_portuguese(tmp_path: Path) -> None:
+    wrong, missing = run("train", "--hlp", PUPILA_LANG="pt_BR"), run("train", tmp_path / "no", PUPILA_LANG="pt_BR")
+    assert (wrong.returncode, missing.returncode) == (2, 1)
+    assert "Erro: Não existe a opção '--hlp'." in wrong.stderr
+    assert "Para ajuda, use 'pupila train --help'" in wrong.stderr
+    assert f"pupila: {tmp_path / 'no'}: não existe arquivo nem pasta com esse nome" in missing.stderr
+
+
+def test_report_of_data_and_its_page_are_in_portuguese(photos: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    done = run("data", photos, "--report", page, LANG="pt_BR.UTF-8")
+    assert done.returncode == 0 and "Há uma só parte, então nada pode vazar." in done.stdout, done.stderr
+    text = page.read_text(encoding="utf-8")
+    assert '<html lang="pt-BR">' in text and "<h2>Resumo</h2>" in text and "O que a rede vê" in text
+    assert '<td class="text">cat</td>' in text
+
+
+def test_json_has_no_language(photos: Path) -> None:
+    outputs = [run("data", photos, "--json", PUPILA_LANG=language).stdout for language in ("en", "pt_BR")]
+    assert outputs[0] == outputs[1]
+
+
+def test_english_is_what_a_plain_locale_means_and_loads_nothing_of_the_catalogue(photos: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    assert "There is one part only" in run("data", photos, "--report", page, LANG="C").stdout
+    assert '<html lang="en">' in page.read_text(encoding="utf-8")
+    script = (
+        "from pupila.cli import main; from pupila import _language; main(['--help'], standalone_mode=False); "
+        "assert _language._catalogue.cache_info().currsize == 0"
+    )
+    environment = {**os.environ, "LC_ALL": "C", "PUPILA_LANG": ""}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "Usage:" in done.stdout, done.stderr
