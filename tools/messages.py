@@ -21,7 +21,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "pupila"
 CATALOGUE = SOURCE / "locale" / "pt_BR" / "LC_MESSAGES" / "pupila.po"
 
 ENGLISH_ONLY = (
-    "server/api/", "server/transport/", "server/observability/", "server/inference/", "server/app.py",
+    "server/api/", "server/transport/", "server/observability/", "server/inference", "server/app.py",
     "feedback/schema.py", "_language.py", "cluster/retries.py",
 )  # fmt: skip
 """The HTTP API, and the log of a server, which programs read."""

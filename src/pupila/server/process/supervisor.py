@@ -21,6 +21,7 @@ from typing import NoReturn
 from flask import Flask
 
 from pupila._files import stamp_of
+from pupila._language import translated
 from pupila._workers import usable_cores, usable_cpus
 from pupila.errors import DataError, ModelError, SettingsError
 from pupila.predictor import Predictor
@@ -329,8 +330,8 @@ class Supervisor:
                 time.sleep(1)  # the supervisor tries again at once
             return 0
         if self.scoreboard.sum(STARTS) == 1 or (slot == 0 and row[STARTS] == 1):
-            address.info("Listening on %s with %s. Stop with Ctrl-C.", self.url, self.plan)
-            address.info("Try: %s", example(self.url))
+            address.info(translated(f"Listening on {self.url} with {self.plan}. Stop with Ctrl-C."))
+            address.info(translated(f"Try: {example(self.url)}"))
         give_memory_back()
         silence_libtiff()
         raise_descriptor_limit(self.settings.max_connections + 2 * self.scoreboard.rows + 64)
