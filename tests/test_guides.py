@@ -33,7 +33,7 @@ PAGES = [path for path in DOCS.glob("guides/*.md") if not path.name.endswith(POR
 """The Portuguese pages have the same blocks, which tests/test_documents.py holds."""
 GUIDES = [*sorted({*PAGES} - {BY_ITSELF}), ROOT / "README.md"]
 SHORT = ["--minutes", "0.01", "--weights", "bundled"]
-SHORT += [word for value in ("sample=100", "network_size=32", "export=float32") for word in ("--set", value)]
+SHORT += [word for value in ("sample=100", "export=float32") for word in ("--set", value)]
 ELSEWHERE = ("make ", "pip ", "pupila train cifar10")
 """What is not typed here: these install or download things."""
 PATIENCE = 180
