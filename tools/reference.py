@@ -43,8 +43,8 @@ def commands_page() -> str:
         "whether the `outer` or the `inner` ones are the classes.\n\n"
         "`PUPILA_CACHE` names the folder for what can be fetched or made again: downloads and decoded data sets. "
         "Without it, that is `~/.cache/pupila`. Delete it when you like.\n\n"
-        "`PUPILA_LANG` is the language of help, messages and report pages: `en` or `pt_BR`. Without it, the locale decides "
-        "(`LC_ALL`, `LC_MESSAGES`, `LANG`).\n\n"
+        "`PUPILA_LANG` is the language of help, messages and report pages: `en` or `pt_BR`. Without it, the locale "
+        "decides (`LC_ALL`, `LC_MESSAGES`, `LANG`).\n\n"
         "Tab completion of commands, options, recipes, data sets and models: put "
         '`eval "$(_PUPILA_COMPLETE=bash_source pupila)"` into `~/.bashrc` (`zsh_source` for zsh, `fish_source` for '
         "fish).\n\n"
