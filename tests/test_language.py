@@ -101,7 +101,7 @@ def test_every_message_is_found_again_when_it_is_put_together(monkeypatch: pytes
     ("text", "expected"),
     [
         ("Did you mean 'epochs'?", "Você quis dizer 'epochs'?"),
-        ("photos: cannot be read (it is cut off). Check its permissions.", "(está cortado)"),
+        ("photos: cannot be read (it is cut off). Check its permissions.", "(está incompleto)"),
         ("The picture has 12,345 bytes, over the limit of 1,000. Make it smaller.", "12.345 bytes, acima do limite"),
         ("a.jpg: The picture is empty (0 bytes). Send the file's content.", "a.jpg: A imagem está vazia"),
         ("loss 0.512, train acc 0.900, valid acc 0.950", "perda 0,512, acurácia de treino 0,900"),
