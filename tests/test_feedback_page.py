@@ -95,7 +95,7 @@ def test_it_speaks_portuguese(browser: Any, server: Running) -> None:
         viewport={"width": 360, "height": 700},
     ) as page:
         shown(page, listed(server, "uncertain")[0])
-        assert page.locator("h1").inner_text() == "O que estas mostram?"
+        assert page.locator("h1").inner_text() == "O que estas imagens mostram?"
         assert page.locator(".choice").last.inner_text().split(maxsplit=1) == ["n", "Nenhuma destas"]
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
