@@ -61,4 +61,4 @@ def test_copy_in_another_class_is_named(tmp_path: Path) -> None:
     files = {name: encode(scene(seed)) for name, seed in zip(names, (1, 2, 3, 1), strict=True)}
     lines = data_text(inspect_dataset(write_files(tmp_path / "pets", files), 32, cache=tmp_path / "cache")).splitlines()
     assert lines[2] == "1 pair of pictures within one part are the same, or nearly."
-    assert lines[3].startswith("One such pair is in different classes (cat/1.png and dog/1 again.png): one label is wr")
+    assert lines[3].startswith("One such pair is in different classes (cat/1.png, dog/1 again.png): one label is wr")

@@ -40,14 +40,21 @@ LABELS = frozenset(
 """Calls and keywords whose text may be of one word."""
 ALONE = (
     "Usage: {0}", "Examples:", "[default: {0}]", "[default: {0}; {1}]", "[required]", "Commands:", "Options:",
+    "File", "Directory", "Path", "{0:.1f} s", "{0:.1f} : 1", "'{0}' and '{1}'", "{0}/ and {1}/",
+    "{0:.3f} to {1:.3f}", "{0:.3f} ({1:.3f} to {2:.3f})",
     "model", "classes", "accuracy", "pictures", "weights", "recipe", "unknown", "marked", "more", "train", "validation",
-    "test", "held out", "copy", "link",
+    "test", "held out", "none", "copy", "link", "loss", "training", "temperature", "leaked", "listed", "agreement",
+    "boxes", "parts", "label", "surer", "trials", "failed", "stopped", "examples/s", "run", "epochs", "folder",
+    "folders", "hidden folders", "empty folders",
+    "Permission denied", "No space left on device", "No such file or directory", "Is a directory", "Not a directory",
+    "File exists", "Read-only file system", "Address already in use", "Connection refused", "File name too long",
 )  # fmt: skip
-"""What is printed and cannot be found in the sources: what click puts around a text, and words that stand alone."""
+"""What is printed and cannot be found in the sources: what click puts around a text,
+words that stand alone, and what the system says of files."""
 CODE = re.compile(
-    r"<[a-z/!]|</|\{ |max-width|default-src|@media|class=|lower right|upper left|%\("  # pages and plots
+    r"(?<!/)<[a-z/!]|</|\{ |max-width|default-src|@media|class=|lower right|upper left|%\("  # pages and plots
     r"|SELECT |INSERT |CREATE |PRAGMA|UPDATE |DELETE FROM|WHERE |ORDER BY| IS NULL|IS NOT NULL"
-    r"|^[a-z]+\.png$|^[A-Za-z]+\[.*\]$|^\w+ \| \w+|, unknown=|^Prediction\(|'pupila\[|^module "
+    r"|^[a-z]+\.png$|^[A-Za-z]+\[.*\]$|^\w+ \| \w+|^,? ?unknown=|^values? = |^Prediction\(|'pupila\[|^module "
     r"|Content-Disposition|Bearer \{|multipart/|Raw profile|Failed to launch"
     r"|^system volume information$|^network trash folder$|^temporary items$"
     r"|DeprecationWarning|declar|Boolean option|iterable|defined twice"  # what click says to programmers
@@ -73,7 +80,7 @@ def template(node: ast.expr) -> str:
         if isinstance(part, ast.Constant):
             text += str(part.value).replace("{", "{{").replace("}", "}}")
         elif isinstance(part, ast.FormattedValue):
-            spec = ast.unparse(part.format_spec)[2:-1] if part.format_spec else ""
+            spec = ast.unparse(part.format_spec)[2:-1] if part.format_spec else "," * (called(part.value) == "len")
             if isinstance(part.value, ast.Constant):
                 text += format(part.value.value, spec)
             else:
@@ -90,35 +97,34 @@ def called(node: ast.AST) -> str:
     return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
-def is_command(node: ast.AST) -> bool:
+def is_command(node: ast.FunctionDef) -> bool:
     """Whether a function is a command of click, whose docstring is its help."""
-    return isinstance(node, ast.FunctionDef) and any(
-        called(decorator) in ("command", "group") for decorator in node.decorator_list
-    )
+    return any(called(decorator) in ("command", "group") for decorator in node.decorator_list)
 
 
 def found_in(node: ast.AST, label: bool = False) -> Iterator[str]:
     """Yield the messages below a node of the tree; label: one word is a message, too."""
-    documented = is_command(node)
-    if isinstance(node, ast.ClassDef) and node.name in ("Recipe", "Settings"):
-        yield from kept("\n".join(field_docs(node)), label=False)
-    if called(node) in NOT_FOR_PEOPLE or isinstance(node, ast.Subscript | ast.Compare | ast.arguments):
+    if called(node) in NOT_FOR_PEOPLE or isinstance(node, ast.Compare | ast.arguments):
         return
     label = label or called(node) in LABELS
+    yield from own_messages(node, label)
+    for child in [node.value] if isinstance(node, ast.Subscript) else ast.iter_child_nodes(node):
+        docstring = isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)
+        if not docstring and not (isinstance(node, ast.JoinedStr) and isinstance(child, ast.Constant)):
+            yield from found_in(child, label and not isinstance(child, ast.FormattedValue))
+
+
+def own_messages(node: ast.AST, label: bool) -> Iterator[str]:
+    """Yield the messages of one node: of a text, of something counted, or of documentation that is printed."""
+    if isinstance(node, ast.ClassDef) and node.name in ("Recipe", "Settings"):
+        yield from kept("\n".join(field_docs(node)), label=False)
+    if isinstance(node, ast.FunctionDef) and is_command(node):
+        for paragraph in (ast.get_docstring(node) or "").split("\n\n"):
+            yield from kept(" ".join(paragraph.split()), label=False)
     if isinstance(node, ast.Call) and called(node) == "counted" and isinstance(node.args[1], ast.Constant):
         yield from (f"{{0:,}} {node.args[1].value}", f"{{0:,}} {node.args[1].value}s")
-    if isinstance(node, ast.JoinedStr | ast.Constant) and (
-        isinstance(node, ast.JoinedStr) or isinstance(node.value, str)
-    ):
+    if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str)):
         yield from kept(template(node), label)
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
-            if documented and isinstance(child.value.value, str):
-                for paragraph in child.value.value.split("\n\n"):
-                    yield from kept(template(ast.Constant(" ".join(paragraph.split()))), False)
-        elif not (isinstance(node, ast.JoinedStr) and isinstance(child, ast.Constant)):
-            inner = label and not isinstance(child, ast.FormattedValue)
-            yield from found_in(child, inner)
 
 
 def field_docs(node: ast.ClassDef) -> Iterator[str]:
@@ -137,7 +143,7 @@ def numbered(line: str) -> str:
 def kept(text: str, label: bool) -> Iterator[str]:
     """Yield the lines of a text that hold words."""
     for line in text.split("\n"):
-        line = numbered(line.strip())
+        line = numbered(line.strip().removeprefix(", ").removeprefix("; "))
         plain = re.sub(r"`[^`]*`|\{[^{}]*\}", " ", line)
         words = WORDS.findall(plain)
         label = label or (" " in line and bool(re.search(r"[a-z]{4,}", "".join(words))))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from pupila._language import cell, translated
 from pupila.errors import MissingExtraError
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -136,9 +137,10 @@ def is_number(text: str) -> bool:
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of equally many cells as lines whose columns are aligned."""
+    """Return rows of equally many cells as lines whose columns are aligned; the first row has the heads."""
+    rows = [[translated(head) for head in rows[0]], *([cell(text) for text in row] for row in rows[1:])]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
 
 

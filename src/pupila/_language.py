@@ -6,18 +6,30 @@ English nothing is loaded. `tools/messages.py` keeps the catalogue, locale/pt_BR
 """
 
 import functools
+import itertools
 import os
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 CATALOGUE = Path(__file__).parent / "locale" / "pt_BR" / "LC_MESSAGES" / "pupila.po"
-FIELD = re.compile(r"\{\{|\}\}|\{(\w+)(?:!(t))?(?::([^{}]*))?\}")
-"""In a message: a brace, or a field with its name, `!t` (translate even one word), and the format of a figure."""
+FIELD = re.compile(r"\{(\w+)(?:!(t))?(?::([^{}]*))?\}")
+"""In a message: a field with its name, `!t` (translate even one word), and the format of a figure."""
 FIGURE = r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?%?|nan|-?inf"
+ROW = re.compile(r"(.*?\S)(\s{2,}[-+\d][-+\d.,%\s]*)")
+"""A row of a table on a terminal: a name, and figures."""
 WORD = re.compile(r"[^\W\d_]{2,}")
 WHOLE_WORD = re.compile(r"(?<!\w)[^\W\d_]{2,}(?!\w)")
-SENTENCE_END = re.compile(r"(?<=[.!?;])\s+|\s+(?=\[)|\s(?=\()|, |: ")
+BREAK = re.compile(r"(?<=[.!?:)\]])\s+|\s+(?=[(\[])|(?<=[(\[])|(?=[)\]])|[,;] ")
+"""Where a text may go over from one message to the next."""
+FAR = 12
+"""Breaks that one message may go over when it is not the whole text."""
+SEVERAL = re.compile(r"[.!?:;,](?:\s|$)")
+"""In what a field holds: a sign that it holds other messages, too."""
+UNLIKELY = (False, False, 12)
+"""The rank up to which a match is taken for chance."""
+LONG = 4_000
+"""Letters beyond which a text is a list of names."""
 
 
 class Message(NamedTuple):
@@ -25,6 +37,11 @@ class Message(NamedTuple):
 
     msgid: str
     msgstr: str
+
+    @property
+    def literals(self) -> list[str]:
+        """What stands between the fields."""
+        return FIELD.split(self.msgid)[:: 1 + FIELD.groups]
 
 
 class Catalogue(NamedTuple):
@@ -48,65 +65,86 @@ def translated(text: str) -> str:
     return "\n".join(map(_line, text.split("\n")))
 
 
-def figures(text: str) -> str:
-    """Return figures, and nothing else, as people write them: 1,234.5 is 1.234,5 in Portuguese."""
-    return text.translate({44: ".", 46: ","}) if language() != "en" and re.fullmatch(FIGURE, text.strip()) else text
+def cell(text: str) -> str:
+    """Return a cell of a table: figures and messages of several words translated, names as they are."""
+    if language() == "en" or " " in text:
+        return translated(text)
+    return _swapped(text) if re.fullmatch(FIGURE, text) else text
+
+
+def _swapped(text: str) -> str:
+    """Return figures as Portuguese writes them: 1,234.5 is 1.234,5."""
+    return text.translate({ord(","): ".", ord("."): ","})
 
 
 def _line(line: str) -> str:
     text = line.strip()
     start = line.index(text)
-    return line[:start] + _translate(text) + line[start + len(text) :]
+    row = ROW.fullmatch(text)
+    shown = row[1] + _swapped(row[2]) if row else _message(text) or _pieces(text)
+    return line[:start] + shown + line[start + len(text) :]
 
 
-def _translate(text: str) -> str:
-    """Return the whole as one message, else the longest start that is one and what is after it."""
-    found = _message(text)
-    if found is not None or not text:
-        return found or ""
-    ends = [(end.start(), end.end()) for end in SENTENCE_END.finditer(text)]
-    for stop, start in reversed(ends):
-        found = _message(text[:stop])
-        if found is not None:
-            return found + text[stop:start] + _rest(text[start:])
-    if not ends:
-        return text
-    stop, start = ends[0]
-    return text[:start] + _rest(text[start:])
-
-
-def _rest(text: str) -> str:
-    return _translate(text) if " " in text else text
+def _pieces(text: str) -> str:
+    """Translate a text that is several messages, or a message and a name: at each place the longest one that fits."""
+    done = ""
+    while text and len(text) <= LONG:
+        breaks = [end for end in itertools.islice(BREAK.finditer(text), FAR) if end.end()]
+        for head, rest in [(text, ""), *((text[: end.start()], text[end.end() :]) for end in reversed(breaks))]:
+            found = _message(head) if " " in head else None
+            if found is not None:
+                done += found + text[len(head) : len(text) - len(rest)]
+                text = rest
+                break
+        else:
+            cut = breaks[0].end() if breaks else len(text)
+            done, text = done + text[:cut], text[cut:]
+    return done + text
 
 
 def _message(text: str) -> str | None:
-    """Return the translation of the most specific message that the text is an instance of."""
+    """Return the translation of the message that the text is most likely an instance of."""
     catalogue = _catalogue()
     if text in catalogue.whole:
         return catalogue.whole[text]
     near = [message for word in {*WORD.findall(text), ""} for message in catalogue.by_word.get(word, ())]
-    for message in sorted(near, key=_literals, reverse=True):
-        found = _pattern(message.msgid).fullmatch(text)
-        if found is not None:
-            return _filled(message, found)
-    return None
+    fits = [message for message in near if all(literal in text for literal in message.literals)]
+    found = [(message, match) for message in fits if (match := _pattern(message.msgid).fullmatch(text))]
+    likely = max(found, key=lambda pair: _rank(*pair), default=None)
+    if likely is not None and _rank(*likely) > UNLIKELY:
+        return _filled(*likely)
+    return _beside(text)
 
 
-def _literals(message: Message) -> int:
-    return len(FIELD.sub("", message.msgid))
+def _beside(text: str) -> str | None:
+    """Return the translation of a message with a figure before or after it, or with a sign that ends it."""
+    first, _, rest = text.partition(" ")
+    start, _, last = text.rpartition(" ")
+    if rest and re.fullmatch(FIGURE, first):
+        found, shown = _message(rest), f"{_swapped(first)} {{}}"
+    elif " " in start and re.fullmatch(FIGURE, last):
+        found, shown = _message(start), f"{{}} {_swapped(last)}"
+    elif text.endswith((".", ":", ",", ";")):
+        found, shown = _message(text[:-1]), f"{{}}{text[-1]}"
+    else:
+        return None
+    return found and shown.format(found)
+
+
+def _rank(message: Message, match: re.Match[str]) -> tuple[bool, bool, int]:
+    """Return how likely a match is: fields that hold no other messages, a fixed beginning, many letters."""
+    alone = not any(SEVERAL.search(held) for held in match.groups())
+    return alone, not message.msgid.startswith("{"), sum(map(len, message.literals))
 
 
 def _filled(message: Message, found: re.Match[str]) -> str:
     """Put what the fields hold into the translation: figures as Portuguese writes them, messages translated."""
-    kinds = {field[1]: field[3] for field in FIELD.finditer(message.msgid)}
+    formats = {field[1]: field[3] for field in FIELD.finditer(message.msgid)}
 
     def value(field: re.Match[str]) -> str:
-        if field[1] is None:
-            return field[0][0]
         text = found[f"_{field[1]}"]
-        if kinds[field[1]]:
-            setting = field.string[: field.start()].endswith("=")
-            return text if setting else figures(text)
+        if formats[field[1]]:
+            return text if field.string[: field.start()].endswith("=") else _swapped(text)  # as in --set lr=0.1
         return _line(text) if field[2] or " " in text.strip() else text
 
     return FIELD.sub(value, message.msgstr)
@@ -114,19 +152,17 @@ def _filled(message: Message, found: re.Match[str]) -> str:
 
 @functools.cache
 def _pattern(msgid: str) -> re.Pattern[str]:
-    out, at = "", 0
-    for field in FIELD.finditer(msgid):
-        out += re.escape(msgid[at : field.start()])
-        out += f"(?P<_{field[1]}>{FIGURE if field[3] else '.*?'})" if field[1] else re.escape(field[0][0])
-        at = field.end()
-    return re.compile(out + re.escape(msgid[at:]), re.DOTALL)
+    first, *parts = FIELD.split(msgid)
+    fields = zip(parts[::4], parts[2::4], parts[3::4], strict=True)
+    groups = (f"(?P<_{name}>{FIGURE if form else '.*?'}){re.escape(after)}" for name, form, after in fields)
+    return re.compile(re.escape(first) + "".join(groups), re.DOTALL)
 
 
 @functools.cache
 def _catalogue() -> Catalogue:
     found = Catalogue({}, {})
     for message in read_catalogue():
-        if not message.msgstr or not message.msgid:
+        if not message.msgstr:
             continue
         if "{" not in message.msgid:
             found.whole[message.msgid] = message.msgstr
@@ -148,4 +184,4 @@ def read_catalogue() -> list[Message]:
             entries[-1].append("")
         if line and not line.startswith("#"):
             entries[-1][-1] += json.loads(line[line.index('"') :])
-    return [Message(msgid, msgstr) for msgid, msgstr in entries]
+    return [Message(msgid, msgstr) for msgid, msgstr in entries if msgid]

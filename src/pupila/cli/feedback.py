@@ -5,10 +5,10 @@ from pathlib import Path
 
 import click
 
-from pupila.cli.group import json_option, say
+from pupila.cli.group import UncutGroup, json_option, say
 
 
-@click.group()
+@click.group(cls=UncutGroup)
 def feedback() -> None:
     """The pictures that a server keeps with --feedback-dir: count, review, delete them."""
 

@@ -9,7 +9,7 @@ import io
 import itertools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -43,7 +43,7 @@ class HelpFormatter(click.HelpFormatter):
         )
         super().write_text("\n\n".join(paragraphs))
 
-    def write_dl(self, rows: Sequence[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+    def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
         """Write names with what each of them means."""
         super().write_dl([(name, translated(" ".join(text.split()))) for name, text in rows], col_max, col_spacing)
 
@@ -51,20 +51,8 @@ class HelpFormatter(click.HelpFormatter):
 click.Context.formatter_class = HelpFormatter
 
 
-class PupilaGroup(click.Group):
-    """Turns the errors that a user can act on into one sentence and an exit code."""
-
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
-        """Run the command line; what click says of wrong usage is translated, too."""
-        if not standalone_mode or language() == "en":
-            return super().main(*args, standalone_mode=standalone_mode, **extra)
-        try:
-            sys.exit(super().main(*args, standalone_mode=False, **extra))
-        except click.ClickException as error:
-            text = io.StringIO()
-            error.show(text)
-            click.echo(translated(text.getvalue()), err=True, nl=False)
-            sys.exit(error.exit_code)
+class UncutGroup(click.Group):
+    """A group whose help shows whole sentences."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """List each command with the first sentence of its help, uncut."""
@@ -73,6 +61,26 @@ class PupilaGroup(click.Group):
         ]
         with formatter.section("Commands"):
             formatter.write_dl(sorted(rows))
+
+
+class PupilaGroup(UncutGroup):
+    """Turns the errors that a user can act on into one sentence and an exit code."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the command line; what click says of wrong usage is translated, too."""
+        run: Callable[..., Any] = super().main
+        if language() == "en" or not extra.get("standalone_mode", True):
+            return run(*args, **extra)
+        try:
+            sys.exit(run(*args, **{**extra, "standalone_mode": False}))
+        except click.ClickException as error:
+            text = io.StringIO()
+            error.show(text)
+            click.echo(translated(text.getvalue()), err=True, nl=False)
+            sys.exit(error.exit_code)
+        except click.Abort:
+            click.echo(translated("Aborted!"), err=True)
+            sys.exit(1)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; see the module's docstring for the exit codes."""

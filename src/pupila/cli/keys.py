@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from pupila.cli.group import json_option, say
+from pupila.cli.group import UncutGroup, json_option, say
 
 SCOPES = "predict, feedback, review, metrics, admin"
 
 
-class KeysGroup(click.Group):
+class KeysGroup(UncutGroup):
     """`pupila keys FILE` lists, as `pupila keys list FILE` does."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

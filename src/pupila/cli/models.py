@@ -9,13 +9,13 @@ import click
 
 from pupila._arguments import counted
 from pupila._language import translated
-from pupila.cli.group import examples, json_lines_option, json_option, models_here, say
+from pupila.cli.group import UncutGroup, examples, json_lines_option, json_option, models_here, say
 
 if TYPE_CHECKING:
     from pupila.manifest import Manifest
 
 
-@click.group()
+@click.group(cls=UncutGroup)
 def models() -> None:
     """The versions of a served model file: list them, activate one, go back to the one before."""
 
@@ -65,7 +65,7 @@ def inspect_(model: Path, as_json: bool) -> None:
     size = f"{model.stat().st_size / 1e6:.1f} MB, version {predictor.version}"
     rows = [("model", f"{manifest.name} ({size}; verified)"), *_rows(manifest)]
     for name, value in rows:
-        say(f"{translated(name):13} {value}")
+        click.echo(f"{translated(name):13} {translated(value)}")
 
 
 def _rows(manifest: "Manifest") -> Iterator[tuple[str, str]]:

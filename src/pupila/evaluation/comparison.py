@@ -164,7 +164,9 @@ def write_comparison(path: Path, found: Comparison) -> None:
         html.section("Recall of the classes", "", html.table(("class", "first", "second", "change"), rows)),
         html.section("Pictures whose answer changed", f"The first {len(shown):,}.", html.pictures(shown)),
     ]
-    text = html.page("Two models compared", f"{found.names[0]} and {found.names[1]}, {found.part}", sections)
+    text = html.page(
+        "Two models compared", f"Models: {found.names[0]} and {found.names[1]}. Part: {found.part}", sections
+    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8", errors="backslashreplace")

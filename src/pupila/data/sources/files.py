@@ -156,7 +156,7 @@ def without_run_folders(files: Sequence[SourceFile]) -> tuple[list[SourceFile], 
     if not runs:
         return list(files), []
     kept = [file for file in files if not any(file.parts[: len(run)] == run for run in runs)]
-    return kept, [f"Ignored {_listed('', ['/'.join(run) for run in runs])} that Pupila wrote."]
+    return kept, [f"Ignored {_listed('folder', ['/'.join(run) for run in runs])} that Pupila wrote."]
 
 
 @dataclass
@@ -177,7 +177,7 @@ class FolderListing:
 
     def notes(self) -> list[str]:
         """Say which folders were passed over."""
-        kinds = {"hidden": self.hidden, "empty": self.empty}
+        kinds = {"hidden folder": self.hidden, "empty folder": self.empty}
         notes = [f"Ignored {_listed(kind, sorted(names))}." for kind, names in kinds.items() if names]
         if self.cloud:
             away = f"{len(self.cloud):,} files are in iCloud and not on this disk, like {min(self.cloud)}"
@@ -208,7 +208,7 @@ def list_folder(root: Path) -> FolderListing:
             raise DataError(f"{root}: over {LINKED_AT_MOST:,} links to folders lead on and on. Remove such links.")
     if listing.closed:
         raise DataError(
-            f"{root}: {_listed('', sorted(listing.closed))} cannot be read: there is no permission. "
+            f"{root}: {_listed('folder', sorted(listing.closed))} cannot be read: there is no permission. "
             "Allow it, like: chmod -R u+rX FOLDER, or move what is not meant out of there."
         )
     listing.files.sort()
@@ -264,7 +264,7 @@ def _take(item: os.DirEntry[str], parts: tuple[str, ...], listing: FolderListing
 
 def _listed(kind: str, names: Sequence[str]) -> str:
     shown = ", ".join(map(display_name, names[:3])) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
-    return f"{counted(len(names), f'{kind} folder'.strip())} ({shown})"
+    return f"{counted(len(names), kind)} ({shown})"
 
 
 class NameReading(NamedTuple):

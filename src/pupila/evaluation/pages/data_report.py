@@ -9,6 +9,7 @@ import numpy as np
 from pupila import images
 from pupila._arguments import counted
 from pupila._files import CsvWriter
+from pupila._language import translated
 from pupila.data import Dataset
 from pupila.data.quality.class_balance import describe_classes
 from pupila.data.quality.inspection import Inspection, Place, Twins
@@ -51,7 +52,7 @@ def data_text(inspection: Inspection) -> str:
     odd = [f"  {item.name}: {item.reason}" for item in inspection.survey.odd] if inspection.survey else []
     odd += [f"  {place.part}: {place.name}: It is of one colour." for place in inspection.uniform]
     lines += [f"Pictures that are used and worth a look: {len(odd):,}", *_first(odd)] if odd else []
-    lines += [f"{'class':20} " + " ".join(f"{name:>10}" for name in splits.parts())]
+    lines += [f"{translated('class'):20} " + " ".join(f"{translated(name):>10}" for name in splits.parts())]
     counts = [part.counts() for part in splits.parts().values()]
     for number, name in enumerate(splits.train.classes):
         lines.append(f"{shorten(name, 20):20} " + " ".join(f"{int(count[number]):10,}" for count in counts))
@@ -78,7 +79,7 @@ def _leak_lines(inspection: Inspection) -> list[str]:
         lines.append(f"{counted(within, 'pair')} of pictures within one part are the same, or nearly.")
     disagree = [twins for twins in inspection.twins if twins.disagree]
     if disagree:
-        example = f"{disagree[0].first.name} and {disagree[0].second.name}"
+        example = f"{disagree[0].first.name}, {disagree[0].second.name}"
         which = f"One such pair is in different classes ({example}): one label is wrong, or both."
         many = f"{len(disagree):,} such pairs are in different classes (like {example}): labels are wrong there."
         lines.append(which if len(disagree) == 1 else many)
@@ -136,8 +137,8 @@ def _twins_section(heading: str, twins: Sequence[Twins], inspection: Inspection)
 
 def _kind(twins: Twins) -> str:
     if twins.exact:
-        return "exact"
-    return f"{twins.similarity:.3f}{', mirrored' if twins.mirrored else ''}"
+        return "bit for bit"
+    return f"{twins.similarity:.3f} mirrored" if twins.mirrored else f"{twins.similarity:.3f}"
 
 
 def _thumb(place: Place, inspection: Inspection) -> Pixels:
@@ -195,7 +196,7 @@ def _grid(train: Dataset) -> Iterator[str]:
         yield html.heading(name)
         yield html.pictures([([_small(train.images[row])], "") for row in chosen], small=True)
     if len(train.classes) > SHOWN_CLASSES:
-        yield f"<p>And {len(train.classes) - SHOWN_CLASSES:,} more classes.</p>\n"
+        yield html.paragraph(f"And {len(train.classes) - SHOWN_CLASSES:,} more classes.")
 
 
 @dataclass(frozen=True)

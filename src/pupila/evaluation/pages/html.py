@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 
 from pupila import images
-from pupila._language import figures, language, translated
+from pupila._language import cell, language, translated
 from pupila.evaluation.metrics import ClassScores
 from pupila.evaluation.pages.gallery import Exhibit
 from pupila.images import Pixels
@@ -69,14 +69,14 @@ def page(title: str, subtitle: str, sections: Iterable[str], reload_seconds: int
 
 def section(heading: str, text: str, *parts: str) -> str:
     """Return a section; heading and text are plain text, parts are HTML."""
-    explained = f"<p>{_shown(text)}</p>\n" if text else ""
+    explained = paragraph(text) if text else ""
     return f"<section>\n<h2>{_shown(heading)}</h2>\n{explained}{''.join(parts)}</section>\n"
 
 
 def numbers(shown: Sequence[tuple[str, str, str]]) -> str:
     """Return a row of cards: value, what it is, and a note each, all plain text."""
     cards = (
-        f'<div class="number"><b>{escape(figures(value))}</b>{_shown(name)}<br><small>{_shown(note)}</small></div>\n'
+        f'<div class="number"><b>{escape(cell(value))}</b>{_shown(name)}<br><small>{_shown(note)}</small></div>\n'
         for value, name, note in shown
     )
     return f'<div class="numbers">\n{"".join(cards)}</div>\n'
@@ -134,15 +134,20 @@ def heading(text: str) -> str:
     return f"<h3>{_shown(text) if ' ' in text else escape(text)}</h3>\n"
 
 
+def paragraph(text: str) -> str:
+    """Return a paragraph, from plain text."""
+    return f"<p>{_shown(text)}</p>\n"
+
+
 def _shown(text: str) -> str:
     return escape(translated(text))
 
 
 def _cells(kind: str, row: Sequence[str], texts: int) -> Iterator[str]:
-    for column, cell in enumerate(row):
-        text = ' class="text"' if column < texts else ""
-        shown = translated(cell) if kind == "th" or " " in cell else figures(cell) if column >= texts else cell
-        yield f"<{kind}{text}>{escape(shown)}</{kind}>"
+    for column, text in enumerate(row):
+        side, is_name = (' class="text"', " " not in text) if column < texts else ("", False)
+        shown = translated(text) if kind == "th" else text if is_name else cell(text)
+        yield f"<{kind}{side}>{escape(shown)}</{kind}>"
 
 
 def _figure(exhibit: Exhibit, link: str | None) -> str:

@@ -74,8 +74,8 @@ class SweepSummary:
     def to_text(self) -> str:
         """Return the table, and what was kept."""
         best = self.best
-        figure = f"{self.judged_by.replace('_', ' ')}, {best.best[self.judged_by]:.4f}"
-        kept = f"Best by {figure}: {best.trial}. Its model: {self.model}"
+        judged = self.judged_by.replace("_", " ")
+        kept = f"Best by {judged}, {best.best[self.judged_by]:.4f}: {best.trial}. Its model: {self.model}"
         table = as_text(groups_of(self.results, self.failures), best.test_pictures)
         return f"{table}\n{kept}\nwrote {self.folder}/table.csv, results.json and curves.png"
 
