@@ -34,6 +34,13 @@ class Items:
     """Item, how its places count, where it stands, and its length."""
     data: int = 0
     """Where the box of small data begins."""
+    read: int = 0
+
+    def count(self) -> None:
+        """Count what is read within a box; raises ExcessError if it is too much, also where it says nothing."""
+        self.read += 1
+        if self.read > MAX_BOXES:
+            raise ExcessError(f"more than {MAX_BOXES:,} items")
 
 
 def check(data: bytes, max_pixels: int) -> None:
@@ -61,14 +68,14 @@ def _walk(data: memoryview, items: Items) -> None:
         if parent == b"ipco":
             items.areas.append(_number(data, at + 4, 4) * _number(data, at + 8, 4) if name == b"ispe" else 0)
         elif name == b"iref":
-            items.references += _references(data, at, stop)
+            items.references += _references(data, at, stop, items)
         elif name == b"infe":
             wide = data[at] >= 3
             items.kinds[_number(data, at + 4, 4 if wide else 2)] = bytes(data[at + (10 if wide else 8) :][:4])
         elif name == b"ipma":
-            items.properties += _associations(data, at, stop)
+            items.properties += _associations(data, at, stop, items)
         elif name == b"iloc":
-            items.extents += _extents(data, at, stop)
+            items.extents += _extents(data, at, stop, items)
         elif name == b"idat":
             items.data = at
         if len(items.properties) + len(items.references) + len(items.extents) > MAX_BOXES:
@@ -110,10 +117,11 @@ def _number(data: memoryview, at: int, size: int) -> int:
     return int.from_bytes(data[at : at + size], "big")
 
 
-def _references(data: memoryview, at: int, stop: int) -> list[tuple[int, int]]:
+def _references(data: memoryview, at: int, stop: int, items: Items) -> list[tuple[int, int]]:
     size = 2 if data[at] == 0 else 4
     found: list[tuple[int, int]] = []
     for name, start, _ in _boxes(data, at + 4, stop):
+        items.count()
         count = _number(data, start + size, 2) if name == b"dimg" else 0
         if len(found) + count > MAX_BOXES:
             raise ExcessError(f"more than {MAX_BOXES:,} tiles")
@@ -122,12 +130,13 @@ def _references(data: memoryview, at: int, stop: int) -> list[tuple[int, int]]:
     return found
 
 
-def _associations(data: memoryview, at: int, stop: int) -> list[tuple[int, int]]:
+def _associations(data: memoryview, at: int, stop: int, items: Items) -> list[tuple[int, int]]:
     id_size, wide = (2 if data[at] == 0 else 4), data[at + 3] & 1
     size, mask = (2, 0x7FFF) if wide else (1, 0x7F)
     found: list[tuple[int, int]] = []
     place = at + 8
     while place < stop and len(found) <= MAX_BOXES:
+        items.count()
         item, count = _number(data, place, id_size), _number(data, place + id_size, 1)
         place += id_size + 1
         found += [(item, _number(data, place + size * i, size) & mask) for i in range(count)]
@@ -135,7 +144,7 @@ def _associations(data: memoryview, at: int, stop: int) -> list[tuple[int, int]]
     return found
 
 
-def _extents(data: memoryview, at: int, stop: int) -> list[tuple[int, int, int, int]]:
+def _extents(data: memoryview, at: int, stop: int, items: Items) -> list[tuple[int, int, int, int]]:
     version = data[at]
     sizes = data[at + 4] >> 4, data[at + 4] & 15, data[at + 5] >> 4, (data[at + 5] & 15 if version else 0)
     offset_size, length_size, base_size, index_size = sizes
@@ -143,6 +152,7 @@ def _extents(data: memoryview, at: int, stop: int) -> list[tuple[int, int, int, 
     place = at + 6 + id_size
     found: list[tuple[int, int, int, int]] = []
     while place < stop and len(found) <= MAX_BOXES:
+        items.count()
         item, place = _number(data, place, id_size), place + id_size
         method = _number(data, place, 2) & 15 if version else 0
         place += 4 if version else 2

@@ -32,6 +32,10 @@ PACKED = (b"iCCP", b"zTXt", b"iTXt")
 PLAIN = (b"1", b"2", b"3")
 MAX_PLAIN = 4 * 2**20
 """Bytes of a PPM whose numbers are written as text: Pillow reads them one by one."""
+MAX_PPM_HEAD = 4096
+"""Bytes of a PPM before its pixels, comments included: Pillow reads them one by one."""
+PPM_WORD = rb"(?:\s(?:\s|#[^\r\n]*+[\r\n])*+[^\s#]{1,10})"
+PPM_HEAD = re.compile(rb"P(?:[14]%b{2}|[2356f]%b{3})\s" % (PPM_WORD, PPM_WORD))
 FIRST_CHUNK = 12
 """Where the chunks of a WebP file begin."""
 CONTAINERS = (b"ANMF", b"ANIM", b"VP8X", b"RIFF", b"LIST")
@@ -180,8 +184,8 @@ def count_passes(kind: str, data: bytes) -> int:
         check_directories([memoryview(data)])
     elif kind == "WEBP":
         _webp(data)
-    elif kind == "PPM" and data[1:2] in PLAIN and len(data) > MAX_PLAIN:
-        raise ExcessError(f"more than {MAX_PLAIN:,} bytes of numbers written as text")
+    elif kind == "PPM":
+        _ppm(data)
     return 1
 
 
@@ -260,6 +264,13 @@ def _png(data: bytes) -> None:
             raise ExcessError(f"more than {MAX_PACKED} texts and profiles")
         at += 12 + length
     raise ExcessError(f"more than {MAX_BLOCKS:,} chunks")
+
+
+def _ppm(data: bytes) -> None:
+    if data[1:2] in PLAIN and len(data) > MAX_PLAIN:
+        raise ExcessError(f"more than {MAX_PLAIN:,} bytes of numbers written as text")
+    if len(data) > MAX_PPM_HEAD and PPM_HEAD.match(data, 0, MAX_PPM_HEAD) is None:
+        raise ExcessError(f"more than {MAX_PPM_HEAD:,} bytes of numbers written as text")
 
 
 def _gif(data: bytes) -> None:

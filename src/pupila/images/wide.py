@@ -27,6 +27,11 @@ ROWS = 2**20
 WIDTH, HEIGHT, BITS, PACKING, PHOTOMETRIC = 256, 257, 258, 259, 262
 STRIPS, SAMPLES, ROWS_PER_STRIP, LENGTHS, PLANES = 273, 277, 278, 279, 284
 PREDICTOR, TILES, TILE_LENGTHS, EXTRA, KIND = 317, 324, 325, 338, 339
+READ = frozenset((
+    WIDTH, HEIGHT, BITS, PACKING, PHOTOMETRIC, STRIPS, SAMPLES, ROWS_PER_STRIP, LENGTHS, PLANES, PREDICTOR, TILES,
+    TILE_LENGTHS, EXTRA, KIND, limits.ORIENTATION,
+))  # fmt: skip
+"""What is looked at: the numbers of all entries would take twenty times the file's bytes."""
 FLOATS = 3
 LETTERS = {1: "u", 2: "i", 3: "f"}
 """What kind of number a value is, as NumPy names it."""
@@ -181,7 +186,7 @@ def directory(data: bytes) -> dict[int, tuple[int, ...]]:
     found = {}
     for entry in limits.entries(block, layout, at):
         letter = {1: "B", 3: "H", 4: "I", 16: "Q"}.get(entry.kind)
-        if letter and 0 < entry.values <= limits.MAX_VALUES:
+        if entry.tag in READ and letter and 0 < entry.values <= limits.MAX_VALUES:
             pattern = f"{layout.order}{entry.values}{letter}"
             short = struct.calcsize(pattern) <= len(entry.field)
             place = (entry.field, 0) if short else (block, entry.place(layout))

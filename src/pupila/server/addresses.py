@@ -155,7 +155,7 @@ def example(url: str) -> str:
 MAX_HOPS = 20
 PREFIX = re.compile(r"(/[A-Za-z0-9._~%-]+){1,10}")
 FORWARDED_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
-PAIR = re.compile(r'\s*(for|proto|host)\s*=\s*("[^"]*"|[^;,"\s]+)', re.IGNORECASE)
+PAIR = re.compile(r'(for|proto|host)\s*=\s*("[^"]*"|[^;,"\s]+)', re.IGNORECASE)
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

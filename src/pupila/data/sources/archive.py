@@ -43,7 +43,9 @@ OPENERS: dict[bytes, Callable[[BinaryIO], Any]] = {
     b"\xfd7zXZ\x00": lzma.LZMAFile,
 }
 """By the first bytes of a packed tar: what unpacks it."""
-ZIP_START, ZIP_END = b"PK\x03\x04", b"PK\x05\x06"
+ZIP_START, ZIP_ENTRY, ZIP64_END = b"PK\x03\x04", b"PK\x01\x02", b"PK\x06\x06"
+ZIP64_ENDS = 76
+"""Bytes of what a large zip has between its list of members and its end."""
 UTF8_FLAG, UNICODE_PATH = 0x800, 0x7075
 DAMAGED = (
     tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, struct.error, EOFError, OSError,
@@ -249,22 +251,14 @@ def _zip_members(file: BinaryIO, where: str, budget: UnpackBudget) -> Iterator[t
 
 def check_directory(file: BinaryIO, budget: UnpackBudget) -> None:
     """Count the members in the list at the end of a zip, before an object is made of each."""
-    end = file.seek(0, 2)
-    file.seek(max(0, end - 2**16 - 22))
-    tail = file.read()
-    at = tail.rfind(ZIP_END)
-    size = struct.unpack_from("<L", tail, at + 12)[0]
-    start = end - len(tail) + at - size
-    if tail[at - 20 : at - 16] == b"PK\x06\x07" and at >= 76:  # zip64: its sizes stand before
-        size = struct.unpack_from("<Q", tail, at - 36)[0]
-        start = end - len(tail) + at - 76 - size
+    record: Any = zipfile._EndRecData(file)  # type: ignore[attr-defined]  # what ZipFile itself believes
+    if record is None:
+        raise zipfile.BadZipFile("the list of its files, which stands at the end, is missing")
+    size, end = record[5], record[9]
     if size > DIRECTORY_BYTES:
         budget.refuse(f"has a list of files of {size / 2**20:,.0f} MiB")
-    file.seek(max(0, start))
-    directory, place, count = file.read(size), 0, 0
-    while directory.startswith(b"PK\x01\x02", place) and place + 46 <= len(directory):
-        place += 46 + sum(struct.unpack_from("<HHH", directory, place + 28))
-        count += 1
+    file.seek(max(0, end - size - (ZIP64_ENDS if record[0] == ZIP64_END else 0)))
+    count = file.read(size).count(ZIP_ENTRY)
     budget.take_members(count)
     file.seek(0)
 

@@ -170,7 +170,7 @@ def decode_percent(head: str, data: str) -> bytes:
     """Return the bytes of a data: URL that is not in base64 (RFC 2397); each % costs memory, so that it is short."""
     if not head.lstrip().lower().startswith("data:") or len(data) > MAX_PERCENT:
         raise Base64Error(f"The text after the comma is not marked as base64. {HOW_TO}")
-    return unquote_to_bytes(data)
+    return unquote_to_bytes(data.encode(errors="replace"))
 
 
 def decode_letters(text: str) -> bytes:

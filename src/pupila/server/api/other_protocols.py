@@ -30,6 +30,8 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 """Bytes of JSON before the binary tensors, in requests and answers alike."""
 MAX_JSON_VALUES = 1_000_000
 """Numbers of 80 pictures of 64 x 64: they take 100 MB as JSON, and a megabyte as a binary tensor."""
+MAX_ID = 1_000
+"""Letters of a request's own id: an answer that nobody reads keeps them in memory."""
 OUTPUTS = {"logits": "FP32", "probabilities": "FP32", "category_index": "INT64", "category": "BYTES"}
 
 Tensor = NDArray[Any] | list[bytes]
@@ -89,6 +91,7 @@ def infer(name: str, version: str = "") -> Response:
     predictor, state = asked_for(name, version), app_state()
     context, body = begin_inference(request.environ, state)
     document, binary = split_body(body)
+    asked = id_of(document)
     wanted = outputs_wanted(document)
     tensor = input_tensor(document, binary, state.settings.max_parts)
     end_parsing(context, state, len(tensor[1]))
@@ -96,7 +99,7 @@ def infer(name: str, version: str = "") -> Response:
     rows = state.classifier.compute(pictures, BatchKey(predictor, False), context)
     context.record_answers(predictor, interpret(predictor, rows, 1))
     tensors = compute_outputs(predictor, np.stack([row.scores[:-1] for row in rows]))
-    head = {"model_name": name, "model_version": predictor.version, "id": str(document.get("id", ""))}
+    head = {"model_name": name, "model_version": predictor.version, "id": asked}
     response = encode(head, {n: tensors[n] for n in wanted}, wanted)
     response.headers["Pupila-Model"] = predictor.version
     return response
@@ -125,6 +128,15 @@ def split_body(body: bytes) -> tuple[dict[str, Any], bytes]:
     return document, body[length:]
 
 
+def id_of(document: dict[str, Any]) -> str:
+    """Return the request's own id, which the answer repeats; raises RequestError if it is none."""
+    given = document.get("id")
+    given = "" if given is None else given
+    if not isinstance(given, str | int) or len(str(given)) > MAX_ID:
+        raise bad(f"its id is no text of up to {MAX_ID} letters")
+    return str(given)
+
+
 def input_tensor(document: dict[str, Any], binary: bytes, limit: int) -> tuple[str, Tensor]:
     """Return the name and content of the one input; raises RequestError."""
     if len(document["inputs"]) != 1 or not isinstance(document["inputs"][0], dict):
@@ -132,7 +144,8 @@ def input_tensor(document: dict[str, Any], binary: bytes, limit: int) -> tuple[s
     entry = document["inputs"][0]
     name, kind, shape = entry.get("name"), entry.get("datatype"), entry.get("shape")
     if (name, kind) not in (("images", "UINT8"), ("files", "BYTES")):
-        raise bad(f"input {str(name)[:40]!r} of type {str(kind)[:20]} is none of 'images' (UINT8), 'files' (BYTES)")
+        name, kind = (value if isinstance(value, str) else bodies.kind_of(value) for value in (name, kind))
+        raise bad(f"input {name[:40]!r} of type {kind[:20]} is none of 'images' (UINT8), 'files' (BYTES)")
     if not (isinstance(shape, list) and 0 < len(shape) <= 4 and all(type(n) is int and 0 < n <= 4096 for n in shape)):
         raise bad("the input's shape is not a list of one to four whole numbers from 1 to 4096")
     if shape[0] > limit:

@@ -189,7 +189,7 @@ class Supervisor:
                 if foreground and not has_terminal():  # it was closed
                     break
                 for worker in self.workers.values():
-                    worker.retiring = True
+                    worker.retiring |= bool(self.scoreboard.row(worker.slot)[READY])  # else all rows may be of such
             self.reap()
             self.kill_stalled()
             self.start_missing()

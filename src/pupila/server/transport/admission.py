@@ -122,7 +122,7 @@ class Listener:
     def take_all(self) -> None:
         """Take what has been connected already: there is nobody else who could."""
         with contextlib.suppress(OSError):
-            while self.pool.accept(self.sock):
+            while len(self.pool) < self.most and self.pool.accept(self.sock):
                 pass
 
     def close(self, now: float) -> None:

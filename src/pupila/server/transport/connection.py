@@ -202,6 +202,8 @@ class Connection:
 
 START = 0.05
 """Seconds that a client has for the first byte of a request before its connection may be closed for another."""
+UPLOAD = 1.0
+"""Seconds that it has for a request's body before that may happen."""
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 
@@ -216,12 +218,15 @@ class ConnectionTable:
         proxies: TrustedProxies = NOBODY,
         certificate: Certificate | None = None,
         max_half_heads: int = 128,
+        max_unsent: int = 2**28,
     ) -> None:
         self.proxies = proxies
         self.certificate = certificate
         """For TLS; None where clients speak plain HTTP."""
         self.max_half_heads = max_half_heads
-        """Half-sent heads that one address may have."""
+        """Half-sent heads that one address may have, and half-sent bodies where places are scarce."""
+        self.max_unsent = max_unsent
+        """Bytes of all answers together that their clients have not read yet."""
         self.half_heads: dict[str, dict[int, Connection]] = {}
         """By peer, the oldest first."""
         self.row = row
@@ -262,14 +267,41 @@ class ConnectionTable:
         """Close one connection in favour of another; False if there is none that may be closed.
 
         First go those that were refused, then half-sent heads, then idle ones; of each the oldest, not before START.
+        Then the oldest half-sent body of the address that has most of them, if that is more than its share.
         """
         now = time.monotonic()
         ranked = ((*rank_of(connection), connection.fd) for connection in self.open.values())
         rank, since, fd = min(ranked, default=(3, 0.0, 0))
-        if rank == 3 or since > now - START:
+        chosen = self.open[fd] if rank < 3 and since <= now - START else self.slowest_upload(now)
+        if chosen is None:
             return False
-        self.drop(self.open[fd])
+        self.drop(chosen)
         return True
+
+    def slowest_upload(self, now: float) -> Connection | None:
+        """Return the oldest half-sent body of the address that has most of them; None if it has no more than its share.
+
+        Who began less than UPLOAD seconds ago is spared.
+        """
+        uploads: dict[str, list[Connection]] = {}
+        for connection in self.open.values():
+            if connection.started and connection.request is None and not connection.in_head:
+                uploads.setdefault(connection.address, []).append(connection)
+        most = max(uploads.values(), key=len, default=[])
+        oldest = min(most, key=lambda connection: connection.started, default=None)
+        if oldest is None or len(most) <= self.max_half_heads or oldest.started > now - UPLOAD:
+            return None
+        return oldest
+
+    def limit_unsent(self) -> None:
+        """Drop who has left an answer unread longest, until those of all others fit into `max_unsent` bytes."""
+        unread = [connection for connection in self.open.values() if connection.out and connection.request is None]
+        size = sum(len(connection.out) for connection in unread)
+        for connection in sorted(unread, key=lambda connection: connection.since):
+            if size <= self.max_unsent:
+                break
+            size -= len(connection.out)
+            self.drop(connection)
 
     def head_begun(self, connection: Connection) -> None:
         """Note a half-sent head; where an address has more than its share, its oldest one is dropped.

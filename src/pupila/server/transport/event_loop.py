@@ -134,6 +134,8 @@ class Reactor:
                 connection.finish(now, self.idle)
             if connection in self.pool:
                 self.pool.settle(connection)
+            if connection.out:
+                self.pool.limit_unsent()
             if connection not in self.pool:
                 continue
             if connection.buffer or connection.ended:
@@ -252,7 +254,8 @@ class EventLoop:
         proxies = TrustedProxies(settings.forwarded_allow) if settings.forwarded_allow else NOBODY
         limits = settings.keepalive_timeout, settings.max_body_bytes
         share = max(16, settings.max_connections // 8)
-        self.pool = ConnectionTable(self.row, *limits, proxies, certificate_of(settings), share)
+        most = settings.max_buffered_bytes
+        self.pool = ConnectionTable(self.row, *limits, proxies, certificate_of(settings), share, most)
         self.listener = Listener(listener, self.pool, scoreboard, settings.max_connections)
         handoff = ConnectionHandoff(handoffs, slot, self.pool, scoreboard)
         self.reactor = Reactor(self.pool, handoff, settings.keepalive_timeout, settings.request_timeout)

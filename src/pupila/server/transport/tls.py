@@ -26,6 +26,8 @@ LOOK = 1.0
 """Seconds between two looks whether the certificate's files have changed."""
 RECORD = 16 * 1024
 """Bytes of the largest TLS record."""
+RECORDS = 64
+"""Records that are decrypted at a stretch: a client may send thousands of one byte each."""
 PLAIN = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: 49\r\n\r\n"
     b"This port speaks TLS. Use an address of https://\n"
@@ -140,10 +142,12 @@ class TlsSocket:
     def _read(self, buffer: memoryview) -> int:
         """Decrypt whole records only, so that nothing waits unseen in OpenSSL's buffers; 0 at the end."""
         count = 0
-        while len(buffer) - count >= RECORD:
+        for _ in range(RECORDS):
+            if len(buffer) - count < RECORD:
+                break
             try:
                 piece = self._sock.recv_into(buffer[count:])
-            except (ssl.SSLWantReadError, ssl.SSLEOFError):
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLEOFError):
                 if not count:
                     raise
                 break

@@ -1,0 +1,175 @@
+"""What a stranger sends costs little before it is refused: heads, boxes, lists and pickles made to cost much."""
+
+import io
+import json
+import resource
+import signal
+import socket
+import struct
+import time
+import tracemalloc
+import zipfile
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import requests
+from server_kit import picture, serving, wait_until, write_model
+
+from pupila import images
+from pupila.data.layouts import arrays
+from pupila.data.sources import archive
+from pupila.data.sources.files import SourceFile
+from pupila.errors import DataError, ImageError
+from pupila.images import wide
+from pupila.server.addresses import TrustedProxies
+from pupila.server.api.body import from_base64
+from pupila.server.transport.connection import ConnectionTable
+from pupila.server.transport.parser import ProtocolError, parse_head
+
+SOON = 0.1
+"""Seconds of processor time."""
+
+
+def test_head_of_blanks_is_refused_at_once() -> None:
+    head = b"GET / HTTP/1.1\r\nHost: a\r\nA:" + b" " * 16_000 + b"\x01\r\n\r\n"
+    begun = time.process_time()
+    with pytest.raises(ProtocolError):
+        parse_head(head, len(head) - 2)
+    assert time.process_time() - begun < SOON
+
+
+def test_forwarded_header_of_blanks_takes_no_time() -> None:
+    head = parse_head(b"GET / HTTP/1.1\r\nHost: a\r\nForwarded: x" + b" " * 16_000 + b"x\r\n\r\n", 16_040)
+    begun = time.process_time()
+    assert TrustedProxies(["10.0.0.1"]).apply(head, "10.0.0.1") == "10.0.0.1"
+    assert time.process_time() - begun < SOON
+
+
+def box(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", 8 + len(content)) + name + content
+
+
+HEIC = box(b"ftyp", b"heic\0\0\0\0")
+EMPTY = {
+    "references of HEIC": HEIC + box(b"iref", bytes(4) + box(b"free", b"") * 500_000),
+    "references of HEIC, in many boxes": HEIC + box(b"iref", bytes(4) + box(b"free", b"") * 4_000) * 125,
+    "properties of HEIC": HEIC + box(b"ipma", bytes(8) + b"\0\1\0" * 1_000_000),
+    "places of HEIC": HEIC + box(b"iloc", bytes(8) + b"\0\1\0\0\0\0" * 500_000),
+    "comment of PPM": b"P6\n#" + b"x" * 4_000_000 + b"\n1 1 255\nabc",
+    "comments of PPM within a number": b"P6 1#\n1#\n1#\n#" + b"x" * 4_000_000 + b"\n 1 255\nabc",
+    "blanks of PPM": b"P5 1" + b" " * 4_000_000 + b"1 255\na",
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_parts_that_say_nothing_count_too(name: str) -> None:
+    begun = time.process_time()
+    with pytest.raises(ImageError, match="more than") as caught:
+        images.decode(EMPTY[name], 32)
+    assert caught.value.code == "image_too_complex"
+    assert time.process_time() - begun < SOON
+
+
+@pytest.mark.parametrize("head", [b"P6\n# by a program\n40 50\n# and more\n255\n", b"P6 40\t50 255 "])
+def test_ppm_as_programs_write_it_is_read(head: bytes) -> None:
+    assert images.decode(head + bytes(40 * 50 * 3), 8).max() == 0
+
+
+def test_numbers_of_tiff_that_nobody_looks_at_take_no_memory() -> None:
+    entries, values = 100, 10_000
+    at = 8 + 2 + 12 * entries + 4
+    rows = b"".join(struct.pack("<HHII", 40_000 + i, 3, values, at + 2 * values * i) for i in range(entries))
+    data = b"II*\0\x08\0\0\0" + struct.pack("<H", entries) + rows + bytes(4) + b"\1\2" * (values * entries)
+    tracemalloc.start()
+    wide.directory(data)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < len(data)
+
+
+def zip_of(count: int, comment: bytes = b"") -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as packed:
+        for number in range(count):
+            info = zipfile.ZipInfo(f"a/{number}.png")
+            info.comment = comment if number == count - 1 else b""
+            packed.writestr(info, picture())
+    return made.getvalue()
+
+
+def test_members_of_zip_are_counted_in_the_list_that_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "MEMBERS", 10)
+    plain = zip_of(20)
+    end_in_end = plain[:-18] + b"PK\5\6" + plain[-14:-6] + bytes(6)
+    locator = zip_of(20, bytes(60) + b"PK\6\7" + struct.pack("<LQL", 0, 0, 1))
+    for name, data in {"plain": plain, "end in the end": end_in_end, "locator": locator}.items():
+        path = tmp_path / f"{name}.zip"
+        path.write_bytes(data)
+        with zipfile.ZipFile(path) as packed:
+            assert len(packed.infolist()) == 20
+        with pytest.raises(DataError, match="over 10 files"):
+            archive.read_archive(path)
+
+
+def test_pickle_makes_no_room_for_what_it_only_announces() -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    announced = b"\x80\x02}r" + struct.pack("<I", 2**26) + b"."
+    assert arrays.unpickle(SourceFile(("data_batch_1",), announced)) == {}
+    with pytest.raises(KeyError):
+        arrays.unpickle(SourceFile(("data_batch_1",), b"\x80\x05\x96" + struct.pack("<Q", 2**30) + b"."))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
+def test_text_with_half_a_letter_is_no_fault_of_the_server() -> None:
+    assert from_base64("data:,\ud800") == b"?"
+
+
+def test_who_leaves_answers_unread_longest_is_dropped() -> None:
+    pool = ConnectionTable(memoryview(bytearray(64)).cast("d"), 60, 1000, max_unsent=3_000_000)
+    with ExitStack() as stack:
+        for number in range(5):
+            ours, _ = map(stack.enter_context, socket.socketpair())
+            pool.add(ours, "127.0.0.1")
+            pool.open[ours.fileno()].out = bytes(1_000_000)
+            pool.open[ours.fileno()].since = float(number)
+        pool.limit_unsent()
+        assert [connection.since for connection in pool.open.values()] == [2, 3, 4]
+        for connection in pool.open.values():
+            pool.selector.unregister(connection.sock)
+    pool.selector.close()
+
+
+HALF_BODY = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: 50000\r\n\r\n"
+
+
+def test_half_sent_bodies_of_one_address_keep_nobody_out(tmp_path: Path) -> None:
+    settings = json.dumps({"port": 0, "workers": 1, "max_connections": 24})
+    with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log", settings) as server, ExitStack() as stack:
+        for _ in range(40):
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 9))
+            sock.sendall(HALF_BODY)
+        begun = time.monotonic()
+        assert requests.get(server.url + "/healthz", timeout=20).status_code == 200
+        assert time.monotonic() - begun < 5  # at the uploads' deadline, after 10 s, it would be no feat
+
+
+def test_inference_does_not_repeat_a_long_id(tmp_path: Path) -> None:
+    with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log") as server:
+        url = f"{server.url}/v2/models/colours/infer"
+        nested = "[" * 900 + "]" * 900
+        for given in (f'"{"a" * 1_001}"', nested, '{"a": 1}'):
+            answer = requests.post(url, data=f'{{"id": {given}, "inputs": []}}', timeout=20)
+            assert answer.status_code == 400 and "its id" in answer.json()["error"]
+        wrong = f'{{"inputs": [{{"name": {nested}, "datatype": {nested}, "shape": [1]}}]}}'
+        assert requests.post(url, data=wrong, timeout=20).status_code == 400
+
+
+def test_two_reloads_at_once_replace_every_worker(tmp_path: Path) -> None:
+    with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log") as server:
+        wait_until(lambda: server.get("/readyz").json()["workers"] == 2)
+        before = set(server.workers())
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: len(server.workers()) == 4)
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: len(server.workers()) == 2 and not before & set(server.workers()), 30)
