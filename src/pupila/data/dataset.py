@@ -181,11 +181,12 @@ def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Datase
 def held_out(splits: Splits, fraction: float, count: int, seed: int) -> tuple[Dataset, Dataset]:
     """Return what to train on and what to validate on: the data's own validation split, or a stratified share.
 
-    count: take a sample of at most so many pictures first, 0 for all; the data's own split is then left aside.
+    count: take a sample of at most so many pictures first, 0 for all; the data's own split is then left aside. Of each
+    class it has two at least, one for each side.
     """
     pool = splits.train
     if 0 < count < len(pool):
-        pool = sample(pool, count, seed)
+        pool = sample(pool, count, seed, least=2)
     elif splits.validation is not None:
         return pool, splits.validation
     return split(pool, fraction, seed)
@@ -213,29 +214,29 @@ def split_rows(dataset: Dataset, fraction: float, seed: int, *, equal: bool = Fa
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
-def sample(dataset: Dataset, count: int, seed: int) -> Dataset:
-    """Return `count` pictures, as many of each class as its share of the whole, at least one a class.
+def sample(dataset: Dataset, count: int, seed: int, *, least: int = 1) -> Dataset:
+    """Return `count` pictures, as many of each class as its share of the whole, at least `least` if it has them.
 
-    Raises DataError if there are fewer pictures than that, or more classes.
+    Raises DataError if there are fewer pictures than that, or too many classes.
     """
     counts = dataset.counts()
-    present = int(np.count_nonzero(counts))
-    if not present <= count <= len(dataset):
+    present, needed = int(np.count_nonzero(counts)), int(np.minimum(counts, least).sum())
+    if not needed <= count <= len(dataset):
         raise DataError(
             f"Cannot take a sample of {count:,} from {counted(len(dataset), 'picture')} of {present} classes. "
-            f"Ask for {present:,} to {len(dataset):,}."
+            f"Ask for {needed:,} to {len(dataset):,}."
         )
-    return dataset.take(np.flatnonzero(_choose(dataset, _shares(counts, count), seed)))
+    return dataset.take(np.flatnonzero(_choose(dataset, _shares(counts, count, least), seed)))
 
 
-def _shares(counts: Integers, total: int) -> Integers:
-    """Share `total` out in proportion to `counts`, largest remainders first, at least one to each that is not 0."""
+def _shares(counts: Integers, total: int, least: int) -> Integers:
+    """Share `total` out in proportion to `counts`, largest remainders first, `least` to each that has so many."""
     whole = int(counts.sum())
     exact = counts * total  # in units of 1 / whole: whole numbers only, the same on any machine
-    shares = np.clip(exact // whole, np.minimum(counts, 1), counts)
+    shares = np.clip(exact // whole, np.minimum(counts, least), counts)
     while (short := total - int(shares.sum())) != 0:
         step = 1 if short > 0 else -1
-        room = shares < counts if short > 0 else shares > 1
+        room = shares < counts if short > 0 else shares > least
         owed = np.where(room, step * (exact - shares * whole), np.iinfo(np.int64).min)
         shares[int(owed.argmax())] += step
     return np.asarray(shares, dtype=np.int64)

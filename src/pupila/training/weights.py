@@ -119,14 +119,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _load_backbone(network: ResNet18, state: dict[str, Tensor], origin: str) -> None:
-    """Copy all but the head; the head is kept too where it has the same classes."""
+    """Copy all but the head. A deeper network has all of ResNet-18's tensors and more, and is refused as well."""
     own = network.state_dict()
     backbone = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
     backbone = {name: value for name, value in backbone.items() if not name.startswith("fc.")}
     wrong = [name for name in own if not name.startswith("fc.") and not name.endswith("num_batches_tracked")]
     wrong = [name for name in wrong if name not in backbone or backbone[name].shape != own[name].shape]
+    wrong += sorted(backbone.keys() - own.keys())
     if wrong:
         raise ModelError(
-            f"{origin}: is not a ResNet-18: {wrong[0]} is missing or of another shape ({len(wrong)} such)."
+            f"{origin}: is not a ResNet-18: {wrong[0]} is missing, of another shape, or too many ({len(wrong)} such)."
         )
     network.load_state_dict({**own, **{name: backbone[name] for name in backbone.keys() & own.keys()}})

@@ -50,6 +50,8 @@ class Position:
     """What the fitted last layer that training started from scored; -1 without one."""
     cooldown: float = 0.0
     """Progress at which validation was found to be flat; 0 before that."""
+    rate: float = 0.0
+    """The schedule's rate at the last step."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     """One mapping of metrics an epoch."""
 
@@ -82,7 +84,7 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> tuple[Position, 
                 group, _, name = key.partition("/")
                 groups.setdefault(group, {})[name] = file.get_tensor(key)
         position = Position(**json.loads(header["position"]))
-        theirs = json.loads(header["identity"])
+        theirs = {**json.loads(header["identity"])}
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise TrainingError(f"{path}: is not a whole checkpoint ({error}). Delete it and train again.") from error
     check_identity(path, identity, theirs)

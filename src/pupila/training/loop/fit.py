@@ -352,7 +352,8 @@ def _train_epoch(run: _Run, pictures: Tensor, labels: Tensor, size: int, steps_p
             progress = _progress(recipe, position, steps_per_epoch)
             if progress >= end_of(position):
                 break
-            set_learning_rate(run.optimizer, _rate(recipe, position, progress))
+            position.rate = _rate(recipe, position, progress)
+            set_learning_rate(run.optimizer, position.rate)
             loss, correct = _step(run, batch)
             position.loss_sum += loss * batch.count
             position.correct += correct
@@ -417,7 +418,7 @@ def _validate_epoch(run: _Run, validation: Dataset, size: int) -> None:
     row: Row = {
         "epoch": position.epoch + 1,
         "network_size": size,
-        "learning_rate": run.optimizer.param_groups[0]["lr"],
+        "learning_rate": position.rate,
         "train_loss": position.loss_sum / seen,
         "train_accuracy": position.correct / seen,
         **validation_scores(logits, labels),

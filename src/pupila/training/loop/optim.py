@@ -17,7 +17,7 @@ def sgd(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
         [{"params": parameters, "factor": rate_factor(recipe, stage)} for stage, parameters in stages.items()],
         lr=recipe.learning_rate,
         momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
+        nesterov=recipe.nesterov and recipe.momentum > 0,  # without momentum there is nothing to look ahead along
         weight_decay=recipe.weight_decay,
     )
 
