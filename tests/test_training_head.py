@@ -1,0 +1,152 @@
+"""The last layer that training begins with against scikit-learn, and the size and mirror image that features choose."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from torch import nn
+from training_kit import TINY, colours, noise
+
+from pupila.data import Dataset
+from pupila.training.loop import head as heads
+from pupila.training.loop.class_weights import balance_for
+from pupila.training.loop.head import CLEARLY, GAIN, STRENGTHS, choose_input, fit_head
+from pupila.training.loop.probe import Features, cross_validated, features_of, fit_linear, folds_of, mean_loss
+from pupila.training.loop.probe import weight_decay as prior
+from pupila.training.loop.resnet import ResNet18
+
+
+def standardised(x, by):
+    return (x - by.mean(0)) / (by.std(0) + 1e-6)
+
+
+def by_scikit_learn(x, labels, decay, other, **options):
+    """Probabilities for `other` by a regression on standardised x; decay as ours, beside a mean loss."""
+    x, other = x.astype(float), other.astype(float)
+    fitted = LogisticRegression(C=1 / (decay * len(x)), tol=1e-8, max_iter=5000, **options)
+    return fitted.fit(standardised(x, x), labels).predict_proba(standardised(other, x))
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return ResNet18(3)
+
+
+def hard(count, seed):
+    """Three classes that random features tell apart in part."""
+    draw = np.random.default_rng(seed)
+    labels = np.arange(count, dtype=np.int64) % 3
+    pictures = draw.normal(120, 40, (count, 32, 32, 3)) + 6 * draw.normal(size=(count, 1, 1, 3))
+    pictures[np.arange(count), :, :, labels] += 9
+    return Dataset(np.clip(pictures, 0, 255).astype(np.uint8), labels, ("red", "green", "blue"))
+
+
+@pytest.mark.parametrize("flip", ["off", "on"])
+def test_fitted_last_layer_is_the_regression_of_the_strength_that_loses_least(network, flip):
+    training, held_out, recipe = hard(60, 0), hard(30, 1), replace(TINY, flip_average=flip)
+    plain, mirrored = (features_of(network, training, recipe, mirrored=way).numpy() for way in (False, True))
+    fold, losses = folds_of(training.labels, heads.FOLDS), {}
+    both, twice = np.concatenate([plain, mirrored]), np.tile(training.labels, 2)
+    for strength in STRENGTHS:
+        answers = np.zeros((60, 3))
+        for number in range(heads.FOLDS):
+            out = fold == number
+            kept = np.concatenate([plain[~out], mirrored[~out]]), np.tile(training.labels[~out], 2)
+            answers[out] = by_scikit_learn(*kept, strength * prior(60), plain[out])
+        losses[strength] = log_loss(training.labels, answers)
+    best = min(STRENGTHS, key=losses.get)
+    shown = [features_of(network, held_out, recipe, mirrored=way).numpy() for way in (False, True)]
+    seen = shown[0] if flip == "off" else (shown[0] + shown[1]) / 2
+    expected = by_scikit_learn(both, twice, best * prior(60), seen)
+    row = fit_head(recipe, network, training, held_out)
+    with torch.no_grad():
+        ours = network.fc(torch.from_numpy(seen)).double().softmax(1).numpy()
+    np.testing.assert_allclose(ours, expected, atol=0.02)
+    assert row["validation_accuracy"] == pytest.approx((ours.argmax(1) == held_out.labels).mean())
+    assert row["validation_loss"] == pytest.approx(log_loss(held_out.labels, ours), rel=1e-3)
+
+
+def test_weighted_regression_of_uneven_classes_is_scikit_learns_balanced_one():
+    draw = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [40, 12, 5])
+    x = (np.eye(3, 8)[labels] + draw.normal(size=(57, 8))).astype(np.float32)
+    data = Dataset(np.zeros((57, 4, 4, 3), np.uint8), labels, ("a", "b", "c"))
+    loss = mean_loss(balance_for(replace(TINY, balance="sampling"), data))
+    layer = fit_linear(torch.from_numpy(x), torch.from_numpy(labels), 3, loss, 0.05, iterations=200)
+    ours = layer(torch.from_numpy(x)).softmax(1).numpy()
+    np.testing.assert_allclose(ours, by_scikit_learn(x, labels, 0.05, x, class_weight="balanced"), atol=3e-3)
+
+
+@pytest.mark.parametrize("labels", [[0, 1], [0, 0, 0, 1], [0, 1, 2], [0, 1, 1, 2, 2, 2]])
+def test_classes_of_one_two_and_three_pictures_are_cross_validated_without_harm(labels):
+    x = torch.randn(len(labels), 5, generator=torch.Generator().manual_seed(0))
+    data = Dataset(np.zeros((len(labels), 4, 4, 3), np.uint8), np.array(labels), ("a", "b", "c"))
+    for way in ("none", "loss"):
+        loss = mean_loss(balance_for(replace(TINY, balance=way), data))
+        found = cross_validated(Features(torch.tensor(labels), x, -x), 3, loss, prior(len(labels)), 3)
+        assert all(logits.shape == (len(labels), 3) and bool(torch.isfinite(logits).all()) for logits in found)
+
+
+class Colours(nn.Module):
+    """In place of a backbone: the mean of each colour in the left half of the picture."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.sizes = []
+
+    def features(self, x):
+        self.sizes.append(x.shape[-1])
+        return x[:, :, :, : x.shape[3] // 2].mean((2, 3))
+
+
+def chosen_by_hand(scores):
+    """Try the sizes in turn until one is clearly worse than the best so far; the smallest nearly as good is chosen."""
+    tried = []
+    for score in scores:
+        tried.append(score)
+        if max(tried) - score > CLEARLY:
+            break
+    return next(place for place, score in enumerate(tried) if max(tried) - score <= GAIN), len(tried)
+
+
+def test_chosen_size_is_the_smallest_that_nearly_reaches_the_best_of_those_tried(monkeypatch):
+    draw, sizes, data = np.random.default_rng(0), (32, 40, 48, 56, 64), colours(6)
+    for _ in range(150):
+        scores = (draw.integers(0, 45, len(sizes)) * 0.00101 + 0.8).tolist()
+        left = list(scores)
+        monkeypatch.setattr(heads, "_scores", lambda *_, left=left: (left.pop(0), 0.0))
+        network = Colours()
+        choice = choose_input(network, data, TINY, sizes)
+        place, count = chosen_by_hand(scores)
+        assert choice.network_size == sizes[place] and network.sizes == list(sizes[:count]), scores
+        assert choice.reason.count(" px") == count and not choice.flip_average
+
+
+def test_of_sizes_that_are_alike_the_smallest_is_taken():
+    choice = choose_input(Colours(), colours(30), TINY, (32, 48, 64))
+    assert choice.network_size == 32 and choice.reason.count("1.000 at") == 3
+
+
+def half_coloured(count=60):
+    """Pictures whose class shows in one half alone, left and right by turns, beside noise."""
+    data = noise(count)
+    images, labels = data.images // 2, np.arange(count, dtype=np.int64) % 3
+    for number, label in enumerate(labels):
+        half = slice(0, 16) if number // 3 % 2 else slice(16, 32)
+        images[number, :, half, label] += 100
+    return Dataset(images, labels, ("red", "green", "blue"))
+
+
+def test_mirror_image_is_averaged_where_each_half_knows_another_part():
+    choice = choose_input(Colours(), half_coloured(), replace(TINY, flip_average="auto"), (32,))
+    assert choice.flip_average and "averaged with the mirror image 1.000" in choice.reason
+
+
+def test_mirror_image_that_shows_nothing_new_is_not_averaged():
+    choice = choose_input(Colours(), colours(30), replace(TINY, flip_average="auto"), (32,))
+    assert not choice.flip_average and "mirror image 1.000, alone 1.000" in choice.reason
