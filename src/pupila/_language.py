@@ -16,7 +16,7 @@ CATALOGUE = Path(__file__).parent / "locale" / "pt_BR" / "LC_MESSAGES" / "pupila
 FIELD = re.compile(r"\{(\w+)(?:!(t))?(?::([^{}]*))?\}")
 """In a message: a field with its name, `!t` (translate even one word), and the format of a figure."""
 FIGURE = r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?%?|nan|-?inf"
-ROW = re.compile(r"(.*?\S)(\s{2,}[-+\d][-+\d.,%\s]*)")
+ROW = re.compile(r"(.*?\S)(\s(?:\s+[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?%?)+)")
 """A row of a table on a terminal: a name, and figures."""
 WORD = re.compile(r"[^\W\d_]{2,}")
 WHOLE_WORD = re.compile(r"(?<!\w)[^\W\d_]{2,}(?!\w)")
@@ -89,6 +89,9 @@ def _pieces(text: str) -> str:
     """Translate a text that is several messages, or a message and a name: at each place the longest one that fits."""
     done = ""
     while text and len(text) <= LONG:
+        name, colon, reason = text.partition(": ")
+        if colon and " " in reason and _message(text) is None and _message(reason) is not None:
+            done, text = f"{done}{name}: ", reason
         breaks = [end for end in itertools.islice(BREAK.finditer(text), FAR) if end.end()]
         for head, rest in [(text, ""), *((text[: end.start()], text[end.end() :]) for end in reversed(breaks))]:
             found = _message(head) if " " in head else None
