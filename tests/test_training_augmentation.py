@@ -50,6 +50,7 @@ def test_maps_of_all_kinds_equal_the_slow_version(side, size):
 
 def test_cropped_areas_are_spread_evenly_from_the_smallest_to_the_whole():
     maps = affine_maps(torch.arange(5000), replace(WILD, crop_padding=0.0), 0, generator(1), side=64)
+    assert torch.equal(maps[:, 0, 0].abs(), maps[:, 1, 1])
     area = (maps[:, 0, 0] * maps[:, 1, 1]).abs().numpy()
     quantiles = np.linspace(0, 1, 11)
     np.testing.assert_allclose(np.quantile(area, quantiles), 0.3 + 0.7 * quantiles, atol=0.03)

@@ -34,6 +34,13 @@ def test_flat_is_what_going_through_the_epochs_one_by_one_finds(small, large, ta
     assert is_flat(WIDE, Position(rows=rows), progress) == slow_is_flat(WIDE, rows, progress)
 
 
+def test_longer_runs_wait_longer():
+    for rising in range(1, 45):
+        for tail in range(20):
+            rows = [row(0.5 * right) for right in range(rising)] + [row(0)] * tail
+            assert is_flat(WIDE, Position(rows=rows), 0.9) == slow_is_flat(WIDE, rows, 0.9), (rising, tail)
+
+
 def test_the_fitted_last_layer_counts_as_an_epoch_that_has_to_be_beaten():
     head = {**row(25), "epoch": 0}
     assert is_flat(WIDE, Position(rows=[head, *[row(24)] * 6]), 0.9)
@@ -61,12 +68,16 @@ def validated(history, head=None, recipe=WIDE):
     return run
 
 
-RIGHT = st.lists(st.integers(0, 30), min_size=1, max_size=10)
+NEAR = st.integers(-4, 4)
+"""Pictures more or fewer than about as many in every epoch."""
 
 
 @settings(deadline=None, max_examples=60)
-@given(small=st.lists(st.integers(0, 30), max_size=3), large=RIGHT, head=st.none() | st.integers(0, 30))
-def test_kept_epoch_is_the_latest_within_one_standard_error_and_never_below_the_last_layer(small, large, head):
+@given(level=st.integers(4, 26), small=st.lists(NEAR, max_size=3), large=st.lists(NEAR, min_size=1, max_size=10),
+       head=st.none() | NEAR)  # fmt: skip
+def test_kept_epoch_is_the_latest_within_one_standard_error_and_never_below_the_last_layer(level, small, large, head):
+    small, large = [level + more for more in small], [level + more for more in large]
+    head = None if head is None else level + head
     history = [(right, 32) for right in small] + [(right, 48) for right in large]
     run = validated(history, head)
     position = run.position
