@@ -9,6 +9,7 @@ from pupila.errors import RecipeError
 from pupila.recipe import OPEN, Recipe, load_recipe
 from pupila.training.defaults import CHOOSERS, SIZES, DatasetStats, resolve, sizes_to_try
 from pupila.training.loop.head import InputChoice
+from pupila.training.loop.optim import rate_factor
 
 WIDE_OPEN = Recipe(network_size=0, batch_size=0, learning_rate=0.0, epochs=0)
 FEW = DatasetStats(pictures=900, classes=10, size=32, pretrained=True)
@@ -39,9 +40,10 @@ def test_fewer_pictures_get_smaller_batches_and_more_rounds():
     assert resolved[0].epochs == resolved[1].epochs > resolved[2].epochs
 
 
-def test_few_pictures_move_trained_weights_less_a_picture_than_many_do():
+def test_few_pictures_move_the_lower_stages_of_trained_weights_less_than_many_do():
     few, many = resolve(WIDE_OPEN, FEW).recipe, resolve(WIDE_OPEN, MANY).recipe
-    assert few.learning_rate / few.batch_size < many.learning_rate / many.batch_size
+    lowest = [rate_factor(each, "layer1") * each.learning_rate / each.batch_size for each in (few, many)]
+    assert lowest[0] < lowest[1]
 
 
 def test_random_weights_get_larger_steps_and_more_rounds():
@@ -52,9 +54,8 @@ def test_random_weights_get_larger_steps_and_more_rounds():
 
 
 def test_a_larger_budget_pays_for_larger_network_sizes():
-    tried = [sizes_to_try(load_recipe("standard", [f"minutes={m}"]), MANY) for m in (1, 15, 60, 600)]
-    assert [len(sizes) for sizes in tried] == sorted(len(sizes) for sizes in tried)
-    assert tried[0] == SIZES[:1] and tried[-1] == (64, 96, 128)
+    tried = [sizes_to_try(load_recipe("standard", [f"minutes={m}"]), MANY) for m in (1, 2, 60)]
+    assert tried == [(64,), (64, 96), (64, 96, 128)]
 
 
 def test_small_pictures_are_not_enlarged_without_end_and_photos_are_tried_as_they_are():
@@ -74,15 +75,18 @@ def test_what_features_chose_is_taken_and_said():
 
 
 def test_a_fitted_last_layer_is_not_spoilt_by_smaller_pictures_batch_statistics_or_large_steps():
-    few = resolve(load_recipe("standard"), FEW, InputChoice(96, False, "")).recipe
-    assert (few.progressive, few.batch_norm) == ((), "frozen") and few.layer_decay < 1
-    many = resolve(load_recipe("standard"), MANY, InputChoice(64, False, "")).recipe
-    assert (many.progressive, many.batch_norm, many.layer_decay) == (((48, 0.3),), "train", 1.0)
-    assert few.learning_rate < many.learning_rate / 10
+    few, short, hour = (
+        resolve(load_recipe(name), stats, InputChoice(96, False, "")).recipe
+        for name, stats in (("standard", FEW), ("standard", MANY), ("best", MANY))
+    )
+    assert (few.progressive, few.batch_norm) == ((), "frozen")
+    assert (short.progressive, short.batch_norm) == ((), "train")
+    assert (hour.progressive, hour.batch_norm) == (((64, 0.35),), "train")
+    assert few.layer_decay < short.layer_decay < resolve(WIDE_OPEN, replace(MANY, pretrained=False)).recipe.layer_decay
 
 
 def test_sizes_to_begin_with_are_below_the_one_that_was_chosen():
-    assert resolve(load_recipe("best"), MANY, InputChoice(64, False, "")).recipe.progressive == ((48, 0.2),)
+    assert resolve(load_recipe("best"), MANY, InputChoice(64, False, "")).recipe.progressive == ()
 
 
 def test_network_size_is_past_the_sizes_that_it_begins_with():

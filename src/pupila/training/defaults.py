@@ -18,9 +18,10 @@ ENLARGED = 128
 SPEED_AT_64 = 250.0
 """Pictures a second that two cores with bfloat16 train on at 64 px; it falls with the square of the size."""
 ENOUGH_EPOCHS = 5
-"""A larger size pays only if the budget still goes through the pictures so often."""
-ENOUGH_FOR_FEW = 1.5
-"""The same for few pictures and trained weights, where the size matters more than the rounds."""
+"""A larger size pays from random weights, and smaller pictures to begin with from trained ones, only if the budget goes
+through the pictures so often."""
+ENOUGH_FOR_TRAINED = 0.25
+"""A larger size pays so soon from trained weights, as their last layer is fitted to it before the first step."""
 FEW = 5_000
 """Pictures below which steps are scarcer than pictures: smaller batches then."""
 VERY_FEW = 640
@@ -76,8 +77,8 @@ def _shown(value: float | str) -> str:
 
 
 def _smaller(recipe: Recipe, stats: DatasetStats, network_size: int) -> tuple[tuple[int, float], ...]:
-    """Return the sizes to begin with: none for few pictures, where they spoil what the last layer was fitted to."""
-    if stats.pretrained and stats.pictures < FEW:
+    """Return the sizes to begin with: none where they spoil the fitted last layer and leave no time to mend it."""
+    if stats.pictures < FEW or (recipe.minutes and _rounds(recipe, stats, network_size) < ENOUGH_EPOCHS):
         return ()
     return tuple((size, share) for size, share in recipe.progressive if size < network_size)
 
@@ -89,8 +90,8 @@ def sizes_to_try(recipe: Recipe, stats: DatasetStats) -> tuple[int, ...]:
     useful = [size for size in SIZES if size <= max(stats.size, ENLARGED)]
     if not recipe.minutes:
         return tuple(useful)
-    enough = ENOUGH_FOR_FEW if stats.pictures < FEW else ENOUGH_EPOCHS
-    return tuple(size for size in useful if _rounds(recipe, stats, size) >= enough) or tuple(useful[:1])
+    enough = [size for size in useful if _rounds(recipe, stats, size) >= ENOUGH_FOR_TRAINED]
+    return tuple(enough) or tuple(useful[:1])
 
 
 def _rounds(recipe: Recipe, stats: DatasetStats, size: int) -> float:
@@ -123,16 +124,19 @@ def _batch_size(_: Recipe, stats: DatasetStats) -> tuple[int, str]:
 def _learning_rate(recipe: Recipe, stats: DatasetStats) -> tuple[float, str]:
     per_128, start = 0.1, "from random weights"
     if stats.pretrained:
-        per_128, start = 0.05, "trained weights want smaller steps than random ones"
+        short = recipe.minutes and _rounds(recipe, stats, recipe.network_size) < ENOUGH_EPOCHS
+        per_128, start = 0.01 if short else 0.02, "trained weights want smaller steps than random ones"
     if recipe.batch_norm == "frozen":
-        per_128, start = 0.004, "a fitted last layer and frozen batch norm want small steps"
+        per_128, start = 0.016, "trained weights and frozen batch norm want small steps"
     rate = per_128 * recipe.batch_size / 128
     return rate, f"{start}; in proportion to the batch of {recipe.batch_size}."
 
 
-def _layer_decay(recipe: Recipe, _: DatasetStats) -> tuple[float, str]:
+def _layer_decay(recipe: Recipe, stats: DatasetStats) -> tuple[float, str]:
     if recipe.batch_norm == "frozen":
         return 0.3, "with few pictures the lower stages know better, and move less."
+    if stats.pretrained:
+        return 0.5, "the lower stages of trained weights know better, and move less."
     return 1.0, "all stages learn alike."
 
 
