@@ -69,7 +69,7 @@ def test_copies_of_the_data_sets_own_pictures_are_left_out(tmp_path):
     own = np.stack([np.asarray(scene(seed, 32)) for seed in (5, 6)])
     read = read_outliers(folder, [replace(colours(2), images=own)], "squash")
     assert (len(read.pictures), read.own) == (6, 2)
-    assert read.told() == (
+    assert read.describe() == (
         "6 pictures teach what is none of the classes; left out: 2 that are in the data set, too; 1 that cannot be read"
     )
 

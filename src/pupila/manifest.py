@@ -112,7 +112,7 @@ class Manifest:
         return manifest
 
     def without_golden(self) -> dict[str, Any]:
-        """Return what a person wants to read: all but the golden pictures, whose number stands in their place.
+        """Return what a person wants to read: all but the golden pictures, which their number replaces.
 
         Of the reference, too, the long list of quantiles is left out.
         """

@@ -303,7 +303,7 @@ def _weight(tensor: Message) -> tuple[str, Tensor]:
 
 
 def _numbers(tensor: Message, kind: str) -> NDArray[Any]:
-    """Return a weight's numbers, wherever they stand in it."""
+    """Return a weight's numbers, from whichever field holds them."""
     places = [name for name in ("raw_data", "float_data", "int32_data", "int64_data") if name in tensor]
     if len(places) > 1:
         raise _damaged()

@@ -34,7 +34,7 @@ class PlainHandler(logging.Handler):
 
 @contextlib.contextmanager
 def printed_log() -> Iterator[None]:
-    """Print what the library logs, once, whoever asks for it."""
+    """Print what the library logs, once, however often this is called."""
     logger, before = logging.getLogger("pupila"), logging.getLogger("pupila").level
     if any(isinstance(handler, PlainHandler) for handler in logger.handlers):
         yield

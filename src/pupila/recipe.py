@@ -1,4 +1,4 @@
-"""Every number that can change what training yields, in one frozen value. Knows nothing of torch or of files' layout.
+"""The recipe: every number that can change what training yields, in one frozen value.
 
 A recipe is read from TOML (shipped ones in `recipes/`) and overridden by KEY=VALUE; every mistake is named at once.
 """

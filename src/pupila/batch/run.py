@@ -108,7 +108,7 @@ def predict_all(
 ) -> Summary:
     """Answer every file at or below `paths`, write the table `out`, and sort the pictures; at least one of the two.
 
-    Killed at any time, the same call goes on where it stopped. `say` is told what a dry run of sorting would do.
+    Killed at any time, the same call goes on where it stopped. `say` gets the lines of a dry run of sorting.
     `crew` makes the processes that answer.
     Raises ModelError, DataError, or MissingExtraError; a picture that cannot be read is a row and not an error.
     """

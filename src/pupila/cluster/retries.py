@@ -15,7 +15,7 @@ from pupila.server.api.errors import RequestError
 ANSWERED_AGAIN = ("/predict", "/predictions/", "/v2/")
 """What may be asked twice besides GET: where answering changes nothing."""
 TRIES = 4
-"""How often a request is given to a replica before its client is told."""
+"""How often a request is given to a replica before its client gets an error."""
 HOOK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": f"{__name__}:middlewares"}
 KEPT = 64 * 2**20
 """Bytes of a request that a proxy remembers, to be able to ask again: the server's own limit, if it is not raised."""

@@ -1,4 +1,4 @@
-"""Runs a model file over a data set on all cores. Knows Predictor and Dataset; what the logits mean is metrics.py."""
+"""Runs a model file over a data set on all cores."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

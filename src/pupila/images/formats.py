@@ -77,7 +77,7 @@ OTHERS = (
     (257, b"ustar", "a tar archive", UNPACK),
     (128, b"DICM", "a DICOM file", SAVE),
 )  # fmt: skip
-"""Other files: where which bytes stand in them, what they are, and what to do with them."""
+"""Other files: their first bytes and where, what they are, and what to do with them."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
 RARE_FRAMES = (0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF)
 END = b"\xff\xd9"

@@ -31,7 +31,7 @@ class Settings:
     max_connections: int = 1024
     """Open connections a worker; further ones wait in the kernel's queue."""
     max_waiting: int = 256
-    """Pictures that may wait for their computation in one worker; further requests are told when to come back."""
+    """Pictures that may wait for their computation in one worker; further requests get 503 with Retry-After."""
     max_buffered_bytes: int = 256 * MEBIBYTE
     """Bodies of all requests in one worker together."""
     max_parts: int = 128

@@ -1,4 +1,4 @@
-"""Training: from a Dataset to a model file. The only room that knows torch."""
+"""Training: from a Dataset to a model file. The only package that imports torch."""
 
 try:
     import torch  # noqa: F401

@@ -1,6 +1,6 @@
 """Squash or letter-box, chosen on validation pictures where the photos are clearly not square.
 
-Knows a frozen backbone and last layers fitted on its features: seconds, where two whole trainings take twice as long.
+Compared by last layers fitted on features of a frozen backbone: seconds, where two whole trainings take minutes.
 """
 
 import logging

@@ -35,7 +35,7 @@ ITERATIONS = 20
 WEIGHT_DECAY = 3e-2
 """Recall by it, on CIFAR-10: docs/experiments-data.md."""
 NOISE = 0.055
-"""Share of the labels that the last layers are told may be any class: 1 in 20 wrong, where there are ten classes."""
+"""Share of the labels that the last layers take to be any class: 1 in 20 wrong, where there are ten classes."""
 LARGEST = 96
 """Network size at most, where no model says another."""
 LEAST = 2 * FOLDS

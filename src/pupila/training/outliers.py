@@ -1,7 +1,7 @@
 """Pictures that show none of the classes, so that the network learns to doubt what it does not know.
 
 Hendrycks et al., "Deep Anomaly Detection with Outlier Exposure", 2019: beside each batch, a few such pictures, for
-which the answer is that all classes are equally likely. Knows data sets and batches; the loss is in fit.py.
+which the answer is that all classes are equally likely. The loss is in fit.py.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ class Outliers:
         """Return what a model file says of them."""
         return {"source": self.name, "pictures": len(self.pictures), "fingerprint": self.fingerprint}
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Return what a person should know of them, in one line."""
         reasons = {"that are in the data set, too": self.own, "that cannot be read": self.unreadable}
         left_out = "; ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)

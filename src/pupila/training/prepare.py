@@ -108,7 +108,7 @@ def with_outliers(prepared: Prepared, source: Path) -> Prepared:
     """Add pictures that show none of the classes; says how many. Raises DataError if they do show one."""
     own = [part for part in (prepared.training, prepared.validation, prepared.splits.test) if part is not None]
     outliers = read_outliers(source, own, prepared.splits.framing)
-    log.info(f"{source}: {outliers.told()}")
+    log.info(f"{source}: {outliers.describe()}")
     return replace(prepared, outliers=outliers)
 
 

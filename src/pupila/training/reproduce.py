@@ -1,4 +1,4 @@
-"""Make a run again and say whether the same came out; if not, what differs. Knows a run folder and train()."""
+"""Make a run again and say whether the same came out; if not, what differs."""
 
 import hashlib
 import json

@@ -102,7 +102,7 @@ class Upload(NamedTuple):
     parts: list[Part]
     """Its pictures, in order."""
     fields: dict[str, str]
-    """Parameters that stand in the body in place of the query string."""
+    """Parameters given in the body instead of the query string."""
 
 
 def read_pictures(content_type: str, body: bytes, settings: Settings) -> list[Part]:

@@ -1,6 +1,6 @@
 """What one run does about uneven classes: how pictures are drawn, how they count, and how epochs are judged.
 
-Knows labels and logits. The decision itself is in pupila.data.quality.class_balance.
+The decision itself is in pupila.data.quality.class_balance.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The training loop, top to bottom. Knows tensors and a recipe; neither files of pictures nor the model file.
+"""The training loop, from tensors and a recipe to the best weights.
 
 One epoch: augmented batches -> loss -> SGD step -> moving average; then validation, and the best weights are kept.
 A run ends when its epochs or minutes are over, when validation stays flat, when the loss diverges, or at Ctrl-C.

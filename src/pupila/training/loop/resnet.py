@@ -1,6 +1,6 @@
 """ResNet-18 exactly as torchvision defines and names it, so that its published state dict loads unchanged.
 
-He et al., "Deep Residual Learning for Image Recognition", 2016. Knows nothing of data or of training.
+He et al., "Deep Residual Learning for Image Recognition", 2016.
 """
 
 import torch
