@@ -35,3 +35,8 @@ def browser() -> Iterator[Any]:
         chromium = running.chromium.launch(executable_path=path, args=["--no-sandbox"], timeout=180_000)
         yield chromium
         chromium.close()
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Return an id that every process gives: the bytes of a compressed case carry the time of day."""
+    return argname if isinstance(val, bytes) else None
