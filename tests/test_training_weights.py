@@ -147,7 +147,7 @@ def test_auto_takes_imagenet_where_it_can_be_had_and_says_so(web, published, mon
 
 def test_bundled_backbone_is_a_whole_backbone_in_half_precision():
     state = read_weights(bundled_backbone())
-    wanted = {name: shape for name, shape in published_names().items() if not name.startswith("fc.")}
+    wanted = {n: s for n, s in published_names().items() if not n.startswith("fc.") and "num_batches" not in n}
     assert {name: tuple(value.shape) for name, value in state.items()} == wanted
     assert {value.dtype for name, value in state.items() if value.is_floating_point()} == {torch.float16}
     assert all(bool(value.isfinite().all()) for value in state.values())

@@ -172,6 +172,8 @@ def frog() -> None:
         c.limb([(320 + side * 95, 340), (320 + side * 110, 400), (320 + side * 150, 425)], 24, skin)
     for x, y, r in ((280, 205, 10), (350, 200, 12), (320, 235, 9), (385, 240, 10), (250, 240, 8)):
         c.ellipse(x, y, r, r * 0.8, dark, 5)
+    width, height = c.image.size
+    c.image = c.image.crop((round(0.05 * width), 0, round(0.95 * width), round(0.9 * height)))  # it fills the frame
     c.save("frog")
 
 
