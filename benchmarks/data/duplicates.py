@@ -22,7 +22,7 @@ from verdict import verdict
 from pupila import images
 from pupila.data import load_dataset
 from pupila.data.dataset import Pictures
-from pupila.data.quality.duplicates import Pair, find_duplicates
+from pupila.data.quality.duplicates import DuplicatePair, find_duplicates
 
 
 def saved(image: Image.Image, kind: str, size: int, **options: int) -> Pictures:
@@ -52,7 +52,7 @@ def kinds(random: np.random.Generator, size: int) -> dict[str, Callable[[Image.I
     }
 
 
-def sheet(path: Path, pairs: list[Pair], pictures: Pictures, random: np.random.Generator) -> None:
+def sheet(path: Path, pairs: list[DuplicatePair], pictures: Pictures, random: np.random.Generator) -> None:
     """Draw up to a hundred pairs, side by side, ten to a row."""
     chosen = [pairs[index] for index in random.permutation(len(pairs))[:100]]
     canvas = Image.new("RGB", (10 * 140, -(-len(chosen) // 10) * 72), "white")

@@ -25,7 +25,7 @@ from verdict import verdict
 
 from pupila.data import Dataset, load_dataset
 from pupila.data.quality.labels import picture_paths
-from pupila.evaluation.evaluate import answers
+from pupila.evaluation.evaluate import predict_features
 from pupila.predictor import Predictor
 from pupila.training.mislabelled import doubts
 
@@ -46,7 +46,7 @@ def features_and_name(chosen: argparse.Namespace, pool: Dataset) -> tuple[NDArra
     """Return features [N, 512] and what they are from."""
     if chosen.model is not None:
         predictor = Predictor.load(chosen.model)
-        return np.asarray(answers(predictor, pool.images).features, np.float32), str(chosen.model)
+        return predict_features(predictor, pool.images)[1], str(chosen.model)
     from pupila.training.mislabelled import backbone_features
 
     return backbone_features(pool, chosen.weights)
