@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import requests
 from proxy_kit import COMMAND, NGINX, free_port, listening, nginx, serving_by_command
@@ -257,14 +258,20 @@ def test_sighup_to_a_server_whose_terminal_is_open_reloads_it(in_terminal: tuple
     wait_until(lambda: has_started_twice(url), 30)
 
 
-def test_sighup_to_a_daemon_reloads_it(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["starting", "ready"])
+def test_sighup_to_a_daemon_reloads_it(model: Path, tmp_path: Path, moment: str) -> None:
+    """Also one that comes while the first worker loads the model."""
     with (tmp_path / "log").open("w") as output:
         command = [*COMMAND, str(model), "--port", "0", "--workers", "1"]
         process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
     try:
-        url = listening(process, tmp_path / "log")
+        if moment == "starting":
+            wait_until(lambda: psutil.Process(process.pid).children(), 30)
+        else:
+            wait_until(lambda: answers(listening(process, tmp_path / "log")), 30)
         process.send_signal(signal.SIGHUP)
-        wait_until(lambda: has_started_twice(url), 30)
+        url = listening(process, tmp_path / "log")
+        wait_until(lambda: answers(url) and has_started_twice(url), 30)
         assert requests.post(f"{url}/predict", files={"file": PNG}, timeout=20).ok
         process.terminate()
         assert process.wait(20) == 0

@@ -177,6 +177,8 @@ class Supervisor:
         os.set_blocking(self.failures, False)
         self.ready_at: float | None = None
         """When a worker was ready last; None before the first one was."""
+        self.reload_wanted = False
+        """After SIGHUP, until the workers that start now are ready: they cannot retire before."""
         self.signals, self.woken = socket.socketpair()
 
     def run(self) -> None:
@@ -188,10 +190,10 @@ class Supervisor:
             if signal.SIGHUP in received:
                 if foreground and not has_terminal():  # it was closed
                     break
-                for worker in self.workers.values():
-                    worker.retiring |= bool(self.scoreboard.row(worker.slot)[READY])  # else all rows may be of such
+                self.reload_wanted = True
             self.reap()
             self.kill_stalled()
+            self.reload()
             self.start_missing()
             self.retire()
             received = self.wait(LOOK)
@@ -237,6 +239,14 @@ class Supervisor:
         """Return whether a worker that was ready takes no more requests."""
         row = self.scoreboard.row(worker.slot)
         return bool(row[LEAVING]) or 0 < row[HEARTBEAT] < time.monotonic() - MISSING
+
+    def reload(self) -> None:
+        """Have all workers retire, if SIGHUP asked for it; while some start, later: they would leave no row free."""
+        lasting = self.lasting()
+        if self.reload_wanted and lasting and all(self.scoreboard.row(worker.slot)[READY] for worker in lasting):
+            self.reload_wanted = False
+            for worker in lasting:
+                worker.retiring = True
 
     def retire(self) -> None:
         """Drain workers that others have replaced: after SIGHUP, and the oldest if one that seemed to hang recovers."""
