@@ -90,8 +90,13 @@ def test_job_says_how_another_model_or_file_list_differs(model: Path, tmp_path: 
     changed.write_bytes(picture() + b"\0")
     with pytest.raises(DataError) as caught:
         predict_all(model, [folder], out)
-    for words in ("files new: '", "new.png'", "files gone: '", "000000.png'", "files changed: '", "000001.png'"):
-        assert words in str(caught.value)
+    told = str(caught.value)
+    for kind, name in (
+        ("new files", "new.png"),
+        ("files that are gone", "000000.png"),
+        ("changed files", "000001.png"),
+    ):
+        assert f"{kind}: '" in told and f"{name}'" in told
     assert "remove that folder to begin anew" in str(caught.value)
 
 

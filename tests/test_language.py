@@ -117,7 +117,8 @@ def test_every_message_is_found_again_when_it_is_put_together(monkeypatch: pytes
          "A perda divergiu na época 2, muito acima da de pesos não treinados: uma taxa de aprendizado de 0,5 é alta "
          "demais. Tente --set learning_rate=0.1"),
         ("Recipe x: epochs must be from 1 to 10, not 0. flip must be one of random, none, not 'x'.",
-         "Receita x: epochs precisa ir de 1 a 10, não 0. flip precisa ser um destes: random, none; não 'x'."),
+         "Receita x: epochs precisa estar entre 1 e 10; 0 não serve. flip precisa ser um destes: random, none; 'x' não "
+         "serve."),
         ("12 corrected pictures are added to training; left out: 3 of none of the classes; 2 that cannot be read",
          "12 imagens corrigidas entram no treino; ficaram de fora: 3 de nenhuma das classes; 2 que não podem ser "
          "lidas"),
@@ -134,6 +135,21 @@ def test_every_message_is_found_again_when_it_is_put_together(monkeypatch: pytes
         ("no.onnx: cannot be read (No such file or directory). Give the path of a .onnx model file.",
          "no.onnx: não pode ser lido (arquivo ou pasta não existe). Informe o caminho de um arquivo de modelo .onnx."),
         ("Folder of runs. [default: runs]", "Pasta dos treinos. [padrão: runs]"),
+        ("marked as unknown: 5% of validation pictures, 100% of noise, 71% of small crops",
+         "marcadas como desconhecidas: 5% das imagens de validação, 100% do ruído, 71% dos recortes pequenos"),
+        ("Confidence: changed. Answers are less sure: median 0.49, in the reference 0.74. (Kolmogorov-Smirnov D = "
+         "0.417, p < 0.0001)",
+         "Confiança: mudou. As respostas têm menos confiança: mediana de 0,49, na referência 0,74. (Kolmogorov-Smirnov "
+         "D = 0,417, p < 0,0001)"),
+        ("a.job: the job was begun with something else (new files: 'a', 'b'; choices a row (--top): 1 then, 3 now). Go "
+         "on with what it was begun with, or remove that folder to begin anew.",
+         "a.job: o trabalho começou com outros dados ou opções (arquivos novos: 'a', 'b'; classes por linha (--top): 1 "
+         "antes, 3 agora). Continue com os do início ou remova essa pasta para começar de novo."),
+        ("m.onnx: there is no version 'abc'. There are: none yet",
+         "m.onnx: não existe a versão 'abc'. Existem: nenhuma ainda"),
+        ("would copy a.jpg to sorted/cat/a.jpg", "faria uma cópia: a.jpg → sorted/cat/a.jpg"),
+        ("s3://b/run/checkpoint: cannot be written (timeout). Check --checkpoints and its keys.",
+         "s3://b/run/checkpoint: não pode ser gravado (timeout). Confira --checkpoints e as chaves dele."),
         ("photos-standard (no model yet)", "photos-standard (ainda sem modelo)"),
     ],
 )  # fmt: skip
@@ -194,7 +210,7 @@ def test_help_of_every_command_is_in_portuguese(path: tuple[str, ...]) -> None:
         main, [*path, "--help"], prog_name="pupila"
     )
     assert shown.exit_code == 0
-    assert shown.output.startswith("Uso: pupila") and "Mostra esta mensagem e encerra." in shown.output
+    assert shown.output.startswith("Uso: pupila") and "Mostra esta mensagem e sai." in shown.output
     english = re.compile(r"\b(the|of|with|and|is|are|this|default|Options|Commands|Examples)\b")
     assert [line for line in shown.output.splitlines() if english.search(line)] == []
 

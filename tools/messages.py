@@ -45,7 +45,11 @@ ALONE = (
     "model", "classes", "accuracy", "pictures", "weights", "recipe", "unknown", "marked", "more", "train", "validation",
     "test", "held out", "none", "copy", "link", "loss", "training", "temperature", "leaked", "listed", "agreement",
     "boxes", "parts", "label", "surer", "trials", "failed", "stopped", "examples/s", "run", "epochs", "folder",
-    "folders", "hidden folders", "empty folders", "Give the path of a .onnx model file.",
+    "folders", "hidden folders", "empty folders", "noise", "of noise", "of flat colours", "of shuffled patches",
+    "of small crops", "of validation pictures",
+    "Confidence: changed", "Confidence: no change", "Unknown: changed", "Unknown: no change", "Class mix: changed",
+    "Kolmogorov-Smirnov D = {0:.3g}, {1}", "G = {0:.3g}, {1}", "p < {0:.1g}", "p = {0:.2g}",
+    "Give the path of a .onnx model file.",
     "Permission denied", "No space left on device", "No such file or directory", "Is a directory", "Not a directory",
     "File exists", "Read-only file system", "Address already in use", "Connection refused", "File name too long",
 )  # fmt: skip

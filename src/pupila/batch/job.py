@@ -35,9 +35,9 @@ CREATE TABLE IF NOT EXISTS ordered (folder BLOB, name BLOB, path BLOB, PRIMARY K
 CREATE TABLE IF NOT EXISTS now (path BLOB PRIMARY KEY, stamp BLOB) WITHOUT ROWID;
 """
 DIFFERENCES = {
-    "new": "SELECT path FROM now WHERE path NOT IN (SELECT path FROM files) ORDER BY path",
-    "gone": "SELECT path FROM files WHERE path NOT IN (SELECT path FROM now) ORDER BY path",
-    "changed": "SELECT path FROM now JOIN files USING (path) WHERE now.stamp != files.stamp ORDER BY path",
+    "new files": "SELECT path FROM now WHERE path NOT IN (SELECT path FROM files) ORDER BY path",
+    "files that are gone": "SELECT path FROM files WHERE path NOT IN (SELECT path FROM now) ORDER BY path",
+    "changed files": "SELECT path FROM now JOIN files USING (path) WHERE now.stamp != files.stamp ORDER BY path",
 }
 NAMED_AT_MOST = 3
 DIGITS = 6
@@ -163,7 +163,7 @@ class BatchJob:
             names = [repr(os.fsdecode(path)) for (path,) in self._sql.execute(f"{query} LIMIT {NAMED_AT_MOST}")]
             if names:
                 more = f" and {count - len(names):,} more" if count > len(names) else ""
-                found.append(f"files {kind}: {', '.join(names)}{more}")
+                found.append(f"{kind}: {', '.join(names)}{more}")
         return found
 
     def paths(self) -> Iterator[bytes]:

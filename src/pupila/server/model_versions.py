@@ -188,7 +188,8 @@ def activate(model: Path, version: str) -> Version:
     found = [one for one in versions(model) if one.version.startswith(version)] if version else []
     if len(found) != 1:
         known = ", ".join(one.version for one in versions(model)) or "none yet"
-        raise ModelError(f"{model}: {'no' if not found else 'more than one'} version {version!r}. There are: {known}")
+        there_is = "there is more than one" if found else "there is no"
+        raise ModelError(f"{model}: {there_is} version {version!r}. There are: {known}")
     put_in_place(kept(model, found[0].version), model)
     return next(one for one in versions(model) if one.version == found[0].version)
 

@@ -135,7 +135,7 @@ class Mirror:
 
     def put(self, path: Path) -> None:
         """Copy the file there, whole or not at all: an object is there only once it is whole, a file is renamed."""
-        with self._naming(path, "written"):
+        with self._naming(path, "cannot be written"):
             self._files.makedirs(self._root, exist_ok=True)
             there = f"{self._root}/{path.name}"
             if self._address.startswith(OBJECTS):
@@ -146,7 +146,7 @@ class Mirror:
 
     def fetch(self, path: Path) -> None:
         """Bring the file here in place of what is at `path`, if there is one."""
-        with self._naming(path, "read"):
+        with self._naming(path, "cannot be read"):
             if self._files.exists(f"{self._root}/{path.name}"):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with replacing(path) as temporary:
@@ -154,16 +154,16 @@ class Mirror:
 
     def has(self, path: Path) -> bool:
         """Return True if a file of this name is there."""
-        with self._naming(path, "read"):
+        with self._naming(path, "cannot be read"):
             return bool(self._files.exists(f"{self._root}/{path.name}"))
 
     @contextlib.contextmanager
-    def _naming(self, path: Path, done: str) -> Iterator[None]:
+    def _naming(self, path: Path, fault: str) -> Iterator[None]:
         """Turn an error into one that names the file: every kind of store has errors of its own."""
         try:
             yield
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise TrainingError(
-                f"{self._address}/{path.name}: cannot be {done} ({reason}). Check --checkpoints and its keys."
+                f"{self._address}/{path.name}: {fault} ({reason}). Check --checkpoints and its keys."
             ) from error
