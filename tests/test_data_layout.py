@@ -50,7 +50,7 @@ def test_pictures_in_deeper_folders_belong_to_their_class(root: Path) -> None:
     splits = load(make_folder(root, {"train/cat/images": 2, "train/dog/indoor": 1, "train/dog/outdoor": 1}))
     assert splits.train.counts().tolist() == [2, 2]
     assert splits.notes == (
-        "4 pictures in folders within a class folder count as that class: cat/images/000.png as cat.",
+        "4 pictures in folders within a class folder count as that class, like cat/images/000.png.",
     )
 
 

@@ -35,7 +35,7 @@ def test_better_model_is_named_with_its_test(photos, tmp_path):
     assert "accuracy 1.0000 and 0.2500" in output
     assert "The first is better: only the first has 30 right, only the second 0: p = 1.86e-09" in output
     assert output.splitlines()[4].split()[:4] == ["blue", "1.000", "0.000", "-1.000"]
-    assert "blue/0.png: blue -> white (is blue)" in output and "and 10 more" in output
+    assert "blue/0.png: blue -> white (right: blue)" in output and "and 10 more" in output
 
 
 def test_same_answers_are_no_real_difference(photos, tmp_path):
@@ -64,4 +64,4 @@ def test_json_lists_every_changed_picture(photos, tmp_path):
 def test_page_shows_the_changed_pictures_and_asks_for_nothing(photos, tmp_path):
     compare(photos, tmp_path, "--report", tmp_path / "out" / "page.html")
     page = (tmp_path / "out" / "page.html").read_text()
-    assert page.count("<figure>") == 30 and "blue → white (is blue)" in page and "http://" not in page
+    assert page.count("<figure>") == 30 and "blue → white (right: blue)" in page and "http://" not in page

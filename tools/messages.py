@@ -49,6 +49,7 @@ ALONE = (
     "of small crops", "of validation pictures",
     "Confidence: changed", "Confidence: no change", "Unknown: changed", "Unknown: no change", "Class mix: changed",
     "Kolmogorov-Smirnov D = {0:.3g}, {1}", "G = {0:.3g}, {1}", "p < {0:.1g}", "p = {0:.2g}",
+    "of {0:,}", "{0:g} requests/s", "{0:g} pictures/s",
     "Give the path of a .onnx model file.",
     "Permission denied", "No space left on device", "No such file or directory", "Is a directory", "Not a directory",
     "File exists", "Read-only file system", "Address already in use", "Connection refused", "File name too long",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from pupila._language import translated
 from pupila.cli.group import UncutGroup, json_option, say
 
 SCOPES = "predict, feedback, review, metrics, admin"
@@ -84,4 +85,4 @@ def keys_list(file: Path, as_json: bool) -> None:
             continue
         limits = [f"{key.rate:g} requests/s"] if key.rate else []
         limits += [f"{key.picture_rate:g} pictures/s"] if key.picture_rate else []
-        click.echo("  ".join([key.name, ",".join(scopes), *limits]))
+        click.echo("  ".join([key.name, ",".join(scopes), *map(translated, limits)]))

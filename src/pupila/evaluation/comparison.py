@@ -113,7 +113,7 @@ class Comparison:
             for c in self.classes
         ]
         lines.append(f"{len(self.changes):,} answers differ.")
-        lines += [f"  {c.path}: {c.first} -> {c.second} (is {c.truth})" for c in self.changes[:most]]
+        lines += [f"  {c.path}: {c.first} -> {c.second} (right: {c.truth})" for c in self.changes[:most]]
         more = len(self.changes) - most
         return "\n".join([*lines, f"  and {more:,} more: see --json or --report"] if more > 0 else lines)
 
@@ -156,7 +156,7 @@ def write_comparison(path: Path, found: Comparison) -> None:
     ]
     rows = [(c.category, f"{c.first:.3f}", f"{c.second:.3f}", f"{c.second - c.first:+.3f}") for c in found.classes]
     shown = [
-        ([enlarge(picture)], f"{c.first} → {c.second} (is {c.truth}), {c.path}")
+        ([enlarge(picture)], f"{c.first} → {c.second} (right: {c.truth}), {c.path}")
         for c, picture in zip(found.changes, found.pictures, strict=False)
     ]
     sections = [

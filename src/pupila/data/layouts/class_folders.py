@@ -150,8 +150,8 @@ def _deeper(parts: Mapping[str, FilesByFolder]) -> list[str]:
         return []
     count = sum(len(files) for _, files in deep)
     folder, files = deep[0]
-    example = f"{'/'.join(folder)}/{files[0].parts[-1]} as {folder[0]}"
-    return [f"{counted(count, 'picture')} in folders within a class folder count as that class: {example}."]
+    example = f"{'/'.join(folder)}/{files[0].parts[-1]}"
+    return [f"{counted(count, 'picture')} in folders within a class folder count as that class, like {example}."]
 
 
 def _labelled(part: FilesByFolder) -> list[LabelledFile]:
