@@ -40,7 +40,7 @@ def chunk(name: bytes, content: bytes, right: bool = True) -> bytes:
 def deep_png(values: object) -> bytes:
     """Return a PNG of 16 bits a colour."""
     pixels = np.asarray(values).astype(">u2")
-    head = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, {3: 2, 4: 6}[pixels.shape[2]], 0, 0, 0)
+    head = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, {2: 4, 3: 2, 4: 6}[pixels.shape[2]], 0, 0, 0)
     rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in pixels))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
@@ -132,9 +132,21 @@ def test_png_of_16_bits_is_read_by_the_bits_that_it_uses(white: int) -> None:
     values = HALVES * white
     assert difference(deep_png(values)) <= 1
     assert difference(deep_png(np.concatenate([values, np.full((48, 64, 1), 65535)], axis=2))) <= 1
+    assert difference(deep_png(np.stack([values[..., 0], np.full((48, 64), 65535)], axis=2)), GRAYS) <= 1
     gray = Image.fromarray(values[..., 0].astype(np.uint16))
     assert max(difference(encoded(gray, "PNG"), GRAYS), difference(encoded(gray, "TIFF"), GRAYS)) <= 1
     assert difference(encoded(gray, "TIFF", compression="tiff_lzw"), GRAYS) <= 1
+
+
+@pytest.mark.parametrize("packing", [None, "tiff_lzw", "tiff_adobe_deflate", "packbits"])
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "float32"])
+def test_tiff_whose_smallest_value_is_white_is_read_so(kind: str, packing: str | None) -> None:
+    white = {"uint8": 255, "uint16": 65535, "float32": 1}[kind]
+    gray = Image.fromarray((HALVES[..., 0] * white).astype(kind))
+    data = encoded(gray, "TIFF", **({} if packing is None else {"compression": packing}))
+    photometric = struct.pack("<HHIH", 262, 3, 1, 1)
+    assert difference(data, GRAYS) <= 1
+    assert difference(data.replace(photometric, struct.pack("<HHIH", 262, 3, 1, 0)), 255 - GRAYS) <= 1
 
 
 def test_what_is_no_number_is_black_and_spoils_nothing_else() -> None:
@@ -213,8 +225,9 @@ def test_pnm_written_as_text_is_read(data: bytes) -> None:
 def test_pnm_is_read(mode: str) -> None:
     image = Image.fromarray((HALVES * 255).astype(np.uint8)).convert(mode)
     assert difference(encoded(image, "PPM"), images.decode(encoded(image, "PNG"), 32).astype(int)) == 0
-    deep = b"P5 64 48 4095\n" + (HALVES[..., 0] * 4095).astype(">u2").tobytes()
-    assert difference(deep, GRAYS) <= 1
+    for white in (4095, 900):  # in the second picture nothing is as bright as its head allows
+        deep = b"P5 64 48 4095\n" + (HALVES[..., 0] * white).astype(">u2").tobytes()
+        assert difference(deep, GRAYS * white / 4095) <= 1
 
 
 def bitmap(alpha: int) -> bytes:
@@ -250,6 +263,8 @@ FOREIGN = {
     "Targa": encoded(SMALL, "TGA"),
     "icon (ICO)": encoded(SMALL, "ICO"),
     "PCX": encoded(SMALL, "PCX"),
+    "PFM": b"PF\n2 2\n-1.0\n" + bytes(48),
+    "JPEG XR": b"II\xbc\1" + bytes(60),
     "Photoshop": b"8BPS\0\1" + bytes(20),
     "raw file (CR3)": b"\0\0\0\x18ftypcrx \0\0\0\1crx isom",
     "camera's raw file": b"II*\0\x10\0\0\0CR\2\0" + bytes(40),

@@ -47,6 +47,9 @@ OTHERS = (
     (0, b"v/1\1", "OpenEXR", SAVE),
     (0, b"#?RADIANCE", "Radiance HDR", SAVE),
     (0, b"P7\n", "a PAM picture", SAVE),
+    (0, b"PF\n", "a PFM picture in colour", SAVE),
+    (0, b"II\xbc\1", "JPEG XR", SAVE),
+    (0, b"BPG\xfb", "BPG", SAVE),
     (0, b"\x93NUMPY", "a NumPy array", SAVE),
     (0, b"\x89HDF", "an HDF5 file", SAVE),
     (0, b"SIMPLE  =", "a FITS file", SAVE),
@@ -228,7 +231,10 @@ def _opener(kind: str, data: bytes) -> Image.Image:
             return wide.NumbersTiff(io.BytesIO(data))
         if wide.is_misread(data):
             raise SyntaxError("Pillow would give other colours")
-    return Image.open(io.BytesIO(data), formats=[kind])
+    image = Image.open(io.BytesIO(data), formats=[kind])
+    if kind == "PPM":
+        wide.mark_scaled(image)
+    return image
 
 
 @cache

@@ -32,6 +32,10 @@ READ = frozenset((
     TILE_LENGTHS, EXTRA, KIND, limits.ORIENTATION,
 ))  # fmt: skip
 """What is looked at: the numbers of all entries would take twenty times the file's bytes."""
+GRAY_ALPHA = "LA;16B"
+"""As Pillow names 16 bits of gray and of transparency."""
+SCALED = "scaled"
+"""In a picture's info: its values go up to 65535, whichever it uses."""
 FLOATS = 3
 LETTERS = {1: "u", 2: "i", 3: "f"}
 """What kind of number a value is, as NumPy names it."""
@@ -73,14 +77,28 @@ def is_wide(image: Image.Image) -> bool:
 
 def narrowed(image: Image.Image) -> Image.Image:
     """Return a loaded picture of one colour with 8 bits a value."""
-    small = Image.fromarray(eight_bits(np.asarray(image)))
+    values = np.asarray(image)
+    pixels = (values // 257).astype(np.uint8) if image.info.get(SCALED) else eight_bits(values)
+    if getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0:  # in a TIFF 0 may be white, which Pillow passes over
+        pixels = 255 - pixels
+    small = Image.fromarray(pixels)
     small.info = image.info
     return small
 
 
+def mark_scaled(image: Image.Image) -> None:
+    """Note of an unloaded PGM whether its head says what is white: Pillow brings its values to 16 bits then."""
+    arguments = image.tile[0].args if getattr(image, "tile", None) else ()  # type: ignore[attr-defined]
+    if image.mode == "I" and isinstance(arguments, tuple) and arguments[-1] < WHITES[-1]:
+        image.info[SCALED] = True
+
+
 def low_bytes(image: Image.Image) -> str | None:
     """Return how Pillow names the other half of each value, where an unloaded file has 16 bits a colour."""
-    halves = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L", "RGB;16N": "RGB;16B", "RGBA;16N": "RGBA;16B"}
+    halves = {
+        "RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L", "RGB;16N": "RGB;16B", "RGBA;16N": "RGBA;16B",
+        GRAY_ALPHA: GRAY_ALPHA,
+    }  # fmt: skip
     if image.format not in ("PNG", "TIFF") or not getattr(image, "tile", None):
         return None
     arguments = image.tile[0].args  # type: ignore[attr-defined]
@@ -93,19 +111,29 @@ def joined(image: Image.Image, data: bytes, low: str) -> Image.Image:
     white = next(white for white in WHITES if highest <= white >> 8)
     if white == WHITES[-1]:
         return image
+    other = _other_half(image, data, low)
+    rows = max(1, ROWS // image.width)
+    for top in range(0, image.height, rows):
+        box = 0, top, image.width, min(top + rows, image.height)
+        part, second = np.array(image.crop(box)), np.asarray(other.crop(box))
+        values = part[..., :3].astype(np.uint32) * 256 + (second[..., 1:2] if low == GRAY_ALPHA else second[..., :3])
+        part[..., :3] = np.minimum(values * 255 // white, 255)
+        image.paste(Image.fromarray(part), box)
+    return image
+
+
+def _other_half(image: Image.Image, data: bytes, low: str) -> Image.Image:
+    """Return a picture with the low bytes of each value; those of gray with transparency are in its second band."""
+    if low == GRAY_ALPHA:  # a PNG with another head: one of four bytes a pixel
+        head = data[12:24] + b"\x08\x06" + data[26:29]
+        data = data[:12] + head + struct.pack(">I", zlib.crc32(head)) + data[33:]
+        return Image.open(io.BytesIO(data), formats=["PNG"])
     other = Image.open(io.BytesIO(data), formats=[str(image.format)])
     other.tile = [
         tile._replace(args=(low, *tile.args[1:]) if isinstance(tile.args, tuple) else low) for tile in other.tile
     ]
     other.load()
-    rows = max(1, ROWS // image.width)
-    for top in range(0, image.height, rows):
-        box = 0, top, image.width, min(top + rows, image.height)
-        part = np.array(image.crop(box))
-        values = part[..., :3].astype(np.uint32) * 256 + np.asarray(other.crop(box))[..., :3]
-        part[..., :3] = np.minimum(values * 255 // white, 255)
-        image.paste(Image.fromarray(part), box)
-    return image
+    return other
 
 
 class NumbersTiff(ImageFile.ImageFile):
