@@ -80,6 +80,10 @@ def lines(text: str, end: str) -> str:
         f"data:image/png;base64,{quote(TEXT, safe='')}",
         f" data:image/png; base64,\n{lines(TEXT, chr(10))}",
         f"image/png;base64,{TEXT}",
+        f"data:image/jpeg;name=a,b.jpg;base64,{TEXT}",
+        f'data:image/jpeg;name="a;b, c.jpg";base64,{TEXT}',
+        f"data:image/jpeg;base64;name=x.jpg,{TEXT}",
+        f"base64,{TEXT}",
         f"data:image/png,{quote(CONTENT)}",
         {"b64": TEXT},
     ],
@@ -95,6 +99,9 @@ def test_every_way_to_write_base64_gives_the_same_bytes(text: Any) -> None:
         ("https://example.org/horse.jpg", "This is an address"),
         ("s3://bucket/horse.jpg", "This is an address"),
         ("fotos/horse.JPG", "This is the name of a file"),
+        ("horse.ppm", "This is the name of a file"),
+        ("horse.jpg?w=500", "This is the name of a file"),
+        (True, "true or false"),
         (r"b'\xff\xd8\xff\xe0'", "how Python prints bytes"),
         ([[[255, 0, 0]]], "a list of numbers"),
         ({"image": TEXT}, 'an object with "image"'),
@@ -296,6 +303,12 @@ def test_a_forgotten_at_sign_is_asked_for(client: FlaskClient, text: str) -> Non
     assert "forget the @" in message and "-F file=@" in message
 
 
+@pytest.mark.parametrize("text", ["https://example.org/horse.jpg", "http://example.org/?id=3", "s3://fotos/horse.png"])
+def test_an_address_in_a_form_is_named(client: FlaskClient, text: str) -> None:
+    status, code, message = said(ask(client, *form_of(file=text)))
+    assert (status, code) == (400, "no_picture") and "holds an address" in message
+
+
 def test_a_part_may_be_a_data_url(client: FlaskClient) -> None:
     body, kind = form_of(file="data:image/png;base64," + base64.b64encode(PNG).decode())
     assert categories(ask(client, body, kind)) == ["red"]
@@ -310,6 +323,20 @@ def test_parameters_are_read_from_a_form_and_from_json(client: FlaskClient) -> N
     document = {"images": [base64.b64encode(PNG).decode()], "top": 2, "explain": True}
     first = ask(client, json.dumps(document)).get_json()["predictions"][0]
     assert (len(first["top"]), "explanation" in first) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["topk", "Top", "tops", "on-error", "explian"])
+def test_a_misspelt_parameter_in_a_body_does_not_pass_unseen(client: FlaskClient, name: str) -> None:
+    document = json.dumps({"images": [base64.b64encode(PNG).decode()], name: 1})
+    for response in (ask(client, *form_of(PNG, **{name: "1"})), ask(client, document)):
+        status, code, message = said(response)
+        assert (status, code) == (400, "query_invalid") and "Did you mean" in message
+
+
+def test_other_fields_beside_pictures_and_parameters_that_are_null_are_passed_over(client: FlaskClient) -> None:
+    assert categories(ask(client, *form_of(PNG, submit="Send", type="photo"))) == ["red"]
+    document = {"images": [base64.b64encode(PNG).decode()], "top": None, "explain": None, "client": "app"}
+    assert categories(ask(client, json.dumps(document))) == ["red"]
 
 
 def test_a_parameter_of_the_address_comes_before_that_of_the_body(client: FlaskClient) -> None:

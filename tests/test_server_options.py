@@ -1,6 +1,7 @@
 """The options of `pupila serve`: where their values come from, and what is said of those that cannot be used."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import click
@@ -96,6 +97,9 @@ def test_earlier_names_of_options_still_work_and_are_not_in_the_help() -> None:
         (" ", "--host 127.0.0.1"),
         ("unix:", "--host unix:/run/pupila.sock"),
         ("unix:///run/p.sock", "--host unix:/run/p.sock"),
+        ("unix://run/p.sock", "--host unix:/run/p.sock"),
+        ("~/p.sock", f"--host unix:{Path.home()}/p.sock"),
+        ("*:3000", "--host 0.0.0.0 --port 3000"),
         ("/run/p.sock", "--host unix:/run/p.sock"),
     ],
 )
@@ -126,6 +130,10 @@ def test_origins_are_brought_into_the_form_that_browsers_send(given: str, right:
     [
         ("example.org", "Give https://example.org"),
         ("example.org:8080", "Give https://example.org:8080"),
+        ("localhost:5173", "Give http://localhost:5173"),
+        ("https:/example.org", "Give https://example.org"),
+        ("https://a.org,https://b.org", "are several. Give --cors-origins once for each"),
+        ("https://a.org https://b.org", "are several"),
         ("https://example.org/app", "Give https://example.org"),
         ("https://example.org?x=1", "Give https://example.org"),
         ("https://user@example.org", "Give https://example.org"),

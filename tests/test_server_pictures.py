@@ -231,6 +231,19 @@ def test_200_megabytes_are_refused_by_their_announcement_and_the_answer_is_seen(
     assert server.memory() - before < 20
 
 
+def test_page_of_another_origin_can_read_why_an_upload_is_refused(tmp_path: Path) -> None:
+    """The refusal comes from the transport, before the body is read."""
+    settings = json.dumps({"port": 0, "workers": 1, "cors_origins": ["https://example.org"], "request_timeout": 1})
+    head = "POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nOrigin: https://example.org\r\n"
+    with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log", settings) as server:
+        for length, status in ((200 * MIB, 413), (1000, 408)):
+            with socket.create_connection(("127.0.0.1", server.port), 20) as sock:
+                sock.sendall(f"{head}Content-Length: {length}\r\n\r\nx".encode())
+                answer = sock.recv(4096).decode()
+            assert answer.startswith(f"HTTP/1.1 {status}")
+            assert "\r\nAccess-Control-Allow-Origin: https://example.org\r\n" in answer
+
+
 def test_first_part_of_a_body_that_is_too_large_is_named_before_it_is_sent(server: Running) -> None:
     """As curl sends it: the head alone, then the body once it is told to go on."""
     head = "POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=XX\r\n"

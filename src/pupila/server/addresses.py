@@ -13,6 +13,7 @@ import errno
 import ipaddress
 import os
 import re
+import shlex
 import socket
 import stat
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 UNIX = "unix:"
 """Begins the path of a Unix socket; alone, the address of a peer at one."""
 HOST_AND_PORT = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]*)(:(?P<port>\d+))?")
+ONE_SLASH = re.compile(r"^(https?):/(?!/)", re.IGNORECASE)
+LOCAL = re.compile(r"localhost(:|$)|\d+\.\d+\.\d+\.\d+(:|$)|\[")
+"""Hosts whose pages come by http rather than https."""
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -37,7 +41,8 @@ def check_host(host: str) -> None:
     if host.startswith(UNIX):
         path = host.removeprefix(UNIX)
         if not path or path.startswith("//"):
-            raise SettingsError(f"host = {host!r} names no socket. Give --host unix:{path[2:] or '/run/pupila.sock'}")
+            named = f"/{path.lstrip('/')}" if path else "/run/pupila.sock"
+            raise SettingsError(f"host = {host!r} names no socket. Give --host unix:{named}")
         return
     if "://" in host:
         try:
@@ -45,15 +50,16 @@ def check_host(host: str) -> None:
             raise address_only(host, parts.hostname or "127.0.0.1", parts.port)
         except ValueError:
             raise address_only(host, "127.0.0.1", None) from None
-    if host.startswith(("/", "./")):
-        raise SettingsError(f"host = {host!r} is a path. For a Unix socket give --host {UNIX}{host}")
+    if host.startswith(("/", "./", "~/")):
+        path = str(Path(host).expanduser())
+        raise SettingsError(f"host = {host!r} is a path. For a Unix socket give --host {UNIX}{path}")
     if host == "*":
         raise SettingsError("host = '*' is no address. Give --host 0.0.0.0 for all of this machine.")
     if not host.strip():
         raise SettingsError("host is empty. Give an address such as --host 127.0.0.1")
     found = HOST_AND_PORT.fullmatch(host)
     if found and (found["port"] or host.startswith("[")):
-        raise address_only(host, found["host"].strip("[]") or "0.0.0.0", found["port"])  # noqa: S104
+        raise address_only(host, found["host"].strip("[]*") or "0.0.0.0", found["port"])  # noqa: S104
 
 
 def address_only(host: str, address: str, port: str | int | None) -> SettingsError:
@@ -66,7 +72,11 @@ def origin_of(text: str) -> str:
     """Return an origin as browsers send it: scheme://host[:port]; raises SettingsError, with the right spelling."""
     if text == "*":
         return text
-    spelled = text.strip() if "://" in text else f"https://{text.strip()}"
+    if len(text.replace(",", " ").split()) > 1:
+        raise SettingsError(f"cors_origins: {text!r} are several. Give --cors-origins once for each.")
+    spelled = ONE_SLASH.sub(r"\1://", text.strip())
+    if "://" not in spelled:
+        spelled = f"{'http' if LOCAL.match(spelled) else 'https'}://{spelled}"
     try:
         parts = urlsplit(spelled)
         host, port = (parts.hostname or "").encode("idna").decode(), parts.port
@@ -148,7 +158,7 @@ def url_of(listener: socket.socket, scheme: str) -> str:
 def example(url: str) -> str:
     """Return a command that asks the server."""
     if url.startswith(UNIX):
-        return f"curl --unix-socket {url.removeprefix(UNIX)} -F file=@photo.jpg http://localhost/predict"
+        return f"curl --unix-socket {shlex.quote(url.removeprefix(UNIX))} -F file=@photo.jpg http://localhost/predict"
     return f"curl -F file=@photo.jpg {url}/predict"
 
 

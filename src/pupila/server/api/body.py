@@ -115,9 +115,13 @@ def count(body: bytes, sign: bytes) -> int:
 MAX_HEAD = 4096
 """Characters before the comma of a data: URL: its parameters may hold a file's name."""
 ADDRESS = re.compile(r"\s*(https?|ftp|file|s3|gs|blob):", re.IGNORECASE)
-FILE_NAME = re.compile(r"[^\n]{0,250}\.(jpe?g|jfif|png|webp|gif|bmp|tiff?|avif|hei[cf])\s*", re.IGNORECASE)
+FILE_NAME = re.compile(
+    r"[^\n]{0,250}\.(jpe?g|jpe|jfif|png|webp|gif|bmp|tiff?|avif|hei[cf]|hif|p[bgnp]m|mpo)(\?\S{0,200})?\s*",
+    re.IGNORECASE,
+)
 QUOTED = re.compile(r"""\s*b?(['"])(.*)\1\s*""", re.DOTALL)
-BASE64_HEAD = re.compile(r";\s*base64\s*$", re.IGNORECASE)
+BASE64_MARK = re.compile(r"(^|[;:])\s*base64\s*(;[^,]*)?,", re.IGNORECASE)
+"""Ends what a data: URL says of its data; a file's name in it may hold commas."""
 FOREIGN = re.compile(r"[^A-Za-z0-9+/]")
 REPLACED = (
     *(("\\n", ""), ("\\r", ""), ("\\/", "/"), ("\n", ""), ("\r", ""), ("\t", "")),
@@ -153,15 +157,15 @@ def decode_text(text: str) -> bytes:
         raise Base64Error("This is how Python prints bytes, not base64. Send base64.b64encode(data).decode().")
     if ADDRESS.match(text):
         raise Base64Error(f"This is an address. The server fetches nothing. {HOW_TO}")
-    head, comma, data = text[:MAX_HEAD].partition(",")
+    mark = BASE64_MARK.search(text[:MAX_HEAD])
+    if mark:
+        return decode_letters(text[mark.end() :])
+    head, comma, _ = text[:MAX_HEAD].partition(",")
     if comma:
-        data = text[len(head) + 1 :]
-        if not BASE64_HEAD.search(head):
-            return decode_percent(head, data)
-        text = data
-    elif head.lstrip().lower().startswith("data:"):
+        return decode_percent(head, text[len(head) + 1 :])
+    if head.lstrip().lower().startswith("data:"):
         raise Base64Error("This data: URL has no comma, after which its data begin.")
-    elif FILE_NAME.fullmatch(text):
+    if FILE_NAME.fullmatch(text):
         raise Base64Error(f"This is the name of a file. {HOW_TO}")
     return decode_letters(text)
 
@@ -206,6 +210,8 @@ def kind_of(value: Any) -> str:
         return "a list of numbers (pixels)" if is_pixels(value) else "a list"
     if isinstance(value, dict):
         return f"an object with {', '.join(json.dumps(str(key)[:40]) for key in list(value)[:3]) or 'nothing'}"
+    if isinstance(value, bool):
+        return "true or false"
     return "null" if value is None else "a number" if isinstance(value, int | float) else "of another kind"
 
 

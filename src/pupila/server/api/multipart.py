@@ -6,12 +6,12 @@ with `bytes.find` and copied once.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
-from pupila._arguments import did_you_mean
+from pupila._arguments import did_you_mean, nearest
 from pupila.server.api import body as bodies
 from pupila.server.api.errors import BadPart, RequestError
 from pupila.server.settings import Settings
@@ -182,6 +182,8 @@ def read_form(content_type: str, body: bytes, settings: Settings, names: tuple[s
             raise too_big_part(len(parts), filename, end - start, settings)
         else:
             parts.append(Part(filename, body[start:end] if filename else file_of(len(parts), body[start:end])))
+    if names == (PART_NAME,):
+        refuse_typos(others)
     if not parts and others:
         sent = ", ".join(repr(name) for name in sorted(others)[:5])
         raise RequestError(400, "no_picture", f"No part is named {names[0]!r}; the request has {sent}. {HOW_TO}")
@@ -195,7 +197,11 @@ def file_of(index: int, data: bytes) -> bytes:
             return bodies.from_base64(data.decode("ascii"))
         except ValueError as error:
             raise RequestError.of_parts([malformed_base64(index, error)], index + 1) from error
-    if len(data) <= MAX_FILENAME and (is_name := bodies.FILE_NAME.fullmatch(data.decode("latin-1"))):
+    text = data.decode("latin-1") if len(data) <= bodies.MAX_HEAD else ""
+    if bodies.ADDRESS.match(text):
+        message = f"Part {index} holds an address. The server fetches nothing: send the file, as -F file=@photo.jpg"
+        raise RequestError(400, "no_picture", message)
+    if len(data) <= MAX_FILENAME and (is_name := bodies.FILE_NAME.fullmatch(text)):
         name = is_name[0].strip().lstrip("@")
         message = f"Part {index} holds the text {name!r} and no file. Did you forget the @? Write -F file=@{name}"
         raise RequestError(400, "no_picture", message)
@@ -295,8 +301,17 @@ def read_json(body: bytes, settings: Settings) -> Upload:
         parts.append(Part("", data))
     if bad:
         raise RequestError.of_parts(bad, len(encoded))
-    given = {name: document[name] for name in FIELDS if name in document}
+    refuse_typos(document.keys() - FIELDS - {"images"})
+    given = {name: document[name] for name in FIELDS if document.get(name) is not None}
     return Upload(parts, {name: str(int(v) if isinstance(v, bool) else v) for name, v in given.items()})
+
+
+def refuse_typos(names: Iterable[str]) -> None:
+    """Raise RequestError for a field that is nearly called like a parameter: it would pass unseen."""
+    for name in sorted(names):
+        near = nearest(name, ALLOWED, cutoff=0.75) if len(name) > 2 else None
+        if near is not None:
+            raise RequestError(400, "query_invalid", f"Unknown field {name[:40]!r}. Did you mean {near!r}?")
 
 
 def malformed_base64(index: int, error: ValueError) -> BadPart:

@@ -22,7 +22,7 @@ from pupila.server.api.auth import Access, AccessControl
 from pupila.server.api.body import WINDOW, encoding_unsupported, too_big_body
 from pupila.server.api.errors import QueueFullError, RequestError
 from pupila.server.api.multipart import MAX_PART_HEADER, first_part, is_readable, type_unsupported
-from pupila.server.api.request_context import RequestContext
+from pupila.server.api.request_context import RequestContext, cors_headers
 from pupila.server.observability.request_log import RequestLog, route_of
 from pupila.server.process.scoreboard import HEARTBEAT, WAITING, Scoreboard
 from pupila.server.settings import Settings
@@ -288,7 +288,8 @@ class AdmissionControl:
         context.parent = headers.get("HTTP_TRACEPARENT"), headers.get("HTTP_TRACESTATE")
         method, path = (head.method, head.path) if head else ("-", "-")
         self.request_log.record(context, method, path, error.status)
-        return plain_response(error, persistence, context.request_id)
+        cors = cors_headers(headers.get("HTTP_ORIGIN"), self.settings) if self.settings.cors_origins else ()
+        return plain_response(error, persistence, context.request_id, cors)
 
     def send_last(self, connection: Connection, response: bytes) -> None:
         """Send a response and end the connection; the client may finish sending, or it would not see the response."""

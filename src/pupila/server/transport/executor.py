@@ -5,7 +5,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from http import HTTPStatus
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
@@ -169,9 +169,11 @@ def response_bytes(
     return "\r\n".join(lines).encode("latin-1") + (b"" if head_only else body)
 
 
-def plain_response(error: RequestError, persistence: str, request_id: str = "") -> bytes:
-    """Return an error response without asking the application, in the shape of all errors."""
-    headers = [("Content-Type", "application/json"), ("X-Content-Type-Options", "nosniff"), *error.headers()]
+def plain_response(
+    error: RequestError, persistence: str, request_id: str = "", more: Sequence[tuple[str, str]] = ()
+) -> bytes:
+    """Return an error response without asking the application, in the shape of all errors; `more` are headers."""
+    headers = [("Content-Type", "application/json"), ("X-Content-Type-Options", "nosniff"), *error.headers(), *more]
     if request_id:
         headers.append(("X-Request-Id", request_id))
     status = f"{error.status} {HTTPStatus(error.status).phrase}"
