@@ -149,6 +149,17 @@ def test_names_stay_inside_runs(photos, there, command, name):
     assert done.exit_code == 1 and "--name" in done.output and sorted(path.name for path in there.iterdir()) == []
 
 
+def test_a_sweep_replaces_no_training(photos, there):
+    assert invoke("train", photos, *TINY, "--epochs", 1, "--name", "a").exit_code == 0
+    model = (there / "runs/a/model.onnx").read_bytes()
+    for name in ("a", "b"):
+        done = invoke("sweep", photos, *TINY, "--set", "epochs=1", "--grid", "lr=0.01", "--name", name)
+        assert done.exit_code == 1 and f"runs/{name}: holds the model of a training" in done.output
+        assert (there / f"runs/{name}/model.onnx").read_bytes() == model
+        (there / "runs/b").mkdir(exist_ok=True)
+        (there / "runs/b/model.onnx").write_bytes(model)
+
+
 @pytest.mark.parametrize("option", ["--minutes=0", "--minutes=-1", "--epochs=0", "--epochs=-3", "--minutes=nan"])
 def test_budgets_of_nothing_are_refused(photos, there, option):
     done = invoke("train", photos, option)

@@ -25,7 +25,7 @@ from pupila.data.quality.class_balance import remedy
 from pupila.errors import TrainingError
 from pupila.evaluation.pages.plots import plot_sweep
 from pupila.training.loop.fit import CHECKPOINT_SECONDS
-from pupila.training.run_folder import locked, write_text
+from pupila.training.run_folder import RECORD, locked, write_text
 from pupila.training.sweeps.definition import Trial
 from pupila.training.sweeps.trial import (
     BALANCED,
@@ -130,7 +130,10 @@ def run_sweep(
 
 
 def _check_folder(folder: Path, trials: Sequence[Trial]) -> None:
-    """Raise TrainingError if the folder's table and model are of trials that this sweep would leave out."""
+    """Raise TrainingError if the folder's table and model are of other trials, or of a training."""
+    begun = any((folder / trial.name).is_dir() for trial in trials)
+    if (folder / RECORD).exists() or ((folder / "model.onnx").exists() and not begun):
+        raise TrainingError(f"{folder}: holds the model of a training. Choose another --name.")
     path = folder / "results.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
