@@ -1,4 +1,4 @@
-"""Files: atomic writes, tables as CSV that a spreadsheet can open or as text, and file systems elsewhere.
+"""Files: atomic writes, tables as CSV that a spreadsheet can open or as text, litter, and file systems elsewhere.
 
 Atomic: the content goes to a temporary file beside the target, is flushed to the disk (fsync), and is renamed into
 place. Readers see the old file or the new one.
@@ -31,6 +31,18 @@ Stamp = tuple[int, int, int]
 """Inode, size and time of change: differ whenever a file was renamed into place or written to."""
 LONGEST_NAME = 200
 """Bytes of the target's name in a temporary name: most file systems take 255 in all."""
+
+LITTER = frozenset(
+    (
+        "__macosx", "@eadir", "@recycle", "@recently-snapshot", "@tmp", "@sharebin", "#recycle", "#snapshot",
+        "lost+found", "$recycle.bin", "recycler", "system volume information", "network trash folder",
+        "temporary items", "thevolumesettingsfolder", "__pycache__", "node_modules", "_vti_cnf", "found.000",
+        "aquota.user", "aquota.group", "thumbs.db", "thumbs.db:encryptable", "ehthumbs.db", "ehthumbs_vista.db",
+        "desktop.ini", "icon\r", "picasa.ini",
+    )
+)  # fmt: skip
+"""What systems, packers, NAS boxes and cloud drives leave behind, in small letters."""
+LITTER_ENDINGS = (".lrdata", ".photoslibrary", ".photolibrary", ".swp", "~")
 
 
 @contextmanager
@@ -166,3 +178,9 @@ def _arrow(bucket: str, query: str) -> Any:
     """Open a store once a process: a client keeps its connections."""
     opened, _ = importlib.import_module("pyarrow.fs").FileSystem.from_uri(f"{bucket}/" + (f"?{query}" if query else ""))
     return importlib.import_module("fsspec.implementations.arrow").ArrowFSWrapper(opened)
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder is hidden, or left behind by a system, a packer or an editor."""
+    small = name.casefold()
+    return small.startswith((".", "~$")) or small in LITTER or small.endswith(LITTER_ENDINGS)

@@ -1,8 +1,8 @@
 """Finds every file that a job answers, below folders and addresses; reads files from addresses.
 
-Folders are walked and hidden files passed over. A name says nothing about its content: every other file is listed, so
-that none is left out without a reason. An address is http:// or one that _files.py can open. There a folder ends in a
-slash; of a web server it is a page with links, as nginx makes them.
+Folders are walked; hidden files, and what systems leave behind, are passed over. A name says nothing else about its
+content: every other file is listed, so that none is left out without a reason. An address is http:// or one that
+_files.py can open. There a folder ends in a slash; of a web server it is a page with links, as nginx makes them.
 """
 
 import http.client
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from pupila._files import ARROW, open_filesystem
+from pupila._files import ARROW, is_hidden, open_filesystem
 from pupila.errors import DataError, PupilaError
 
 URL = re.compile(r"[a-z][a-z0-9+.-]+://.")
@@ -48,7 +48,7 @@ class Walk:
         A text among the paths is an address, as s3://bucket/photos/.
         """
         self.hidden = 0
-        """Files and folders passed over so far, because their name starts with a dot."""
+        """Files and folders passed over so far, because their name starts with a dot or is that of litter."""
         self._paths = paths
         self._without = without
 
@@ -69,7 +69,7 @@ class Walk:
     def _names(self, folder: bytes) -> Iterator[bytes]:
         with os.scandir(folder) as found:
             for item in found:
-                if item.name.startswith(b"."):
+                if is_hidden(os.fsdecode(item.name)):
                     self.hidden += 1
                 else:
                     yield item.name
@@ -133,7 +133,7 @@ def walk_address(url: str) -> Iterator[tuple[bytes, bytes]]:
         raise DataError(f"{url}: there is no such file or folder. Check the address; a folder ends in a slash.")
     scheme, query = urlsplit(url).scheme, urlsplit(url).query
     for name, about in found.items():
-        if name.rpartition("/")[2].startswith("."):
+        if is_hidden(name.rpartition("/")[2]):
             continue
         address = name if URL.match(name) else f"{scheme}://{name}"
         yield (f"{address}?{query}" if query and scheme in ARROW else address).encode(), _remote_stamp(about)

@@ -16,8 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pupila._files import is_hidden
 from pupila.data.dataset import Skipped
-from pupila.data.sources.files import PICTURES, SourceFile, SourceFiles, is_hidden, parts_of
+from pupila.data.sources.files import PICTURES, SourceFile, SourceFiles, parts_of
 from pupila.errors import DataError
 from pupila.progress import Progress
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pupila._arguments import counted
+from pupila._files import is_hidden
 from pupila.data.dataset import Skipped
 from pupila.errors import DataError
 
@@ -35,23 +36,12 @@ PICTURES = frozenset(
     )
 )  # fmt: skip
 """Usual endings of picture files. They decide nothing about what is in a file."""
-LITTER = frozenset(
-    (
-        "__macosx", "@eadir", "@recycle", "@recently-snapshot", "@tmp", "@sharebin", "#recycle", "#snapshot",
-        "lost+found", "$recycle.bin", "recycler", "system volume information", "network trash folder",
-        "temporary items", "thevolumesettingsfolder", "__pycache__", "node_modules", "_vti_cnf", "found.000",
-        "aquota.user", "aquota.group", "thumbs.db", "thumbs.db:encryptable", "ehthumbs.db", "ehthumbs_vista.db",
-        "desktop.ini", "icon\r", "picasa.ini",
-    )
-)  # fmt: skip
-"""What systems, packers, NAS boxes and cloud drives leave behind, in small letters."""
-LITTER_ENDINGS = (".lrdata", ".photoslibrary", ".photolibrary", ".swp", "~")
 RUN_FILES = (
     frozenset(("recipe.json", "run.json")), frozenset(("recipe.json", "metrics.jsonl")),
     frozenset(("report.html", "confusion.png")), frozenset(("mislabelled.html", "fixes.csv")),
-    frozenset(("table.csv", "results.json", "curves.png")),
+    frozenset(("table.csv", "results.json", "curves.png")), frozenset(("feedback.sqlite",)),
 )  # fmt: skip
-"""Files by which a folder is known as one that Pupila wrote: a run, a report, doubts, a sweep."""
+"""Files by which a folder is known as one that Pupila wrote: a run, a report, doubts, a sweep, pictures of a server."""
 
 
 LINKED_AT_MOST = 10_000
@@ -68,6 +58,8 @@ CODE_PAGES = (
 COMMON = frozenset("áàâãäçéèêëíìîïñóòôõöùúûüßÁÀÂÃÄÇÉÈÊËÍÎÏÑÓÒÔÕÖÙÚÛÜ")
 """Letters of Portuguese, Spanish, French and German."""
 NORTHERN = frozenset("åæøÅÆØœŒ")
+ORDINALS = "ªº"
+"""Letters that stand behind a number or an n."""
 ODD_PAIRS = re.compile(
     "ã(?![eo]|$|[^\\w])|õ(?!e)|[äå][oe]|öe|[ãõ]\\w*[ãõ]|ç.*[äö]|[äö].*ç|ò(?=\\w)|[áàâ]a", re.IGNORECASE
 )
@@ -126,12 +118,6 @@ def parts_of(name: str) -> tuple[str, ...]:
     return tuple([part for part in name.split("/") if part not in ("", ".")])
 
 
-def is_hidden(name: str) -> bool:
-    """Return whether a file or folder is hidden, or left behind by a system, a packer or an editor."""
-    small = name.casefold()
-    return small.startswith((".", "~$")) or small in LITTER or small.endswith(LITTER_ENDINGS)
-
-
 @dataclass(frozen=True)
 class SourceFiles:
     """All files of a source, and what was left out while listing them."""
@@ -145,7 +131,7 @@ def without_run_folders(files: Sequence[SourceFile]) -> tuple[list[SourceFile], 
     """Leave out the folders that Pupila wrote, except the source itself; return the rest and a note."""
     beside: dict[tuple[str, ...], set[str]] = {}
     for file in files:
-        if file.parts[-1].endswith((".json", ".jsonl", ".html")) and len(file.parts) > 1:
+        if file.parts[-1].endswith((".json", ".jsonl", ".html", ".sqlite")) and len(file.parts) > 1:
             beside.setdefault(file.parts[:-1], set())
     if not beside:
         return list(files), []
@@ -196,6 +182,9 @@ def list_folder(root: Path) -> FolderListing:
         folder, above, seen = waiting.pop()
         here, items = _items(folder, above, listing)
         if here in seen:
+            continue
+        if above and any(item.name == "pyvenv.cfg" for item in items):  # packages of Python, with pictures in them
+            listing.hidden.append("/".join(above))
             continue
         if not items and above and any(here):
             listing.empty.append("/".join(above))
@@ -348,6 +337,8 @@ def _implausibility(name: str) -> float:
 
 def _cost_of(letter: str, before: str, after: str) -> float:
     """Return how implausible a letter is between the two before it and the one after it."""
+    if letter in ORDINALS:  # 1ª, nº
+        return 0.0 if before[1].isdigit() or before[1] in "nN." else 3.0
     if not letter.isalpha():
         return 3.0
     script = unicodedata.name(letter, "").partition(" ")[0]
@@ -356,6 +347,7 @@ def _cost_of(letter: str, before: str, after: str) -> float:
         usual = {"CJK": 0.6, "HANGUL": 0.6, "HIRAGANA": 0.0, "KATAKANA": 0.0, "CYRILLIC": 0.1}
         return usual.get(script, 0.8) + (2.0 if beside else 0.0)
     odd_case = before[1].islower() if letter.isupper() else after.isupper() or (before.isupper() and before.isalpha())
+    odd_case = odd_case or before[1].isdigit()
     return (0.0 if letter in COMMON else 0.1 if letter in NORTHERN else 0.5) + (2.0 if odd_case else 0.0)
 
 

@@ -95,7 +95,7 @@ def _about_address(given: str) -> str:
     if scheme.casefold() == "file":
         return f"{given}: give the path instead of the address: /{rest.lstrip('/')}"
     address = f"{scheme}://{rest.lstrip('/')}"
-    how = f" (curl -LO {address})" if scheme.casefold() in ("http", "https") else ""
+    how = f" (curl -LO {shlex.quote(address)})" if scheme.casefold() in ("http", "https") else ""
     return f"{address}: addresses are not read here. Download it{how} and give the file or folder."
 
 
