@@ -42,6 +42,14 @@ def test_suggested_label_is_taken_where_there_is_one(splits, tmp_path):
     assert np.bincount(fixed.train.labels).tolist() == [4, 2]
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-8-sig", "utf-16"])
+def test_table_may_be_saved_by_a_spreadsheet(tmp_path, encoding):
+    splits = load_dataset(make_folder(tmp_path / "pets", {"cão": 3, "gato": 3}), 8, cache=tmp_path / "cache")
+    path = tmp_path / "fixes.csv"
+    path.write_bytes("path;label;suggested;score\r\ncão/002.png;cão;gato;0,9\r\n;;;\r\n".encode(encoding))
+    assert np.bincount(relabelled(splits, path).train.labels).tolist() == [2, 4]
+
+
 def test_name_in_two_parts_is_told_apart_by_the_part(tmp_path):
     counts = {"train/cat": 2, "train/dog": 2}
     root = make_folder(tmp_path / "pets", counts)

@@ -1,6 +1,7 @@
 """Wrong labels: planted ones come first, training takes the table that is written, the method equals its paper."""
 
 import csv
+import shlex
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ def test_confident_joint_equals_the_slow_version():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Colours in class folders, where the pictures 0, 1 and 2 lie in the wrong one."""
-    root = tmp_path_factory.mktemp("photos") / "colours"
+    root = tmp_path_factory.mktemp("photos") / "the colours"
     data = colours(90)
     for number, (picture, label) in enumerate(zip(data.images, data.labels, strict=True)):
         category = data.classes[(label + (number < 3)) % 3]
@@ -77,7 +78,12 @@ def test_command_writes_a_table_that_training_takes(folder, tmp_path, monkeypatc
     save_file({k: v for k, v in ResNet18(3).state_dict().items() if not k.startswith("fc.")}, weights)
     done = CliRunner().invoke(main, ["mislabelled", str(folder), str(tmp_path / "out"), "--weights", str(weights)])
     assert done.exit_code == 0, done.output
-    rows = list(csv.DictReader((tmp_path / "out" / "fixes.csv").read_text().splitlines()))
+    assert shlex.split(done.output.splitlines()[-1])[-3:] == [
+        str(folder),
+        "--labels",
+        str(tmp_path / "out" / "fixes.csv"),
+    ]
+    rows = list(csv.DictReader((tmp_path / "out" / "fixes.csv").read_text("utf-8-sig").splitlines()))
     assert {"green/0.png", "blue/1.png", "red/2.png"} == {row["path"] for row in rows[:3]}
     page = (tmp_path / "out" / "mislabelled.html").read_text()
     assert "green → red?" in page and "data:image/png" in page and "http://" not in page

@@ -1,6 +1,7 @@
 """`pupila data` and `pupila mislabelled`."""
 
 import json
+import shlex
 from pathlib import Path
 
 import click
@@ -71,4 +72,5 @@ def mislabelled(
         click.echo(json.dumps({**to_json(found), "page": str(page), "table": str(table)}))
         return
     say(found.text())
-    say(f"wrote {page} and {table}: correct the table, then: pupila train {source} --labels {table}")
+    data, labels = shlex.quote(source), shlex.quote(str(table))
+    say(f"wrote {page} and {table}: correct the table, then: pupila train {data} --labels {labels}")

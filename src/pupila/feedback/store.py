@@ -7,6 +7,7 @@ which `recover` deletes, and with it every `delete`.
 """
 
 import contextlib
+import shlex
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -36,8 +37,9 @@ class Store:
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
         if not create and not (path / DATABASE).exists():
+            named = shlex.quote(str(path))
             raise DataError(
-                f"{path}: holds no collected pictures. Collect some with: pupila serve --feedback-dir {path}"
+                f"{path}: holds no collected pictures. Collect some with: pupila serve --feedback-dir {named}"
             )
         self.folder = Folder(path)
         if create:

@@ -1,7 +1,8 @@
 """Corrects labels by a table, as `pupila mislabelled` writes it. The files stay as they are.
 
-The table is a CSV with the columns path and label. Where it has a column `suggested` too, that is the new label, and
-`label` is the one that the picture has now. Rows that are right as they are can be removed, or both made the same.
+The table is a CSV with the columns path and label, also as Excel saves it. Where it has a column `suggested` too, that
+is the new label, and `label` is the one that the picture has now. Rows that are right as they are can be removed, or
+both made the same.
 """
 
 import csv
@@ -15,7 +16,7 @@ import numpy as np
 from pupila._arguments import nearest
 from pupila._files import unescaped
 from pupila.data.dataset import Splits, fingerprint
-from pupila.data.layouts.tables import MAX_BYTES
+from pupila.data.layouts.tables import MAX_BYTES, csv_lines
 from pupila.errors import DataError
 
 NAMED_AT_MOST = 5
@@ -63,16 +64,15 @@ def read_fixes(table: Path) -> list[Fix]:
     try:
         if table.stat().st_size > MAX_BYTES:
             raise DataError(f"{table}: has over {MAX_BYTES // 2**20} MiB. Give a table of the labels that change.")
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            heads, rows = reader.fieldnames or (), list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        heads, *lines = [line for line in csv_lines(table.read_bytes()) if any(line)] or [[]]
+    except (OSError, csv.Error) as error:
         raise DataError(f"{table}: cannot be read as a table of labels ({error}). Give a CSV of path,label.") from error
     missing = [name for name in ("path", "label") if name not in heads]
     if missing:
         raise DataError(f"{table}: has no column '{missing[0]}'. Its first line must be path,label.")
     new = "suggested" if "suggested" in heads else "label"
-    cells = [{name: unescaped(row[name] or "") for name in ("path", "label", new)} for row in rows]
+    rows = [dict(zip(heads, line, strict=False)) for line in lines]
+    cells = [{name: unescaped(row.get(name, "")) for name in ("path", "label", new)} for row in rows]
     return [Fix(row["path"], row[new], row["label"] if new != "label" else "") for row in cells]
 
 

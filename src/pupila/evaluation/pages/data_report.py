@@ -239,7 +239,8 @@ class Mislabelled:
 def write_mislabelled(folder: Path, found: Mislabelled) -> tuple[Path, Path]:
     """Write the page and the table into a folder and return their paths; raises DataError if they cannot be written.
 
-    A table that is there is not overwritten: there may be an hour of somebody's corrections in it.
+    A table that is there is not overwritten: there may be an hour of somebody's corrections in it. It begins with a
+    byte order mark, by which spreadsheets know UTF-8.
     """
     page_path, table_path = folder / PAGE, folder / TABLE
     if table_path.exists():
@@ -247,7 +248,7 @@ def write_mislabelled(folder: Path, found: Mislabelled) -> tuple[Path, Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         page_path.write_text(_mislabelled_page(found), encoding="utf-8", errors="backslashreplace")
-        with table_path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with table_path.open("w", encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             writer = CsvWriter(file)
             writer.writerow(("path", "label", "suggested", "score"))
             writer.writerows((d.path, d.label, d.suggested, f"{d.score:.4f}") for d in found.doubts)
