@@ -34,7 +34,8 @@ def refusal(path: Path) -> str:
 def test_litter_of_systems_and_drives_makes_no_class_and_no_picture(root: Path) -> None:
     make_folder(root, {"cat": 2, "dog": 2})
     litter = ("@eaDir", "#recycle", ".AppleDouble", "$RECYCLE.BIN", "System Volume Information", ".dropbox.cache")
-    make_folder(root, {**dict.fromkeys(litter, 2), "cat/@eaDir/0.png": 1})
+    make_folder(root, {**dict.fromkeys(litter, 2), "cat/@eaDir/0.png": 1, "venv/lib/plots": 2})
+    (root / "venv" / "pyvenv.cfg").write_bytes(b"home = /usr/bin")
     for name in ("~$notes.docx", "desktop.ini", "Thumbs.db", "cat/000.png~", "Icon\r", "dog/.0.swp", "photos.lnk"):
         (root / name).write_bytes(b"x")
     splits = load(root)
@@ -52,6 +53,14 @@ def test_run_folders_inside_the_data_are_no_data_and_change_nothing(root: Path) 
         f"runs/x/{name}": b"{}" for name in run} | {"runs/x/curves.png": picture()})  # fmt: skip
     assert load(packed).train.classes == ("a", "b")
     assert "Ignored 1 folder (runs/x) that Pupila wrote." in load(packed).notes
+
+
+def test_pictures_that_a_server_keeps_inside_the_data_are_no_data(root: Path) -> None:
+    make_folder(root, {"cat": 2, "dog": 2, "kept/pictures": 2})
+    assert load(root).train.classes == ("cat", "dog", "kept")
+    write_files(root, {"kept/feedback.sqlite": b"SQLite format 3\0"})
+    assert load(root).train.classes == ("cat", "dog")
+    assert "Ignored 1 folder (kept) that Pupila wrote." in load(root).notes
 
 
 def test_a_dot_is_named_after_its_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,6 +115,15 @@ def test_table_is_matched_by_the_longest_end_and_named_where_that_is_not_one_pic
     assert "labels.csv is not used: '" in note and "can be a/0.png or b/0.png. Write paths from the folder" in note
 
 
+def test_tables_of_several_machines_are_matched_below_their_own_folders_first(root: Path) -> None:
+    for place in ("home", "office"):
+        rows = "".join(f"C:\\{place}\\fotos\\{n}.png,{'cat' if n % 2 else 'dog'}\n" for n in range(4))
+        files: dict[str, bytes | str] = {f"{place}/fotos/{n}.png": picture(n) for n in range(4)}
+        write_files(root, {**files, f"{place}/labels.csv": f"filename,label\n{rows}"})
+    splits = load(root)
+    assert splits.train.classes == ("cat", "dog") and len(splits.train) == 8
+
+
 def test_capitals_of_names_in_a_table_may_differ(root: Path) -> None:
     files: dict[str, bytes | str] = {f"f/IMG_{n}.JPG": picture(n) for n in range(2)}
     write_files(root, {**files, "l.csv": "filename,label\nf/img_0.jpg,a\nf/img_1.jpg,b\n"})
@@ -120,12 +138,52 @@ def test_lists_of_path_and_number_are_read(root: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("mark", ["\t", ",", "; "])
+def test_lists_with_a_mark_may_have_spaces_in_names_and_any_encoding(root: Path, mark: str) -> None:
+    files: dict[str, bytes | str] = {f"images/a {n}.png": picture(n) for n in range(4)}
+    rows = "".join(f"images/a {n}.png{mark}{'São Bernardo' if n % 2 else 'cão'}\n" for n in range(4))
+    for text in (rows, f"image{mark.strip(' ')}label\n{rows}" if mark == "\t" else rows):
+        write_files(root, {**files, "labels.txt": text.encode("cp1252")})
+        assert load(root).train.classes == ("São Bernardo", "cão")
+
+
 def test_table_of_titles_is_no_table_of_labels(root: Path) -> None:
     make_folder(root, {"cat": 8, "dog": 8})
     rows = "".join(f"{pet}/{n:03d}.png,a picture of {pet} number {n}\n" for pet in ("cat", "dog") for n in range(8))
     splits = load(write_files(root, {"captions.csv": "file,caption\n" + rows}))
     assert splits.layout == "class folders"
     assert splits.notes[-1] == "captions.csv is not used: nearly every row has another label, as titles have."
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"1.png": {"label": "cat"}, "2.png": {"label": "dog"}},
+        {"data": [{"file": "1.png", "tags": ["cat"]}, {"file": "2.png", "tags": ["dog"]}]},
+        [{"image": "f/1.png", "by": "ana", "when": 1}, {"image": "f/2.png", "by": "ana", "when": 2}],
+    ],
+)
+def test_json_of_pictures_in_an_unknown_form_is_named(root: Path, document: object) -> None:
+    files: dict[str, bytes | str] = {f"f/{n}.png": picture(n) for n in (1, 2)}
+    write_files(root, {**files, "labels.json": json.dumps(document), "settings.json": '{"a": ["b", "c.png"]}'})
+    said = refusal(root)
+    assert "labels.json is not used: it names pictures, and its form is not known" in said
+    assert "settings.json" not in said
+
+
+def test_labels_of_label_studio_are_read(root: Path) -> None:
+    files: dict[str, bytes | str] = {f"{n}.png": picture(n) for n in range(4)}
+    rows = "".join(f"{n},1,{'cat' if n % 2 else 'dog'},/data/upload/2/{n}.png,3\n" for n in range(4))
+    write_files(root, {**files, "export.csv": f"annotation_id,annotator,choice,image,lead_time\n{rows}"})
+    assert load(root).train.classes == ("cat", "dog")
+
+
+def test_table_in_each_class_folder_costs_a_few_lines(root: Path) -> None:
+    make_folder(root, {f"{n:05d}": 2 for n in range(8)})
+    boxes = "Filename;Width;ClassId\n000.png;32;5\n001.png;32;5\n"
+    splits = load(write_files(root, {f"{n:05d}/GT-{n:05d}.csv": boxes for n in range(8)}))
+    assert len(splits.train.classes) == 8 and len(splits.notes) == 4
+    assert splits.notes[-1] == "5 more tables are not used."
 
 
 def test_tables_whose_labels_are_not_found_are_named(root: Path) -> None:
@@ -169,6 +227,11 @@ def test_column_a_class_is_read_and_several_classes_a_picture_are_named(root: Pa
     files: dict[str, bytes | str] = {f"images/ISIC_{n}.png": picture(n) for n in range(3)}
     table = "image,MEL,NV,BCC\nISIC_0,1.0,0.0,0.0\nISIC_1,0.0,1.0,0.0\nISIC_2,0.0,0.0,1.0\n"
     assert load(write_files(root, {**files, "truth.csv": table})).train.classes == ("BCC", "MEL", "NV")
+    for one, none in (("True", "False"), ("TRUE", ""), ("1.000000e+00", "0.000000e+00"), ("1", "0")):  # True is pandas'
+        written = table.replace("1.0", one).replace("0.0", none)
+        assert load(write_files(root, {"truth.csv": written})).train.classes == ("BCC", "MEL", "NV")
+    numbered = "".join(f"{n - 1 if n else ''},{line}\n" for n, line in enumerate(table.splitlines()))
+    assert load(write_files(root, {"truth.csv": numbered})).train.classes == ("BCC", "MEL", "NV")
     write_files(root, {"truth.csv": table.replace("1.0,0.0,0.0", "1.0,1.0,0.0")})
     assert "truth.csv is not used: 1 of its 3 rows give a picture several classes" in refusal(root)
 
@@ -181,11 +244,12 @@ def test_tables_of_roboflow_lie_in_the_folders_of_their_splits(root: Path) -> No
     assert {name: len(part) for name, part in load(root).parts().items()} == {"train": 2, "validation": 2}
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "list", "object"])
+@pytest.mark.parametrize("kind", ["jsonl", "list", "object", "lists"])
 def test_labels_in_json_are_read(root: Path, kind: str) -> None:
     rows = [{"file_name": f"{n}.png", "label": "cat" if n % 2 else "dog"} for n in range(4)]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     text = {
+        "lists": json.dumps({"cat": ["1.png", "3.png"], "dog": ["0.png", "2.png"]}),
         "jsonl": lines, "list": json.dumps(rows), "object": json.dumps({r["file_name"]: r["label"] for r in rows}),
     }[kind]  # fmt: skip
     name = "metadata.jsonl" if kind == "jsonl" else "labels.json"
@@ -203,6 +267,9 @@ def test_arrays_of_numpy_and_keras_are_read(root: Path) -> None:
     assert np.array_equal(splits.train.images[..., 0], images)
     np.savez_compressed(root / "mnist.npz", images=images / 255.0, labels=np.eye(3)[[0, 1, 2, 0, 1, 2]])
     assert np.array_equal(load(root).train.images[..., 1], images)
+    for other in (images / 127.5 - 1, images.astype("uint16") * 16 + 15, images.astype("int32")):
+        np.savez(root / "mnist.npz", x=other, y=labels)
+        assert np.abs(load(root).train.images[..., 0].astype(int) - images).max() <= 1
     np.savez(root / "mnist.npz", pixels=images, kinds=labels)
     assert "holds the arrays kinds, pixels. Name the pictures x or x_train" in refusal(root)
     np.savez(root / "mnist.npz", x=np.asarray([{}], dtype=object), y=labels[:1])

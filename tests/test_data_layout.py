@@ -117,13 +117,22 @@ def test_classes_that_only_sound_like_splits_stay_classes(root: Path) -> None:
 
 def test_classes_that_hold_the_same_folders_are_asked_about(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_folder(root, {f"{year}/{pet}": 1 for year in (2019, 2020) for pet in ("cat", "dog")})
-    with pytest.raises(DataError, match=r"2019, 2020 all hold the same folders \(cat, dog\)") as error:
+    with pytest.raises(DataError, match=r"2019, 2020 hold the same folders \(cat, dog\)") as error:
         load(root)
     command = rf"PUPILA_CLASS_FOLDERS=(\w+) pupila data {re.escape(str(root))}"
     assert re.findall(command, str(error.value)) == ["outer", "inner"]
     for choice, classes in (("outer", ("2019", "2020")), ("inner", ("cat", "dog"))):
         monkeypatch.setenv("PUPILA_CLASS_FOLDERS", choice)
         assert load(root).train.classes == classes
+
+
+def test_folders_of_which_one_lacks_a_class_are_asked_about_too(root: Path) -> None:
+    parts = {"amostra a": ("boi", "cão", "gato"), "amostra b": ("cão", "gato")}
+    make_folder(root, {f"{part}/{pet}": 1 for part, pets in parts.items() for pet in pets})
+    with pytest.raises(DataError, match=r"amostra a, amostra b hold the same folders \(boi, cão, gato\)"):
+        load(root)
+    one = make_folder(root.parent / "one", {"cat/indoor": 1, "cat/outdoor": 1, "dog/indoor": 1})
+    assert load(one).train.classes == ("cat", "dog")
 
 
 def test_link_to_a_folder_above_ends(root: Path) -> None:

@@ -60,6 +60,8 @@ def pets(first: str, second: str, encoding: str) -> dict[bytes, bytes]:
         ("cp850", "häst", "får"),
         ("cp437", "Möwe", "Käse"),
         ("cp1252", "räv", "höna"),
+        ("cp850", "1ª série", "2ª série"),
+        ("cp1252", "nº 1", "nº 2"),
     ],
 )
 def test_zip_names_without_the_flag_for_utf_8_are_read_right(
@@ -169,6 +171,10 @@ def test_spaces_and_invisible_letters_are_shown(tmp_path: Path) -> None:
         ("Trainingsdaten", "dev", "Testdaten"),
         ("dados_treino", "dados_validação", "dados_teste"),
         ("conjunto de entrenamiento", "conjunto de validacion", "conjunto de pruebas"),
+        ("1_train", "2_val", "3_test"),
+        ("01 - treino", "02 - validação", "03 - teste"),
+        ("Treino 70%", "Validação 10%", "Teste 20%"),
+        ("jeu d'entraînement", "jeu de validation", "jeu de test"),
     ],
 )
 def test_splits_are_named_in_the_languages_of_users(tmp_path: Path, train: str, validation: str, test: str) -> None:
@@ -181,6 +187,8 @@ def test_splits_are_named_in_the_languages_of_users(tmp_path: Path, train: str, 
 def test_words_of_other_languages_are_classes_where_they_are_no_splits(tmp_path: Path) -> None:
     assert load(make_folder(tmp_path / "a", {"prova": 2, "gato": 2})).train.classes == ("gato", "prova")
     assert load(make_folder(tmp_path / "b", {"teste/x": 2, "gato/y": 2})).train.classes == ("gato", "teste")
+    rounds = {f"{name}/x": 1 for name in ("train1", "train2", "test1")}
+    assert load(make_folder(tmp_path / "c", rounds)).train.classes == ("test1", "train1", "train2")
 
 
 def test_table_may_name_its_splits_so_too(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from pupila.errors import DataError
 
 log = logging.getLogger("pupila.data")
 
-VERSION = 5
+VERSION = 6
 """Part of every key: raise it when the same files would give other pixels, labels or order than before."""
 
 

@@ -25,6 +25,7 @@ from pupila.data.layouts.labelled import natural_order, some, split_of
 from pupila.data.sources.archive import DAMAGED, RATIO, RATIO_FROM, UnpackBudget, check_directory
 from pupila.data.sources.files import SourceFile
 from pupila.errors import DataError
+from pupila.images.wide import eight_bits
 
 IMAGE_KEYS = ("x", "images", "image", "data", "arr_0", "imgs", "pictures")
 LABEL_KEYS = ("y", "labels", "label", "targets", "target", "classes", "arr_1")
@@ -147,9 +148,7 @@ def _rgb(images: Array, where: str) -> Pictures:
     if images.shape[3] not in (1, 3, 4) or images.shape[1] != images.shape[2] or not len(images):
         raise DataError(f"{where}: pictures of the shape {list(images.shape[1:])} are not read. Give [N, H, H, 3].")
     if images.dtype != np.uint8:
-        values = np.nan_to_num(images.astype(np.float32))
-        scale = 255.0 if values.max() <= 1 else 1.0
-        images = np.rint(np.clip(values * scale, 0, 255)).astype(np.uint8)
+        images = eight_bits(images)
     channels = images[..., :3] if images.shape[3] >= 3 else np.repeat(images, 3, axis=3)
     return np.ascontiguousarray(channels)
 

@@ -122,13 +122,16 @@ def _regrouped(found: FilesByFolder, named: Mapping[str, tuple[str, str]]) -> di
 def _chosen_classes(found: FilesByFolder, where: str) -> FilesByFolder:
     """Return the files by the folders that are the classes, where all hold the same ones: 2019/cat, 2020/cat.
 
+    A few may be missing in some, if one holds all of them.
+
     Raises DataError that asks which of them it is, unless $PUPILA_CLASS_FOLDERS says so.
     """
     inner: dict[str, set[str]] = {}
     for folder in filter(None, found):
         inner.setdefault(folder[0], set()).add(folder[1] if len(folder) > 1 else "")
-    first = next(iter(inner.values()), set())
-    same = len(inner) > 1 and len(first) > 1 and "" not in first and all(names == first for names in inner.values())
+    first = max(inner.values(), key=len, default=set())
+    same = len(inner) > 1 and len(first) > 1 and "" not in first
+    same = same and all(names <= first and 2 * len(names) > len(first) for names in inner.values())
     choice = os.environ.get(CHOICE, "")
     if same and len(splits_among(first)) == len(first):
         choice = "inner"
@@ -138,7 +141,7 @@ def _chosen_classes(found: FilesByFolder, where: str) -> FilesByFolder:
         return {(folder[1], folder[0], *folder[2:]): files for folder, files in found.items() if len(folder) > 1}
     command = f"pupila data {shlex.quote(where)}"
     raise DataError(
-        f"{where}: {some(inner)} all hold the same folders ({some(first)}). If those are splits, rename them to train, "
+        f"{where}: {some(inner)} hold the same folders ({some(first)}). If those are splits, rename them to train, "
         f"valid and test. If the outer ones are the classes: {CHOICE}=outer {command}. "
         f"If the inner ones are: {CHOICE}=inner {command}."
     )

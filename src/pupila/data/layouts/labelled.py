@@ -179,21 +179,35 @@ def _word(name: str) -> str:
 def splits_among(names: Iterable[str]) -> dict[str, str]:
     """Map those names that mean a split to it.
 
-    Where none does, all may have one beginning or end in common, as seg_train, seg_test and seg_pred have: what stands
-    between counts then, if train and another split are among them.
+    Where none does, all may have one beginning or end in common, as seg_train, seg_test and seg_pred have, numbers
+    apart, as in 1_train and 2_test: what stands between counts then, if train and another split are among them.
     """
     names = sorted(set(names))
     plain = {name: split for name in names if (split := split_of(name))}
     alone = len(plain) == len(names) and "train" in plain.values()
     if any(_word(name) in ENGLISH for name in plain) or len(set(plain.values())) > 1 or alone:
         return plain
+    found = _by_common_ends({name: folded(name) for name in names})
+    if not found:
+        found = _by_common_ends({name: _unnumbered(name) for name in names})
+        found = found if len(set(found.values())) == len(found) else {}  # train1 and train2 are two of one kind
+    return found
+
+
+def _unnumbered(name: str) -> str:
+    """Return a name in small letters without numbers and shares, with `de` for the French d' before a vowel."""
+    return re.sub("d['\u2019]", "de ", re.sub(r"[\d%]+", "", folded(name)))
+
+
+def _by_common_ends(readings: Mapping[str, str]) -> dict[str, str]:
+    """Map names to splits where what stands before and behind those is the same."""
     groups: dict[tuple[str, str], dict[str, str]] = {}
-    for name in names:
-        match = WITHIN.fullmatch(folded(name))
+    for name, text in readings.items():
+        match = WITHIN.fullmatch(text)
         if match and (split := split_of(match["split"])):
-            groups.setdefault((match["before"].casefold(), match["after"].casefold()), {})[name] = split
+            groups.setdefault((match["before"], match["after"]), {})[name] = split
     for (before, after), found in groups.items():
-        shared = all(folded(name).startswith(before) and folded(name).endswith(after) for name in names)
+        shared = all(text.startswith(before) and text.endswith(after) for text in readings.values())
         if shared and len(set(found.values())) > 1 and "train" in found.values():
             return found
     return {}

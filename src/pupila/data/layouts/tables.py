@@ -3,6 +3,7 @@
 A table counts only if most of its rows name pictures that are there, by their paths or by the ends of these.
 """
 
+import contextlib
 import csv
 import io
 import itertools
@@ -34,13 +35,13 @@ PATH_COLUMNS = (
     "archivo", "imagen", "ruta", "fichier", "chemin", "datei", "bild", "pfad",
 )  # fmt: skip
 LABEL_COLUMNS = (
-    "label", "labels", "class", "class_name", "category", "target", "label_name", "dx", "classe", "rotulo", "etiqueta",
-    "categoria", "clase", "etiquette", "categorie", "klasse", "kategorie",
+    "label", "labels", "class", "class_name", "category", "target", "label_name", "dx", "choice", "classe", "rotulo",
+    "etiqueta", "categoria", "clase", "etiquette", "categorie", "klasse", "kategorie",
 )  # fmt: skip
 SPLIT_COLUMNS = ("split", "subset", "set", "partition", "conjunto", "particao")
 """Usual headings without accents, the surest first."""
-BITS = {"0": False, "1": True, "0.0": False, "1.0": True, "": False, "false": False, "true": True}
-"""Cells of a column that stands for a class."""
+BITS = {"": 0.0, "false": 0.0, "true": 1.0}
+"""Cells of a column that stands for a class, beside numbers that are 0 or 1."""
 OURS = frozenset(("suggested", "confidence"))
 """Headings of what `pupila mislabelled` and `pupila predict` write: doubts and answers, which are no labels."""
 TABLES = (".csv", ".tsv", ".jsonl")
@@ -48,7 +49,7 @@ LIST, JSON, MAX_LISTS = ".txt", ".json", 10
 """Endings of lists of a path and a label a line, with a space between, and of JSON; and how many of them are read."""
 MAX_BYTES, MAX_JSON_BYTES, MAX_LINE, MAX_ROWS, MAX_COLUMNS = 64 * 2**20, 8 * 2**20, 2**20, 2_000_000, 10_000
 """Larger tables are not read: what Python makes of their cells takes many times their bytes."""
-FEW_TITLES, FEW_ROWS = 10, 50
+FEW_TITLES, FEW_ROWS, MAX_REASONS = 10, 50, 3
 SAMPLE = 1000
 """Rows looked at to find the folder that a table speaks of."""
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -94,7 +95,10 @@ def find_tables(entries: Sequence[SourceFile]) -> tuple[list[LabelTable], list[s
     tables = [replace(table, split=split or "train") for table, split in zip(tables, splits, strict=True)]
     sheets = [entry.name for entry in entries if ending_of(entry.parts[-1]) in SHEETS]
     unread = [f"{name} is not used: save it as CSV if it holds the labels." for name in sheets[:1]]
-    return tables, [*(reason for _, reason in bound if isinstance(reason, str) and reason), *unread]
+    reasons = [reason for _, reason in bound if isinstance(reason, str) and reason]
+    more = len(reasons) - MAX_REASONS
+    rest = [f"{more:,} more tables are not used."] if more > 0 else []
+    return tables, [*reasons[:MAX_REASONS], *rest, *unread]
 
 
 def by_tables(tables: Sequence[LabelTable], entries: Sequence[SourceFile], where: str) -> DetectedLayout:
@@ -136,7 +140,10 @@ def _bind(entry: SourceFile, pictures: Sequence[SourceFile], names: Set[str]) ->
     note = ""
     sure = sure or (ending_of(rows[0].file) in PICTURES and bool({"/", "\\"} & set(rows[0].file)))
     if sample and sure and hits < len(sample) / 2 <= known:
-        named, twice = _by_tail([_key(row.file) for row in rows], pictures)
+        keys, home = [_key(row.file) for row in rows], entry.parts[:-1]
+        named, twice = _by_tail(keys, [picture for picture in pictures if picture.parts[: len(home)] == home])
+        if home and sum(key in named for key in sample) < len(sample) / 2:
+            named, twice = _by_tail(keys, pictures)
         hits = sum(key in named for key in sample)
         if hits < len(sample) / 2 and twice:
             return f"{entry.name} is not used: {twice}. Write paths from the folder of the table."
@@ -154,7 +161,9 @@ def _bind(entry: SourceFile, pictures: Sequence[SourceFile], names: Set[str]) ->
 
 
 def _without_label(entry: SourceFile, names: Set[str]) -> str:
-    """Say so if a column of a CSV names the pictures, and none of the others is known to hold their labels."""
+    """Say so if a column of a CSV, or a JSON, names the pictures, and nothing in it is known to hold their labels."""
+    if ending_of(entry.parts[-1]) == JSON:
+        return _unknown_json(entry, names)
     if ending_of(entry.parts[-1]) not in TABLES:
         return ""
     try:
@@ -169,6 +178,21 @@ def _without_label(entry: SourceFile, names: Set[str]) -> str:
                 "labels. Call the columns path and label."
             )
     return ""
+
+
+def _unknown_json(entry: SourceFile, names: Set[str]) -> str:
+    try:
+        data = entry.read() if entry.size() <= MAX_JSON_BYTES else b""
+    except OSError:
+        return ""
+    texts = re.findall(r'"([^"\\\n]{1,300})"', data[:MAX_LINE].decode("utf-8", "replace"))
+    files = [text for text in texts if ending_of(text) in PICTURES]
+    if sum(_key(text).rpartition("/")[2].casefold() in names for text in files) <= len(files) / 2:
+        return ""
+    return (
+        f"{entry.name} is not used: it names pictures, and its form is not known. Write a CSV with the columns path "
+        "and label."
+    )
 
 
 def _lost(entry: SourceFile, rows: Sequence[LabelRow], named: Mapping[str, SourceFile]) -> str:
@@ -293,11 +317,13 @@ def _rows(entry: SourceFile) -> tuple[list[LabelRow], bool]:
         if not first or len(first) > MAX_COLUMNS:
             return [], False
         heads = [folded(cell.strip()) for cell in first]
-        if OURS & set(heads) or (ending_of(entry.parts[-1]) == LIST and ending_of(first[0]) not in PICTURES):
+        if OURS & set(heads):
             return [], False
         path, label, split = (_column(heads, names) for names in (PATH_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS))
         if path is not None and label is not None:
             return _label_rows(lines, path, label, split), True
+        if ending_of(entry.parts[-1]) == LIST and ending_of(first[0]) not in PICTURES:
+            return [], False
         if len(heads) == 2:
             return _label_rows(itertools.chain([first], lines), 0, 1, None), False
         return _one_hot(lines, first, path or 0, split)
@@ -319,15 +345,15 @@ def _one_hot(lines: Iterable[Cells], heads: Cells, path: int, split: int | None)
 
     Raises TableError if pictures have several classes.
     """
-    columns = [index for index in range(len(heads)) if index not in (path, split)]
+    columns = [index for index, head in enumerate(heads) if head.strip() and index not in (path, split)]
     rows, several = [], 0
     for line in lines:
         if len(line) != len(heads):
             return [], False
-        values = [line[index].strip() for index in columns]
-        if not all(value in BITS for value in values):
+        values = [_bit(line[index]) for index in columns]
+        if not all(value in (0, 1) for value in values):
             return [], False
-        ones = [index for index, value in zip(columns, values, strict=True) if BITS[value]]
+        ones = [index for index, value in zip(columns, values, strict=True) if value]
         several += len(ones) > 1
         label = heads[ones[0]].strip() if ones else ""
         rows.append(LabelRow(line[path].strip(), label, line[split].strip() if split is not None else ""))
@@ -339,6 +365,13 @@ def _one_hot(lines: Iterable[Cells], heads: Cells, path: int, split: int | None)
             "Keep one class a row"
         )
     return rows, True
+
+
+def _bit(cell: str) -> float | None:
+    plain = cell.strip().lower()
+    with contextlib.suppress(ValueError):
+        return BITS[plain] if plain in BITS else float(plain)
+    return None
 
 
 def _column(heads: Sequence[str], names: Sequence[str]) -> int | None:
@@ -355,9 +388,9 @@ def _lines(entry: SourceFile) -> Iterator[Cells]:
     data = entry.read()
     lines: Iterator[Cells]
     if kind == LIST:
-        lines = (line.rsplit(maxsplit=1) for line in data.decode("utf-8-sig").splitlines())
+        lines = map(_list_cells, data.decode(_encoding_of(data)).splitlines())
     else:
-        lines = _json_lines(data, kind) if kind in (JSON, ".jsonl") else _csv_lines(data)
+        lines = _json_lines(data, kind) if kind in (JSON, ".jsonl") else csv_lines(data)
     for count, line in enumerate(lines):
         if count > MAX_ROWS:
             raise TableError(f"it has over {MAX_ROWS:,} rows")
@@ -365,15 +398,31 @@ def _lines(entry: SourceFile) -> Iterator[Cells]:
             yield line
 
 
-def _csv_lines(data: bytes) -> Iterator[Cells]:
-    """Read in UTF-8 or in one of the two ways of Excel."""
-    wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
-    encoding = "utf-16" if wide else "utf-8-sig"
+def _list_cells(line: str) -> Cells:
+    """Cut a line of a list at its tab, comma or semicolon, if a picture's name stands before it; else at a space."""
+    for sign in "\t,;":
+        name, found, label = line.partition(sign)
+        if found and ending_of(name.strip()) in PICTURES:
+            return name, label
+    return line.rsplit(maxsplit=1)
+
+
+def _encoding_of(data: bytes) -> str:
+    """Return UTF-8, or the one of the two ways of Excel that a table is written in."""
+    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     try:
         data.decode(encoding)
     except UnicodeDecodeError:
-        encoding = "cp1252"
-    text = io.TextIOWrapper(io.BytesIO(data), encoding, errors="replace", newline="")
+        return "cp1252"
+    return encoding
+
+
+def csv_lines(data: bytes) -> Iterator[Cells]:
+    """Yield the heading and the rows of a table with commas, semicolons or tabs, in any usual encoding.
+
+    Raises csv.Error.
+    """
+    text = io.TextIOWrapper(io.BytesIO(data), _encoding_of(data), errors="replace", newline="")
     first = text.readline(MAX_LINE)
     delimiter = max(",;\t", key=first.count)
     text.seek(0)
@@ -387,14 +436,20 @@ def _bounded_line(text: io.TextIOWrapper) -> str:
     return line
 
 
+def _is_pictures(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) and ending_of(name) in PICTURES for name in value)
+
+
 def _json_lines(data: bytes, kind: str) -> Iterator[Cells]:
-    """Read metadata.jsonl, a list of objects, or an object of file names and labels."""
+    """Read metadata.jsonl, a list of objects, or an object of file names and labels, or of labels and file names."""
     if kind == ".jsonl":
         objects: Iterator[Any] = (json.loads(line) for line in io.BytesIO(data) if line.strip())
     else:
         content = json.loads(data)
         if isinstance(content, dict) and all(isinstance(value, str | int) for value in content.values()):
             content = [{"file": name, "label": label} for name, label in content.items()]
+        elif isinstance(content, dict) and all(map(_is_pictures, content.values())):
+            content = [{"file": name, "label": label} for label, names in content.items() for name in names]
         objects = iter(content if isinstance(content, list) else [])
     heads: list[str] = []
     for item in objects:
