@@ -276,6 +276,18 @@ def test_arrays_of_numpy_and_keras_are_read(root: Path) -> None:
     assert "an array of objects is not read" in refusal(root)
 
 
+def test_arrays_in_files_of_their_own_are_read(root: Path) -> None:
+    root.mkdir()
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+    for name, array in {"X_train": images, "y_train": np.asarray([0, 1, 0, 1]), "X_test": images[:2]}.items():
+        np.save(root / f"{name}.npy", array)
+    np.save(root / "y_test.npy", np.asarray(["1", "0"]))
+    splits = load(root)
+    assert np.array_equal(splits.train.images, images) and splits.test is not None and len(splits.test) == 2
+    (root / "y_train.npy").unlink()
+    assert "holds no training pictures with labels" in refusal(root)
+
+
 def test_idx_files_of_mnist_are_read_packed_or_not(root: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8), dtype=np.uint8)
     for split in ("train", "t10k"):

@@ -14,6 +14,8 @@ def test_every_shipped_recipe_loads_and_bears_its_file_name(name):
 def test_unknown_key_is_answered_with_the_right_one():
     with pytest.raises(RecipeError, match=r"unknown key 'epoch'\. Did you mean 'epochs'\?"):
         load_recipe("standard", ["epoch=3"])
+    with pytest.raises(RecipeError, match=r"unknown key 'LR'\. Did you mean 'lr'\?"):
+        load_recipe("standard", ["LR=0.1"])
 
 
 def test_unknown_recipe_is_answered_with_the_nearest():

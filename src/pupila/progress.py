@@ -18,7 +18,12 @@ STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udf
 
 
 def printable(text: str) -> str:
-    """Return one line for a terminal: what steers one, line ends too, is written out. Names of files may hold it."""
+    """Return one line for a terminal: what steers one, line ends too, is written out. Names of files may hold it.
+
+    Names in UTF-8 are shown as such, also where the locale is another one and Python keeps their bytes.
+    """
+    with contextlib.suppress(UnicodeEncodeError):
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
     return STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 

@@ -157,7 +157,7 @@ class Recipe:
     def from_dict(cls, values: Mapping[str, Any], where: str) -> "Recipe":
         """Check keys and types; `where` begins the error message."""
         fields = {field.name: field for field in dataclasses.fields(cls)}
-        mistakes = [unknown_key(key, fields) for key in values if key not in fields]
+        mistakes = [unknown_key(key, fields.keys() | ALIASES.keys()) for key in values if key not in fields]
         typed: dict[str, Any] = {}
         for key in values.keys() & fields.keys():
             try:

@@ -1,4 +1,4 @@
-"""Arrays with labels: .npz of NumPy or Keras, MNIST's idx files, and CIFAR-10 and CIFAR-100 as published.
+"""Arrays with labels: .npz or .npy of NumPy or Keras, MNIST's idx files, and CIFAR-10 and CIFAR-100 as published.
 
 CIFAR (A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009) comes as pickles, which are not
 executed, or as the binary version.
@@ -23,7 +23,7 @@ from pupila.data.dataset import Pictures, SplitArrays, Splits, assemble
 from pupila.data.decode import choose_size, resize_pictures
 from pupila.data.layouts.labelled import natural_order, some, split_of
 from pupila.data.sources.archive import DAMAGED, RATIO, RATIO_FROM, UnpackBudget, check_directory
-from pupila.data.sources.files import SourceFile
+from pupila.data.sources.files import SourceFile, ending_of
 from pupila.errors import DataError
 from pupila.images.wide import eight_bits
 
@@ -38,17 +38,18 @@ Array = NDArray[np.generic]
 
 
 def find_arrays(entries: Sequence[SourceFile]) -> list[SourceFile]:
-    """Return the .npz file, or the idx files, if that is what the source consists of."""
+    """Return the .npz file, the .npy files, or the idx files, if that is what the source consists of."""
     if any(entry.may_be_picture and not _idx_kind(entry) for entry in entries):
         return []
-    packed = [entry for entry in entries if entry.parts[-1].lower().endswith(".npz")]
-    return packed[:1] if len(packed) == 1 else [entry for entry in entries if _idx_kind(entry)]
+    packed, single = ([e for e in entries if ending_of(e.parts[-1]) == ending] for ending in (".npz", ".npy"))
+    return packed if len(packed) == 1 else single or [entry for entry in entries if _idx_kind(entry)]
 
 
 def read_arrays(files: Sequence[SourceFile], name: str, where: str, size: int | None) -> Splits:
     """Return the splits in the arrays; raises DataError if there are none, or they are damaged or too large."""
     try:
-        parts = _npz_parts(files[0], where) if files[0].parts[-1].lower().endswith(".npz") else _idx_parts(files)
+        kind = ending_of(files[0].parts[-1])
+        parts = _idx_parts(files) if kind not in (".npz", ".npy") else _numpy_parts(files, kind, where)
     except (*DAMAGED, KeyError) as error:
         raise DataError(f"{where}: {files[0].name} cannot be read ({error}). Copy or download it again.") from error
     if "train" not in parts:
@@ -68,14 +69,21 @@ def read_arrays(files: Sequence[SourceFile], name: str, where: str, size: int | 
     return assemble(name, classes, made, layout=f"arrays in {', '.join(file.name for file in files[:4])}")
 
 
-def _npz_parts(file: SourceFile, where: str) -> dict[str, tuple[Array, Array]]:
-    with io.BytesIO(file.source) if isinstance(file.source, bytes) else Path(file.source).open("rb") as opened:
-        arrays = _npz_arrays(opened, f"{where}: {file.name}")
+def _opened(file: SourceFile) -> BinaryIO:
+    return io.BytesIO(file.source) if isinstance(file.source, bytes) else Path(file.source).open("rb")
+
+
+def _numpy_parts(files: Sequence[SourceFile], kind: str, where: str) -> dict[str, tuple[Array, Array]]:
+    if kind == ".npz":
+        with _opened(files[0]) as opened:
+            arrays = _npz_arrays(opened, f"{where}: {files[0].name}")
+    else:
+        arrays = _npy_arrays(files, where)
     parts = _paired(arrays)
     if not parts:
         raise DataError(
-            f"{where}: {file.name} holds the arrays {some(arrays)}. Name the pictures x or x_train, uint8 [N, H, H, 3] "
-            "or [N, H, H], and the labels y or y_train."
+            f"{where}: {files[0].name} holds the arrays {some(arrays)}. Name the pictures x or x_train, uint8 [N, H, "
+            "H, 3] or [N, H, H], and the labels y or y_train."
         )
     names = next((arrays[key] for key in CLASS_KEYS if key in arrays), None)
     if names is None or names.dtype.kind not in "US":
@@ -97,6 +105,15 @@ def _npz_arrays(file: BinaryIO, where: str) -> dict[str, Array]:
             if member.filename.endswith(".npy"):
                 with archive.open(member) as opened:
                     arrays[member.filename.removesuffix(".npy")] = _npy(opened, budget)
+    return arrays
+
+
+def _npy_arrays(files: Sequence[SourceFile], where: str) -> dict[str, Array]:
+    budget = UnpackBudget(where, sum(file.size() for file in files))
+    arrays: dict[str, Array] = {}
+    for file in files:
+        with _opened(file) as opened:
+            arrays[file.parts[-1][: -len(".npy")]] = _npy(opened, budget)
     return arrays
 
 

@@ -20,6 +20,7 @@ from pupila.data.sources.files import (
     name_decoder,
     name_readings,
     sure_encoding,
+    utf8_name,
     without_run_folders,
 )
 from pupila.errors import DataError
@@ -65,7 +66,8 @@ def find_source(given: str | Path, name_encoding: str | None = None) -> DataSour
         kept, notes = without_run_folders(files.entries)
         return with_decoded_names(replace(files, entries=kept, notes=(*files.notes, *notes)), encoding, where)
 
-    return replace(source, identity=[source.identity, encoding], collect=collect)
+    name = utf8_name(os.fsencode(source.name))  # whatever the locale
+    return replace(source, name=name, identity=[source.identity, encoding], collect=collect)
 
 
 def _find(given: str | Path) -> DataSource:
