@@ -142,10 +142,13 @@ def test_hidden_files_are_counted_and_own_output_among_the_pictures_is_passed_ov
     fill(folder / ".thumbnails", 9)
     fill(folder / "@eaDir", 9)
     (folder / "Thumbs.db").write_bytes(b"x")
+    run = fill(folder / "runs" / "photos-quick", 2)
+    for name in ("recipe.json", "run.json"):
+        (run / name).write_bytes(b"{}")
     (folder / "loop").symlink_to(folder)
     (folder / "also").symlink_to(fill(tmp_path / "others", 1))
     summary = predict_all(model, [folder, folder / "0001.png"], folder / "out.csv")
-    assert (summary.files, summary.hidden) == (4, 4)
+    assert (summary.files, summary.hidden) == (4, 5)
     names = [Path(row["path"]).relative_to(folder).as_posix() for row in rows_of(folder / "out.csv")]
     assert names == ["0000.png", "0001.png", "0002.png", "also/0000.png"]
 

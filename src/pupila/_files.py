@@ -43,6 +43,12 @@ LITTER = frozenset(
 )  # fmt: skip
 """What systems, packers, NAS boxes and cloud drives leave behind, in small letters."""
 LITTER_ENDINGS = (".lrdata", ".photoslibrary", ".photolibrary", ".swp", "~")
+RUN_FILES = (
+    frozenset(("recipe.json", "run.json")), frozenset(("recipe.json", "metrics.jsonl")),
+    frozenset(("report.html", "confusion.png")), frozenset(("mislabelled.html", "fixes.csv")),
+    frozenset(("table.csv", "results.json", "curves.png")), frozenset(("feedback.sqlite",)),
+)  # fmt: skip
+"""Files by which a folder is known as one that Pupila wrote: a run, a report, doubts, a sweep, pictures of a server."""
 
 
 @contextmanager

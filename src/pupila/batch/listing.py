@@ -1,8 +1,8 @@
 """Finds every file that a job answers, below folders and addresses; reads files from addresses.
 
-Folders are walked; hidden files, and what systems leave behind, are passed over. A name says nothing else about its
-content: every other file is listed, so that none is left out without a reason. An address is http:// or one that
-_files.py can open. There a folder ends in a slash; of a web server it is a page with links, as nginx makes them.
+Folders are walked; hidden files, what systems leave behind, and run folders are passed over. A name says nothing else
+about its content: every other file is listed, so that none is left out without a reason. An address is http:// or one
+that _files.py can open. There a folder ends in a slash; of a web server it is a page with links, as nginx makes them.
 """
 
 import http.client
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from pupila._files import ARROW, is_hidden, open_filesystem
+from pupila._files import ARROW, RUN_FILES, is_hidden, open_filesystem
 from pupila.errors import DataError, PupilaError
 
 URL = re.compile(r"[a-z][a-z0-9+.-]+://.")
@@ -48,7 +48,7 @@ class Walk:
         A text among the paths is an address, as s3://bucket/photos/.
         """
         self.hidden = 0
-        """Files and folders passed over so far, because their name starts with a dot or is that of litter."""
+        """Files and folders passed over so far: hidden ones, litter, and folders that Pupila wrote."""
         self._paths = paths
         self._without = without
 
@@ -63,6 +63,9 @@ class Walk:
             yield from self._visit(os.fsencode(path), frozenset(), folders)
         while folders:
             folder, above = folders.pop()
+            if len(above) > 1 and _is_ours(folder):
+                self.hidden += 1
+                continue
             for name in self._names(folder):
                 yield from self._visit(os.path.join(folder, name), above, folders)  # noqa: PTH118 - bytes
 
@@ -85,6 +88,11 @@ class Walk:
             folders.append((path, above | {here}))
         else:
             yield path.removeprefix(b"./"), _stamp(status)
+
+
+def _is_ours(folder: bytes) -> bool:
+    """Return whether Pupila wrote the folder: what a run draws is no picture to answer."""
+    return any(all(os.path.exists(os.path.join(folder, os.fsencode(n))) for n in known) for known in RUN_FILES)  # noqa: PTH110, PTH118 - bytes
 
 
 def _status(path: bytes) -> os.stat_result | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pupila._arguments import counted
-from pupila._files import is_hidden
+from pupila._files import RUN_FILES, is_hidden
 from pupila.data.dataset import Skipped
 from pupila.errors import DataError
 
@@ -36,14 +36,6 @@ PICTURES = frozenset(
     )
 )  # fmt: skip
 """Usual endings of picture files. They decide nothing about what is in a file."""
-RUN_FILES = (
-    frozenset(("recipe.json", "run.json")), frozenset(("recipe.json", "metrics.jsonl")),
-    frozenset(("report.html", "confusion.png")), frozenset(("mislabelled.html", "fixes.csv")),
-    frozenset(("table.csv", "results.json", "curves.png")), frozenset(("feedback.sqlite",)),
-)  # fmt: skip
-"""Files by which a folder is known as one that Pupila wrote: a run, a report, doubts, a sweep, pictures of a server."""
-
-
 LINKED_AT_MOST = 10_000
 """Links to folders that are followed: a few folders that link to each other make millions of paths."""
 CLOSED = "There is no permission to read it."
