@@ -125,13 +125,19 @@ def test_examples_need_pupila_alone(name):
 
 
 PHOTOS = sorted((EXAMPLES / "photos").glob("*.jpg"))
+PAGE = EXAMPLES.parent / "src" / "pupila" / "server" / "api" / "page"
 
 
 @pytest.mark.parametrize("photo", PHOTOS, ids=lambda path: path.stem)
 def test_bundled_model_knows_the_sample_photos(photo):
     answer = pupila.load().predict(photo)
-    assert answer.category == photo.stem and answer.confidence > 0.8
-    assert not answer.unknown or photo.stem == "frog"  # a drawing: it has a right to look like none of the photos
+    assert answer.category == photo.stem and answer.confidence > 0.9 and not answer.unknown
+
+
+@pytest.mark.parametrize("photo", PHOTOS, ids=lambda path: path.stem)
+def test_bundled_model_knows_the_examples_of_the_page(photo):
+    answer = pupila.load().predict(PAGE / f"example-{photo.stem}.webp")
+    assert answer.category == photo.stem and answer.confidence > 0.9 and not answer.unknown
 
 
 def test_first_line_of_python_answers():

@@ -1,4 +1,4 @@
-"""Draws the sample photos in examples/photos: animals and vehicles that the bundled model knows.
+"""Draws the sample photos in examples/photos, and the small ones of the web page: things that the bundled model knows.
 
 python tools/draw_photos.py writes them anew. They are drawings of this project, free to use under its licence.
 """
@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-FOLDER = Path(__file__).parents[1] / "examples" / "photos"
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "examples" / "photos"
+PAGE = ROOT / "src" / "pupila" / "server" / "api" / "page"
 WIDTH, HEIGHT = 640, 480
 SCALE = 2
 """Everything is drawn larger and scaled down, for smooth edges."""
@@ -78,9 +80,11 @@ class Canvas:
         self.image.paste(dark, (0, 0), mask.filter(ImageFilter.GaussianBlur(10 * SCALE)))
 
     def save(self, name: str) -> None:
-        """Write the picture as a JPEG."""
-        small = self.image.resize((WIDTH, HEIGHT), Image.LANCZOS)
-        small.save(FOLDER / f"{name}.jpg", quality=88)
+        """Write the picture as a JPEG, and half as wide as a WebP for the page."""
+        photo = FOLDER / f"{name}.jpg"
+        self.image.resize((WIDTH, HEIGHT), Image.LANCZOS).save(photo, quality=88)
+        small = Image.open(photo).resize((WIDTH // 2, HEIGHT // 2), Image.LANCZOS)
+        small.save(PAGE / f"example-{name}.webp", quality=72, method=6)
 
 
 def smooth(points: Points, steps: int = 12) -> Points:
@@ -135,45 +139,40 @@ def horse() -> None:
 
 
 def frog() -> None:
-    """A green frog on wet ground, from the front and above."""
-    c = Canvas((70, 60, 45), (95, 85, 60), (110, 95, 70), (85, 75, 50), 0.3, 2)
-    skin, pale, dark = (92, 140, 48), (190, 195, 130), (60, 100, 35)
-    c.shadow(320, 400, 230, 40)
-    for side in (-1, 1):
-        c.shape(
-            [(320 + side * x, y) for x, y in ((90, 300), (180, 240), (235, 290), (215, 370), (150, 395), (90, 380))],
-            dark,
-        )
-        c.limb([(320 + side * 180, 380), (320 + side * 240, 410), (320 + side * 270, 405)], 18, skin)
+    """A green frog on wet ground, from its side."""
+    c = Canvas((92, 84, 60), (120, 108, 78), (112, 98, 70), (84, 72, 50), 0.42, 2)
+    skin, light, dark, pale = (112, 128, 58), (128, 147, 66), (69, 79, 35), (188, 186, 140)
+    c.shadow(330, 408, 240, 30)
+    c.limb([(250, 350), (232, 400), (196, 420)], 22, dark)
+    c.limb([(430, 380), (500, 415), (560, 420)], 20, dark)
+    back = [(96, 262), (120, 222), (180, 186), (250, 172), (330, 176), (420, 214), (492, 280), (520, 348)]
+    belly = [(480, 392), (390, 404), (290, 402), (220, 384), (170, 340), (120, 304)]
+    c.shape(back + belly, skin, 50, 14)
     c.shape(
-        [
-            (190, 330),
-            (200, 250),
-            (250, 190),
-            (320, 170),
-            (390, 190),
-            (440, 250),
-            (450, 330),
-            (420, 390),
-            (320, 410),
-            (220, 390),
-        ],
-        skin,
-        60,
+        [(108, 286), (150, 306), (210, 330), (250, 372), (330, 398), (250, 398), (206, 380), (160, 338), (116, 304)],
+        pale,
+        18,
     )
-    c.shape([(235, 330), (320, 300), (405, 330), (390, 385), (320, 402), (250, 385)], pale, 20)
-    c.shape([(205, 245), (250, 175), (320, 155), (390, 175), (435, 245), (400, 290), (320, 300), (240, 290)], skin, 55)
-    c.limb([(222, 262), (270, 282), (320, 287), (370, 282), (418, 262)], 5, dark, 5)
-    for side in (-1, 1):
-        c.ellipse(320 + side * 72, 165, 38, 38, skin)
-        c.ellipse(320 + side * 76, 160, 26, 25, (205, 170, 60), 20)
-        c.ellipse(320 + side * 78, 160, 16, 13, (15, 15, 12), 3, 0)
-        c.ellipse(320 + side * 74, 153, 5, 5, (250, 250, 245), 0, 0)
-        c.limb([(320 + side * 95, 340), (320 + side * 110, 400), (320 + side * 150, 425)], 24, skin)
-    for x, y, r in ((280, 205, 10), (350, 200, 12), (320, 235, 9), (385, 240, 10), (250, 240, 8)):
-        c.ellipse(x, y, r, r * 0.8, dark, 5)
-    width, height = c.image.size
-    c.image = c.image.crop((round(0.05 * width), 0, round(0.95 * width), round(0.9 * height)))  # it fills the frame
+    c.limb([(236, 192), (330, 206), (420, 248), (488, 318)], 9, light, 10, 6)
+    c.shape(
+        [(350, 330), (390, 276), (452, 268), (506, 310), (530, 362), (490, 404), (420, 408), (366, 384)], skin, 48, 14
+    )
+    c.limb([(372, 380), (440, 408), (520, 402)], 30, skin)
+    c.limb([(510, 398), (470, 424), (400, 430), (356, 428)], 17, light)
+    c.limb([(248, 330), (262, 376), (232, 420)], 32, skin)
+    for toe in (198, 222, 248):
+        c.limb([(232, 416), (toe, 432)], 11, light)
+    c.limb([(98, 272), (150, 290), (214, 286), (246, 268)], 5, dark, 5, 3)
+    for x, y, r in (
+        (300, 200, 14), (350, 232, 17), (404, 226, 13), (330, 266, 15), (390, 300, 16), (446, 300, 18), (470, 346, 16),
+        (420, 350, 13), (300, 310, 13), (140, 232, 9), (165, 262, 8), (256, 208, 9), (276, 246, 19),
+    ):  # fmt: skip
+        c.ellipse(x, y, r, r * 0.8, dark, 8)
+    c.ellipse(276, 246, 12, 10, skin, 10)
+    c.ellipse(206, 190, 34, 31, skin, 40)
+    c.ellipse(204, 188, 24, 22, (196, 158, 52), 22)
+    c.ellipse(203, 189, 16, 10, (16, 14, 10), 3, 0)
+    c.ellipse(197, 181, 5, 4, (250, 250, 240), 0, 0)
     c.save("frog")
 
 
