@@ -27,7 +27,7 @@ MAX_TEXT = 1_000
 MAX_CLASSES = 20_000
 MAX_SIZE = 1_024
 """Pixels a side."""
-MAX_GOLDEN = 16
+MAX_GOLDEN = 4
 """Golden pictures."""
 
 

@@ -21,6 +21,8 @@ MAX_BYTES = 256 * 2**20
 """Of a model file: ResNet-18 has 45 MB in float32."""
 MAX_FIELDS = 200_000
 """Fields of all messages: a file of ours has about 3,000."""
+MAX_TEXT_BYTES = 8 * 2**20
+"""Of all texts: the manifest has up to 4 MiB, and Python may take four bytes for one."""
 MAX_VALUES = 2**26
 """Numbers of one weight."""
 SMALL = 64
@@ -48,7 +50,7 @@ LAYOUT: dict[str, dict[int, tuple[str, str]]] = {
         6: ("doc_string", TEXT), 7: ("domain", TEXT), 9: ("metadata_props", "entry"),
     },
     "attribute": {
-        1: ("name", TEXT), 2: ("f", FLOAT), 3: ("i", INT), 4: ("s", BYTES), 7: ("floats", FLOAT), 8: ("ints", INT),
+        1: ("name", TEXT), 2: ("f", FLOAT), 3: ("i", INT), 4: ("s", TEXT), 7: ("floats", FLOAT), 8: ("ints", INT),
         13: ("doc_string", TEXT), 20: ("type", INT),
     },
     "tensor": {
@@ -82,6 +84,8 @@ class Tensor:
     shape: tuple[int, ...]
     values: NDArray[Any] | None = None
     """The numbers themselves, of a small weight."""
+    fixed: bool = True
+    """Whether it is a weight, or follows from weights alone."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,7 @@ class _MessageReader:
 
     def __init__(self) -> None:
         self.fields = 0
+        self.text_bytes = 0
 
     def message(self, kind: str, data: memoryview) -> Message:
         """Return the fields of a message by name; those that are not repeated are there once at most."""
@@ -203,6 +208,9 @@ class _MessageReader:
         if type_ == BYTES:
             return [value]
         if type_ == TEXT:
+            self.text_bytes += len(value)
+            if self.text_bytes > MAX_TEXT_BYTES:
+                raise ModelError(f"It has more than {MAX_TEXT_BYTES:,} bytes of text. Export the model with Pupila.")
             try:
                 return [bytes(value).decode()]
             except UnicodeDecodeError:
@@ -275,7 +283,7 @@ def _attribute(attribute: Message) -> Any:
     if kind == 2:
         return _one(attribute, "i", 0)
     if kind == 3:
-        return bytes(_one(attribute, "s", b"")).decode("utf-8", "replace")
+        return _one(attribute, "s", "")
     if kind == 6:
         return [float(number) for part in attribute.get("floats", []) for number in part[: SMALL + 1]]
     return attribute.get("ints", []) if kind == 7 else _refuse()

@@ -1,28 +1,37 @@
-"""Bounds what computing a model may cost: the shape of every value is worked out before ONNX Runtime sees the file.
+"""Bounds what computing a model may cost, before ONNX Runtime sees the file: work, and numbers that are in memory.
 
 An allow-list of the operators that `pupila train` writes, with a rule for the shape of what each returns. What a rule
-does not cover is refused by the operator's name. All is for one picture: the largest recipe (512 pixels, flip_average)
-takes 19 thousand million multiplications and values of 8.4 million numbers.
+does not cover is refused by the operator's name. All is for one picture, and no rule lets an operator mix pictures: so
+many pictures take so many times as much. The largest recipe (512 pixels, flip_average, int8) takes 19 thousand million
+multiplications, and at most 60 million numbers at once.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from pupila.errors import ModelError
 from pupila.model_file import Graph, Node, Tensor
 
 MAX_NODES = 2_000
-MAX_NUMBERS = 2**24
-"""Numbers of one value."""
+MAX_TOGETHER = 2**26
+"""Numbers that may be in memory at once, 256 MiB as float32: of what a call computes, which is of fewer pictures where
+each needs much; and of what follows from the weights alone, which ONNX Runtime computes once, as it loads the file."""
 MAX_ALL_NUMBERS = 2**29
-"""Numbers of all values together."""
+"""Numbers of all values together: they take time, even one after the other."""
 MAX_WORK = 50_000_000_000
 """Multiplications."""
 MAX_SIDE = 1024
 """Pixels a side of the picture."""
 FURTHEST = 2**31
 """What a slice beyond it means is: to the end."""
+BLOCK = 16
+"""ONNX Runtime computes convolutions in blocks of so many channels, and fills the last block up."""
+FLOAT = 1
+"""TensorProto.DataType of float32."""
 
 Shape = tuple[int, ...]
 Rule = Callable[[Node, Sequence[Tensor]], tuple[list[Shape], int]]
@@ -33,35 +42,117 @@ class _UnusualError(Exception):
     """An operator is used in a way that no rule covers."""
 
 
-def check(graph: Graph) -> int:
-    """Return how many multiplications a picture takes; raises ModelError for what is not allowed or takes too much."""
+@dataclass(frozen=True)
+class Cost:
+    """What one picture takes."""
+
+    multiplications: int
+    numbers: int
+    """That are in memory together at most, in whatever order ONNX Runtime computes the operators."""
+
+
+def check(graph: Graph) -> Cost:
+    """Return what a picture takes; raises ModelError for what is not allowed or takes too much."""
     if len(graph.nodes) > MAX_NODES:
         raise ModelError(f"It has {len(graph.nodes):,} operators, over the limit of {MAX_NODES:,}. Export it again.")
-    values, work, numbers = {**graph.weights, "images": Tensor(_input(graph))}, 0, 0
+    shape = _input(graph)
+    values, work, numbers, fixed = {**graph.weights, "images": Tensor(shape, fixed=False)}, 0, 0, 0
+    memory = _Memory()
+    memory.add("pictures", (), ("images",), [shape])
     for node in graph.nodes:
-        rule = RULES.get(node.operator)
-        if rule is None:
-            raise ModelError(
-                f"It has the operator {node.operator[:80]!r}, which no model of Pupila has. Export it again."
-            )
-        try:
-            results, cost = rule(node, [values[name] if name else Tensor(()) for name in node.inputs])
-        except (_UnusualError, KeyError, IndexError, ValueError, TypeError, ZeroDivisionError, OverflowError):
-            raise ModelError(
-                f"Its operator {node.operator} is used in a way that no model of Pupila has. Export the model again."
-            ) from None
+        inputs, results, cost = _results(node, values)
         work += cost
-        for name, shape in zip(node.outputs, results, strict=False):
+        for name, shape in zip(node.outputs, results, strict=True):
             size = math.prod(shape)
             numbers += size
-            if not 0 < size <= MAX_NUMBERS or numbers > MAX_ALL_NUMBERS or work > MAX_WORK or name in values:
+            if size <= 0 or numbers > MAX_ALL_NUMBERS or work > MAX_WORK or name in values:
                 raise ModelError(f"Its operator {node.operator} makes {_much(size, work)}. Export the model again.")
-            values[name] = Tensor(shape)
-        if len(node.outputs) != len(results):
-            raise ModelError(f"Its operator {node.operator} has {len(node.outputs)} results. Export the model again.")
+            values[name] = Tensor(shape, fixed=all(value.fixed for value in inputs))
+        if values[node.outputs[0]].fixed:
+            fixed += sum(map(math.prod, results))
+        else:
+            windows = cost // results[0][1] if node.operator == "Conv" else 0
+            memory.add(node.operator, node.inputs, node.outputs, results, windows)
     if "logits" not in values or not set(graph.outputs) <= values.keys():
         raise ModelError("Its graph does not compute its outputs. Export or copy the model again.")
-    return work
+    operator, together = memory.most(graph.outputs)
+    if together > MAX_TOGETHER:
+        raise ModelError(
+            f"Its operator {operator} and those around it need {together:,} numbers in memory at once, over the limit "
+            f"of {MAX_TOGETHER:,}. Export the model again."
+        )
+    if fixed > MAX_TOGETHER:
+        raise ModelError(
+            f"What it computes from its weights alone is {fixed:,} numbers, over the limit of {MAX_TOGETHER:,}. "
+            "Export the model again."
+        )
+    return Cost(work, together)
+
+
+def _results(node: Node, values: dict[str, Tensor]) -> tuple[list[Tensor], list[Shape], int]:
+    """Return an operator's inputs, the shapes of its results, and what they take."""
+    rule = RULES.get(node.operator)
+    if rule is None:
+        raise ModelError(f"It has the operator {node.operator[:80]!r}, which no model of Pupila has. Export it again.")
+    try:
+        inputs = [values[name] if name else Tensor(()) for name in node.inputs]
+        results, cost = rule(node, inputs)
+    except (_UnusualError, KeyError, IndexError, ValueError, TypeError, ZeroDivisionError, OverflowError):
+        raise ModelError(
+            f"Its operator {node.operator} is used in a way that no model of Pupila has. Export the model again."
+        ) from None
+    if len(node.outputs) != len(results):
+        raise ModelError(f"Its operator {node.operator} has {len(node.outputs)} results. Export the model again.")
+    return inputs, results, cost
+
+
+@dataclass
+class _Memory:
+    """The steps that make values from a picture: what each keeps in memory, and which steps need that."""
+
+    operators: list[str] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    scratch: list[int] = field(default_factory=list)
+    """Numbers that a step needs besides: a convolution's windows, one beside the other."""
+    readers: list[set[int]] = field(default_factory=list)
+    made: dict[str, int] = field(default_factory=dict)
+
+    def add(
+        self, operator: str, inputs: Sequence[str], outputs: Sequence[str], results: list[Shape], scratch: int = 0
+    ) -> None:
+        """Note a step."""
+        step = len(self.sizes)
+        for name in inputs:
+            if name in self.made:
+                self.readers[self.made[name]].add(step)
+        self.made.update(dict.fromkeys(outputs, step))
+        self.operators.append(operator)
+        self.sizes.append(sum(map(_in_blocks, results)))
+        self.scratch.append(scratch)
+        self.readers.append(set())
+
+    def most(self, outputs: Sequence[str]) -> tuple[str, int]:
+        """Return the largest number of numbers that may be in memory together, and the operator that runs then.
+
+        ONNX Runtime chooses the order of the steps, and changes it as it joins some. Whatever it chooses, a step's
+        results are gone when another step begins only if that step needs, by some way, each of their readers.
+        """
+        count, kept = len(self.sizes), {self.made[name] for name in outputs if name in self.made}
+        later = np.zeros((count, count), np.bool_)  # [step, those that need its results]
+        gone = np.zeros((count, count), np.bool_)  # [step, those that begin when its results are gone]
+        for step in reversed(range(count)):
+            readers = list(self.readers[step])
+            later[step, readers] = True
+            later[step] |= later[readers].any(axis=0)
+            gone[step] = bool(readers) and step not in kept and later[readers].all(axis=0)
+        totals = ~(gone | gone.T) @ np.asarray(self.sizes) + np.asarray(self.scratch)
+        step = int(totals.argmax())
+        return self.operators[step], int(totals[step])
+
+
+def _in_blocks(shape: Shape) -> int:
+    """Return the numbers of a value, of four sides with its channels filled up."""
+    return math.prod(shape) if len(shape) != 4 else math.prod(shape) // shape[1] * (-(-shape[1] // BLOCK) * BLOCK)
 
 
 def _much(size: int, work: int) -> str:
@@ -97,32 +188,41 @@ def _same(_: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
     return [inputs[0].shape], 0
 
 
+def _cast(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
+    _need(node.attributes["to"] == FLOAT)
+    return [inputs[0].shape], 0
+
+
 def _scaled(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
     """Quantising: a scale for all, or one for each part along an axis."""
     axis = node.attributes.get("axis", 1)
     shape = inputs[0].shape
     sizes = {()} if not shape else {(), (1,), (shape[axis if len(shape) > axis else 0],)}
-    _need(all(tensor.shape in sizes for tensor in inputs[1:]) and 2 <= len(inputs) <= 3)
+    _need(all(tensor.fixed and tensor.shape in sizes for tensor in inputs[1:]) and 2 <= len(inputs) <= 3)
     return [shape], 0
 
 
 def _broadcast(_: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
-    _need(1 <= len(inputs) <= 8)
+    _need(1 <= len(inputs) <= 2)
     rank = max(len(tensor.shape) for tensor in inputs)
     shapes = [(1,) * (rank - len(tensor.shape)) + tensor.shape for tensor in inputs]
     result = tuple(max(sides) for sides in zip(*shapes, strict=True))
     _need(all(side in (1, whole) for shape in shapes for side, whole in zip(shape, result, strict=True)))
+    pictures = {shape[0] for tensor, shape in zip(inputs, shapes, strict=True) if not tensor.fixed}
+    weights = {shape[0] for tensor, shape in zip(inputs, shapes, strict=True) if tensor.fixed}
+    _need(not pictures or (len(pictures) == 1 and weights <= {1}))
+    _need(all(tensor.fixed or len(tensor.shape) == rank for tensor in inputs))
     return [result], 0
 
 
 def _transpose(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
     shape, order = inputs[0].shape, node.attributes["perm"]
-    _need(sorted(order) == list(range(len(shape))))
+    _need(sorted(order) == list(range(len(shape))) and order[0] == 0)
     return [tuple(shape[axis] for axis in order)], 0
 
 
 def _concat(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
-    _need(1 <= len(inputs) <= 8 and node.attributes["axis"] == 0)
+    _need(1 <= len(inputs) <= 2 and node.attributes["axis"] == 0 and inputs[0].fixed == inputs[-1].fixed)
     shapes = [tensor.shape for tensor in inputs]
     _need(all(shape[1:] == shapes[0][1:] for shape in shapes))
     return [(sum(shape[0] for shape in shapes), *shapes[0][1:])], 0
@@ -137,7 +237,7 @@ def _split(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
 def _slice(_: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
     starts, ends, axes, steps = (_numbers(tensor) for tensor in inputs[1:5])
     shape = list(inputs[0].shape)
-    _need(len(starts) == len(ends) == len(axes) == len(steps) <= len(shape) and 0 not in steps)
+    _need(len(starts) == len(ends) == len(axes) == len(steps) <= len(shape) and 0 not in steps and min(axes) > 0)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         whole = None if abs(end) >= FURTHEST else end
         shape[axis] = len(range(shape[axis])[start if step > 0 or start < 0 else None : whole : step])
@@ -147,7 +247,8 @@ def _slice(_: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
 def _resize(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
     shape = inputs[0].shape
     factors = _numbers(inputs[2])
-    _need(len(inputs) == 3 and len(factors) == len(shape) and all(0 < factor <= MAX_SIDE for factor in factors))
+    _need(len(inputs) == 3 and len(factors) == len(shape) == 4 and factors[:2] == [1, 1])
+    _need(all(0 < factor <= MAX_SIDE for factor in factors))
     _need(node.attributes.get("mode") in ("linear", "nearest"))
     result = tuple(math.floor(side * factor) for side, factor in zip(shape, factors, strict=True))
     return [result], 4 * math.prod(result)
@@ -174,8 +275,8 @@ def _window(node: Node, shape: Shape, kernel: Sequence[int]) -> Shape:
 
 def _convolution(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
     shape, weight = inputs[0].shape, inputs[1].shape
-    group = node.attributes.get("group", 1)
-    _need(2 <= len(inputs) <= 3 and len(shape) == len(weight) == 4 and group > 0 and shape[1] == weight[1] * group)
+    _need(2 <= len(inputs) <= 3 and len(shape) == len(weight) == 4 and shape[1] == weight[1] and inputs[1].fixed)
+    _need(node.attributes.get("group", 1) == 1)
     _need(len(inputs) == 2 or inputs[2].shape == (weight[0],))
     _need(tuple(node.attributes.get("kernel_shape", weight[2:])) == weight[2:])
     result = (shape[0], weight[0], *_window(node, shape, weight[2:]))
@@ -201,7 +302,7 @@ def _flatten(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
 def _product(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
     (rows, inner), weight = inputs[0].shape, inputs[1].shape
     across = weight if not node.attributes.get("transB") else weight[::-1]
-    _need(not node.attributes.get("transA") and len(across) == 2 and across[0] == inner)
+    _need(not node.attributes.get("transA") and len(across) == 2 and across[0] == inner and inputs[1].fixed)
     _need(len(inputs) == 2 or inputs[2].shape in ((), (1,), (across[1],), (1, across[1])))
     return [(rows, across[1])], rows * inner * across[1]
 
@@ -209,7 +310,7 @@ def _product(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
 def _reshape(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
     shape = tuple(int(side) for side in _numbers(inputs[1]))
     _need(not node.attributes.get("allowzero") and all(side > 0 for side in shape) and len(shape) <= 4)
-    _need(math.prod(shape) == math.prod(inputs[0].shape))
+    _need(math.prod(shape) == math.prod(inputs[0].shape) and inputs[0].fixed)
     return [shape], 0
 
 
@@ -222,14 +323,14 @@ def _top(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
 def _reduced(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
     axes = _numbers(inputs[1]) if len(inputs) > 1 else node.attributes["axes"]
     shape = inputs[0].shape
-    _need(all(0 <= axis < len(shape) for axis in axes))
+    _need(all(0 < axis < len(shape) for axis in axes))
     if node.attributes.get("keepdims", 1):
         return [tuple(1 if axis in axes else side for axis, side in enumerate(shape))], 0
     return [tuple(side for axis, side in enumerate(shape) if axis not in axes)], 0
 
 
 RULES: dict[str, Rule] = {
-    "Add": _broadcast, "AveragePool": _pool, "Cast": _same, "Concat": _concat, "Conv": _convolution,
+    "Add": _broadcast, "AveragePool": _pool, "Cast": _cast, "Concat": _concat, "Conv": _convolution,
     "DequantizeLinear": _scaled, "Div": _broadcast, "Flatten": _flatten, "Gemm": _product,
     "GlobalAveragePool": _global_pool, "MatMul": _product, "Max": _broadcast, "MaxPool": _pool, "Mean": _broadcast,
     "Mul": _broadcast, "Neg": _same, "QuantizeLinear": _scaled, "ReduceL2": _reduced, "ReduceLogSumExp": _reduced,

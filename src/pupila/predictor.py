@@ -53,8 +53,10 @@ class Outputs:
 class Predictor:
     """A model file, verified and ready."""
 
-    def __init__(self, session: ort.InferenceSession, manifest: Manifest, version: str) -> None:
+    def __init__(self, session: ort.InferenceSession, manifest: Manifest, version: str, together: int) -> None:
         self._session = session
+        self.together = together
+        """Pictures that are computed together at most, so that memory stays within model_limits.MAX_TOGETHER."""
         self._unknown = [] if manifest.unknown_score == "energy" else ["unknown"]
         self._options = ort.RunOptions()
         self._options.only_execute_path_to_fetches = True  # class activation maps cost nothing unless asked for
@@ -91,14 +93,14 @@ class Predictor:
             manifest = Manifest.from_json(graph.metadata[METADATA_KEY])
             if manifest.sha256 != seal:
                 raise ModelError("The seal in its manifest is damaged. Copy or export the model again.")
-            model_limits.check(graph)
+            together = model_limits.MAX_TOGETHER // model_limits.check(graph).numbers
             options = ort.SessionOptions()
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
             options.log_severity_level = 4
             session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
             _check_shapes(session, manifest)
-            return cls(session, manifest, hashlib.sha256(data).hexdigest()[:12])
+            return cls(session, manifest, hashlib.sha256(data).hexdigest()[:12], together)
         except ModelError:
             raise
         except Exception as error:  # ONNX Runtime has a dozen types of its own, and what a file holds may be anything
@@ -241,8 +243,9 @@ class Predictor:
         size = self.manifest.input_size
         if pictures.dtype != np.uint8 or pictures.shape[1:] != (size, size, 3):
             raise ValueError(f"Expected uint8 [N, {size}, {size}, 3], got {pictures.dtype} {list(pictures.shape)}.")
-        outputs: list[Floats] = self._session.run(names, {"images": pictures}, self._options)
-        return outputs
+        starts = range(0, max(len(pictures), 1), self.together)
+        parts = [self._session.run(names, {"images": pictures[i : i + self.together]}, self._options) for i in starts]
+        return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)] if len(parts) > 1 else parts[0]
 
 
 def _check_shapes(session: ort.InferenceSession, manifest: Manifest) -> None:

@@ -37,7 +37,7 @@ NAMED = {
     ],
     "model file": [
         f"{model_file.MAX_BYTES // MIB} MiB", f"{manifest.MAX_JSON_BYTES // MIB} MiB of manifest",
-        f"{model_limits.MAX_NODES:,} operators", f"2^{model_limits.MAX_NUMBERS.bit_length() - 1} numbers",
+        f"{model_limits.MAX_NODES:,} operators", f"2^{model_limits.MAX_TOGETHER.bit_length() - 1} numbers",
         f"{model_limits.MAX_SIDE:,} pixels", f"{manifest.MAX_GOLDEN} golden pictures",
         f"{model_limits.MAX_WORK // 10**6:,} million",
     ],

@@ -1,0 +1,238 @@
+"""Model files of which each value is small, and all together take gigabytes: refused before ONNX Runtime sees them."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+from server_kit import write_model
+
+from pupila import model_file, model_limits
+from pupila.manifest import METADATA_KEY
+from pupila.models import bundled_model
+from pupila.predictor import Predictor
+from pupila.training.export import graph
+from pupila.training.loop.resnet import ResNet18
+
+PAGE = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+REFUSED_MIB = 64
+"""What a worker's memory may grow by while it refuses a file, beside the file itself."""
+ACCEPTED_MIB = 1024
+"""What it may grow by for the most that a file of few bytes may take."""
+MEASURE = """
+import sys, time
+from pathlib import Path
+from pupila.errors import ModelError
+from pupila.predictor import Predictor
+
+def status(name):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name)) / 1024
+
+Predictor.load(sys.argv[2])  # what is loaded once is not the file's
+Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+before, started, reason = status("VmRSS"), time.perf_counter(), ""
+try:
+    Predictor.load(sys.argv[1])
+except ModelError as error:
+    reason = error.reason
+print(time.perf_counter() - started, status("VmHWM") - before, reason)
+"""
+
+
+class Bomb:
+    """Operators and weights to be put between the pixels, `planes` [N, 3, 32, 32], and the answer."""
+
+    def __init__(self) -> None:
+        self.nodes: list[NodeProto] = []
+        self.weights: list[TensorProto] = []
+
+    def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        """Add an operator and return the name of its result."""
+        output = f"value{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
+        return output
+
+    def weight(self, values: Any, kind: type = np.float32) -> str:
+        """Add a weight and return its name."""
+        name = f"number{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(np.asarray(values, kind), name))
+        return name
+
+    def enlarged(self, value: str, factor: float) -> str:
+        """Enlarge a value by so much a side."""
+        return self.add("Resize", value, "", self.weight([1, 1, factor, factor]), mode="nearest")
+
+    def summed(self, values: Sequence[str]) -> str:
+        """Add values up, the last two first, so that all are in memory until then."""
+        total = values[-1]
+        for value in reversed(values[:-1]):
+            total = self.add("Add", total, value)
+        return total
+
+
+def chain_of_200(bomb: Bomb) -> str:
+    values = [bomb.enlarged("planes", 18)]  # a million numbers
+    for _ in range(199):
+        values.append(bomb.add("Neg", values[-1]))
+    return bomb.summed(values)
+
+
+def two_hundred_read_one_by_one(bomb: Bomb) -> str:
+    """In the file's order two of them are alive; ONNX Runtime makes all of them before it adds the first."""
+    total = bomb.enlarged("planes", 18)
+    for _ in range(199):
+        total = bomb.add("Add", bomb.enlarged("planes", 18), total)
+    return total
+
+
+def resize_bomb(bomb: Bomb) -> str:
+    return bomb.enlarged("planes", 300)
+
+
+def concat_that_doubles(bomb: Bomb) -> str:
+    value = "planes"
+    for _ in range(16):
+        value = bomb.add("Concat", value, value, axis=0)
+    for _ in range(16):
+        value = bomb.add("Split", value, axis=0)
+        bomb.nodes[-1].output.append(f"{value} again")
+    return value
+
+
+def windows(bomb: Bomb) -> str:
+    """A convolution of 31 x 31 that unrolls its windows: a thousand times what it reads."""
+    scale, zero = bomb.weight(0.1), bomb.weight(3, np.uint8)
+    value = bomb.add(
+        "DequantizeLinear", bomb.add("QuantizeLinear", bomb.enlarged("planes", 10), scale, zero), scale, zero
+    )
+    weight = bomb.add("DequantizeLinear", bomb.weight(np.ones((1, 3, 31, 31)), np.int8), scale, bomb.weight(0, np.int8))
+    value = bomb.add("Conv", value, weight, pads=[15] * 4)
+    return bomb.add("DequantizeLinear", bomb.add("QuantizeLinear", value, scale, zero), scale, zero)
+
+
+def single_channels(bomb: Bomb) -> str:
+    """Of one channel each; ONNX Runtime computes sixteen."""
+    values = [bomb.enlarged("planes", 32)]
+    for _ in range(5):
+        values.append(bomb.add("Conv", values[0], bomb.weight(np.ones((1, 3, 3, 3))), pads=[1] * 4))
+    return bomb.summed(values[1:])
+
+
+def weights_that_grow(bomb: Bomb) -> str:
+    """Computed from weights alone, as the file is loaded."""
+    tall, wide = np.ones((4096, 1)), np.ones((1, 4096))
+    values = [bomb.add("Add", bomb.weight(tall), bomb.weight(wide)) for _ in range(6)]
+    total = bomb.add("MatMul", bomb.weight(wide), bomb.add("MatMul", bomb.summed(values), bomb.weight(tall)))
+    return bomb.add("Mul", "planes", total)
+
+
+def pictures_that_mix(bomb: Bomb) -> str:
+    """As many numbers as the square of the pictures computed together."""
+    first = bomb.add("ReduceMean", "planes", bomb.weight([2, 3], np.int64), keepdims=0)
+    return bomb.add("MatMul", first, bomb.add("Transpose", first, perm=[1, 0]))
+
+
+def grown(operator: str, shape: Sequence[int]) -> Callable[[Bomb], str]:
+    """Return a bomb of an operator that makes as much as it is told."""
+    return lambda bomb: bomb.add(operator, "planes", bomb.weight(shape, np.int64))
+
+
+BOMBS: dict[str, tuple[Callable[[Bomb], str], str]] = {
+    "chain that keeps 200 values": (chain_of_200, "numbers in memory at once"),
+    "200 values read one by one": (two_hundred_read_one_by_one, "numbers in memory at once"),
+    "Resize": (resize_bomb, "numbers in memory at once"),
+    "Concat that doubles": (concat_that_doubles, "operator Split makes more"),
+    "windows of a convolution": (windows, "numbers in memory at once"),
+    "single channels": (single_channels, "numbers in memory at once"),
+    "weights that grow": (weights_that_grow, "from its weights alone"),
+    "pictures that mix": (pictures_that_mix, "operator Transpose is used in a way"),
+    "Expand": (grown("Expand", [1, 3, 2**15, 2**15]), "operator 'Expand', which no model"),
+    "Tile": (grown("Tile", [1, 1, 2**10, 2**10]), "operator 'Tile', which no model"),
+    "Pad": (grown("Pad", [0, 0, 0, 0, 0, 0, 2**15, 2**15]), "operator 'Pad', which no model"),
+    "ConstantOfShape": (lambda b: b.add("ConstantOfShape", b.weight([2**30], np.int64)), "operator 'ConstantOfShape'"),
+}  # fmt: skip
+
+
+def write_bomb(path: Path, make: Callable[[Bomb], str]) -> Path:
+    """Write a model file that answers as it should, and computes `make` besides."""
+    model = onnx.load(write_model(path))
+    bomb = Bomb()
+    made = make(bomb)
+    mean = bomb.add("Flatten", bomb.add("ReduceMean", made, bomb.weight([1, 2, 3], np.int64)))
+    part = bomb.add("Mul", mean, bomb.weight(0))
+    nodes = list(model.graph.node)
+    at = next(place for place, node in enumerate(nodes) if "pooled" in node.input)
+    feature = next(node for node in nodes if node.output[0] == "features")
+    feature.output[0] = "plain"
+    joined = helper.make_node("Add", ["plain", part], ["features"], name="joined")
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes[:at], *bomb.nodes, *nodes[at:-1], joined, nodes[-1]])
+    model.graph.initializer.extend(bomb.weights)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def measured(path: Path) -> tuple[float, float, str]:
+    """Load a file in a process of its own; return seconds, growth of its memory in MiB, and why it is refused."""
+    good = write_model(path.with_name("good.onnx"))
+    command = [sys.executable, "-c", MEASURE, str(path), str(good)]
+    out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    seconds, growth, *reason = out.rstrip("\n").split(" ", 2)
+    return float(seconds), float(growth), reason[0] if reason else ""
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_bomb_is_refused_by_name_within_a_second_and_little_memory(name: str, tmp_path: Path) -> None:
+    make, words = BOMBS[name]
+    seconds, growth, reason = measured(write_bomb(tmp_path / "bomb.onnx", make))
+    assert words in reason, reason
+    assert seconds < 1 and growth < REFUSED_MIB
+
+
+def bundled_at(side: int) -> bytes:
+    """Return the bundled model's file, int8, with a network of so many pixels a side, and no seal."""
+    model = onnx.load(bundled_model())
+    factors = next(weight for weight in model.graph.initializer if weight.name == "enlarge.factors")
+    factors.CopyFrom(numpy_helper.from_array(np.asarray([1, 1, side / 32, side / 32], np.float32), factors.name))
+    del model.graph.value_info[:]  # of the smaller network
+    entry = next(entry for entry in model.metadata_props if entry.key == METADATA_KEY)
+    entry.value = json.dumps({**json.loads(entry.value), "sha256": ""})
+    return bytes(model.SerializeToString())
+
+
+def test_largest_network_is_accepted_and_answers_pictures_in_parts_as_one_by_one() -> None:
+    predictor = Predictor.from_bytes(bundled_at(512))
+    pictures = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
+    assert predictor.together < len(pictures) < Predictor.load(bundled_model()).together
+    together, alone = predictor.scores(pictures), [predictor.scores(picture[np.newaxis]) for picture in pictures]
+    np.testing.assert_allclose(together, np.concatenate(alone), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_largest_network_over_picture_and_mirror_image_is_accepted(precision: str) -> None:
+    state = {name: value.numpy() for name, value in ResNet18(10).state_dict().items()}
+    model = graph.build(state, 512, 512, flip_average=True)
+    model = model if precision == "float32" else graph.half_precision(model)
+    cost = model_limits.check(model_file.read_graph(model.SerializeToString()))
+    assert 0.3 * model_limits.MAX_TOGETHER < cost.numbers < 0.9 * model_limits.MAX_TOGETHER
+
+
+def nearly_too_much(bomb: Bomb) -> str:
+    """Three values of 21 million numbers each, of 2**26 that are allowed."""
+    value = bomb.enlarged(bomb.add("Conv", "planes", bomb.weight(np.ones((16, 3, 1, 1)))), 36)
+    return bomb.add("Add", value, bomb.add("Neg", value))
+
+
+def test_most_that_is_allowed_takes_no_more_than_the_documents_say(tmp_path: Path) -> None:
+    path = write_bomb(tmp_path / "allowed.onnx", nearly_too_much)
+    cost = model_limits.check(model_file.read_graph(path.read_bytes()))
+    assert cost.numbers > 0.9 * model_limits.MAX_TOGETHER
+    _, growth, reason = measured(path)
+    assert reason == "" and growth < ACCEPTED_MIB
+    assert f"{ACCEPTED_MIB // 1024} GiB beside it" in PAGE and f"{REFUSED_MIB} MiB |" in PAGE
