@@ -150,6 +150,12 @@ def test_every_message_is_found_again_when_it_is_put_together(monkeypatch: pytes
         ("would copy a.jpg to sorted/cat/a.jpg", "faria uma cópia: a.jpg → sorted/cat/a.jpg"),
         ("s3://b/run/checkpoint: cannot be written (timeout). Check --checkpoints and its keys.",
          "s3://b/run/checkpoint: não pode ser gravado (timeout). Confira --checkpoints e as chaves dele."),
+        ("The largest class of train has 1.1 times the pictures of the smallest: balanced enough.",
+         "A maior classe do conjunto de treino tem 1,1 vezes o número de imagens da menor: equilíbrio suficiente."),
+        ("  float32: 44.7 MB, 9.94 ms a picture on one thread, valid acc 0.9420",
+         "  float32: 44,7 MB, 9,94 ms por imagem em uma thread, acurácia de validação 0,9420"),
+        ("* int8: 11.3 MB, 3.36 ms a picture on one thread, valid acc 0.9424",
+         "* int8: 11,3 MB, 3,36 ms por imagem em uma thread, acurácia de validação 0,9424"),
         ("photos-standard (no model yet)", "photos-standard (ainda sem modelo)"),
     ],
 )  # fmt: skip

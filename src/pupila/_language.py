@@ -91,7 +91,8 @@ def _pieces(text: str) -> str:
     while text and len(text) <= LONG:
         name, colon, reason = text.partition(": ")
         if colon and " " in reason and _message(text) is None and _message(reason) is not None:
-            done, text = f"{done}{name}: ", reason
+            shown = _message(name) if " " in name else None
+            done, text = f"{done}{shown or name}: ", reason
         breaks = [end for end in itertools.islice(BREAK.finditer(text), FAR) if end.end()]
         for head, rest in [(text, ""), *((text[: end.start()], text[end.end() :]) for end in reversed(breaks))]:
             found = _message(head) if " " in head else None

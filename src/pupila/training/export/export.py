@@ -294,9 +294,9 @@ def _publish(data: bytes, path: Path) -> None:
 
 def _report(candidates: list[Candidate], chosen: Candidate, parity: float, manifest: Manifest) -> None:
     for candidate in candidates:
-        mark = "*" if candidate is chosen else " "
+        name = f"{'*' if candidate is chosen else ' '} {candidate.precision}"
         log.info(
-            f"{mark} {candidate.precision}: {candidate.size_bytes / 1e6:.1f} MB, "
+            f"{name}: {candidate.size_bytes / 1e6:.1f} MB, "
             f"{candidate.milliseconds:.2f} ms a picture on one thread, valid acc {candidate.accuracy:.4f}"
         )
     log.info(f"parity with the training model: largest probability difference {parity:.1e}")
