@@ -2,7 +2,8 @@
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 from server_kit import picture, write_model
 
 from pupila.batch import Sorting, Summary, predict_all
-from pupila.batch.job import BatchJob, FileAnswer
-from pupila.batch.sorting import UNKNOWN, UNSURE, folders_of, records_of
+from pupila.batch.job import About, BatchJob, FileAnswer
+from pupila.batch.sorting import UNKNOWN, UNSURE, folders_of, placements
 
 
 @pytest.fixture(scope="module")
@@ -125,9 +126,22 @@ def test_table_and_folders_come_from_one_job(model: Path, photos: Path) -> None:
 
 
 def test_unknown_pictures_are_set_aside(tmp_path: Path) -> None:
-    answers = [(b"a.png", FileAnswer(((0, 1.0),), unknown=True)), (b"b.png", FileAnswer(((0, 1.0),)))]
-    records = records_of(answers, ["cat"], Sorting(tmp_path / "sorted"))
-    assert [folder.decode() for folder, _, _ in records] == [UNKNOWN, "cat"]
+    paths = [str(tmp_path / name) for name in ("a.png", "b.png", "c.png")]
+    answers = [FileAnswer(((0, 1.0),), unknown=True), FileAnswer(((0, 1.0),)), FileAnswer(code="x", error="y")]
+    with begun(tmp_path, paths) as job:
+        job.answer(paths, b"".join(answer.to_line() for answer in answers))
+        found = list(placements(job, ["cat"], Sorting(tmp_path / "sorted")))
+    assert [(folder.decode(), name) for folder, name, _ in found] == [(UNKNOWN, b"a.png"), ("cat", b"b.png")]
+
+
+@contextmanager
+def begun(folder: Path, paths: Sequence[str]) -> Iterator[BatchJob]:
+    """A job with these files, none of which is answered."""
+    for path in paths:
+        Path(path).touch()
+    with BatchJob(folder / "out.csv") as job:
+        job.begin([*map(Path, paths)], [], About("m", "v", 1))
+        yield job
 
 
 @given(st.lists(st.text(st.sampled_from("aA/._\\-12"), max_size=4), min_size=1, max_size=6))
@@ -138,12 +152,14 @@ def test_folder_names_are_harmless_and_different(classes: Sequence[str]) -> None
 
 
 @settings(deadline=None, max_examples=20)
-@given(st.sets(st.tuples(st.binary(), st.binary(), st.binary()), max_size=9))
-def test_records_come_back_sorted_whatever_their_bytes(
-    tmp_path_factory: pytest.TempPathFactory, records: set[tuple[bytes, bytes, bytes]]
-) -> None:
-    with BatchJob(tmp_path_factory.mktemp("job") / "out.csv") as job:
-        assert list(job.in_order(records)) == list(job.in_order(sorted(records, reverse=True))) == sorted(records)
+@given(st.lists(st.one_of(st.none(), st.binary()), min_size=1, max_size=9))
+def test_files_come_sorted_by_any_key(tmp_path_factory: pytest.TempPathFactory, keys: Sequence[bytes | None]) -> None:
+    folder = tmp_path_factory.mktemp("job")
+    names = [folder / f"{number}.png" for number in range(len(keys))]
+    known = dict(zip(map(os.fsencode, names), keys, strict=True))
+    with begun(folder, [*map(str, names)]) as job:
+        found = [(key, path) for key, path, _ in job.sorted_by(lambda path, _: known[path])]
+    assert found == sorted((key, path) for path, key in known.items() if key is not None)
 
 
 def test_longest_names_are_cut_where_they_are_taken(model: Path, tmp_path: Path) -> None:

@@ -199,7 +199,6 @@ EXPECTED = [(f"{i:04d}.png", CLASSES[i % len(CLASSES)]) for i in range(6)]
 def test_pictures_of_a_web_server_are_answered_though_it_fails_at_times(
     pictures: Path, model: Path, tmp_path: Path, serve: Any
 ) -> None:
-    pytest.importorskip("fsspec")
     Quiet.failed.clear()
     port = serve(functools.partial(Quiet, directory=str(pictures)))
     assert answered_from(f"http://127.0.0.1:{port}/photos/", model, tmp_path / "a.parquet") == EXPECTED

@@ -3,6 +3,7 @@
 import os
 import resource
 import subprocess
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,7 +60,7 @@ def test_chosen_size_is_remembered(root: Path) -> None:
 
 def test_each_size_is_kept_for_itself(root: Path) -> None:
     assert [load(root, size).train.size for size in (8, 16, 8)] == [8, 16, 8]
-    assert len(kept(root, "train.npy")) == 2
+    assert len(kept(root, "*.db")) == 2
 
 
 def test_changed_picture_is_noticed(root: Path) -> None:
@@ -89,13 +90,15 @@ def test_changed_archive_is_noticed(root: Path) -> None:
     assert load(path).fingerprint != before
 
 
-@pytest.mark.parametrize("name", ["train.npy", "train-labels.npy", "test.npy", "about.json"])
+@pytest.mark.parametrize("array", ["about", "train", "train-labels", "test"])
 @pytest.mark.parametrize("damage", ["cut", "flipped", "missing"])
-def test_damaged_cache_is_made_again(root: Path, name: str, damage: str) -> None:
+def test_damaged_cache_is_made_again(root: Path, array: str, damage: str) -> None:
     first = load(root)
-    [path] = kept(root, name)
+    [path] = kept(root, "*.db")
     data = bytearray(path.read_bytes())
-    data[-1] ^= 1
+    with zipfile.ZipFile(path) as archive:
+        place = archive.getinfo(f"{array}.npy")
+    data[place.header_offset + place.file_size] ^= 1
     if damage == "missing":
         path.unlink()
     else:
@@ -115,8 +118,8 @@ def test_full_disk_is_one_line_and_leaves_nothing(root: Path, caplog: pytest.Log
     with no_file_longer_than(1000):
         assert len(load(root).train) == 4
     said = caplog.text
-    assert "Warning: the decoded pictures were not cached" in said and "(the disk may be full)" in said
-    assert kept(root, "*.npy") == []
+    assert "Warning: the decoded pictures were not cached" in said and "(File too large)" in said
+    assert kept(root, "*.db") == []
     assert len(load(root).train) == 4
 
 
@@ -135,7 +138,7 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
 def test_setting_names_the_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PUPILA_CACHE", str(root.parent / "elsewhere"))
     load_dataset(root, 32)
-    assert list((root.parent / "elsewhere").rglob("train.npy"))
+    assert list((root.parent / "elsewhere").rglob("*.db"))
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from data_kit import make_folder, make_tar, make_zip, picture, write_files
+from data_kit import encode, make_folder, make_tar, make_zip, picture, write_files
+from PIL import Image, ImageDraw
 
 from pupila.cli import main
 from pupila.data import Splits, load_dataset
@@ -233,7 +234,7 @@ def test_column_a_class_is_read_and_several_classes_a_picture_are_named(root: Pa
     numbered = "".join(f"{n - 1 if n else ''},{line}\n" for n, line in enumerate(table.splitlines()))
     assert load(write_files(root, {"truth.csv": numbered})).train.classes == ("BCC", "MEL", "NV")
     write_files(root, {"truth.csv": table.replace("1.0,0.0,0.0", "1.0,1.0,0.0")})
-    assert "truth.csv is not used: 1 of its 3 rows give a picture several classes" in refusal(root)
+    assert "truth.csv is not used: it gives pictures several classes, in 1 of 3 rows" in refusal(root)
 
 
 def test_tables_of_roboflow_lie_in_the_folders_of_their_splits(root: Path) -> None:
@@ -327,6 +328,40 @@ def test_classes_that_are_called_like_masks_stay_classes(root: Path) -> None:
     assert load(root).train.classes == ("with_mask", "without_mask")
 
 
+def mask(number: int) -> bytes:
+    """A white blot on black, as wide as the pictures are."""
+    drawn = Image.new("L", (32, 32))
+    ImageDraw.Draw(drawn).ellipse((number, 4, 20 + number, 27), 255)
+    return encode(drawn)
+
+
+@pytest.mark.parametrize("name", ["{pet}/{n:03d}_mask.png", "{pet}/{n:03d} - Segmentation 1.png", "masks/{n:03d}.png"])
+def test_masks_beside_the_pictures_of_class_folders_are_left_out(root: Path, name: str) -> None:
+    make_folder(root, {"cat": 4, "dog": 4})
+    write_files(root, {name.format(pet=pet, n=n): mask(n) for pet in ("cat", "dog") for n in range(3)})
+    splits = load(root)
+    assert splits.train.classes == ("cat", "dog") and len(splits.train) == 8
+    assert splits.notes[-1].startswith("Left out ") and "of parts of the pictures, like " in splits.notes[-1]
+
+
+def test_masks_beside_pictures_without_classes_are_a_data_set_for_segmentation(root: Path) -> None:
+    make_folder(root, {".": 4})
+    write_files(root, {f"{n:03d}_mask.png": mask(n) for n in range(4)})
+    assert "is a data set for segmentation (masks: 000_mask.png)" in refusal(root)
+
+
+def test_photos_that_are_called_like_masks_stay(root: Path) -> None:
+    make_folder(root, {"ana": 4, "bob": 4, "mask": 4})
+    write_files(root, {f"{name}/{n:03d}_mask.png": picture(90 + n) for name in ("ana", "bob") for n in range(4)})
+    splits = load(root)
+    assert splits.train.classes == ("ana", "bob", "mask") and len(splits.train) == 20
+
+
+def test_flat_drawings_in_folders_called_alike_stay(root: Path) -> None:
+    write_files(root, {f"{brand}/{n}.png": mask(n) for brand in ("target", "label", "other") for n in range(4)})
+    assert load(root).train.classes == ("label", "other", "target")
+
+
 def test_class_folders_with_boxes_beside_the_pictures_stay_class_folders(root: Path) -> None:
     make_folder(root, {"cat": 2, "dog": 2})
     write_files(root, {f"{pet}/{n:03d}.txt": "0 0.5 0.5 0.2 0.2\n" for pet in ("cat", "dog") for n in range(2)})
@@ -347,7 +382,9 @@ def test_lfs_pointers_are_named_once(root: Path) -> None:
     make_folder(root, {"cat": 2, "dog": 2})
     write_files(root, {"cat/a.png": pointer, "dog/b.png": pointer})
     splits = load(root)
-    assert splits.skipped == () and splits.notes[-1].startswith("Left out: 2 of its pictures are Git LFS pointers")
+    assert splits.skipped == () and splits.notes[-1].startswith(
+        "Left out: Git LFS pointers in place of the pictures themselves: 2. "
+    )
     write_files(root, {f"{pet}/{n:03d}.png": pointer for pet in ("cat", "dog") for n in range(2)})
     assert refusal(root).endswith("Run `git lfs pull` in its repository.")
 

@@ -26,7 +26,7 @@ def test_labels_change_and_the_fingerprint_with_them(splits, tmp_path):
     assert np.bincount(splits.train.labels).tolist() == [3, 3]
     assert np.bincount(fixed.train.labels).tolist() == [4, 2]
     assert fixed.fingerprint != splits.fingerprint
-    assert fixed.notes[-1] == "fixes.csv changed the labels of 1 pictures."
+    assert fixed.notes[-1] == "fixes.csv changed the labels of 1 picture."
 
 
 def test_table_that_changes_nothing_leaves_the_fingerprint(splits, tmp_path):

@@ -38,7 +38,7 @@ def test_kaggle_cifar10_is_recognised(root: Path) -> None:
         "train": ["deer/train/4.png", "frog/train/1.png", "truck/train/2.png", "truck/train/3.png"]
     }
     assert splits.layout == "labels from trainLabels.csv"
-    assert splits.notes == ("test: 3 pictures without a label were left out.",)
+    assert splits.notes == ("test: left out 3 pictures without a label.",)
     assert splits.skipped == ()
 
 

@@ -40,7 +40,7 @@ def test_better_model_is_named_with_its_test(photos, tmp_path):
 
 def test_same_answers_are_no_real_difference(photos, tmp_path):
     output = compare(photos, tmp_path, second=0.0)
-    assert "No real difference shows" in output and "p = 1" in output and "0 answers differ." in output
+    assert "No real difference shows" in output and "p = 1" in output and "Answers that differ: 0." in output
 
 
 def test_pictures_that_a_model_may_have_been_trained_on_are_cautioned_about(photos, tmp_path):

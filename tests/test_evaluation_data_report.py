@@ -21,7 +21,7 @@ def inspection(tmp_path: Path) -> Inspection:
 def test_page_names_leaks_before_all_else(inspection: Inspection, tmp_path: Path) -> None:
     write_data_report(tmp_path / "out" / "data.html", inspection)
     text = (tmp_path / "out" / "data.html").read_text(encoding="utf-8")
-    assert "LEAK: 1 of 1 test pictures (100.00%) are in another part too, 1 of them bit for bit." in text
+    assert "LEAK: 1 of 1 picture of test (100.00%) found in another part too, 1 of them bit for bit." in text
     assert text.index("Leaks") < text.index("Files that cannot be used") < text.index("What the network sees")
     assert "test: cat/1 again.png" in text
 
@@ -43,7 +43,7 @@ def test_page_fetches_nothing_and_escapes_names(inspection: Inspection, tmp_path
 def test_text_is_the_summary(inspection: Inspection) -> None:
     lines = data_text(inspection).splitlines()
     assert lines[0] == "pets: class folders in train/, test/"
-    assert lines[1].startswith("LEAK: 1 of 1 test pictures")
+    assert lines[1].startswith("LEAK: 1 of 1 picture of test")
     assert lines[2].startswith("test has no picture of <b>dog: ")
     assert lines[3] == "Files that cannot be used: 1"
     assert lines[4].startswith("  train/cat/bad.jpg: Not a picture")

@@ -415,11 +415,11 @@ def test_command_counts_and_deletes(store: Store) -> None:
     correct(store, "a", 0, None, 1.0)
     folder = str(store.folder.path)
     shown = CliRunner().invoke(main, ["feedback", "show", folder])
-    assert "3 pictures, 3 answers" in shown.output
-    assert "1 answers corrected, 1 of them as none of the classes" in shown.output
+    assert "3 pictures kept, 3 answers" in shown.output
+    assert "1 answer corrected, 1 of them as none of the classes" in shown.output
     assert json.loads(CliRunner().invoke(main, ["feedback", "show", folder, "--json"]).output)["models"] == {"m1": 3}
     one = CliRunner().invoke(main, ["feedback", "delete", folder, "--request", "a", "--picture", "1"])
-    assert one.output == "deleted 1 answers and their pictures\n"
+    assert one.output == "deleted 1 answer, pictures included\n"
     for wrong in (["--request", "a1"], ["--request", "b", "--picture", "1"]):
         nothing = CliRunner().invoke(main, ["feedback", "delete", folder, *wrong])
         assert nothing.exit_code == 1

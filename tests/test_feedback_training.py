@@ -47,7 +47,7 @@ def test_corrected_pictures_come_with_their_right_class(tmp_path: Path) -> None:
     for seed, category in ((1, 2), (2, 1)):
         (row,) = [i for i, one in enumerate(found.pictures.images) if np.array_equal(one, images.decode(png(seed), 32))]
         assert found.pictures.labels[row] == category
-    assert found.summary() == "3 corrected pictures are added to training; left out: none"
+    assert found.summary() == "Corrected pictures added to training: 3; left out: none"
 
 
 def test_pictures_of_no_class_or_a_foreign_one_are_left_out_and_told(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_pictures_of_validation_and_test_are_left_out_mirrored_and_compressed_on
     seen = Dataset(smooth[np.newaxis], np.zeros(1, dtype=np.int64), CLASSES)
     found = read_corrections(folder, CLASSES, 32, [held(7, 1), seen])
     assert (len(found), found.held_out) == (1, 3)
-    assert "3 that are in validation or test, too" in found.summary()
+    assert "3 in validation or test, too" in found.summary()
 
 
 def test_copies_are_found_and_other_pictures_are_not() -> None:
@@ -107,7 +107,7 @@ def test_training_takes_corrections_up_and_the_model_file_says_so(
             (tmp_path / "data" / name / f"{row}.png").write_bytes(images.encode_png(data.images[row]))
     folder = kept(tmp_path / "kept", [(png(1), "blue"), (png(2), None)])
     taught = train(str(tmp_path / "data"), TINY, tmp_path / "taught", feedback=folder).exported.predictor.manifest
-    assert "1 corrected pictures are added to training; left out: 1 of none of the classes" in caplog.text
+    assert "Corrected pictures added to training: 1; left out: 1 of none of the classes" in caplog.text
     assert (taught.data["train"], taught.data["validation"]) == (81 + 1, 9)
     assert taught.data["feedback"]["pictures"] == 1
     assert taught.reference["n"] == taught.data["validation"]

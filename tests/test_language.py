@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from pupila import _language
+from pupila._arguments import counted
 from pupila._language import FIELD, translated
 from pupila.cli import main
 from pupila.evaluation.pages.report import ProgressPage
@@ -34,6 +35,23 @@ def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[s
         encoding="utf-8",
         timeout=300,
     )
+
+
+COUNTED = re.compile(r"\{\d+:,\} (?:\w+ )?(?:pictures|answers|files|classes|epochs|rows|pairs|trials|runs|minutes)\b")
+ALWAYS_MANY = (
+    "pictures of {1} x {2} pixels need", "served pictures against", "fewer than", "pictures give steps", "shown in all",
+    "pictures to train on", "cross-validated on features", "labels and {3:,} names", "names for {1:,} pictures",
+    "holds over", "has over", "times through", "such pairs",
+)  # fmt: skip
+"""Parts of messages with limits, and with figures that are more than one."""
+
+
+def test_what_may_be_one_is_written_in_the_singular_then() -> None:
+    plurals = [text for text in ENTRIES if COUNTED.search(text) and not COUNTED.fullmatch(text)]
+    assert [text for text in plurals if not any(part in text for part in ALWAYS_MANY)] == []
+    assert (counted(1, "picture"), counted(1.0, "minute"), counted(2, "more class")) == (
+        "1 picture", "1 minute", "2 more classes",
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -119,14 +137,14 @@ def test_every_message_is_found_again_when_it_is_put_together(monkeypatch: pytes
         ("Recipe x: epochs must be from 1 to 10, not 0. flip must be one of random, none, not 'x'.",
          "Receita x: epochs precisa estar entre 1 e 10; 0 não serve. flip precisa ser um destes: random, none; 'x' não "
          "serve."),
-        ("12 corrected pictures are added to training; left out: 3 of none of the classes; 2 that cannot be read",
-         "12 imagens corrigidas entram no treino; ficaram de fora: 3 de nenhuma das classes; 2 que não podem ser "
-         "lidas"),
+        ("Corrected pictures added to training: 12; left out: 3 of none of the classes; 2 not readable as a picture",
+         "Imagens corrigidas incluídas no treino: 12; deixadas de fora: 3 de nenhuma das classes; 2 sem imagem "
+         "legível"),
         ("Ignored 3 hidden folders (.git, .x, .y and 2 more).",
          "Fica de fora: 3 pastas ocultas (.git, .x, .y e mais 2)."),
-        ("LEAK: 3 of 120 test pictures (2.50%) are in another part too, 1 of them bit for bit. A score on test "
+        ("LEAK: 3 of 120 pictures of test (2.50%) found in another part too, 1 of them bit for bit. A score on test "
          "flatters.",
-         "VAZAMENTO: 3 de 120 imagens de teste (2,50%) estão também em outra parte, 1 delas idênticas bit a bit. Uma "
+         "VAZAMENTO: 3 de 120 imagens de teste (2,50%) também em outra parte; idênticas bit a bit: 1. Uma "
          "métrica de teste é otimista."),
         ("Error: Invalid value for 'FOLDER': Directory 'x' does not exist.",
          "Erro: Valor inválido para 'FOLDER': O diretório 'x' não existe."),

@@ -23,6 +23,7 @@ from werkzeug.test import TestResponse
 from pupila.predictor import Predictor
 from pupila.server import Settings, create_app
 from pupila.server.api import body as bodies
+from pupila.server.api import multipart
 
 PNG = picture("red")
 TEXT = base64.b64encode(bytes(range(248, 256)) * 6 + PNG).decode()
@@ -271,6 +272,31 @@ def test_json_without_its_header_is_told_which_to_add(client: FlaskClient, kind:
     status, code, message = said(ask(client, json.dumps({"images": [TEXT]}), kind))
     assert (status, code) == (415, "content_type_unsupported")
     assert "Add -H 'Content-Type: application/json'" in message
+
+
+BLANKS = ["", " \t\r\n", "\n" * 100_000, "\x0b", "\xa0"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("blanks", BLANKS, ids=["none", "all kinds", "many", "of no JSON", "of no JSON either"])
+@pytest.mark.parametrize("text", ['{"images": []}', "{ }", "[-1]", "[null]", "[[true]]", '"text"', "{'images'}"])
+def test_what_json_reads_is_taken_for_json(text: str, blanks: str, encoding: str) -> None:
+    body = (blanks + text).encode(encoding)
+    try:
+        bodies.parse(body, 10, "")
+    except ValueError:
+        return
+    assert multipart.begins_as_json(body)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM"])
+def test_no_picture_is_taken_for_json(kind: str) -> None:
+    assert not multipart.begins_as_json(picture("red", kind))
+
+
+def test_signs_that_are_blank_elsewhere_are_not_in_json(client: FlaskClient) -> None:
+    assert not multipart.begins_as_json(b"\x0b[1]") and not multipart.begins_as_json(b" " * 2**22)
+    assert said(ask(client, b"\x0b" + b'{"images": []}'))[:2] == (400, "json_malformed")
 
 
 @pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain"])

@@ -2,11 +2,21 @@
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+from PIL import Image
+from server_kit import encode
 
+from pupila.feedback import Answered, Store
+from pupila.prediction import Choice, Prediction
+from pupila.server import Settings
 from pupila.server.api.errors import DeadlineError
-from pupila.server.inference import SMALL, LargeImageLock
+from pupila.server.api.feedback_writer import Collector
+from pupila.server.api.multipart import Part
+from pupila.server.inference import LARGE_IMAGE_LOCK, SMALL, LargeImageLock, PictureResult
 
 BIG = 4 * SMALL
 
@@ -53,3 +63,41 @@ def test_picture_that_fails_releases_the_lock() -> None:
         raise ValueError("broken")
     with lock.acquire(BIG, later(0.05)):
         pass
+
+
+LARGE = Image.new("RGB", (1000, 700), "red")
+ANEW = {
+    "PNG": encode(LARGE, "PNG"),
+    "TIFF": encode(LARGE, "TIFF"),
+    "animation": encode(LARGE, "WEBP", save_all=True, append_images=[Image.new("RGB", LARGE.size)]),
+}
+"""Pictures that are kept by writing their pixels anew."""
+
+
+@pytest.mark.parametrize("kind", ANEW)
+def test_store_holds_the_lock_while_it_decodes(kind: str, tmp_path: Path) -> None:
+    held: list[int] = []
+
+    @contextmanager
+    def lock(pixels: int) -> Iterator[None]:
+        held.append(pixels)
+        yield
+
+    store = Store(tmp_path / "kept", create=True)
+    assert store.add([Answered("r", 0, ANEW[kind], "red", 1.0, False, "m", 0.0)], lock=lock) == 1
+    store.close()
+    assert held == [1000 * 700]
+
+
+def test_collector_waits_until_no_other_thread_decodes_a_large_picture(tmp_path: Path) -> None:
+    collector = Collector(Settings(feedback_dir=tmp_path / "kept"))
+    result = PictureResult(Prediction((Choice("red", 0, 1.0),), False), None)
+    with LARGE_IMAGE_LOCK.acquire(BIG, later()):
+        collector.offer("r", [Part("", ANEW["PNG"])], [result], "m")
+        time.sleep(1)
+        assert collector.store.counts().answers == 0
+    limit = later()
+    while not collector.store.counts().answers:
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+    collector.close()

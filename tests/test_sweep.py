@@ -147,7 +147,7 @@ def test_table_has_a_line_a_group_with_its_spread_and_failures():
     groups = groups_of([result("a", 0, 0.5), result("a", 1, 0.7)], [Failure("b-0", "b", "The loss is nan.")])
     lines = as_text(groups, 0).splitlines()
     assert lines[1].startswith("a ") and "0.600 (0.500 to 0.700)" in lines[1]
-    assert "failed" in lines[2] and "1 trials failed" in lines[-1]
+    assert "failed" in lines[2] and "1 trial failed" in lines[-1]
 
 
 def test_csv_has_a_line_a_trial():

@@ -70,7 +70,8 @@ def test_copies_of_the_data_sets_own_pictures_are_left_out(tmp_path):
     read = read_outliers(folder, [replace(colours(2), images=own)], "squash")
     assert (len(read.pictures), read.own) == (6, 2)
     assert read.describe() == (
-        "6 pictures teach what is none of the classes; left out: 2 that are in the data set, too; 1 that cannot be read"
+        "Pictures that teach what is none of the classes: 6; left out: 2 in the data set, too; "
+        "1 not readable as a picture"
     )
 
 
@@ -109,10 +110,10 @@ def test_command_takes_them_says_so_and_can_be_repeated(tmp_path):
     values = ("weights=none", "network_size=32", "progressive=[]", "batch_size=16", "export=float32")
     command = ["train", tmp_path / "photos", "--outliers", others, "--epochs", "1", "--runs", tmp_path, "--name", "run"]
     words = [*map(str, command), *(f"--set={value}" for value in values)]
-    assert "12 pictures teach" in CliRunner().invoke(main, [*words, "--explain"]).output
+    assert "of the classes: 12; left out" in CliRunner().invoke(main, [*words, "--explain"]).output
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 0, done.output
-    assert "12 pictures teach what is none of the classes; left out: none" in done.output
+    assert "Pictures that teach what is none of the classes: 12; left out: none" in done.output
     told = Predictor.load(tmp_path / "run" / "model.onnx").manifest.data["outliers"]
     assert (told["source"], told["pictures"]) == ("others", 12)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["outliers"] == str(others)

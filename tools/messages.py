@@ -17,6 +17,8 @@ import click
 from babel.messages.catalog import Catalog
 from babel.messages.pofile import read_po, write_po
 
+from pupila._arguments import plural
+
 SOURCE = Path(__file__).parents[1] / "src" / "pupila"
 CATALOGUE = SOURCE / "locale" / "pt_BR" / "LC_MESSAGES" / "pupila.po"
 
@@ -127,7 +129,7 @@ def own_messages(node: ast.AST, label: bool) -> Iterator[str]:
         for paragraph in (ast.get_docstring(node) or "").split("\n\n"):
             yield from kept(" ".join(paragraph.split()), label=False)
     if isinstance(node, ast.Call) and called(node) == "counted" and isinstance(node.args[1], ast.Constant):
-        yield from (f"{{0:,}} {node.args[1].value}", f"{{0:,}} {node.args[1].value}s")
+        yield from (f"{{0:,}} {node.args[1].value}", f"{{0:,}} {plural(str(node.args[1].value))}")
     if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str)):
         yield from kept(template(node), label)
 

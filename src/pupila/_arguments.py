@@ -8,7 +8,7 @@ import difflib
 import itertools
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,4 +106,16 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
 
 def counted(count: float, thing: str) -> str:
     """Return the count with the thing, in the plural where it is not one."""
-    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+    number = f"{count:,}" if isinstance(count, int) else f"{count:g}"
+    return f"{number} {thing if count == 1 else plural(thing)}"
+
+
+def plural(thing: str) -> str:
+    """Return the plural of what counted() counts."""
+    return f"{thing}es" if thing.endswith("s") else f"{thing}s"
+
+
+def first_few(names: Sequence[str], most: int = 5, show: Callable[[str], str] = str) -> str:
+    """Join names with commas, the first of them as `show` writes them, and count the others."""
+    shown = ", ".join(map(show, names[:most]))
+    return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown

@@ -137,12 +137,12 @@ class CsvWriter:
 
 def escaped(text: str) -> str:
     """Return a cell's text; a number is none of a formula's beginnings, whatever its sign."""
-    return f"'{text}" if text.startswith(FORMULA) and not is_number(text) else text
+    return f"'{text}" if text.lstrip("'").startswith(FORMULA) and not is_number(text) else text
 
 
 def unescaped(text: str) -> str:
     """Return what `escaped` was given."""
-    return text[1:] if text[:1] == "'" and text[1:].startswith(FORMULA) else text
+    return text[1:] if text[:1] == "'" and text.lstrip("'").startswith(FORMULA) else text
 
 
 def is_number(text: str) -> bool:

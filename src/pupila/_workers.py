@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath
 from queue import SimpleQueue
 from threading import Lock
 from types import TracebackType
-from typing import IO, TypeVar
+from typing import IO, Self, TypeVar
 
 from pupila.errors import PupilaError
 
@@ -129,7 +129,7 @@ class WorkerPool:
             self._idle.put(worker)
         self._threads = ThreadPoolExecutor(len(workers) * under_way, "workers")
 
-    def __enter__(self) -> "WorkerPool":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

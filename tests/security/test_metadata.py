@@ -15,6 +15,7 @@ from pupila.feedback.folder import clean
 from pupila.feedback.strip import strip
 
 MARKER = b"Rua-das-Flores-17"
+XMP = b"\xff\xe1\0\x13" + MARKER
 PICTURE = Image.fromarray(np.random.default_rng(1).integers(0, 256, (20, 30, 3), dtype=np.uint8))
 
 
@@ -52,6 +53,20 @@ def before_the_end(extra: bytes) -> bytes:
 
 def dnl() -> bytes:
     return before_the_end(b"\xff\xdc" + struct.pack(">H", len(MARKER) + 2) + MARKER)
+
+
+def table(marker: int, place: int, values: bytes) -> bytes:
+    """A JPEG with a table more, in front of its own."""
+    sizes = bytes(7) + bytes([len(values)]) + bytes(8) if marker == 0xC4 else b""
+    return segment(marker, bytes([place]) + sizes + values)
+
+
+def behind_the_scan(marker: int, place: int, values: bytes) -> bytes:
+    """A progressive JPEG that defines a table anew where no scan reads it any more."""
+    data, more = jpeg(progressive=True), table(marker, place, values)[2:]
+    more = more[: 2 + int.from_bytes(more[2:4], "big")]
+    at = data.rindex(b"\xff\xda")
+    return data[:at] + more + data[at:]
 
 
 # PNG
@@ -163,6 +178,14 @@ PLANTED: dict[str, Callable[[], bytes]] = {
     "JPEG, comment behind the scan": lambda: before_the_end(b"\xff\xfe\0\x13" + MARKER),
     "JPEG, behind the end": lambda: jpeg() + MARKER,
     "JPEG, second picture": lambda: jpeg() + jpeg(comment=MARKER),
+    "JPEG, segments by the hundred": lambda: segment(0xED, MARKER).replace(MARKER, MARKER + 300 * XMP),
+    "JPEG, a quantisation table for nothing": lambda: table(0xDB, 3, (MARKER * 4)[:64]),
+    "JPEG, a quantisation table that is replaced": lambda: table(0xDB, 0, (MARKER * 4)[:64]),
+    "JPEG, a quantisation table that comes too late": lambda: behind_the_scan(0xDB, 0, (MARKER * 4)[:64]),
+    "JPEG, a Huffman table for nothing": lambda: table(0xC4, 0x13, MARKER),
+    "JPEG, a Huffman table that is replaced": lambda: table(0xC4, 0x10, MARKER),
+    "JPEG, a Huffman table of no more use": lambda: behind_the_scan(0xC4, 0x01, MARKER),
+    "JPEG, size of its pixels": lambda: segment(0xE0, b"JFIF\0\1\1\1" + MARKER[:4] + b"\0\0"),
     "PNG, texts, EXIF and profile": png_texts,
     "PNG, unknown chunk": lambda: with_chunk(b"maRk", MARKER),
     "PNG, text by hand": lambda: with_chunk(b"tEXt", b"Comment\0" + MARKER),
@@ -179,6 +202,11 @@ PLANTED: dict[str, Callable[[], bytes]] = {
     "WebP, unknown chunk": lambda: still(part(b"MARK", MARKER)),
     "WebP, second picture": lambda: still(part(b"VP8 ", MARKER)),
     "WebP, transparency without a use": lambda: still(part(b"ALPH", MARKER)),
+    "WebP, transparency that it denies": lambda: riff(
+        *(part(*one) for one in parts(still())[:1]),
+        part(b"ALPH", b"\0" + (MARKER * 36)[:600]),
+        *(part(*one) for one in parts(still()) if one[0] == b"VP8 "),
+    ),
     "WebP, transparency twice": lambda: still(part(b"ALPH", MARKER), alpha=True),
     "WebP, frame of no animation": lambda: still(part(b"ANMF", MARKER * 2)),
     "WebP, behind the end": lambda: webp() + MARKER,
@@ -210,6 +238,21 @@ def test_marker_goes_and_pixels_stay(corner: str) -> None:
             images.decode(data, 16)
         return
     assert short not in kept.data
+    assert np.array_equal(images.decode(data, 16), images.decode(kept.data, 16))
+
+
+def test_bytes_that_begin_no_marker_are_looked_at_once() -> None:
+    data = jpeg()
+    assert strip(data[:-2] + b"\xff" * 2**21 + b"\0" + data[-2:]) is not None
+    assert strip(data[:2] + b"\xff" * 2**21 + b"\0" + data[2:]) is None
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_tables_that_are_read_stay(mode: str, progressive: bool) -> None:
+    data = encode(PICTURE.convert(mode), "JPEG", progressive=progressive, restart_marker_rows=1)
+    kept = clean(data, images.DEFAULT_LIMITS)
+    assert kept is not None and kept.kind == "jpg"
     assert np.array_equal(images.decode(data, 16), images.decode(kept.data, 16))
 
 

@@ -57,6 +57,16 @@ def jpeg_with(content: bytes) -> bytes:
     return data[:2] + segments + data[2:] + bytes(5_000)
 
 
+def jpeg_of(*segments: tuple[int, bytes]) -> bytes:
+    """Return a JPEG with more segments behind its first marker."""
+    parts = [struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content for marker, content in segments]
+    data = picture("red", "JPEG", (200, 200), quality=100)
+    return data[:2] + b"".join(parts) + data[2:] + bytes(5_000)
+
+
+RESOURCES = b"Photoshop 3.0\0" + b"8BIM\4\4\0\0\0\0\0\0" * 5_000
+
+
 def webp_with(content: bytes) -> bytes:
     return encode(Image.new("RGB", (32, 32)), "WEBP", exif=content)
 
@@ -100,6 +110,9 @@ HOSTILE = {
     "PNG": png_with(b"eXIf", shared_values()),
     "PNG, many": png_with(b"eXIf", shared_values(250, 10), 100),
     "JPEG": jpeg_with(shared_values()),
+    "JPEG, resources by the thousand": jpeg_of(*[(0xED, RESOURCES)] * 5),
+    "JPEG, tables by the thousand": jpeg_of(*[(0xDB, bytes(65 * 1_000))] * 5),
+    "JPEG, colours by the thousand": jpeg_of(*[(0xC0, b"\x08\0\x20\0\x20\3" + b"\1\x11\0" * 20_000)] * 5),
     "WebP": webp_with(shared_values()),
 }
 

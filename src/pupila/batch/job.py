@@ -14,11 +14,11 @@ import fcntl
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pupila.batch.listing import Walk, identities
 from pupila.errors import DataError, ImageError
@@ -31,7 +31,6 @@ NAMES = ("job.sqlite", "job.sqlite-wal", "job.sqlite-shm", "result", "lock")
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS about (model TEXT, version TEXT, top INTEGER, files INTEGER, hidden INTEGER);
 CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, stamp BLOB, answer BLOB) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS ordered (folder BLOB, name BLOB, path BLOB, PRIMARY KEY (folder, name, path)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS now (path BLOB PRIMARY KEY, stamp BLOB) WITHOUT ROWID;
 """
 DIFFERENCES = {
@@ -194,16 +193,14 @@ class BatchJob:
         for path, line in self._sql.execute("SELECT path, answer FROM files ORDER BY path"):
             yield path, FileAnswer.from_line(line)
 
-    def answer_to(self, path: bytes) -> FileAnswer:
-        """Return the answer to one file."""
-        return FileAnswer.from_line(self._sql.execute("SELECT answer FROM files WHERE path = ?", (path,)).fetchone()[0])
+    def sorted_by(self, key: Callable[[bytes, bytes], Any]) -> Iterator[tuple[Any, bytes, bytes]]:
+        """Yield key, path and line of answer of each file, sorted by key and path; without those whose key is None.
 
-    def in_order(self, records: Iterable[tuple[bytes, bytes, bytes]]) -> Iterator[tuple[bytes, bytes, bytes]]:
-        """Yield (folder, name, path) sorted by all three."""
-        with self._transaction():
-            self._sql.execute("DELETE FROM ordered")
-            self._sql.executemany("INSERT INTO ordered VALUES (?, ?, ?)", records)
-        yield from self._sql.execute("SELECT * FROM ordered ORDER BY folder, name, path")
+        key: takes path and line, and returns a number or bytes. It must not raise: SQLite calls it.
+        """
+        self._sql.create_function("sort_key", 2, key, deterministic=True)
+        keys = "SELECT sort_key(path, answer) AS key, path, answer FROM files"
+        yield from self._sql.execute(f"SELECT * FROM ({keys}) WHERE key IS NOT NULL ORDER BY key, path")  # noqa: S608
 
     def published_as(self, output: Path) -> bool:
         """True if the output is there, and is this job's result: the process was stopped after giving it its name."""

@@ -5,18 +5,20 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from pupila._arguments import counted
 from pupila._files import publish, sync
 from pupila._workers import usable_cores
 from pupila.batch import table
 from pupila.batch.job import About, BatchJob
-from pupila.batch.sorting import Sorting, records_of, sort
-from pupila.batch.workers import Ahead, VerifiedModel, Workers
+from pupila.batch.sorting import Sorting, placements, sort
+from pupila.batch.workers import Workers
 from pupila.errors import DataError
+from pupila.predictor import Predictor
 from pupila.progress import Progress, printable
 
 CHUNK = 64
@@ -59,11 +61,11 @@ class Summary:
 
     def to_text(self) -> str:
         """Return a few lines."""
-        lines = [f"{self.files:,} files in {self.seconds:.1f} s ({self.files_per_second:,.0f} files/s)"]
+        lines = [f"{counted(self.files, 'file')} done in {self.seconds:.1f} s ({self.files_per_second:,.0f} files/s)"]
         if self.resumed:
-            lines[0] += f", of which {self.resumed:,} were answered before"
+            lines[0] += f", {self.resumed:,} of them answered before"
         if self.hidden:
-            lines.append(f"{self.hidden:,} hidden files or folders were passed over")
+            lines.append(f"Hidden files and folders passed over: {self.hidden:,}")
         if self.failed:
             lines += [f"{self.failed:,} could not be read:", *(f"  {failure}" for failure in self.failures)]
         lines += [f"{category:20} {count:9,}" for category, count in self.categories.items()]
@@ -86,7 +88,7 @@ class Summary:
 class Mapper(Protocol):
     """Answers chunks of paths: yields each chunk and its lines of answers, in order, each once."""
 
-    def map(self, chunks: Iterator[list[str]]) -> Iterator[tuple[list[str], bytes]]:
+    def answers(self, chunks: Iterator[list[str]]) -> Iterator[tuple[list[str], bytes]]:
         """Answer each chunk of paths."""
 
 
@@ -120,21 +122,21 @@ def predict_all(
         write = None if out is None else table.writer_for(out, excel, kaggle_format)
         if out is not None and os.path.lexists(out) and not job.published_as(out):
             raise DataError(f"{out}: is there already, and is not overwritten. Give another name, or remove it.")
-        with job, Ahead(model, top) if crew is Workers else nullcontext(crew) as crew:
-            known = crew.verified() if isinstance(crew, Ahead) else _verified(model)
+        with job:
+            classes, asked = _verified(model, top)
             begun = time.perf_counter()
-            about = job.begin(paths, own, About(known.name, known.version, min(top, len(known.classes))))
+            about = job.begin(paths, own, asked)
             if kaggle_format and out is not None:
                 table.check_submission(job)
-            summary = Summary(about.files, about.hidden, _answer(job, about, known, crew), out=out)
+            summary = Summary(about.files, about.hidden, _answer(job, about, model, crew), out=out)
             if out is not None and write is not None and not job.published_as(out):
                 job.result.unlink(missing_ok=True)
-                write(job.result, job, known.classes, about.top)
+                write(job.result, job, classes, about.top)
                 sync(job.result)
                 publish(job.result, out)
-            _count(job, known, summary)
+            _count(job, classes, summary)
             if sorting is not None:
-                _sort(job, known, sorting, say, summary)
+                _sort(job, classes, sorting, say, summary)
             summary.seconds = time.perf_counter() - begun
             if sorting is None or sorting.apply:
                 job.remove()
@@ -154,28 +156,28 @@ def _named_faults(job: BatchJob, output: Path) -> Iterator[None]:
         raise DataError(f"{job.folder}: {error}. {again} {fix}") from error
 
 
-def _verified(path: Path) -> VerifiedModel:
-    from pupila.predictor import Predictor  # not above: where our own processes do this, they alone need its runtime
+def _verified(model: Path, top: int) -> tuple[Sequence[str], About]:
+    """Return the model's classes, and what the job is about; raises ModelError."""
+    predictor = Predictor.load(model)
+    manifest = predictor.manifest
+    return manifest.classes, About(manifest.name, predictor.version, min(top, len(manifest.classes)))
 
-    predictor = Predictor.load(path)
-    return VerifiedModel(path, predictor.version, predictor.manifest.name, predictor.manifest.classes)
 
-
-def _answer(job: BatchJob, about: About, model: VerifiedModel, crew: Crew) -> int:
+def _answer(job: BatchJob, about: About, model: Path, crew: Crew) -> int:
     """Answer the files that are not answered yet, and return how many were."""
     before = job.answered()
     left = about.files - before
     if left:
         count = min(usable_cores(), -(-left // CHUNK))
-        with crew(count, model.path, model.version, about.top) as workers, Progress("predicting", left) as bar:
-            for paths, lines in workers.map(job.unanswered(CHUNK)):
+        with crew(count, model, about.version, about.top) as workers, Progress("predicting", left) as bar:
+            for paths, lines in workers.answers(job.unanswered(CHUNK)):
                 job.answer(paths, lines)
                 bar.advance(len(paths))
     return before
 
 
-def _count(job: BatchJob, model: VerifiedModel, summary: Summary) -> None:
-    counts = [0] * len(model.classes)
+def _count(job: BatchJob, classes: Sequence[str], summary: Summary) -> None:
+    counts = [0] * len(classes)
     for path, answer in job.answers():
         if answer.code:
             summary.failed += 1
@@ -184,11 +186,12 @@ def _count(job: BatchJob, model: VerifiedModel, summary: Summary) -> None:
         else:
             summary.unknown += answer.unknown
             counts[answer.choices[0][0]] += 1
-    summary.categories = dict(zip(model.classes, counts, strict=True))
+    summary.categories = dict(zip(classes, counts, strict=True))
 
 
-def _sort(job: BatchJob, model: VerifiedModel, sorting: Sorting, say: Callable[[str], None], summary: Summary) -> None:
-    records = job.in_order(records_of(job.answers(), model.classes, sorting))
-    summary.folders = sort(records, sorting, say)
+def _sort(
+    job: BatchJob, classes: Sequence[str], sorting: Sorting, say: Callable[[str], None], summary: Summary
+) -> None:
+    summary.folders = sort(placements(job, classes, sorting), sorting, say)
     summary.sorted_into, summary.applied = sorting.into, sorting.apply
     summary.kept = None if sorting.apply else job.folder

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pupila._files import publish
-from pupila.batch.job import FileAnswer
+from pupila.batch.job import BatchJob, FileAnswer
 from pupila.errors import DataError
 from pupila.progress import printable
 
@@ -43,16 +43,21 @@ class Sorting:
     """False: only say what would be done."""
 
 
-def records_of(
-    answers: Iterable[tuple[bytes, FileAnswer]], classes: Sequence[str], sorting: Sorting
-) -> Iterator[Placement]:
-    """Yield folder, name and path of each picture; pictures that could not be read stay where they are."""
-    folders, least = folders_of(classes), sorting.min_confidence
-    for path, answer in answers:
-        if not answer.code:
-            index, confidence = answer.choices[0]
-            folder = UNKNOWN if answer.unknown else UNSURE if confidence < least else folders[index]
-            yield os.fsencode(folder), os.path.basename(path), path  # noqa: PTH119 - bytes
+def placements(job: BatchJob, classes: Sequence[str], sorting: Sorting) -> Iterator[Placement]:
+    """Yield folder, name and path of each picture, sorted; those that could not be read stay where they are."""
+    folders = folders_of(classes)
+
+    def place(path: bytes, line: bytes) -> bytes | None:
+        answer = FileAnswer.from_line(line)
+        if answer.code:
+            return None
+        index, confidence = answer.choices[0]
+        folder = UNKNOWN if answer.unknown else UNSURE if confidence < sorting.min_confidence else folders[index]
+        return os.fsencode(folder) + b"\0" + os.path.basename(path)  # noqa: PTH119 - bytes
+
+    for key, path, _ in job.sorted_by(place):
+        folder, _, name = key.partition(b"\0")
+        yield folder, name, path
 
 
 def folders_of(classes: Sequence[str]) -> list[str]:

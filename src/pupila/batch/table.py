@@ -65,7 +65,11 @@ def writer_for(output: Path, excel: bool = False, kaggle: bool = False) -> Table
         raise DataError(f"{output}: --excel makes a .csv file. End the name in .csv, or leave --excel out.")
     if writer is write_parquet:
         _pyarrow()
-    return write_submission if kaggle else functools.partial(write_table, write_excel if excel else writer)
+    return (
+        write_submission
+        if kaggle
+        else functools.partial(write_table, functools.partial(write_csv, excel=True) if excel else writer)
+    )
 
 
 def write_table(writer: RowWriter, path: Path, job: BatchJob, classes: Sequence[str], top: int) -> None:
@@ -73,22 +77,21 @@ def write_table(writer: RowWriter, path: Path, job: BatchJob, classes: Sequence[
     writer(path, columns(top), (row(name, answer, classes, top) for name, answer in job.answers()))
 
 
-def write_excel(path: Path, names: Sequence[str], rows: Iterable[TableRow]) -> None:
-    """Write csv with semicolons, decimal commas and a byte order mark, by which Excel knows UTF-8."""
-    with path.open("w", encoding="utf-8-sig", newline="") as file:
-        table = CsvWriter(file, ";")
+def write_csv(path: Path, names: Sequence[str], rows: Iterable[TableRow], *, excel: bool = False) -> None:
+    """Write RFC 4180 with a header, in UTF-8; text that looks like a formula gets an apostrophe in front.
+
+    excel: with semicolons, decimal commas and a byte order mark, by which Excel knows UTF-8.
+    """
+    with path.open("w", encoding="utf-8-sig" if excel else "utf-8", newline="") as file:
+        table = CsvWriter(file, ";" if excel else ",")
         table.writerow(names)
-        for values in rows:
-            plain = (str(value).lower() if isinstance(value, bool) else value for value in values)
-            table.writerow(f"{v:.6f}".replace(".", ",") if isinstance(v, float) else v for v in plain)
+        table.writerows([_cell(value, excel) for value in values] for values in rows)
 
 
-def write_csv(path: Path, names: Sequence[str], rows: Iterable[TableRow]) -> None:
-    """Write RFC 4180 with a header, in UTF-8; text that looks like a formula gets an apostrophe in front."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        table = CsvWriter(file)
-        table.writerow(names)
-        table.writerows([str(v).lower() if isinstance(v, bool) else v for v in values] for values in rows)
+def _cell(value: Value, excel: bool) -> Value:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.6f}".replace(".", ",") if excel and isinstance(value, float) else value
 
 
 def write_jsonl(path: Path, names: Sequence[str], rows: Iterable[TableRow]) -> None:
@@ -129,15 +132,17 @@ def _pyarrow() -> tuple[Any, Any]:
 
 def check_submission(job: BatchJob) -> None:
     """Raise DataError unless every listed file is named by a number of its own."""
+    for path in job.paths():
+        picture_id(path)
     before = None
-    for number, _ in _by_number(job):
+    for number, _, _ in job.sorted_by(lambda path, _: picture_id(path)):
         if number == before:
             raise DataError(f"Two files have the number {number}. Give one folder of numbered pictures, such as test/.")
         before = number
 
 
 def picture_id(path: bytes) -> int:
-    """Return the number that a file is named by: 17 for test/17.png."""
+    """Return the number that a file is named by: 17 for test/17.png; raises DataError if it is not."""
     name = Path(os.fsdecode(path))
     if not re.fullmatch(r"[0-9]{1,19}", name.stem) or int(name.stem) > LARGEST_ID:
         raise DataError(f"{name}: a submission needs files named by numbers, such as 17.png. Give only those.")
@@ -147,13 +152,8 @@ def picture_id(path: bytes) -> int:
 def write_submission(path: Path, job: BatchJob, classes: Sequence[str], _: int) -> None:
     """Write a submission to Kaggle."""
     with path.open("w", encoding="utf-8", newline="") as file:
-        file.write("id,label\n")
-        for number, name in _by_number(job):
-            answer = job.answer_to(name)
-            file.write(f"{number},{'' if answer.code else classes[answer.choices[0][0]]}\n")
-
-
-def _by_number(job: BatchJob) -> Iterator[tuple[int, bytes]]:
-    records = ((b"", b"%019d" % picture_id(path), path) for path in job.paths())
-    for _, number, path in job.in_order(records):
-        yield int(number), path
+        table = CsvWriter(file)
+        table.writerow(["id", "label"])
+        for number, _path, line in job.sorted_by(lambda path, _: picture_id(path)):
+            answer = FileAnswer.from_line(line)
+            table.writerow([number, "" if answer.code else classes[answer.choices[0][0]]])

@@ -1,8 +1,7 @@
 """A predicting process: decodes files and runs an ONNX Runtime session of its own, with one thread.
 
-A process a core keeps a crash to one chunk (benchmarks/batch compares other ways). A job is JSON, the expected version
-of the model and a list of paths; its answer is the line of each path (FileAnswer). Without paths it is what is known of
-the model: [version, name, classes].
+A process a core keeps a crash to one chunk (benchmarks/batch compares other ways). A job is JSON, a list of paths; its
+answer is the line of each path (FileAnswer).
 """
 
 import json
@@ -60,29 +59,26 @@ def _read(path: str) -> bytes:
         return file.read(min(status.st_size, DEFAULT_LIMITS.max_bytes + 1))
 
 
-def main(path: str, top: int) -> None:
+def main(path: str, version: str, top: int) -> None:
     """Load the model at once and answer jobs; what is wrong with the model is the answer to each of them."""
     predictor: Predictor | ModelError
     try:
         predictor = Predictor.load(Path(path))
+        if predictor.version != version:
+            predictor = ModelError(
+                f"{path}: changed while the job ran. Put it back and give the same command once more: "
+                "it goes on where it stopped."
+            )
     except ModelError as error:
         predictor = error
 
     def answer(job: bytes) -> bytes:
         if isinstance(predictor, ModelError):
             raise predictor
-        version, paths = json.loads(job)
-        if not paths:
-            return json.dumps([predictor.version, predictor.manifest.name, predictor.manifest.classes]).encode()
-        if version != predictor.version:
-            raise ModelError(
-                f"{path}: changed while the job ran. Put it back and give the same command once more: "
-                "it goes on where it stopped."
-            )
-        return b"".join(line.to_line() for line in predict(predictor, paths, top))
+        return b"".join(line.to_line() for line in predict(predictor, json.loads(job), top))
 
     serve(answer)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from pupila._arguments import counted
 from pupila.cli.group import UncutGroup, json_option, say
 
 
@@ -26,10 +27,11 @@ def feedback_show(folder: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({**vars(counts), "models": models}))
         return
-    say(f"{counts.pictures:,} pictures, {counts.answers:,} answers, {counts.bytes / 1e6:,.1f} MB")
-    say(f"{counts.corrected:,} answers corrected, {counts.none:,} of them as none of the classes")
-    for version, answers in models.items():
-        say(f"model {version}: {answers:,} answers")
+    pictures, answers = counted(counts.pictures, "picture"), counted(counts.answers, "answer")
+    say(f"{pictures} kept, {answers}, {counts.bytes / 1e6:,.1f} MB in all")
+    say(f"{counted(counts.corrected, 'answer')} corrected, {counts.none:,} of them as none of the classes")
+    for version, count in models.items():
+        say(f"model {version}: {counted(count, 'answer')}")
 
 
 @feedback.command("review")
@@ -67,4 +69,4 @@ def feedback_delete(folder: Path, request: str | None, picture: int | None, ever
     if not (gone or everything):
         place = "" if picture is None else f" at place {picture}"
         raise DataError(f"{folder}: holds no picture of a request {request!r}{place}. Take X-Request-Id of its answer.")
-    say(f"deleted {gone:,} answers and their pictures")
+    say(f"deleted {counted(gone, 'answer')}, pictures included")

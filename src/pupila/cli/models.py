@@ -74,7 +74,7 @@ def _rows(manifest: "Manifest") -> Iterator[tuple[str, str]]:
     if "accuracy" in metrics:
         low, high = metrics.get("interval", (None, None))
         interval = f" (95 % interval {low:.3f} to {high:.3f})" if low is not None else ""
-        on = f" on {metrics['n']:,} pictures of {metrics.get('split', 'validation')}" if "n" in metrics else ""
+        on = f" on {counted(metrics['n'], 'picture')} of {metrics.get('split', 'validation')}" if "n" in metrics else ""
         yield "accuracy", f"{metrics['accuracy']:.3f}{interval}{on}"
     yield (
         "pictures",

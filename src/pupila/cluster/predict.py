@@ -55,7 +55,7 @@ class Nodes:
         """How many processes there are is the cluster's to say."""
         self._about = (ray.put(model.read_bytes()), version, top)
 
-    def map(self, chunks: Iterator[list[str]]) -> Iterator[tuple[list[str], bytes]]:
+    def answers(self, chunks: Iterator[list[str]]) -> Iterator[tuple[list[str], bytes]]:
         """Yield each chunk and its lines of answers, in order; only so many tasks are in memory."""
         waiting: deque[tuple[list[list[str]], Any]] = deque()
         most = AHEAD * cpus()
@@ -80,4 +80,4 @@ def answer(model: bytes, version: str, top: int, chunks: list[list[str]]) -> lis
         file.write(model)
         file.flush()
         PROCESSES[version, top] = file, Workers(1, Path(file.name), version, top)
-    return [lines for _, lines in PROCESSES[version, top][1].map(iter(chunks))]
+    return [lines for _, lines in PROCESSES[version, top][1].answers(iter(chunks))]

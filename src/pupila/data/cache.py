@@ -1,9 +1,10 @@
 """Cache of decoded data sets on disk: the second start reads in under a second.
 
-    <cache>/datasets/<key of the source>/<size>/about.json, train.npy, train-labels.npy, test.npy, ...
-    <cache>/datasets/<key of the source>/size            the size chosen, where none was asked for
+    <cache>/datasets/<key of the source>/<size>.db    NumPy's zip of arrays: about (JSON), train, train-labels, ...
+    <cache>/datasets/<key of the source>/size         the size chosen, where none was asked for
 
-A cache can be deleted at any time. If it cannot be written, a warning says so, and loading goes on.
+A cache can be deleted at any time: what is damaged shows in the checksums of the file and is read anew. If it cannot be
+written, a warning says so, and loading goes on.
 """
 
 import hashlib
@@ -12,14 +13,12 @@ import logging
 import os
 import shutil
 import tempfile
-import zlib
-from concurrent.futures import ThreadPoolExecutor
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pupila.data.dataset import Dataset, Skipped, Splits
 from pupila.errors import DataError
@@ -46,25 +45,24 @@ class DatasetCache:
         """Return what was saved, or None if there is nothing, or it is damaged."""
         try:
             chosen = size or int((self._folder / "size").read_text())
-            return _read(self._folder / str(chosen))
-        except (OSError, ValueError, KeyError, TypeError, EOFError, DataError):
+            return _read(self._folder / f"{chosen}.db")
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, DataError):
             return None
 
     def save(self, splits: Splits, size_was_chosen: bool) -> None:
         """Keep the data set, whole or not at all; on failure, say so in one line on standard error."""
-        target = self._folder / str(splits.train.size)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._sweep()
             prefix = f"{WRITING}{os.getpid()}-"
             with tempfile.TemporaryDirectory(prefix=prefix, dir=self._folder, ignore_cleanup_errors=True) as name:
-                _write(splits, Path(name))
-                _replace(Path(name), target)
+                ready = Path(name) / "ready"
+                _write(splits, ready)
+                ready.replace(self._folder / f"{splits.train.size}.db")
             if size_was_chosen:
                 (self._folder / "size").write_text(str(splits.train.size))
         except OSError as error:
-            reason = error.strerror or "the disk may be full"  # NumPy says only how much it wrote
-            log.warning(f"Warning: the decoded pictures were not cached in {self._folder} ({reason}).")
+            log.warning(f"Warning: the decoded pictures were not cached in {self._folder} ({error.strerror}).")
 
     def _sweep(self) -> None:
         for left in self._folder.glob(f"{WRITING}*"):
@@ -76,13 +74,7 @@ class DatasetCache:
                 continue
 
 
-def _write(splits: Splits, folder: Path) -> None:
-    parts = splits.parts()
-    with ThreadPoolExecutor(1) as beside:  # neither writing nor summing up holds Python's lock
-        checksums = beside.submit(lambda: {name: _checksum(part.images, part.labels) for name, part in parts.items()})
-        for name, part in parts.items():
-            np.save(folder / f"{name}.npy", part.images, allow_pickle=False)
-            np.save(folder / f"{name}-labels.npy", part.labels, allow_pickle=False)
+def _write(splits: Splits, path: Path) -> None:
     about = {
         "name": splits.name,
         "classes": splits.train.classes,
@@ -93,37 +85,25 @@ def _write(splits: Splits, folder: Path) -> None:
         "aspect": splits.aspect,
         "framing": splits.framing,
         "skipped": [asdict(picture) for picture in splits.skipped],
-        "checksums": checksums.result(),
     }
-    (folder / "about.json").write_text(json.dumps(about))
+    arrays: dict[str, Any] = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
+    for name, part in splits.parts().items():
+        arrays |= {name: part.images, f"{name}-labels": part.labels}
+    with path.open("wb") as file:
+        np.savez(file, **arrays)
 
 
-def _replace(ready: Path, target: Path) -> None:
-    """Put the folder in place; one that lies there already is damaged, or another process was just as fast."""
-    if target.exists():
-        shutil.rmtree(target, ignore_errors=True)
-    ready.rename(target)
-    ready.mkdir()  # TemporaryDirectory wants to remove it
-
-
-def _read(folder: Path) -> Splits:
-    about: dict[str, Any] = json.loads((folder / "about.json").read_text())
-    classes = tuple(about["classes"])
-    parts: dict[str, Dataset] = {}
-    for name, checksum in about["checksums"].items():
-        images = np.load(folder / f"{name}.npy", allow_pickle=False)
-        labels = np.load(folder / f"{name}-labels.npy", allow_pickle=False)
-        if _checksum(images, labels) != checksum:
-            raise ValueError(name)
-        parts[name] = Dataset(images, labels, classes, tuple(about["names"].get(name, ())))
+def _read(path: Path) -> Splits:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        about: dict[str, Any] = json.loads(arrays["about"].tobytes())
+        classes = tuple(about["classes"])
+        parts = {
+            name: Dataset(arrays[name], arrays[f"{name}-labels"], classes, tuple(names))
+            for name, names in about["names"].items()
+        }
     skipped = tuple(Skipped(**picture) for picture in about["skipped"])
     validation, test = parts.get("validation"), parts.get("test")
     return Splits(
         about["name"], parts["train"], validation, test, skipped, about["fingerprint"], about["layout"],
         tuple(about["notes"]), float(about["aspect"]), str(about["framing"]),
     )  # fmt: skip
-
-
-def _checksum(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> int:
-    """Guards against damage on disk, not against people: a fast one is enough."""
-    return zlib.crc32(labels.tobytes(), zlib.crc32(np.ascontiguousarray(images).data))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pupila._arguments import counted
+from pupila._arguments import counted, first_few
 from pupila.errors import DataError
 
 Pictures = NDArray[np.uint8]
@@ -152,8 +152,7 @@ def _absent(parts: Mapping[str, Dataset]) -> list[str]:
     for name, part in parts.items():
         absent = [category for category, count in zip(part.classes, part.counts(), strict=True) if not count]
         if absent:
-            more = f" and {len(absent) - 5:,} more" if len(absent) > 5 else ""
-            notes.append(f"{name} has no picture of {', '.join(absent[:5])}{more}: a score on it says nothing of them.")
+            notes.append(f"{name} has no picture of {first_few(absent)}: a score on it says nothing of them.")
     return notes
 
 
@@ -223,8 +222,8 @@ def sample(dataset: Dataset, count: int, seed: int, *, least: int = 1) -> Datase
     present, needed = int(np.count_nonzero(counts)), int(np.minimum(counts, least).sum())
     if not needed <= count <= len(dataset):
         raise DataError(
-            f"Cannot take a sample of {count:,} from {counted(len(dataset), 'picture')} of {present} classes. "
-            f"Ask for {needed:,} to {len(dataset):,}."
+            f"Cannot take a sample of {count:,} from {counted(len(dataset), 'picture')} of "
+            f"{counted(present, 'class')}. Ask for {needed:,} to {len(dataset):,}."
         )
     return dataset.take(np.flatnonzero(_choose(dataset, _shares(counts, count, least), seed)))
 

@@ -1,6 +1,7 @@
 """Decodes many picture files into one array on all cores, in order, with progress, and makes Splits of them."""
 
 import json
+import math
 import mmap
 import os
 import sys
@@ -8,7 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
-from types import TracebackType
+from typing import IO
 
 import numpy as np
 
@@ -40,64 +41,6 @@ Failed = dict[int, str]
 """The reason for each picture that could not be read, by its index: its pixels are zero."""
 
 
-class Decoders:
-    """Decoding processes, which start at once, one a core, or none for few pictures. Good for one data set."""
-
-    def __init__(self, pictures: int) -> None:
-        """`pictures` is about how many there will be."""
-        self.count = _worker_count(pictures)
-        if self.count:
-            self._memory = _nameless_file()
-            # As a file and no module, since that would import all of pupila.data: half of the time that a start takes.
-            arguments = [decode_worker.__file__, str(self._memory)]
-            self._pool = WorkerPool([Worker(arguments, (self._memory,)) for _ in range(self.count)], under_way=2)
-
-    def __enter__(self) -> "Decoders":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.count:
-            self._pool.__exit__(kind, value, trace)
-            os.close(self._memory)
-
-    def decode(self, sources: Sources, size: int, limits: ImageLimits, framing: str) -> tuple[Pictures, Failed]:
-        """Return the pictures and what failed, as decode_pictures() does."""
-        shape = (len(sources), size, size, 3)
-        _check_memory(len(sources), size)
-        if self.count and sources:
-            os.ftruncate(self._memory, len(sources) * size * size * 3)
-            pixels = np.frombuffer(mmap.mmap(self._memory, 0), dtype=np.uint8).reshape(shape)
-        else:
-            pixels = np.zeros(shape, dtype=np.uint8)
-        failed: Failed = {}
-        with Progress("decoding", len(sources)) as bar:
-            for rows, reasons in self._decoded(sources, pixels, limits, framing):
-                failed.update((row, reason) for row, reason in zip(rows, reasons, strict=True) if reason)
-                bar.advance(len(rows))
-        pixels[list(failed)] = 0  # a process may have ended in the middle of one
-        return pixels, failed
-
-    def _decoded(
-        self, sources: Sources, pixels: Pictures, limits: ImageLimits, framing: str
-    ) -> Iterator[tuple[Sequence[int], list[str]]]:
-        """Yield the rows of each job when they are decoded, with what is wrong with each: empty if nothing is."""
-        jobs = _jobs(sources)
-        if not self.count:
-            for rows in jobs:
-                part = slice(rows[0], rows[-1] + 1)
-                failed = decode_into(pixels[part], sources[part], limits, framing)
-                yield rows, [failed.get(index, "") for index in range(len(rows))]
-            return
-
-        def packed(rows: list[int]) -> bytes:
-            return pack(sources[rows[0] : rows[-1] + 1], rows[0], pixels.shape[:2], limits, framing)
-
-        for rows, lines in self._pool.map(jobs, packed, LOST):
-            yield rows, [str(json.loads(line)) for line in lines.splitlines()]
-
-
 def _worker_count(pictures: int) -> int:
     """Return how many processes to start: one a core that we may use, or none for few pictures."""
     cores = usable_cores() if pictures > FEW and sys.executable else 1
@@ -113,25 +56,52 @@ def _jobs(sources: Sources) -> Iterator[list[int]]:
             start, total = index, 0
 
 
-def _nameless_file() -> int:
-    """Return the descriptor of a file in memory, or where there is no such thing, of one on disk without a name."""
+def _nameless_file() -> IO[bytes]:
+    """Return a file in memory, or where there is no such thing, one on disk without a name."""
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("pupila")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
+        return os.fdopen(os.memfd_create("pupila"), "r+b")
+    return tempfile.TemporaryFile()
 
 
 def decode_pictures(
-    sources: Sources, size: int, limits: ImageLimits, framing: str = "squash", decoders: Decoders | None = None
+    sources: Sources, size: int, limits: ImageLimits, framing: str = "squash"
 ) -> tuple[Pictures, Failed]:
     """Return uint8 [N, size, size, 3] and, by index, the reason for each picture that could not be read.
 
-    `decoders` are processes that were started before; without them, or if they are too few, others are started now.
+    One process a core decodes, or this one if there are few pictures.
     """
-    if decoders is not None and decoders.count >= _worker_count(len(sources)):
-        return decoders.decode(sources, size, limits, framing)
-    with Decoders(len(sources)) as decoders:
-        return decoders.decode(sources, size, limits, framing)
+    _check_memory(len(sources), size)
+    shape, failed, count = (len(sources), size, size, 3), Failed(), _worker_count(len(sources))
+    with _nameless_file() as memory, Progress("decoding", len(sources)) as bar:
+        memory.truncate(math.prod(shape) if count else 0)
+        shared = mmap.mmap(memory.fileno(), 0) if count else bytearray(math.prod(shape))
+        pixels = np.frombuffer(shared, dtype=np.uint8).reshape(shape)
+        for rows, reasons in _decoded(sources, pixels, count, memory.fileno(), limits, framing):
+            failed.update((row, reason) for row, reason in zip(rows, reasons, strict=True) if reason)
+            bar.advance(len(rows))
+    pixels[list(failed)] = 0  # a process may have ended in the middle of one
+    return pixels, failed
+
+
+def _decoded(
+    sources: Sources, pixels: Pictures, count: int, memory: int, limits: ImageLimits, framing: str
+) -> Iterator[tuple[Sequence[int], list[str]]]:
+    """Yield the rows of each job when they are decoded, with what is wrong with each: empty if nothing is."""
+    if not count:
+        for rows in _jobs(sources):
+            part = slice(rows[0], rows[-1] + 1)
+            failed = decode_into(pixels[part], sources[part], limits, framing)
+            yield rows, [failed.get(index, "") for index in range(len(rows))]
+        return
+
+    def packed(rows: list[int]) -> bytes:
+        return pack(sources[rows[0] : rows[-1] + 1], rows[0], pixels.shape[:2], limits, framing)
+
+    # As a file and no module, since that would import all of pupila.data: half of the time that a start takes.
+    workers = [Worker([decode_worker.__file__, str(memory)], (memory,)) for _ in range(count)]
+    with WorkerPool(workers, under_way=2) as pool:
+        for rows, lines in pool.map(_jobs(sources), packed, LOST):
+            yield rows, [str(json.loads(line)) for line in lines.splitlines()]
 
 
 def _check_memory(count: int, size: int) -> None:
@@ -186,7 +156,6 @@ def read_pictures(
     size: int | None,
     limits: ImageLimits,
     framing: str = "squash",
-    decoders: Decoders | None = None,
 ) -> Splits:
     """Decode all splits in one go, so that there is one progress bar and the workers start once.
 
@@ -196,7 +165,7 @@ def read_pictures(
     items = [item for members in arranged.splits.values() for item in members]
     sources = [item.entry.source for item in items]
     sides = sample_sides(sources, limits)
-    images, failed = decode_pictures(sources, size or choose_size(sides), limits, framing, decoders)
+    images, failed = decode_pictures(sources, size or choose_size(sides), limits, framing)
     pointers = {row for row, reason in failed.items() if LFS_POINTER in reason}
     if len(pointers) > len(items) / 2:
         raise DataError(f"{where}: {_about_pointers(len(pointers))}")
@@ -232,10 +201,7 @@ def _split_arrays(
 
 
 def _about_pointers(count: int) -> str:
-    return (
-        f"{count:,} of its pictures are Git LFS pointers, not the pictures themselves. "
-        "Run `git lfs pull` in its repository."
-    )
+    return f"Git LFS pointers in place of the pictures themselves: {count:,}. Run `git lfs pull` in its repository."
 
 
 def _check_readable(

@@ -14,7 +14,7 @@ import numpy as np
 from pupila._arguments import PathLike, as_text
 from pupila.data.cache import DatasetCache
 from pupila.data.dataset import Splits, assemble
-from pupila.data.decode import Decoders, decode_pictures, read_pictures, resize_pictures
+from pupila.data.decode import decode_pictures, read_pictures, resize_pictures
 from pupila.data.decode_worker import UNREADABLE
 from pupila.data.layouts import arrays
 from pupila.data.layouts.arrays import find_arrays, find_version, read_arrays, read_cifar
@@ -83,9 +83,8 @@ class OpenedSource:
             return read_cifar(published, entries, name, self.where, size)
         if found := find_arrays(entries):
             return read_arrays(found, name, self.where, size)
-        with Decoders(len(entries)) as decoders:  # they start while the layout is detected
-            check_class_count({item.category for item in self.layout.splits["train"]}, self.where, one_class)
-            return read_pictures(self.layout, name, self.where, size, limits, framing, decoders)
+        check_class_count({item.category for item in self.layout.splits["train"]}, self.where, one_class)
+        return read_pictures(self.layout, name, self.where, size, limits, framing)
 
 
 def load_dataset(

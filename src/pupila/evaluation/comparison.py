@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pupila._arguments import counted
 from pupila._files import text_table, write_file
 from pupila.data import Dataset, load_dataset
 from pupila.data.quality.labels import picture_paths
@@ -112,7 +113,7 @@ class Comparison:
             f"{c.category:20} {c.first:7.3f} {c.second:7.3f} {c.second - c.first:+8.3f} {c.pictures:9,}"
             for c in self.classes
         ]
-        lines.append(f"{len(self.changes):,} answers differ.")
+        lines.append(f"Answers that differ: {len(self.changes):,}.")
         lines += [f"  {c.path}: {c.first} -> {c.second} (right: {c.truth})" for c in self.changes[:most]]
         more = len(self.changes) - most
         return "\n".join([*lines, f"  and {more:,} more: see --json or --report"] if more > 0 else lines)
@@ -277,4 +278,4 @@ def write_runs(path: Path, runs: Sequence[RunSummary]) -> None:
         html.section("Runs", order, html.table(RUN_COLUMNS, [run.cells() for run in runs])),
         html.section("Validation accuracy", f"The best {len(best)} of {len(runs)}.", curves),
     ]
-    write_file(path, html.page("Runs compared", f"{len(runs)} runs", sections))
+    write_file(path, html.page("Runs compared", counted(len(runs), "run"), sections))

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pupila._arguments import PathLike, as_text
+from pupila._arguments import PathLike, as_text, first_few
 from pupila._workers import usable_cores
 from pupila.data import Dataset, Splits, held_out, load_dataset
 from pupila.errors import DataError
@@ -103,7 +103,7 @@ def evaluate(predictor: Predictor, dataset: Dataset, batch: int = 256) -> Evalua
 def _lacking(dataset: Dataset, manifest: Manifest) -> str:
     """Say which classes of the model the data set has no picture of."""
     missing = sorted(set(manifest.classes) - set(dataset.classes))
-    return f"It has no pictures of {_listing(missing)}: the score says nothing of them." if missing else ""
+    return f"It has no pictures of {first_few(missing, show=repr)}: the score says nothing of them." if missing else ""
 
 
 def caution(manifest: Manifest, fingerprint: str, part: str) -> str:
@@ -127,9 +127,10 @@ def bind(dataset: Dataset, classes: Sequence[str]) -> Int64:
     foreign = sorted(set(dataset.classes) - set(classes))
     if foreign:
         missing = sorted(set(classes) - set(dataset.classes))
-        model_only = f"only the model has: {_listing(missing)}; " if missing else ""
+        model_only = f"only the model has: {first_few(missing, show=repr)}; " if missing else ""
+        data_only = first_few(foreign, show=repr)
         raise DataError(
-            f"The data set's classes are not the model's ({model_only}only the data set has: {_listing(foreign)}). "
+            f"The data set's classes are not the model's ({model_only}only the data set has: {data_only}). "
             "Give the model's own data, or rename the class folders."
         )
     table = np.asarray([classes.index(name) for name in dataset.classes], dtype=np.int64)
@@ -175,8 +176,3 @@ def _run(predictor: Predictor, call: Callable[[Pictures], T], pictures: Pictures
         for part, result in zip(parts, pool.map(call, parts), strict=True):
             bar.advance(len(part))
             yield result
-
-
-def _listing(names: list[str], most: int = 5) -> str:
-    shown = ", ".join(repr(name) for name in names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

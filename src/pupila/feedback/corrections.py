@@ -45,11 +45,11 @@ class Corrections:
         reasons = {
             "of none of the classes": self.none,
             "of classes that the data set does not have": self.foreign,
-            "that are in validation or test, too": self.held_out,
-            "that cannot be read": self.unreadable,
+            "in validation or test, too": self.held_out,
+            "not readable as a picture": self.unreadable,
         }
         left_out = "; ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
-        return f"{len(self):,} corrected pictures are added to training; left out: {left_out or 'none'}"
+        return f"Corrected pictures added to training: {len(self):,}; left out: {left_out or 'none'}"
 
 
 def read_corrections(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pupila import images
-from pupila._files import sync
+from pupila._files import sync, write_file
 from pupila.errors import DataError, ImageError
 from pupila.feedback.strip import strip
 
@@ -30,14 +30,14 @@ class Clean:
         return hashlib.sha256(self.data).hexdigest()
 
 
-def clean(data: bytes, limits: images.ImageLimits) -> Clean | None:
+def clean(data: bytes, limits: images.ImageLimits, lock: images.DecodeLock = images.no_lock) -> Clean | None:
     """Return the picture without metadata: the same file where its structure is known, else a PNG of its pixels.
 
-    None if it cannot be read after all.
+    `lock`: see images.decode(). None if it cannot be read after all.
     """
     try:
         stripped = strip(data, images.header(data, limits).orientation)
-        return Clean(*stripped) if stripped else Clean(images.plain_png(data, LONGEST, limits), "png")
+        return Clean(*stripped) if stripped else Clean(images.plain_png(data, LONGEST, limits, lock), "png")
     except ImageError:
         return None
 
@@ -65,26 +65,17 @@ class Folder:
         """Return where the picture of this hash lies."""
         return self.pictures / f"{sha256}.{kind}"
 
-    def unfinished(self, sha256: str, kind: str) -> Path:
-        """Return where the picture of this hash lies until it is whole."""
-        return self.pictures / f".{sha256}.{kind}"
-
     def write(self, pictures: Iterable[Clean]) -> None:
         """Write those that are not there yet, each whole or not at all, and return when all are on the disk."""
-        missing = {(one.sha256, one.kind): one.data for one in pictures if not self.file(one.sha256, one.kind).exists()}
-        for name, data in missing.items():
-            with os.fdopen(os.open(self.unfinished(*name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                file.write(data)
-        for name in missing:  # all are written by now, so that the disk can take them together
-            sync(self.unfinished(*name))
-        for name in missing:
-            self.unfinished(*name).replace(self.file(*name))
+        for one in pictures:
+            path = self.file(one.sha256, one.kind)
+            if not path.exists():
+                write_file(path, one.data, 0o600)
         sync(self.pictures)  # their names, and also those that a process which was killed has not flushed
 
     def delete(self, sha256: str, kind: str) -> None:
-        """Delete a picture, whole or unfinished, if it is there."""
-        for path in (self.file(sha256, kind), self.unfinished(sha256, kind)):
-            path.unlink(missing_ok=True)
+        """Delete a picture if it is there."""
+        self.file(sha256, kind).unlink(missing_ok=True)
 
     def files(self) -> set[str]:
         """Return the names of all files, unfinished ones among them."""

@@ -159,30 +159,17 @@ def connect(path: Path) -> sqlite3.Connection:
 
 def _prepare(connection: sqlite3.Connection) -> int:
     """Make what is missing of the tables; return their version."""
-    if _version(connection) < VERSION:
-        connection.execute("BEGIN IMMEDIATE")
+    while (version := _version(connection)) < VERSION:
+        script = SCRIPTS[version].replace("ROW_BYTES", str(ROW_BYTES))
         try:
-            for script in SCRIPTS[_version(connection) :]:  # asked again: another process may just have run them
-                for statement in statements_of(script.replace("ROW_BYTES", str(ROW_BYTES))):
-                    connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {VERSION}")
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-        connection.execute("COMMIT")
-    return _version(connection)
+            connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {version + 1}; COMMIT;")
+        except sqlite3.OperationalError:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            if _version(connection) == version:  # else another process was faster
+                raise
+    return version
 
 
 def _version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
-
-
-def statements_of(script: str) -> list[str]:
-    """Split a script into its statements: `executescript` would commit before it begins."""
-    statements, pending = [], ""
-    for line in script.splitlines():
-        pending += f"{line}\n"
-        if sqlite3.complete_statement(pending):
-            statements.append(pending)
-            pending = ""
-    return statements

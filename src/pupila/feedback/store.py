@@ -16,7 +16,7 @@ from pathlib import Path
 from pupila.errors import DataError
 from pupila.feedback.folder import DATABASE, Clean, Folder, clean
 from pupila.feedback.schema import COLUMNS, Answered, Counts, Kept, connect
-from pupila.images import DEFAULT_LIMITS, ImageLimits
+from pupila.images import DEFAULT_LIMITS, DecodeLock, ImageLimits, no_lock
 
 CORRECTED_SHARE = 0.75
 """Of the bytes that a store may have: beyond, the oldest corrections of the key that has the most are deleted."""
@@ -55,14 +55,18 @@ class Store:
     # Writing
 
     def add(
-        self, answered: Sequence[Answered], max_bytes: int | None = None, limits: ImageLimits = DEFAULT_LIMITS
+        self,
+        answered: Sequence[Answered],
+        max_bytes: int | None = None,
+        limits: ImageLimits = DEFAULT_LIMITS,
+        lock: DecodeLock = no_lock,
     ) -> int:
         """Keep pictures and their answers, all or none, durably; return how many: one that cannot be read is left out.
 
-        Beyond `max_bytes` the oldest uncorrected ones are deleted, and corrected ones beyond their share of it. Raises
-        sqlite3.Error or OSError if the disk is full or does not answer.
+        Beyond `max_bytes` the oldest uncorrected ones are deleted, and corrected ones beyond their share of it. `lock`:
+        see images.decode(). Raises sqlite3.Error or OSError if the disk is full or does not answer.
         """
-        cleaned = [(item, clean(item.data, limits)) for item in answered]
+        cleaned = [(item, clean(item.data, limits, lock)) for item in answered]
         good = [(item, picture) for item, picture in cleaned if picture is not None]
         try:
             with self._writing() as database:

@@ -1,18 +1,25 @@
 """Strips metadata from picture files: EXIF, XMP, IPTC, comments, profiles, thumbnails, and what follows the end.
 
-The coded data of a JPEG or WebP stays as it is, byte for byte. Around it only what decoding needs is kept, each part
-once and of its own length. All other files are left to be written anew from their pixels: None.
+The coded data of a JPEG or WebP stays as it is, byte for byte, whatever is in it. Around it only what decoding reads is
+kept, each part once and of its own length. All other files are left to be written anew from their pixels: None.
 """
 
 import re
 import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
-JPEG_KEPT = frozenset((*range(0xC0, 0xC8), *range(0xC9, 0xD0), 0xDA, 0xDB, 0xDD))
-"""Tables, frame and scan headers. Markers and their meaning: ITU-T T.81, table B.1."""
-NEXT_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
-"""Ends coded data: there a zero or a restart number follows each 0xFF byte."""
-WEBP_ANIMATED, WEBP_ALPHA = 0x02, 0x10
-"""Flags of VP8X: RFC 9649, section 2.7."""
+from pupila.images.limits import FIRST_CHUNK, chunks
+
+# Markers of a JPEG (ITU-T T.81, table B.1)
+FRAMES, PROGRESSIVE = (0xC0, 0xC1, 0xC2), 0xC2
+"""Frame headers of pictures in Huffman codes: others are rare."""
+HUFFMAN, QUANTISATION, RESTARTS, SCAN, END = 0xC4, 0xDB, 0xDD, 0xDA, 0xD9
+NEXT_SEGMENT = re.compile(rb"\xff++([^\x00\x01\xd0-\xd8])", re.DOTALL)
+END_OF_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
+"""In coded data a zero, a restart number or one more such byte follows each 0xFF byte."""
+JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
+"""Says how colours are coded; here with a size of pixels that says nothing, and without a thumbnail."""
 
 
 def strip(data: bytes, orientation: int = 1) -> tuple[bytes, str] | None:
@@ -30,63 +37,131 @@ def strip(data: bytes, orientation: int = 1) -> tuple[bytes, str] | None:
 
 
 def _jpeg(data: bytes, orientation: int) -> bytes | None:
-    """Keep the segments that decoding needs, and the coded data; end with the end of the first picture."""
-    kept = [b"\xff\xd8"]
-    if orientation != 1:
-        kept.append(_orientation_segment(orientation))
+    """Return the first picture of a JPEG with the parts that decoding needs."""
+    kept = _Jpeg()
+    try:
+        for marker, content, coded in _segments(data):
+            if marker == END or (marker == SCAN and not kept.scan(content, coded)):
+                break
+            kept.take(marker, content)
+    except (ValueError, IndexError, KeyError):
+        return None
+    if not kept.scanned:
+        return None
+    head = b"".join([b"\xff\xd8", JFIF * kept.jfif, kept.adobe, _orientation_segment(orientation)])
+    return b"".join([head, *kept.parts, b"\xff\xd9"])
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+    """Yield marker and content of each segment, and the coded data behind a scan header; raises ValueError."""
     at = 2
-    while (found := NEXT_MARKER.match(data, at)) is not None:
+    while (found := NEXT_SEGMENT.match(data, at)) is not None:
         marker, start = found[1][0], found.end()
-        if marker == 0xD9:
-            return b"".join([*kept, b"\xff\xd9"])
-        length = int.from_bytes(data[start : start + 2], "big")
-        at = start + length
-        if length < 2 or at > len(data):
-            return None
-        content = data[start + 2 : at]
-        if marker in JPEG_KEPT:
-            kept.append(bytes((0xFF, marker)) + data[start:at])
-        elif marker == 0xEE and content.startswith(b"Adobe") and len(content) >= 12:
-            kept.append(b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0" + content[11:12])  # how colours are coded, and no more
-        elif marker == 0xE0 and content.startswith(b"JFIF\0") and len(content) >= 14:
-            kept.append(b"\xff\xe0\0\x10" + content[:12] + b"\0\0")  # the two zeros: no thumbnail
-        if marker == 0xDA:
-            end = NEXT_MARKER.search(data, at)
+        if marker == END:
+            yield marker, b"", b""
+        at = start + int.from_bytes(data[start : start + 2], "big")
+        if at < start + 2 or at > len(data):
+            break
+        content, begin = data[start + 2 : at], at
+        if marker == SCAN:
+            end = END_OF_SCAN.search(data, at)
             if end is None:
-                return None
-            kept.append(data[at : end.start()])
+                break
             at = end.start()
-    return None
+        yield marker, content, data[begin:at]
+    raise ValueError
+
+
+@dataclass
+class _Jpeg:
+    """What is kept of a JPEG: a table only if a scan reads it."""
+
+    parts: list[bytes] = field(default_factory=list)
+    tables: dict[tuple[int, int], bytes] = field(default_factory=dict)
+    """By segment and place: tables that no scan has read yet."""
+    components: dict[int, int] = field(default_factory=dict)
+    """By name: the place of its quantisation table."""
+    scanned: set[int] = field(default_factory=set)
+    progressive: bool = False
+    jfif: bool = False
+    adobe: bytes = b""
+
+    def take(self, marker: int, content: bytes) -> None:
+        """Take what is needed of a segment; raises ValueError or IndexError for one that is not as it should be."""
+        if marker in (HUFFMAN, QUANTISATION, RESTARTS):
+            self.tables.update(((marker, place), table) for place, table in _tables(marker, content))
+        elif marker in FRAMES:
+            if self.components or len(content) != 6 + 3 * content[5]:
+                raise ValueError
+            self.components = dict(zip(content[6::3], content[8::3], strict=True))
+            self.progressive = marker == PROGRESSIVE
+            self._keep(marker, content)
+        elif 0xC0 <= marker <= 0xCF:
+            raise ValueError
+        elif marker == 0xE0 and content.startswith(b"JFIF\0") and len(content) >= 14:
+            self.jfif = True
+        elif marker == 0xEE and content.startswith(b"Adobe") and len(content) >= 12:
+            self.adobe = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0" + content[11:12]  # how colours are coded, and no more
+
+    def scan(self, content: bytes, coded: bytes) -> bool:
+        """Take a scan with the tables that it reads; return whether there may be another one. Raises as take() does."""
+        count = content[0]
+        if not self.components or len(content) != 4 + 2 * count:
+            raise ValueError
+        names, places, (first, last, bits) = content[1:-3:2], content[2:-3:2], content[-3:]
+        for place in places:
+            if not self.progressive or (first == 0 and not bits >> 4):
+                self._keep_table(HUFFMAN, place >> 4)
+            if not self.progressive or last > 0:
+                self._keep_table(HUFFMAN, 0x10 | place & 15)
+        for name in {*names} - self.scanned:
+            self._keep_table(QUANTISATION, self.components[name])
+        self._keep_table(RESTARTS, 0)
+        self._keep(SCAN, content)
+        self.parts.append(coded)
+        self.scanned |= {*names}
+        return self.progressive or len(self.scanned) < len(self.components)
+
+    def _keep_table(self, marker: int, place: int) -> None:
+        if (marker, place) in self.tables:
+            self._keep(marker, self.tables.pop((marker, place)))
+
+    def _keep(self, marker: int, content: bytes) -> None:
+        self.parts.append(struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content)
+
+
+def _tables(marker: int, content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the place of each table in a segment, and what defines it."""
+    at = 0
+    while at < len(content):
+        size = 2
+        if marker == QUANTISATION:
+            size = 129 if content[at] >> 4 else 65
+        elif marker == HUFFMAN:
+            size = 17 + sum(content[at + 1 : at + 17])
+        if at + size > len(content):
+            raise ValueError
+        place = 0 if marker == RESTARTS else content[at] & (0x1F if marker == HUFFMAN else 15)
+        yield place, content[at : at + size]
+        at += size
 
 
 def _orientation_segment(orientation: int) -> bytes:
-    """Return an EXIF block that says which way up the picture is, and nothing else."""
+    """Return an EXIF block that says which way up the picture is, and nothing else; nothing if it is upright."""
+    if orientation == 1:
+        return b""
     entry = struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0)
     block = b"Exif\0\0" + b"II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4)
     return b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block
 
 
 def _webp(data: bytes) -> bytes | None:
-    """Keep the coded picture and its transparency; None for an animation, or if there is no whole picture."""
-    parts: dict[bytes, bytes] = {}
-    at, end = 12, min(len(data), 8 + int.from_bytes(data[4:8], "little"))
-    while at + 8 <= end and not parts.keys() & {b"VP8 ", b"VP8L"}:
-        length = int.from_bytes(data[at + 4 : at + 8], "little")
-        if at + 8 + length > end:
-            return None
-        parts.setdefault(data[at : at + 4], data[at + 8 : at + 8 + length])
-        at += 8 + length + length % 2
-    extended = parts.get(b"VP8X", bytes(10))
-    wanted: tuple[bytes, ...] = (b"VP8L",) if b"VP8L" in parts else (b"ALPH", b"VP8 ")
-    kept = [name for name in wanted if name in parts]
-    if len(extended) < 10 or extended[0] & WEBP_ANIMATED or kept in ([], [b"ALPH"]):
-        return None
-    if b"VP8X" in parts:
-        parts[b"VP8X"] = bytes((extended[0] & WEBP_ALPHA,)) + bytes(3) + extended[4:10]
-        kept.insert(0, b"VP8X")
-    content = b"WEBP" + b"".join(_webp_chunk(name, parts[name]) for name in kept)
-    return b"RIFF" + len(content).to_bytes(4, "little") + content
-
-
-def _webp_chunk(name: bytes, content: bytes) -> bytes:
-    return name + len(content).to_bytes(4, "little") + content + b"\0" * (len(content) % 2)
+    """Keep the chunk of the coded picture; None for an animation, for transparency in a chunk of its own, or damage."""
+    whole = min(len(data), 8 + int.from_bytes(data[4:8], "little"))
+    for name, start, end in chunks(data, FIRST_CHUNK, whole):
+        if name in (b"ALPH", b"ANIM", b"ANMF") or end > whole:
+            break
+        if name in (b"VP8 ", b"VP8L"):
+            content = b"WEBP" + data[start - 8 : end] + b"\0" * ((end - start) % 2)
+            return b"RIFF" + len(content).to_bytes(4, "little") + content
+    return None

@@ -10,7 +10,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,7 +142,18 @@ def decode(
     `lock` is held while the pixels are decoded, for callers with many threads. Raises ImageError
     for anything that is not a whole picture within the limits; OSError if a path cannot be read.
     """
-    file = _open(read(source, limits) if isinstance(source, Path) else source, limits)
+    data = read(source, limits) if isinstance(source, Path) else source
+    with _decoded(data, size, limits, lock) as image:
+        return _squared(image, size, framing)
+
+
+@contextlib.contextmanager
+def _decoded(data: bytes, size: int, limits: ImageLimits, lock: DecodeLock) -> Iterator[Image.Image]:
+    """Decode a file, upright, in RGB, and shrunk if it is over four times the size: nothing else decodes one.
+
+    The lock is held until the block ends.
+    """
+    file = _open(data, limits)
     image = file.image
     pixels = image.width * image.height * max(file.passes, USUAL_SCANS) // USUAL_SCANS
     reduced = (2 * size, 2 * size) if min(image.size) >= 4 * size else None
@@ -153,7 +164,7 @@ def decode(
     if file.kind == "AVIF":  # whose header may say less than there is: at most 550 MiB
         pixels = limits.max_pixels
     with lock(pixels):
-        return _squared(_upright(_load(file, reduced), size), size, framing)
+        yield _upright(_load(file, reduced), size)
 
 
 @_without_history
@@ -219,13 +230,13 @@ def encode_png(pixels: Pixels) -> bytes:
 
 
 @_without_history
-def plain_png(data: bytes, longest: int, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
+def plain_png(data: bytes, longest: int, limits: ImageLimits = DEFAULT_LIMITS, lock: DecodeLock = no_lock) -> bytes:
     """Return a picture file's pixels as a PNG without metadata: upright, on white, at most `longest` pixels a side.
 
-    Raises ImageError as decode() does.
+    `lock` and errors are those of decode().
     """
-    image = _upright(_load(_open(data, limits), None), longest // 4)
-    image.thumbnail((longest, longest), Image.Resampling.BILINEAR)
+    with _decoded(data, longest // 4, limits, lock) as image:
+        image.thumbnail((longest, longest), Image.Resampling.BILINEAR)
     return encode_png(np.asarray(image))
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 MAX_SCANS = 100
 """Scans of a JPEG. Programs write about ten, for which decoding takes some three times as long as for a single one."""
 MAX_SEGMENTS = 1_000
-"""Marker segments of a JPEG: Pillow copies all of its EXIF once more for each segment of it."""
+"""Marker segments of a JPEG, and the parts that Pillow reads one by one: resources of Photoshop, tables, colours."""
 MAX_BLOCKS = 20_000
 """Chunks of a PNG or WebP, blocks of a GIF before its first picture: microseconds each."""
 MAX_PACKED = 64
@@ -25,7 +25,7 @@ TINY = 4096
 
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 """A JPEG's next marker; zero bytes and restarts are part of a scan."""
-START_OF_SCAN, START_OF_PICTURE, END_OF_PICTURE = 0xDA, 0xD8, 0xD9
+START_OF_SCAN, START_OF_PICTURE, END_OF_PICTURE, TABLES, PHOTOSHOP = 0xDA, 0xD8, 0xD9, 0xDB, 0xED
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 PACKED = (b"iCCP", b"zTXt", b"iTXt")
@@ -212,7 +212,7 @@ def _jpeg(data: bytes) -> int:
     blocks: list[tuple[bytes, memoryview]] = []
     while (found := MARKER.search(data, at)) and (kind := data[found.start() + 1]) != END_OF_PICTURE:
         at = found.end()
-        segments += 1
+        segments += 1 + _parts(data, kind, at)
         if segments > MAX_SEGMENTS:
             raise ExcessError(f"more than {MAX_SEGMENTS:,} segments")
         if kind in (0xE1, 0xE2):
@@ -229,6 +229,14 @@ def _jpeg(data: bytes) -> int:
             at += int.from_bytes(data[at : at + 2], "big")
     check_directories(_joined(blocks))
     return max(scans, 1)
+
+
+def _parts(data: bytes, kind: int, at: int) -> int:
+    """Return about how many parts Pillow takes a segment apart into."""
+    length = int.from_bytes(data[at : at + 2], "big")
+    if kind == PHOTOSHOP:
+        return data.count(b"8BIM", at, at + length)
+    return length // 65 if kind == TABLES else length // 3 if kind in FRAMES else 0
 
 
 def _joined(segments: list[tuple[bytes, memoryview]]) -> list[memoryview]:

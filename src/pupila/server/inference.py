@@ -261,7 +261,7 @@ def reject_large(pixels: int, _: float) -> AbstractContextManager[None]:
 
 
 class LargeImageLock:
-    """Shared by the threads of one worker."""
+    """Admits one large picture at a time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -272,12 +272,16 @@ class LargeImageLock:
 
     @contextmanager
     def _held(self, deadline: float) -> Iterator[None]:
-        if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+        if not self._lock.acquire(timeout=min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)):
             raise DeadlineError
         try:
             yield
         finally:
             self._lock.release()
+
+
+LARGE_IMAGE_LOCK = LargeImageLock()
+"""The worker's: held by its threads, that of the collector among them, whenever they decode a large picture."""
 
 
 BATCH = 8
@@ -345,7 +349,7 @@ class Decoding:
 
     def decode_all(self) -> None:
         """Decode what is left, one large picture of the whole worker at a time. Raises DeadlineError."""
-        self._decode(self._classifier.large_image_lock.acquire)
+        self._decode(LARGE_IMAGE_LOCK.acquire)
 
     def _decode(self, acquire: Acquire) -> None:
         deadline = self._context.deadline
@@ -385,7 +389,6 @@ class Classifier:
     ) -> None:
         self.predictor = predictor
         self.limits = settings.image_limits
-        self.large_image_lock = LargeImageLock()
         self.on_batch = on_batch
         self.batcher: Batcher[images.Pixels, PictureOutputs, BatchKey] = Batcher(
             self._compute, BATCH, settings.max_waiting

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pupila._arguments import counted
 from pupila.recipe import Recipe
 from pupila.training.loop.head import InputChoice
 
@@ -109,8 +110,8 @@ def _network_size(recipe: Recipe, stats: DatasetStats) -> tuple[int, str]:
         return chosen, f"pictures of {stats.size} px, and no budget in minutes to choose a larger one by."
     chosen = max((s for s in sensible if _rounds(recipe, stats, s) >= ENOUGH_EPOCHS), default=sensible[0])
     return chosen, (
-        f"{recipe.minutes:g} minutes go about {_rounds(recipe, stats, chosen):.1f} times through {stats.pictures:,} "
-        f"pictures at this size; {ENOUGH_EPOCHS} times are enough."
+        f"{counted(recipe.minutes, 'minute')}: about {_rounds(recipe, stats, chosen):.1f} times through "
+        f"{stats.pictures:,} pictures at this size; {ENOUGH_EPOCHS} times are enough."
     )
 
 

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pupila._arguments import counted
 from pupila.data import Dataset, Splits, load_dataset
 from pupila.data.quality.labels import picture_paths
 from pupila.errors import DataError, TrainingError
@@ -75,7 +76,7 @@ def _pool(splits: Splits) -> tuple[Dataset, list[str]]:
     if counts.min() < LEAST:
         category = pool.classes[int(counts.argmin())]
         raise DataError(
-            f"{splits.name}: '{category}' has {counts.min()} pictures; judging labels takes {LEAST} a class. "
+            f"{splits.name}: '{category}' has {counted(int(counts.min()), 'picture')}; judging takes {LEAST} a class. "
             "Add pictures to it or leave the class out."
         )
     return pool, [path for name in named for path in paths[name]]

@@ -48,9 +48,11 @@ class Outliers:
 
     def describe(self) -> str:
         """Return what a person should know of them, in one line."""
-        reasons = {"that are in the data set, too": self.own, "that cannot be read": self.unreadable}
+        reasons = {"in the data set, too": self.own, "not readable as a picture": self.unreadable}
         left_out = "; ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
-        return f"{len(self.pictures):,} pictures teach what is none of the classes; left out: {left_out or 'none'}"
+        return (
+            f"Pictures that teach what is none of the classes: {len(self.pictures):,}; left out: {left_out or 'none'}"
+        )
 
 
 def read_outliers(source: Path, own: Sequence[Dataset], framing: str) -> Outliers:

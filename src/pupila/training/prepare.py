@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pupila._arguments import counted
 from pupila.data import Dataset, Splits, held_out, load_dataset
 from pupila.data.quality.labels import relabelled
 from pupila.errors import TrainingError
@@ -128,7 +129,7 @@ def _report(splits: Splits) -> None:
     for note in splits.notes:
         log.info(f"{splits.name}: {note}")
     if splits.skipped:
-        log.info(f"{splits.name}: skipped {len(splits.skipped)} unreadable pictures:")
+        log.info(f"{splits.name}: skipped {counted(len(splits.skipped), 'unreadable picture')}:")
         for skipped in splits.skipped[:10]:
             log.info(f"  {skipped.name}: {skipped.reason}")
         if len(splits.skipped) > 10:

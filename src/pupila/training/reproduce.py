@@ -10,6 +10,7 @@ from typing import Any
 
 import onnx
 
+from pupila._arguments import counted
 from pupila.data import Splits, load_dataset
 from pupila.data.quality.labels import relabelled
 from pupila.errors import TrainingError
@@ -83,7 +84,7 @@ def _count_changes(before: Mapping[str, Mapping[str, int]], splits: Splits) -> l
     now = counts_of(splits)
     keys = [(part, name) for parts in (before, now) for part, counts in parts.items() for name in counts]
     return [
-        f"{part}/{name} had {then:,} pictures and has {count:,}"
+        f"{part}/{name} had {counted(then, 'picture')} and has {count:,}"
         for part, name in dict.fromkeys(keys)
         if (then := before.get(part, {}).get(name, 0)) != (count := now.get(part, {}).get(name, 0))
     ]

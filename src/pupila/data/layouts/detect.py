@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from pupila._arguments import counted
 from pupila.data.layouts.class_folders import FilesByFolder, by_class_folders, by_file_names, split_folders, unwrap
-from pupila.data.layouts.labelled import HINT, MASKS, DetectedLayout, is_structure, splits_among, words_of
+from pupila.data.layouts.labelled import HINT, DetectedLayout, is_structure, splits_among
+from pupila.data.layouts.masks import masks_beside, task_of_masks
 from pupila.data.layouts.parquet import by_parquet, is_parquet
 from pupila.data.layouts.tables import by_tables, find_tables
 from pupila.data.sources.files import UNREAD, VIDEOS, SourceFile, SourceFiles, display_name, ending_of
@@ -40,11 +41,28 @@ def _detect(entries: Sequence[SourceFile], where: str) -> DetectedLayout:
     else:
         try:
             _check_task(entries, where)
-            arranged = _by_names(unwrap(found), where)
+            arranged = _without_masks(entries, where)
         except DataError as error:
             raise DataError(" ".join([str(error), *unused])) from None
     _check_classes(arranged, where, unused)
     return replace(arranged, notes=(*arranged.notes, *unused, *_passed_over(entries)))
+
+
+def _without_masks(entries: Sequence[SourceFile], where: str) -> DetectedLayout:
+    """Take the labels from the names, and leave out masks; raises DataError if the pictures have no classes."""
+    pictures = [entry for entry in entries if entry.may_be_picture]
+    masks = masks_beside(pictures)
+    left_out = {mask.parts for mask in masks}
+    try:
+        found = _pictures_by_folder(picture for picture in pictures if picture.parts not in left_out)
+        arranged = _by_names(unwrap(found), where)
+    except DataError:
+        if not masks:
+            raise
+        kind = f"masks: {masks[0].name}"
+        raise DataError(f"{where}: is a data set for segmentation ({kind}). {FIX.format(things='parts')}") from None
+    note = f"Left out {counted(len(masks), 'mask')} of parts of the pictures, like {masks[0].name}." if masks else ""
+    return replace(arranged, notes=(*arranged.notes, note)) if masks else arranged
 
 
 def _check_classes(arranged: DetectedLayout, where: str, unused: Sequence[str]) -> None:
@@ -110,7 +128,7 @@ def _check_task(entries: Sequence[SourceFile], where: str) -> None:
     kind = _coco(entries) or _boxes(entries, pictures)
     if kind:
         raise DataError(f"{where}: is a data set for detection ({kind}). {FIX.format(things='boxes')}")
-    masks = _masks(pictures)
+    masks = task_of_masks(pictures)
     if masks:
         raise DataError(f"{where}: is a data set for segmentation ({masks}). {FIX.format(things='parts')}")
 
@@ -141,17 +159,6 @@ def _boxes(entries: Sequence[SourceFile], pictures: Sequence[SourceFile]) -> str
         if files and len(files) >= len(pictures) / 4 and any(is_box(_head(entry)) for entry in files[:SAMPLE]):
             return f"{title}: {files[0].name}"
     return ""
-
-
-def _masks(pictures: Sequence[SourceFile]) -> str:
-    """Return what shows a picture of masks for most pictures: of its name, or with a word before or behind it."""
-    masks = [entry for entry in pictures if any(words_of(folder) & MASKS for folder in entry.parts[:-1])]
-    names = {entry.name for entry in masks}
-    stems = {entry.parts[-1].rpartition(".")[0] for entry in masks}
-    stems |= {part for stem in stems for part in (*re.split(r"[_-](?=[^_-]*$)", stem)[:1], stem.partition("_")[2])}
-    others = [entry for entry in pictures if entry.name not in names]
-    matched = sum(entry.parts[-1].rpartition(".")[0] in stems for entry in others)
-    return f"masks: {masks[0].name}" if masks and matched >= max(1, len(masks) / 2) else ""
 
 
 def _head(entry: SourceFile, most: int = HEAD_BYTES) -> bytes:

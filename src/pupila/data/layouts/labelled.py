@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import NamedTuple
 
+from pupila._arguments import first_few
 from pupila.data.dataset import Skipped
 from pupila.data.sources.files import SourceFile, display_name, plain_name
 from pupila.errors import DataError
@@ -155,9 +156,7 @@ def _quoted(name: str) -> str:
 
 def some(names: Iterable[str]) -> str:
     """Join the first five names, as messages show them, and count the others."""
-    ordered = sorted(names)
-    shown = ", ".join(map(display_name, ordered[:5]))
-    return f"{shown} and {len(ordered) - 5:,} more" if len(ordered) > 5 else shown
+    return first_few(sorted(names), show=display_name)
 
 
 def folded(name: str) -> str:

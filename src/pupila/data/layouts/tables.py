@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+from pupila._arguments import counted
 from pupila.data.dataset import Skipped
 from pupila.data.layouts.labelled import (
     DetectedLayout,
@@ -113,7 +114,9 @@ def by_tables(tables: Sequence[LabelTable], entries: Sequence[SourceFile], where
         raise DataError(f"{where}: {tables[0].name} is no table of training pictures. Add one, named train.csv.")
     used = {id(item.entry) for members in splits.values() for item in members}
     others = Counter("/".join(entry.parts[:-1]) or "." for entry in pictures if id(entry) not in used)
-    notes = [f"{folder}: {count:,} pictures without a label were left out." for folder, count in sorted(others.items())]
+    notes = [
+        f"{folder}: left out {counted(count, 'picture')} without a label." for folder, count in sorted(others.items())
+    ]
     ordered = {split: sort_labelled(splits[split]) for split in sorted(splits)}
     notes += [table.note for table in tables if table.note]
     layout = f"labels from {some(table.name for table in tables)}"
@@ -361,8 +364,8 @@ def _one_hot(lines: Iterable[Cells], heads: Cells, path: int, split: int | None)
         return [], False
     if several > len(rows) / 100:
         raise TableError(
-            f"{several:,} of its {len(rows):,} rows give a picture several classes, and Pupila learns one a picture. "
-            "Keep one class a row"
+            f"it gives pictures several classes, in {several:,} of {counted(len(rows), 'row')}, and Pupila learns "
+            "one a picture. Keep one class a row"
         )
     return rows, True
 

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from pupila._arguments import first_few
 from pupila.data.dataset import Dataset, Integers
 from pupila.data.sources.files import display_name
 
@@ -39,10 +40,9 @@ def describe_classes(train: Dataset, balance: str = "auto") -> str:
     balanced = describe_balance(train.counts(), balance)
     if not few:
         return balanced
-    more = f" and {len(few) - 5:,} more" if len(few) > 5 else ""
     single = " Training needs two of each, one to validate with." if 1 in counts.values() else ""
     return (
-        f"Classes of one or two pictures: {', '.join(few[:5])}{more}. They can be neither learned nor judged: "
+        f"Classes of one or two pictures: {first_few(few)}. They can be neither learned nor judged: "
         f"add pictures, 20 a class are a start.{single} {balanced}"
     )
 

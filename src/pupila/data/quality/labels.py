@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pupila._arguments import nearest
+from pupila._arguments import counted, nearest
 from pupila._files import unescaped
 from pupila.data.dataset import Splits, fingerprint
 from pupila.data.layouts.tables import MAX_BYTES, csv_lines
@@ -54,7 +54,7 @@ def relabelled(splits: Splits, table: Path) -> Splits:
         part, row = places[fix.path]
         parts[part].labels[row] = numbers[fix.label]
     changed = sum(int(np.sum(parts[part].labels != data.labels)) for part, data in splits.parts().items())
-    notes = (*splits.notes, f"{table.name} changed the labels of {changed:,} pictures.")
+    notes = (*splits.notes, f"{table.name} changed the labels of {counted(changed, 'picture')}.")
     train, validation, test = parts["train"], parts.get("validation"), parts.get("test")
     return replace(splits, train=train, validation=validation, test=test, fingerprint=fingerprint(parts), notes=notes)
 

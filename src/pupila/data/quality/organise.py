@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pupila import images
+from pupila._arguments import counted
 from pupila.data.dataset import Integers, Splits, split_rows
 from pupila.data.layouts.labelled import LabelledFile
 from pupila.data.load import OpenedSource
@@ -30,8 +31,8 @@ class Organised:
 
     def text(self) -> str:
         """Return a summary for a terminal."""
-        lines = [f"{self.folder / folder}: {count:,} pictures" for folder, count in self.counts.items()]
-        lines.append(f"{self.linked:,} of them are hard links: they take no space, and must not be edited in place.")
+        lines = [f"{self.folder / folder}: {counted(count, 'picture')}" for folder, count in self.counts.items()]
+        lines.append(f"Hard links among them: {self.linked:,}. They take no space, and must not be edited in place.")
         return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from pupila._arguments import counted
+from pupila._arguments import counted, first_few
 from pupila._files import RUN_FILES, is_hidden
 from pupila.data.dataset import Skipped
 from pupila.errors import DataError
@@ -158,8 +158,8 @@ class FolderListing:
         kinds = {"hidden folder": self.hidden, "empty folder": self.empty}
         notes = [f"Ignored {_listed(kind, sorted(names))}." for kind, names in kinds.items() if names]
         if self.cloud:
-            away = f"{len(self.cloud):,} files are in iCloud and not on this disk, like {min(self.cloud)}"
-            notes.append(f"{away}: download them to use them.")
+            away = f"Not on this disk but in iCloud: {counted(len(self.cloud), 'file')}, like {min(self.cloud)}"
+            notes.append(f"{away}. Download what you want to use.")
         return notes
 
 
@@ -244,8 +244,7 @@ def _take(item: os.DirEntry[str], parts: tuple[str, ...], listing: FolderListing
 
 
 def _listed(kind: str, names: Sequence[str]) -> str:
-    shown = ", ".join(map(display_name, names[:3])) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
-    return f"{counted(len(names), kind)} ({shown})"
+    return f"{counted(len(names), kind)} ({first_few(names, 3, display_name)})"
 
 
 class NameReading(NamedTuple):

@@ -171,7 +171,7 @@ def with_decoded_names(files: SourceFiles, encoding: str | None, where: str) -> 
 
 def _which_encoding(where: str, readings: Sequence[tuple[str, tuple[str, ...]]], names: Iterable[str]) -> str:
     if not readings:
-        return f"{where}: {len(set(names)):,} names are in no known encoding. Rename them, or give --name-encoding."
+        return f"{where}: names in no known encoding: {len(set(names)):,}. Rename them, or give --name-encoding."
     ways = "; ".join(f"{encoding}: {_examples(read)}" for encoding, read in readings[:4])
     first = readings[0][0]
     return (

@@ -34,7 +34,8 @@ def write_data_report(path: Path, inspection: Inspection) -> None:
     """Write the page; raises DataError if it cannot be written."""
     splits = inspection.splits
     total = sum(len(part) for part in splits.parts().values())
-    subtitle = f"{splits.layout}; {total:,} pictures of {len(splits.train.classes)} classes"
+    of = counted(len(splits.train.classes), "class")
+    subtitle = f"{splits.layout}; {counted(total, 'picture')} of {of}"
     text = html.page(f"{splits.name}: data", subtitle, _sections(inspection))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,8 +69,8 @@ def _leak_lines(inspection: Inspection) -> list[str]:
     """Say in sentences how much of each judging part is in a part that comes before."""
     parts, exact = inspection.splits.parts(), inspection.leaked(exact=True)
     lines = [
-        f"LEAK: {count:,} of {len(parts[part]):,} {part} pictures ({count / len(parts[part]):.2%}) are in another part "
-        f"too, {exact.get(part, 0):,} of them bit for bit. A score on {part} flatters."
+        f"LEAK: {count:,} of {counted(len(parts[part]), 'picture')} of {part} ({count / len(parts[part]):.2%}) found "
+        f"in another part too, {exact.get(part, 0):,} of them bit for bit. A score on {part} flatters."
         for part, count in inspection.leaked().items()
     ]
     if not lines:
@@ -131,7 +132,9 @@ def _twins_section(heading: str, twins: Sequence[Twins], inspection: Inspection)
         shown.append(([_thumb(one, inspection), _thumb(other, inspection)], caption))
     rows = [(f"{t.first.part}: {t.first.name}", f"{t.second.part}: {t.second.name}", _kind(t)) for t in twins[:LISTED]]
     table = html.table(("one", "other", "likeness"), rows, texts=2)
-    text = f"{len(twins):,} pairs; those of different classes come first, then those that are alike bit for bit."
+    text = (
+        f"{counted(len(twins), 'pair')}; those of different classes come first, then those that are alike bit for bit."
+    )
     return html.section(heading, text, html.pictures(shown[:SHOWN_TWINS]), table)
 
 
@@ -182,7 +185,7 @@ def _files(inspection: Inspection) -> Iterator[str]:
     modes = [(name, f"{count:,}") for name, count in survey.modes.most_common()]
     yield html.section(
         "Files",
-        f"{survey.rotated:,} pictures are turned upright by their EXIF entry.",
+        f"Turned upright by their EXIF entry: {survey.rotated:,}.",
         html.table(("pixels", "smallest", "median", "largest"), sizes),
         html.table(("format", "files"), kinds),
         html.table(("colours", "files"), modes),
@@ -196,7 +199,7 @@ def _grid(train: Dataset) -> Iterator[str]:
         yield html.heading(name)
         yield html.pictures([([_small(train.images[row])], "") for row in chosen], small=True)
     if len(train.classes) > SHOWN_CLASSES:
-        yield html.paragraph(f"And {len(train.classes) - SHOWN_CLASSES:,} more classes.")
+        yield html.paragraph(f"Not shown: {counted(len(train.classes) - SHOWN_CLASSES, 'more class')}.")
 
 
 @dataclass(frozen=True)
@@ -231,7 +234,7 @@ class Mislabelled:
         return (
             f"{self.name}: {self.looked_at:,} labels looked at, with features of {self.features}; cross-validated "
             f"answers agree with {self.agreement:.1%} of them.\n"
-            f"About {self.estimated:,} are estimated to be wrong; the {len(self.doubts):,} likeliest are listed. Many "
+            f"Estimated to be wrong: about {self.estimated:,}; listed: the {len(self.doubts):,} likeliest. Many "
             "of them are right and only hard to tell: look at each."
         )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pupila._arguments import counted
 from pupila._files import write_file
 from pupila.data import Dataset
 from pupila.evaluation.evaluate import Evaluation, evaluate
@@ -62,7 +63,8 @@ def write_report(
     probabilities = predictor.probabilities(evaluation.logits)
     subject = Subject(predictor, dataset, evaluation, probabilities, _links(dataset, source))
     manifest = predictor.manifest
-    subtitle = f"{len(manifest.classes)} classes, {evaluation.scores.n:,} pictures, file version {predictor.version}"
+    classes, pictures = counted(len(manifest.classes), "class"), counted(evaluation.scores.n, "picture")
+    subtitle = f"{classes}, {pictures}, file version {predictor.version}"
     text = html.page(f"{manifest.name}: report", subtitle, _sections(folder, subject, rows, kept))
     path = folder / "report.html"
     write_file(path, text)
@@ -131,13 +133,13 @@ def _summary(subject: Subject, rows: Rows, kept: int | None) -> str:
     figures.append((str(manifest.recipe.get("name", "?")), "recipe", f"weights: {manifest.weights}"))
     if rows and "seconds" in rows[-1]:
         minutes = f"{rows[-1]['seconds'] / 60:.1f}"
-        which = f"epoch {kept} of {len(rows)} kept" if kept else f"{len(rows)} epochs"
+        which = f"epoch {kept} of {len(rows)} kept" if kept else counted(len(rows), "epoch")
         figures.append((minutes, "minutes of training", which))
     limit = manifest.unknown_threshold
     if limit is not None:
         share = float(np.mean(subject.evaluation.unknown > limit))
         figures.append((f"{share:.2%}", "called unknown", "of these pictures, which all show one of the classes"))
-    few = [html.warning(f"Only {scores.n:,} pictures: take the figures as rough.")] if scores.n < FEW else []
+    few = [html.warning(f"Only {counted(scores.n, 'picture')}: take the figures as rough.")] if scores.n < FEW else []
     return html.section("Summary", "", html.numbers(figures), *few, _expert_figures(subject))
 
 
@@ -165,7 +167,9 @@ def _plot(folder: Path, name: str, png: bytes, description: str, large: bool = F
 
 
 def _curves(folder: Path, rows: Rows, kept: int | None) -> str:
-    text = f"{len(rows)} epochs." + (f" The star is the epoch whose weights are in the model: {kept}." if kept else "")
+    text = f"{counted(len(rows), 'epoch')}." + (
+        f" The star is the epoch whose weights are in the model: {kept}." if kept else ""
+    )
     if len({row.get("network_size") for row in rows}) > 1:
         text += " At a dotted line the pictures became larger."
     plot = _plot(folder, "curves.png", plots.plot_curves(rows, kept), "Training curves")

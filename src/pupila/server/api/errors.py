@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pupila._arguments import counted, first_few
 from pupila.errors import ImageError
 
 log = logging.getLogger("pupila.server")
@@ -60,10 +61,9 @@ class RequestError(Exception):
         """Sum up the bad pictures of a request: their own code and status where they agree, else 400."""
         first = bad[0]
         same = all(part.code == first.code for part in bad)
-        named = ", ".join(f"part {part.index}{f' ({part.filename})' if part.filename else ''}" for part in bad[:5])
-        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+        named = first_few([f"part {part.index}{f' ({part.filename})' if part.filename else ''}" for part in bad])
         why = first.message if same else reasons(bad)
-        message = f"{len(bad)} of {total} pictures cannot be used: {named}{more}. {why}"
+        message = f"{len(bad)} of {counted(total, 'picture')} cannot be used: {named}. {why}"
         return cls(first.status if same else 400, first.code if same else "images_rejected", message, bad)
 
     def to_json(self) -> dict[str, Any]:

@@ -4,7 +4,9 @@ A request leaves its pictures in a queue in memory and goes on. One thread of ea
 store. The queue is short: what does not fit is not kept, so that a slow disk costs pictures and never an answer.
 """
 
+import functools
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -13,7 +15,7 @@ from collections.abc import Sequence
 from pupila.errors import DataError, ImageError, SettingsError
 from pupila.feedback import Answered, Kept, Store
 from pupila.server.api.multipart import Part
-from pupila.server.inference import PictureResult
+from pupila.server.inference import LARGE_IMAGE_LOCK, PictureResult
 from pupila.server.process.scoreboard import DROPPED, KEPT, PENDING, SharedTable
 from pupila.server.settings import Settings
 
@@ -28,6 +30,8 @@ PATIENCE = 2.0
 """Seconds that feedback waits for a picture that another worker may be about to write."""
 SILENCE = 60.0
 """Seconds between two log entries of one kind about pictures that are not kept."""
+ONE_AT_A_TIME = functools.partial(LARGE_IMAGE_LOCK.acquire, deadline=math.inf)
+"""Waits for as long as it takes: no client waits for what is kept."""
 LAST_WORDS = 10.0
 """Seconds that a worker which ends has to write what is in its queue."""
 
@@ -157,7 +161,8 @@ class Collector:
         while batch := self._take():
             kept = 0
             try:
-                kept = self._writer.add(batch, self._settings.feedback_max_bytes, self._settings.image_limits)
+                limit, limits = self._settings.feedback_max_bytes, self._settings.image_limits
+                kept = self._writer.add(batch, limit, limits, ONE_AT_A_TIME)
             except Exception:
                 self._complain("pictures cannot be kept in %s", exc_info=True)
             with self._changed:

@@ -78,8 +78,8 @@ HOW_TO = "Send pictures as multipart parts named 'file', as a raw image/* body, 
 PARAMETER = re.compile(r';\s*([\w*]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))')
 BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 DISPOSITION = re.compile(r"(?im)^content-disposition:[ \t]*form-data(;.*?)\r?$")
-JSON_START = re.compile(rb'(?:\xef\xbb\xbf)?\s*[{\[]\s*["{\[\]}\d]')
-"""How JSON begins, and no picture."""
+BEFORE_JSON = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n"
+"""What json.loads() reads over in any encoding: byte order marks, and the four signs that are blank in JSON."""
 JSON_TYPES = frozenset(("application/json", "text/json", "application/x-json"))
 RAW_TYPES = frozenset(("", "application/binary", "application/x-binary", "*/*"))
 """Types of a body that is one picture, besides image/... and .../octet-stream."""
@@ -117,7 +117,7 @@ def read_upload(content_type: str, body: bytes, settings: Settings) -> Upload:
         upload = read_form(content_type, body, settings)
     elif is_json(kind):
         upload = read_json(body, settings)
-    elif not is_readable(content_type) or JSON_START.match(body):
+    elif not is_readable(content_type) or begins_as_json(body):
         raise type_unsupported(kind, body)
     else:
         upload = Upload([Part("", body)] if body else [], {})
@@ -136,6 +136,11 @@ def is_json(kind: str) -> bool:
     return kind in JSON_TYPES or kind.endswith("+json")
 
 
+def begins_as_json(body: bytes) -> bool:
+    """Return whether a body begins as an object, a list or a text does, and as no picture does."""
+    return body.lstrip(BEFORE_JSON)[:1] in (b"{", b"[", b'"')
+
+
 def is_readable(content_type: str) -> bool:
     """Return whether a body of this type may hold pictures."""
     kind = kind_of(content_type)
@@ -145,9 +150,11 @@ def is_readable(content_type: str) -> bool:
 
 def type_unsupported(kind: str, body: bytes) -> RequestError:
     """Say why a body of this type is not read, with the header that is likely missing."""
-    if JSON_START.match(body):
+    if begins_as_json(body):
         named = f"is {kind[:80]!r}" if kind else "is missing"
-        message = f"The body is JSON, but its Content-Type {named}. Add -H 'Content-Type: application/json'."
+        message = (
+            f"The body begins as JSON does, but its Content-Type {named}. Add -H 'Content-Type: application/json'."
+        )
     elif kind == "application/x-www-form-urlencoded":
         message = (
             "A body of type 'application/x-www-form-urlencoded' is not read here; curl sends it if no type is given. "

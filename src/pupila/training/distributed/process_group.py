@@ -23,6 +23,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
+from pupila._arguments import counted
 from pupila.errors import PupilaError, TrainingError
 from pupila.training.loop.device import pick_device
 from pupila.training.loop.resnet import ResNet18
@@ -55,7 +56,7 @@ class Team:
         """Raise TrainingError if a worker would be left with too few pictures: batch norm needs two."""
         if self.size > 1 and min(smallest_batch // 2, validation) < self.size:
             raise TrainingError(
-                f"{self.size} workers cannot share the smallest batch, of {smallest_batch} pictures, or the "
+                f"{self.size} workers cannot share the smallest batch, of {counted(smallest_batch, 'picture')}, or the "
                 f"{validation} to validate. Use fewer workers."
             )
 

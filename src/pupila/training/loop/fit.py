@@ -222,8 +222,8 @@ def _flat_sentence(run: _Run) -> str:
     if not run.position.cooldown or run.position.cooldown + COOLDOWN >= 1:
         return ""
     return (
-        f"Ended after {run.position.seconds / 60:.1f} of {run.recipe.minutes:g} minutes: validation had been flat for "
-        "so long that it was unlikely to rise."
+        f"Ended after {run.position.seconds / 60:.1f} of {counted(run.recipe.minutes, 'minute')}: validation had been "
+        "flat for so long that it was unlikely to rise."
     )
 
 

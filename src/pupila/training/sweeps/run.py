@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pupila._arguments import counted
 from pupila._files import CsvWriter, replacing, text_table, write_file
 from pupila.data import Dataset, load_dataset
 from pupila.data.quality.class_balance import remedy
@@ -121,7 +122,7 @@ def run_sweep(
         left = [job for job in jobs if job.trial.name not in outcomes]
         for job in left:
             forget_stopped(job)
-        log.info(f"{len(jobs)} trials, {len(outcomes)} of them done before, in {folder}")
+        log.info(f"{counted(len(jobs), 'trial')}, {len(outcomes)} of them done before, in {folder}")
         for outcome in execute(left) if left else ():
             outcomes[outcome.trial] = outcome
             log.info(f"{outcome.trial}: {_words(outcome)}")
@@ -234,11 +235,13 @@ def as_text(groups: Sequence[Mapping[str, Any]], test_pictures: int) -> str:
         lines.append([group["group"], f"{group['seeds']}", *cells, *("" if m is None else f"{m:.0f}" for m in means)])
     text = [text_table(lines), "Each figure: mean over n seeds (lowest to highest), of the epoch that validated best."]
     if test_pictures:
-        text.append(f"Test: the model files on {test_pictures:,} pictures; nothing is chosen by it.")
+        text.append(f"Test: the model files on {counted(test_pictures, 'picture')}; nothing is chosen by it.")
     if failed := sum(group["failed"] for group in groups):
-        text.append(f"{failed} trials failed; results.json has the reasons. The same command tries them again.")
+        text.append(
+            f"{counted(failed, 'trial')} failed; results.json has the reasons. The same command tries them again."
+        )
     if stopped := sum(group["stopped"] for group in groups):
-        text.append(f"{stopped} trials were stopped early. Without --stop-early the command goes on with them.")
+        text.append(f"{counted(stopped, 'trial')} stopped early. Without --stop-early the command goes on with them.")
     return "\n".join(text)
 
 
