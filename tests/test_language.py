@@ -174,6 +174,8 @@ def test_every_message_is_found_again_when_it_is_put_together(monkeypatch: pytes
          "  float32: 44,7 MB, 9,94 ms por imagem em uma thread, acurácia de validação 0,9420"),
         ("* int8: 11.3 MB, 3.36 ms a picture on one thread, valid acc 0.9424",
          "* int8: 11,3 MB, 3,36 ms por imagem em uma thread, acurácia de validação 0,9424"),
+        ("x.jpg: Not a picture that can be read: it is text. Send the picture itself.",
+         "x.jpg: Não é uma imagem que possa ser lida: é texto. Envie a imagem em si."),
         ("photos-standard (no model yet)", "photos-standard (ainda sem modelo)"),
     ],
 )  # fmt: skip

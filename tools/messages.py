@@ -47,7 +47,7 @@ ALONE = (
     "model", "classes", "accuracy", "pictures", "weights", "recipe", "unknown", "marked", "more", "train", "validation",
     "test", "held out", "none", "copy", "link", "loss", "training", "temperature", "leaked", "listed", "agreement",
     "boxes", "parts", "label", "surer", "trials", "failed", "stopped", "examples/s", "run", "epochs", "folder",
-    "folders", "hidden folders", "empty folders", "noise", "of noise", "of flat colours", "of shuffled patches",
+    "folders", "hidden folders", "empty folders", "noise", "text", "of noise", "of flat colours", "of shuffled patches",
     "of small crops", "of validation pictures",
     "Confidence: changed", "Confidence: no change", "Unknown: changed", "Unknown: no change", "Class mix: changed",
     "Kolmogorov-Smirnov D = {0:.3g}, {1}", "G = {0:.3g}, {1}", "p < {0:.1g}", "p = {0:.2g}",
