@@ -81,6 +81,14 @@ def test_busy_server_is_asked_again_after_as_long_as_it_says() -> None:
     assert 0.9 < peer.times[1] - peer.times[0] < 30
 
 
+@pytest.mark.parametrize("given", ["\u00b2", "1.5", "-1", "9" * 5000, "Wed, 21 Oct 2026 07:28:00 GMT"])
+def test_pause_that_is_no_number_of_seconds_is_one_second(given: str) -> None:
+    busy = f"HTTP/1.1 503 X\r\nContent-Length: 0\r\nConnection: close\r\nRetry-After: {given}\r\n\r\n".encode("latin-1")
+    with Peer(busy, GOOD) as peer, Client(peer.url) as client:
+        assert client.predict(b"x").category == "red"
+    assert 0.9 < peer.times[1] - peer.times[0] < 20
+
+
 def test_busy_server_is_given_up_in_its_own_words() -> None:
     busy = reply(503, BUSY, "Retry-After: 0\r\n")
     with (
@@ -137,6 +145,11 @@ def test_partial_answers_have_an_error_in_the_place_of_a_bad_picture(server: Run
         (200, b"<html>Welcome</html>", "foreign_answer"),
         (404, b"[]", "foreign_answer"),
         (301, b"", "foreign_answer"),
+        (200, b'{"status": "ok"}', "foreign_answer"),
+        (200, b'{"predictions": [{"label": "red"}]}', "foreign_answer"),
+        (200, b'{"predictions": ["red"]}', "foreign_answer"),
+        (200, b'{"predictions": []}', "foreign_answer"),
+        (200, b"[" * 100_000, "foreign_answer"),
     ],
 )
 def test_answers_of_others_than_pupila_are_explained(status: int, body: bytes, code: str) -> None:

@@ -17,7 +17,7 @@ from pupila.server.api.auth import new_key
 from pupila.server.api.predict import PredictMiddleware, PredictTask
 from pupila.server.api.request_context import SECURITY_HEADERS, ensure_context
 from pupila.server.inference import FEW, Computed
-from pupila.server.observability.request_log import BATCHES, Telemetry
+from pupila.server.observability.request_log import BATCHES, REQUESTS, Telemetry, request_index
 
 SECRET, KEY = new_key("ours")
 FORM = (
@@ -54,8 +54,8 @@ def environ_of(body: bytes, content_type: str, query: str, more: dict[str, Any])
 
 def batches(app: Flask) -> tuple[float, float]:
     """Return how many batches there were, and how many pictures in them."""
-    telemetry = telemetry_of(app)
-    return list(telemetry.buckets(BATCHES, 0))[-1][1], telemetry.total(BATCHES, 0)
+    sums = telemetry_of(app).table.sums()
+    return BATCHES.buckets(sums, 0)[-1][1], BATCHES.total(sums, 0)
 
 
 def telemetry_of(app: Flask) -> Telemetry:
@@ -85,9 +85,14 @@ def call(app: Any, body: bytes, content_type: str, query: str, more: dict[str, A
         (400, "query_invalid", picture(), "image/png", "tpo=2", KEYED),
         (401, "key_missing", picture(), "image/png", "", {}),
         (413, "body_too_large", picture(), "image/png", "", {**KEYED, "CONTENT_LENGTH": str(2**30)}),
+        (400, "no_picture", picture(), "image/png", "", {**KEYED, "CONTENT_LENGTH": "\u00b2"}),
+        (400, "no_picture", picture(), "image/png", "", {**KEYED, "CONTENT_LENGTH": "9" * 5000}),
         (500, "internal_error", picture(), "image/png", "", {**KEYED, "wsgi.input": None}),
     ],
-    ids=["picture", "top", "form", "partial", "bad", "two bad", "none", "type", "typo", "no key", "large", "fault"],
+    ids=[
+        *("picture", "top", "form", "partial", "bad", "two bad", "none", "type", "typo", "no key", "large"),
+        *("no length", "no length either", "fault"),
+    ],
 )
 def test_every_answer_has_its_status_and_the_headers_of_all(
     app: Flask, status: int, code: str | None, body: bytes, content_type: str, query: str, more: dict[str, Any]
@@ -123,11 +128,14 @@ def test_no_option_takes_a_request_off_the_path(name: str, tmp_path: Path) -> No
 
 
 def test_each_request_is_counted_once(app: Flask) -> None:
-    telemetry = telemetry_of(app)
-    before = telemetry.count("predict", 200), telemetry.count("predict", 401)
+    def counts() -> list[float]:
+        sums = telemetry_of(app).table.sums()
+        return [REQUESTS.total(sums, request_index("predict", status)) for status in (200, 401)]
+
+    before = counts()
     call(app, picture(), "image/png", "", KEYED)
     call(app, picture(), "image/png", "", {})
-    assert (telemetry.count("predict", 200), telemetry.count("predict", 401)) == (before[0] + 1, before[1] + 1)
+    assert counts() == [count + 1 for count in before]
 
 
 def test_other_methods_and_paths_are_flasks(app: Flask) -> None:

@@ -40,6 +40,11 @@ def check_top(top: object) -> int:
     return top
 
 
+def whole_number(text: str, digits: int = 15) -> int | None:
+    """Return the number that up to so many digits from 0 to 9 say; None for other texts, also those `isdigit` takes."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= digits else None
+
+
 def several(pictures: Any) -> Iterable[Any] | None:
     """Return the pictures of a list, tuple, iterator or array [N, H, W, 3]; None for what is one picture or none."""
     if isinstance(pictures, list | tuple):

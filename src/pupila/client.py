@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 from urllib.parse import urlencode, urlsplit
 
-from pupila._arguments import check_top, name_of, one_picture, several
+from pupila._arguments import check_top, name_of, one_picture, several, whole_number
 from pupila.errors import ImageError, ServerError
 from pupila.prediction import Choice, Prediction
 
@@ -94,7 +94,12 @@ class Client:
         chosen = {"top": top if top > 1 else 0, "explain": int(explain), "on_error": "partial" if partial else ""}
         query = urlencode({name: value for name, value in chosen.items() if value})
         document = self._ask("POST", f"/predict?{query}".rstrip("?"), body, {"Content-Type": content_type})
-        found = [prediction_of(entry) for entry in document["predictions"]]
+        try:
+            found = [prediction_of(entry) for entry in document["predictions"]]
+        except (AttributeError, KeyError, TypeError) as error:
+            raise foreign(self._url, 200, body) from error
+        if len(found) != len(given):
+            raise foreign(self._url, 200, body)
         return found[0] if many is None else found  # type: ignore[return-value]  # errors are there if asked for
 
     def model(self) -> dict[str, Any]:
@@ -140,12 +145,12 @@ class Client:
                 if fresh or not gone:
                     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
                     raise ServerError(0, "unreachable", f"{self._url}: {reason}") from error
-        pause = response.getheader("Retry-After", "1")
+        pause = whole_number(response.getheader("Retry-After", ""))
         try:
             document = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             document = {}
-        return response.status, float(pause) if pause.isdigit() else 1.0, document if isinstance(document, dict) else {}
+        return response.status, 1.0 if pause is None else float(pause), document if isinstance(document, dict) else {}
 
 
 def foreign(url: str, status: int, body: bytes | None) -> ServerError:

@@ -23,6 +23,7 @@ from starlette.responses import Response
 from werkzeug.test import EnvironBuilder
 from werkzeug.wrappers import Response as WSGIResponse
 
+from pupila._arguments import whole_number
 from pupila.cluster.connect import HERE, connected, cpus
 from pupila.cluster.retries import HOOK, response
 from pupila.errors import ModelError, SettingsError
@@ -64,8 +65,7 @@ class Replica:
 
 async def environ_of(request: Request, most: int) -> dict[str, Any]:
     """Return a request as WSGI's environment; a body of more than `most` bytes is not kept, only its length."""
-    stated = request.headers.get("content-length", "0")
-    length, body = int(stated) if stated.isdigit() else 0, bytearray()
+    length, body = whole_number(request.headers.get("content-length", "")) or 0, bytearray()
     if length <= most:
         async for piece in request.stream():
             body += piece

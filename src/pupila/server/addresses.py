@@ -167,6 +167,7 @@ PREFIX = re.compile(r"(/[A-Za-z0-9._~%-]+){1,10}")
 FORWARDED_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
 PAIR = re.compile(r'(for|proto|host)\s*=\s*("[^"]*"|[^;,"\s]+)', re.IGNORECASE)
 
+EVERYBODY = "*"
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -175,17 +176,19 @@ class TrustedProxies:
 
     def __init__(self, named: Sequence[str]) -> None:
         """Raises SettingsError for what is no address, network, `unix:` or `*`."""
-        self._all = "*" in named
+        self._all = EVERYBODY in named
         self._unix = UNIX in named
-        self._networks = [network_of(name) for name in named if name not in ("*", UNIX)]
+        self._networks = [network_of(name) for name in named if name not in (EVERYBODY, UNIX)]
 
     def trusts(self, address: str) -> bool:
         """Return whether what this peer says of its client is believed."""
-        if self._all or address == UNIX:
-            return self._all or self._unix
-        if not self._networks:
-            return False
-        found = parsed(address)
+        return self._all or self.names(address)
+
+    def names(self, address: str) -> bool:
+        """Return whether this peer is a named proxy, and not just anybody: limits by address go by no other's word."""
+        if address == UNIX:
+            return self._unix
+        found = parsed(address) if self._networks else None
         return found is not None and any(found in network for network in self._networks)
 
     def apply(self, head: Head, peer: str) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from pupila._arguments import whole_number
 from pupila.errors import DownloadError
 from pupila.progress import Progress
 
@@ -109,8 +110,8 @@ def _receive(response: http.client.HTTPResponse, part: Path, start: int) -> bool
     """Append what one connection brings; True if it did not break before the end."""
     if response.status != http.HTTPStatus.PARTIAL_CONTENT:
         start = 0  # the server does not resume, and sends it all
-    length = response.headers.get("Content-Length")
-    total = start + int(length) if length else None
+    length = whole_number(response.headers.get("Content-Length", ""))
+    total = None if length is None else start + length
     with response, part.open("r+b" if start else "wb") as file, Progress("downloading", total or 1) as bar:
         file.seek(start)
         bar.advance(start if total else 0)

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 
 from flask import Blueprint, Response, request
 
-from pupila._arguments import did_you_mean, nearest
+from pupila._arguments import did_you_mean, nearest, whole_number
 from pupila.feedback import Kept, Store
 from pupila.server.api.auth import ApiKey
 from pupila.server.api.errors import RequestError
@@ -250,10 +250,9 @@ def read_listing(query: str) -> tuple[str, int, int]:
     chosen = {**allowed, **given}
     if chosen["show"] not in ("uncertain", "corrected"):
         raise RequestError(400, "query_invalid", "show is either uncertain or corrected.")
-    numbers = [chosen["limit"], chosen["offset"]]
-    if not all(text.isascii() and text.isdigit() and len(text) <= 9 for text in numbers):
+    limit, offset = (whole_number(chosen[name], 9) for name in ("limit", "offset"))
+    if limit is None or offset is None:
         raise RequestError(400, "query_invalid", "limit and offset are whole numbers.")
-    limit, offset = map(int, numbers)
     if not 1 <= limit <= MAX_LISTED:
         raise RequestError(400, "query_invalid", f"limit is from 1 to {MAX_LISTED}.")
     return chosen["show"], limit, offset

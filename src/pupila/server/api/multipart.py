@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
-from pupila._arguments import did_you_mean, nearest
+from pupila._arguments import did_you_mean, nearest, whole_number
 from pupila.server.api import body as bodies
 from pupila.server.api.errors import BadPart, RequestError
 from pupila.server.settings import Settings
@@ -44,11 +44,11 @@ class Query:
             hint = did_you_mean(name, ALLOWED, f"Use {', '.join(map(repr, ALLOWED))}.", cutoff=0.5)
             raise RequestError(400, "query_invalid", f"Unknown query parameter {name[:40]!r}. {hint}")
         given = {**fields, **given}
-        top = given.get("top")
-        if top is not None and not (top.isascii() and top.isdigit() and len(top) <= 5 and int(top) > 0):
-            raise bad_value("top", top)
+        top = whole_number(given.get("top", ""), 5) or None
+        if top is None and "top" in given:
+            raise bad_value("top", given["top"])
         return cls(
-            None if top is None else int(top),
+            top,
             choose("explain", given.get("explain", "0"), {"0": False, "1": True}),
             choose("on_error", given.get("on_error", "fail"), {"fail": False, "partial": True}),
         )

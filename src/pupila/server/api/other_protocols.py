@@ -12,6 +12,7 @@ from flask import Blueprint, Response, request
 from numpy.typing import NDArray
 
 from pupila import images
+from pupila._arguments import whole_number
 from pupila.predictor import Predictor
 from pupila.server.api import body as bodies
 from pupila.server.api import multipart
@@ -117,8 +118,8 @@ def asked_for(name: str, version: str) -> Predictor:
 
 def split_body(body: bytes) -> tuple[dict[str, Any], bytes]:
     """Return the JSON part and the binary part of a request; raises RequestError."""
-    stated = request.headers.get(HEADER_LENGTH, "")
-    length = int(stated) if stated.isascii() and stated.isdigit() and len(stated) < 10 else len(body)
+    stated = whole_number(request.headers.get(HEADER_LENGTH, ""))
+    length = len(body) if stated is None else stated
     try:
         document = bodies.parse(body[:length], MAX_JSON_VALUES, "Send the pictures as a binary tensor.")
     except (ValueError, RecursionError) as error:

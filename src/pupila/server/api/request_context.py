@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import NotFound
 
+from pupila._arguments import whole_number
 from pupila.errors import ImageError
 from pupila.predictor import Predictor
 from pupila.server.api.auth import Access, AccessControl, ApiKey
@@ -168,11 +169,11 @@ def read_body(environ: dict[str, Any], settings: Settings) -> bytes:
 
 def read_sent(environ: dict[str, Any], limit: int) -> bytes:
     """Return the body as it was sent; its size is checked before reading, and again while reading."""
-    stated = str(environ.get("CONTENT_LENGTH") or "")
-    if stated.isdigit():
-        if int(stated) > limit:
+    stated = whole_number(str(environ.get("CONTENT_LENGTH") or ""))
+    if stated is not None:
+        if stated > limit:
             raise too_big_body(limit)
-        return bytes(environ["wsgi.input"].read(int(stated)))
+        return bytes(environ["wsgi.input"].read(stated))
     found = bytearray()
     while "HTTP_TRANSFER_ENCODING" in environ and (piece := environ["wsgi.input"].read(CHUNK)):
         found += piece

@@ -15,7 +15,7 @@ import stat
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +60,16 @@ class SharedMetric:
     def columns(self) -> int:
         """Columns of all values."""
         return self.width * (len(self.values) or MAX_CLASSES)
+
+    def total(self, sums: Sequence[float], index: int) -> float:
+        """Return a counter, or the sum of a histogram's values, from the sums of all columns."""
+        return sums[COLUMN_OF[self] + (index + 1) * self.width - 1]
+
+    def buckets(self, sums: Sequence[float], index: int) -> list[tuple[str, float]]:
+        """Return the cumulative buckets of a histogram by upper bound, from the sums of all columns."""
+        start = COLUMN_OF[self] + index * self.width
+        counts = itertools.accumulate(sums[start : start + self.width - 1])
+        return list(zip([*map(str, self.bounds), "+Inf"], counts, strict=True))
 
 
 REQUESTS = SharedMetric(
@@ -124,21 +134,6 @@ class Telemetry:
         if metric.bounds:
             self._row[start + bisect_left(metric.bounds, value)] += 1
         self._row[start + metric.width - 1] += value
-
-    def count(self, route: str, status: int) -> float:
-        """Return how many requests of all workers were answered so."""
-        return self.total(REQUESTS, request_index(route, status))
-
-    def total(self, metric: SharedMetric, index: int) -> float:
-        """Return a counter, or the sum of a histogram's values, over all workers."""
-        return self.table.sum(COLUMN_OF[metric] + (index + 1) * metric.width - 1)
-
-    def buckets(self, metric: SharedMetric, index: int) -> Iterator[tuple[str, float]]:
-        """Yield the cumulative buckets of a histogram by upper bound, over all workers."""
-        start, total = COLUMN_OF[metric] + index * metric.width, 0.0
-        for place, bound in enumerate([*map(str, metric.bounds), "+Inf"]):
-            total += self.table.sum(start + place)
-            yield bound, total
 
 
 def request_index(route: str, status: int) -> int:
@@ -269,7 +264,9 @@ class Snapshot:
         """Yield every metric."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-        yield from map(self.shared, METRICS)
+        sums = self.telemetry.table.sums()
+        for metric in METRICS:
+            yield self.shared(metric, sums)
         if self.scoreboard is not None:
             yield from self.workers(self.scoreboard)
         if self.kept is not None:
@@ -281,7 +278,7 @@ class Snapshot:
         model.add_metric([self.manifest.name, self.version], 1)
         yield model
 
-    def shared(self, metric: SharedMetric) -> "Metric":
+    def shared(self, metric: SharedMetric, sums: Sequence[float]) -> "Metric":
         """Return a metric of the shared table: what has been seen, and of classes that were not seen the zeros."""
         from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 
@@ -289,15 +286,15 @@ class Snapshot:
         if not metric.bounds:
             counter = CounterMetricFamily(metric.name, metric.text, labels=metric.labels)
             for index, names in enumerate(values):
-                count = self.telemetry.total(metric, index)
+                count = metric.total(sums, index)
                 if count or not metric.values:
                     counter.add_metric(names, count)
             return counter
         histogram = HistogramMetricFamily(metric.name, metric.text, labels=metric.labels)
         for index, names in enumerate(values):
-            buckets = list(self.telemetry.buckets(metric, index))
+            buckets = metric.buckets(sums, index)
             if buckets[-1][1]:
-                histogram.add_metric(names, buckets, self.telemetry.total(metric, index))
+                histogram.add_metric(names, buckets, metric.total(sums, index))
         return histogram
 
     def workers(self, scoreboard: Scoreboard) -> "Iterator[Metric]":

@@ -25,7 +25,7 @@ from pupila._language import translated
 from pupila._workers import usable_cores, usable_cpus
 from pupila.errors import DataError, ModelError, SettingsError
 from pupila.predictor import Predictor
-from pupila.server.addresses import bind, example, url_of
+from pupila.server.addresses import EVERYBODY, bind, example, url_of
 from pupila.server.api.auth import AccessControl
 from pupila.server.api.feedback_writer import Collector, new_table, prepare
 from pupila.server.api.request_context import EXTENSION
@@ -72,6 +72,14 @@ GIVE_UP = 30.0
 """Seconds without a worker that could load the model, after which the server ends."""
 LOOK = 0.2
 """Seconds between two looks at the workers."""
+ASLEEP = 1.0
+"""Seconds between two looks after which the supervisor has been stopped itself, and its workers perhaps with it."""
+SHORT_LIFE = 2.0
+"""Seconds that a worker must have served; one that ends sooner may have a successor that does so, too."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
+"""Seconds before a worker is started in place of a short-lived one that came in place of another; doubled each time."""
+GONE = 1.0
+"""Seconds that killed workers have to be gone: one that waits for a disk cannot be waited for."""
 HANDLED = signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM
 IGNORED = signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1, signal.SIGUSR2
 
@@ -98,6 +106,11 @@ def serve(model: Path, settings: Settings, load: Callable[[Path], Predictor] = P
     logging.getLogger("pupila").setLevel(settings.log_level.upper())
     if not address.handlers:
         address.addHandler(logging.StreamHandler(sys.stderr if settings.access_log == STDOUT else sys.stdout))
+    if EVERYBODY in settings.forwarded_allow:
+        log.warning(
+            "--forwarded-allow '*' believes what anybody says of the client's address: any client can choose what the "
+            "access log shows. Name your proxies, or see to it that only they reach this port."
+        )
     certificate_of(settings)
     check_writable(settings.access_log)
     prepare(settings)
@@ -128,7 +141,23 @@ def raise_descriptor_limit(wanted: int) -> None:
     """Ask for as many open files as there may be connections, as far as the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 0 <= soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard < 0 else min(wanted, hard), hard))
+        with contextlib.suppress(OSError, ValueError):  # the kernel has a limit of its own
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard < 0 else min(wanted, hard), hard))
+
+
+def name_of_end(code: int) -> str:
+    """Return how a process has ended; not every signal has a name."""
+    if code >= 0:
+        return f"code {code}"
+    known = {int(one): one.name for one in signal.Signals}
+    return known.get(-code, f"signal {-code}")
+
+
+def flush_output() -> None:
+    """Write what is buffered; a standard output that is closed, or that nobody reads, must not end the server."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # None where the process was started without
+            stream.flush()
 
 
 @dataclass
@@ -140,6 +169,8 @@ class WorkerProcess:
     born: float
     retiring: bool = False
     """It drains as soon as others can answer in its place."""
+    killed: bool = False
+    """It had no heartbeat."""
 
 
 class Supervisor:
@@ -179,7 +210,13 @@ class Supervisor:
         """When a worker was ready last; None before the first one was."""
         self.reload_wanted = False
         """After SIGHUP, until the workers that start now are ready: they cannot retire before."""
+        self.process = os.getpid()
+        self.begun = self.last_look = self.awake_since = time.monotonic()
+        self.next_start = 0.0
+        """When a worker may be started: at once, unless several in a row were short-lived."""
+        self.pause = 0.0
         self.signals, self.woken = socket.socketpair()
+        self.poll = select.poll()  # takes descriptors of any number
 
     def run(self) -> None:
         """Fork the workers and supervise them until stopped; raises ModelError if none of them can load the model."""
@@ -197,9 +234,10 @@ class Supervisor:
             self.start_missing()
             self.retire()
             received = self.wait(LOOK)
+        failure = self.failure
         self.stop(at_once=signal.SIGQUIT in received)
-        if self.failure:
-            raise ModelError(self.failure)
+        if failure:
+            raise ModelError(failure)
 
     def catch_signals(self) -> None:
         """Have signals end `wait`."""
@@ -210,10 +248,11 @@ class Supervisor:
         for number in IGNORED:
             signal.signal(number, signal.SIG_IGN)
         signal.set_wakeup_fd(self.woken.fileno(), warn_on_full_buffer=False)
+        self.poll.register(self.signals, select.POLLIN)
 
     def wait(self, seconds: float) -> set[int]:
         """Return the signals that come within so many seconds; at once when there are some."""
-        select.select([self.signals], [], [], seconds)
+        self.poll.poll(1000 * seconds)
         with contextlib.suppress(BlockingIOError):
             return set(self.signals.recv(4096))
         return set()
@@ -223,27 +262,55 @@ class Supervisor:
         free = sorted(self.free_rows())
         missing = self.plan.workers - len(self.lasting())
         for slot in free[: max(missing, 0)]:
-            self.scoreboard.clear(slot)
-            self.scoreboard.row(slot)[STARTS] += 1
-            sys.stdout.flush()
+            if time.monotonic() < self.next_start or not self.start(slot):
+                return
+
+    def start(self, slot: int) -> bool:
+        """Start a worker; False if the system has no room for a process, which may pass."""
+        self.scoreboard.clear(slot)
+        self.scoreboard.row(slot)[STARTS] += 1
+        flush_output()
+        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)  # until the worker has handlers of its own
+        try:
             pid = os.fork()
             if not pid:
                 self.work(slot)
-            self.workers[pid] = WorkerProcess(slot, time.monotonic())
+        except OSError as error:
+            self.scoreboard.row(slot)[STARTS] -= 1
+            self.delay_starts()
+            log.error("a worker cannot be started, which is tried again in a moment: %s", error.strerror)
+            return False
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+        self.workers[pid] = WorkerProcess(slot, time.monotonic())
+        return True
+
+    def delay_starts(self) -> None:
+        """Start the next worker after a pause, and double that for the next time."""
+        self.next_start = time.monotonic() + self.pause
+        self.pause = min(2 * self.pause or FIRST_PAUSE, LONGEST_PAUSE)
 
     def lasting(self) -> list[WorkerProcess]:
-        """Return the workers that take requests from now on, by their rows."""
+        """Return the workers that take requests from now on, the oldest first."""
         return [worker for worker in self.workers.values() if not worker.retiring and not self.is_lost(worker)]
 
     def is_lost(self, worker: WorkerProcess) -> bool:
         """Return whether a worker that was ready takes no more requests."""
-        row = self.scoreboard.row(worker.slot)
-        return bool(row[LEAVING]) or 0 < row[HEARTBEAT] < time.monotonic() - MISSING
+        return bool(self.scoreboard.row(worker.slot)[LEAVING]) or self.silence(worker) > MISSING
+
+    def silence(self, worker: WorkerProcess) -> float:
+        """Return the seconds since a worker's last heartbeat; while it loads the model, those beyond BOOT.
+
+        Time in which the supervisor was stopped itself does not count: its workers may have been, with it.
+        """
+        heartbeat = self.scoreboard.row(worker.slot)[HEARTBEAT] or worker.born + BOOT
+        return time.monotonic() - max(heartbeat, self.awake_since)
 
     def reload(self) -> None:
-        """Have all workers retire, if SIGHUP asked for it; while some start, later: they would leave no row free."""
+        """Have all workers retire, if SIGHUP asked for it; while some start or retire, later: no row would be free."""
         lasting = self.lasting()
-        if self.reload_wanted and lasting and all(self.scoreboard.row(worker.slot)[READY] for worker in lasting):
+        ready = lasting and all(self.scoreboard.row(worker.slot)[READY] for worker in lasting)
+        if self.reload_wanted and ready and not any(worker.retiring for worker in self.workers.values()):
             self.reload_wanted = False
             for worker in lasting:
                 worker.retiring = True
@@ -261,16 +328,21 @@ class Supervisor:
     def kill_stalled(self) -> None:
         """Kill the workers whose heartbeat has stopped; SIGKILL, as a stopped process handles no other signal."""
         now = time.monotonic()
+        if now - self.last_look > ASLEEP:
+            self.awake_since = now
+        self.last_look = now
         if self.scoreboard.ready():
             self.ready_at = now
         stalled = min(STALLED, max(1.0, self.settings.request_timeout))
         for pid, worker in self.workers.items():
-            row = self.scoreboard.row(worker.slot)
-            silence = now - row[HEARTBEAT] if row[HEARTBEAT] else now - worker.born - BOOT
+            row, silence = self.scoreboard.row(worker.slot), self.silence(worker)
             overdue = 0 < row[DUE] < now - OVERDUE and silence > SILENT
-            if overdue or silence > stalled:
+            if (overdue or silence > stalled) and not worker.killed:
                 log.error("worker %d has no heartbeat: it is replaced", pid)
                 os.kill(pid, signal.SIGKILL)
+                worker.killed = True
+            if row[READY] and worker.born >= self.next_start and now - worker.born > SHORT_LIFE:
+                self.pause = 0.0
         for slot in self.free_rows():  # sockets handed to a worker that ended before it took them
             self.handoffs.clear(slot)
 
@@ -278,20 +350,29 @@ class Supervisor:
         """Forget the workers that have ended; as process 1 of a container, reap other orphans, too."""
         with contextlib.suppress(ChildProcessError):
             while (found := os.waitpid(-1, os.WNOHANG))[0]:
-                pid, code = found[0], os.waitstatus_to_exitcode(found[1])
-                worker = self.workers.pop(pid, None)
-                if worker is None:
-                    continue
-                if code:
-                    why = signal.Signals(-code).name if code < 0 else f"code {code}"
-                    log.error("worker %d has ended with %s", pid, why)
-                self.scoreboard.clear(worker.slot)
-                self.handoffs.clear(worker.slot)
-                self.keeping.row(worker.slot)[PENDING] = 0.0  # its queue is gone with it
+                worker = self.workers.pop(found[0], None)
+                if worker is not None:
+                    self.forget(worker, found[0], os.waitstatus_to_exitcode(found[1]))
         with contextlib.suppress(BlockingIOError):
-            reason = os.read(self.failures, 65536).decode().splitlines()[-1]
-            if self.ready_at is None or time.monotonic() - self.ready_at > GIVE_UP:
-                self.failure = reason
+            self.give_up(os.read(self.failures, 65536).decode(errors="replace").splitlines()[-1], first=True)
+
+    def forget(self, worker: WorkerProcess, pid: int, code: int) -> None:
+        """Free the row of a worker that has ended, and find out whether its successor should wait."""
+        if code:
+            log.error("worker %d has ended with %s", pid, name_of_end(code))
+        never_ready = not self.scoreboard.row(worker.slot)[HEARTBEAT]
+        if never_ready or (code and time.monotonic() - worker.born < SHORT_LIFE):
+            if worker.born >= self.next_start:  # else its end belongs to those that have caused the pause
+                self.delay_starts()
+            self.give_up(f"No worker can start: the last one has ended with {name_of_end(code)}. See the log.")
+        self.scoreboard.clear(worker.slot)
+        self.handoffs.clear(worker.slot)
+        self.keeping.row(worker.slot)[PENDING] = 0.0  # its queue is gone with it
+
+    def give_up(self, reason: str, first: bool = False) -> None:
+        """End the server for this reason if there has been no worker for long, or never one and `first` is enough."""
+        if (first and self.ready_at is None) or time.monotonic() - (self.ready_at or self.begun) > GIVE_UP:
+            self.failure = reason
 
     def free_rows(self) -> set[int]:
         """Return the rows of the scoreboard that no worker has."""
@@ -311,7 +392,10 @@ class Supervisor:
             self.reap()
         for pid in self.workers:
             os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+        until = time.monotonic() + GONE
+        while self.workers and time.monotonic() < until:
+            self.wait(LOOK)
+            self.reap()
 
     def work(self, slot: int) -> NoReturn:
         """Be a worker: one event loop, one compute thread. Its process ends here: stuck threads must not hold it."""
@@ -323,21 +407,21 @@ class Supervisor:
 
     def run_worker(self, slot: int) -> int:
         """Serve until stopped; return the exit status."""
-        parent, wanted = os.getppid(), [True]
+        wanted = [True]
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, lambda *_: wanted.clear())
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all of the group: the supervisor drains us
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as does a closed terminal's
         signal.signal(signal.SIGQUIT, lambda *_: os._exit(0))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
         row = self.scoreboard.row(slot)
         try:
             app, request_log, collector = self.load(slot)
         except (ModelError, DataError) as error:
-            os.write(self.report, f"{error}\n".encode())
+            os.write(self.report, f"{' '.join(str(error).split())}\n".encode(errors="replace"))
             if self.ready_at is not None:
                 log.error("a new worker cannot load the model: %s", error)
-                time.sleep(1)  # the supervisor tries again at once
             return 0
         if self.scoreboard.sum(STARTS) == 1 or (slot == 0 and row[STARTS] == 1):
             address.info(translated(f"Listening on {self.url} with {self.plan}. Stop with Ctrl-C."))
@@ -348,12 +432,11 @@ class Supervisor:
         shared = self.settings, self.health, request_log, self.scoreboard, self.handoffs
         loop = EventLoop(app, self.listener, *shared, slot, self.access)
         row[PID] = os.getpid()
-        loop.run(lambda: bool(wanted) and os.getppid() == parent)
+        loop.run(lambda: bool(wanted) and os.getppid() == self.process)
         request_log.close()
         if collector is not None:
             collector.close()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        flush_output()
         return int(loop.stuck)
 
     def load(self, slot: int) -> tuple[Flask, RequestLog, Collector | None]:

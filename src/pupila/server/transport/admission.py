@@ -215,7 +215,7 @@ SMALL = 65536
 """Bytes of a body that may come before any are reserved: the number of connections bounds them."""
 UPLOADS = ("/predict", "/v2/models/")
 """Paths that begin so take bodies up to the settings' limit; all others take SMALL ones."""
-INLINE = frozenset(("/healthz", "/readyz", "/metrics", "/ping", "/v2/health/live", "/v2/health/ready"))
+INLINE = frozenset(("/healthz", "/readyz", "/ping", "/v2/health/live", "/v2/health/ready"))
 """Answered by the loop itself: health never waits behind inference."""
 
 

@@ -286,7 +286,8 @@ class ConnectionTable:
         uploads: dict[str, list[Connection]] = {}
         for connection in self.open.values():
             if connection.started and connection.request is None and not connection.in_head:
-                uploads.setdefault(connection.address, []).append(connection)
+                asks = connection.address if self.proxies.names(connection.peer) else connection.peer
+                uploads.setdefault(asks, []).append(connection)
         most = max(uploads.values(), key=len, default=[])
         oldest = min(most, key=lambda connection: connection.started, default=None)
         if oldest is None or len(most) <= self.max_half_heads or oldest.started > now - UPLOAD:
@@ -306,11 +307,11 @@ class ConnectionTable:
     def head_begun(self, connection: Connection) -> None:
         """Note a half-sent head; where an address has more than its share, its oldest one is dropped.
 
-        Proxies are excepted: they send for many.
+        Named proxies are excepted: they send for many.
         """
         mine = self.half_heads.setdefault(connection.peer, {})
         mine[connection.fd] = connection
-        if len(mine) > self.max_half_heads and connection.peer != UNIX and not self.proxies.trusts(connection.peer):
+        if len(mine) > self.max_half_heads and connection.peer != UNIX and not self.proxies.names(connection.peer):
             self.drop(next(iter(mine.values())))
 
     def head_ended(self, connection: Connection) -> None:

@@ -195,6 +195,9 @@ LARGE = 524288
 LIGHT_THREADS = 4
 INFERENCE_THREADS = 4
 LARGE_THREADS = 2
+STORE_THREADS = 2
+STORED = ("/feedback", "/review/")
+"""Paths that begin so wait for a disk, which may hang: not in the threads of quick answers."""
 
 Job = tuple[Connection, Request, PredictTask | None]
 """A request, and how far it has come if it has been begun."""
@@ -204,7 +207,7 @@ class Executor:
     """A fixed number of threads: memory and contention stay the same however many clients there are.
 
     The compute thread answers POST /predict, several requests together. Requests with large bodies or large pictures,
-    other protocols' inference, and all other routes have threads of their own.
+    other protocols' inference, what is kept, and all other routes have threads of their own.
     """
 
     def __init__(
@@ -231,10 +234,10 @@ class Executor:
         """Whether answers ask the client to open a new connection: true while draining."""
         self.running: dict[int, Request] = {}
         """The requests in work, by their identity."""
-        self.compute, self.light, self.inference, self.large = (
-            RequestQueue[Job](settings.max_waiting) for _ in range(4)
+        self.compute, self.light, self.inference, self.large, self.store = (
+            RequestQueue[Job](settings.max_waiting) for _ in range(5)
         )
-        self.queues = self.compute, self.light, self.inference, self.large
+        self.queues = self.compute, self.light, self.inference, self.large, self.store
         self._done: list[Connection] = []
         """Whose responses the compute thread has ready."""
         self._arrived = 0
@@ -242,14 +245,15 @@ class Executor:
 
     def start(self) -> None:
         """Start the threads; they end with the process."""
-        for queue, count in (
-            (self.light, LIGHT_THREADS), (self.inference, INFERENCE_THREADS), (self.large, LARGE_THREADS)
-        ):  # fmt: skip
+        counts = LIGHT_THREADS, INFERENCE_THREADS, LARGE_THREADS, STORE_THREADS
+        for queue, count in zip(self.queues[1:], counts, strict=True):
             for _ in range(count):
                 threading.Thread(target=self._work, args=(queue,), daemon=True).start()
 
     def queue_of(self, request: Request) -> RequestQueue[Job]:
         """Return the queue for a request that has arrived."""
+        if request.head.path.startswith(STORED):
+            return self.store
         if len(request.context.body or b"") >= LARGE or "HTTP_CONTENT_ENCODING" in request.head.headers:
             return self.large
         if self.predict is not None and is_predict(request.head.method, request.head.path):
