@@ -1,5 +1,6 @@
 """New connections are shared evenly: who has more leaves them for a moment to who has fewer."""
 
+import resource
 import socket
 import time
 from collections.abc import Iterator
@@ -8,9 +9,10 @@ import pytest
 
 from pupila.server.process.scoreboard import CONNECTIONS, HEARTBEAT, READY, Scoreboard
 from pupila.server.transport.admission import ConnectionHandoff, HandoffSockets, Listener
-from pupila.server.transport.connection import ConnectionTable
+from pupila.server.transport.connection import START, ConnectionTable
 
 ALL = 3
+FLOOD = 700
 
 
 @pytest.fixture
@@ -61,6 +63,27 @@ def test_all_is_taken_at_last_though_the_other_takes_none(listener: Listener) ->
     while len(listener.pool) < ALL and time.monotonic() < limit:
         listener.accept()
     assert len(listener.pool) == ALL
+
+
+def test_flood_of_connections_is_taken_in_short_stretches(scoreboard: Scoreboard) -> None:
+    """Of too many each takes another's place, for which all are looked at; a heartbeat has to come in between."""
+    scoreboard.row(1)[CONNECTIONS] = 10**6
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], min(4096, limits[1])), limits[1]))
+    clients: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0), backlog=FLOOD) as sock:
+        sock.setblocking(False)
+        pool = ConnectionTable(scoreboard.row(0), 60.0, 1000)
+        listener = Listener(sock, pool, scoreboard, FLOOD)
+        clients += [socket.create_connection(sock.getsockname()) for _ in range(FLOOD)]
+        listener.take_all()
+        time.sleep(2 * START)
+        clients += [socket.create_connection(sock.getsockname()) for _ in range(FLOOD - 100)]
+        listener.accept()
+        sock.accept()[0].close()  # raises BlockingIOError if all were taken at once
+        assert len(pool) == FLOOD
+        [end.close() for end in (*clients, *pool.open.values(), pool.selector)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_connection_is_handed_to_a_worker_that_has_two_fewer(

@@ -40,6 +40,8 @@ LOOK = 0.002
 """Seconds between two looks in that time whether the other has caught up."""
 EVEN = 1.25
 """A worker with so many times the connections of another steps back: four are two and two, and many are soon taken."""
+ACCEPT_SECONDS = 0.02
+"""Seconds for which connections are taken at a stretch: a flood of them must not stop the heartbeat."""
 SILENCE = 60.0
 """Seconds between two log entries about connections that the system has no resources for."""
 
@@ -85,10 +87,16 @@ class Listener:
         return len(self.pool) > EVEN * self.scoreboard.least_busy()[0]
 
     def accept(self) -> None:
-        """Take the connections that wait, but give a worker that has fewer a start, once for each."""
-        given = time.monotonic() < self.away_until + TICK
+        """Take the connections that wait, but give a worker that has fewer a start, once for each.
+
+        For ACCEPT_SECONDS at a stretch, as making room for one looks at all others; what is left is reported again.
+        """
+        begun = time.monotonic()
+        given = begun < self.away_until + TICK
         while given or not self.has_more():
             self.away_until = 0.0
+            if time.monotonic() >= begun + ACCEPT_SECONDS:
+                return
             try:
                 if not self.may_accept() or not self.pool.accept(self.sock):
                     return
