@@ -16,10 +16,11 @@ from training_kit import TINY, colours
 
 from pupila.errors import TrainingError
 from pupila.training.loop.checkpoint import Position
-from pupila.training.loop.fit import fit, is_flat, size_at, validate
+from pupila.training.loop.fit import Fitted, fit, is_flat, size_at, validate
 from pupila.training.loop.head import fit_head
 from pupila.training.loop.optim import MovingAverage, learning_rate
 from pupila.training.loop.resnet import ResNet18
+from pupila.training.train import describe_guessing
 
 
 def run(recipe, folder, train=None, **options):
@@ -27,6 +28,13 @@ def run(recipe, folder, train=None, **options):
     train = train or colours(60)
     network = ResNet18(len(train.classes))
     return fit(recipe, network, train, colours(30, seed=1), folder / "checkpoint.safetensors", identity={}, **options)
+
+
+@pytest.mark.parametrize(("score", "told"), [(0.25, True), (0.29, True), (0.4, False)])
+def test_model_that_has_learned_nothing_is_told(score, told):
+    row = {"validation_accuracy": score, "validation_balanced_accuracy": score}
+    said = describe_guessing(Fitted(ResNet18(4), 32, 0, [row], 0.0), 4)
+    assert said.startswith(f"The model answers no better than guessing (valid acc {score:.3f}, 4 classes)") == told
 
 
 def test_it_learns_what_can_be_learned(tmp_path):

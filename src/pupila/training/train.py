@@ -48,6 +48,8 @@ logger = logging.getLogger("pupila.training")
 FIRST_MODEL_MINUTES = 1.0
 """Budget from which a first model file is written before the network as a whole is trained."""
 METRICS = "metrics.jsonl"
+GUESSING = 1.2
+"""In multiples of one divided by the classes: mean recall up to which nothing has been learned."""
 WORTH_SAYING = 0.02
 """Difference of accuracy and balanced accuracy from which an epoch's line gives both."""
 
@@ -141,10 +143,23 @@ def lead(job: TrainJob, team: Team = ALONE, *, watch: OnEpoch = lambda _: None, 
             tracker.stopped = fitted.stopped
         if fitted.ended:
             logger.info(fitted.ended)
+        if doubt := describe_guessing(fitted, len(prepared.training.classes)):
+            logger.info(doubt)
         result = _publish(prepared, fitted, job)
         if not keep_open and not fitted.stopped:
             finish(folder)
     return result
+
+
+def describe_guessing(fitted: Fitted, classes: int) -> str:
+    """Return a sentence on a model that answers no better than guessing would, else nothing."""
+    row = fitted.rows[fitted.best_epoch]
+    if row["validation_balanced_accuracy"] > GUESSING / classes:
+        return ""
+    return (
+        f"The model answers no better than guessing (valid acc {row['validation_accuracy']:.3f}, {classes} classes): "
+        "it has too few pictures, labels that do not fit, or a learning rate that is too high. Look with: pupila data"
+    )
 
 
 def assist(job: TrainJob, team: Team) -> None:
