@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -22,6 +21,7 @@ import requests
 from flask import Flask
 from PIL import Image
 from server_kit import Running, encode, serving, write_model
+from training_kit import write_photos
 
 import pupila.errors
 from pupila.cli import main
@@ -29,7 +29,7 @@ from pupila.cli.group import field_docs
 from pupila.manifest import METADATA_KEY, UNSEALED, Manifest, sealed
 from pupila.models import bundled_model
 from pupila.predictor import Predictor
-from pupila.recipe import Recipe, shipped
+from pupila.recipe import Recipe
 from pupila.server import Settings, create_app
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +38,7 @@ READMES = [ROOT / "README.md", ROOT / "README.pt-BR.md"]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 DESIGN = ROOT / "docs" / "design.md"
 HTTP = ROOT / "docs" / "http.md"
+PYTHON_PAGE = ROOT / "docs" / "python-api.md"
 REFERENCE = ROOT / "docs" / "reference"
 PORTUGUESE = ".pt-BR.md"
 IN_TWO_LANGUAGES = sorted(
@@ -76,64 +77,13 @@ def headings(document: Path) -> list[str]:
     return re.findall(r"^#+ .*$", prose(document), re.MULTILINE)
 
 
-def commands(document: Path, program: str) -> list[list[str]]:
-    """Return the arguments of each call of a program, in code blocks and in `code`."""
-    text = document.read_text(encoding="utf-8")
-    lines = [line.strip() for block in blocks(document) for line in block.replace("\\\n", " ").splitlines()]
-    lines += re.findall(r"`([^`\n]+)`", text)
-    lines = [re.sub(r"^(\$ |\.venv/bin/)", "", line) for line in lines]
-    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith(f"{program} ")]
-
-
 def missing(paths: set[Path]) -> set[Path]:
     """Return those that do not exist, though they should by now."""
     expected = paths if bundled_model().exists() else paths - WITH_THE_MODEL
     return {path for path in expected if not path.exists()}
 
 
-# What is written about commands
-
-
-@every_document
-def test_every_pupila_command_and_option_exists(document: Path) -> None:
-    for arguments in commands(document, "pupila"):
-        try:
-            _parse(arguments)
-        except click.ClickException as error:
-            pytest.fail(f"pupila {' '.join(arguments)}: {error.format_message()}")
-
-
-def _parse(arguments: list[str], group: click.Group = main) -> None:
-    context = click.Context(group)
-    command = group.get_command(context, arguments[0])
-    if arguments[0].startswith("-") or arguments[0] == "...":
-        return
-    if command is None:
-        raise click.UsageError(f"there is no command {arguments[0]}")
-    rest = arguments[1:]
-    if isinstance(command, click.Group):
-        if rest:
-            _parse(rest, command)
-        return
-    complete = bool(rest) or not any(p.required for p in command.get_params(context))
-    if complete:  # `pupila train` alone names the command; with anything after it, it must be callable
-        parsed = command.make_context(arguments[0], rest, parent=context)
-        recipe = parsed.params.get("recipe")
-        if recipe and not recipe.endswith(".toml") and not recipe.isupper() and recipe not in shipped():
-            raise click.UsageError(f"there is no recipe {recipe}")
-
-
-@every_document
-def test_every_make_target_exists(document: Path) -> None:
-    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert {arguments[0] for arguments in commands(document, "make")} <= targets
-
-
-@every_document
-def test_every_extra_exists(document: Path) -> None:
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    found = re.findall(r"pip install [^`\n]*\[(\w+)\]", document.read_text(encoding="utf-8"))
-    assert set(found) <= set(extras)
+# What is written about settings
 
 
 def test_every_setting_is_documented_with_its_default() -> None:
@@ -497,6 +447,29 @@ def test_readme_python_example_answers_three_pictures(pictures: Path, server: Ru
     assert [entry.keys() for entry in promised] == [entry.keys() - {"unknown"} for entry in answered]
     if model == bundled_model():
         assert [{**entry, "confidence": ...} for entry in answered] == promised
+
+
+def test_python_page_example_runs_line_by_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it stands, but for a short training; `serve`, which does not return, runs in a process of its own."""
+    (example,) = blocks(PYTHON_PAGE, "python")
+    (line,) = re.findall(r"^pupila\.serve\(.*\)$", example, re.MULTILINE)
+    assert "minutes=2)" in example
+    example = example.replace(line, "").replace("minutes=2)", 'epochs=1, weights="none", network_size=32)')
+    write_photos(tmp_path / "photos", 45)
+    write_model(tmp_path / "model.onnx")
+    for name in ("horse", "a", "b"):
+        shutil.copy(ROOT / "examples" / "photos" / "horse.jpg", tmp_path / f"{name}.jpg")
+    monkeypatch.chdir(tmp_path)
+    code = f"import pupila\n{line.replace('port=3000', 'port=0, workers=1')}"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            exec(example.replace(DEFAULT_URL, process.stdout.readline().split()[2]), found := {})  # noqa: S102
+        finally:
+            process.terminate()
+            process.communicate(timeout=60)
+    assert (process.returncode, len(found["ps"]), len(found["ps"][0].top)) == (0, 2, 3)
+    assert found["run"].model.exists() and found["run"].report.exists()
 
 
 @pytest.mark.parametrize("document", [READMES[0], HTTP], ids=lambda path: path.name)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -140,10 +141,13 @@ def test_bundled_model_knows_the_examples_of_the_page(photo):
     assert answer.category == photo.stem and answer.confidence > 0.9 and not answer.unknown
 
 
-def test_first_line_of_python_answers():
+def test_first_line_of_python_answers_within_two_seconds_of_processor_time():
     code = "import pupila; print(pupila.load().predict('examples/photos/horse.jpg'))"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code], cwd=EXAMPLES.parent, capture_output=True, text=True, timeout=60)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert re.match(r"Prediction\('horse', [01]\.\d{3}\)", done.stdout) and done.stderr == ""
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
 
 
 def test_notebook_runs(tmp_path):

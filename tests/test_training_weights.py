@@ -156,5 +156,5 @@ def test_bundled_backbone_is_a_whole_backbone_in_half_precision():
 
 def test_imagenet_without_network_names_the_alternatives(tmp_path, monkeypatch):
     monkeypatch.setenv("PUPILA_CACHE", str(tmp_path))
-    with pytest.raises(DownloadError, match="--weights bundled, none"):
+    with pytest.raises(DownloadError, match="other weights: bundled, none"):
         starting_network("imagenet", 2, 0, url="http://127.0.0.1:9/resnet18-f37072fd.pth")

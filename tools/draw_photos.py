@@ -1,6 +1,6 @@
 """Draws the sample photos in examples/photos, and the small ones of the web page: things that the bundled model knows.
 
-python tools/draw_photos.py writes them anew. They are drawings of this project, free to use under its licence.
+`python tools/draw_photos.py` writes them anew. They are drawings of this project, free to use under its licence.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Writes docs/reference/ and docs/python-api.md from the code: commands, keys of a recipe, and the public functions.
 
-python tools/reference.py writes the pages; tests/test_documents.py fails where a committed page is another one.
+`python tools/reference.py` writes the pages; tests/test_documents.py fails where a committed page is another one.
 """
 
 import dataclasses

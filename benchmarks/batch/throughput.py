@@ -1,4 +1,4 @@
-"""Files/s of `pupila predict --out` against the plain loop and other ways to use two cores, all in one run.
+"""Files/s of `pupila predict PATH --out FILE` against the plain loop and other ways to use two cores, all in one run.
 
     python benchmarks/batch/throughput.py [MODEL] [--files 4000] [--side 32] [--rounds 5] [--json]
 
@@ -80,7 +80,7 @@ def run_plain(model: Path, folder: Path, out: Path) -> None:
 
 
 def run_pupila(model: Path, folder: Path, out: Path) -> None:
-    """What `pupila predict --out` calls."""
+    """What `pupila predict PATH --out FILE` calls."""
     from pupila.batch import predict_all
 
     predict_all(model, [folder], out)

@@ -103,7 +103,7 @@ def train(options: argparse.Namespace, folder: Path, name: str, *more: str) -> P
 
 @contextlib.contextmanager
 def serving(model: Path, kept: Path) -> Iterator[str]:
-    """Run `pupila serve --feedback-dir` until the block ends; yield its address."""
+    """Run `pupila serve --feedback-dir FOLDER` until the block ends; yield its address."""
     command = [*PUPILA, "serve", str(model), "--port", "0", "--workers", "1", "--feedback-dir", str(kept)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -114,19 +114,22 @@ def install_command(extra: str) -> str:
     """Return the command that installs an extra the way this Pupila was installed: checkout, wheel, or an index."""
     from importlib import metadata  # slow to load, and seldom needed
 
-    active = os.environ.get("VIRTUAL_ENV") == sys.prefix
-    pip = "pip install" if active else f"{shlex.quote(sys.executable)} -m pip install"
     root = Path(__file__).parents[2]
     if (root / "pyproject.toml").exists():
         target = "." if Path.cwd() == root else str(root)
-        return f"{pip} -e {shlex.quote(f'{target}[{extra}]')}"
+        return pip_install("-e", f"{target}[{extra}]")
     try:
         distribution = metadata.distribution("pupila")
         url = json.loads(distribution.read_text("direct_url.json") or "{}").get("url", "")
     except (metadata.PackageNotFoundError, ValueError):
-        return f"{pip} 'pupila[{extra}]'"
+        return pip_install(f"pupila[{extra}]")
     if url.startswith("file:") and Path(unquote(urlsplit(url).path)).exists():
-        return f"{pip} 'pupila[{extra}] @ {url}'"
+        return pip_install(f"pupila[{extra}] @ {url}")
     lines = [line for line in distribution.requires or () if re.search(rf"extra == .{extra}.", line)]
-    packages = [re.split(r"\s*;", line)[0] for line in lines]  # to be had wherever Pupila itself came from
-    return f"{pip} {' '.join(map(shlex.quote, packages))}"
+    return pip_install(*(re.split(r"\s*;", line)[0] for line in lines))  # to be had wherever Pupila itself came from
+
+
+def pip_install(*what: str) -> str:
+    """Return the command that installs something where this Pupila is."""
+    active = os.environ.get("VIRTUAL_ENV") == sys.prefix
+    return shlex.join([*(["pip"] if active else [sys.executable, "-m", "pip"]), "install", *what])

@@ -13,7 +13,7 @@ SCOPES = "predict, feedback, review, metrics, admin"
 
 
 class KeysGroup(UncutGroup):
-    """`pupila keys FILE` lists, as `pupila keys list FILE` does."""
+    """Lists keys where a file is named in place of a command, as `pupila keys list FILE` does."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put the command in where a file is named."""

@@ -27,8 +27,11 @@ def models_list(model: Path, as_json: bool) -> None:
     """List the versions that MODEL had while it was served."""
     from pupila.server.model_versions import versions
 
-    for version in versions(model):
+    found = versions(model)
+    for version in found:
         click.echo(json.dumps(vars(version)) if as_json else translated(version.to_text()))
+    if not found and not as_json:
+        say(f"{model}: no versions are kept yet. A server keeps them once it has taken a new file over.")
 
 
 @models.command("activate")
@@ -90,4 +93,4 @@ def _rows(manifest: "Manifest") -> Iterator[tuple[str, str]]:
         yield "recipe", f"{recipe.get('name')}, {budget}, seed {recipe.get('seed')}"
     yield "unknown", "marked" if manifest.unknown_threshold is not None else "not marked: no threshold was fitted"
     yield "made with", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
-    yield "more", "pupila inspect --json shows every field"
+    yield "more", "--json shows every field"

@@ -104,7 +104,7 @@ def check_weights(recipe: Recipe) -> None:
     """Raise TrainingError if the weights are a file by a path that holds only here: the recipe is kept as it is."""
     path = Path(recipe.weights)
     if path.exists() and not path.is_absolute():
-        raise TrainingError(f"{path}: nodes work in folders of their own. Give --weights with the full path.")
+        raise TrainingError(f"{path}: nodes work in folders of their own. Give the full path of the weights.")
 
 
 @contextlib.contextmanager

@@ -110,7 +110,7 @@ def _check_memory(count: int, size: int) -> None:
     if needed > free:
         raise DataError(
             f"{count:,} pictures of {size} x {size} pixels need {needed / 2**30:,.1f} GiB of memory, and "
-            f"{free / 2**30:,.1f} are free. Choose a smaller --size: half of it needs a quarter."
+            f"{free / 2**30:,.1f} are free. Use fewer pictures, or a smaller size: half of it needs a quarter."
         )
 
 

@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from pupila.errors import ModelError
+from pupila.errors import ModelError, pip_install
 
 IN_CHECKOUT = "packages/pupila-backbone/src/pupila_backbone"
 
@@ -26,22 +26,35 @@ def bundled_backbone() -> Path:
         if (folder / "backbone.safetensors").is_file():
             return folder / "backbone.safetensors"
     raise ModelError(
-        "The bundled backbone is not installed. Install it with: pip install pupila-backbone (in a checkout: "
-        "pip install ./packages/pupila-backbone). Or give --weights imagenet, none, or a file."
+        "The bundled backbone is not installed. Take other weights (imagenet, none, or a file), or install it with: "
+        f"{pip_install(_backbone_wheel())}"
     )
 
 
-def _folders() -> Iterator[Path]:
-    import json  # these two not above: the server starts without them
-    from importlib import metadata
+def _backbone_wheel() -> str:
+    """Return what pip installs: the wheel beside the one that Pupila was installed from, else the package's name."""
+    origin = _origin()
+    found = sorted(origin.parent.glob("pupila_backbone-*.whl")) if origin is not None else []
+    return str(found[-1]) if found else "pupila-backbone"
 
+
+def _folders() -> Iterator[Path]:
     spec = importlib.util.find_spec("pupila_backbone")
     if spec is not None and spec.origin is not None:
         yield Path(spec.origin).parent
     yield Path(__file__).parents[3] / IN_CHECKOUT  # an editable install
-    try:  # an install from a folder (PEP 610)
+    origin = _origin()
+    if origin is not None:
+        yield origin / IN_CHECKOUT
+
+
+def _origin() -> Path | None:
+    """Return the folder or the wheel that Pupila was installed from, if it was by its path (PEP 610)."""
+    import json  # these two not above: the server starts without them
+    from importlib import metadata
+
+    try:
         url = urlsplit(json.loads(metadata.distribution("pupila").read_text("direct_url.json") or "{}").get("url", ""))
     except (metadata.PackageNotFoundError, ValueError):
-        return
-    if url.scheme == "file":
-        yield Path(unquote(url.path)) / IN_CHECKOUT
+        return None
+    return Path(unquote(url.path)) if url.scheme == "file" else None

@@ -100,13 +100,13 @@ def _imagenet_file(url: str) -> Path:
     try:
         return download(url, path, sha256=IMAGENET_SHA256_PREFIX)
     except DownloadError as error:
-        raise DownloadError(f"{error} Or start from --weights bundled, none, or the path of a .pth file.") from error
+        raise DownloadError(f"{error} Or start from other weights: bundled, none, or a .pth file.") from error
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a .safetensors file, or a .pth state dict without running any code that its pickle may hold."""
     if not path.exists():
-        raise ModelError(f"{path}: there is no such weights file. Use --weights imagenet, bundled, none, or a path.")
+        raise ModelError(f"{path}: there is no such weights file. Weights are imagenet, bundled, none, or a path.")
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))

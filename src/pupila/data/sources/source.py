@@ -154,10 +154,7 @@ def with_decoded_names(files: SourceFiles, encoding: str | None, where: str) -> 
         if encoding is None:  # names of files only: they tell no class
             return files
         examples = _examples(readings[0].names)
-        notes = [
-            f"Names not in UTF-8 were read as {encoding}, like {examples}. If that is wrong, set {ENCODING}, or "
-            "give --name-encoding."
-        ]
+        notes = [f"Names not in UTF-8 were read as {encoding}, like {examples}. If that is wrong, set {ENCODING}."]
     try:
         decoded = name_decoder(encoding)
     except LookupError as error:
@@ -171,12 +168,12 @@ def with_decoded_names(files: SourceFiles, encoding: str | None, where: str) -> 
 
 def _which_encoding(where: str, readings: Sequence[tuple[str, tuple[str, ...]]], names: Iterable[str]) -> str:
     if not readings:
-        return f"{where}: names in no known encoding: {len(set(names)):,}. Rename them, or give --name-encoding."
+        return f"{where}: names in no known encoding: {len(set(names)):,}. Rename them, or set {ENCODING}."
     ways = "; ".join(f"{encoding}: {_examples(read)}" for encoding, read in readings[:4])
     first = readings[0][0]
     return (
-        f"{where}: its names are not in UTF-8, and can be read in several ways ({ways}). Choose the right one, like: "
-        f"pupila data {shlex.quote(where)} --name-encoding {first}, and set {ENCODING}={first} for other commands."
+        f"{where}: its names are not in UTF-8, and can be read in several ways ({ways}). Set the right one, like "
+        f"{ENCODING}={first}, or look at it first: pupila data {shlex.quote(where)} --name-encoding {first}"
     )
 
 
