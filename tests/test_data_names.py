@@ -120,14 +120,15 @@ def test_latin_1_locale_reads_names_in_utf_8(tmp_path: Path) -> None:
     make_folder(tmp_path / "coleção", {"cão": 1, "gato": 1})
     code = "import sys; from pathlib import Path; from pupila.data import load_dataset\n"
     code += "splits = load_dataset(Path(sys.argv[1]), 8, cache=Path(sys.argv[2]))\n"
-    code += "from pupila.progress import printable\n"
+    code += "from pupila.progress import printable\nfrom pupila.cli.group import say\n"
+    code += "sys.stdout.reconfigure(encoding='utf-8')\nsay(sys.argv[1].rpartition('/')[2])\n"
     code += "print(ascii((splits.name, printable(sys.argv[1]).rpartition('/')[2], *splits.train.classes)))"
     plain = {**os.environ, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
     done = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "coleção", tmp_path / "cache"],
         capture_output=True, text=True, timeout=120, check=True, env=plain,
     )  # fmt: skip
-    assert done.stdout.strip() == ascii(("coleção", "coleção", "cão", "gato"))
+    assert done.stdout.strip() == "coleção\n" + ascii(("coleção", "coleção", "cão", "gato"))
 
 
 def test_no_reading_is_taken_for_sure_that_is_not() -> None:

@@ -18,13 +18,15 @@ STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udf
 
 
 def printable(text: str) -> str:
-    """Return one line for a terminal: what steers one, line ends too, is written out. Names of files may hold it.
+    """Return one line for a terminal: what steers one, line ends too, is written out. Names of files may hold it."""
+    return STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), readable(text))
 
-    Names in UTF-8 are shown as such, also where the locale is another one and Python keeps their bytes.
-    """
+
+def readable(text: str) -> str:
+    """Return a text with names in UTF-8 as such, also where the locale is another one and Python keeps their bytes."""
     with contextlib.suppress(UnicodeEncodeError):
-        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
-    return STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+    return text
 
 
 class PlainHandler(logging.Handler):
@@ -34,7 +36,7 @@ class PlainHandler(logging.Handler):
         """Print a message; a closed terminal or pipe does not end what is being done."""
         stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
         with contextlib.suppress(OSError, ValueError):
-            print(translated(self.format(record)), file=stream, flush=True)
+            print(translated(readable(self.format(record))), file=stream, flush=True)
 
 
 @contextlib.contextmanager

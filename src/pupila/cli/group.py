@@ -17,7 +17,7 @@ import click
 
 from pupila._language import language, translated
 from pupila.errors import PupilaError
-from pupila.progress import printable, printed_log
+from pupila.progress import printable, printed_log, readable
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -100,7 +100,7 @@ class PupilaGroup(UncutGroup):
 
 def say(text: str) -> None:
     """Print a text in the reader's language."""
-    click.echo(translated(text))
+    click.echo(translated(readable(text)))
 
 
 def json_option(command: Command) -> Command:
