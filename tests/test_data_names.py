@@ -84,7 +84,7 @@ def test_names_that_could_mean_several_things_are_asked_about_and_the_command_an
     path = zip_with_raw_names(tmp_path / "pets.zip", pets("犬", "猫", "cp932"))
     with pytest.raises(DataError, match="cp932: ") as error:
         load(path)
-    command = str(error.value).partition("like: pupila ")[2].partition(", and set")[0].split()
+    command = str(error.value).partition("look at it first: pupila ")[2].split()
     command[-1] = "cp932"
     done = CliRunner().invoke(main, [*command, "--json"])
     assert set(json.loads(done.output)["counts"]["train"]) == {"犬", "猫"}
