@@ -2,6 +2,7 @@
 
 import csv
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -262,3 +263,15 @@ def test_killed_sweep_leaves_no_process_and_goes_on_from_its_checkpoints(tmp_pat
         rows = log.with_name("metrics.jsonl").read_text().splitlines()
         assert [json.loads(row)["epoch"] for row in rows] == [1, 2, 3]
     assert output.count("examples/sec on cpu") == 2
+
+
+def test_ctrl_c_within_the_first_epoch_of_a_trial_ends_the_sweep(tmp_path):
+    values = ["lr=0.001,0.002", "--set", "weights=none", "--set", "epochs=9", "--set", "network_size=160"]
+    line = [sys.executable, "-m", "pupila", "sweep", "digits", "--grid", *values, "--runs", str(tmp_path)]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        while "largest class of train" not in process.stdout.readline():
+            assert process.poll() is None
+        time.sleep(3)  # so that it has begun; before, it would end just the same
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=300)
+    assert (process.returncode, output.strip()) == (130, "pupila: stopped.")

@@ -178,11 +178,11 @@ def fit(
             run.save_if_due()
             on_epoch(run.position.rows)
         run.save()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         if run.position.best_epoch < 0:
             raise TrainingError(
                 "Stopped before the first epoch was over: there is no model yet. Go on with --resume."
-            ) from None
+            ) from stop
         kept = f"Ended early by Ctrl-C after {counted(run.position.epoch, 'epoch')}: the best model so far is kept."
         return replace(_finish(run), stopped=True, ended=kept)
     except _Diverged:

@@ -117,6 +117,8 @@ def run_job(job: Job, watch: OnEpoch = lambda _: None) -> Outcome:
             checkpoint_seconds=job.checkpoint_seconds, watch=watch, keep_open=True,
         )  # fmt: skip
     except (TrainingError, ModelError) as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # before its first epoch was over
+            raise KeyboardInterrupt from error
         return Failure(job.trial.name, job.trial.group, str(error))
     except SystemExit:
         note = {"recipe": job.trial.recipe.to_dict(), "fingerprint": job.fingerprint}
