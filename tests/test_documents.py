@@ -454,7 +454,7 @@ def test_python_page_example_runs_line_by_line(tmp_path: Path, monkeypatch: pyte
     (example,) = blocks(PYTHON_PAGE, "python")
     (line,) = re.findall(r"^pupila\.serve\(.*\)$", example, re.MULTILINE)
     assert "minutes=2)" in example
-    example = example.replace(line, "").replace("minutes=2)", 'epochs=1, weights="none", network_size=32)')
+    example = example.replace(line, "").replace("minutes=2)", 'epochs=1, weights="none", network_size=64)')
     write_photos(tmp_path / "photos", 45)
     write_model(tmp_path / "model.onnx")
     for name in ("horse", "a", "b"):

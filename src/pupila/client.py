@@ -62,6 +62,10 @@ class Client:
     ) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):  # it was refused its arguments
+            self.close()
+
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
