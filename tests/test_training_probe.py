@@ -1,6 +1,5 @@
 """Last layers on frozen features: against scikit-learn, and what they choose."""
 
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -109,13 +108,25 @@ def test_smallest_size_that_is_about_as_good_as_the_best_is_chosen(monkeypatch):
     assert "0.896 at 64 px" in choice.reason
 
 
-def test_mirror_image_is_averaged_where_that_gains():
-    recipe = replace(TINY, flip_average="auto")
-    choice = choose_input(random_network(), noise(40), recipe, (32,))
-    averaged, alone = (
-        float(word) for word in re.findall(r"mirror image ([\d.]+), alone ([\d]+.[\d]+)", choice.reason)[0]
-    )
-    assert choice.flip_average == (averaged > alone)
+@pytest.mark.parametrize(
+    ("few", "alone", "averaged", "taken"),
+    [
+        (False, 0.80, 0.801, True),
+        (False, 0.80, 0.80, False),
+        (True, 0.80, 0.795, True),
+        (True, 0.80, 0.785, False),
+        (True, 0.995, 0.991, False),
+        (True, 0.995, 0.996, True),
+    ],
+)
+def test_mirror_image_is_averaged_where_it_gains_and_with_few_pictures_where_it_does_not_clearly_lose(
+    monkeypatch, few, alone, averaged, taken
+):
+    monkeypatch.setattr(heads, "_scores", lambda *_: (alone, averaged))
+    monkeypatch.setattr(heads, "FEW", 41 if few else 40)
+    choice = choose_input(random_network(), noise(40), replace(TINY, flip_average="auto"), (32,))
+    assert choice.flip_average == taken
+    assert f"mirror image {averaged:.3f}, alone {alone:.3f}" in choice.reason
 
 
 def test_what_the_recipe_says_of_the_mirror_image_stands():

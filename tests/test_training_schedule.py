@@ -10,7 +10,7 @@ from loop_kit import recorded_rates, scripted_run, slow_one_cycle
 from training_kit import TINY
 
 from pupila.training.loop import fit as fits
-from pupila.training.loop.checkpoint import Position
+from pupila.training.loop.checkpoint import Position, load_checkpoint
 from pupila.training.loop.fit import COOLDOWN, end_of
 from pupila.training.loop.optim import learning_rate
 from pupila.training.train import closing_line, pace
@@ -96,14 +96,15 @@ def test_epochs_that_are_asked_for_are_all_trained_however_flat_they_are(tmp_pat
 
 @given(
     epochs=st.integers(1, 50), most=st.integers(0, 50), minutes=st.sampled_from([0.0, 0.5, 10.0]),
-    steps=st.integers(0, 400), seconds=st.floats(0, 1000),
+    steps=st.integers(0, 400), seconds=st.floats(0, 1000), reserve=st.floats(0, 7),
 )  # fmt: skip
-def test_progress_is_by_epochs_alone_or_by_minutes_and_most_epochs(epochs, most, minutes, steps, seconds):
+def test_progress_is_by_epochs_alone_or_by_minutes_and_most_epochs(epochs, most, minutes, steps, seconds, reserve):
     recipe = replace(TINY, epochs=epochs, max_epochs=most, minutes=minutes)
-    shares = [seconds / 60 / minutes] if minutes else [steps / 8 / epochs]
+    shares = [seconds / (60 * minutes - reserve)] if minutes else [steps / 8 / epochs]
     if minutes and most:
         shares.append(steps / 8 / most)
-    assert fits._progress(recipe, Position(steps=steps, seconds=seconds), 8) == pytest.approx(max(shares))
+    position = Position(steps=steps, seconds=seconds, reserve=reserve)
+    assert fits._progress(recipe, position, 8) == pytest.approx(max(shares))
 
 
 @pytest.mark.parametrize(
@@ -127,6 +128,18 @@ def test_a_budget_that_the_last_layer_has_used_up_leaves_no_epoch(tmp_path):
     fitted = scripted_run(replace(TINY, minutes=1.0, max_epochs=9), [], tmp_path, head=head)
     assert fitted.rows == [head] and fitted.best_epoch == 0
     assert closing_line(fitted).startswith("loss 0.500, train acc 0.800, valid acc 0.700\n")
+
+
+@pytest.mark.parametrize(
+    ("spent", "reserve", "counted"), [(0.0, 0.0, (0, 0)), (90.0, 30.0, (90, 30)), (9999.0, 9999.0, (150, 150))]
+)
+def test_what_comes_before_and_after_counts_but_half_of_the_minutes_are_left_to_train(
+    tmp_path, spent, reserve, counted
+):
+    recipe = replace(TINY, minutes=10.0, max_epochs=1)
+    scripted_run(recipe, [20], tmp_path, spent=spent, reserve=reserve)
+    position, _ = load_checkpoint(tmp_path / "checkpoint.safetensors", {})
+    assert position.reserve == counted[1] and counted[0] < position.seconds < counted[0] + 20
 
 
 def test_pace_is_that_of_the_newest_epoch_and_what_is_left_of_epochs_or_minutes():

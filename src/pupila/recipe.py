@@ -71,8 +71,8 @@ class Recipe:
     epochs: int = 8
     """Times to go through the training pictures; counts only where `minutes` is 0."""
     minutes: float = 0.0
-    """Wall-clock budget that the schedule is fitted to, in place of `epochs`; 0 for none. Training ends sooner where
-    validation stays flat."""
+    """Wall-clock budget of the whole run, from the first picture read to the report, in place of `epochs`; 0 for none.
+    At least half of it is spent on training, which ends sooner where validation stays flat."""
     max_epochs: int = 0
     """With `minutes`: times to go through the training pictures at most."""
     batch_size: int = 128
@@ -121,7 +121,7 @@ class Recipe:
     """Horizontal flip; alternating: random in the first epoch, then each picture's turns about every epoch."""
     flip_average: str = "off"
     """Answer with the average over the picture and its mirror image: a little better, at twice the computation; auto:
-    where it gains in cross-validation."""
+    where it gains in cross-validation, with fewer than 5,000 pictures where it does not clearly lose."""
     batch_norm: str = "auto"
     """Whose statistics. train: each batch's own; frozen: those that the starting weights brought; auto: frozen for
     fewer than 5,000 pictures and trained weights, which a fitted last layer needs."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from pupila._arguments import counted
 from pupila.recipe import Recipe
-from pupila.training.loop.head import InputChoice
+from pupila.training.loop.head import FEW, InputChoice
 
 SIZES = (64, 96, 128, 160, 224)
 """Network sizes to choose from, in pixels a side."""
@@ -23,8 +23,6 @@ ENOUGH_EPOCHS = 5
 through the pictures so often."""
 ENOUGH_FOR_TRAINED = 0.25
 """A larger size pays so soon from trained weights, as their last layer is fitted to it before the first step."""
-FEW = 5_000
-"""Pictures below which steps are scarcer than pictures: smaller batches then."""
 VERY_FEW = 640
 """Pictures below which even ten such smaller batches are not to be had."""
 EXAMPLES = 400_000

@@ -7,6 +7,7 @@ report.html with its plots, curves.png among them.
 import copy
 import json
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -47,6 +48,8 @@ logger = logging.getLogger("pupila.training")
 
 FIRST_MODEL_MINUTES = 1.0
 """Budget from which a first model file is written before the network as a whole is trained."""
+LAST_MODEL = 2.0
+"""Time that the last model file and the report take, in multiples of the first one's, which has one precision."""
 METRICS = "metrics.jsonl"
 GUESSING = 1.2
 """In multiples of one divided by the classes: mean recall up to which nothing has been learned."""
@@ -129,7 +132,7 @@ def train(
 
 def lead(job: TrainJob, team: Team = ALONE, *, watch: OnEpoch = lambda _: None, keep_open: bool = False) -> TrainResult:
     """Train alone or as the first of a team, whose others call assist(). The folder is locked meanwhile."""
-    folder = job.folder
+    folder, begun = job.folder, time.monotonic()
     check_installed(job.log)
     with locked(folder):
         refuse_to_overwrite(folder, job.resume)
@@ -139,7 +142,8 @@ def lead(job: TrainJob, team: Team = ALONE, *, watch: OnEpoch = lambda _: None, 
         begin_or_go_on(job, prepared)
         with tracking(job.log, folder, prepared.recipe) as tracker:
             page = ProgressPage(folder, prepared.splits.name)
-            fitted = _fitted(prepared, job, partial(_record, folder, tracker, page, watch, prepared.recipe), team)
+            on_epoch = partial(_record, folder, tracker, page, watch, prepared.recipe)
+            fitted = _fitted(prepared, job, on_epoch, team, begun)
             tracker.stopped = fitted.stopped
         if fitted.ended:
             logger.info(fitted.ended)
@@ -165,11 +169,11 @@ def describe_guessing(fitted: Fitted, classes: int) -> str:
 def assist(job: TrainJob, team: Team) -> None:
     """Do a worker's share of a training that the first worker of the team leads; prints and writes nothing."""
     with quiet_log():
-        _fitted(prepare(job.data, job.recipe, team), job, lambda _: None, team)
+        _fitted(prepare(job.data, job.recipe, team), job, lambda _: None, team, time.monotonic())
 
 
-def _fitted(prepared: Prepared, job: TrainJob, on_epoch: OnEpoch, team: Team) -> Fitted:
-    """Fit all of the network, or its head."""
+def _fitted(prepared: Prepared, job: TrainJob, on_epoch: OnEpoch, team: Team, begun: float) -> Fitted:
+    """Fit all of the network, or its head. begun: when the run did, on the clock of time.monotonic."""
     recipe, network, checkpoint = prepared.recipe, prepared.start.network, job.folder / CHECKPOINT
     if recipe.trains == "head" and team.size > 1:
         raise TrainingError("trains=head is one short computation that workers cannot share. Leave --workers out.")
@@ -179,22 +183,29 @@ def _fitted(prepared: Prepared, job: TrainJob, on_epoch: OnEpoch, team: Team) ->
     if recipe.trains == "head" and head is not None:
         on_epoch([head])
         return Fitted(network.cpu().eval(), recipe.network_size, 0, [head], head["pictures"] / head["seconds"])
+    first = 0.0
     if head is not None and team.leads and recipe.minutes >= FIRST_MODEL_MINUTES:
-        _first_model(prepared, head, job.folder / "model.onnx")
+        first = _first_model(prepared, head, job.folder / "model.onnx")
     return fit(
         recipe, network, prepared.training, prepared.validation, checkpoint, head=head,
+        spent=time.monotonic() - begun, reserve=LAST_MODEL * first,
         identity=prepared.identity, resume=job.resume, checkpoint_seconds=job.checkpoint_seconds, on_epoch=on_epoch,
         team=team, mirror=None if job.checkpoints is None else Mirror(job.checkpoints),
         outliers=None if prepared.outliers is None else prepared.outliers.pictures,
     )  # fmt: skip
 
 
-def _first_model(prepared: Prepared, head: Row, path: Path) -> None:
-    """Write a model file with the fitted last layer, to be served while training goes on and until it is replaced."""
+def _first_model(prepared: Prepared, head: Row, path: Path) -> float:
+    """Write a model file with the fitted last layer, to be served while training goes on and until it is replaced.
+
+    Returns the seconds that it took.
+    """
+    begun = time.monotonic()
     network = copy.deepcopy(prepared.start.network).cpu().eval()
     fitted = Fitted(network, prepared.recipe.network_size, 0, [head], 0.0)
     _export(prepared, fitted, replace(prepared.recipe, export="float32"), path)
     logger.info(f"{path}: can be served from now on, and is replaced when training ends")
+    return time.monotonic() - begun
 
 
 def _export(prepared: Prepared, fitted: Fitted, recipe: Recipe, path: Path) -> Exported:

@@ -36,7 +36,9 @@ class Position:
     """Batches done in this epoch."""
     steps: int = 0
     seconds: float = 0.0
-    """Time spent in training, over all starts."""
+    """Time spent so far, over all starts, with what came before the first step."""
+    reserve: float = 0.0
+    """Seconds of the budget that are kept for what follows the last step: the model file and the report."""
     loss_sum: float = 0.0
     correct: int = 0
     seen: int = 0

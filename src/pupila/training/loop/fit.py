@@ -148,19 +148,26 @@ def fit(
     mirror: Mirror | None = None,
     outliers: Pixels | None = None,
     head: Row | None = None,
+    spent: float = 0.0,
+    reserve: float = 0.0,
 ) -> Fitted:
     """Train until there is a reason to end, see above; return the best epoch's weights.
 
     identity: what a checkpoint must agree with to be resumed. team: the workers that share each batch.
     mirror: where each checkpoint is copied to, and taken from at resume. outliers: pictures uint8 [M, H, W, 3] of none
     of the classes, to be answered with doubt. head: metrics of the network as it is, if its last layer is fitted:
-    epoch 0, which the others have to beat.
+    epoch 0, which the others have to beat. spent, reserve: seconds of a budget in minutes that are over, and that are
+    kept for what follows; of each a quarter of the budget at most counts, so that half of it is left to train.
     Raises TrainingError if the checkpoint cannot be written or belongs to another run, or if the run was stopped, or
     its loss diverged, before there was a model.
     """
     files = _Files(checkpoint, checkpoint_seconds, identity, mirror)
     team.check(smallest_batch(len(train), recipe.batch_size), len(validation))
     run = _begin(files, recipe, network, balance_for(recipe, train), resume, team, outliers)
+    if not run.position.steps:
+        quarter = 60 * recipe.minutes / 4
+        run.position.seconds = team.firsts(min(spent, quarter))
+        run.position.reserve = team.firsts(min(reserve, quarter))
     if head is not None and not run.position.rows:
         _count_head(run, head)
         on_epoch(run.position.rows)
@@ -244,10 +251,10 @@ def _advice(run: _Run) -> str:
 def _count_head(run: _Run, head: Row) -> None:
     """Take the network as it is for the best so far, and its time into account."""
     position = run.position
-    position.rows.append(head)
+    position.seconds = max(position.seconds, head["seconds"])
+    position.rows.append({**head, "seconds": position.seconds})
     position.head = head["validation_balanced_accuracy" if run.balance.way != "none" else "validation_accuracy"]
     position.best, position.best_epoch, position.best_size = position.head, 0, head["network_size"]
-    position.seconds = head["seconds"]
     run.best = {name: value.detach().clone() for name, value in run.network.state_dict().items()}
 
 
@@ -329,7 +336,7 @@ def _progress(recipe: Recipe, position: Position, steps_per_epoch: int) -> float
     if not recipe.minutes:
         return position.steps / (recipe.epochs * steps_per_epoch)
     by_epochs = position.steps / (recipe.max_epochs * steps_per_epoch) if recipe.max_epochs else 0.0
-    return max(position.seconds / (60 * recipe.minutes), by_epochs)
+    return max(position.seconds / (60 * recipe.minutes - position.reserve), by_epochs)
 
 
 def _rate(recipe: Recipe, position: Position, progress: float) -> float:
