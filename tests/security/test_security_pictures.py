@@ -5,9 +5,9 @@ import struct
 import time
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from heif_kit import HEIC, as_phones_write, box, full, grid, heif, infe
 from PIL import Image
 from server_kit import Running, encode, picture, serving, write_model
 
@@ -71,37 +71,49 @@ def webp_with(content: bytes) -> bytes:
     return encode(Image.new("RGB", (32, 32)), "WEBP", exif=content)
 
 
-HEIC = (Path(__file__).parents[1] / "quarters.heic").read_bytes()
-
-
-def box(name: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", 8 + len(content)) + name + content
-
-
-def heic_with(*more: bytes) -> bytes:
-    """Return a HEIC with more boxes among those that say how it is put together."""
-    at = HEIC.index(b"meta") - 4
-    end = at + int.from_bytes(HEIC[at : at + 4], "big")
-    return HEIC[:at] + box(b"meta", HEIC[at + 8 : end] + b"".join(more)) + HEIC[end:]
-
-
-def tiles(count: int, side: int, kind: bytes = b"hvc1") -> bytes:
+def tiles(count: int, side: int) -> bytes:
     """Return a HEIC of one big tile, so many times."""
-    entry = box(b"infe", b"\2\0\0\0" + struct.pack(">HH4s", 7, 0, kind) + b"\0")
-    sizes = box(b"iprp", box(b"ipco", box(b"ispe", bytes(4) + struct.pack(">II", side, side)))
-                + box(b"ipma", bytes(4) + struct.pack(">IHBB", 1, 7, 1, 6)))  # fmt: skip
-    names = box(b"iinf", bytes(4) + struct.pack(">H", 1) + entry)
-    made = struct.pack(">HH", 1, count) + struct.pack(">H", 7) * count
-    return heic_with(names, sizes, box(b"iref", bytes(4) + box(b"dimg", made)))
+    kinds = {1: b"grid", 7: b"hvc1"}
+    return heif(kinds, [(b"dimg", 1, [7] * count)], {7: (side, side)}, {1: grid(1, 1)})
+
+
+def graph(levels: int, kind: bytes = b"hvc1", name: bytes = b"dimg") -> bytes:
+    """Return a HEIC with two items a level, each made of both of the level below: twice as many ways a level."""
+    items = range(1, 2 * levels + 3)
+    references = [(name, item, [(item - 3) // 2 * 2 + part for part in (1, 2)]) for item in items if item > 2]
+    kinds = {item: kind if item > 2 else b"hvc1" for item in items}
+    return heif(kinds, references, contents={item: bytes(10) for item in items if item > 1}, primary=items[-1])
+
+
+def mapped() -> bytes:
+    """Return a HEIC of pictures with gain maps, each of which goes through all tiles of the same one."""
+    kinds = {1: b"hvc1", 2: b"grid"} | dict.fromkeys(range(3, 103), b"tmap")
+    references = [(b"dimg", 2, range(200, 300)), *[(b"dimg", item, [2, 1]) for item in range(3, 103)]]
+    return heif(kinds, references, contents={item: bytes(10) for item in kinds if item > 1})
+
+
+def shared_bytes() -> bytes:
+    """Return a HEIC with many items, all of them the same bytes of the file."""
+    data = heif(dict.fromkeys(range(1, 401), b"hvc1"), contents={1: bytes(1_000)})
+    at = data.index(b"iloc") + 12
+    for item in range(400):
+        data = data[: at + 14 * item + 10] + struct.pack(">I", 1_000) + data[at + 14 * item + 14 :]
+    return data
 
 
 HOSTILE = {
-    "HEIC, boxes": heic_with(box(b"free", b"") * 5_001),
-    "HEIC, tiles by the thousand": tiles(5_001, 64),
-    "HEIC, tiles of tiles": tiles(3, 64, b"grid"),
-    "HEIC, shared bytes": heic_with(
-        box(b"iloc", b"\0\0\0\0\x44\0" + struct.pack(">HHHH", 9, 1, 0, 4000) + struct.pack(">II", 0, 700) * 4000)
-    ),
+    "HEIC, boxes": heif({1: b"hvc1"}, more=box(b"free", b"") * 5_001),
+    "HEIC, tiles by the thousand": tiles(10_001, 64),
+    "HEIC, parts of parts": graph(26),
+    "HEIC, parts of parts, and a box that ends early": graph(26) + box(b"infe", b""),
+    "HEIC, overlays of overlays": graph(26, b"iovl"),
+    "HEIC, gain maps of gain maps": graph(26, b"tmap"),
+    "HEIC, gain maps of many tiles": mapped(),
+    "HEIC, transparency of transparency": graph(26, name=b"auxl"),
+    "HEIC, a part of itself": heif({1: b"hvc1", 2: b"hvc1"}, [(b"auxl", 1, [2]), (b"auxl", 2, [1])]),
+    "HEIC, an item twice": heif({1: b"hvc1"}, more_entries=infe(1, b"tmap")),
+    "HEIC, two lists": heif({1: b"hvc1"}, more=full(b"iref", b"")),
+    "HEIC, shared bytes": shared_bytes(),
     "frames within frames": nested_webp(400, 480_000),
     "frames within frames, deep": nested_webp(20_000, 10),
     "TIFF": shared_values(),
@@ -158,6 +170,28 @@ def test_tiles_of_more_pixels_than_allowed_are_refused_before_one_is_decoded() -
     with pytest.raises(ImageError, match="64 x 48 is over the limit"):
         images.decode(HEIC, 32, images.ImageLimits(max_pixels=1_000))
     assert images.decode(HEIC, 32, images.ImageLimits(max_pixels=3_072)).shape == (32, 32, 3)
+
+
+def test_heic_as_phones_write_it_is_read() -> None:
+    data = as_phones_write()
+    assert images.decode(data, 32).shape == (32, 32, 3)
+    assert images.header(data).width == 128
+    assert images.decode(data + b"\0\0\0", 32).shape == images.decode(data + b"trailer of a phone", 32).shape
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        heif({1: b"hvc1"}, more_entries=box(b"infe", b"")),
+        heif({1: b"hvc1"}, more=box(b"free", b"")[:7] + b"f" + b"\0\0\1\0free"),
+        heif({1: b"hvc1"}, [(b"dimg", 1, [])]).replace(b"dimg\0\1\0\0", b"dimg\0\1\0\1"),
+    ],
+    ids=["entry", "length", "reference"],
+)
+def test_boxes_that_cannot_be_read_are_refused(data: bytes) -> None:
+    with pytest.raises(ImageError) as caught:
+        images.decode(data, 32)
+    assert caught.value.code == "image_truncated"
 
 
 @pytest.mark.parametrize("error", [RecursionError, MemoryError])

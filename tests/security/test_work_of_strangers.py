@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from heif_kit import box, full
 from server_kit import picture, serving, wait_until, write_model
 
 from pupila import images
@@ -46,16 +47,15 @@ def test_forwarded_header_of_blanks_takes_no_time() -> None:
     assert time.process_time() - begun < SOON
 
 
-def box(name: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", 8 + len(content)) + name + content
+def boxes(*parts: bytes) -> bytes:
+    return box(b"ftyp", b"heic\0\0\0\0") + full(b"meta", b"".join(parts))
 
 
-HEIC = box(b"ftyp", b"heic\0\0\0\0")
 EMPTY = {
-    "references of HEIC": HEIC + box(b"iref", bytes(4) + box(b"free", b"") * 500_000),
-    "references of HEIC, in many boxes": HEIC + box(b"iref", bytes(4) + box(b"free", b"") * 4_000) * 125,
-    "properties of HEIC": HEIC + box(b"ipma", bytes(8) + b"\0\1\0" * 1_000_000),
-    "places of HEIC": HEIC + box(b"iloc", bytes(8) + b"\0\1\0\0\0\0" * 500_000),
+    "references of HEIC": boxes(full(b"iref", box(b"free", b"") * 500_000)),
+    "references of HEIC, in many boxes": boxes(full(b"iref", box(b"free", b"") * 4_000) * 125),
+    "properties of HEIC": boxes(box(b"iprp", full(b"ipma", struct.pack(">I", 1_000_000) + b"\0\1\0" * 1_000_000))),
+    "places of HEIC": boxes(full(b"iloc", b"\0\0\xff\xff" + b"\0\1\0\0\0\0" * 65_535)),
     "comment of PPM": b"P6\n#" + b"x" * 4_000_000 + b"\n1 1 255\nabc",
     "comments of PPM within a number": b"P6 1#\n1#\n1#\n#" + b"x" * 4_000_000 + b"\n 1 255\nabc",
     "blanks of PPM": b"P5 1" + b" " * 4_000_000 + b"1 255\na",

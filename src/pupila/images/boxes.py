@@ -1,22 +1,27 @@
 """Bounds what decoding a HEIC or AVIF file may cost: both are boxes (ISO 14496-12) that describe items (23008-12).
 
 A picture may be put together from tiles, and a few bytes can name the same big tile thousands of times. Boxes are
-walked through in a loop; what makes no sense is left to the decoder.
+walked through in a loop, each where it belongs; a file whose boxes cannot be read to their end is refused.
 """
 
-import struct
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from pupila.images.limits import SLACK, ExcessError, PixelsError, check_directories
 
 MAX_BOXES = 5_000
-"""Boxes, items, references and extents together: microseconds each."""
-MAX_TIMES = 4
-"""How often the largest picture that is allowed may be decoded in all: tiles, thumbnail, depth and gain map."""
-CONTAINERS = {b"meta": 4, b"iprp": 0, b"ipco": 0, b"iinf": 6}
-"""Boxes of boxes, and how many bytes stand before those."""
-DERIVED = (b"grid", b"iovl", b"iden", b"tmap")
+"""Boxes, and parts of all items, with those of their parts: microseconds each."""
+MAX_ITEMS = 10_000
+"""Items, their properties, references and extents together."""
+MAX_TIMES = 8
+"""How often the largest picture that is allowed may be decoded in all: tiles, transparency, depth and gain map."""
+CONTAINERS = {(b"", b"meta"): 4, (b"meta", b"iprp"): 0, (b"iprp", b"ipco"): 0, (b"meta", b"iinf"): 6}
+"""Boxes of boxes, by what they stand in, and how many bytes stand before those."""
+SINGLE = (b"meta", b"iprp", b"ipco", b"iinf", b"iref", b"iloc", b"idat")
+"""Boxes of which there is one: decoders differ in which of several they take."""
+GAIN_MAPPED = b"tmap"
+"""A picture put together from another and a gain map, either of which may be put together from tiles."""
 
 
 @dataclass
@@ -28,58 +33,92 @@ class Items:
     """By property, in their order: width x height of those that say so, 0 for others."""
     properties: list[tuple[int, int]] = field(default_factory=list)
     """Item and number of its property, counted from 1."""
-    references: list[tuple[int, int]] = field(default_factory=list)
+    tiles: list[tuple[int, int]] = field(default_factory=list)
     """Which item is made of which."""
+    beside: list[tuple[int, int]] = field(default_factory=list)
+    """Which item has which beside it, such as its transparency: decoders decode both."""
     extents: list[tuple[int, int, int, int]] = field(default_factory=list)
     """Item, how its places count, where it stands, and its length."""
     data: int = 0
     """Where the box of small data begins."""
     read: int = 0
 
-    def count(self) -> None:
-        """Count what is read within a box; raises ExcessError if it is too much, also where it says nothing."""
-        self.read += 1
-        if self.read > MAX_BOXES:
-            raise ExcessError(f"more than {MAX_BOXES:,} items")
+    def count(self, number: int = 1) -> None:
+        """Count what is read within boxes; raises ExcessError if it is too much, also where it says nothing."""
+        self.read += number
+        if self.read > MAX_ITEMS:
+            raise ExcessError(f"more than {MAX_ITEMS:,} items")
 
 
 def check(data: bytes, max_pixels: int) -> None:
-    """Raise ExcessError if decoding may cost far more than a picture of so many pixels."""
+    """Raise ExcessError if decoding may cost far more than a picture of so many pixels.
+
+    Raises IndexError for boxes that end before what they should hold.
+    """
     items = Items()
-    try:
-        _walk(memoryview(data), items)
-    except (struct.error, IndexError):
-        return
-    areas: dict[int, int] = {}
-    for item, number in items.properties:
-        if 0 < number <= len(items.areas):
-            areas[item] = max(areas.get(item, 0), items.areas[number - 1])
-    if any(items.kinds.get(part) in DERIVED and items.kinds.get(item) != b"tmap" for item, part in items.references):
-        raise ExcessError("pictures put together from pictures put together")
-    if sum(areas.values()) + sum(areas.get(part, 0) for _, part in items.references) > 2 * MAX_TIMES * max_pixels:
+    _walk(memoryview(data), items)
+    made = {item for item, _ in items.tiles}
+    for item, part in items.tiles:
+        if items.kinds.get(part) == GAIN_MAPPED or (part in made and items.kinds.get(item) != GAIN_MAPPED):
+            raise ExcessError("pictures put together from pictures put together")
+    if _largest(items) > MAX_TIMES * max_pixels:
         raise PixelsError("All that it is put together from")
     if sum(length for _, _, _, length in items.extents) > len(data) + SLACK:
         raise ExcessError("more items than bytes, as many of them share bytes")
     check_directories(_metadata(memoryview(data), items))
 
 
+def _largest(items: Items) -> int:
+    """Return the pixels of the item that has most, with those of its parts, each as often as it is decoded.
+
+    From the smallest parts up, so that every reference is looked at once. Raises ExcessError for an item that is part
+    of itself, and if going through the parts of every item is too long a way.
+    """
+    pixels: dict[int, int] = defaultdict(int)
+    for item, number in items.properties:
+        if 0 < number <= len(items.areas):
+            pixels[item] = max(pixels[item], items.areas[number - 1])
+    wholes: dict[int, list[int]] = defaultdict(list)
+    missing: dict[int, int] = defaultdict(int)
+    for item, part in (*items.tiles, *items.beside):
+        wholes[part].append(item)
+        missing[item] += 1
+    parts: dict[int, int] = defaultdict(int)
+    ready = [item for item in pixels.keys() | wholes.keys() if not missing[item]]
+    for part in ready:  # which grows
+        for item in wholes[part]:
+            pixels[item] += pixels[part]
+            parts[item] += 1 + parts[part]
+            missing[item] -= 1
+            if not missing[item]:
+                ready.append(item)
+    if any(missing.values()):
+        raise ExcessError("pictures that are parts of themselves")
+    if sum(parts.values()) > MAX_BOXES:
+        raise ExcessError(f"more than {MAX_BOXES:,} parts of parts")
+    return max(pixels.values(), default=0)
+
+
 def _walk(data: memoryview, items: Items) -> None:
+    readers: dict[tuple[bytes, bytes], Callable[[memoryview, Items], None]] = {
+        (b"meta", b"iref"): _references,
+        (b"meta", b"iloc"): _extents,
+        (b"iinf", b"infe"): _kind,
+        (b"iprp", b"ipma"): _associations,
+    }
+    seen = set()
     for parent, name, at, stop in _all_boxes(data):
+        content = data[at:stop]
         if parent == b"ipco":
-            items.areas.append(_number(data, at + 4, 4) * _number(data, at + 8, 4) if name == b"ispe" else 0)
-        elif name == b"iref":
-            items.references += _references(data, at, stop, items)
-        elif name == b"infe":
-            wide = data[at] >= 3
-            items.kinds[_number(data, at + 4, 4 if wide else 2)] = bytes(data[at + (10 if wide else 8) :][:4])
-        elif name == b"ipma":
-            items.properties += _associations(data, at, stop, items)
-        elif name == b"iloc":
-            items.extents += _extents(data, at, stop, items)
-        elif name == b"idat":
+            items.areas.append(_number(content, 4, 4) * _number(content, 8, 4) if name == b"ispe" else 0)
+            continue
+        if name in SINGLE and (parent, name) in seen:
+            raise ExcessError(f"more than one box {name.decode()}")
+        seen.add((parent, name))
+        if (parent, name) in readers:
+            readers[parent, name](content, items)
+        elif (parent, name) == (b"meta", b"idat"):
             items.data = at
-        if len(items.properties) + len(items.references) + len(items.extents) > MAX_BOXES:
-            raise ExcessError(f"more than {MAX_BOXES:,} items")
 
 
 def _all_boxes(data: memoryview) -> Iterator[tuple[bytes, bytes, int, int]]:
@@ -87,24 +126,30 @@ def _all_boxes(data: memoryview) -> Iterator[tuple[bytes, bytes, int, int]]:
     number = 0
     regions = [(b"", 0, len(data))]
     for parent, start, end in regions:  # which grows
-        for name, at, stop in _boxes(data, start, end):
+        for name, at, stop in _boxes(data, start, end, strict=parent != b""):
             number += 1
             if number > MAX_BOXES:
                 raise ExcessError(f"more than {MAX_BOXES:,} boxes")
             yield parent, name, at, stop
-            if name in CONTAINERS:
-                before = CONTAINERS[name]
-                regions.append((name, at + (before if name != b"iinf" or data[at] == 0 else 8), stop))
+            if (parent, name) in CONTAINERS:
+                wide = name == b"iinf" and _number(data[at:stop], 0, 1) > 0
+                regions.append((name, at + CONTAINERS[parent, name] + 2 * wide, stop))
 
 
-def _boxes(data: memoryview, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield each box between two places: its name, and where its content begins and ends."""
-    end = min(end, len(data))
+def _boxes(data: memoryview, at: int, end: int, strict: bool = True) -> Iterator[tuple[bytes, int, int]]:
+    """Yield each box between two places: its name, and where its content begins and ends.
+
+    Raises IndexError where one ends beyond them; if not `strict`, as among the boxes of the file, the last may be
+    cut off and there may be anything behind it.
+    """
     while at + 8 <= end:
         length, start = _number(data, at, 4), at + 8
         if length == 1:
             length, start = _number(data, at + 8, 8), at + 16
-        stop = end if length == 0 else min(at + length, end)
+        stop = end if length == 0 else at + length
+        if strict and not start <= stop <= end:
+            raise IndexError
+        stop = min(stop, end)
         if stop < start:
             return
         yield bytes(data[at + 4 : at + 8]), start, stop
@@ -117,53 +162,61 @@ def _number(data: memoryview, at: int, size: int) -> int:
     return int.from_bytes(data[at : at + size], "big")
 
 
-def _references(data: memoryview, at: int, stop: int, items: Items) -> list[tuple[int, int]]:
-    size = 2 if data[at] == 0 else 4
-    found: list[tuple[int, int]] = []
-    for name, start, _ in _boxes(data, at + 4, stop):
+def _kind(content: memoryview, items: Items) -> None:
+    version = _number(content, 0, 1)
+    size = 4 if version >= 3 else 2
+    item = _number(content, 4, size)
+    if item in items.kinds:
+        raise ExcessError("more than one entry of an item")
+    items.kinds[item] = bytes(content[6 + size : 10 + size]) if version >= 2 else b""
+
+
+def _references(content: memoryview, items: Items) -> None:
+    size = 2 if _number(content, 0, 1) == 0 else 4
+    for name, at, stop in _boxes(content, 4, len(content)):
+        reference = content[at:stop]
         items.count()
-        count = _number(data, start + size, 2) if name == b"dimg" else 0
-        if len(found) + count > MAX_BOXES:
-            raise ExcessError(f"more than {MAX_BOXES:,} tiles")
-        item = _number(data, start, size)
-        found += [(item, _number(data, start + size + 2 + size * i, size)) for i in range(count)]
-    return found
+        if name not in (b"dimg", b"auxl"):
+            continue
+        item, count = _number(reference, 0, size), _number(reference, size, 2)
+        items.count(count)
+        others = [_number(reference, size + 2 + size * i, size) for i in range(count)]
+        if name == b"dimg":
+            items.tiles += [(item, other) for other in others]
+        else:
+            items.beside += [(other, item) for other in others]
 
 
-def _associations(data: memoryview, at: int, stop: int, items: Items) -> list[tuple[int, int]]:
-    id_size, wide = (2 if data[at] == 0 else 4), data[at + 3] & 1
+def _associations(content: memoryview, items: Items) -> None:
+    id_size, wide = (2 if _number(content, 0, 1) == 0 else 4), _number(content, 3, 1) & 1
     size, mask = (2, 0x7FFF) if wide else (1, 0x7F)
-    found: list[tuple[int, int]] = []
-    place = at + 8
-    while place < stop and len(found) <= MAX_BOXES:
-        items.count()
-        item, count = _number(data, place, id_size), _number(data, place + id_size, 1)
-        place += id_size + 1
-        found += [(item, _number(data, place + size * i, size) & mask) for i in range(count)]
-        place += size * count
-    return found
+    at = 8
+    for _ in range(_number(content, 4, 4)):
+        item, count = _number(content, at, id_size), _number(content, at + id_size, 1)
+        at += id_size + 1
+        items.count(1 + count)
+        items.properties += [(item, _number(content, at + size * i, size) & mask) for i in range(count)]
+        at += size * count
 
 
-def _extents(data: memoryview, at: int, stop: int, items: Items) -> list[tuple[int, int, int, int]]:
-    version = data[at]
-    sizes = data[at + 4] >> 4, data[at + 4] & 15, data[at + 5] >> 4, (data[at + 5] & 15 if version else 0)
-    offset_size, length_size, base_size, index_size = sizes
+def _extents(content: memoryview, items: Items) -> None:
+    version, sizes = _number(content, 0, 1), _number(content, 4, 2)
+    offset_size, length_size, base_size = sizes >> 12, sizes >> 8 & 15, sizes >> 4 & 15
+    index_size = sizes & 15 if version else 0
     id_size = 4 if version == 2 else 2
-    place = at + 6 + id_size
-    found: list[tuple[int, int, int, int]] = []
-    while place < stop and len(found) <= MAX_BOXES:
-        items.count()
-        item, place = _number(data, place, id_size), place + id_size
-        method = _number(data, place, 2) & 15 if version else 0
-        place += 4 if version else 2
-        base, count = _number(data, place, base_size), _number(data, place + base_size, 2)
-        place += base_size + 2
-        for _ in range(min(count, MAX_BOXES)):
-            start = base + _number(data, place + index_size, offset_size)
-            length = _number(data, place + index_size + offset_size, length_size)
-            found.append((item, method, start, length))
-            place += index_size + offset_size + length_size
-    return found
+    at = 6 + id_size
+    for _ in range(_number(content, 6, id_size)):
+        item, at = _number(content, at, id_size), at + id_size
+        method = _number(content, at, 2) & 15 if version else 0
+        at += 4 if version else 2
+        base, count = _number(content, at, base_size), _number(content, at + base_size, 2)
+        at += base_size + 2
+        items.count(1 + count)
+        for _ in range(count):
+            start = base + _number(content, at + index_size, offset_size)
+            length = _number(content, at + index_size + offset_size, length_size)
+            items.extents.append((item, method, start, length))
+            at += index_size + offset_size + length_size
 
 
 def _metadata(data: memoryview, items: Items) -> list[memoryview]:

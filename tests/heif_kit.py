@@ -1,0 +1,80 @@
+"""HEIC files for tests, put together from boxes around one real coded picture of 64 x 48 pixels."""
+
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+HEIC = (Path(__file__).parent / "quarters.heic").read_bytes()
+Reference = tuple[bytes, int, Sequence[int]]
+"""Its name, from which item, and to which."""
+
+
+def box(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", 8 + len(content)) + name + content
+
+
+def full(name: bytes, content: bytes, version: int = 0) -> bytes:
+    return box(name, bytes([version, 0, 0, 0]) + content)
+
+
+def infe(item: int, kind: bytes) -> bytes:
+    return full(b"infe", struct.pack(">HH4s", item, 0, kind) + b"\0", 2)
+
+
+def grid(rows: int, columns: int) -> bytes:
+    """Return what an item of that kind holds, for coded pictures as tiles."""
+    return struct.pack(">BBBBHH", 0, 0, rows - 1, columns - 1, 64 * columns, 64 * rows)
+
+
+def heif(
+    kinds: dict[int, bytes],
+    references: Sequence[Reference] = (),
+    sizes: dict[int, tuple[int, int]] | None = None,
+    contents: dict[int, bytes] | None = None,
+    primary: int = 1,
+    more: bytes = b"",
+    more_entries: bytes = b"",
+) -> bytes:
+    """Return a HEIC of these items; those without contents of their own are the coded picture.
+
+    `more` stands behind the boxes of `meta`, `more_entries` behind those of `iinf`.
+    """
+    hdlr, shared = HEIC[40:73], HEIC[172:290] + full(b"auxC", b"urn:com:apple:photo:2020:aux:hdrgainmap\0")
+    auxiliary = {item for name, item, _ in references if name == b"auxl"}
+    coded = HEIC[HEIC.index(b"mdat") + 4 :]
+    sizes, contents = sizes or {}, contents or {}
+    properties, links, entries = shared, b"", b""
+    for number, (item, kind) in enumerate(kinds.items(), start=3):
+        properties += full(b"ispe", struct.pack(">II", *sizes.get(item, (64, 64))))
+        named = [0x8001] * (kind == b"hvc1") + [2] * (item in auxiliary) + [number]
+        links += struct.pack(f">HB{len(named)}H", item, len(named), *named)
+        entries += infe(item, kind)
+    count = struct.pack(">H", len(kinds))
+    iprp = box(b"iprp", box(b"ipco", properties) + box(b"ipma", b"\0\0\0\1" + struct.pack(">I", len(kinds)) + links))
+    names = full(b"iinf", count + entries + more_entries)
+    iref = full(b"iref", b"".join(
+        box(name, struct.pack(f">HH{len(others)}H", item, len(others), *others)) for name, item, others in references
+    ))  # fmt: skip
+    bodies = [contents.get(item, coded) for item in kinds]
+
+    def meta(at: int) -> bytes:
+        places = b""
+        for item, body in zip(kinds, bodies, strict=True):
+            places += struct.pack(">HHHII", item, 0, 1, at, len(body))
+            at += len(body)
+        iloc = full(b"iloc", b"\x44\0" + count + places)
+        return full(b"meta", hdlr + iloc + names + full(b"pitm", struct.pack(">H", primary)) + iprp + iref + more)
+
+    return HEIC[:28] + meta(28 + len(meta(0)) + 8) + box(b"mdat", b"".join(bodies))
+
+
+def as_phones_write() -> bytes:
+    """Return what phones write: tiles, gain map, thumbnail, depth, EXIF, and what puts base and gain map together."""
+    kinds = dict.fromkeys(range(1, 5), b"hvc1")
+    kinds |= {10: b"grid", 11: b"hvc1", 12: b"tmap", 13: b"hvc1", 14: b"hvc1", 15: b"Exif"}
+    references: list[Reference] = [
+        (b"dimg", 10, range(1, 5)), (b"dimg", 12, [10, 11]), (b"auxl", 11, [10]), (b"thmb", 13, [10]),
+        (b"auxl", 14, [10]), (b"cdsc", 15, [10, 12]),
+    ]  # fmt: skip
+    contents = {10: grid(2, 2), 12: bytes(64), 15: bytes(4) + b"II*\0\x08\0\0\0" + bytes(6)}
+    return heif(kinds, references, {10: (128, 128)}, contents, primary=10)
