@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from pupila.cli import main
 from pupila.cli.serve import EnvironmentOption, serve
+from pupila.cli.train import train
 from pupila.server.settings import Settings
 
 
@@ -65,6 +66,16 @@ def test_a_wrong_value_names_the_variable_that_it_comes_from(monkeypatch: pytest
     monkeypatch.setenv("PUPILA_WORKERS", "many")
     assert "Invalid value for PUPILA_WORKERS: 'many'" in said()
     assert "Invalid value for '--workers': 'few'" in said("--workers", "few")
+
+
+def test_earlier_names_of_options_still_work_and_are_not_in_the_help() -> None:
+    found = parsed("--deadline", "1", "--idle", "2", "--drain", "3", "--connections", "4", "--collect", "kept")
+    assert (found["request_timeout"], found["graceful_timeout"]) == (1.0, 3.0)
+    assert (found["keepalive_timeout"], found["max_connections"], str(found["feedback_dir"])) == (2.0, 4, "kept")
+    assert str(train.make_context("train", ["x", "--feedback", "kept"]).params["feedback"]) == "kept"
+    shown = CliRunner().invoke(main, ["serve", "--help"]).output + CliRunner().invoke(main, ["train", "--help"]).output
+    assert "--feedback-dir PATH" in shown
+    assert not {"--deadline", "--idle", "--drain", "--connections", "--collect", "--feedback"} & set(shown.split())
 
 
 # Where to listen

@@ -98,6 +98,19 @@ class PupilaGroup(UncutGroup):
             sys.exit(130)
 
 
+class RenamedOption(click.Option):
+    """An option that is still found under its earlier names; help shows the first name only."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return the option's row in the help."""
+        names = self.opts
+        self.opts = names[:1]
+        try:
+            return super().get_help_record(ctx)
+        finally:
+            self.opts = names
+
+
 def say(text: str) -> None:
     """Print a text in the reader's language."""
     click.echo(translated(readable(text)))

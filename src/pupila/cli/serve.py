@@ -8,14 +8,23 @@ from typing import Any
 
 import click
 
-from pupila.cli.group import cluster_option, field_docs, say
+from pupila.cli.group import RenamedOption, cluster_option, field_docs, say
 
+EARLIER = {
+    "request_timeout": "--deadline",
+    "keepalive_timeout": "--idle",
+    "graceful_timeout": "--drain",
+    "max_connections": "--connections",
+    "feedback_dir": "--collect",
+    "feedback_max_bytes": "--collect-max-bytes",
+}
+"""What options were called in version 0.1; these names are still taken."""
 FOREIGN = re.compile(r"(tcp|udp|sctp)://")
 """How a variable begins that Kubernetes sets for a service: PUPILA_PORT=tcp://10.0.0.1:3000 is the address of another
 server, if a service is called `pupila`."""
 
 
-class EnvironmentOption(click.Option):
+class EnvironmentOption(RenamedOption):
     """An option that PUPILA_<OPTION> gives where the command line does not; for the port, PORT comes after that."""
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:  # noqa: ARG002 - click's signature
@@ -56,6 +65,8 @@ class ServeCommand(click.Command):
 def _settings_option(field: "dataclasses.Field[Any]", doc: str | None) -> click.Option:
     """A number or a text as it is; a tuple as an option that may be given several times; keys as a file of them."""
     names = ["--" + field.name.replace("_", "-")]
+    if field.name in EARLIER:
+        names.append(EARLIER[field.name])
     if field.name == "api_keys":
         return EnvironmentOption(
             names, type=click.Path(path_type=Path), help="File of API keys. Without it everybody may ask."

@@ -12,6 +12,7 @@ import click
 
 from pupila._language import translated
 from pupila.cli.group import (
+    RenamedOption,
     cluster_option,
     data_sets,
     examples,
@@ -65,7 +66,7 @@ PATH = click.Path(path_type=Path)
     "--log", type=click.Choice(["tensorboard", "mlflow"]), help="Where else each epoch's metrics are written."
 )
 @click.option(
-    "--feedback-dir", "feedback", type=PATH,
+    "--feedback-dir", "--feedback", "feedback", cls=RenamedOption, type=PATH,
     help="Folder of a server's --feedback-dir: adds its corrected pictures.",
 )  # fmt: skip
 @click.option("--outliers", type=PATH, help="Folder or archive of pictures of none of the classes.")
