@@ -222,7 +222,7 @@ def test_trial_stopped_early_stays_so_only_while_that_is_asked_for(tmp_path):
     assert read_stopped(replace(job, trial=replace(trials[0], recipe=trials[1].recipe))) is None
     kept = run_sweep("digits", trials, tmp_path, keep_stopped=True)
     assert [failure.stopped for failure in kept.failures] == [True]
-    assert "1 trials were stopped early" in kept.to_text() and "failed" not in kept.to_text()
+    assert "1 trial stopped early" in kept.to_text() and "failed" not in kept.to_text()
     whole = run_sweep("digits", trials, tmp_path)
     assert [len(result.rows) for result in whole.results] == [2, 2] and not whole.failures
     assert not run_sweep("digits", trials, tmp_path, keep_stopped=True).failures

@@ -132,10 +132,10 @@ def run_sweep(
 
 def _check_folder(folder: Path, trials: Sequence[Trial]) -> None:
     """Raise TrainingError if the folder's table and model are of other trials, or of a training."""
-    begun = any((folder / trial.name).is_dir() for trial in trials)
-    if (folder / RECORD).exists() or ((folder / "model.onnx").exists() and not begun):
-        raise TrainingError(f"{folder}: holds the model of a training. Choose another --name.")
     path = folder / "results.json"
+    swept = path.exists() or any((folder / trial.name).is_dir() for trial in trials)
+    if (folder / RECORD).exists() or ((folder / "model.onnx").exists() and not swept):
+        raise TrainingError(f"{folder}: holds the model of a training. Choose another --name.")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         earlier = [outcome["trial"] for outcome in [*found["trials"], *found["failures"]]]
