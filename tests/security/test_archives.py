@@ -31,7 +31,7 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
     "tar.xz": lambda data: lzma.compress(data, preset=0),
 }
 CODE = """
-import resource, sys, time
+import sys, time
 from pathlib import Path
 from pupila.data import load_dataset
 from pupila.errors import DataError
@@ -39,11 +39,12 @@ load = lambda path: load_dataset(Path(path), 8, cache=Path(sys.argv[2]))
 try: load('/nowhere')
 except DataError: pass
 if sys.argv[1].endswith('parquet'): import pyarrow.parquet
-before, started = resource.getrusage(resource.RUSAGE_SELF), time.process_time()
+def peak():  # ru_maxrss begins with that of who started the process
+    return next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM'))
+before, started = peak(), time.process_time()
 try: print(load(sys.argv[1]).train.classes)
 except DataError as error: print(error)
-after = resource.getrusage(resource.RUSAGE_SELF)
-print(time.process_time() - started, (after.ru_maxrss - before.ru_maxrss) / 1024)
+print(time.process_time() - started, (peak() - before) / 1024)
 """
 
 
@@ -83,6 +84,34 @@ TARS = {
     ),
     "members without end": END[:512] * 300_000,
 }
+
+
+def sized(head: bytes, size: int) -> bytes:
+    """Return a header with another size, in base 256, and its sum."""
+    changed = bytearray(head)
+    changed[124:136], changed[148:156] = size.to_bytes(12, "big", signed=True), b" " * 8
+    changed[148:156] = b"%06o\0 " % sum(changed[:512])
+    return bytes(changed)
+
+
+ODD = {
+    "a file of size -1": (sized(END, -1)[:512] + bytes(300 * MIB), "a file of -1 bytes"),
+    "a header of size -1": (sized(record(tarfile.XHDTYPE, b""), -600) + bytes(300 * MIB), "a size of -512 bytes"),
+    "a pax size of -1": (record(tarfile.XHDTYPE, pax(b"size=-1")) + END[:512] + bytes(300 * MIB), "a file of -1 bytes"),
+    "a long number": (record(tarfile.XHDTYPE, b"1" * 120_000) + END, "does not end where it says"),
+    "a long number in a value": (record(tarfile.XHDTYPE, pax(b"comment=" + b"1" * 120_000)) + END, "over 64 digits"),
+    "records that overlap": (record(tarfile.XHDTYPE, b"2 " * 60_000 + b"=") + END, "does not end where it says"),
+}
+
+
+@pytest.mark.parametrize("packing", ["tar", "tar.gz"])
+@pytest.mark.parametrize("kind", ODD)
+def test_tar_of_odd_numbers_is_refused_at_once(tmp_path: Path, kind: str, packing: str) -> None:
+    data, words = ODD[kind]
+    path = tmp_path / f"odd.{packing}"
+    path.write_bytes(PACKERS[packing](data))
+    said, seconds, mib = cost(path)
+    assert words in said and seconds < 1 and mib < 50, (said, seconds, mib)
 
 
 @pytest.mark.parametrize("kind", TARS)
@@ -188,6 +217,84 @@ def test_array_that_claims_more_than_it_holds_is_refused(tmp_path: Path) -> None
     path = make_zip(tmp_path / "x.npz", {"x.npy": buffer.getvalue(), "y.npy": buffer.getvalue()})
     said, seconds, mib = cost(path)
     assert "unpacks to over" in said and seconds < 1 and mib < 50
+
+
+def header_of(shape: tuple[int, ...], kind: str = "|u1") -> bytes:
+    """Return how an array of this shape begins in a .npy file."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": kind, "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
+
+
+def labels(count: int) -> bytes:
+    return header_of((count,)) + (b"\0\1" * count)[:count]
+
+
+ARRAYS = {
+    "a size below zero": (lambda: {"x.npy": header_of((-300 * MIB,)) + bytes(300 * MIB)}, "an array of the shape"),
+    "a header without end": (
+        lambda: {"x.npy": b"\x93NUMPY\2\0" + struct.pack("<I", 300 * MIB) + bytes(300 * MIB)},
+        "a header of 314,572,800 bytes",
+    ),
+    "ever so many pictures of one pixel": (
+        lambda: {"x.npy": header_of((2_000_001, 1, 1)) + bytes(2_000_001), "y.npy": labels(2_000_001)},
+        "over 2,000,000 rows",
+    ),
+    "more names than pictures": (
+        lambda: {
+            "x.npy": header_of((2, 8, 8)) + bytes(128), "y.npy": labels(2),
+            "names.npy": header_of((20 * MIB,), "|S1") + b"a" * 20 * MIB,
+        },
+        "over 2,000,000 rows",
+    ),
+    "words for pictures": (
+        lambda: {"x.npy": header_of((2, 8, 8), "|S1") + bytes(128), "y.npy": labels(2)}, "of the type |S1 are not read"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_array_is_refused_before_what_it_holds_is_read(tmp_path: Path, name: str) -> None:
+    make, words = ARRAYS[name]
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as packed:
+        for member, data in make().items():
+            packed.writestr(member, data)
+    said, seconds, mib = cost(tmp_path / "x.npz")
+    assert words in said and seconds < 2 and mib < 50, (said, seconds, mib)
+
+
+def test_pictures_of_an_array_that_would_not_fit_when_enlarged_are_refused(tmp_path: Path) -> None:
+    """Each of one pixel, and asked for at 4,096: no machine has so much memory."""
+    path = make_zip(tmp_path / "x.npz", {"x.npy": header_of((10**6, 1, 1)) + bytes(10**6), "y.npy": labels(10**6)})
+    with pytest.raises(DataError, match=r"pictures of 4096 x 4096 pixels need [\d,.]+ GiB of memory"):
+        load_dataset(path, 4096, cache=tmp_path / "cache")
+
+
+def test_gray_pictures_of_signed_numbers_take_little_more_than_themselves(tmp_path: Path) -> None:
+    count, side = 1500, 256
+    data = {"x.npy": header_of((count, side, side), "|i1") + bytes(count * side * side), "y.npy": labels(count)}
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as packed:
+        for member, content in data.items():
+            packed.writestr(member, content)
+    said, _, mib = cost(tmp_path / "x.npz")
+    assert said == "('0', '1')" and mib < 2.7 * count * side * side / MIB
+
+
+def test_idx_files_of_other_axes_than_their_names_say_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(b"\0\0\x08\1" + struct.pack(">I", 4) + bytes(4))
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(b"\0\0\x08\1" + struct.pack(">I", 4) + bytes(4))
+    with pytest.raises(DataError, match="no idx file of bytes in 3 axes"):
+        load_dataset(tmp_path, 8, cache=tmp_path / "cache")
+
+
+def test_tiny_pictures_of_idx_files_are_counted(tmp_path: Path) -> None:
+    count = 2_000_001
+    images = b"\0\0\x08\3" + struct.pack(">3I", count, 1, 1) + bytes(count)
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(images, 1))
+    numbers = b"\0\0\x08\1" + struct.pack(">I", count) + bytes(count)
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(numbers, 1))
+    said, seconds, _ = cost(tmp_path)
+    assert "over 2,000,000 rows" in said and seconds < 2
 
 
 def parquet_file(pictures: list[bytes]) -> bytes:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pupila import manifest, model_file, model_limits
-from pupila.data.layouts import parquet, tables
+from pupila.data.layouts import arrays, parquet, tables
 from pupila.data.sources import archive
 from pupila.feedback import store
 from pupila.images import limits
@@ -29,6 +29,10 @@ NAMED = {
     "table (CSV, JSON)": [
         f"{tables.MAX_BYTES // MIB} MiB", f"JSON {tables.MAX_JSON_BYTES // MIB} MiB", f"{tables.MAX_ROWS:,} rows",
         f"{tables.MAX_COLUMNS:,} columns",
+    ],
+    "arrays (`.npz`, idx)": [
+        f"idx {arrays.MAX_BYTES // GIB} GiB", f"{arrays.MAX_ROWS:,} pictures",
+        f"headers of {arrays.MAX_HEADER:,} bytes",
     ],
     "table (parquet)": ["as archives", f"{parquet.MAX_ROWS:,} rows", f"{parquet.BATCH} rows"],
     "JSON, sent to a server": [f"feedback {feedback.MAX_BODY // 1024} KiB"],

@@ -25,6 +25,8 @@ from pupila.images import ImageLimits
 from pupila.progress import Progress
 
 SIZES = (32, 64, 96, 128, 160, 224)
+MAX_ROWS = 2_000_000
+"""Pictures of arrays or of a table in parquet: however small they are, each grows to the smallest size at least."""
 LFS_POINTER = "Git LFS pointer"
 """What the reason of a picture that is one says."""
 SIZE_SAMPLE = 1000
@@ -138,13 +140,18 @@ def median_aspect(sides: Sequence[tuple[int, int]]) -> float:
 
 
 def resize_pictures(pictures: Pictures, size: int) -> Pictures:
-    """Bring uint8 [N, H, W, 3] to [N, size, size, 3] just as picture files are."""
-    if pictures.shape[1:3] == (size, size):
+    """Bring uint8 [N, H, W, 1, 3 or 4] to [N, size, size, 3] just as picture files are; transparency is left out.
+
+    Raises DataError if they would not fit into memory.
+    """
+    if pictures.shape[1:] == (size, size, 3) and pictures.flags.c_contiguous:
         return pictures
+    _check_memory(len(pictures), size)
     resized = np.empty((len(pictures), size, size, 3), dtype=np.uint8)
     with Progress("resizing", len(pictures)) as bar:
         for index, pixels in enumerate(pictures):
-            resized[index] = images.resize(pixels, size)
+            colours = np.ascontiguousarray(np.broadcast_to(pixels[..., :3], (*pixels.shape[:2], 3)))
+            resized[index] = images.resize(colours, size)
             bar.advance()
     return resized
 

@@ -20,7 +20,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from pupila.data.dataset import Pictures, SplitArrays, Splits, assemble
-from pupila.data.decode import choose_size, resize_pictures
+from pupila.data.decode import MAX_ROWS, choose_size, resize_pictures
 from pupila.data.layouts.labelled import natural_order, some, split_of
 from pupila.data.sources.archive import DAMAGED, RATIO, RATIO_FROM, UnpackBudget, check_directory
 from pupila.data.sources.files import SourceFile, ending_of
@@ -34,6 +34,8 @@ IDX_KINDS = (b"-images-idx3-ubyte", b"-labels-idx1-ubyte")
 CLASS_KEYS = ("class_names", "label_names", "names", "categories")
 MAX_BYTES = 2**30
 """Of one idx file."""
+MAX_HEADER = 10_000
+"""Bytes that say what an array is."""
 Array = NDArray[np.generic]
 
 
@@ -55,12 +57,13 @@ def read_arrays(files: Sequence[SourceFile], name: str, where: str, size: int | 
     if "train" not in parts:
         raise DataError(f"{where}: {files[0].name} holds no training pictures with labels. Name them x and y.")
     labels = [label for _, label in parts.values()]
+    _check_rows(sum(map(len, labels)), where)
     classes = tuple(sorted({str(value) for label in labels for value in np.unique(label).tolist()}, key=natural_order))
     numbers = {category: number for number, category in enumerate(classes)}
     side = size or choose_size([(shape[2], shape[1]) for shape in (parts["train"][0].shape,)])
     made = {
         split: (
-            resize_pictures(_rgb(images, where), side),
+            resize_pictures(_eight_bits(images, where), side),
             np.asarray([numbers[str(value)] for value in labels.tolist()], dtype=np.int64),
             [f"{split}/{index:06d}" for index in range(len(labels))],
         )
@@ -88,6 +91,7 @@ def _numpy_parts(files: Sequence[SourceFile], kind: str, where: str) -> dict[str
     names = next((arrays[key] for key in CLASS_KEYS if key in arrays), None)
     if names is None or names.dtype.kind not in "US":
         return parts
+    _check_rows(names.size, where)
     texts = [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names.tolist()]
     named = dict(enumerate(texts))
     return {
@@ -144,30 +148,40 @@ def _label_beside(key: str, kind: str, arrays: Mapping[str, Array]) -> Array | N
 
 def _npy(opened: IO[bytes], budget: UnpackBudget) -> Array:
     """Read one array; its size is checked before, and objects, which would be pickles, are refused."""
-    version = npy.read_magic(opened)
-    shape, fortran, kind = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(opened)
+    first = npy.read_magic(opened) == (1, 0)
+    length = budget.read(opened, 2 if first else 4)
+    count = int.from_bytes(length, "little")
+    if count > MAX_HEADER:
+        raise ValueError(f"a header of {count:,} bytes")
+    head = io.BytesIO(length + budget.read(opened, count))
+    shape, fortran, kind = (npy.read_array_header_1_0 if first else npy.read_array_header_2_0)(head)
     if kind.hasobject:
         raise ValueError("an array of objects is not read")
+    if min(shape, default=0) < 0:
+        raise ValueError(f"an array of the shape {list(shape)}")
     size = math.prod(shape) * kind.itemsize
-    budget.take_bytes(size)
-    data = opened.read(size)
+    data = budget.read(opened, size)
     if len(data) < size:
         raise EOFError("it is cut off")
     return np.frombuffer(data, dtype=kind).reshape(shape, order="F" if fortran else "C")
 
 
-def _rgb(images: Array, where: str) -> Pictures:
-    """Return uint8 [N, H, H, 3] of pictures with any usual range and order of axes."""
+def _check_rows(count: int, where: str) -> None:
+    if count > MAX_ROWS:
+        raise DataError(f"{where} has over {MAX_ROWS:,} rows. Cut it into several files.")
+
+
+def _eight_bits(images: Array, where: str) -> Pictures:
+    """Return uint8 [N, H, H, 1, 3 or 4] of pictures with any usual range and order of axes."""
     if images.ndim == 3:
         images = images[..., np.newaxis]
     if images.shape[3] not in (1, 3, 4) and images.shape[1] in (1, 3):
         images = images.transpose(0, 2, 3, 1)
-    if images.shape[3] not in (1, 3, 4) or images.shape[1] != images.shape[2] or not len(images):
+    if images.shape[3] not in (1, 3, 4) or images.shape[1] != images.shape[2] or not images.size:
         raise DataError(f"{where}: pictures of the shape {list(images.shape[1:])} are not read. Give [N, H, H, 3].")
-    if images.dtype != np.uint8:
-        images = eight_bits(images)
-    channels = images[..., :3] if images.shape[3] >= 3 else np.repeat(images, 3, axis=3)
-    return np.ascontiguousarray(channels)
+    if images.dtype.kind not in "buif":
+        raise DataError(f"{where}: pictures of the type {images.dtype} are not read. Give uint8 [N, H, H, 3].")
+    return images.astype(np.uint8, copy=False) if images.dtype == np.uint8 else eight_bits(images)
 
 
 def _idx_kind(entry: SourceFile) -> bytes | None:
@@ -181,21 +195,21 @@ def _idx_parts(files: Sequence[SourceFile]) -> dict[str, tuple[Array, Array]]:
         kind = _idx_kind(file) or b""
         split = IDX_NAMES.get(file.parts[-1].partition("-")[0].casefold())
         if split:
-            found.setdefault(split, {})[kind] = _idx(file)
+            found.setdefault(split, {})[kind] = _idx(file, 3 if kind == IDX_KINDS[0] else 1)
     return {split: (pair[IDX_KINDS[0]], pair[IDX_KINDS[1]]) for split, pair in found.items() if len(pair) == 2}
 
 
-def _idx(file: SourceFile) -> Array:
+def _idx(file: SourceFile, axes: int) -> Array:
     """Read one file: two zeros, the type 8 for bytes, the number of axes, their lengths, the values."""
     data = file.read()
     if data.startswith(b"\x1f\x8b"):
         most = max(RATIO_FROM, RATIO * len(data))
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as opened:
             data = opened.read(min(most, MAX_BYTES))
-    if data[:3] != b"\0\0\x08" or not 1 <= data[3] <= 4:
-        raise ValueError("it is no idx file of bytes")
-    shape = struct.unpack_from(f">{data[3]}I", data, 4)
-    values = np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * data[3])
+    if data[:4] != bytes((0, 0, 8, axes)):
+        raise ValueError(f"it is no idx file of bytes in {axes} axes")
+    shape = struct.unpack_from(f">{axes}I", data, 4)
+    values = np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * axes)
     return values[: math.prod(shape)].reshape(shape)
 
 

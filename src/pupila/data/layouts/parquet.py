@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pupila.data.dataset import Skipped
+from pupila.data.decode import MAX_ROWS
 from pupila.data.layouts.labelled import DetectedLayout, LabelledFile, some, sort_labelled, splits_of_files
 from pupila.data.sources.archive import UnpackBudget
 from pupila.data.sources.files import SourceFile, parts_of
@@ -18,8 +19,8 @@ IMAGE_COLUMNS = ("image", "img", "picture", "photo")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "target")
 
 
-LEAST_BYTES, MAX_ROWS, BATCH, THRIFT_BYTES = 2**30, 2_000_000, 64, 16 * 2**20
-"""Of one file: memory that reading it may take in any case, rows, rows at once, and bytes of its description."""
+LEAST_BYTES, BATCH, THRIFT_BYTES = 2**30, 64, 16 * 2**20
+"""Of one file: memory that reading it may take in any case, rows at once, and bytes of its description."""
 
 OUT_OF_MEMORY = ("bad_alloc", "Failed to launch worker thread")
 

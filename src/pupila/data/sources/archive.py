@@ -7,6 +7,7 @@ import bz2
 import gzip
 import lzma
 import posixpath
+import re
 import struct
 import tarfile
 import zipfile
@@ -14,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from pupila._files import is_hidden
 from pupila.data.dataset import Skipped
@@ -31,6 +32,10 @@ RATIO, RATIO_FROM = 100, 128 * 2**20
 MEMBERS = 250_000
 HEADER_BYTES = 128 * 2**10
 """Of what a tar says of one member: long names and pax records."""
+LONG_NUMBER = re.compile(rb"[0-9]{65}")
+"""In pax records: the time that tarfile takes for a number goes with the square of its digits."""
+RECORD_LENGTH = 20
+"""Bytes within which a pax record has said how long it is."""
 GLOBAL_RECORDS = 1000
 """Pax records that hold for all members: each member gets a copy."""
 DIRECTORY_BYTES = 64 * 2**20
@@ -67,6 +72,13 @@ def free_memory() -> float:
     return free
 
 
+class Readable(Protocol):
+    """A file, as far as a budget needs one."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return so many bytes, or those up to the end."""
+
+
 class UnpackBudget:
     """What an archive, and those inside it, may still cost in members and in unpacked bytes."""
 
@@ -76,8 +88,15 @@ class UnpackBudget:
         self.bytes = int(min(TOTAL_BYTES, max(RATIO_FROM, RATIO * packed), max(free_memory() / 2, RATIO_FROM)))
         self._bytes_left = self.bytes
 
+    def read(self, file: "Readable", count: int) -> bytes:
+        """Read so many bytes, or up to the end; raises as take_bytes does, and before reading."""
+        self.take_bytes(count)
+        return file.read(count)
+
     def take_bytes(self, count: int) -> None:
-        """Raise DataError if the archive unpacks to more than it may."""
+        """Raise DataError if the archive unpacks to more than it may, ValueError for a size below zero."""
+        if count < 0:
+            raise ValueError(f"it gives a size of {count:,} bytes")
         self._bytes_left -= count
         if self._bytes_left < 0:
             self.refuse(f"unpacks to over {self.bytes / 2**20:,.0f} MiB, which is not done in memory")
@@ -98,10 +117,14 @@ class _BoundedStream:
 
     def __init__(self, file: BinaryIO, budget: UnpackBudget, *, free_seeks: bool) -> None:
         self._file, self._budget, self._free_seeks = file, budget, free_seeks
+        self._ahead = b""
         self.header_left = HEADER_BYTES
 
     def read(self, size: int) -> bytes:
         """Read for tarfile, which asks for headers only."""
+        if self._ahead:
+            data, self._ahead = self._ahead, b""
+            return data
         self.header_left -= size
         if self.header_left < 0:
             self._budget.refuse(
@@ -109,12 +132,14 @@ class _BoundedStream:
             )
         return self.content(size)
 
+    def look_ahead(self, size: int) -> bytes:
+        """Return what the next read, of the same size, returns."""
+        self._ahead = self.read(size)
+        return self._ahead
+
     def content(self, size: int) -> bytes:
         """Read a member's content."""
-        data = self._file.read(size)
-        if not self._free_seeks:
-            self._budget.take_bytes(len(data))
-        return data
+        return self._budget.read(self._file, size)
 
     def tell(self) -> int:
         return self._file.tell()
@@ -126,6 +151,24 @@ class _BoundedStream:
         while (left := offset - self._file.tell()) > 0 and self.content(min(left, STEP)):
             continue
         return self._file.tell()
+
+
+class _Member(tarfile.TarInfo):
+    """Looks at pax records before tarfile does, which takes time and memory by the square of odd ones."""
+
+    def _proc_pax(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        stream: Any = archive.fileobj
+        records, at = stream.look_ahead(self._block(self.size)), 0  # type: ignore[attr-defined]
+        while at < len(records) and records[at]:
+            length = records[at : at + RECORD_LENGTH].partition(b" ")[0]
+            end = at + (int(length) if length.isdigit() else 0)
+            if records.find(b"=", at, end) < 0 or records[end - 1 : end] != b"\n":
+                raise tarfile.ReadError("a pax record does not end where it says")
+            at = end
+        if LONG_NUMBER.search(records):
+            raise tarfile.ReadError("a pax record holds a number of over 64 digits")
+        made: tarfile.TarInfo = super()._proc_pax(archive)  # type: ignore[misc]
+        return made
 
 
 def read_archive(path: Path) -> SourceFiles:
@@ -208,7 +251,7 @@ def _tar_members(stream: _BoundedStream, budget: UnpackBudget) -> Iterator[tuple
     links: list[tuple[str, str]] = []
     with tarfile.open(
         fileobj=stream,  # type: ignore[call-overload]
-        mode="r:", encoding="utf-8", errors="surrogateescape",
+        mode="r:", tarinfo=_Member, encoding="utf-8", errors="surrogateescape",
     ) as archive:  # fmt: skip
         while (member := archive.next()) is not None:
             archive.members = []  # it would keep all of them
@@ -216,6 +259,8 @@ def _tar_members(stream: _BoundedStream, budget: UnpackBudget) -> Iterator[tuple
             if len(archive.pax_headers) > GLOBAL_RECORDS:
                 budget.refuse(f"has over {GLOBAL_RECORDS:,} records for all its files, which no real archive has")
             stream.header_left = HEADER_BYTES
+            if member.size < 0:
+                raise tarfile.ReadError(f"a file of {member.size:,} bytes")
             if member.issparse() or (member.isreg() and member.size > MEMBER_BYTES):
                 yield member.name, _too_large(member.size)
             elif member.isreg():
@@ -245,9 +290,7 @@ def _zip_members(file: BinaryIO, where: str, budget: UnpackBudget) -> Iterator[t
                 yield _zip_name(member), _too_large(member.file_size)
                 continue
             with archive.open(member) as content:
-                data = content.read(member.file_size)
-                budget.take_bytes(len(data))
-                yield _zip_name(member), data
+                yield _zip_name(member), budget.read(content, member.file_size)
 
 
 def check_directory(file: BinaryIO, budget: UnpackBudget) -> None:
