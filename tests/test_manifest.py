@@ -46,6 +46,9 @@ def changed(**values):
         (changed(golden=[{}]), "incomplete"),
         (changed(classes=["cat", "cat"]), "repeats a class"),
         (changed(temperature=0), "no temperature"),
+        (changed(name="\ud800"), "not one that Pupila wrote"),
+        (changed(format_version="\ud800"), "not one that Pupila wrote"),
+        (changed(recipe={"\udfff": 1}), "not one that Pupila wrote"),
         (" " * (MAX_JSON_BYTES + 1), "over the limit"),
     ],
 )

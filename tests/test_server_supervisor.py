@@ -132,6 +132,25 @@ def test_server_none_of_whose_workers_can_start_ends_with_the_reason(tmp_path: P
     assert last == "ModelError: No worker can start: the last one has ended with code 3. See the log."
 
 
+@pytest.mark.parametrize(
+    ("broken", "raised", "reason"),
+    [
+        ("load", "ModelError('the name \\ud800')", "the name \\ud800"),
+        ("supervisor.create_app", "ValueError('no \\ud800')", "A worker cannot start (ValueError: no \\ud800)."),
+    ],
+)
+def test_first_start_that_cannot_load_ends_at_once_with_the_reason(
+    tmp_path: Path, broken: str, raised: str, reason: str
+) -> None:
+    process = launched(tmp_path, f"def fail(*_):\n    raise {raised}\nload = Predictor.load\n{broken} = fail\n")
+    try:
+        assert process.wait(20) == 1  # before GIVE_UP
+    finally:
+        process.kill()
+        process.wait()
+    assert (tmp_path / "log").read_text().splitlines()[-1] == f"ModelError: {reason}"
+
+
 def test_worker_may_be_killed_by_a_signal_without_a_name(tmp_path: Path) -> None:
     with served(tmp_path) as server:
         worker = kill_worker(server, signal.SIGRTMIN + 1)

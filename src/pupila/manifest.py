@@ -85,6 +85,7 @@ class Manifest:
             raise ModelError(f"The model's manifest has {len(text):,} bytes, over the limit of {MAX_JSON_BYTES:,}.")
         try:
             fields = json.loads(text, parse_constant=_refuse_constant)
+            json.dumps(fields, ensure_ascii=False).encode()  # half a surrogate pair is no text: who shows it would fail
             version = fields["format_version"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ModelError("The model's manifest is not one that Pupila wrote. Export the model again.") from error

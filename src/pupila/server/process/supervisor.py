@@ -418,11 +418,8 @@ class Supervisor:
         row = self.scoreboard.row(slot)
         try:
             app, request_log, collector = self.load(slot)
-        except (ModelError, DataError) as error:
-            os.write(self.report, f"{' '.join(str(error).split())}\n".encode(errors="replace"))
-            if self.ready_at is not None:
-                log.error("a new worker cannot load the model: %s", error)
-            return 0
+        except Exception as error:
+            return self.report_failure(error)
         if self.scoreboard.sum(STARTS) == 1 or (slot == 0 and row[STARTS] == 1):
             address.info(translated(f"Listening on {self.url} with {self.plan}. Stop with Ctrl-C."))
             address.info(translated(f"Try: {example(self.url)}"))
@@ -438,6 +435,15 @@ class Supervisor:
             collector.close()
         flush_output()
         return int(loop.stuck)
+
+    def report_failure(self, error: Exception) -> int:
+        """Tell the supervisor why this worker cannot serve, whatever the error's text is made of; return the status."""
+        foreseen = isinstance(error, ModelError | DataError)
+        reason = str(error) if foreseen else f"A worker cannot start ({type(error).__name__}: {str(error)[:500]})."
+        os.write(self.report, f"{' '.join(reason.split())}\n".encode(errors="backslashreplace"))
+        if self.ready_at is not None or not foreseen:
+            log.error("a new worker cannot load the model: %s", error, exc_info=not foreseen)
+        return 0 if foreseen else 1
 
     def load(self, slot: int) -> tuple[Flask, RequestLog, Collector | None]:
         """Load the model in a worker, after the fork: ONNX Runtime's threads do not survive one.
