@@ -177,6 +177,7 @@ def files_of(entry: dict[str, Any], binary: bytes, count: int) -> list[bytes]:
     found: list[bytes] = []
     if "data" in entry:
         given = entry["data"] if isinstance(entry["data"], list) else []
+        check_count(len(given), count)
         try:
             found = [bodies.from_base64(text) for text in given]
         except bodies.Base64Error as error:
@@ -189,9 +190,14 @@ def files_of(entry: dict[str, Any], binary: bytes, count: int) -> list[bytes]:
                 break
             found.append(binary[at + 4 : at + 4 + length])
             at += 4 + length
-    if len(found) != count:
-        raise bad(f"{count} files were announced by the shape, and {len(found)} could be read")
+    check_count(len(found), count)
     return found
+
+
+def check_count(found: int, announced: int) -> None:
+    """Raise RequestError if there are not as many files as announced."""
+    if found != announced:
+        raise bad(f"{announced} files were announced by the shape, and {found} could be read")
 
 
 def pixels_of(tensor: tuple[str, Tensor], predictor: Predictor, context: RequestContext) -> list[images.Pixels]:
