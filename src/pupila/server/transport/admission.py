@@ -297,7 +297,7 @@ class AdmissionControl:
         method, path = (head.method, head.path) if head else ("-", "-")
         self.request_log.record(context, method, path, error.status)
         cors = cors_headers(headers.get("HTTP_ORIGIN"), self.settings) if self.settings.cors_origins else ()
-        return plain_response(error, persistence, context.request_id, cors)
+        return plain_response(error, persistence, method, context.request_id, cors)
 
     def send_last(self, connection: Connection, response: bytes) -> None:
         """Send a response and end the connection; the client may finish sending, or it would not see the response."""

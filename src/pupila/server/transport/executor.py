@@ -141,7 +141,7 @@ def respond(app: WSGIApplication, environ: dict[str, Any], persistence: str) -> 
             finish()
         return response_bytes(started[0], started[1], body, persistence, environ["REQUEST_METHOD"] == "HEAD")
     except Exception as error:
-        return plain_response(request_error_of(error), persistence)
+        return plain_response(request_error_of(error), persistence, environ["REQUEST_METHOD"])
 
 
 def persistence_of(head: Head, closing: bool) -> str:
@@ -170,14 +170,19 @@ def response_bytes(
 
 
 def plain_response(
-    error: RequestError, persistence: str, request_id: str = "", more: Sequence[tuple[str, str]] = ()
+    error: RequestError, persistence: str, method: str, request_id: str = "", more: Sequence[tuple[str, str]] = ()
 ) -> bytes:
-    """Return an error response without asking the application, in the shape of all errors; `more` are headers."""
+    """Return an error response without asking the application, in the shape of all errors; `more` are headers.
+
+    To HEAD it has no body, which would be taken for the beginning of the next answer.
+    """
+    body = to_bytes(error.to_json())
     headers = [("Content-Type", "application/json"), ("X-Content-Type-Options", "nosniff"), *error.headers(), *more]
+    headers.append(("Content-Length", str(len(body))))
     if request_id:
         headers.append(("X-Request-Id", request_id))
     status = f"{error.status} {HTTPStatus(error.status).phrase}"
-    return response_bytes(status, headers, to_bytes(error.to_json()), persistence)
+    return response_bytes(status, headers, body, persistence, method == "HEAD")
 
 
 LAST_DATE = [0, ""]
