@@ -158,7 +158,7 @@ def test_half_sent_bodies_of_one_address_keep_nobody_out(tmp_path: Path) -> None
 def test_limits_by_address_go_by_the_word_of_named_proxies_only(named: str, asks: str) -> None:
     """Of a half-sent body each: whoever may say anything has one address, and a named proxy as many as it says."""
     proxies = TrustedProxies([named])
-    pool = ConnectionTable(memoryview(bytearray(64)).cast("d"), 60, 1000, proxies, max_half_heads=2)
+    pool = ConnectionTable(memoryview(bytearray(64)).cast("d"), 60, 1000, proxies, share=2)
     with ExitStack() as stack:
         for number in range(5):
             ours, _ = map(stack.enter_context, socket.socketpair())
@@ -167,8 +167,8 @@ def test_limits_by_address_go_by_the_word_of_named_proxies_only(named: str, asks
             connection.begin(number + 1.0, 60)
             connection.buffer += HALF_BODY.replace(b"Host: a", b"Host: a\r\nX-Forwarded-For: 1.2.3.%d" % number)
             connection.head_arrived()
-        slowest = pool.slowest_upload(time.monotonic())
-        assert (slowest is None) == (asks == "1.2.3.4")
+        longest = pool.longest_held(time.monotonic())
+        assert (longest is None) == (asks == "1.2.3.4")
         assert {connection.address for connection in pool.open.values()} == {f"1.2.3.{n}" for n in range(5)}
         for connection in pool.open.values():
             pool.selector.unregister(connection.sock)

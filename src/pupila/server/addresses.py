@@ -10,6 +10,7 @@ round a proxy's rules for paths.
 
 import contextlib
 import errno
+import functools
 import ipaddress
 import os
 import re
@@ -245,6 +246,15 @@ def parsed(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     except ValueError:
         return None
     return getattr(found, "ipv4_mapped", None) or found
+
+
+@functools.lru_cache(4096)
+def network_part(address: str) -> str:
+    """Return what one client cannot choose of its address: of IPv6 the /64, of which it has all, else the address."""
+    found = parsed(address) if ":" in address else None
+    if not isinstance(found, ipaddress.IPv6Address):
+        return address if found is None else str(found)
+    return str(ipaddress.ip_network((found, 64), strict=False))
 
 
 def network_of(name: str) -> Network:

@@ -26,7 +26,7 @@ from pupila.server.api.request_context import RequestContext, cors_headers
 from pupila.server.observability.request_log import RequestLog, route_of
 from pupila.server.process.scoreboard import HEARTBEAT, WAITING, Scoreboard
 from pupila.server.settings import Settings
-from pupila.server.transport.connection import CONTINUE, READ, START, Connection, ConnectionTable, Request
+from pupila.server.transport.connection import CONTINUE, LINGER, READ, START, Connection, ConnectionTable, Request
 from pupila.server.transport.executor import CLOSE, Executor, persistence_of, plain_response
 from pupila.server.transport.parser import Head
 
@@ -217,12 +217,13 @@ class ConnectionHandoff:
             self.pool.drop(connection)
 
 
-LINGER = 5.0
-"""Seconds in which a client that is refused may go on sending, so that it sees the answer and not a broken pipe."""
 SMALL = 65536
 """Bytes of a body that may come before any are reserved: the number of connections bounds them."""
 UPLOADS = ("/predict", "/v2/models/")
 """Paths that begin so take bodies up to the settings' limit; all others take SMALL ones."""
+WITH_BODY = (*UPLOADS, "/feedback")
+"""Paths that begin so take bodies, with the methods SENDING; all others are answered without reading one."""
+SENDING = ("POST", "PUT")
 INLINE = frozenset(("/healthz", "/readyz", "/ping", "/v2/health/live", "/v2/health/ready"))
 """Answered by the loop itself: health never waits behind inference."""
 
@@ -257,6 +258,9 @@ class AdmissionControl:
         if refusal is not None:
             self.refuse_unread(connection, head, replace(connection.access, refusal=refusal))
             return False
+        if not takes_body(head):
+            self.answer_unread(connection)
+            return False
         if self.is_too_large(head):
             if head.expects_continue and self.is_form(head):
                 connection.send(CONTINUE)  # so that it says its name; it is refused after a few kilobytes
@@ -271,6 +275,12 @@ class AdmissionControl:
         """Have the application answer a request whose body is not read."""
         connection.access = access
         self.send_last(connection, self.executor.response(connection.request_of(head, b"", time.monotonic()), CLOSE))
+
+    def answer_unread(self, connection: Connection) -> None:
+        """Have a request answered that has a body where none is taken: nobody waits for that."""
+        request = connection.leave_body(time.monotonic())
+        if request is not None:
+            self.dispatch(connection, request)
 
     def refuse(self, connection: Connection, error: RequestError) -> None:
         """Answer with an error in the application's place, and end the connection."""
@@ -302,10 +312,9 @@ class AdmissionControl:
     def send_last(self, connection: Connection, response: bytes) -> None:
         """Send a response and end the connection; the client may finish sending, or it would not see the response."""
         connection.send(response)
-        connection.closing = True
+        connection.closing = connection.lingers = True
         connection.finish(time.monotonic(), LINGER)
         connection.buffer.clear()
-        connection.lingers = True
         self.pool.settle(connection)
 
     def reserve(self, connection: Connection) -> bool:
@@ -366,6 +375,11 @@ class AdmissionControl:
         else:
             self.refuse_busy(connection, request, delay)
             self.executor.post(connection)
+
+
+def takes_body(head: Head) -> bool:
+    """Return whether a request's route reads a body."""
+    return head.method in SENDING and head.path.startswith(WITH_BODY)
 
 
 def body_limit(path: str, settings: Settings) -> int:

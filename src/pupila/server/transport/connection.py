@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from selectors import EVENT_READ
 from typing import Any
 
-from pupila.server.addresses import NOBODY, UNIX, TrustedProxies
+from pupila.server.addresses import NOBODY, UNIX, TrustedProxies, network_part
 from pupila.server.api.auth import Access
 from pupila.server.api.request_context import RequestContext
 from pupila.server.observability.request_log import route_of
@@ -39,7 +39,7 @@ class Connection:
     __slots__ = (
         "_chunks", "_head", "_searched", "access", "address", "body_bytes", "buffer", "closing", "deadline", "ended",
         "expires", "fd", "lingers", "max_body", "out", "peer", "proxies", "request", "scheme", "since", "sock",
-        "started", "watched",
+        "started", "taken", "watched",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +68,8 @@ class Connection:
         self.deadline = 0.0
         self.since = now
         """From when on it has been idle."""
+        self.taken = now
+        """When the client last took a part of an answer."""
         self.expires = now + idle
         self.watched = 0
         """Events that the loop's selector watches for."""
@@ -100,13 +102,28 @@ class Connection:
         self.started = 0.0
         self.body_bytes = 0
         self.since = now
-        self.expires = now + idle
+        self.expires = now + (min(idle, LINGER) if self.lingers else idle)
         self.request = None
 
     @property
     def fresh(self) -> bool:
         """No byte of a request is here, and none is in work."""
         return not self.started and self.request is None and not self.buffer
+
+    @property
+    def is_unread(self) -> bool:
+        """The client has not taken all of an answer, whatever else it has sent."""
+        return bool(self.out) and not self.started and self.request is None
+
+    @property
+    def is_held(self) -> bool:
+        """It has its place for what the client has not ended: a request half sent, or an answer half read."""
+        return self.request is None and not self.lingers and bool(self.started or self.out)
+
+    @property
+    def held_since(self) -> float:
+        """When that has begun."""
+        return self.started or self.since
 
     @property
     def needs_loop(self) -> bool:
@@ -177,6 +194,16 @@ class Connection:
         self._searched = 0
         return self.request_of(head, body, now)
 
+    def leave_body(self, now: float) -> Request | None:
+        """Return the arriving request without its body, which is not read: the connection ends with the answer."""
+        head = self._head
+        if head is None:
+            return None
+        head.keep_alive, self.lingers = False, True
+        self._head = self._chunks = None
+        self.buffer.clear()
+        return self.request_of(head, b"", now)
+
     def request_of(self, head: Head, body: bytes, now: float) -> Request:
         """Return a request of this connection that has arrived, or whose body will not be read."""
         context = RequestContext(route_of(head.path), self.deadline, self.address, body, self.started, now, self.access)
@@ -188,6 +215,7 @@ class Connection:
         try:
             while self.out:
                 self.out = self.out[self.sock.send(self.out) :]
+                self.taken = time.monotonic()
         except BlockingIOError:
             pass
         except OSError:
@@ -203,7 +231,15 @@ class Connection:
 START = 0.05
 """Seconds that a client has for the first byte of a request before its connection may be closed for another."""
 UPLOAD = 1.0
-"""Seconds that it has for a request's body before that may happen."""
+"""Seconds that it has for a request's body, or to read an answer, before that may happen."""
+UNREAD = 3.0
+"""Seconds in which it must take a part of an answer that waits for it."""
+LINGER = 5.0
+"""Seconds in which a client that is refused may go on sending, so that it sees the answer and not a broken pipe."""
+SCARCE = 8
+"""Where places are scarce, an address keeps one of so many places of its share."""
+STAYS = 4
+"""Rank of connections that are closed for no other, see `rank_of`."""
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 
@@ -217,18 +253,16 @@ class ConnectionTable:
         max_body: int,
         proxies: TrustedProxies = NOBODY,
         certificate: Certificate | None = None,
-        max_half_heads: int = 128,
+        share: int = 128,
         max_unsent: int = 2**28,
     ) -> None:
         self.proxies = proxies
         self.certificate = certificate
         """For TLS; None where clients speak plain HTTP."""
-        self.max_half_heads = max_half_heads
-        """Half-sent heads that one address may have, and half-sent bodies where places are scarce."""
+        self.share = share
+        """Places that one address may have for requests half sent and answers half read together."""
         self.max_unsent = max_unsent
         """Bytes of all answers together that their clients have not read yet."""
-        self.half_heads: dict[str, dict[int, Connection]] = {}
-        """By peer, the oldest first."""
         self.row = row
         self.max_body = max_body
         self.idle = idle
@@ -266,33 +300,49 @@ class ConnectionTable:
     def evict(self) -> bool:
         """Close one connection in favour of another; False if there is none that may be closed.
 
-        First go those that were refused, then half-sent heads, then idle ones; of each the oldest, not before START.
-        Then the oldest half-sent body of the address that has most of them, if that is more than its share.
+        First go those that were refused, then half-sent heads, answers of which nothing is taken, and idle ones; of
+        each the oldest, not before START. Then the oldest of the address that holds most places.
         """
         now = time.monotonic()
-        ranked = ((*rank_of(connection), connection.fd) for connection in self.open.values())
-        rank, since, fd = min(ranked, default=(3, 0.0, 0))
-        chosen = self.open[fd] if rank < 3 and since <= now - START else self.slowest_upload(now)
+        ranked = ((*rank_of(connection, now), connection.fd) for connection in self.open.values())
+        rank, since, fd = min(ranked, default=(STAYS, 0.0, 0))
+        chosen = self.open[fd] if rank < STAYS and since <= now - START else self.longest_held(now)
         if chosen is None:
             return False
         self.drop(chosen)
         return True
 
-    def slowest_upload(self, now: float) -> Connection | None:
-        """Return the oldest half-sent body of the address that has most of them; None if it has no more than its share.
+    def held(self) -> dict[str, list[Connection]]:
+        """Return the connections that each address holds, see `Connection.is_held`; of each the oldest first.
 
-        Who began less than UPLOAD seconds ago is spared.
+        A named proxy holds nothing itself: its clients do.
         """
-        uploads: dict[str, list[Connection]] = {}
+        found: dict[str, list[Connection]] = {}
         for connection in self.open.values():
-            if connection.started and connection.request is None and not connection.in_head:
+            if connection.is_held:
                 asks = connection.address if self.proxies.names(connection.peer) else connection.peer
-                uploads.setdefault(asks, []).append(connection)
-        most = max(uploads.values(), key=len, default=[])
-        oldest = min(most, key=lambda connection: connection.started, default=None)
-        if oldest is None or len(most) <= self.max_half_heads or oldest.started > now - UPLOAD:
-            return None
-        return oldest
+                found.setdefault(network_part(asks), []).append(connection)
+        return {address: sorted(mine, key=lambda one: one.held_since) for address, mine in found.items()}
+
+    def longest_held(self, now: float) -> Connection | None:
+        """Return the oldest of the address that holds most places, if that is more than what each may keep.
+
+        Who began less than UPLOAD seconds ago is spared; beyond its share, less than START.
+        """
+        most = max(self.held().values(), key=len, default=[])
+        patience = START if len(most) > self.share else UPLOAD
+        return most[0] if len(most) > max(1, self.share // SCARCE) and most[0].held_since <= now - patience else None
+
+    def limit_shares(self, now: float) -> None:
+        """Drop what addresses hold beyond their share, the oldest first; bodies and answers have UPLOAD seconds.
+
+        Named proxies are excepted: they send for many.
+        """
+        for mine in self.held().values():
+            for connection in mine[: max(0, len(mine) - self.share)]:
+                excepted = connection.peer == UNIX or self.proxies.names(connection.peer)
+                if not excepted and (connection.in_head or connection.held_since <= now - UPLOAD):
+                    self.drop(connection)
 
     def limit_unsent(self) -> None:
         """Drop who has left an answer unread longest, until those of all others fit into `max_unsent` bytes."""
@@ -303,24 +353,6 @@ class ConnectionTable:
                 break
             size -= len(connection.out)
             self.drop(connection)
-
-    def head_begun(self, connection: Connection) -> None:
-        """Note a half-sent head; where an address has more than its share, its oldest one is dropped.
-
-        Named proxies are excepted: they send for many.
-        """
-        mine = self.half_heads.setdefault(connection.peer, {})
-        mine[connection.fd] = connection
-        if len(mine) > self.max_half_heads and connection.peer != UNIX and not self.proxies.names(connection.peer):
-            self.drop(next(iter(mine.values())))
-
-    def head_ended(self, connection: Connection) -> None:
-        """Note that a head is whole, or that its connection is gone."""
-        mine = self.half_heads.get(connection.peer, {})
-        if mine.get(connection.fd) is connection:
-            del mine[connection.fd]
-            if not mine:
-                del self.half_heads[connection.peer]
 
     def settle(self, connection: Connection) -> None:
         """Bring a connection into the state that it should be in: sending, closing, lingering or reading.
@@ -355,7 +387,6 @@ class ConnectionTable:
     def drop(self, connection: Connection) -> None:
         """Close a connection and forget it."""
         self.watch(connection, 0)
-        self.head_ended(connection)
         if connection in self:  # and not another one that has its number by now
             del self.open[connection.fd]
         self.row[CONNECTIONS] = len(self.open)
@@ -366,13 +397,17 @@ class ConnectionTable:
         return sum(connection.body_bytes for connection in self.open.values())
 
 
-def rank_of(connection: Connection) -> tuple[int, float]:
+def rank_of(connection: Connection, now: float) -> tuple[int, float]:
     """Return in which order connections are closed in favour of others, and since when each could be.
 
-    0 is one that was refused, 1 a half-sent head, 2 an idle one, and 3 any other, which stays.
+    0 is one that was refused, 1 a half-sent head, 2 one whose client takes nothing of its answer, 3 an idle one, and
+    STAYS any other.
     """
-    if connection.lingers:
+    if connection.lingers and connection.request is None:
         return 0, 0.0
     if connection.in_head:
         return 1, connection.started
-    return (2, connection.since) if connection.fresh else (3, 0.0)
+    if connection.is_unread:
+        last = max(connection.since, connection.taken)
+        return (2, last) if last <= now - UNREAD else (STAYS, 0.0)
+    return (3, connection.since) if connection.fresh else (STAYS, 0.0)

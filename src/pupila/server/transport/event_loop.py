@@ -183,7 +183,7 @@ class Reactor:
 
     def end_of_input(self, connection: Connection) -> None:
         """The client sends nothing more, but may still be reading: what has arrived completely is answered."""
-        if connection.lingers:
+        if connection.lingers and connection.request is None:
             self.pool.drop(connection)
             return
         connection.ended = True
@@ -216,14 +216,9 @@ class Reactor:
             self.wait_for_more(connection)
 
     def read_head(self, connection: Connection) -> bool:
-        """Read the head of the arriving request if it is complete; False if the request is refused or dropped."""
+        """Read the head of the arriving request if it is complete; False if that was all that is read of it."""
         arrived = connection.head_arrived()
-        if arrived is not None:
-            self.pool.head_ended(connection)
-            return self.admission.begin(connection, arrived)
-        if connection.in_head:
-            self.pool.head_begun(connection)
-        return connection in self.pool
+        return arrived is None or self.admission.begin(connection, arrived)
 
     def wait_for_more(self, connection: Connection) -> None:
         """Leave a connection until more of it comes; if nothing will, that was all of it."""
@@ -314,6 +309,7 @@ class EventLoop:
         due = math.inf
         for connection in list(self.pool.open.values()):
             due = min(due, self.check(connection, now))
+        self.pool.limit_shares(now)
         self.stuck = any(now > request.context.deadline + STUCK for request in list(self.executor.running.values()))
         for queue in self.executor.queues:
             queue.measure(now)

@@ -1,0 +1,188 @@
+"""No client without a key takes the places of others: unread answers, half-sent bodies, bodies that no route takes."""
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import requests
+from server_kit import Running, serving, wait_until, write_model
+
+from pupila.server.addresses import network_part
+from pupila.server.api.auth import AccessControl, new_key
+from pupila.server.observability.request_log import RequestLog, Telemetry
+from pupila.server.settings import Settings
+from pupila.server.transport.admission import AdmissionControl
+from pupila.server.transport.connection import UNREAD, Connection, ConnectionTable
+from pupila.server.transport.executor import Executor
+
+SECRET, KEY = new_key("ann")
+HALF_BODY = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: 50000\r\n\r\nx"
+PAGE = b"GET /page/style.css HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@pytest.fixture
+def pool() -> Iterator[ConnectionTable]:
+    """Yield a table of connections, of which an address may hold two."""
+    pool = ConnectionTable(memoryview(bytearray(64)).cast("d"), 60, 1000, share=2)
+    yield pool
+    for connection in list(pool.open.values()):
+        pool.drop(connection)
+    pool.selector.close()
+
+
+def connected(server: Running, host: str = "127.0.0.1") -> socket.socket:
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+    sock.settimeout(9)
+    sock.bind((host, 0))
+    sock.connect(("127.0.0.1", server.port))
+    return sock
+
+
+def health_takes(server: Running) -> float:
+    begun = time.monotonic()
+    assert requests.get(server.url + "/healthz", timeout=20).status_code == 200
+    return time.monotonic() - begun
+
+
+def test_answers_that_one_client_leaves_unread_keep_nobody_out(tmp_path: Path) -> None:
+    settings = json.dumps({"port": 0, "workers": 1, "max_connections": 24, "api_keys": [KEY.line()]})
+    with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log", settings) as server, ExitStack() as stack:
+        for _ in range(24):
+            stack.enter_context(connected(server)).sendall(PAGE * 300 + b"G")
+        time.sleep(1)  # until none of them goes on
+        assert health_takes(server) < 5
+
+
+def test_half_sent_bodies_of_many_addresses_keep_nobody_out(tmp_path: Path) -> None:
+    settings = json.dumps({"port": 0, "workers": 1, "max_connections": 24})
+    with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log", settings) as server, ExitStack() as stack:
+        for number in range(24):
+            stack.enter_context(connected(server, f"127.0.0.{2 + number % 6}")).sendall(HALF_BODY)
+        assert health_takes(server) < 5  # the uploads' deadline comes after 10
+
+
+@pytest.mark.parametrize(("allowed", "kept"), [([], 16), (["127.0.0.1"], 40), (["*"], 16)])
+def test_one_address_has_its_share_of_half_sent_bodies(tmp_path: Path, allowed: list[str], kept: int) -> None:
+    """Of 64 connections an address may hold 16, though there is room; who is named as a proxy may hold all."""
+    settings = json.dumps({"port": 0, "workers": 1, "max_connections": 64, "forwarded_allow": allowed})
+    with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log", settings) as server, ExitStack() as stack:
+        for _ in range(40):
+            stack.enter_context(connected(server)).sendall(HALF_BODY)
+        time.sleep(2)
+        wait_until(lambda: f"pupila_connections {kept + 1:.1f}" in server.get("/metrics").text, 4)
+
+
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Yield a server with keys."""
+    folder = tmp_path_factory.mktemp("server")
+    settings = json.dumps({"port": 0, "workers": 1, "api_keys": [KEY.line()]})
+    with serving(write_model(folder / "colours.onnx"), folder / "log", settings) as running:
+        yield running
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 60000", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ("POST /healthz", 405),
+        ("GET /healthz", 200),
+        ("GET /page/style.css", 200),
+        ("OPTIONS /review", 200),
+        ("POST /page/nothing", 405),
+        ("POST /nowhere", 404),
+        ("GET /predict", 405),
+        ("GET /model", 200),
+    ],
+)
+def test_body_that_no_route_takes_is_not_waited_for(keyed: Running, line: str, status: int, framing: str) -> None:
+    with connected(keyed) as sock:
+        sock.sendall(f"{line} HTTP/1.1\r\nHost: a\r\nX-API-Key: {SECRET}\r\n{framing}\r\n\r\n1".encode())
+        answer = b""
+        while piece := sock.recv(65536):
+            answer += piece
+        assert answer.startswith(b"HTTP/1.1 %d" % status) and b"\r\nConnection: close\r\n" in answer
+
+
+def test_body_that_no_route_takes_may_still_be_sent(keyed: Running) -> None:
+    """So that a client sees the answer and no broken pipe."""
+    for _ in range(20):
+        assert requests.post(keyed.url + "/healthz", data=bytes(60_000), timeout=9).status_code == 405
+
+
+def added(pool: ConnectionTable, stack: ExitStack, peer: str) -> Connection:
+    ours, _ = map(stack.enter_context, socket.socketpair())
+    pool.add(ours, peer)
+    return pool.open[ours.fileno()]
+
+
+def test_who_takes_nothing_of_an_answer_makes_room_and_who_takes_it_slowly_does_not(pool: ConnectionTable) -> None:
+    with ExitStack() as stack:
+        long_ago = time.monotonic() - UNREAD - 1
+        slow, silent = (added(pool, stack, f"10.0.0.{number}") for number in range(2))
+        for connection in (slow, silent):
+            connection.out, connection.since, connection.taken = b"x", long_ago, long_ago
+            connection.buffer += b"G"
+        slow.taken = time.monotonic()
+        assert pool.evict() and list(pool.open.values()) == [slow]
+        assert not pool.evict()
+
+
+def test_addresses_of_one_network_of_ipv6_share_their_places(pool: ConnectionTable) -> None:
+    with ExitStack() as stack:
+        for number in range(5):
+            added(pool, stack, f"2001:db8:0:1::{number:x}").started = 1.0 + number
+        others = [added(pool, stack, f"2001:db8:0:{number:x}::1") for number in (2, 3)]
+        for connection in others:
+            connection.started = 1.0
+        pool.limit_shares(time.monotonic())
+        assert sorted(connection.started for connection in pool.open.values()) == [1.0, 1.0, 4.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("address", "part"),
+    [
+        ("10.1.2.3", "10.1.2.3"),
+        ("::ffff:10.1.2.3", "10.1.2.3"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("unix:", "unix:"),
+    ],
+)
+def test_part_of_an_address_that_a_client_cannot_choose(address: str, part: str) -> None:
+    assert network_part(address) == part
+
+
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+def test_early_refusal_of_head_has_no_body_that_would_be_taken_for_the_next_answer(
+    pool: ConnectionTable, method: str
+) -> None:
+    log = RequestLog(Telemetry(), None)
+    executor = Executor(lambda *_: [], ("a", "80"), Settings(), log, lambda _: None, lambda: None)
+    admission = AdmissionControl(pool, executor, log, Settings(), AccessControl())
+    ours, client = socket.socketpair()
+    with ours, client:
+        pool.add(ours, "127.0.0.1")
+        connection = pool.open[ours.fileno()]
+        connection.begin(time.monotonic(), 10)
+        connection.buffer += f"{method} /docs HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+        connection.head_arrived()
+        request = connection.take(time.monotonic())
+        assert request is not None
+        admission.refuse_busy(connection, request, 1.0)
+        head, _, body = client.recv(65536).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503") and b"Connection: close" not in head
+        length = int(head.partition(b"Content-Length: ")[2].split()[0])
+        assert length > 0 and len(body) == (0 if method == "HEAD" else length)
+
+
+def test_files_are_counted_before_they_are_decoded(keyed: Running) -> None:
+    entry = {"name": "files", "datatype": "BYTES", "shape": [1], "data": ["no base64!"] * 2}
+    url = f"{keyed.url}/v2/models/colours/infer"
+    answer = requests.post(url, json={"inputs": [entry]}, headers={"X-API-Key": SECRET}, timeout=20)
+    assert answer.status_code == 400 and "1 files were announced by the shape" in answer.json()["error"]
