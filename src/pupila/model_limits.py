@@ -3,7 +3,7 @@
 An allow-list of the operators that `pupila train` writes, with a rule for the shape of what each returns. What a rule
 does not cover is refused by the operator's name. All is for one picture, and no rule lets an operator mix pictures: so
 many pictures take so many times as much. The largest recipe (512 pixels, flip_average, int8) takes 19 thousand million
-multiplications, and at most 60 million numbers at once.
+multiplications, reads and writes numbers for half as long, and has at most 60 million of them at once.
 """
 
 import math
@@ -23,7 +23,12 @@ each needs much; and of what follows from the weights alone, which ONNX Runtime 
 MAX_ALL_NUMBERS = 2**29
 """Numbers of all values together: they take time, even one after the other."""
 MAX_WORK = 50_000_000_000
-"""Multiplications."""
+"""Multiplications, and what takes as long."""
+NUMBER_WORK = 64
+"""What reading or writing a number counts as: operators that give little may read much."""
+SLOW_WORK = 512
+"""What a number counts as that is put in order among others, for each bit of their count, or of which e to its power is
+computed."""
 MAX_SIDE = 1024
 """Pixels a side of the picture."""
 FURTHEST = 2**31
@@ -35,7 +40,7 @@ FLOAT = 1
 
 Shape = tuple[int, ...]
 Rule = Callable[[Node, Sequence[Tensor]], tuple[list[Shape], int]]
-"""Returns the shapes of an operator's results, and how many multiplications they take."""
+"""Returns the shapes of an operator's results, and how many multiplications they take, or what takes as long."""
 
 
 class _UnusualError(Exception):
@@ -47,6 +52,7 @@ class Cost:
     """What one picture takes."""
 
     multiplications: int
+    """Or what takes as long, without the time to read and to write."""
     numbers: int
     """That are in memory together at most, in whatever order ONNX Runtime computes the operators."""
 
@@ -56,12 +62,14 @@ def check(graph: Graph) -> Cost:
     if len(graph.nodes) > MAX_NODES:
         raise ModelError(f"It has {len(graph.nodes):,} operators, over the limit of {MAX_NODES:,}. Export it again.")
     shape = _input(graph)
-    values, work, numbers, fixed = {**graph.weights, "images": Tensor(shape, fixed=False)}, 0, 0, 0
+    values = {**graph.weights, "images": Tensor(shape, fixed=False)}
+    multiplications = work = numbers = fixed = 0
     memory = _Memory()
     memory.add("pictures", (), ("images",), [shape])
     for node in graph.nodes:
         inputs, results, cost = _results(node, values)
-        work += cost
+        multiplications += cost
+        work += cost + NUMBER_WORK * sum(math.prod(shape) for shape in [*(each.shape for each in inputs), *results])
         for name, shape in zip(node.outputs, results, strict=True):
             size = math.prod(shape)
             numbers += size
@@ -86,7 +94,7 @@ def check(graph: Graph) -> Cost:
             f"What it computes from its weights alone is {fixed:,} numbers, over the limit of {MAX_TOGETHER:,}. "
             "Export the model again."
         )
-    return Cost(work, together)
+    return Cost(multiplications, together)
 
 
 def _results(node: Node, values: dict[str, Tensor]) -> tuple[list[Tensor], list[Shape], int]:
@@ -317,16 +325,17 @@ def _reshape(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
 def _top(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
     (rows, across), (count,) = inputs[0].shape, _numbers(inputs[1])
     _need(1 <= count <= across and not node.attributes)
-    return [(rows, count)] * 2, 0
+    return [(rows, count)] * 2, SLOW_WORK * rows * across * count.bit_length()
 
 
 def _reduced(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
+    cost = SLOW_WORK * math.prod(inputs[0].shape) if node.operator == "ReduceLogSumExp" else 0
     axes = _numbers(inputs[1]) if len(inputs) > 1 else node.attributes["axes"]
     shape = inputs[0].shape
     _need(all(0 < axis < len(shape) for axis in axes))
     if node.attributes.get("keepdims", 1):
-        return [tuple(1 if axis in axes else side for axis, side in enumerate(shape))], 0
-    return [tuple(side for axis, side in enumerate(shape) if axis not in axes)], 0
+        return [tuple(1 if axis in axes else side for axis, side in enumerate(shape))], cost
+    return [tuple(side for axis, side in enumerate(shape) if axis not in axes)], cost
 
 
 RULES: dict[str, Rule] = {

@@ -43,7 +43,7 @@ NAMED = {
         f"{model_file.MAX_BYTES // MIB} MiB", f"{manifest.MAX_JSON_BYTES // MIB} MiB of manifest",
         f"{model_limits.MAX_NODES:,} operators", f"2^{model_limits.MAX_TOGETHER.bit_length() - 1} numbers",
         f"{model_limits.MAX_SIDE:,} pixels", f"{manifest.MAX_GOLDEN} golden pictures",
-        f"{model_limits.MAX_WORK // 10**6:,} million",
+        f"{model_limits.MAX_WORK // 10**6:,} million", f"written counting as {model_limits.NUMBER_WORK}",
     ],
 }  # fmt: skip
 

@@ -76,17 +76,17 @@ class Bomb:
         return total
 
 
-def chain_of_200(bomb: Bomb) -> str:
+def chain_of_100(bomb: Bomb) -> str:
     values = [bomb.enlarged("planes", 18)]  # a million numbers
-    for _ in range(199):
+    for _ in range(99):
         values.append(bomb.add("Neg", values[-1]))
     return bomb.summed(values)
 
 
-def two_hundred_read_one_by_one(bomb: Bomb) -> str:
+def a_hundred_read_one_by_one(bomb: Bomb) -> str:
     """In the file's order two of them are alive; ONNX Runtime makes all of them before it adds the first."""
     total = bomb.enlarged("planes", 18)
-    for _ in range(199):
+    for _ in range(99):
         total = bomb.add("Add", bomb.enlarged("planes", 18), total)
     return total
 
@@ -138,19 +138,47 @@ def pictures_that_mix(bomb: Bomb) -> str:
     return bomb.add("MatMul", first, bomb.add("Transpose", first, perm=[1, 0]))
 
 
+def pools(bomb: Bomb) -> str:
+    """A hundred that each read 11 million numbers, and give three."""
+    value = bomb.enlarged("planes", 60)
+    return bomb.summed([bomb.add("GlobalAveragePool", value) for _ in range(100)])
+
+
+def weights_in_order(bomb: Bomb) -> str:
+    """The first of four million numbers that follow from a few, twelve times."""
+    column, row = bomb.weight(np.arange(2048)[:, None] * 2048), bomb.weight(np.arange(2048)[None])
+    value = bomb.add("Reshape", bomb.add("Add", column, row), bomb.weight([1, 2**22], np.int64))
+    least = []
+    for count in range(10_000, 10_012):
+        first = bomb.add("TopK", value, bomb.weight([count], np.int64))
+        bomb.nodes[-1].output.append(f"{first} places")
+        first = bomb.add("Reshape", first, bomb.weight([1, 1, 1, count], np.int64))
+        least.append(bomb.add("ReduceMin", first, bomb.weight([3], np.int64)))
+    return bomb.summed(least)
+
+
+def exponents(bomb: Bomb) -> str:
+    """Ten that each compute e to the power of 11 million numbers."""
+    value, axis = bomb.enlarged("planes", 60), bomb.weight([2], np.int64)
+    return bomb.summed([bomb.add("ReduceLogSumExp", value, axis) for _ in range(10)])
+
+
 def grown(operator: str, shape: Sequence[int]) -> Callable[[Bomb], str]:
     """Return a bomb of an operator that makes as much as it is told."""
     return lambda bomb: bomb.add(operator, "planes", bomb.weight(shape, np.int64))
 
 
 BOMBS: dict[str, tuple[Callable[[Bomb], str], str]] = {
-    "chain that keeps 200 values": (chain_of_200, "numbers in memory at once"),
-    "200 values read one by one": (two_hundred_read_one_by_one, "numbers in memory at once"),
+    "chain that keeps 100 values": (chain_of_100, "numbers in memory at once"),
+    "100 values read one by one": (a_hundred_read_one_by_one, "numbers in memory at once"),
     "Resize": (resize_bomb, "numbers in memory at once"),
-    "Concat that doubles": (concat_that_doubles, "operator Split makes more"),
+    "Concat that doubles": (concat_that_doubles, "operator Concat makes more"),
     "windows of a convolution": (windows, "numbers in memory at once"),
     "single channels": (single_channels, "numbers in memory at once"),
     "weights that grow": (weights_that_grow, "from its weights alone"),
+    "numbers that are read": (pools, "operator GlobalAveragePool makes more work"),
+    "numbers in order": (weights_in_order, "operator TopK makes more work"),
+    "exponents": (exponents, "operator ReduceLogSumExp makes more work"),
     "pictures that mix": (pictures_that_mix, "operator Transpose is used in a way"),
     "Expand": (grown("Expand", [1, 3, 2**15, 2**15]), "operator 'Expand', which no model"),
     "Tile": (grown("Tile", [1, 1, 2**10, 2**10]), "operator 'Tile', which no model"),
