@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from pupila.errors import ImageError
-from pupila.images import boxes, formats, wide
+from pupila.images import boxes, formats, tiles, wide
 from pupila.images.limits import ORIENTATION, ExcessError, PixelsError, count_passes, exif_orientation
 
 Args = ParamSpec("Args")
@@ -107,6 +107,8 @@ class _Opened(NamedTuple):
     data: bytes
     image: Image.Image
     passes: int
+    covered: int
+    """Pixels that its tiles cover at least, where those may be more than the picture has."""
     note: str
 
 
@@ -163,7 +165,7 @@ def _decoded(data: bytes, size: int, limits: ImageLimits, lock: DecodeLock) -> I
         pixels = image.width * image.height
     if file.kind == "AVIF":  # whose header may say less than there is: at most 550 MiB
         pixels = limits.max_pixels
-    with lock(pixels):
+    with lock(max(pixels, file.covered)):
         yield _upright(_load(file, reduced), size)
 
 
@@ -266,18 +268,17 @@ def _open(data: bytes, limits: ImageLimits) -> _Opened:
         passes = count_passes(kind, data)
         if kind in ("HEIF", "AVIF"):
             boxes.check(data, limits.max_pixels)
+        covered = tiles.check_tiles(data, limits.max_pixels) if kind == "TIFF" else 0
         image, note = formats.open_header(kind, data)
     except PixelsError as error:
         raise _too_many_pixels(str(error), limits) from None
-    except ExcessError as error:
-        raise ImageError("image_too_complex", f"The picture has {error}. Save it again with another program.") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_many_pixels("The picture's size", limits) from None
     except Exception as error:  # Pillow's parsers raise nearly any type on hostile headers
         raise _failed(kind, data, error) from None
     if image.width * image.height > limits.max_pixels:
         raise _too_many_pixels(f"{image.width} x {image.height}", limits)
-    return _Opened(kind, data, image, passes, note)
+    return _Opened(kind, data, image, passes, covered, note)
 
 
 def _too_many_bytes(size: int, limits: ImageLimits) -> ImageError:
@@ -326,6 +327,8 @@ def _upright(image: Image.Image, size: int) -> Image.Image:
 def _failed(kind: str, data: bytes, error: Exception) -> ImageError:
     if isinstance(error, ImageError):
         return error
+    if isinstance(error, ExcessError):
+        return ImageError("image_too_complex", f"The picture has {error}. Save it again with another program.")
     if isinstance(error, MemoryError | RecursionError):
         message = "The picture takes more memory than there is. Save it again with another program."
         return ImageError("image_too_complex", message)
