@@ -8,7 +8,7 @@ from pupila import manifest, model_file, model_limits
 from pupila.data.layouts import arrays, parquet, tables
 from pupila.data.sources import archive
 from pupila.feedback import store
-from pupila.images import limits
+from pupila.images import boxes, limits, quick, tiles
 from pupila.server import Settings
 from pupila.server.api import feedback
 from pupila.server.transport import event_loop, parser
@@ -20,6 +20,8 @@ NAMED = {
     "picture, sent to a server": [
         f"{Settings().max_part_bytes // MIB} MiB", f"{limits.MAX_SCANS} scans", f"{limits.MAX_SEGMENTS:,} segments",
         f"{limits.MAX_BLOCKS:,} chunks", f"{limits.MAX_PACKED} packed texts",
+        f"{boxes.MAX_BOXES:,} boxes", f"{boxes.MAX_ITEMS:,} items", f"{boxes.MAX_BOXES:,} parts of parts",
+        f"{tiles.MAX_BITS} bits", f"{quick.MAX_RUNS:,} runs", f"{limits.MAX_PLAIN // MIB} MiB of a PPM's numbers",
     ],
     "archive (tar, zip)": [
         f"{archive.TOTAL_BYTES // GIB} GiB", f"{archive.RATIO} times", f"{archive.MEMBERS:,} members",

@@ -14,7 +14,7 @@ from functools import cache
 from PIL import Image, ImageChops
 
 from pupila.errors import ImageError
-from pupila.images import limits, wide
+from pupila.images import limits, quick, wide
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF", "HEIF", "PPM")
 """What is decoded. A short list keeps rarely used decoders out of reach."""
@@ -232,6 +232,7 @@ def _opener(kind: str, data: bytes) -> Image.Image:
         if wide.is_misread(data):
             raise SyntaxError("Pillow would give other colours")
     image = Image.open(io.BytesIO(data), formats=[kind])
+    quick.use(image)
     if kind == "PPM":
         wide.mark_scaled(image)
     return image
