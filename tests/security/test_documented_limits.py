@@ -58,3 +58,7 @@ def test_row_names_the_limits_of_the_code(row: str) -> None:
 def test_share_of_corrected_pictures_is_as_the_page_says() -> None:
     assert store.CORRECTED_SHARE == 0.75
     assert "three quarters" in ROWS["kept pictures that fill the disk"]
+
+
+def test_answers_about_one_picture_are_as_many_as_the_page_says() -> None:
+    assert f"its last {store.SAME_PICTURE} answers" in ROWS["one picture sent for ever"]

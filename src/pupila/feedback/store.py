@@ -27,8 +27,18 @@ REPEATED = 20
 MINE = "(:owner IS NULL OR owner = :owner)"
 THEIRS = "(:owner IS NULL OR o.owner = :owner)"
 """Of all owners, or of the one that is given."""
+SAME_PICTURE = 50
+"""Answers of one key about one picture that are kept: a list looks at all of them for each of them."""
 SAME_REQUEST = 100
 """Answers of one request id that are looked at."""
+FORGET_REPEATED = """
+WITH same AS (SELECT id, corrected FROM answers WHERE sha256 = :sha256 AND owner = :owner),
+last AS (SELECT id FROM same WHERE corrected IS NOT NULL ORDER BY corrected DESC, id DESC LIMIT 1)
+DELETE FROM answers WHERE id IN (
+    SELECT id FROM same ORDER BY id IN (SELECT id FROM last) DESC, id DESC LIMIT -1 OFFSET :most
+)
+"""
+"""Deletes the oldest answers of a key about a picture, and never its last correction, which counts."""
 ROWS = f"SELECT {', '.join(COLUMNS)} FROM answers JOIN pictures USING (sha256)"
 
 
@@ -246,6 +256,7 @@ def _insert(database: sqlite3.Connection, item: Answered, picture: Clean) -> Non
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (*answer, item.model, item.time, item.owner),
     )
+    database.execute(FORGET_REPEATED, {"sha256": picture.sha256, "owner": item.owner, "most": SAME_PICTURE})
 
 
 def _make_room(database: sqlite3.Connection, max_bytes: int) -> list[tuple[str, str]]:

@@ -1,0 +1,53 @@
+"""Whoever sends one picture for ever slows nobody's lists: of a key, few answers about one picture are kept."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from server_kit import picture
+
+from pupila.feedback import Answered, Store
+from pupila.feedback.store import SAME_PICTURE
+
+SOON = 0.5
+"""Seconds of processor time."""
+ANSWER = Answered("r", 0, picture("red"), "red", 0.5, False, "m1", 1.0, "sender")
+COPY = """
+WITH RECURSIVE number(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < ?2)
+INSERT INTO answers (request, picture, sha256, category, confidence, unknown, model, time, owner)
+SELECT 'c' || n, 0, sha256, category, confidence, unknown, model, time, ?1 FROM number, (SELECT * FROM answers LIMIT 1)
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store(tmp_path / "collected", create=True)
+    yield opened
+    opened.close()
+
+
+def test_last_answers_about_a_picture_and_the_last_correction_are_kept(store: Store) -> None:
+    others = replace(ANSWER, data=picture("blue"), request="other")
+    store.add([others, replace(ANSWER, owner="else"), replace(ANSWER, request="r0"), replace(ANSWER, request="r1")])
+    for request, category, at in (("r1", "blue", 5.0), ("r0", "green", 6.0)):
+        store.correct(store.of_request(request, 0)[0].id, category, at)
+    store.add([replace(ANSWER, request=f"r{number}") for number in range(2, 2 * SAME_PICTURE)])
+    assert store.counts("else").answers == 1 and len(store.of_request("other", 0)) == 1
+    kept = [number for number in range(2 * SAME_PICTURE) if store.of_request(f"r{number}", 0, "sender")]
+    assert kept == [0, *range(SAME_PICTURE + 1, 2 * SAME_PICTURE)]
+    assert [row.correction for row in store.corrected(owner="sender")] == ["green"]
+    assert store.counts().corrected == 1
+
+
+def test_rows_of_before_go_with_the_next_answer_and_lists_are_quick(store: Store) -> None:
+    store.add([ANSWER])
+    store._database.execute(COPY, ("victim", 400))
+    store._database.execute(COPY, ("sender", 100_000))
+    store._database.execute("UPDATE answers SET corrected = id WHERE owner = 'sender' AND id % 200 = 0")
+    store.add([ANSWER])
+    begun = time.process_time()
+    assert len(store.uncertain(50, owner="victim")) == 1 and len(store.corrected(50)) == 1
+    assert time.process_time() - begun < SOON
+    assert store.counts("sender").answers == SAME_PICTURE and store.counts("victim").answers == 400
