@@ -30,7 +30,7 @@ NAMED = {
     ],
     "table (CSV, JSON)": [
         f"{tables.MAX_BYTES // MIB} MiB", f"JSON {tables.MAX_JSON_BYTES // MIB} MiB", f"{tables.MAX_ROWS:,} rows",
-        f"{tables.MAX_COLUMNS:,} columns",
+        f"{tables.MAX_COLUMNS:,} columns", f"{tables.MAX_LINE // MIB} MiB a line",
     ],
     "arrays (`.npz`, idx)": [
         f"idx {arrays.MAX_BYTES // GIB} GiB", f"{arrays.MAX_ROWS:,} pictures",

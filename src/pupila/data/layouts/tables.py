@@ -3,6 +3,7 @@
 A table counts only if most of its rows name pictures that are there, by their paths or by the ends of these.
 """
 
+import codecs
 import contextlib
 import csv
 import io
@@ -391,7 +392,7 @@ def _lines(entry: SourceFile) -> Iterator[Cells]:
     data = entry.read()
     lines: Iterator[Cells]
     if kind == LIST:
-        lines = map(_list_cells, data.decode(_encoding_of(data)).splitlines())
+        lines = map(_list_cells, text_lines(data))
     else:
         lines = _json_lines(data, kind) if kind in (JSON, ".jsonl") else csv_lines(data)
     for count, line in enumerate(lines):
@@ -403,6 +404,7 @@ def _lines(entry: SourceFile) -> Iterator[Cells]:
 
 def _list_cells(line: str) -> Cells:
     """Cut a line of a list at its tab, comma or semicolon, if a picture's name stands before it; else at a space."""
+    line = line.rstrip("\r\n")
     for sign in "\t,;":
         name, found, label = line.partition(sign)
         if found and ending_of(name.strip()) in PICTURES:
@@ -413,8 +415,10 @@ def _list_cells(line: str) -> Cells:
 def _encoding_of(data: bytes) -> str:
     """Return UTF-8, or the one of the two ways of Excel that a table is written in."""
     encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    decoder = codecs.getincrementaldecoder(encoding)()
     try:
-        data.decode(encoding)
+        for at in range(0, len(data), MAX_LINE):
+            decoder.decode(data[at : at + MAX_LINE], at + MAX_LINE >= len(data))
     except UnicodeDecodeError:
         return "cp1252"
     return encoding
@@ -425,18 +429,19 @@ def csv_lines(data: bytes) -> Iterator[Cells]:
 
     Raises csv.Error.
     """
-    text = io.TextIOWrapper(io.BytesIO(data), _encoding_of(data), errors="replace", newline="")
-    first = text.readline(MAX_LINE)
+    lines = text_lines(data)
+    first = next(lines, "")
     delimiter = max(",;\t", key=first.count)
-    text.seek(0)
-    yield from csv.reader(iter(lambda: _bounded_line(text), ""), delimiter=delimiter)
+    yield from csv.reader(itertools.chain([first], lines), delimiter=delimiter)
 
 
-def _bounded_line(text: io.TextIOWrapper) -> str:
-    line = text.readline(MAX_LINE)
-    if len(line) == MAX_LINE:
-        raise csv.Error("a line is too long")
-    return line
+def text_lines(data: bytes) -> Iterator[str]:
+    """Yield the lines of a text in any usual encoding, with their ends; raises csv.Error for one that is too long."""
+    text = io.TextIOWrapper(io.BytesIO(data), _encoding_of(data), errors="replace", newline="")
+    while line := text.readline(MAX_LINE):
+        if len(line) == MAX_LINE:
+            raise csv.Error("a line is too long")
+        yield line
 
 
 def _is_pictures(value: object) -> bool:
@@ -446,7 +451,7 @@ def _is_pictures(value: object) -> bool:
 def _json_lines(data: bytes, kind: str) -> Iterator[Cells]:
     """Read metadata.jsonl, a list of objects, or an object of file names and labels, or of labels and file names."""
     if kind == ".jsonl":
-        objects: Iterator[Any] = (json.loads(line) for line in io.BytesIO(data) if line.strip())
+        objects: Iterator[Any] = (json.loads(line) if line.strip() else {} for line in text_lines(data))
     else:
         content = json.loads(data)
         if isinstance(content, dict) and all(isinstance(value, str | int) for value in content.values()):
@@ -456,6 +461,9 @@ def _json_lines(data: bytes, kind: str) -> Iterator[Cells]:
         objects = iter(content if isinstance(content, list) else [])
     heads: list[str] = []
     for item in objects:
+        if item == {}:
+            yield []  # counts as a row
+            continue
         if not isinstance(item, dict):
             return
         if not heads:
