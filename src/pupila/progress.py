@@ -22,6 +22,14 @@ def printable(text: str) -> str:
     return STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), readable(text))
 
 
+def shown(text: str) -> str:
+    """Return a text of several lines for a terminal, in the reader's language: each of them printable.
+
+    What it holds may come from a model file, from the names of files or from a server.
+    """
+    return translated("\n".join(map(printable, text.split("\n"))))
+
+
 def readable(text: str) -> str:
     """Return a text with names in UTF-8 as such, also where the locale is another one and Python keeps their bytes."""
     with contextlib.suppress(UnicodeEncodeError):
@@ -36,7 +44,7 @@ class PlainHandler(logging.Handler):
         """Print a message; a closed terminal or pipe does not end what is being done."""
         stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
         with contextlib.suppress(OSError, ValueError):
-            print(translated(readable(self.format(record))), file=stream, flush=True)
+            print(shown(self.format(record)), file=stream, flush=True)
 
 
 @contextlib.contextmanager

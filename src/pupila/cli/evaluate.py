@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pupila._language import translated
 from pupila.cli.group import data_sets, examples, json_option, models_here, say
+from pupila.progress import shown
 
 if TYPE_CHECKING:
     from pupila.evaluation.drift import ServedAnswers
@@ -34,7 +34,7 @@ def evaluate(model: Path, data: str, part: str | None, report: Path | None, as_j
     result = {**found.to_json(), "model": str(model), "version": found.predictor.version}
     if report is not None:
         result["report"] = str(write_report(report, found.predictor, found.dataset, [], found, source=Path(data)))
-    click.echo(json.dumps(result) if as_json else translated(_scores_text(result)))
+    click.echo(json.dumps(result) if as_json else shown(_scores_text(result)))
 
 
 def _scores_text(result: dict[str, Any]) -> str:
@@ -76,14 +76,14 @@ def compare(
         found = comparison.read_runs(runs)
         if report is not None:
             comparison.write_runs(report, found)
-        click.echo(json.dumps(comparison.runs_json(found)) if as_json else translated(comparison.runs_text(found)))
+        click.echo(json.dumps(comparison.runs_json(found)) if as_json else shown(comparison.runs_text(found)))
     elif first is None or second is None or data is None:
         raise click.UsageError("Give FIRST, SECOND and DATA, or --runs FOLDER.")
     else:
         both = comparison.compare_models(first, second, data, part)
         if report is not None:
             comparison.write_comparison(report, both)
-        click.echo(json.dumps(both.to_json()) if as_json else translated(both.to_text()))
+        click.echo(json.dumps(both.to_json()) if as_json else shown(both.to_text()))
 
 
 @click.command()

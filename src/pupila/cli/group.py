@@ -17,7 +17,7 @@ import click
 
 from pupila._language import language, translated
 from pupila.errors import PupilaError
-from pupila.progress import printable, printed_log, readable
+from pupila.progress import printed_log, shown
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -91,7 +91,7 @@ class PupilaGroup(UncutGroup):
                 return super().invoke(ctx)
         except PupilaError as error:
             name = click.style("pupila:", fg="red") if "NO_COLOR" not in os.environ else "pupila:"
-            click.echo(f"{name} " + translated("\n".join(map(printable, str(error).split("\n")))), err=True)
+            click.echo(f"{name} " + shown(str(error)), err=True)
             sys.exit(1)
         except KeyboardInterrupt:
             click.echo(translated("pupila: stopped."), err=True)
@@ -113,7 +113,7 @@ class RenamedOption(click.Option):
 
 def say(text: str) -> None:
     """Print a text in the reader's language."""
-    click.echo(translated(readable(text)))
+    click.echo(shown(text))
 
 
 def json_option(command: Command) -> Command:

@@ -10,6 +10,7 @@ import click
 from pupila._arguments import counted
 from pupila._language import translated
 from pupila.cli.group import UncutGroup, examples, json_lines_option, json_option, models_here, say
+from pupila.progress import printable, shown
 
 if TYPE_CHECKING:
     from pupila.manifest import Manifest
@@ -29,7 +30,7 @@ def models_list(model: Path, as_json: bool) -> None:
 
     found = versions(model)
     for version in found:
-        click.echo(json.dumps(vars(version)) if as_json else translated(version.to_text()))
+        click.echo(json.dumps(vars(version)) if as_json else shown(version.to_text()))
     if not found and not as_json:
         say(f"{model}: no versions are kept yet. A server keeps them once it has taken a new file over.")
 
@@ -68,7 +69,7 @@ def inspect_(model: Path, as_json: bool) -> None:
     size = f"{model.stat().st_size / 1e6:.1f} MB, version {predictor.version}"
     rows = [("model", f"{manifest.name} ({size}; verified)"), *_rows(manifest)]
     for name, value in rows:
-        click.echo(f"{translated(name):13} {translated(value)}")
+        click.echo(f"{translated(name):13} {shown(printable(value))}")
 
 
 def _rows(manifest: "Manifest") -> Iterator[tuple[str, str]]:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pupila._language import translated
 from pupila.cli.group import cluster_option, examples, json_lines_option, models_here, say
 from pupila.errors import PupilaError
+from pupila.progress import shown
 
 if TYPE_CHECKING:
     from pupila.batch import Summary
@@ -89,7 +89,7 @@ def predict(
         sorting = None if sort_into is None else Sorting(sort_into, link, min_confidence, applies)
         job = functools.partial(_predictor_of(cluster), model, paths, out, top=top, kaggle_format=kaggle, excel=excel)
         summary = job(sorting=sorting, say=_say_nothing if as_json else say)
-        click.echo(json.dumps(summary.to_json()) if as_json else translated(summary.to_text()))
+        click.echo(json.dumps(summary.to_json()) if as_json else shown(summary.to_text()))
         failed = bool(summary.failed)
     if failed:
         sys.exit(1)
@@ -119,7 +119,7 @@ def _print_answers(model: Path, paths: Sequence[Path], top: int, as_json: bool) 
         found = itertools.chain([(STANDARD_INPUT, _answer_standard_input(predictor, top))], found)
     for path, answer in found:
         failed |= isinstance(answer, PupilaError)
-        click.echo(_answer_json(path, answer) if as_json else translated(printable(_answer_text(path, answer))))
+        click.echo(_answer_json(path, answer) if as_json else shown(printable(_answer_text(path, answer))))
     return failed
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pupila._language import translated
 from pupila.cli.group import cluster_option, data_sets, examples, json_option
+from pupila.progress import shown
 
 if TYPE_CHECKING:
     from pupila.training.sweeps.trial import Execute
@@ -67,7 +67,7 @@ def sweep(
             data, trials, folder, size=size, checkpoint_seconds=checkpoint_seconds,
             execute=_execute(jobs, cluster, stop_early), keep_stopped=stop_early,
         )  # fmt: skip
-    click.echo(json.dumps(summary.to_json()) if as_json else translated(summary.to_text()))
+    click.echo(json.dumps(summary.to_json()) if as_json else shown(summary.to_text()))
 
 
 def _execute(jobs: int, cluster: str | None, stop_early: bool) -> "Execute":

@@ -21,6 +21,7 @@ from pupila.cli.group import (
     say,
     shipped_recipes,
 )
+from pupila.progress import shown
 
 if TYPE_CHECKING:
     from pupila.recipe import Recipe
@@ -186,7 +187,7 @@ def reproduce(run: Path, data: str | None, as_json: bool) -> None:
     from pupila.training.reproduce import reproduce as again
 
     done = again(run, data)
-    click.echo(json.dumps(dataclasses.asdict(done)) if as_json else translated(done.text()))
+    click.echo(json.dumps(dataclasses.asdict(done)) if as_json else shown(done.text()))
     if not done.same:
         sys.exit(1)
 

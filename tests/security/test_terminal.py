@@ -1,0 +1,29 @@
+"""What a model file says reaches a terminal as text: nothing in it moves the cursor or sets the title."""
+
+import logging
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from server_kit import write_model
+
+from pupila.cli import main
+from pupila.cli.group import say
+from pupila.progress import PlainHandler
+
+TITLE = "\x1b]0;owned\x07\x9b2J\u202e"
+PLAIN = r"\x1b]0;owned\x07\x9b2J\u202e"
+
+
+def test_inspect_writes_out_what_would_steer_the_terminal(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m.onnx", name=f"a{TITLE}\nb", data={"source": f"photos{TITLE}", "train": 3})
+    done = CliRunner().invoke(main, ["inspect", str(path)])
+    assert done.exit_code == 0, done.output
+    assert f"a{PLAIN}\\nb" in done.output and f"photos{PLAIN}" in done.output
+    assert not set(TITLE[:2] + "\x07\x9b\u202e") - {"]"} & set(done.output)
+
+
+def test_what_is_said_or_logged_keeps_its_lines_and_nothing_that_steers(capsys: pytest.CaptureFixture[str]) -> None:
+    say(f"one{TITLE}\ntwo")
+    PlainHandler().emit(logging.LogRecord("pupila", logging.INFO, "", 0, f"three{TITLE}\nfour", (), None))
+    assert capsys.readouterr().out == f"one{PLAIN}\ntwo\nthree{PLAIN}\nfour\n"
