@@ -188,7 +188,7 @@ def test_predict_takes_the_folder_of_a_run(run, folder):
 
 
 @pytest.mark.parametrize(
-    ("data", "code", "text"), [(PHOTOS / "frog.jpg", 0, "-: frog 0."), (None, 1, "-: The picture is")]
+    ("data", "code", "text"), [(PHOTOS / "frog.jpg", 0, "-: frog "), (None, 1, "-: The picture is")]
 )
 def test_predict_reads_standard_input(data, code, text):
     done = CliRunner().invoke(main, ["predict", "-"], input=data.read_bytes() if data else b"")
