@@ -50,7 +50,8 @@ def run_here(arguments, folder):
     out = os.open("out.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)
     os.dup2(out, 2)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it ...
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ... and nohup this one
     main([str(argument) for argument in arguments])
 
 

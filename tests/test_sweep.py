@@ -267,7 +267,9 @@ def test_killed_sweep_leaves_no_process_and_goes_on_from_its_checkpoints(tmp_pat
 
 def test_ctrl_c_within_the_first_epoch_of_a_trial_ends_the_sweep(tmp_path):
     values = ["lr=0.001,0.002", "--set", "weights=none", "--set", "epochs=9", "--set", "network_size=160"]
-    line = [sys.executable, "-m", "pupila", "sweep", "digits", "--grid", *values, "--runs", str(tmp_path)]
+    heeds = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # which background jobs ignore
+    line = [sys.executable, "-c", f"{heeds}\nfrom pupila.cli import main; main()"]
+    line += ["sweep", "digits", "--grid", *values, "--runs", str(tmp_path)]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         while "largest class of train" not in process.stdout.readline():
             assert process.poll() is None

@@ -232,7 +232,8 @@ def _opener(kind: str, data: bytes) -> Image.Image:
         if wide.is_misread(data):
             raise SyntaxError("Pillow would give other colours")
     image = Image.open(io.BytesIO(data), formats=[kind])
-    quick.use(image)
+    if kind in ("BMP", "PPM"):
+        quick.use(image)
     if kind == "PPM":
         wide.mark_scaled(image)
     return image
