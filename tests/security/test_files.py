@@ -1,5 +1,6 @@
 """Files that are written, and addresses that are read: permissions, formulas in tables, paths in answers, redirects."""
 
+import contextlib
 import csv
 import http.server
 import json
@@ -79,11 +80,27 @@ def test_access_log_is_not_for_everybody_and_readyz_names_no_folder(tmp_path: Pa
         os.umask(before)
 
 
+class Silent(http.server.BaseHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def answering(handler: type[Silent]) -> Iterator[str]:
+    """Run a web server until the block ends; yield its address."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
 @pytest.fixture
 def web() -> Iterator[str]:
     """A web server; /to/ADDRESS redirects there, everything else is a file of two bytes."""
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(Silent):
         def do_GET(self) -> None:  # the name that http.server asks for
             to = self.path.partition("/to/")[2]
             self.send_response(302 if to else 200)
@@ -91,15 +108,8 @@ def web() -> Iterator[str]:
             self.end_headers()
             self.wfile.write(b"" if to else b"ok")
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+    with answering(Handler) as url:
+        yield url
 
 
 def test_redirect_on_the_same_server_is_followed(web: str) -> None:
@@ -136,7 +146,7 @@ PAGES = {
 def pages() -> Iterator[str]:
     """A web server whose pages link everywhere. What is asked of it beyond its pages is answered by the last folder."""
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(Silent):
         def do_GET(self) -> None:
             parts = self.path.split("/")
             page = PAGES.get(self.path) or PAGES.get(f"/{parts[-2]}/", "")
@@ -148,15 +158,8 @@ def pages() -> Iterator[str]:
             self.end_headers()
             self.wfile.write(page.encode())
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+    with answering(Handler) as url:
+        yield url
 
 
 def test_listing_stays_on_the_server_and_below_the_folder(pages: str) -> None:
@@ -189,16 +192,13 @@ def test_folder_that_has_moved_is_said_and_not_followed(pages: str) -> None:
 
 
 def test_answer_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(Silent):
         def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
             for _ in range(600):
                 self.wfile.write(b"x")
                 time.sleep(0.1)
-
-        def log_message(self, *_: object) -> None:
-            pass
 
     monkeypatch.setattr(listing, "MAX_SECONDS", 0.5)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:

@@ -37,8 +37,8 @@ CLEARLY = 0.02
 """Accuracy below the best from which still larger sizes are not tried."""
 FEW = 5_000
 """Training pictures below which accuracy is scarcer than time, and too few to measure a small gain with."""
-LIKELY = 0.01
-"""Accuracy that answers averaged with the mirror image may lie behind, by chance, where pictures are FEW."""
+BY_CHANCE = 0.01
+"""Accuracy by which answers averaged with the mirror image may be behind and still be taken, where pictures are FEW."""
 STRENGTHS = (0.3, 1.0, 3.0)
 """Weight decays to choose from, in multiples of weight_decay()."""
 
@@ -79,7 +79,7 @@ def choose_input(network: ResNet18, training: Dataset, recipe: Recipe, sizes: Se
     if recipe.flip_average == "auto":
         mirrored = features_of(network, trial, replace(recipe, network_size=chosen, progressive=()), mirrored=True)
         plain, averaged = _scores(replace(found[chosen][1], mirrored=mirrored), training, recipe)
-        flip = averaged > plain or (len(training) < FEW and plain - LIKELY < averaged and plain < 1 - LIKELY)
+        flip = averaged > plain or (len(training) < FEW and plain - BY_CHANCE < averaged and plain < 1 - BY_CHANCE)
         more = f"; averaged with the mirror image {averaged:.3f}, alone {plain:.3f}"
     return InputChoice(chosen, flip, f"cross-validated on features of {len(trial):,} pictures: {tried}{more}.")
 
