@@ -63,6 +63,7 @@ def choose_input(network: ResNet18, training: Dataset, recipe: Recipe, sizes: Se
     By cross-validation of last layers on a sample of the training pictures. The smallest size within GAIN of the best
     is taken, as each costs about twice the one before. The mirror image, which costs as much, gains a point with few
     pictures, where this sample has an error of a point (docs/experiments.md): there it is left out if it clearly loses.
+    The last layer alone, on many pictures, is a first look, and does without.
     """
     most = max(int(TRIAL_COST / sum(cost(size) for size in sizes)), 2 * len(training.classes))
     trial = _at_most(training, min(TRIAL_PICTURES, most), recipe.seed)
@@ -76,7 +77,7 @@ def choose_input(network: ResNet18, training: Dataset, recipe: Recipe, sizes: Se
     chosen = min(size for size, (score, _) in found.items() if score >= best - GAIN)
     tried = ", ".join(f"{score:.3f} at {size} px" for size, (score, _) in found.items())
     flip, more = recipe.flip_average == "on", ""
-    if recipe.flip_average == "auto":
+    if recipe.flip_average == "auto" and (recipe.trains == "all" or len(training) < FEW):
         mirrored = features_of(network, trial, replace(recipe, network_size=chosen, progressive=()), mirrored=True)
         plain, averaged = _scores(replace(found[chosen][1], mirrored=mirrored), training, recipe)
         flip = averaged > plain or (len(training) < FEW and plain - BY_CHANCE < averaged and plain < 1 - BY_CHANCE)
