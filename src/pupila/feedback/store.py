@@ -83,6 +83,8 @@ class Store:
                 self.folder.write([picture for _, picture in good])
                 for item, picture in good:
                     _insert(database, item, picture)
+                for name, owner in {(picture.sha256, item.owner) for item, picture in good}:
+                    database.execute(FORGET_REPEATED, {"sha256": name, "owner": owner, "most": SAME_PICTURE})
                 unused = [] if max_bytes is None else _make_room(database, max_bytes)
         except (OSError, sqlite3.Error):
             self._delete_files([(picture.sha256, picture.kind) for _, picture in good])
@@ -256,7 +258,6 @@ def _insert(database: sqlite3.Connection, item: Answered, picture: Clean) -> Non
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (*answer, item.model, item.time, item.owner),
     )
-    database.execute(FORGET_REPEATED, {"sha256": picture.sha256, "owner": item.owner, "most": SAME_PICTURE})
 
 
 def _make_room(database: sqlite3.Connection, max_bytes: int) -> list[tuple[str, str]]:
