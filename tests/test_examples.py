@@ -1,9 +1,11 @@
 """The examples run as they stand, on pictures that are made here."""
 
+import inspect
 import json
 import re
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -153,13 +155,25 @@ def test_first_line_of_python_answers_within_two_seconds_of_processor_time():
 def test_notebook_runs(tmp_path):
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     shutil.copytree(EXAMPLES, tmp_path / "examples")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     text = (EXAMPLES / "pupila.ipynb").read_text()
-    assert '\\"bundled\\")' in text
-    less = '\\"bundled\\", sample=200, network_size=32, export=\\"float32\\")'
-    short = text.replace('\\"bundled\\")', less)  # the rest is as it stands
+    less = 'weights=\\"bundled\\", sample=200, network_size=32, export=\\"float32\\")'
+    assert text.count('\\"quick\\")') == 1 and text.count("3000") == 2
+    short = text.replace('\\"quick\\")', f'\\"quick\\", {less}').replace("3000", str(port))  # the rest is as it stands
     notebook = nbformat.reads(short, as_version=4)
     resources = {"metadata": {"path": str(tmp_path / "examples")}}
     nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
-    outputs = [str(output) for cell in notebook.cells for output in cell.get("outputs", [])]
-    assert "Prediction('horse'" in outputs[0] and "validation pictures are right" in outputs[1]
-    assert "Prediction('" in outputs[-1] and "Prediction('0'" in outputs[-1]
+    cells = ["".join(map(str, cell.get("outputs", []))) for cell in notebook.cells if cell.cell_type == "code"]
+    first, several, data, trained, score, mistakes, app, served = cells
+    assert "Prediction('horse', 0." in first and "dog 0." in several and "frog 0." in several
+    assert "pictures of 0, 1, 2" in data and "of the validation pictures are right" in trained
+    assert "report.html" in trained and re.search(r"'text/plain': '[01]\.\d+'", score)
+    assert "Prediction('" in mistakes and "['0', '1', '2'" in app and "Prediction('0'" in served
+
+
+def test_notebook_shows_every_function_of_the_package():
+    text = (EXAMPLES / "pupila.ipynb").read_text()
+    functions = [name for name in pupila.__all__ if inspect.isfunction(getattr(pupila, name))]
+    assert [name for name in [*functions, "Client"] if f"pupila.{name}" not in text] == ["load_recipe"]
