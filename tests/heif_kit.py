@@ -34,19 +34,20 @@ def heif(
     primary: int = 1,
     more: bytes = b"",
     more_entries: bytes = b"",
+    profile: bytes = b"",
 ) -> bytes:
     """Return a HEIC of these items; those without contents of their own are the coded picture.
 
-    `more` stands behind the boxes of `meta`, `more_entries` behind those of `iinf`.
+    `more` stands behind the boxes of `meta`, `more_entries` behind those of `iinf`. All have the same colour `profile`.
     """
     hdlr, shared = HEIC[40:73], HEIC[172:290] + full(b"auxC", b"urn:com:apple:photo:2020:aux:hdrgainmap\0")
     auxiliary = {item for name, item, _ in references if name == b"auxl"}
     coded = HEIC[HEIC.index(b"mdat") + 4 :]
     sizes, contents = sizes or {}, contents or {}
-    properties, links, entries = shared, b"", b""
-    for number, (item, kind) in enumerate(kinds.items(), start=3):
+    properties, links, entries = shared + box(b"colr", b"prof" + profile), b"", b""
+    for number, (item, kind) in enumerate(kinds.items(), start=4):
         properties += full(b"ispe", struct.pack(">II", *sizes.get(item, (64, 64))))
-        named = [0x8001] * (kind == b"hvc1") + [2] * (item in auxiliary) + [number]
+        named = [0x8001] * (kind == b"hvc1") + [2] * (item in auxiliary) + [3] * bool(profile) + [number]
         links += struct.pack(f">HB{len(named)}H", item, len(named), *named)
         entries += infe(item, kind)
     count = struct.pack(">H", len(kinds))
@@ -78,3 +79,30 @@ def as_phones_write() -> bytes:
     ]  # fmt: skip
     contents = {10: grid(2, 2), 12: bytes(64), 15: bytes(4) + b"II*\0\x08\0\0\0" + bytes(6)}
     return heif(kinds, references, {10: (128, 128)}, contents, primary=10)
+
+
+def animation(data: bytes, samples: int) -> bytes:
+    """Return an animated AVIF whose tracks say that they have so many samples of one byte each, all at one place."""
+    at = data.index(b"moov") - 4
+    end = at + int.from_bytes(data[at : at + 4], "big")
+    per_chunk = 2_000
+    tables = {
+        b"stsz": struct.pack(">II", 1, samples),
+        b"stsc": struct.pack(">IIII", 1, 1, per_chunk, 1),
+        b"stts": struct.pack(">III", 1, samples, 100),
+        b"stco": struct.pack(">I", samples // per_chunk) + struct.pack(">I", 100) * (samples // per_chunk),
+    }
+
+    def changed(start: int, stop: int) -> bytes:
+        made = b""
+        while start < stop:
+            length, name = struct.unpack(">I4s", data[start : start + 8])
+            if name in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
+                made += box(name, changed(start + 8, start + length))
+            else:
+                made += full(name, tables[name]) if name in tables else data[start : start + length]
+            start += length
+        return made
+
+    room = box(b"free", bytes(end - at - 8))  # so that all else stays in its place
+    return data[:at] + room + data[end:] + box(b"free", bytes(per_chunk)) + changed(at, end)

@@ -19,7 +19,7 @@ MIB, GIB = 2**20, 2**30
 NAMED = {
     "picture, sent to a server": [
         f"{Settings().max_part_bytes // MIB} MiB", f"{limits.MAX_SCANS} scans", f"{limits.MAX_SEGMENTS:,} segments",
-        f"{limits.MAX_BLOCKS:,} chunks", f"{limits.MAX_PACKED} packed texts",
+        f"{limits.MAX_BLOCKS:,} chunks", f"{limits.FILLING} filling bytes", f"{limits.MAX_PACKED} packed texts",
         f"{boxes.MAX_BOXES:,} boxes", f"{boxes.MAX_ITEMS:,} items", f"{boxes.MAX_BOXES:,} parts of parts",
         f"{tiles.MAX_BITS} bits", f"{quick.MAX_RUNS:,} runs", f"{limits.MAX_PLAIN // MIB} MiB of a PPM's numbers",
     ],

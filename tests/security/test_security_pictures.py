@@ -5,9 +5,10 @@ import struct
 import time
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from heif_kit import HEIC, as_phones_write, box, full, grid, heif, infe
+from heif_kit import HEIC, animation, as_phones_write, box, full, grid, heif, infe
 from PIL import Image
 from server_kit import Running, encode, picture, serving, write_model
 
@@ -101,7 +102,33 @@ def shared_bytes() -> bytes:
     return data
 
 
+def described() -> bytes:
+    """Return a HEIC of many pictures with the same metadata, which a decoder copies for each as it opens the file."""
+    kinds = dict.fromkeys(range(1, 61), b"hvc1") | {61: b"Exif"}
+    contents = dict.fromkeys(range(2, 61), b"x") | {61: bytes(4) + b"II*\0\x08\0\0\0" + bytes(100_000)}
+    return heif(kinds, [(b"cdsc", 61, range(1, 61))], contents=contents)
+
+
+def profiled() -> bytes:
+    """Return a HEIC of many pictures with the same colour profile."""
+    contents = dict.fromkeys(range(2, 61), b"x")
+    return heif(dict.fromkeys(range(1, 61), b"hvc1"), contents=contents, profile=bytes(100_000))
+
+
+def filled(filling: bytes, rest: bool = True) -> bytes:
+    """Return a JPEG with bytes behind its first marker that say nothing."""
+    data = picture("red", "JPEG", (200, 200), quality=100)
+    return data[:2] + filling + data[2:] * rest + bytes(5_000)
+
+
 HOSTILE = {
+    "HEIC, metadata of many pictures": described(),
+    "HEIC, a profile of many pictures": profiled(),
+    "JPEG, filling bytes": filled(b"\xff" * 100_000),
+    "JPEG, escaped filling bytes": filled(b"\xff\0" * 50_000),
+    "JPEG, filling bytes behind an end": filled(b"\xff\xd9" + b"\xff" * 100_000),
+    "JPEG, nothing but filling bytes": filled(b"\xff" * 100_000, rest=False),
+    "JPEG, segments behind an end": filled(b"\xff\xd9" + b"\xff\xe5\0\2" * 2_000),
     "HEIC, boxes": heif({1: b"hvc1"}, more=box(b"free", b"") * 5_001),
     "HEIC, tiles by the thousand": tiles(10_001, 64),
     "HEIC, parts of parts": graph(26),
@@ -192,6 +219,36 @@ def test_boxes_that_cannot_be_read_are_refused(data: bytes) -> None:
     with pytest.raises(ImageError) as caught:
         images.decode(data, 32)
     assert caught.value.code == "image_truncated"
+
+
+def most_memory() -> float:
+    """Return the most MiB that this process has had since the last call."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    Path("/proc/self/clear_refs").write_text("5")
+    return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
+
+
+def test_animation_is_read_as_its_still_picture_whatever_its_tracks_say() -> None:
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
+    plain = encode(frames[0], "AVIF", save_all=True, append_images=frames[1:], speed=10)
+    expected = images.decode(plain, 32)
+    assert expected[16, 16].argmax() == 0
+    hostile = animation(plain, 1_000_000)
+    with Image.open(io.BytesIO(hostile)) as opened:
+        assert opened.n_frames == 1_000_000  # type: ignore[attr-defined]
+    del opened
+    images.decode(plain, 32)
+    most_memory()
+    before = most_memory()
+    assert (images.decode(hostile, 32) == expected).all()
+    assert most_memory() - before < 20
+
+
+@pytest.mark.parametrize("head", [struct.pack(">I4s", 28, b"moov"), struct.pack(">I4sQ", 1, b"moov", 36)])
+def test_tracks_of_heic_are_not_read(head: bytes) -> None:
+    assert images.decode(heif({1: b"hvc1"}) + head + b"none that is read :-)", 32).shape == (32, 32, 3)
+    with pytest.raises(ImageError):
+        images.decode(HEIC[:28] + head + b"none that is read :-)", 32)
 
 
 @pytest.mark.parametrize("error", [RecursionError, MemoryError])

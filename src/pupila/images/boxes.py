@@ -31,14 +31,20 @@ class Items:
     kinds: dict[int, bytes] = field(default_factory=dict)
     areas: list[int] = field(default_factory=list)
     """By property, in their order: width x height of those that say so, 0 for others."""
+    lengths: list[int] = field(default_factory=list)
+    """By property: the bytes of a colour profile, 0 for others."""
     properties: list[tuple[int, int]] = field(default_factory=list)
     """Item and number of its property, counted from 1."""
     tiles: list[tuple[int, int]] = field(default_factory=list)
     """Which item is made of which."""
     beside: list[tuple[int, int]] = field(default_factory=list)
     """Which item has which beside it, such as its transparency: decoders decode both."""
+    described: list[int] = field(default_factory=list)
+    """Items that say something of another, each as often as it does: decoders copy them for each of the others."""
     extents: list[tuple[int, int, int, int]] = field(default_factory=list)
     """Item, how its places count, where it stands, and its length."""
+    tracks: list[int] = field(default_factory=list)
+    """Where the content of each box of tracks begins."""
     data: int = 0
     """Where the box of small data begins."""
     read: int = 0
@@ -50,8 +56,8 @@ class Items:
             raise ExcessError(f"more than {MAX_ITEMS:,} items")
 
 
-def check(data: bytes, max_pixels: int) -> None:
-    """Raise ExcessError if decoding may cost far more than a picture of so many pixels.
+def check(data: bytes, max_pixels: int) -> bytes:
+    """Return what to decode; raises ExcessError if that may cost far more than a picture of so many pixels.
 
     Raises IndexError for boxes that end before what they should hold.
     """
@@ -63,9 +69,28 @@ def check(data: bytes, max_pixels: int) -> None:
             raise ExcessError("pictures put together from pictures put together")
     if _largest(items) > MAX_TIMES * max_pixels:
         raise PixelsError("All that it is put together from")
-    if sum(length for _, _, _, length in items.extents) > len(data) + SLACK:
+    lengths: dict[int, int] = defaultdict(int)
+    for item, _, _, length in items.extents:
+        lengths[item] += length
+    if sum(lengths.values()) > len(data) + SLACK:
         raise ExcessError("more items than bytes, as many of them share bytes")
+    copied = sum(lengths[item] for item in items.described)
+    copied += sum(items.lengths[number - 1] for _, number in items.properties if 0 < number <= len(items.lengths))
+    if copied > len(data) + SLACK:
+        raise ExcessError("more metadata than bytes, as many pictures share it")
     check_directories(_metadata(memoryview(data), items))
+    return _without_tracks(data, items) if items.tracks else data
+
+
+def _without_tracks(data: bytes, items: Items) -> bytes:
+    """Return an animation as the still picture that stands beside its tracks, of which few bytes may be millions."""
+    plain, brands = bytearray(data), min(int.from_bytes(data[:4], "big"), len(data))
+    plain[8:brands] = plain[8:brands].replace(b"avis", b"avif")
+    for at in items.tracks:
+        for name in (slice(at - 4, at), slice(at - 12, at - 8)):  # a box's length has four bytes, or eight more
+            if plain[name] == b"moov":
+                plain[name] = b"free"
+    return bytes(plain)
 
 
 def _largest(items: Items) -> int:
@@ -111,6 +136,7 @@ def _walk(data: memoryview, items: Items) -> None:
         content = data[at:stop]
         if parent == b"ipco":
             items.areas.append(_number(content, 4, 4) * _number(content, 8, 4) if name == b"ispe" else 0)
+            items.lengths.append(len(content) if name == b"colr" else 0)
             continue
         if name in SINGLE and (parent, name) in seen:
             raise ExcessError(f"more than one box {name.decode()}")
@@ -119,6 +145,8 @@ def _walk(data: memoryview, items: Items) -> None:
             readers[parent, name](content, items)
         elif (parent, name) == (b"meta", b"idat"):
             items.data = at
+        elif (parent, name) == (b"", b"moov"):
+            items.tracks.append(at)
 
 
 def _all_boxes(data: memoryview) -> Iterator[tuple[bytes, bytes, int, int]]:
@@ -176,13 +204,15 @@ def _references(content: memoryview, items: Items) -> None:
     for name, at, stop in _boxes(content, 4, len(content)):
         reference = content[at:stop]
         items.count()
-        if name not in (b"dimg", b"auxl"):
+        if name not in (b"dimg", b"auxl", b"cdsc"):
             continue
         item, count = _number(reference, 0, size), _number(reference, size, 2)
         items.count(count)
         others = [_number(reference, size + 2 + size * i, size) for i in range(count)]
         if name == b"dimg":
             items.tiles += [(item, other) for other in others]
+        elif name == b"cdsc":
+            items.described += [item] * count
         else:
             items.beside += [(other, item) for other in others]
 
@@ -220,12 +250,11 @@ def _extents(content: memoryview, items: Items) -> None:
 
 
 def _metadata(data: memoryview, items: Items) -> list[memoryview]:
-    """Return the EXIF blocks, without what stands before their header."""
-    found = []
+    """Return the EXIF blocks, without what stands before their header; one may stand in several places."""
+    parts: dict[int, list[memoryview]] = defaultdict(list)
     for item, method, start, length in items.extents:
         if items.kinds.get(item) == b"Exif":
             start += items.data if method == 1 else 0
-            content = data[start : start + length]
-            header = 4 + int.from_bytes(content[:4], "big")
-            found.append(content[header:])
-    return found
+            parts[item].append(data[start : start + length])
+    blocks = [memoryview(b"".join(places)) for places in parts.values()]
+    return [block[4 + int.from_bytes(block[:4], "big") :] for block in blocks]

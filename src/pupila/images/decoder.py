@@ -267,7 +267,7 @@ def _open(data: bytes, limits: ImageLimits) -> _Opened:
     try:
         passes = count_passes(kind, data)
         if kind in ("HEIF", "AVIF"):
-            boxes.check(data, limits.max_pixels)
+            data = boxes.check(data, limits.max_pixels)
         covered = tiles.check_tiles(data, limits.max_pixels) if kind == "TIFF" else 0
         image, note = formats.open_header(kind, data)
     except PixelsError as error:

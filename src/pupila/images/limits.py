@@ -15,6 +15,8 @@ MAX_SCANS = 100
 """Scans of a JPEG. Programs write about ten, for which decoding takes some three times as long as for a single one."""
 MAX_SEGMENTS = 1_000
 """Marker segments of a JPEG, and the parts that Pillow reads one by one: resources of Photoshop, tables, colours."""
+FILLING = 64
+"""Bytes between segments that count as one, up to the first scan: Pillow reads them one by one."""
 MAX_BLOCKS = 20_000
 """Chunks of a PNG or WebP, blocks of a GIF before its first picture: microseconds each."""
 MAX_PACKED = 64
@@ -208,13 +210,14 @@ def _jpeg(data: bytes) -> int:
     if len(data) < TINY and data.count(b"\xff\xda") < 2:
         return 1
     scans = segments = 0
-    components, progressive, at = b"", False, 2
+    components, progressive = b"", False
     blocks: list[tuple[bytes, memoryview]] = []
-    while (found := MARKER.search(data, at)) and (kind := data[found.start() + 1]) != END_OF_PICTURE:
-        at = found.end()
-        segments += 1 + _parts(data, kind, at)
+    for kind, at, filling in _markers(data):
+        segments += 1 + _parts(data, kind, at) + (0 if scans else filling // FILLING)
         if segments > MAX_SEGMENTS:
             raise ExcessError(f"more than {MAX_SEGMENTS:,} segments")
+        if scans and kind == END_OF_PICTURE:
+            break
         if kind in (0xE1, 0xE2):
             blocks += _directories(data, at)
         if kind in FRAMES:
@@ -225,10 +228,23 @@ def _jpeg(data: bytes) -> int:
                 break
             if scans > MAX_SCANS:
                 raise ExcessError(f"more than {MAX_SCANS} scans")
-        if kind not in (0x01, START_OF_PICTURE):  # which have no length
-            at += int.from_bytes(data[at : at + 2], "big")
     check_directories(_joined(blocks))
     return max(scans, 1)
+
+
+def _markers(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield each marker of a JPEG, the place behind it, and how many bytes before it say nothing; last its end.
+
+    Decoders go on behind an end that comes before any scan.
+    """
+    at = 2
+    while found := MARKER.search(data, at):
+        kind = data[found.start() + 1]
+        yield kind, found.end(), found.start() - at
+        at = found.end()
+        if kind not in (0x01, START_OF_PICTURE, END_OF_PICTURE):  # which have no length
+            at += int.from_bytes(data[at : at + 2], "big")
+    yield END_OF_PICTURE, len(data), max(0, len(data) - at)
 
 
 def _parts(data: bytes, kind: int, at: int) -> int:
