@@ -5,6 +5,7 @@ Its seal too: the SHA-256 over the whole file is a field of the manifest, counte
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -179,5 +180,5 @@ def check_seal(data: bytes) -> str:
 
 def _seal_place(data: bytes) -> tuple[int, int] | None:
     """Return where the digits of the seal begin and end; None if there are none, or several such places."""
-    found = [match.span(1) for match in SEAL.finditer(data)]
+    found = [match.span(1) for match in itertools.islice(SEAL.finditer(data), 2)]
     return found[0] if len(found) == 1 else None

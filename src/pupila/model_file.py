@@ -31,6 +31,8 @@ SMALL = 64
 INT, FLOAT, BYTES, TEXT = "int", "float", "bytes", "text"
 KINDS = {1: "<f4", 2: "u1", 3: "i1", 6: "<i4", 7: "<i8", 10: "<f2"}
 """Types of numbers, as NumPy names them, by TensorProto.DataType."""
+FIELDS = {1: "float_data", 7: "int64_data"}
+"""By the same: what holds numbers that are not in raw_data; of all others it is int32_data."""
 Message = dict[str, list[Any]]
 
 LAYOUT: dict[str, dict[int, tuple[str, str]]] = {
@@ -240,7 +242,7 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
         byte = data[at]
         at += 1
         value |= (byte & 0x7F) << shift
-        if byte < 0x80:
+        if byte < 0x80 and value < 2**64:
             return value, at
     raise _damaged()
 
@@ -304,22 +306,27 @@ def _weight(tensor: Message) -> tuple[str, Tensor]:
     if not known or len(shape) > 4 or any(not 0 < side <= MAX_VALUES for side in shape):
         raise ModelError(f"Its weight {name[:80]!r} has a shape or type that no model of Pupila has. Export it again.")
     count = math.prod(shape)
-    numbers = _numbers(tensor, KINDS[_one(tensor, "data_type", 0)])
+    numbers = _numbers(tensor, _one(tensor, "data_type", 0))
     if count > MAX_VALUES or len(numbers) != count:
         raise ModelError(f"Its weight {name[:80]!r} has {len(numbers):,} numbers for {shape}. Copy or export it again.")
     return name, Tensor(shape, numbers.reshape(shape) if count <= SMALL else None)
 
 
-def _numbers(tensor: Message, kind: str) -> NDArray[Any]:
-    """Return a weight's numbers, from whichever field holds them."""
+def _numbers(tensor: Message, type_: int) -> NDArray[Any]:
+    """Return a weight's numbers, from the one field of its type: others would be read here, and not by ONNX Runtime."""
+    kind, place = KINDS[type_], FIELDS.get(type_, "int32_data")
     places = [name for name in ("raw_data", "float_data", "int32_data", "int64_data") if name in tensor]
-    if len(places) > 1:
-        raise _damaged()
     if places == ["raw_data"]:
         raw = _one(tensor, "raw_data", b"")
         return np.frombuffer(raw, kind) if len(raw) % np.dtype(kind).itemsize == 0 else np.empty(0)
     if not places:
         return np.empty(0)
-    if places == ["float_data"]:
-        return np.concatenate(tensor["float_data"])
-    return np.asarray(tensor[places[0]])
+    if places != [place]:
+        raise _damaged()
+    if place == "float_data":
+        return np.concatenate(tensor[place])
+    numbers = np.asarray(tensor[place], np.int64)
+    found = numbers.astype(kind if kind != "<f2" else "<u2")
+    if (found != numbers).any():
+        raise _damaged()
+    return found.view(kind)

@@ -138,6 +138,13 @@ def pictures_that_mix(bomb: Bomb) -> str:
     return bomb.add("MatMul", first, bomb.add("Transpose", first, perm=[1, 0]))
 
 
+def pictures_and_channels(bomb: Bomb) -> str:
+    """Enlarged four times each; the factors alone say that it is the sides, of which a pool leaves nothing."""
+    factors = bomb.weight([1, 1, 4, 4])
+    value = bomb.add("Resize", "planes", "", factors, mode="nearest", axes=[2, 3, 0, 1])
+    return bomb.add("GlobalAveragePool", value)
+
+
 def pools(bomb: Bomb) -> str:
     """A hundred that each read 11 million numbers, and give three."""
     value = bomb.enlarged("planes", 60)
@@ -172,6 +179,7 @@ BOMBS: dict[str, tuple[Callable[[Bomb], str], str]] = {
     "chain that keeps 100 values": (chain_of_100, "numbers in memory at once"),
     "100 values read one by one": (a_hundred_read_one_by_one, "numbers in memory at once"),
     "Resize": (resize_bomb, "numbers in memory at once"),
+    "Resize of pictures and channels": (pictures_and_channels, "operator Resize is used in a way"),
     "Concat that doubles": (concat_that_doubles, "operator Concat makes more"),
     "windows of a convolution": (windows, "numbers in memory at once"),
     "single channels": (single_channels, "numbers in memory at once"),
