@@ -37,6 +37,22 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
+@pytest.fixture(scope="module")
+def narrow() -> Iterator[None]:
+    """Build networks with an eighth of ResNet-18's channels: for what is true of any network, in a tenth of the time.
+
+    The processes of process_kit have them, too; those that Pupila itself starts do not.
+    """
+    from pupila.training.export import graph
+    from pupila.training.loop import resnet
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resnet, "WIDTHS", tuple(width // 8 for width in resnet.WIDTHS))
+        for module in (resnet, graph):
+            patch.setattr(module, "FEATURES", resnet.WIDTHS[-1])
+        yield
+
+
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Return an id that every process gives: the bytes of a compressed case carry the time of day."""
     return argname if isinstance(val, bytes) else None

@@ -139,7 +139,7 @@ class Running:
         return sum(psutil.Process(pid).memory_info().rss for pid in self.workers()) / 2**20
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 10) -> float:
+def wait_until(condition: Callable[[], object], seconds: float = 30) -> float:
     """Return how long it took."""
     started = time.monotonic()
     while not condition():

@@ -3,30 +3,28 @@
 PUPILA_KILLS=300 kills so many processes at random moments; a few are killed by default.
 """
 
-import contextlib
 import json
-import multiprocessing
 import os
 import random
 import shlex
 import signal
-import time
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from process_kit import ended, started, wait_for
 from training_kit import write_photos
 
 import pupila
 from pupila.cli import main
+
+pytestmark = pytest.mark.usefixtures("narrow")
 
 KILLS = int(os.environ.get("PUPILA_KILLS", "3"))
 TINY = [
     "--set", "weights=none", "--set", "batch_size=16", "--set", "network_size=32", "--set", "progressive=[]",
     "--set", "export=float32", "--set", "precision=float32",
 ]  # fmt: skip
-FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(["test_never_lost", "pupila.training.train", "pupila.training.sweeps.run", "pupila.batch"])
 
 
 @pytest.fixture(scope="module")
@@ -42,35 +40,6 @@ def there(tmp_path, monkeypatch):
 
 def invoke(*arguments):
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-def run_here(arguments, folder):
-    """What a started process does: the command line, in a folder, with its output in a file."""
-    os.chdir(folder)
-    out = os.open("out.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(out, 1)
-    os.dup2(out, 2)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it ...
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ... and nohup this one
-    main([str(argument) for argument in arguments])
-
-
-@contextlib.contextmanager
-def started(folder, *arguments):
-    process = FORK.Process(target=run_here, args=(arguments, folder))
-    process.start()
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.join(60)
-
-
-def wait_for(path, process=None, seconds=120):
-    end = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < end and (process is None or process.is_alive()), (Path.cwd() / "out.txt").read_text()
-        time.sleep(0.02)
 
 
 def rows(folder):
@@ -93,10 +62,9 @@ def test_runs_count_up_and_an_ended_one_is_never_touched(photos, there):
 def test_ctrl_c_before_the_first_checkpoint_goes_on_where_it_was(photos, there):
     run = there / "runs/s"
     with started(there, "train", photos, *TINY, "--epochs", 6, "--name", "s") as process:
-        wait_for(run / "metrics.jsonl", process)
+        wait_for((run / "metrics.jsonl").exists, process, there)
         os.kill(process.pid, signal.SIGINT)
-        process.join(120)
-        assert process.exitcode == 0, (there / "out.txt").read_text()
+        ended(process, there)
     done = len(rows(run))
     assert 1 <= done < 6 and (run / "model.onnx").exists() and (run / "checkpoint.safetensors").exists()
     other = write_photos(there / "other", 30, ("cat", "dog"))
@@ -115,7 +83,7 @@ def test_ctrl_c_before_the_first_checkpoint_goes_on_where_it_was(photos, there):
 def test_asked_to_end_a_training_leaves_its_checkpoint(photos, there, number):
     run = there / "runs/s"
     with started(there, "train", photos, *TINY, "--epochs", 50, "--name", "s") as process:
-        wait_for(run / "metrics.jsonl", process)
+        wait_for((run / "metrics.jsonl").exists, process, there)
         os.kill(process.pid, number)
         process.join(120)
         assert process.exitcode == -number and (run / "checkpoint.safetensors").exists()
@@ -123,7 +91,7 @@ def test_asked_to_end_a_training_leaves_its_checkpoint(photos, there, number):
 
 def test_resume_without_a_checkpoint_says_that_it_begins_anew_and_replaces_no_other_run(photos, there):
     with started(there, "train", photos, *TINY, "--epochs", 2, "--name", "s") as process:
-        wait_for(there / "runs/s/run.json", process)
+        wait_for((there / "runs/s/run.json").exists, process, there)
         process.kill()
         process.join(60)
     if (there / "runs/s/checkpoint.safetensors").exists():
@@ -137,7 +105,7 @@ def test_resume_without_a_checkpoint_says_that_it_begins_anew_and_replaces_no_ot
 
 def test_second_training_of_a_folder_is_told_by_which_process(photos, there):
     with started(there, "train", photos, *TINY, "--epochs", 200, "--name", "d") as process:
-        wait_for(there / "runs/d/metrics.jsonl", process)
+        wait_for((there / "runs/d/metrics.jsonl").exists, process, there)
         second = invoke("train", photos, *TINY, "--epochs", 200, "--name", "d", "--resume")
     assert second.exit_code == 1 and f"is being trained by process {process.pid}." in second.output
     assert "is being trained" not in invoke("train", "--resume", "--minutes", "0.01", "--name", "d").output
@@ -202,8 +170,7 @@ def test_kill_at_a_random_moment_loses_nothing(photos, tmp_path, number):
     if not done:
         more = ["--resume"] if command == "train" and (tmp_path / "runs/r/run.json").exists() else []
         with started(tmp_path, *COMMANDS[command], *more) as process:
-            process.join(300)
-            assert process.exitcode == 0, (tmp_path / "out.txt").read_text()[-3000:]
+            ended(process, tmp_path)
     check_state(tmp_path)
     if command == "train":
         (run,) = (path.parent for path in tmp_path.glob("runs/*/run.json"))  # r-2 if r was killed before it had one

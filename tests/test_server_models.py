@@ -2,12 +2,12 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import requests
-from server_kit import Running, picture, serving, signal_worker, write_model
+from server_kit import Running, picture, serving, signal_worker, wait_until, write_model
 
 from pupila.errors import ModelError
 from pupila.server import model_versions as versions
@@ -18,13 +18,6 @@ def server(tmp_path: Path) -> Iterator[Running]:
     with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log") as running:
         wait_until(lambda: running.get("/readyz").json()["workers"] == 2)
         yield running
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, "this took too long"
-        time.sleep(0.01)
 
 
 def versions_seen(server: Running) -> set[str]:

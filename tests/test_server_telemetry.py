@@ -5,16 +5,15 @@ import re
 import shutil
 import socket
 import subprocess
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
-from server_kit import CLASSES, Running, picture, serving, signal_worker, write_model
+from server_kit import CLASSES, Running, picture, serving, signal_worker, wait_until, write_model
 
 
 @pytest.fixture
@@ -23,13 +22,6 @@ def server(tmp_path: Path) -> Iterator[Running]:
     with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log", json.dumps(settings)) as running:
         wait_until(lambda: running.get("/readyz").json()["workers"] == 2)
         yield running
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, "this took too long"
-        time.sleep(0.02)
 
 
 def counters(server: Running) -> dict[tuple[str, ...], float]:

@@ -2,8 +2,8 @@
 
 import csv
 import json
+import os
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -11,7 +11,9 @@ from dataclasses import replace
 import psutil
 import pytest
 from click.testing import CliRunner
-from training_kit import TINY, colours
+from process_kit import ended, printed, started, wait_for
+from server_kit import wait_until
+from training_kit import TINY, colours, write_photos
 
 from pupila.cli import main
 from pupila.data import load_dataset
@@ -19,6 +21,8 @@ from pupila.errors import RecipeError
 from pupila.training.sweeps.definition import load_definition, parse_grid, plan, shipped_sweeps
 from pupila.training.sweeps.run import as_csv, as_text, best_of, groups_of, judged_by, run_sweep
 from pupila.training.sweeps.trial import BALANCED, PLAIN, Failure, Job, Result, read_stopped, run_job
+
+pytestmark = pytest.mark.usefixtures("narrow")
 
 SMALL = ["weights=none", "sample=60", "batch_size=25", "network_size=32", "progressive=[]", "precision=float32"]
 SMALL = [word for pair in [*SMALL, "export=float32"] for word in ("--set", pair)]
@@ -228,35 +232,18 @@ def test_trial_stopped_early_stays_so_only_while_that_is_asked_for(tmp_path):
     assert not run_sweep("digits", trials, tmp_path, keep_stopped=True).failures
 
 
-def start(runs):
-    """A sweep of two trials at once that writes a checkpoint after each step, one an epoch, as a process."""
-    one_step = ["--set", "batch_size=50", "--checkpoint-seconds", "0"]
-    values = ["--grid", "lr=0.001,0.002", "--set", "epochs=3", *SMALL, *one_step]
-    line = [sys.executable, "-m", "pupila", "sweep", "digits", *values, "--jobs", "2", "--runs", str(runs)]
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def wait_until(condition, seconds=900):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
-    return found
-
-
 @pytest.mark.slow
 def test_killed_sweep_leaves_no_process_and_goes_on_from_its_checkpoints(tmp_path):
-    first = start(tmp_path)
-    logs = tmp_path / "digits-sweep"
-    wait_until(lambda: any("epoch 1 at" in log.read_text() for log in logs.glob("*/log.txt")) or first.poll())
-    assert first.poll() is None, first.stdout.read()
-    workers = psutil.Process(first.pid).children()
-    first.kill()
-    first.communicate()
-    wait_until(lambda: not any(worker.is_running() for worker in workers))
-    second = start(tmp_path)
-    output, _ = second.communicate(timeout=900)
-    assert second.returncode == 0, output
+    one_step = ["--set", "batch_size=64", "--checkpoint-seconds", "0"]  # a step an epoch, and a checkpoint after each
+    values = ["--grid", "lr=0.001,0.002", "--set", "epochs=3", *SMALL, *one_step]
+    photos, logs = write_photos(tmp_path / "photos", 60), tmp_path / "photos-sweep"
+    line = ["sweep", photos, *values, "--jobs", "2", "--runs", "."]
+    with started(tmp_path, *line) as first:
+        wait_for(lambda: any("epoch 1 at" in log.read_text() for log in logs.glob("*/log.txt")), first, tmp_path)
+        workers = psutil.Process(first.pid).children()
+    wait_until(lambda: not any(worker.is_running() for worker in workers), 900)
+    with started(tmp_path, *line) as second:
+        output = ended(second, tmp_path)
     for log in logs.glob("*/log.txt"):
         # No epoch is trained twice. One that ended as the process was killed may lack its line, never its figures.
         assert all(log.read_text().count(f"epoch {epoch} at") <= 1 for epoch in (1, 2, 3))
@@ -267,13 +254,10 @@ def test_killed_sweep_leaves_no_process_and_goes_on_from_its_checkpoints(tmp_pat
 
 def test_ctrl_c_within_the_first_epoch_of_a_trial_ends_the_sweep(tmp_path):
     values = ["lr=0.001,0.002", "--set", "weights=none", "--set", "epochs=9", "--set", "network_size=160"]
-    heeds = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # which background jobs ignore
-    line = [sys.executable, "-c", f"{heeds}\nfrom pupila.cli import main; main()"]
-    line += ["sweep", "digits", "--grid", *values, "--runs", str(tmp_path)]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        while "largest class of train" not in process.stdout.readline():
-            assert process.poll() is None
-        time.sleep(3)  # so that it has begun; before, it would end just the same
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=300)
-    assert (process.returncode, output.splitlines()[-1]) == (130, "pupila: stopped.") and "[2/2]" not in output
+    with started(tmp_path, "sweep", "digits", "--grid", *values, "--runs", ".") as process:
+        wait_for(lambda: "largest class of train" in printed(tmp_path), process, tmp_path)
+        time.sleep(1)  # so that it has begun; before, it would end just the same
+        os.kill(process.pid, signal.SIGINT)
+        process.join(300)
+    output = printed(tmp_path)
+    assert (process.exitcode, output.splitlines()[-1]) == (130, "pupila: stopped.") and "[2/2]" not in output

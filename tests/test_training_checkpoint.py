@@ -29,6 +29,8 @@ from pupila.training.loop.fit import fit
 from pupila.training.loop.optim import set_learning_rate, sgd
 from pupila.training.loop.resnet import ResNet18
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 ODD = torch.tensor([0.0, -0.0, float("nan"), float("inf"), -1e-45, 3.4e38])
 GROUPS = {
     "network": {"a.weight": ODD, "a.num": torch.tensor(7), "b": torch.arange(6.0).reshape(2, 3).t()},

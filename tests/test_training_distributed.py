@@ -2,17 +2,16 @@
 
 import json
 import os
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
+from cluster_kit import free_ports
+from process_kit import ended, started, wait_for
 from torch import multiprocessing
-from training_kit import TINY, colours
+from training_kit import TINY, colours, write_photos
 
 from pupila.errors import TrainingError
 from pupila.training.distributed.process_group import ALONE, Team, joined
@@ -52,22 +51,13 @@ def work(rank, size, folder, port):
 
 
 @pytest.mark.slow
-def test_two_workers_compute_what_one_computes(tmp_path, free_port):
+def test_two_workers_compute_what_one_computes(tmp_path):
     alone = fitted_rows(tmp_path, ALONE)
-    multiprocessing.spawn(work, (2, str(tmp_path), free_port), nprocs=2)
+    multiprocessing.spawn(work, (2, str(tmp_path), *map(str, free_ports(1))), nprocs=2)
     for rank in (0, 1):
         for ours, theirs in zip(json.loads((tmp_path / f"rows-{rank}.json").read_text()), alone, strict=True):
             for key in ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "pictures"):
                 assert ours[key] == pytest.approx(theirs[key], rel=1e-5), key
-
-
-@pytest.fixture
-def free_port():
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
@@ -107,41 +97,20 @@ def test_too_many_workers_for_a_batch_are_refused(tmp_path):
         fit(recipe, ResNet18(3), colours(18), colours(9), tmp_path / "c", identity={}, team=Team(0, 3))
 
 
-VALUES = ["weights=none", "sample=60", "batch_size=50", "network_size=32", "progressive=[]", "export=float32"]
-
-
-def start(runs):
-    values = [word for value in VALUES for word in ("--set", value)]
-    line = [sys.executable, "-m", "pupila", "train", "digits", "--epochs", "3", *values, "--workers", "2"]
-    options = ["--runs", str(runs), "--name", "team", "--checkpoint-seconds", "0"]
-    return subprocess.Popen([*line, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def wait_until(condition, process, seconds=900):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
-    return found
+VALUES = ["weights=none", "batch_size=64", "network_size=32", "progressive=[]", "export=float32"]
 
 
 @pytest.mark.slow
 def test_run_goes_on_by_itself_when_a_worker_is_killed(tmp_path):
-    process = start(tmp_path)
-    metrics = tmp_path / "team" / "metrics.jsonl"
-    try:
-        wait_until(metrics.exists, process)  # the second epoch has begun
+    photos, metrics = write_photos(tmp_path / "photos", 60), tmp_path / "team" / "metrics.jsonl"
+    options = ["--workers", 2, "--epochs", 3, "--runs", ".", "--name", "team", "--checkpoint-seconds", 0]
+    with started(tmp_path, "train", photos, *options, *(f"--set={value}" for value in VALUES)) as process:
+        wait_for(metrics.exists, process, tmp_path)  # the second epoch has begun
         below = psutil.Process(process.pid).children(recursive=True)
         workers = [worker for worker in below if "spawn_main" in " ".join(worker.cmdline())]
         assert len(workers) == 2
         workers[1].kill()
-        output, _ = process.communicate(timeout=300)
-    finally:
-        process.kill()
-        process.wait(30)
-        process.stdout.close()
-    assert process.returncode == 0, output
+        output = ended(process, tmp_path)
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-    assert [row["pictures"] for row in rows] == [50, 50, 50]
+    assert [row["pictures"] for row in rows] == [54, 54, 54]
     assert output.count("epoch 1 at") == 1 and (tmp_path / "team" / "model.onnx").exists()

@@ -1,26 +1,29 @@
 """The loop: it learns, keeps the best, survives being killed, keeps to its budget, and stops when there is no sense."""
 
+import functools
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from process_kit import ended, running, wait_for
 from safetensors.torch import load_file
 from training_kit import TINY, colours
 
 from pupila.errors import TrainingError
+from pupila.recipe import load_recipe
 from pupila.training.loop.checkpoint import Position
 from pupila.training.loop.fit import Fitted, fit, is_flat, size_at, validate
 from pupila.training.loop.head import fit_head
 from pupila.training.loop.optim import MovingAverage, learning_rate
 from pupila.training.loop.resnet import ResNet18
-from pupila.training.train import describe_guessing
+from pupila.training.train import describe_guessing, train
+
+pytestmark = pytest.mark.usefixtures("narrow")
 
 
 def run(recipe, folder, train=None, **options):
@@ -228,23 +231,10 @@ def test_moving_average_equals_the_slow_version():
     assert torch.allclose(average.state["weight"], slow)
 
 
-SCRIPT = """
-import sys
-from pathlib import Path
-from pupila.recipe import load_recipe
-from pupila.training.train import train
-overrides = ["weights=none", "minutes=0", "epochs=3", "sample=240", "batch_size=32", "network_size=32",
-             "progressive=[]", "ema=0.9", "export=float32"]
-folder = Path(sys.argv[1])
-train("digits", load_recipe("standard", overrides), folder, resume=folder.exists(), checkpoint_seconds=0.0,
-      keep_open=True)
-"""
-
-
-def start(folder):
-    return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+def train_digits(folder, **options):
+    values = ["weights=none", "minutes=0", "epochs=3", "sample=240", "batch_size=32", "network_size=32"]
+    recipe = load_recipe("standard", [*values, "progressive=[]", "ema=0.9", "export=float32"])
+    train("digits", recipe, folder, resume=folder.exists(), keep_open=True, **options)
 
 
 def steps_done(checkpoint):
@@ -257,25 +247,16 @@ def steps_done(checkpoint):
 
 @pytest.mark.slow
 def test_killed_run_ends_with_the_same_weights_bit_for_bit(tmp_path):
-    undisturbed = start(tmp_path / "undisturbed")
-    assert undisturbed.wait(300) == 0, undisturbed.stdout.read()
+    train_digits(tmp_path / "undisturbed")
     checkpoint = tmp_path / "killed" / "checkpoint.safetensors"
     for steps in (3, 10):  # in the middle of the first epoch, and of the second
-        process = start(tmp_path / "killed")
-        deadline = time.monotonic() + 120
-        while steps_done(checkpoint) < steps and time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.02)
-        assert process.poll() is None, process.stdout.read()
-        process.kill()
-        process.wait(30)
-        process.stdout.close()
-    last = start(tmp_path / "killed")
-    assert last.wait(300) == 0, last.stdout.read()
+        with running(tmp_path, functools.partial(train_digits, checkpoint_seconds=0.0), checkpoint.parent) as process:
+            wait_for(lambda least=steps: steps_done(checkpoint) >= least, process, tmp_path)
+    with running(tmp_path, train_digits, checkpoint.parent) as process:
+        ended(process, tmp_path)
     ours, theirs = (load_file(tmp_path / run / "checkpoint.safetensors") for run in ("killed", "undisturbed"))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    for process in (undisturbed, last):
-        process.stdout.close()
 
 
 class KilledError(Exception):

@@ -10,6 +10,8 @@ from pupila.training.loop.checkpoint import Mirror
 from pupila.training.loop.fit import fit
 from pupila.training.loop.resnet import ResNet18
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 
 class LostError(Exception):
     pass

@@ -23,6 +23,8 @@ from pupila.training.loop.fit import _begin, _Files, _step
 from pupila.training.loop.resnet import ResNet18
 from pupila.training.outliers import exposed, read_outliers
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 STRANGE = torch.from_numpy(noise(9).images)
 
 

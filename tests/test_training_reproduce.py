@@ -11,6 +11,8 @@ from training_kit import write_photos
 from pupila.cli import main
 from pupila.training.loop.resnet import ResNet18
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 
 def pupila(*arguments):
     return CliRunner().invoke(main, [str(argument) for argument in arguments])

@@ -15,6 +15,8 @@ from pupila.training.loop.checkpoint import Position
 from pupila.training.loop.class_weights import Balance
 from pupila.training.loop.fit import COOLDOWN, _count_head, _validate_epoch, is_flat
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 WIDE = replace(TINY, network_size=48, warmup=0.2)
 
 
