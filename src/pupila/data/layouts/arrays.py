@@ -336,8 +336,28 @@ STAND_INS: dict[tuple[str, str], type] = {
 }
 
 
-OPCODES = {code: load for code, load in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]}
-"""All but one that makes room for what it only announces."""
+FORBIDDEN = pickle.BYTEARRAY8 + pickle.DICT + pickle.EMPTY_SET + pickle.ADDITEMS + pickle.FROZENSET
+"""What makes room for what it only announces, or takes anything as a key."""
+
+
+class _Table(dict[Any, Any]):
+    """A dictionary whose keys are texts: a tuple of itself, again and again, would take for ever to hash."""
+
+    __slots__ = ()
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if not isinstance(key, bytes | str):
+            raise pickle.UnpicklingError("its pickle has a key that is no text")
+        super().__setitem__(key, value)
+
+    @staticmethod
+    def push(unpickler: Any) -> None:
+        """Put an empty one on an unpickler's stack."""
+        unpickler.append(_Table())
+
+
+OPCODES = {code: load for code, load in pickle._Unpickler.dispatch.items() if code not in FORBIDDEN}
+OPCODES[pickle.EMPTY_DICT[0]] = _Table.push
 
 
 class _Unpickler(pickle._Unpickler):

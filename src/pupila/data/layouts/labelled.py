@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from pupila._arguments import first_few
 from pupila.data.dataset import Skipped
-from pupila.data.sources.files import SourceFile, display_name, plain_name
+from pupila.data.sources.files import SourceFile, composed, display_name, plain_name
 from pupila.errors import DataError
 
 WORDS = {
@@ -89,10 +89,7 @@ class DetectedLayout:
 
 def sort_labelled(items: Iterable[LabelledFile]) -> list[LabelledFile]:
     """Sort by class, then by name: the order that a seed's split depends on. Names of classes get normal form C."""
-    normal = [
-        item if item.category.isascii() else item._replace(category=unicodedata.normalize("NFC", item.category))
-        for item in items
-    ]
+    normal = [item if item.category.isascii() else item._replace(category=composed(item.category)) for item in items]
     return sorted(normal, key=itemgetter(0, 1))
 
 
@@ -134,7 +131,7 @@ def alike(classes: Iterable[str]) -> list[str]:
     """Return a sentence on each group of classes that differ in capitals, accents' spelling, spaces or marks only."""
     groups: dict[str, list[str]] = {}
     for name in classes:
-        key = unicodedata.normalize("NFKC", plain_name(name))
+        key = composed(plain_name(name), "NFKC")
         groups.setdefault(re.sub(r"[\s_.-]+", "", key).casefold() or name, []).append(name)
     return [
         f"{' and '.join(_quoted(name) for name in group)} are different classes: name them alike if they are one."
@@ -172,7 +169,7 @@ def split_of(name: str) -> str | None:
 
 
 def _word(name: str) -> str:
-    return re.sub(r"[\s_-]+", "", folded(unicodedata.normalize("NFC", name)))
+    return re.sub(r"[\s_-]+", "", folded(composed(name)))
 
 
 def splits_among(names: Iterable[str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pupila._arguments import counted, first_few
 from pupila._files import RUN_FILES, is_hidden
@@ -36,6 +36,8 @@ PICTURES = frozenset(
     )
 )  # fmt: skip
 """Usual endings of picture files. They decide nothing about what is in a file."""
+LONGEST = 255
+"""Letters of a name that are looked at closely, as file systems take no more: some of that takes their square."""
 LINKED_AT_MOST = 10_000
 """Links to folders that are followed: a few folders that link to each other make millions of paths."""
 CLOSED = "There is no permission to read it."
@@ -105,9 +107,13 @@ def ending_of(name: str) -> str:
 
 def parts_of(name: str) -> tuple[str, ...]:
     """Split a name with forward slashes into its parts, without `.` and empty ones."""
-    if not name.isascii():
-        name = unicodedata.normalize("NFC", name)
-    return tuple([part for part in name.split("/") if part not in ("", ".")])
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    return tuple(parts if name.isascii() else map(composed, parts))
+
+
+def composed(name: str, form: Literal["NFC", "NFKC"] = "NFC") -> str:
+    """Return a name in a Unicode normal form; one that is longer than names are stays as it is."""
+    return unicodedata.normalize(form, name) if len(name) <= LONGEST else name
 
 
 @dataclass(frozen=True)
@@ -257,7 +263,7 @@ class NameReading(NamedTuple):
 
 def utf8_name(raw: bytes) -> str:
     """Return the name in Unicode normal form C; bytes that are not UTF-8 become surrogates, see is_undecoded()."""
-    return unicodedata.normalize("NFC", raw.decode("utf-8", "surrogateescape"))
+    return composed(raw.decode("utf-8", "surrogateescape"))
 
 
 def is_undecoded(name: str) -> bool:
@@ -274,19 +280,19 @@ def name_decoder(encoding: str) -> Callable[[str], str]:
 
     def decoded(name: str) -> str:
         raw = name.encode("utf-8", "surrogateescape")
-        return unicodedata.normalize("NFC", raw.decode(encoding, "replace")).replace("/", "_")
+        return composed(raw.decode(encoding, "replace")).replace("/", "_")
 
     return decoded
 
 
 def name_readings(names: Iterable[str]) -> list[NameReading]:
     """Return the different ways to read names that are not UTF-8, the most plausible first."""
-    raw = [name.encode("utf-8", "surrogateescape") for name in sorted(set(names))]
+    raw = [name.encode("utf-8", "surrogateescape")[:LONGEST] for name in sorted(set(names))]
     readings: dict[tuple[str, ...], NameReading] = {}
     letters = max(1, sum(byte >= 0x80 for name in raw for byte in name))
     for encoding in CODE_PAGES:
         try:
-            read = tuple(unicodedata.normalize("NFC", name.decode(encoding)) for name in raw)
+            read = tuple(composed(name.decode(encoding)) for name in raw)
         except UnicodeDecodeError:
             continue
         if read not in readings:

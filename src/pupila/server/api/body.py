@@ -121,7 +121,8 @@ FILE_NAME = re.compile(
 )
 QUOTED = re.compile(r"""\s*b?(['"])(.*)\1\s*""", re.DOTALL)
 BASE64_MARK = re.compile(r"(^|[;:])\s*base64\s*(;[^,]*)?,", re.IGNORECASE)
-"""Ends what a data: URL says of its data; a file's name in it may hold commas."""
+"""Ends what a data: URL says of its data; a file's name in it may hold commas. Searched for up to the last of these:
+where none follows, each beginning would be read to the end."""
 FOREIGN = re.compile(r"[^A-Za-z0-9+/]")
 REPLACED = (
     *(("\\n", ""), ("\\r", ""), ("\\/", "/"), ("\n", ""), ("\r", ""), ("\t", "")),
@@ -157,7 +158,7 @@ def decode_text(text: str) -> bytes:
         raise Base64Error("This is how Python prints bytes, not base64. Send base64.b64encode(data).decode().")
     if ADDRESS.match(text):
         raise Base64Error(f"This is an address. The server fetches nothing. {HOW_TO}")
-    mark = BASE64_MARK.search(text[:MAX_HEAD])
+    mark = BASE64_MARK.search(text, 0, text.rfind(",", 0, MAX_HEAD) + 1)
     if mark:
         return decode_letters(text[mark.end() :])
     head, comma, _ = text[:MAX_HEAD].partition(",")
