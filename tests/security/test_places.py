@@ -2,6 +2,7 @@
 
 import json
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -9,14 +10,15 @@ from pathlib import Path
 
 import pytest
 import requests
-from server_kit import Running, serving, wait_until, write_model
+from server_kit import Running, picture, serving, wait_until, write_model
 
 from pupila.server.addresses import network_part
 from pupila.server.api.auth import AccessControl, new_key
+from pupila.server.api.errors import RequestError
 from pupila.server.observability.request_log import RequestLog, Telemetry
 from pupila.server.settings import Settings
 from pupila.server.transport.admission import AdmissionControl
-from pupila.server.transport.connection import UNREAD, Connection, ConnectionTable
+from pupila.server.transport.connection import READ_ALL, UNREAD, Connection, ConnectionTable
 from pupila.server.transport.executor import Executor
 
 SECRET, KEY = new_key("ann")
@@ -64,6 +66,37 @@ def test_half_sent_bodies_of_many_addresses_keep_nobody_out(tmp_path: Path) -> N
         for number in range(24):
             stack.enter_context(connected(server, f"127.0.0.{2 + number % 6}")).sendall(HALF_BODY)
         assert health_takes(server) < 5  # the uploads' deadline comes after 10
+
+
+def test_half_sent_bodies_of_as_many_addresses_as_there_are_places_keep_nobody_out(tmp_path: Path) -> None:
+    settings = json.dumps({"port": 0, "workers": 1, "max_connections": 24})
+    with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log", settings) as server, ExitStack() as stack:
+        for number in range(24):
+            stack.enter_context(connected(server, f"127.0.0.{2 + number}")).sendall(HALF_BODY)
+        assert health_takes(server) < 5
+
+
+def test_body_of_a_request_that_its_client_gives_up_is_let_go(tmp_path: Path) -> None:
+    """While it waits for a thread: those for large requests are at pictures that take seconds."""
+    slow, big = picture("red", size=(6_000, 6_000)), bytes(20 * 2**20)
+    head = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n" % len(big)
+    settings = json.dumps({"port": 0, "workers": 1, "request_timeout": 8})
+    with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log", settings) as server, ExitStack() as stack:
+        server.predict(slow)
+        before = server.memory()
+        form = requests.Request("POST", f"{server.url}/predict", files=[("file", slow)] * 40).prepare()
+        for _ in range(4):
+            assert isinstance(form.body, bytes)
+            sock = stack.enter_context(connected(server))
+            lines = "".join(f"{name}: {value}\r\n" for name, value in form.headers.items())
+            sock.sendall(f"POST /predict HTTP/1.1\r\nHost: a\r\n{lines}\r\n".encode() + form.body)
+        time.sleep(0.5)
+        for _ in range(14):
+            with connected(server) as sock:
+                sock.sendall(head + big)
+                time.sleep(0.05)  # until all of it is there
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert server.memory() - before < 300
 
 
 @pytest.mark.parametrize(("allowed", "kept"), [([], 16), (["127.0.0.1"], 40), (["*"], 16)])
@@ -131,6 +164,8 @@ def test_who_takes_nothing_of_an_answer_makes_room_and_who_takes_it_slowly_does_
         slow.taken = time.monotonic()
         assert pool.evict() and list(pool.open.values()) == [slow]
         assert not pool.evict()
+        slow.since -= READ_ALL  # as one of many addresses that each hold few places
+        assert pool.evict() and not pool.open
 
 
 def test_addresses_of_one_network_of_ipv6_share_their_places(pool: ConnectionTable) -> None:
@@ -158,13 +193,46 @@ def test_part_of_an_address_that_a_client_cannot_choose(address: str, part: str)
     assert network_part(address) == part
 
 
+def test_refused_upload_keeps_nothing_of_its_body(pool: ConnectionTable) -> None:
+    with ExitStack() as stack:
+        connection, admission = added(pool, stack, "10.0.0.1"), admission_of(pool, Settings())
+        connection.max_body = 200_000
+        connection.begin(time.monotonic(), 10)
+        connection.buffer += b"POST /predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        connection.head_arrived()
+        connection.buffer += b"186A0\r\n" + bytes(100_000)
+        assert connection.take(time.monotonic()) is None and connection.received == 100_000
+        admission.refuse(connection, RequestError(400, "request_malformed", "no chunk"))
+        assert connection.received == 0
+
+
+def test_requests_in_work_leave_places_to_others(pool: ConnectionTable) -> None:
+    """Seven of eight, whichever queues they wait in; the next is refused."""
+    with ExitStack() as stack:
+        admission = admission_of(pool, Settings(max_connections=8))
+        for number in range(8):
+            connection = added(pool, stack, "10.0.0.1")
+            connection.begin(time.monotonic(), 10)
+            connection.buffer += b"GET /%b HTTP/1.1\r\nHost: a\r\n\r\n" % (b"docs", b"v2/models/a")[number % 2]
+            connection.head_arrived()
+            request = connection.take(time.monotonic())
+            assert request is not None
+            admission.dispatch(connection, request)
+        assert admission.executor.in_work == 7
+
+
+def admission_of(pool: ConnectionTable, settings: Settings) -> AdmissionControl:
+    """Return a worker's, whose threads do not run."""
+    log = RequestLog(Telemetry(), None)
+    executor = Executor(lambda *_: [], ("a", "80"), settings, log, lambda _: None, lambda: None)
+    return AdmissionControl(pool, executor, log, settings, AccessControl())
+
+
 @pytest.mark.parametrize("method", ["HEAD", "GET"])
 def test_early_refusal_of_head_has_no_body_that_would_be_taken_for_the_next_answer(
     pool: ConnectionTable, method: str
 ) -> None:
-    log = RequestLog(Telemetry(), None)
-    executor = Executor(lambda *_: [], ("a", "80"), Settings(), log, lambda _: None, lambda: None)
-    admission = AdmissionControl(pool, executor, log, Settings(), AccessControl())
+    admission = admission_of(pool, Settings())
     ours, client = socket.socketpair()
     with ours, client:
         pool.add(ours, "127.0.0.1")

@@ -224,6 +224,8 @@ UPLOADS = ("/predict", "/v2/models/")
 WITH_BODY = (*UPLOADS, "/feedback")
 """Paths that begin so take bodies, with the methods SENDING; all others are answered without reading one."""
 SENDING = ("POST", "PUT")
+IN_WORK = 7 / 8
+"""Of all places, what requests in work may have: their connections are closed for no other."""
 INLINE = frozenset(("/healthz", "/readyz", "/ping", "/v2/health/live", "/v2/health/ready"))
 """Answered by the loop itself: health never waits behind inference."""
 
@@ -370,6 +372,8 @@ class AdmissionControl:
             return
         queue = self.executor.queue_of(request)
         delay = queue.retry_after(request.context.deadline)
+        if self.executor.in_work >= IN_WORK * self.settings.max_connections:
+            delay = queue.delay
         if delay is None:
             self.executor.submit(queue, connection, request)
         else:

@@ -8,7 +8,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from selectors import EVENT_READ
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pupila.server.addresses import NOBODY, UNIX, TrustedProxies, network_part
 from pupila.server.api.auth import Access
@@ -17,6 +17,9 @@ from pupila.server.observability.request_log import route_of
 from pupila.server.process.scoreboard import CONNECTIONS
 from pupila.server.transport.parser import HEAD_END, MAX_HEAD, Chunks, Head, ProtocolError, check_start, parse_head
 from pupila.server.transport.tls import HANDSHAKE, Certificate, TlsSocket
+
+if TYPE_CHECKING:
+    from pupila.server.api.predict import PredictTask
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -29,8 +32,17 @@ class Request:
     context: RequestContext
     taken: bool = False
     """A thread works on it."""
+    task: "PredictTask | None" = None
+    """How far it has come, while it waits for another thread."""
     claim: threading.Lock = field(default_factory=threading.Lock)
     """Who takes it answers the request: a thread that is done, or the event loop when the deadline has passed."""
+
+    def give_up(self) -> bool:
+        """Claim the request for the event loop; what waits in a queue holds no memory then. False if it is answered."""
+        if not self.claim.acquire(blocking=False):
+            return False
+        self.context.body, self.task = b"", None
+        return True
 
 
 class Connection:
@@ -103,7 +115,7 @@ class Connection:
         self.body_bytes = 0
         self.since = now
         self.expires = now + (min(idle, LINGER) if self.lingers else idle)
-        self.request = None
+        self.request = self._head = self._chunks = None
 
     @property
     def fresh(self) -> bool:
@@ -124,6 +136,11 @@ class Connection:
     def held_since(self) -> float:
         """When that has begun."""
         return self.started or self.since
+
+    @property
+    def held_until(self) -> float:
+        """Until when it is closed for no other of an address that holds few."""
+        return self.started + UPLOAD if self.started else self.since + READ_ALL
 
     @property
     def needs_loop(self) -> bool:
@@ -233,7 +250,9 @@ START = 0.05
 UPLOAD = 1.0
 """Seconds that it has for a request's body, or to read an answer, before that may happen."""
 UNREAD = 3.0
-"""Seconds in which it must take a part of an answer that waits for it."""
+"""Seconds in which it must take a part of an answer that waits for it ..."""
+READ_ALL = 10.0
+"""... and all of it, where places are scarce."""
 LINGER = 5.0
 """Seconds in which a client that is refused may go on sending, so that it sees the answer and not a broken pipe."""
 SCARCE = 8
@@ -301,7 +320,7 @@ class ConnectionTable:
         """Close one connection in favour of another; False if there is none that may be closed.
 
         First go those that were refused, then half-sent heads, answers of which nothing is taken, and idle ones; of
-        each the oldest, not before START. Then the oldest of the address that holds most places.
+        each the oldest, not before START. Then the oldest of the address that holds most places, or of all.
         """
         now = time.monotonic()
         ranked = ((*rank_of(connection, now), connection.fd) for connection in self.open.values())
@@ -325,13 +344,16 @@ class ConnectionTable:
         return {address: sorted(mine, key=lambda one: one.held_since) for address, mine in found.items()}
 
     def longest_held(self, now: float) -> Connection | None:
-        """Return the oldest of the address that holds most places, if that is more than what each may keep.
+        """Return the oldest of the address that holds most places; if none holds more than it may keep, that of all.
 
         Who began less than UPLOAD seconds ago is spared; beyond its share, less than START.
         """
-        most = max(self.held().values(), key=len, default=[])
-        patience = START if len(most) > self.share else UPLOAD
-        return most[0] if len(most) > max(1, self.share // SCARCE) and most[0].held_since <= now - patience else None
+        held = self.held()
+        most = max(held.values(), key=len, default=[])
+        if len(most) > max(1, self.share // SCARCE):
+            return most[0] if most[0].held_since <= now - (START if len(most) > self.share else UPLOAD) else None
+        late = [one for mine in held.values() for one in mine if one.held_until < now]
+        return min(late, key=lambda one: one.held_until, default=None)
 
     def limit_shares(self, now: float) -> None:
         """Drop what addresses hold beyond their share, the oldest first; bodies and answers have UPLOAD seconds.

@@ -175,7 +175,7 @@ class Reactor:
     def lose(self, connection: Connection) -> None:
         """The client is gone: drop its request if nobody works on it yet."""
         request = connection.request
-        if request is None or (not request.taken and request.claim.acquire(blocking=False)):
+        if request is None or (not request.taken and request.give_up()):
             self.pool.drop(connection)
         else:
             connection.ended = True
@@ -322,7 +322,7 @@ class EventLoop:
         """End what has taken too long; return when this connection's request is due."""
         request = connection.request
         if request is not None:
-            if now >= request.context.deadline + GRACE and request.claim.acquire(blocking=False):
+            if now >= request.context.deadline + GRACE and request.give_up():
                 self.admission.refuse(connection, DeadlineError())
             return request.context.deadline
         if connection.in_head and now >= connection.started + HEAD_TIMEOUT:

@@ -204,8 +204,7 @@ STORE_THREADS = 2
 STORED = ("/feedback", "/review/")
 """Paths that begin so wait for a disk, which may hang: not in the threads of quick answers."""
 
-Job = tuple[Connection, Request, PredictTask | None]
-"""A request, and how far it has come if it has been begun."""
+Job = tuple[Connection, Request]
 
 
 class Executor:
@@ -267,7 +266,7 @@ class Executor:
 
     def submit(self, queue: RequestQueue[Job], connection: Connection, request: Request) -> None:
         """Queue a request that was admitted; the compute thread gets it with `flush`."""
-        queue.put((connection, request, None))
+        queue.put((connection, request))
         self._arrived += queue is self.compute
 
     def flush(self) -> None:
@@ -277,37 +276,39 @@ class Executor:
             self._arrived = 0
 
     @property
+    def in_work(self) -> int:
+        """Requests that are not answered yet."""
+        return len(self.running) + sum(map(len, self.queues))
+
+    @property
     def waiting(self) -> int:
         """Requests that no thread has taken up, but for those of this pass, which the compute thread does not know."""
         return sum(map(len, self.queues)) - self._arrived
 
     def _begin(self) -> Computed | None:
         """Begin the next request of the compute queue, in the compute thread; return what it has computed."""
-        connection, request, _ = self.compute.get()
+        connection, request = self.compute.get()
         if self.predict is None or not self._take(request, self.compute):
             return None
         try:
             task = PredictTask(self.predict.state, environ_of(request, self.server))
             task.begin()
-            job = connection, request, task
             if task.response is None and not task.is_large:
-                computation = task.computation(lambda computed: self._end(job, computed))
+                computation = task.computation(lambda computed: self._end(connection, request, task, computed))
                 if computation is not None:
                     return computation
                 task.finish(None)
-            if task.response is not None or not self._pass_on(job):
-                self._answer(*job, self._done.append)
+            if task.response is not None or not self._pass_on(connection, request, task):
+                self._answer(connection, request, task, self._done.append)
         except Exception:
             self._fail(connection, self._done.append)
             self.running.pop(id(request), None)
         return None
 
-    def _end(self, job: Job, computed: Computed) -> None:
+    def _end(self, connection: Connection, request: Request, task: PredictTask, computed: Computed) -> None:
         """Answer a request whose pictures are computed, in the compute thread."""
-        _, _, task = job
-        if task is not None:
-            task.finish(computed)
-        self._answer(*job, self._done.append)
+        task.finish(computed)
+        self._answer(connection, request, task, self._done.append)
 
     def answer(
         self,
@@ -353,17 +354,15 @@ class Executor:
                 self.post(connection)
             self.wake()
 
-    def _pass_on(self, job: Job) -> bool:
+    def _pass_on(self, connection: Connection, request: Request, task: PredictTask) -> bool:
         """Queue a request with large pictures for the threads of those; False if that would take too long."""
-        _, request, task = job
         delay = self.large.retry_after(request.context.deadline)
         if delay is not None:
-            if task is not None:
-                task.fail(QueueFullError(delay))
+            task.fail(QueueFullError(delay))
             return False
-        request.taken = False
+        request.taken, request.task = False, task
         del self.running[id(request)]  # so that a long queue does not look like a thread that hangs
-        self.large.put(job)
+        self.large.put((connection, request))
         return True
 
     def _take(self, request: Request, queue: RequestQueue[Job]) -> bool:
@@ -393,7 +392,7 @@ class Executor:
 
     def _work(self, queue: RequestQueue[Job]) -> None:
         while True:
-            connection, request, task = queue.get()
+            connection, request = queue.get()
             if self._take(request, queue):
-                self._answer(connection, request, task, self.deliver)
-            del connection, request, task  # or an idle thread would keep the last body in memory
+                self._answer(connection, request, request.task, self.deliver)
+            del connection, request  # or an idle thread would keep the last body in memory
