@@ -72,6 +72,12 @@ def test_progressive_sizes_must_climb_and_leave_time_for_the_last(stages):
         load_recipe("standard", ["network_size=64", f"progressive={stages}"])
 
 
+def test_key_of_before_is_read_where_it_changed_nothing_and_refused_elsewhere():
+    assert load_recipe("standard", ["cutmix=0", "ema=0", "head_factor=1"]) == load_recipe("standard")
+    with pytest.raises(RecipeError, match="unknown key 'ema'"):
+        load_recipe("standard", ["ema=0.9"])
+
+
 def test_recipe_survives_the_way_through_plain_values():
     recipe = load_recipe("cifar10")
     assert Recipe.from_dict(recipe.to_dict(), "again") == recipe

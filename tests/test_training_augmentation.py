@@ -1,4 +1,4 @@
-"""Affine maps, flips, crops, pasted squares and light, picture by picture and pixel by pixel."""
+"""Affine maps, flips, crops and light, picture by picture and pixel by pixel."""
 
 import itertools
 from dataclasses import replace
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_kit import TINY, noise
 
-from pupila.training.loop.batches import affine_maps, batches, flips, generator, jittered, paste, warped
+from pupila.training.loop.batches import affine_maps, batches, flips, generator, jittered, warped
 from pupila.training.loop.resnet import normalised
 
 WILD = replace(TINY, crop_padding=0.2, crop_area=0.3, flip="random")
@@ -82,24 +82,6 @@ def test_random_flips_are_fair_and_none_are_none():
     assert not flips(torch.arange(400), replace(TINY, flip="none"), 1, generator(0)).any()
 
 
-@pytest.mark.parametrize("size", [7, 32, 33])
-def test_pasted_square_is_one_square_and_what_stays_is_counted_pixel_by_pixel(size):
-    shares, places = [], np.zeros((size, size))
-    for number in range(400):
-        x, others = torch.zeros(2, 3, size, size), torch.ones(2, 3, size, size)
-        kept = paste(x, others, generator(number))
-        square = x[0, 0].double().numpy()
-        assert (x.numpy() == square).all()  # the same place in every picture and colour
-        rows, columns = np.flatnonzero(square.any(1)), np.flatnonzero(square.any(0))
-        assert len(rows) == len(columns) and square.sum() == len(rows) ** 2
-        assert kept == pytest.approx(1 - square.sum() / size**2, abs=1e-12)
-        shares.append(kept)
-        places += square
-    assert 0.4 < np.mean(shares) < 0.68  # even from 0 to 1; sides are rounded down
-    assert places[size // 2, size // 2] == places.max() or places[size // 2, size // 2] > 100
-    assert min(places[0, 0], places[0, -1], places[-1, 0], places[-1, -1]) > 0
-
-
 def test_jitter_equals_a_loop_over_pictures_and_colours():
     x = torch.from_numpy(np.random.default_rng(0).normal(size=(5, 3, 4, 4)).astype(np.float32))
     part = slice(2, 7)  # these five of a batch of nine
@@ -121,7 +103,7 @@ def test_no_jitter_draws_nothing_and_changes_nothing():
 def test_everything_at_once_is_drawn_by_seed_epoch_and_batch_alone():
     data = noise(20, 16)
     tensors, recipe = (torch.from_numpy(data.images), torch.from_numpy(data.labels)), replace(WILD, batch_size=7)
-    recipe = replace(recipe, cutmix=1.0, color_jitter=0.3, seed=4)
+    recipe = replace(recipe, color_jitter=0.3, seed=4)
 
     def pictures(epoch, start=0, **changes):
         found = batches(*tensors, replace(recipe, **changes), size=16, epoch=epoch, start=start)

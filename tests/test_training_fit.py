@@ -19,7 +19,7 @@ from pupila.recipe import load_recipe
 from pupila.training.loop.checkpoint import Position
 from pupila.training.loop.fit import Fitted, fit, is_flat, size_at, validate
 from pupila.training.loop.head import fit_head
-from pupila.training.loop.optim import MovingAverage, learning_rate
+from pupila.training.loop.optim import learning_rate
 from pupila.training.loop.resnet import ResNet18
 from pupila.training.train import describe_guessing, train
 
@@ -219,21 +219,9 @@ def test_step_schedule_falls_every_so_many_epochs():
     assert [learning_rate(recipe, 0.0, epoch) for epoch in (0, 3, 4, 8)] == pytest.approx([1, 1, 0.9, 0.81])
 
 
-def test_moving_average_equals_the_slow_version():
-    network = torch.nn.Linear(2, 1, bias=False)
-    average, slow = MovingAverage(network, 0.9), network.weight.detach().clone()
-    for step in range(20):
-        with torch.no_grad():
-            network.weight.add_(1.0)
-        average.update()
-        decay = min(0.9, (1 + step) / (10 + step))
-        slow = decay * slow + (1 - decay) * network.weight.detach()
-    assert torch.allclose(average.state["weight"], slow)
-
-
 def train_digits(folder, **options):
     values = ["weights=none", "minutes=0", "epochs=3", "sample=240", "batch_size=32", "network_size=32"]
-    recipe = load_recipe("standard", [*values, "progressive=[]", "ema=0.9", "export=float32"])
+    recipe = load_recipe("standard", [*values, "progressive=[]", "export=float32"])
     train("digits", recipe, folder, resume=folder.exists(), keep_open=True, **options)
 
 

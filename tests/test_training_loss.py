@@ -16,14 +16,14 @@ from training_kit import TINY, write_photos
 from pupila.cli import main
 from pupila.errors import TrainingError
 from pupila.predictor import Predictor
-from pupila.training.loop.batches import Batch, Target
+from pupila.training.loop.batches import Batch
 from pupila.training.loop.class_weights import EVEN, Balance
 from pupila.training.loop.fit import _Diverged, _step, _validate_epoch
 from pupila.training.loop.resnet import ResNet18
 
 DRAW = np.random.default_rng(0)
 LOGITS = DRAW.normal(0, 3, (9, 4)).astype(np.float32)
-LABELS, OTHERS = np.array([0, 0, 0, 0, 1, 2, 3, 3, 1]), np.array([3, 1, 0, 2, 1, 0, 2, 3, 0])
+LABELS = np.array([0, 0, 0, 0, 1, 2, 3, 3, 1])
 
 
 def log_probabilities(row):
@@ -42,12 +42,11 @@ def slow_cross_entropy(logits, labels, smoothing, weights):
     return lost / mass
 
 
-def step(logits, targets, balance=EVEN, outliers=0, outlier_weight=0.0, recipe=TINY):
-    """What one real step says of these logits, of which the last `outliers` have no label."""
+def step(logits, labels, weight=1.0, balance=EVEN, outlier_weight=0.0, recipe=TINY):
+    """What one real step says of these logits; the last ones, beyond the labels, are of outliers."""
     network = Small(classes=logits.shape[1], logits=torch.from_numpy(logits))
     pictures = torch.zeros(len(logits), 3, 8, 8)
-    shown = tuple(Target(torch.from_numpy(labels), weight) for labels, weight in targets)
-    batch = Batch(pictures, shown, len(logits) - outliers, outliers, outlier_weight)
+    batch = Batch(pictures, torch.from_numpy(labels), weight, len(labels), outlier_weight)
     return _step(begun(network, recipe, balance), batch)
 
 
@@ -56,16 +55,15 @@ def step(logits, targets, balance=EVEN, outliers=0, outlier_weight=0.0, recipe=T
 def test_loss_of_a_batch_is_the_slow_one(way, smoothing):
     weights = np.array([0.5, 1.0, 2.0, 1.5], dtype=np.float32)
     balance = Balance(way, torch.from_numpy(weights))
-    value, right = step(LOGITS, [(LABELS, 1.0)], balance, recipe=replace(TINY, label_smoothing=smoothing))
+    value, right = step(LOGITS, LABELS, balance=balance, recipe=replace(TINY, label_smoothing=smoothing))
     expected = slow_cross_entropy(LOGITS, LABELS, smoothing, weights if way == "loss" else [1.0] * 4)
     assert value == pytest.approx(expected, rel=1e-5)
     assert right == sum(int(row.argmax() == label) for row, label in zip(LOGITS, LABELS, strict=True))
 
 
-def test_cut_pictures_answer_for_both_by_their_areas_and_count_as_right_for_their_own():
-    value, right = step(LOGITS, [(LABELS, 0.7), (OTHERS, 0.3)])
-    own, other = (slow_cross_entropy(LOGITS, labels, 0.0, [1.0] * 4) for labels in (LABELS, OTHERS))
-    assert value == pytest.approx(0.7 * own + 0.3 * other, rel=1e-5)
+def test_share_of_a_batch_loses_by_its_weight():
+    value, right = step(LOGITS, LABELS, weight=0.3)
+    assert value == pytest.approx(0.3 * slow_cross_entropy(LOGITS, LABELS, 0.0, [1.0] * 4), rel=1e-5)
     assert right == int((LOGITS.argmax(1) == LABELS).sum())
 
 
@@ -74,7 +72,7 @@ def test_cut_pictures_answer_for_both_by_their_areas_and_count_as_right_for_thei
 def test_outliers_lose_what_parts_them_from_all_classes_alike(outlier_loss, share, outliers):
     known, strange = LOGITS[:-outliers], LOGITS[-outliers:]
     recipe = replace(TINY, outlier_loss=outlier_loss, label_smoothing=0.1)
-    value, right = step(LOGITS, [(LABELS[:-outliers], 1.0)], EVEN, outliers, share, recipe)
+    value, right = step(LOGITS, LABELS[:-outliers], outlier_weight=share, recipe=recipe)
     doubt = sum(-log / 4 for row in strange for log in log_probabilities(row)) / outliers
     expected = slow_cross_entropy(known, LABELS[:-outliers], 0.1, [1.0] * 4) + outlier_loss * share * doubt
     assert value == pytest.approx(expected, rel=1e-5)
@@ -105,7 +103,7 @@ LOSS = st.one_of(st.floats(0.1, 3), st.floats(10, 60), st.sampled_from([300.0, 1
 def test_diverged_is_a_loss_that_is_not_finite_or_far_above_for_long(losses):
     network = Small(classes=2)
     run = begun(network, replace(TINY, learning_rate=0.0001))
-    batch = Batch(torch.zeros(1, 3, 8, 8), (Target(torch.tensor([0]), 1.0),), 1)
+    batch = Batch(torch.zeros(1, 3, 8, 8), torch.tensor([0]), 1.0, 1)
     diverged = None
     for number, loss in enumerate(losses):
         network.logits, before = losing(loss), network.fc.weight.detach().clone()

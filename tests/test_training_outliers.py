@@ -40,7 +40,7 @@ def test_outliers_stand_behind_the_pictures_of_each_batch():
     data = colours(48)
     without = list(batches(torch.from_numpy(data.images), torch.from_numpy(data.labels), plain, size=32, epoch=1))
     for ours, theirs in zip(epoch(plain), without, strict=True):
-        assert ours.outliers == round(0.5 * len(theirs.pictures)) == len(ours.pictures) - len(theirs.pictures)
+        assert len(ours.pictures) - len(ours.labels) == round(0.5 * len(theirs.pictures))
         assert torch.equal(ours.pictures[: len(theirs.pictures)], theirs.pictures)
         assert ours.outlier_weight == 1
 
@@ -52,8 +52,8 @@ def test_epoch_taken_up_in_the_middle_shows_the_same_outliers():
 
 def test_workers_share_the_outliers_of_one_worker():
     for whole, *parts in zip(epoch(TINY), *(epoch(TINY, team=Team(rank, 3)) for rank in range(3)), strict=True):
-        strange = torch.cat([part.pictures[len(part.pictures) - part.outliers :] for part in parts])
-        assert torch.equal(strange, whole.pictures[len(whole.pictures) - whole.outliers :])
+        strange = torch.cat([part.pictures[len(part.labels) :] for part in parts])
+        assert torch.equal(strange, whole.pictures[len(whole.labels) :])
         assert sum(part.outlier_weight for part in parts) == pytest.approx(1)
 
 
@@ -96,14 +96,14 @@ def test_loss_by_outliers_is_the_distance_from_all_classes_alike(tmp_path):
     network = ResNet18(3)
     with torch.no_grad():
         logits = copy.deepcopy(network).train()(batch.pictures)
-    known, strange = logits[: -batch.outliers], logits[-batch.outliers :]
+    known, strange = logits[: len(batch.labels)], logits[len(batch.labels) :]
     evenly = functional.cross_entropy(strange, torch.full_like(strange, 1 / 3))
-    expected = functional.cross_entropy(known, batch.targets[0].labels) + 0.5 * evenly
+    expected = functional.cross_entropy(known, batch.labels) + 0.5 * evenly
     files = _Files(tmp_path / "checkpoint", 60.0, {}, None)
     run = _begin(files, recipe, network, EVEN, resume=False, team=ALONE, outliers=STRANGE.numpy())
     value, correct = _step(run, batch)
     assert value == pytest.approx(float(expected), rel=1e-4)
-    assert correct == int((known.argmax(1) == batch.targets[0].labels).sum())
+    assert correct == int((known.argmax(1) == batch.labels).sum())
 
 
 def test_command_takes_them_says_so_and_can_be_repeated(tmp_path):

@@ -58,11 +58,11 @@ def test_a_run_that_was_never_flat_ends_at_its_end():
 
 
 def test_every_step_of_a_run_takes_the_rate_of_its_place(tmp_path):
-    recipe = replace(PEAK, epochs=3, learning_rate=0.01, warmup=0.3, head_factor=5.0, layer_decay=0.5)
+    recipe = replace(PEAK, epochs=3, learning_rate=0.01, warmup=0.3, layer_decay=0.5)
     with recorded_rates() as rates:
         fitted = scripted_run(recipe, [20] * 3, tmp_path)
     assert len(rates) == 3 * 4  # 60 pictures in batches of 16
-    factors = np.array([0.125, 0.125, 0.125, 0.25, 0.5, 1, 5])  # conv1, bn1, layer1 to layer4, fc
+    factors = np.array([0.125, 0.125, 0.125, 0.25, 0.5, 1, 1])  # conv1, bn1, layer1 to layer4, fc
     expected = [slow_one_cycle(0.01, 0.3, step / 12) * factors for step in range(12)]
     np.testing.assert_allclose(rates, expected, rtol=1e-9)
     assert [row["learning_rate"] for row in fitted.rows] == [rates[step][5] for step in (3, 7, 11)]  # of layer4

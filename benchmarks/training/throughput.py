@@ -30,7 +30,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from pupila.recipe import Recipe
-from pupila.training.loop.batches import Batch, Target, batches
+from pupila.training.loop.batches import Batch, batches
 from pupila.training.loop.device import autocast, pick_device
 from pupila.training.loop.optim import sgd
 from pupila.training.loop.resnet import ResNet18, normalised
@@ -71,7 +71,7 @@ def fixed(recipe: Recipe, channels_last: bool = True) -> Iterator[Batch]:
     size = recipe.network_size
     pictures = torch.randn(recipe.batch_size, 3, size, size).contiguous(memory_format=layout)
     labels = torch.from_numpy(LABELS[: recipe.batch_size])
-    return itertools.repeat(Batch(pictures, (Target(labels, 1.0),), len(labels)))
+    return itertools.repeat(Batch(pictures, labels, 1.0, len(labels)))
 
 
 def ours(recipe: Recipe) -> Iterator[Batch]:
@@ -86,7 +86,7 @@ def theirs(recipe: Recipe, channels_last: bool = True) -> Iterator[Batch]:
     layout = torch.channels_last if channels_last else torch.contiguous_format
     loader = DataLoader(PilPictures(recipe.network_size), recipe.batch_size, shuffle=True, num_workers=2)
     for pictures, labels in itertools.chain.from_iterable(itertools.repeat(loader)):
-        yield Batch(pictures.contiguous(memory_format=layout), (Target(labels, 1.0),), len(labels))
+        yield Batch(pictures.contiguous(memory_format=layout), labels, 1.0, len(labels))
 
 
 def trainer(
@@ -103,7 +103,7 @@ def trainer(
         batch = next(source)
         with autocast(recipe, device):
             logits = forward(batch.pictures.to(device)).float()
-        labels = batch.targets[0].labels.to(device)
+        labels = batch.labels.to(device)
         loss = functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
         optimizer.zero_grad()
         loss.backward()

@@ -32,7 +32,6 @@ RANGES: dict[str, tuple[float, float]] = {
     "batch_size": (2, 65_536),
     "network_size": (32, 512),
     "learning_rate": (1e-8, 100),
-    "head_factor": (1e-3, 1e3),
     "layer_decay": (0.01, 1),
     "momentum": (0, 0.9999),
     "weight_decay": (0, 1),
@@ -43,16 +42,16 @@ RANGES: dict[str, tuple[float, float]] = {
     "crop_padding": (0, 0.5),
     "crop_area": (0.01, 1),
     "color_jitter": (0, 1),
-    "cutmix": (0, 1),
     "outliers": (0.01, 4),
     "outlier_loss": (0.001, 10),
-    "ema": (0, 0.99999),
     "validation_fraction": (0.001, 0.9),
     "sample": (0, 10**9),
     "seed": (0, 2**31),
 }
 ALIASES = {"lr": "learning_rate", "wd": "weight_decay", "batch": "batch_size", "px": "network_size"}
 """Short names of keys, taken wherever a value is set."""
+GONE = {"cutmix": 0.0, "ema": 0.0, "head_factor": 1.0}
+"""Keys of earlier versions, each with the value that changed nothing: with that one it is still read."""
 OPEN = ("network_size", "batch_size", "learning_rate", "layer_decay", "epochs", "max_epochs")
 """Keys that may be 0: then training chooses them from the data."""
 
@@ -83,8 +82,6 @@ class Recipe:
     """Smaller sizes to begin with: (pixels a side, share of the run) in turn; the rest runs at network_size."""
     learning_rate: float = 0.05
     """Peak rate of the backbone's last stage."""
-    head_factor: float = 1.0
-    """The new last layer's rate, in multiples of the backbone's."""
     layer_decay: float = 0.0
     """Each stage's rate in multiples of that of the next one towards the last layer; 1 for all alike."""
     momentum: float = 0.9
@@ -110,8 +107,6 @@ class Recipe:
     """Random resized crop: the smallest share of the area that is kept; 1 for none."""
     color_jitter: float = 0.0
     """How much contrast, brightness and colours of each picture change at random; 0 for none, 0.4 is strong."""
-    cutmix: float = 0.0
-    """Share of the batches in which each picture gets a square of another one, and answers for both (CutMix)."""
     outliers: float = 0.25
     """Pictures of `--outliers` beside each batch, in multiples of its size."""
     outlier_loss: float = 0.05
@@ -125,8 +120,6 @@ class Recipe:
     batch_norm: str = "auto"
     """Whose statistics. train: each batch's own; frozen: those that the starting weights brought; auto: frozen for
     fewer than 5,000 pictures and trained weights, which a fitted last layer needs."""
-    ema: float = 0.0
-    """Decay a step of the moving average of the weights, which is then what is validated and kept; 0 for none."""
     framing: str = "auto"
     """Of photos that are not square. squash: to a square; letterbox: between two bars; auto: where they clearly are
     not, the one that validates better with the starting weights, else squash. The model file says which."""
@@ -157,6 +150,7 @@ class Recipe:
     def from_dict(cls, values: Mapping[str, Any], where: str) -> "Recipe":
         """Check keys and types; `where` begins the error message."""
         fields = {field.name: field for field in dataclasses.fields(cls)}
+        values = {key: value for key, value in values.items() if key not in GONE or value != GONE[key]}
         mistakes = [unknown_key(key, fields.keys() | ALIASES.keys()) for key in values if key not in fields]
         typed: dict[str, Any] = {}
         for key in values.keys() & fields.keys():

@@ -92,4 +92,4 @@ def exposed(
         strange = warped(outliers[chosen[part]], maps[part], size)
         strange = jittered(strange, recipe.color_jitter, count, part, draw)
         pictures = torch.cat([batch.pictures, strange])
-        yield replace(batch, pictures=pictures, outliers=len(strange), outlier_weight=len(strange) / count)
+        yield replace(batch, pictures=pictures, outlier_weight=len(strange) / count)

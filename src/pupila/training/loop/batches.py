@@ -19,24 +19,16 @@ from pupila.training.loop.resnet import normalised
 
 
 @dataclass(frozen=True)
-class Target:
-    """What a batch's pictures show: labels int64 [N], and what the mean loss by them counts for in the batch's."""
-
-    labels: Tensor
-    weight: float
-
-
-@dataclass(frozen=True)
 class Batch:
     """Normalised float32 pictures [N, 3, S, S], channels last, and what they show."""
 
     pictures: Tensor
-    targets: tuple[Target, ...]
-    """One, or two where a part of each picture is another's; their weights add up to 1 over the workers."""
+    labels: Tensor
+    """int64: the classes of the first pictures. The others, outliers, show none of the classes; see outliers.py."""
+    weight: float
+    """What the mean loss by the labels counts for in that of the whole batch: 1, or less if workers share it."""
     count: int
     """Pictures with a class in the whole batch; more than there are here if it is shared among workers."""
-    outliers: int = 0
-    """How many of the pictures here, the last ones, show none of the classes, and have no label; see outliers.py."""
     outlier_weight: float = 0.0
     """What the mean loss by them counts for in that by all of the whole batch."""
 
@@ -89,32 +81,9 @@ def batches(
         maps = affine_maps(chosen, recipe, epoch, draw, side=pictures.shape[1])
         part = team.part(len(chosen))
         x = warped(pictures[chosen[part]], maps[part], size)
-        shown = [(labels[chosen], 1.0)]
-        if recipe.cutmix and float(torch.rand((), generator=draw)) < recipe.cutmix:
-            others = torch.randperm(len(chosen), generator=draw).to(chosen.device)
-            kept = paste(x, warped(pictures[chosen[others][part]], maps[others][part], size), draw)
-            shown = [(labels[chosen], kept), (labels[chosen[others]], 1 - kept)]
         x = jittered(x, recipe.color_jitter, len(chosen), part, draw)
-        yield Batch(x, tuple(_target(*each, balance, part) for each in shown), len(chosen))
-
-
-def _target(labels: Tensor, weight: float, balance: Balance, part: slice) -> Target:
-    """Return this worker's part of a whole batch's labels, and its part of their weight."""
-    mine = labels[part]
-    return Target(mine, weight * balance.mass(mine) / balance.mass(labels))
-
-
-def paste(x: Tensor, others: Tensor, draw: torch.Generator) -> float:
-    """Paste a random square of `others` into `x`, both [N, 3, S, S], at one place; return the share of x that stays.
-
-    Yun et al., "CutMix", 2019: the share of the area is drawn evenly from 0 to 1.
-    """
-    size = x.shape[-1]
-    side = int(size * float(torch.rand((), generator=draw)) ** 0.5)
-    top, left = (int(place) for place in torch.randint(0, size - side + 1, (2,), generator=draw))
-    square = (..., slice(top, top + side), slice(left, left + side))
-    x[square] = others[square]
-    return 1 - side * side / (size * size)
+        shown = labels[chosen]
+        yield Batch(x, shown[part], balance.mass(shown[part]) / balance.mass(shown), len(chosen))
 
 
 def jittered(x: Tensor, strength: float, count: int, part: slice, draw: torch.Generator) -> Tensor:

@@ -2,7 +2,7 @@
 
 A Mirror keeps a copy at an address: for machines that share no disk, or may vanish.
 
-Tensors are weights, optimizer momentum, moving average and the best weights so far; JSON in the header holds the rest.
+Tensors are weights, optimizer momentum and the best weights so far; JSON in the header holds the rest.
 No pickle. Random state is not stored, since every draw follows from (seed, epoch, batch).
 """
 
@@ -61,7 +61,7 @@ class Position:
 def save_checkpoint(
     path: Path, position: Position, groups: Mapping[str, Mapping[str, Tensor]], identity: Mapping[str, Any]
 ) -> None:
-    """Write atomically. groups: tensors under names such as `network`, `momentum`, `average`, `best`.
+    """Write atomically. groups: tensors under names such as `network`, `momentum`, `best`.
 
     identity: recipe and data fingerprint, compared at resume. Raises TrainingError if the disk is full.
     """

@@ -1,6 +1,6 @@
 """The training loop, from tensors and a recipe to the best weights.
 
-One epoch: augmented batches -> loss -> SGD step -> moving average; then validation, and the best weights are kept.
+One epoch: augmented batches -> loss -> SGD step; then validation, and the best weights are kept.
 A run ends when its epochs or minutes are over, when validation stays flat, when the loss diverges, or at Ctrl-C.
 Stopped at any instruction, a run goes on from its last checkpoint and ends with the same weights bit for bit (on a CPU
 with the same number of threads; by epochs, not by minutes).
@@ -34,7 +34,7 @@ from pupila.training.loop.checkpoint import (
 )
 from pupila.training.loop.class_weights import Balance, balance_for, validation_scores
 from pupila.training.loop.device import autocast, keep_memory, pick_device
-from pupila.training.loop.optim import MovingAverage, learning_rate, set_learning_rate, sgd
+from pupila.training.loop.optim import learning_rate, set_learning_rate, sgd
 from pupila.training.loop.resnet import ResNet18, enlarged
 from pupila.training.loop.signals import StopSignals
 from pupila.training.outliers import exposed
@@ -92,7 +92,6 @@ class _Run:
     device: torch.device
     network: ResNet18
     optimizer: torch.optim.SGD
-    average: MovingAverage
     position: Position
     best: dict[str, Tensor]
     files: _Files
@@ -106,6 +105,10 @@ class _Run:
     recent_loss: float
     """Moving average of the loss over about ten steps."""
     signals: StopSignals = field(default_factory=StopSignals)
+
+    def keep_weights(self) -> None:
+        """Take the weights as they are for the best so far."""
+        self.best = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
 
     def save_if_due(self) -> None:
         """Write a checkpoint if the last one is old enough, as short epochs shall not be spent on writing.
@@ -124,7 +127,6 @@ class _Run:
         groups = {
             "network": self.network.state_dict(),
             "momentum": momentum_of(self.optimizer),
-            "average": self.average.state if self.recipe.ema else {},
             "best": self.best,
         }
         save_checkpoint(self.files.checkpoint, self.position, groups, self.files.identity)
@@ -255,7 +257,7 @@ def _count_head(run: _Run, head: Row) -> None:
     position.rows.append({**head, "seconds": position.seconds})
     position.head = head["validation_balanced_accuracy" if run.balance.way != "none" else "validation_accuracy"]
     position.best, position.best_epoch, position.best_size = position.head, 0, head["network_size"]
-    run.best = {name: value.detach().clone() for name, value in run.network.state_dict().items()}
+    run.keep_weights()
 
 
 def size_at(recipe: Recipe, progress: float) -> int:
@@ -298,11 +300,10 @@ def _begin(
     device = pick_device()
     network = team.synced(network.to(device, memory_format=torch.channels_last).train())  # type: ignore[call-overload]
     optimizer = sgd(network, recipe)
-    average = MovingAverage(network, recipe.ema)
     forward = team.wrapped(network)
     strange = None if outliers is None else torch.from_numpy(outliers).to(device)
     run = _Run(
-        recipe, device, network, optimizer, average, Position(), {}, files, balance, team, strange, forward,
+        recipe, device, network, optimizer, Position(), {}, files, balance, team, strange, forward,
         time.monotonic(), math.log(network.fc.out_features),
     )  # fmt: skip
     _fetch(files, resume, team)
@@ -310,7 +311,6 @@ def _begin(
         run.position, groups = load_checkpoint(files.checkpoint, files.identity)
         network.load_state_dict(groups["network"])
         restore_momentum(optimizer, groups.get("momentum", {}))
-        average.restore(groups.get("average", {}), run.position.steps)
         run.best = groups.get("best", {})
     team.agree(run.position.steps, files.identity)
     return run
@@ -385,12 +385,11 @@ def _step(run: _Run, batch: Batch) -> tuple[float, int]:
     """One SGD step; returns the mean loss and the number of right answers, of the whole batch."""
     with autocast(run.recipe, run.device):
         logits = run.forward(batch.pictures).float()
-    logits, strange = logits.split([len(logits) - batch.outliers, batch.outliers])
-    smoothing = run.recipe.label_smoothing
-    loss = torch.stack([run.balance.loss(logits, to.labels, smoothing) * to.weight for to in batch.targets]).sum()
-    if batch.outliers:  # the cross entropy with all classes equally likely
+    logits, strange = logits.split([len(batch.labels), len(logits) - len(batch.labels)])
+    loss = run.balance.loss(logits, batch.labels, run.recipe.label_smoothing) * batch.weight
+    if len(strange):  # the cross entropy with all classes equally likely
         loss = loss - run.recipe.outlier_loss * batch.outlier_weight * strange.log_softmax(1).mean()
-    right = int((logits.argmax(1) == batch.targets[0].labels).sum())
+    right = int((logits.argmax(1) == batch.labels).sum())
     value, correct = run.team.sums(loss.item(), right)
     run.recent_loss += 0.1 * (value - run.recent_loss)
     if not run.recent_loss <= DIVERGED * math.log(logits.shape[1]) + DIVERGED:  # true for nan, too
@@ -398,12 +397,11 @@ def _step(run: _Run, batch: Batch) -> tuple[float, int]:
     run.optimizer.zero_grad()
     (loss * run.team.size).backward()  # type: ignore[no-untyped-call] # gradients are averaged, shares add up
     run.optimizer.step()
-    run.average.update()
     return value, int(correct)
 
 
 def _validate_epoch(run: _Run, validation: Dataset, size: int) -> None:
-    """Validate the averaged weights, keep them if they are as good as the best at this size, and begin the next epoch.
+    """Validate the weights, keep them if they are as good as the best at this size, and begin the next epoch.
 
     As good: at most one standard error worse. A few hundred pictures do not tell such epochs apart, and of these the
     latest is the best bet, as its rate was the lowest (after the one-standard-error rule of Breiman et al., 1984).
@@ -419,7 +417,7 @@ def _validate_epoch(run: _Run, validation: Dataset, size: int) -> None:
     least = max(position.best - _standard_error(position.best, len(validation)), position.head)
     if size == position.best_size and chosen_by >= least:
         position.best, position.best_epoch = max(position.best, chosen_by), len(position.rows)
-        run.best = {name: value.detach().clone() for name, value in run.average.state.items()}
+        run.keep_weights()
     seen = max(position.seen, 1)
     position.seconds = run.team.firsts(position.seconds + time.monotonic() - begun)
     row: Row = {
@@ -442,13 +440,9 @@ def _standard_error(accuracy: float, pictures: int) -> float:
 
 
 def _validation_logits(run: _Run, validation: Dataset, size: int) -> Tensor:
-    judged = run.network
-    if run.recipe.ema:
-        judged = ResNet18(len(validation.classes)).to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        judged.load_state_dict(dict(run.average.state))
     part = run.team.part(len(validation))
     mine = Dataset(validation.images[part], validation.labels[part], validation.classes)
-    return run.team.gathered(validate(judged, mine, size, run.recipe), len(validation))
+    return run.team.gathered(validate(run.network, mine, size, run.recipe), len(validation))
 
 
 def _finish(run: _Run) -> Fitted:

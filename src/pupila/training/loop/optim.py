@@ -1,9 +1,7 @@
-"""SGD, its learning rate as a function of the run's progress, and the moving average of the weights."""
-
-from collections.abc import Mapping
+"""SGD, and its learning rate as a function of the run's progress."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pupila.recipe import Recipe
 
@@ -23,10 +21,8 @@ def sgd(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
 
 
 def rate_factor(recipe: Recipe, stage: str) -> float:
-    """Return head_factor for the last layer, 1 for layer4, and layer_decay times that of the next for each below."""
-    if stage == "fc":
-        return recipe.head_factor
-    below = {"layer4": 0, "layer3": 1, "layer2": 2}.get(stage, 3)  # the first convolution moves with layer1
+    """Return 1 for the last layer and layer4, and layer_decay times that of the next for each stage below."""
+    below = {"fc": 0, "layer4": 0, "layer3": 1, "layer2": 2}.get(stage, 3)  # the first convolution moves with layer1
     return (recipe.layer_decay or 1.0) ** below
 
 
@@ -47,34 +43,3 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give each group its multiple of the rate."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
-
-
-class MovingAverage:
-    """Exponential moving average of weights and batch-norm statistics; with decay 0 it is the network itself."""
-
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self._decay = decay
-        self._live = network.state_dict()  # shares storage with the network: always current
-        self._mean = {name: value.clone() for name, value in self._live.items()} if decay else self._live
-        self._steps = 0
-
-    @property
-    def state(self) -> Mapping[str, Tensor]:
-        """The averaged state dict: do not write to it."""
-        return self._mean
-
-    def update(self) -> None:
-        """Take the network's current weights in; the decay grows from 0.1 so that the start is soon forgotten."""
-        if not self._decay:
-            return
-        decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
-        self._steps += 1
-        floats = [name for name, value in self._live.items() if value.is_floating_point()]
-        torch._foreach_lerp_([self._mean[n] for n in floats], [self._live[n] for n in floats], 1 - decay)
-
-    def restore(self, state: Mapping[str, Tensor], steps: int) -> None:
-        """Go on from a checkpoint's average after `steps` updates."""
-        self._steps = steps
-        if self._decay:
-            for name, value in self._mean.items():
-                value.copy_(state[name])
