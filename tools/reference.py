@@ -16,7 +16,7 @@ import click
 
 from pupila.cli import main as pupila
 from pupila.cli.group import field_docs
-from pupila.recipe import CHOICES, OPEN, RANGES, Recipe, read_shipped, shipped
+from pupila.recipe import ALLOWED, OPEN, Recipe, read_shipped, shipped
 from pupila.server.settings import Settings
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
@@ -129,10 +129,10 @@ def recipes_page() -> str:
 
 def allowed(key: str) -> str:
     """Return what a key may be, in a few words."""
-    if key in CHOICES:
-        return ", ".join(f"`{choice}`" for choice in CHOICES[key])
-    if key in RANGES:
-        low, high = RANGES[key]
+    if key in ALLOWED and isinstance(ALLOWED[key][0], str):
+        return ", ".join(f"`{choice}`" for choice in ALLOWED[key])
+    if key in ALLOWED:
+        low, high = ALLOWED[key]
         chosen = "0 (chosen from the data), " if key in OPEN else ""
         return chosen + " to ".join(f"{bound:.0f}" if bound == int(bound) else f"{bound:g}" for bound in (low, high))
     return {bool: "`true`, `false`", str: "text"}.get(type(getattr(Recipe(), key)), "pairs of size and share")

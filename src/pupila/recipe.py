@@ -5,49 +5,15 @@ A recipe is read from TOML (shipped ones in `recipes/`) and overridden by KEY=VA
 
 import dataclasses
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
 from pupila._arguments import PathLike, as_text, did_you_mean, unknown_key
 from pupila.errors import RecipeError
 
-CHOICES = {
-    "schedule": ("one_cycle", "step"),
-    "flip": ("alternating", "random", "none"),
-    "precision": ("auto", "float32", "bfloat16"),
-    "trains": ("all", "head"),
-    "framing": ("auto", "squash", "letterbox"),
-    "balance": ("auto", "none", "sampling", "loss"),
-    "flip_average": ("auto", "on", "off"),
-    "batch_norm": ("auto", "train", "frozen"),
-    "export": ("int8", "float16", "float32"),
-}
-RANGES: dict[str, tuple[float, float]] = {
-    "epochs": (1, 10_000),
-    "minutes": (0, 100_000),
-    "max_epochs": (1, 10_000),
-    "batch_size": (2, 65_536),
-    "network_size": (32, 512),
-    "learning_rate": (1e-8, 100),
-    "layer_decay": (0.01, 1),
-    "momentum": (0, 0.9999),
-    "weight_decay": (0, 1),
-    "lr_period": (1, 10_000),
-    "lr_decay": (1e-6, 1),
-    "warmup": (0, 0.9),
-    "label_smoothing": (0, 0.9),
-    "crop_padding": (0, 0.5),
-    "crop_area": (0.01, 1),
-    "color_jitter": (0, 1),
-    "outliers": (0.01, 4),
-    "outlier_loss": (0.001, 10),
-    "validation_fraction": (0.001, 0.9),
-    "sample": (0, 10**9),
-    "seed": (0, 2**31),
-}
 ALIASES = {"lr": "learning_rate", "wd": "weight_decay", "batch": "batch_size", "px": "network_size"}
 """Short names of keys, taken wherever a value is set."""
 GONE = {"cutmix": 0.0, "ema": 0.0, "head_factor": 1.0}
@@ -58,87 +24,90 @@ OPEN = ("network_size", "batch_size", "learning_rate", "layer_decay", "epochs", 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. Defaults are the `standard` recipe's; raises RecipeError if a value is out of range."""
+    """How to train. Defaults are the `standard` recipe's; raises RecipeError if a value is out of range.
+
+    A key's type names its least and largest value, or the words that it may be.
+    """
 
     name: str = "standard"
     """What the run is called; by default the recipe's file name."""
     weights: str = "auto"
     """What to start from: imagenet, bundled, none, or the path of a run, of its model, or of a .pth or .safetensors
     file; auto: imagenet if it can be had, else bundled."""
-    trains: str = "all"
+    trains: Annotated[str, "all", "head"] = "all"
     """`all`, or `head`: the backbone stays as it is, and only the last layer is fitted on its features."""
-    epochs: int = 8
+    epochs: Annotated[int, 1, 10_000] = 8
     """Times to go through the training pictures; counts only where `minutes` is 0."""
-    minutes: float = 0.0
+    minutes: Annotated[float, 0, 100_000] = 0.0
     """Wall-clock budget of the whole run, from the first picture read to the report, in place of `epochs`; 0 for none.
     At least half of it is spent on training, which ends sooner where validation stays flat."""
-    max_epochs: int = 0
+    max_epochs: Annotated[int, 1, 10_000] = 0
     """With `minutes`: times to go through the training pictures at most."""
-    batch_size: int = 128
+    batch_size: Annotated[int, 2, 65_536] = 128
     """Pictures a step."""
-    network_size: int = 64
+    network_size: Annotated[int, 32, 512] = 64
     """Pixels a side that pictures are enlarged to inside the network."""
     progressive: tuple[tuple[int, float], ...] = ()
     """Smaller sizes to begin with: (pixels a side, share of the run) in turn; the rest runs at network_size."""
-    learning_rate: float = 0.05
+    learning_rate: Annotated[float, 1e-8, 100] = 0.05
     """Peak rate of the backbone's last stage."""
-    layer_decay: float = 0.0
+    layer_decay: Annotated[float, 0.01, 1] = 0.0
     """Each stage's rate in multiples of that of the next one towards the last layer; 1 for all alike."""
-    momentum: float = 0.9
+    momentum: Annotated[float, 0, 0.9999] = 0.9
     """Of SGD: the share of the last step that goes on into the next one."""
     nesterov: bool = True
     """Look ahead along the momentum before each step (Nesterov's form of it)."""
-    weight_decay: float = 5e-4
+    weight_decay: Annotated[float, 0, 1] = 5e-4
     """How strongly all weights are pulled towards zero."""
-    schedule: str = "one_cycle"
+    schedule: Annotated[str, "one_cycle", "step"] = "one_cycle"
     """one_cycle: the rate climbs once and falls to zero; step: it is multiplied by `lr_decay` every `lr_period`."""
-    warmup: float = 0.2
+    warmup: Annotated[float, 0, 0.9] = 0.2
     """one_cycle: share of the run in which the rate climbs; then it falls to zero in a straight line."""
-    lr_period: int = 4
+    lr_period: Annotated[int, 1, 10_000] = 4
     """step: epochs between two reductions."""
-    lr_decay: float = 0.9
+    lr_decay: Annotated[float, 1e-6, 1] = 0.9
     """step: what the rate is multiplied by."""
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, 0, 0.9] = 0.0
     """Share of the right answer that is spread over all classes, against overconfidence; 0 for none. It costs
     calibration, and accuracy with few pictures (docs/experiments.md)."""
-    crop_padding: float = 0.125
+    crop_padding: Annotated[float, 0, 0.5] = 0.125
     """Random shift of up to this share of a side, the edge reflected."""
-    crop_area: float = 1.0
+    crop_area: Annotated[float, 0.01, 1] = 1.0
     """Random resized crop: the smallest share of the area that is kept; 1 for none."""
-    color_jitter: float = 0.0
+    color_jitter: Annotated[float, 0, 1] = 0.0
     """How much contrast, brightness and colours of each picture change at random; 0 for none, 0.4 is strong."""
-    outliers: float = 0.25
+    outliers: Annotated[float, 0.01, 4] = 0.25
     """Pictures of `--outliers` beside each batch, in multiples of its size."""
-    outlier_loss: float = 0.05
+    outlier_loss: Annotated[float, 0.001, 10] = 0.05
     """What the loss by outliers counts for beside that by pictures with a class: more marks unknown pictures better,
     and makes the confidence in the known ones less exact (docs/experiments.md)."""
-    flip: str = "alternating"
+    flip: Annotated[str, "alternating", "random", "none"] = "alternating"
     """Horizontal flip; alternating: random in the first epoch, then each picture's turns about every epoch."""
-    flip_average: str = "off"
+    flip_average: Annotated[str, "auto", "on", "off"] = "off"
     """Answer with the average over the picture and its mirror image: a little better, at twice the computation; auto:
     where it gains in cross-validation, with fewer than 5,000 pictures where it does not clearly lose."""
-    batch_norm: str = "auto"
+    batch_norm: Annotated[str, "auto", "train", "frozen"] = "auto"
     """Whose statistics. train: each batch's own; frozen: those that the starting weights brought; auto: frozen for
     fewer than 5,000 pictures and trained weights, which a fitted last layer needs."""
-    framing: str = "auto"
+    framing: Annotated[str, "auto", "squash", "letterbox"] = "auto"
     """Of photos that are not square. squash: to a square; letterbox: between two bars; auto: where they clearly are
     not, the one that validates better with the starting weights, else squash. The model file says which."""
-    balance: str = "auto"
+    balance: Annotated[str, "auto", "none", "sampling", "loss"] = "auto"
     """Of uneven classes. sampling: each class is drawn equally often; loss: each class counts the same in the loss;
     none: neither; auto: sampling where the largest class has over three times the pictures of the smallest."""
-    precision: str = "auto"
+    precision: Annotated[str, "auto", "float32", "bfloat16"] = "auto"
     """Of the convolutions; auto: bfloat16 where the processor computes in it, else float32."""
-    validation_fraction: float = 0.1
+    validation_fraction: Annotated[float, 0.001, 0.9] = 0.1
     """Share of the training pictures held out to choose the best epoch, where the data has no validation split."""
-    sample: int = 0
+    sample: Annotated[int, 0, 10**9] = 0
     """Use a stratified sample of at most so many pictures, validation among them; 0 for all."""
-    seed: int = 0
+    seed: Annotated[int, 0, 2**31] = 0
     """Decides the split, the starting values of what is not pre-trained, the order and the augmentation."""
-    export: str = "int8"
+    export: Annotated[str, "int8", "float16", "float32"] = "int8"
     """Precision of the model file: int8, float16 or float32, which is taken too if another loses over 0.3 points."""
 
     def __post_init__(self) -> None:
-        mistakes = [*_bad_choices(self), *_bad_ranges(self), *_bad_progressive(self)]
+        mistakes = [*_bad_values(self), *_bad_progressive(self)]
         if mistakes:
             raise RecipeError(f"Recipe {self.name}: " + " ".join(mistakes))
 
@@ -185,6 +154,10 @@ class Recipe:
             if isinstance(values.get(key), int | float) and not values[key] > 0:
                 raise RecipeError(f"{key} must be above 0, not {values[key]:g}.")
         return self.with_values(values)
+
+
+ALLOWED = {f.name: get_args(f.type)[1:] for f in dataclasses.fields(Recipe) if get_origin(f.type) is Annotated}
+"""By key: the least and largest value, or the words that it may be."""
 
 
 def shipped() -> list[str]:
@@ -243,20 +216,14 @@ def _described(key: str) -> str:
     return names.get(kind, "a list of [size, share]")
 
 
-def _bad_choices(recipe: Recipe) -> list[str]:
-    return [
-        f"{key} must be one of {', '.join(choices)}, not {getattr(recipe, key)!r}."
-        for key, choices in CHOICES.items()
-        if getattr(recipe, key) not in choices
-    ]
-
-
-def _bad_ranges(recipe: Recipe) -> list[str]:
-    return [
-        f"{key} must be from {low:g} to {high:g}, not {getattr(recipe, key):g}."
-        for key, (low, high) in RANGES.items()
-        if not low <= getattr(recipe, key) <= high and not (key in OPEN and not getattr(recipe, key))
-    ]
+def _bad_values(recipe: Recipe) -> Iterator[str]:
+    for key, allowed in ALLOWED.items():
+        value = getattr(recipe, key)
+        if isinstance(value, str):
+            if value not in allowed:
+                yield f"{key} must be one of {', '.join(allowed)}, not {value!r}."
+        elif not allowed[0] <= value <= allowed[1] and not (key in OPEN and not value):
+            yield f"{key} must be from {allowed[0]:g} to {allowed[1]:g}, not {value:g}."
 
 
 def _bad_progressive(recipe: Recipe) -> list[str]:
