@@ -52,7 +52,7 @@ class Manifest:
     network_size: int
     """Pixels a side that the network works at; the enlargement is inside the graph."""
     precision: str
-    """Of the weights and activations in the file: float32, float16 or int8."""
+    """Of the weights and activations in the file: float32 or int8; float16 in files of earlier versions."""
     weights: str
     """What training started from: none, imagenet, or a file's name and hash."""
     recipe: Mapping[str, Any]

@@ -103,8 +103,8 @@ class Recipe:
     """Use a stratified sample of at most so many pictures, validation among them; 0 for all."""
     seed: Annotated[int, 0, 2**31] = 0
     """Decides the split, the starting values of what is not pre-trained, the order and the augmentation."""
-    export: Annotated[str, "int8", "float16", "float32"] = "int8"
-    """Precision of the model file: int8, float16 or float32, which is taken too if another loses over 0.3 points."""
+    export: Annotated[str, "int8", "float32"] = "int8"
+    """Precision of the model file: int8 or float32, which is taken too if int8 loses over 0.3 points."""
 
     def __post_init__(self) -> None:
         mistakes = [*_bad_values(self), *_bad_progressive(self)]

@@ -117,8 +117,6 @@ def export(
     exact = judge("float32", full)
     parity = _check_parity(fitted, recipe, exact.predictor, validation)
     candidates = [exact]
-    if recipe.export == "float16":
-        candidates.append(judge("float16", graph.half_precision(full)))
     if recipe.export == "int8" and (quantised := graph.int8(full, _calibration_pictures(training))) is not None:
         candidates.append(judge("int8", quantised))
     chosen = _choose(candidates, len(validation), len(pictures) - len(validation))

@@ -109,22 +109,6 @@ def with_metadata(model: onnx.ModelProto, metadata: Mapping[str, str]) -> onnx.M
     return model
 
 
-def half_precision(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy whose weights are stored as float16 and widened when it is loaded: half the file, same speed."""
-    small = onnx.ModelProto()
-    small.CopyFrom(model)
-    casts = []
-    for tensor in small.graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT:
-            name = tensor.name
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), f"{name}.half"))
-            casts.append(helper.make_node("Cast", [f"{name}.half"], [name], name=f"widen_{name}", to=TensorProto.FLOAT))
-    nodes = [*casts, *small.graph.node]
-    del small.graph.node[:]
-    small.graph.node.extend(nodes)
-    return small
-
-
 class _Graph:
     """Nodes and weights in the order they are added."""
 
