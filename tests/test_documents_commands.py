@@ -415,7 +415,7 @@ def test_every_variable_that_is_named_is_read_somewhere() -> None:
     assert named - read == set()
 
 
-@pytest.mark.parametrize("extra", ["train", "parquet", "cluster", "telemetry", "tensorboard", "mlflow"])
+@pytest.mark.parametrize("extra", ["train", "parquet", "cluster", "telemetry", "tensorboard"])
 def test_install_command_of_every_extra_can_be_typed(extra: str) -> None:
     (words,) = (words for words in commands(install_command(extra).replace(str(ROOT), ".")))
     check(words)
@@ -450,7 +450,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "train digits --name ../x",
         "train digits --outliers none --recipe quick",
         "train digits --labels none.csv",
-        "train digits --log mlflow --minutes 0",
+        "train digits --log tensorboard --minutes 0",
         "train --resume",
         "train --resume --name none",
         "sweep digits --name ../x",

@@ -5,8 +5,9 @@ import json
 import os
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -63,9 +64,7 @@ PATH = click.Path(path_type=Path)
     help="Save a checkpoint at least this often.",
 )  # fmt: skip
 @click.option("--checkpoints", metavar="ADDRESS", help="Copy checkpoints there, too: s3://bucket/run and the like.")
-@click.option(
-    "--log", type=click.Choice(["tensorboard", "mlflow"]), help="Where else each epoch's metrics are written."
-)
+@click.option("--log", type=click.Choice(["tensorboard"]), help="Where else each epoch's metrics are written.")
 @click.option(
     "--feedback-dir", "--feedback", "feedback", cls=RenamedOption, type=PATH,
     help="Folder of a server's --feedback-dir: adds its corrected pictures.",
@@ -109,13 +108,13 @@ def train(
     given = {"weights": weights, "epochs": epochs, "minutes": minutes, "seed": seed}
     values = {key: value for key, value in given.items() if value is not None}
     pictures = TrainingData(data or "", size, labels, feedback, outliers)
-    more: dict[str, Any] = {"checkpoint_seconds": checkpoint_seconds, "checkpoints": checkpoints, "log": log}
+    job = partial(TrainJob, checkpoint_seconds=checkpoint_seconds, checkpoints=checkpoints, tensorboard=bool(log))
     if resume:
         folder, record = _to_resume(runs, name, data, mirrored=checkpoints is not None)
         pictures = _data_to_resume(record, pictures)
         same = record is not None and not (recipe or overrides or values)
         chosen = _recipe_of(folder) if same else load_recipe(recipe or "standard", overrides).with_budget(values)
-        _run(TrainJob(pictures, chosen, folder, True, **more), workers, cluster)
+        _run(job(pictures, chosen, folder, resume=True), workers, cluster)
         return
     if data is None:
         raise click.UsageError("Missing argument 'DATA'. Give a folder of class folders, `cifar10`, or `digits`.")
@@ -125,12 +124,12 @@ def train(
         return
     wanted = name or default_name(data, chosen.name)
     if "RANK" in os.environ:  # one of the processes that torchrun has started: all of them write to one folder
-        _run(TrainJob(pictures, chosen, folder_of(runs, wanted), False, **more), workers, cluster)
+        _run(job(pictures, chosen, folder_of(runs, wanted)), workers, cluster)
         return
     with new_folder(runs, wanted) as folder:
         if folder != runs / wanted:
             say(f"{runs / wanted} is there already: this run goes to {folder}. (--resume goes on with a run.)")
-        _run(TrainJob(pictures, chosen, folder, False, **more), workers, cluster)
+        _run(job(pictures, chosen, folder), workers, cluster)
 
 
 def _run(job: "TrainJob", workers: int, cluster: str | None) -> None:

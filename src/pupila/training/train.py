@@ -4,6 +4,7 @@ A run folder holds recipe.json, run.json, metrics.jsonl, checkpoint.safetensors,
 report.html with its plots, curves.png among them.
 """
 
+import contextlib
 import copy
 import json
 import logging
@@ -41,7 +42,7 @@ from pupila.training.run_folder import (
     source_of,
     write_text,
 )
-from pupila.training.trackers import Tracker, check_installed, tracking
+from pupila.training.tensorboard import check_installed, event_file
 from pupila.training.weights import save_backbone
 
 logger = logging.getLogger("pupila.training")
@@ -97,7 +98,7 @@ class TrainJob:
     resume: bool = False
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     checkpoints: str | None = None
-    log: str | None = None
+    tensorboard: bool = False
 
 
 def train(
@@ -112,7 +113,7 @@ def train(
     resume: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     checkpoints: str | None = None,
-    log: str | None = None,
+    tensorboard: bool = False,
     watch: OnEpoch = lambda _: None,
     keep_open: bool = False,
 ) -> TrainResult:
@@ -120,31 +121,33 @@ def train(
 
     size, labels, feedback, outliers: see TrainingData. The test split is not touched.
     resume: go on from the checkpoint if there is one; without one the run begins anew, and that is logged.
-    checkpoints: an address that each checkpoint is copied to. log: where else each epoch is written, one of
-    trackers.LOGS. watch: called after each epoch with the metrics of all so far; what it raises ends the run.
+    checkpoints: an address that each checkpoint is copied to. tensorboard: write its event files, too.
+    watch: called after each epoch with the metrics of all so far; what it raises ends the run.
     keep_open: leave it to the caller to call finish() when the run is over.
     Raises PupilaError's kinds; see fit, load_dataset and export.
     """
     data = TrainingData(source, size, labels, feedback, outliers)
-    job = TrainJob(data, recipe, folder, resume, checkpoint_seconds, checkpoints, log)
+    job = TrainJob(data, recipe, folder, resume, checkpoint_seconds, checkpoints, tensorboard)
     return lead(job, watch=watch, keep_open=keep_open)
 
 
 def lead(job: TrainJob, team: Team = ALONE, *, watch: OnEpoch = lambda _: None, keep_open: bool = False) -> TrainResult:
     """Train alone or as the first of a team, whose others call assist(). The folder is locked meanwhile."""
     folder, begun = job.folder, time.monotonic()
-    check_installed(job.log)
+    if job.tensorboard:
+        check_installed()
     with locked(folder):
         refuse_to_overwrite(folder, job.resume)
         torch.set_num_threads(usable_threads())
         prepared = prepare(job.data, job.recipe, team)
         logger.info(describe_classes(prepared.training, prepared.recipe.balance))
         begin_or_go_on(job, prepared)
-        with tracking(job.log, folder, prepared.recipe) as tracker:
-            page = ProgressPage(folder, prepared.splits.name)
-            on_epoch = partial(_record, folder, tracker, page, watch, prepared.recipe)
+        watchers = [ProgressPage(folder, prepared.splits.name).update, watch]
+        with contextlib.ExitStack() as opened:
+            if job.tensorboard:
+                watchers.insert(0, opened.enter_context(event_file(folder)))
+            on_epoch = partial(_record, folder, prepared.recipe, watchers)
             fitted = _fitted(prepared, job, on_epoch, team, begun)
-            tracker.stopped = fitted.stopped
         if fitted.ended:
             logger.info(fitted.ended)
         if doubt := describe_guessing(fitted, len(prepared.training.classes)):
@@ -270,10 +273,8 @@ def begin_or_go_on(job: TrainJob, prepared: Prepared) -> None:
     record.write(folder)
 
 
-def _record(
-    folder: Path, tracker: Tracker, page: ProgressPage, watch: OnEpoch, recipe: Recipe, rows: Sequence[Row]
-) -> None:
-    """Bring metrics.jsonl and the log up to date and print the newest epoch's line."""
+def _record(folder: Path, recipe: Recipe, watchers: Sequence[OnEpoch], rows: Sequence[Row]) -> None:
+    """Bring metrics.jsonl up to date, print the newest epoch's line, and call who else wants to know."""
     write_text(folder / METRICS, lines_of(rows))
     row = rows[-1]
     accuracy, balanced = row["validation_accuracy"], row["validation_balanced_accuracy"]
@@ -283,9 +284,8 @@ def _record(
         f"{what} at {row['network_size']} px: loss {row['train_loss']:.3f}, "
         f"train acc {row['train_accuracy']:.3f}, valid acc {accuracy:.3f}{uneven}, {pace(recipe, rows)}",
     )
-    tracker.record(rows)
-    page.update(rows)
-    watch(rows)
+    for watcher in watchers:
+        watcher(rows)
 
 
 def lines_of(rows: Sequence[Row]) -> str:
