@@ -15,7 +15,8 @@ from pupila.data.quality.duplicates import copies_of
 from pupila.errors import DataError
 from pupila.feedback import Answered, Store
 from pupila.feedback.corrections import joined, read_corrections
-from pupila.training.train import train
+from pupila.training.run_folder import TrainingData
+from pupila.training.train import TrainJob, train
 
 CLASSES = ("red", "green", "blue")
 
@@ -106,7 +107,8 @@ def test_training_takes_corrections_up_and_the_model_file_says_so(
         for row in np.flatnonzero(data.labels == label):
             (tmp_path / "data" / name / f"{row}.png").write_bytes(images.encode_png(data.images[row]))
     folder = kept(tmp_path / "kept", [(png(1), "blue"), (png(2), None)])
-    taught = train(str(tmp_path / "data"), TINY, tmp_path / "taught", feedback=folder).exported.predictor.manifest
+    data = TrainingData(str(tmp_path / "data"), feedback=folder)
+    taught = train(TrainJob(data, TINY, tmp_path / "taught")).exported.predictor.manifest
     assert "Corrected pictures added to training: 1; left out: 1 of none of the classes" in caplog.text
     assert (taught.data["train"], taught.data["validation"]) == (81 + 1, 9)
     assert taught.data["feedback"]["pictures"] == 1

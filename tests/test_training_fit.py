@@ -21,7 +21,8 @@ from pupila.training.loop.fit import Fitted, fit, is_flat, size_at, validate
 from pupila.training.loop.head import fit_head
 from pupila.training.loop.optim import learning_rate
 from pupila.training.loop.resnet import ResNet18
-from pupila.training.train import describe_guessing, train
+from pupila.training.run_folder import TrainingData
+from pupila.training.train import TrainJob, describe_guessing, train
 
 pytestmark = pytest.mark.usefixtures("narrow")
 
@@ -222,7 +223,7 @@ def test_step_schedule_falls_every_so_many_epochs():
 def train_digits(folder, **options):
     values = ["weights=none", "minutes=0", "epochs=3", "sample=240", "batch_size=32", "network_size=32"]
     recipe = load_recipe("standard", [*values, "progressive=[]", "export=float32"])
-    train("digits", recipe, folder, resume=folder.exists(), keep_open=True, **options)
+    train(TrainJob(TrainingData("digits"), recipe, folder, folder.exists(), **options), keep_open=True)
 
 
 def steps_done(checkpoint):

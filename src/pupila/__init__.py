@@ -113,7 +113,8 @@ def train(
     Raises DataError, RecipeError, TrainingError, MissingExtraError.
     """
     from pupila.recipe import Recipe, load_recipe
-    from pupila.training.run_folder import default_name, new_folder, source_of, unfinished
+    from pupila.training.run_folder import TrainingData, default_name, new_folder, source_of, unfinished
+    from pupila.training.train import TrainJob
     from pupila.training.train import train as run
 
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
@@ -122,12 +123,11 @@ def train(
     if on_epoch is not None and not callable(on_epoch):
         raise TypeError(f"on_epoch must be a function, not {type(on_epoch).__name__}.")
     source = as_text(data, "data")
-    watch = on_epoch or (lambda _: None)
     if out is not None or resume:
         folder = unfinished(Path("runs"), source_of(source)) if out is None else as_path(out, "out")
-        return run(source, chosen, folder, watch=watch, resume=resume)
+        return run(TrainJob(TrainingData(source), chosen, folder, resume), watch=on_epoch)
     with new_folder(Path("runs"), default_name(source, chosen.name)) as folder:
-        return run(source, chosen, folder, watch=watch)
+        return run(TrainJob(TrainingData(source), chosen, folder), watch=on_epoch)
 
 
 def evaluate(model: "PathLike | Predictor", data: PathLike, split: str | None = None) -> "PartEvaluation":

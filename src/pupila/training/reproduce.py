@@ -20,7 +20,7 @@ from pupila.training.export.export import versions
 from pupila.training.loop.device import usable_threads
 from pupila.training.prepare import counts_of
 from pupila.training.run_folder import Record, read_record
-from pupila.training.train import TrainJob, lead
+from pupila.training.train import TrainJob, train
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def reproduce(folder: Path, source: str | None = None) -> Reproduction:
     differences = [*_recipe_differences(recipe, before.recipe), *_differences(before.versions, record)]
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-again-", dir=folder.parent) as name:
         again = Path(name) / folder.name
-        lead(TrainJob(record, recipe, again))
+        train(TrainJob(record, recipe, again))
         after = Predictor.load(again / "model.onnx").manifest
         same = _graph(folder / "model.onnx") == _graph(again / "model.onnx")
     differences += _added_differences(before.data, after.data)

@@ -90,49 +90,27 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class TrainJob:
-    """Everything that decides a training, to be sent to other processes; see train()."""
+    """Everything that decides a training, to be sent to other processes."""
 
     data: TrainingData
     recipe: Recipe
     folder: Path
     resume: bool = False
+    """Go on from the checkpoint if there is one; without one the run begins anew, and that is logged."""
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     checkpoints: str | None = None
+    """An address that each checkpoint is copied to."""
     tensorboard: bool = False
+    """Write its event files, too."""
 
 
-def train(
-    source: str,
-    recipe: Recipe,
-    folder: Path,
-    *,
-    size: int | None = None,
-    labels: Path | None = None,
-    feedback: Path | None = None,
-    outliers: Path | None = None,
-    resume: bool = False,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
-    checkpoints: str | None = None,
-    tensorboard: bool = False,
-    watch: OnEpoch = lambda _: None,
-    keep_open: bool = False,
-) -> TrainResult:
-    """Train on `source` as `recipe` says and leave everything in `folder`; logs one line an epoch and a closing line.
+def train(job: TrainJob, team: Team = ALONE, *, watch: OnEpoch | None = None, keep_open: bool = False) -> TrainResult:
+    """Train and leave everything in the job's folder, which is locked meanwhile; logs one line an epoch.
 
-    size, labels, feedback, outliers: see TrainingData. The test split is not touched.
-    resume: go on from the checkpoint if there is one; without one the run begins anew, and that is logged.
-    checkpoints: an address that each checkpoint is copied to. tensorboard: write its event files, too.
-    watch: called after each epoch with the metrics of all so far; what it raises ends the run.
-    keep_open: leave it to the caller to call finish() when the run is over.
-    Raises PupilaError's kinds; see fit, load_dataset and export.
+    team: the workers, of which this is the first; the others call assist(). watch: called after each epoch with the
+    metrics of all so far; what it raises ends the run. keep_open: leave it to the caller to call finish() when the run
+    is over. The test split is not touched. Raises PupilaError's kinds; see fit, load_dataset and export.
     """
-    data = TrainingData(source, size, labels, feedback, outliers)
-    job = TrainJob(data, recipe, folder, resume, checkpoint_seconds, checkpoints, tensorboard)
-    return lead(job, watch=watch, keep_open=keep_open)
-
-
-def lead(job: TrainJob, team: Team = ALONE, *, watch: OnEpoch = lambda _: None, keep_open: bool = False) -> TrainResult:
-    """Train alone or as the first of a team, whose others call assist(). The folder is locked meanwhile."""
     folder, begun = job.folder, time.monotonic()
     if job.tensorboard:
         check_installed()
@@ -142,7 +120,7 @@ def lead(job: TrainJob, team: Team = ALONE, *, watch: OnEpoch = lambda _: None, 
         prepared = prepare(job.data, job.recipe, team)
         logger.info(describe_classes(prepared.training, prepared.recipe.balance))
         begin_or_go_on(job, prepared)
-        watchers = [ProgressPage(folder, prepared.splits.name).update, watch]
+        watchers = [ProgressPage(folder, prepared.splits.name).update, *([watch] if watch else [])]
         with contextlib.ExitStack() as opened:
             if job.tensorboard:
                 watchers.insert(0, opened.enter_context(event_file(folder)))

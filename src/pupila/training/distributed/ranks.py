@@ -21,7 +21,7 @@ from pupila.training.distributed.process_group import joined, restarted
 from pupila.training.loop.device import usable_threads
 from pupila.training.prepare import prepare
 from pupila.training.run_folder import holds_run, is_finished
-from pupila.training.train import TrainJob, assist, lead, refuse_to_overwrite
+from pupila.training.train import TrainJob, assist, refuse_to_overwrite, train
 
 RESTARTS = 10
 """How many times a run survives that a worker is lost."""
@@ -36,7 +36,7 @@ def take_part(job: TrainJob) -> Path | None:
             return job.folder / "model.onnx"  # lost after its last instruction
     with joined() as team:
         if team.leads:
-            return lead(job, team).model
+            return train(job, team).model
         assist(job, team)
     return None
 

@@ -28,9 +28,9 @@ from pupila.evaluation.evaluate import evaluate
 from pupila.progress import printing_to
 from pupila.recipe import Recipe
 from pupila.training.loop.fit import OnEpoch
-from pupila.training.run_folder import finish, forget, holds_run, is_finished, read_json, write_text
+from pupila.training.run_folder import TrainingData, finish, forget, holds_run, is_finished, read_json, write_text
 from pupila.training.sweeps.definition import Trial
-from pupila.training.train import TrainResult, closing_line, train
+from pupila.training.train import TrainJob, TrainResult, closing_line, train
 
 log = logging.getLogger("pupila.training")
 
@@ -98,7 +98,7 @@ Execute = Callable[[Sequence[Job]], Iterator[Outcome]]
 """Runs jobs in any order and yields what becomes of each."""
 
 
-def run_job(job: Job, watch: OnEpoch = lambda _: None) -> Outcome:
+def run_job(job: Job, watch: OnEpoch | None = None) -> Outcome:
     """Train, score on the test split if there is one, and leave result.json; a job that is done is only read.
 
     What goes wrong in training or in its model becomes a Failure; wrong data or a missing package ends the sweep.
@@ -112,10 +112,9 @@ def run_job(job: Job, watch: OnEpoch = lambda _: None) -> Outcome:
         forget(job.folder)  # somebody has deleted its result
     begun = time.monotonic()
     try:
-        trained = train(
-            job.source, job.trial.recipe, job.folder, size=job.size, resume=True,
-            checkpoint_seconds=job.checkpoint_seconds, watch=watch, keep_open=True,
-        )  # fmt: skip
+        data = TrainingData(job.source, job.size)
+        training = TrainJob(data, job.trial.recipe, job.folder, True, job.checkpoint_seconds)
+        trained = train(training, watch=watch, keep_open=True)
     except (TrainingError, ModelError) as error:
         if isinstance(error.__cause__, KeyboardInterrupt):  # before its first epoch was over
             raise KeyboardInterrupt from error
