@@ -197,7 +197,7 @@ class Elements(HTMLParser):
 
 def test_report_lies_with_its_plots_in_the_folder(report):
     assert sorted(path.name for path in report.parent.iterdir()) == [
-        "confusion.png", "curves.png", "mistakes.png", "reliability.png", "report.html",
+        "confusion.png", "curves.png", "reliability.png", "report.html",
     ]  # fmt: skip
 
 
@@ -234,7 +234,6 @@ def test_report_of_a_model_without_mistakes_says_so(predictor, tmp_path):
     text = write_report(tmp_path, predictor, pure, ROWS).read_text("utf-8")
     assert "There is no mistake." in text
     assert re.search("<b>100.00%</b>accuracy", text)
-    assert not (tmp_path / "mistakes.png").exists()
 
 
 def test_report_warns_of_few_pictures_and_not_of_many(report, predictor, tmp_path):

@@ -13,14 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pupila._arguments import counted
-from pupila._files import text_table, write_file
+from pupila._files import text_table
 from pupila.data import Dataset, load_dataset
 from pupila.data.quality.labels import picture_paths
 from pupila.errors import DataError, ModelError
 from pupila.evaluation.evaluate import Evaluation, evaluate
 from pupila.evaluation.metrics import Scores
 from pupila.evaluation.pages import html, plots
-from pupila.evaluation.pages.gallery import enlarge
 from pupila.images import Pixels
 from pupila.predictor import Predictor
 
@@ -157,7 +156,7 @@ def write_comparison(path: Path, found: Comparison) -> None:
     ]
     rows = [(c.category, f"{c.first:.3f}", f"{c.second:.3f}", f"{c.second - c.first:+.3f}") for c in found.classes]
     shown = [
-        ([enlarge(picture)], f"{c.first} → {c.second} (right: {c.truth}), {c.path}")
+        ([picture], f"{c.first} → {c.second} (right: {c.truth}), {c.path}")
         for c, picture in zip(found.changes, found.pictures, strict=False)
     ]
     sections = [
@@ -165,14 +164,8 @@ def write_comparison(path: Path, found: Comparison) -> None:
         html.section("Recall of the classes", "", html.table(("class", "first", "second", "change"), rows)),
         html.section("Pictures whose answer changed", f"The first {len(shown):,}.", html.pictures(shown)),
     ]
-    text = html.page(
-        "Two models compared", f"Models: {found.names[0]} and {found.names[1]}. Part: {found.part}", sections
-    )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror}). Choose another place.") from error
+    subtitle = f"Models: {found.names[0]} and {found.names[1]}. Part: {found.part}"
+    html.write_page(path, "Two models compared", subtitle, sections)
 
 
 def _answers(model: Predictor, data: str, part: str | None) -> tuple[list[str], str, Dataset, Evaluation]:
@@ -278,4 +271,4 @@ def write_runs(path: Path, runs: Sequence[RunSummary]) -> None:
         html.section("Runs", order, html.table(RUN_COLUMNS, [run.cells() for run in runs])),
         html.section("Validation accuracy", f"The best {len(best)} of {len(runs)}.", curves),
     ]
-    write_file(path, html.page("Runs compared", counted(len(runs), "run"), sections))
+    html.write_page(path, "Runs compared", counted(len(runs), "run"), sections)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from pupila import images
 from pupila._arguments import counted
 from pupila._files import CsvWriter
 from pupila._language import translated
@@ -15,7 +14,6 @@ from pupila.data.quality.class_balance import describe_classes
 from pupila.data.quality.inspection import Inspection, Place, Twins
 from pupila.errors import DataError
 from pupila.evaluation.pages import html
-from pupila.evaluation.pages.gallery import SIDE
 from pupila.evaluation.pages.plots import shorten
 from pupila.images import Pixels
 from pupila.progress import printable
@@ -36,12 +34,7 @@ def write_data_report(path: Path, inspection: Inspection) -> None:
     total = sum(len(part) for part in splits.parts().values())
     of = counted(len(splits.train.classes), "class")
     subtitle = f"{splits.layout}; {counted(total, 'picture')} of {of}"
-    text = html.page(f"{splits.name}: data", subtitle, _sections(inspection))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror}). Choose another place.") from error
+    html.write_page(path, f"{splits.name}: data", subtitle, _sections(inspection))
 
 
 def data_text(inspection: Inspection) -> str:
@@ -129,7 +122,7 @@ def _twins_section(heading: str, twins: Sequence[Twins], inspection: Inspection)
         one, other = pair.first, pair.second
         classes = f"{one.category} ≠ {other.category}" if pair.disagree else one.category
         caption = f"{classes}, {one.part} / {other.part}, {_kind(pair)}"
-        shown.append(([_thumb(one, inspection), _thumb(other, inspection)], caption))
+        shown.append(([_picture(one, inspection), _picture(other, inspection)], caption))
     rows = [(f"{t.first.part}: {t.first.name}", f"{t.second.part}: {t.second.name}", _kind(t)) for t in twins[:LISTED]]
     table = html.table(("one", "other", "likeness"), rows, texts=2)
     text = (
@@ -144,12 +137,9 @@ def _kind(twins: Twins) -> str:
     return f"{twins.similarity:.3f} mirrored" if twins.mirrored else f"{twins.similarity:.3f}"
 
 
-def _thumb(place: Place, inspection: Inspection) -> Pixels:
-    return _small(inspection.splits.parts()[place.part].images[place.row])
-
-
-def _small(picture: Pixels) -> Pixels:
-    return picture if picture.shape[0] <= SIDE else images.resize(picture, SIDE)
+def _picture(place: Place, inspection: Inspection) -> Pixels:
+    picture: Pixels = inspection.splits.parts()[place.part].images[place.row]
+    return picture
 
 
 def _odd(inspection: Inspection) -> Iterator[str]:
@@ -158,7 +148,7 @@ def _odd(inspection: Inspection) -> Iterator[str]:
         text = "They are used. A wrong ending or an unusual way to store colours often comes with other trouble."
         yield html.section("Files worth a look", text, html.table(("file", "what is odd"), odd[:LISTED], texts=2))
     if inspection.uniform:
-        shown = [([_thumb(place, inspection)], f"{place.part}: {place.name}") for place in inspection.uniform]
+        shown = [([_picture(place, inspection)], f"{place.part}: {place.name}") for place in inspection.uniform]
         text = f"Nearly of one colour: {len(shown):,}."
         yield html.section("Pictures that show nothing", text, html.pictures(shown[:SHOWN_UNIFORM], small=True))
 
@@ -197,7 +187,7 @@ def _grid(train: Dataset) -> Iterator[str]:
         rows = np.flatnonzero(train.labels == number)
         chosen = rows[np.linspace(0, len(rows) - 1, min(SHOWN_A_CLASS, len(rows))).astype(np.int64)]
         yield html.heading(name)
-        yield html.pictures([([_small(train.images[row])], "") for row in chosen], small=True)
+        yield html.pictures([([train.images[row]], "") for row in chosen], small=True)
     if len(train.classes) > SHOWN_CLASSES:
         yield html.paragraph(f"Not shown: {counted(len(train.classes) - SHOWN_CLASSES, 'more class')}.")
 
@@ -248,9 +238,10 @@ def write_mislabelled(folder: Path, found: Mislabelled) -> tuple[Path, Path]:
     page_path, table_path = folder / PAGE, folder / TABLE
     if table_path.exists():
         raise DataError(f"{table_path}: is there already, and may hold corrections. Choose another folder.")
+    html.write_page(
+        page_path, f"{found.name}: likely wrong labels", f"{found.looked_at:,} labels looked at", _doubts(found)
+    )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        page_path.write_text(_mislabelled_page(found), encoding="utf-8", errors="backslashreplace")
         with table_path.open("w", encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             writer = CsvWriter(file)
             writer.writerow(("path", "label", "suggested", "score"))
@@ -267,14 +258,14 @@ def to_json(found: Mislabelled) -> dict[str, object]:
     return {**plain, **more}
 
 
-def _mislabelled_page(found: Mislabelled) -> str:
+def _doubts(found: Mislabelled) -> Iterator[str]:
     figures = [
         (f"{len(found.doubts):,}", "listed", "the likeliest first"),
         (f"{found.estimated:,}", "estimated wrong", f"of {found.looked_at:,}"),
         (f"{found.agreement:.1%}", "agreement", "of cross-validated answers with the labels"),
     ]
     shown = [
-        ([_small(picture)], f"{doubt.label} → {doubt.suggested}? {doubt.score:.3f}, {doubt.path}")
+        ([picture], f"{doubt.label} → {doubt.suggested}? {doubt.score:.3f}, {doubt.path}")
         for doubt, picture in zip(found.doubts[:SHOWN_DOUBTS], found.pictures, strict=False)
     ]
     text = (
@@ -282,8 +273,5 @@ def _mislabelled_page(found: Mislabelled) -> str:
         "remove the rows whose label is right, put the right class into `suggested`, and give the table to training: "
         f"pupila train DATA --labels {TABLE}"
     )
-    sections = [
-        html.section("Summary", f"Found with features of {found.features}.", html.numbers(figures)),
-        html.section("Likely wrong labels", text if shown else "None.", html.pictures(shown)),
-    ]
-    return html.page(f"{found.name}: likely wrong labels", f"{found.looked_at:,} labels looked at", sections)
+    yield html.section("Summary", f"Found with features of {found.features}.", html.numbers(figures))
+    yield html.section("Likely wrong labels", text if shown else "None.", html.pictures(shown))

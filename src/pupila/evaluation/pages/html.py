@@ -6,11 +6,14 @@ Every text that comes from a user passes through `escape`; nothing else enters t
 import base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
+from pathlib import Path
 
 from pupila import images
+from pupila._files import write_file
 from pupila._language import cell, language, translated
+from pupila.errors import DataError
 from pupila.evaluation.metrics import ClassScores
-from pupila.evaluation.pages.gallery import Exhibit
+from pupila.evaluation.pages.gallery import SIDE, Exhibit
 from pupila.images import Pixels
 
 # The policy makes the browser enforce that nothing is fetched and no script runs, whatever a class is called.
@@ -52,19 +55,26 @@ a { color: inherit; } summary { cursor: pointer; margin: .75rem 0; }
 """
 
 
-def page(title: str, subtitle: str, sections: Iterable[str], reload_seconds: int | None = None) -> str:
-    """Return the whole document; title and subtitle are plain text, sections are HTML.
+def write_page(
+    path: Path, title: str, subtitle: str, sections: Iterable[str], reload_seconds: int | None = None
+) -> None:
+    """Write a page; title and subtitle are plain text, sections are HTML. Raises DataError if it cannot be written.
 
     reload_seconds: how often the browser is to load it again, None for never.
     """
     reload = f'<meta http-equiv="refresh" content="{reload_seconds}">\n' if reload_seconds else ""
-    return (
+    text = (
         f'<!doctype html>\n<html lang="{language()}">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{escape(POLICY)}">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"{reload}<title>{_shown(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
         f"<h1>{_shown(title)}</h1>\n<p>{_shown(subtitle)}</p>\n{''.join(sections)}</body>\n</html>\n"
     )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, text.encode(errors="backslashreplace"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror}). Choose another place.") from error
 
 
 def section(heading: str, text: str, *parts: str) -> str:
@@ -109,11 +119,15 @@ def gallery(exhibits: Sequence[Exhibit], links: Mapping[str, str] | None = None)
 def pictures(figures: Sequence[tuple[Sequence[Pixels], str]], small: bool = False) -> str:
     """Return pictures side by side with a plain caption below, one figure each; small ones stand close together."""
     shown = "".join(
-        f"<figure>{' '.join(_image(images.encode_png(picture), caption) for picture in shown)}"
+        f"<figure>{' '.join(_image(images.encode_png(_reduced(picture)), caption) for picture in shown)}"
         f"<figcaption>{_shown(caption)}</figcaption></figure>\n"
         for shown, caption in figures
     )
     return f'<div class="gallery{" small" if small else ""}">\n{shown}</div>\n'
+
+
+def _reduced(picture: Pixels) -> Pixels:
+    return picture if len(picture) <= SIDE else images.resize(picture, SIDE)
 
 
 def class_table(scores: Sequence[ClassScores]) -> str:

@@ -1,4 +1,4 @@
-"""Draws scores as PNG: training curves, reliability, confusion matrix, mistakes.
+"""Draws scores as PNG: training curves, reliability, confusion matrix.
 
 Each function returns the bytes of a picture on white; on a dark page the style sheet inverts it. Uses matplotlib's
 objects and no pyplot, so nothing global is set and any thread may draw.
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from pupila._language import translated
 from pupila.errors import MissingExtraError
 from pupila.evaluation.metrics import Bin, Int64, expected_calibration_error
-from pupila.evaluation.pages.gallery import Exhibit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +36,6 @@ COUNTS_UP_TO = 20
 """Largest number of classes at which a number fits into a cell of the confusion matrix."""
 NAMES_UP_TO = 300
 """Largest number of classes whose names stand beside the matrix, 4,000 pixels a side; beyond, its pattern shows."""
-EXHIBITS_A_ROW = 4
 
 
 def plot_curves(rows: Rows, kept: int | None = None) -> bytes:
@@ -177,22 +175,6 @@ def plot_confusion(confusion: Int64, classes: Sequence[str]) -> bytes:
         _name_cells(axes, classes)
     if count <= COUNTS_UP_TO:
         _write_counts(axes, confusion, shares)
-    return _png(figure)
-
-
-def plot_exhibits(exhibits: Sequence[Exhibit]) -> bytes:
-    """Draw pictures beside their activation maps, four to a row, each under its truth, answer and confidence."""
-    rows = -(-len(exhibits) // EXHIBITS_A_ROW)
-    figure = _figure(2.6 * EXHIBITS_A_ROW, 1.6 * rows)
-    axes = figure.add_subplot()  # one for all: laying out two dozen takes seconds
-    for place, exhibit in enumerate(exhibits):
-        top, left = place // EXHIBITS_A_ROW, place % EXHIBITS_A_ROW
-        both = np.concatenate([exhibit.picture, exhibit.overlay], axis=1)
-        axes.imshow(both, extent=(left, left + 0.96, top + 0.98, top + 0.2), interpolation="nearest", aspect="auto")
-        caption = f"{shorten(exhibit.truth, 16)} → {shorten(exhibit.answer, 16)}, {exhibit.confidence:.0%}"
-        axes.text(left + 0.48, top + 0.16, caption, fontsize=8, ha="center", parse_math=False)
-    axes.set(xlim=(0, EXHIBITS_A_ROW), ylim=(rows, 0))
-    axes.set_axis_off()
     return _png(figure)
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from pupila._arguments import counted
-from pupila._files import write_file
 from pupila.data import Dataset
 from pupila.evaluation.evaluate import Evaluation, evaluate
 from pupila.evaluation.metrics import Int64, reliability
@@ -65,9 +64,8 @@ def write_report(
     manifest = predictor.manifest
     classes, pictures = counted(len(manifest.classes), "class"), counted(evaluation.scores.n, "picture")
     subtitle = f"{classes}, {pictures}, file version {predictor.version}"
-    text = html.page(f"{manifest.name}: report", subtitle, _sections(folder, subject, rows, kept))
     path = folder / "report.html"
-    write_file(path, text)
+    html.write_page(path, f"{manifest.name}: report", subtitle, _sections(folder, subject, rows, kept))
     return path
 
 
@@ -91,7 +89,7 @@ class ProgressPage:
         ]
         sections = [html.section("Training", "", html.numbers(figures), curves)]
         title = f"{self.name}: training"
-        write_file(self.path, html.page(title, "This page loads itself again.", sections, RELOAD_SECONDS))
+        html.write_page(self.path, title, "This page loads itself again.", sections, RELOAD_SECONDS)
         ended = time.monotonic()
         self.due = ended + max(RELOAD_SECONDS / 2, 20 * (ended - begun))
 
@@ -114,7 +112,7 @@ def _sections(folder: Path, subject: Subject, rows: Rows, kept: int | None) -> I
     if rows:
         yield _curves(folder, rows, kept)
     shown = gallery.confident_mistakes(subject.probabilities, subject.evaluation.labels, MISTAKES)
-    yield _mistakes(folder, subject, shown)
+    yield _mistakes(subject, shown)
     yield html.section(
         "Classes", "Precision: how often an answer is right. Recall: how many of the class are found.",
         html.class_table(subject.evaluation.scores.classes),
@@ -195,10 +193,8 @@ def _confusion(folder: Path, subject: Subject) -> str:
     return html.section("Confusion matrix", text, plot)
 
 
-def _mistakes(folder: Path, subject: Subject, indices: Int64) -> str:
+def _mistakes(subject: Subject, indices: Int64) -> str:
     shown = gallery.exhibits(subject.predictor, subject.dataset, subject.evaluation.labels, indices)
-    if shown:
-        (folder / "mistakes.png").write_bytes(plots.plot_exhibits(shown))
     text = (
         "Truth → answer, with its confidence. Beside each picture: where the model saw what it answered. "
         "A wrong label is often found here."
