@@ -26,7 +26,8 @@ from pupila.evaluation.metrics import Float64, Int64
 from pupila.evaluation.pages.data_report import Doubt, Mislabelled
 from pupila.predictor import Predictor
 from pupila.recipe import Recipe
-from pupila.training.loop.probe import features_of, fit_linear, folds_of
+from pupila.training.loop import probe
+from pupila.training.loop.probe import Features, features_of
 from pupila.training.loop.resnet import ResNet18
 from pupila.training.weights import starting_network
 
@@ -41,8 +42,6 @@ LARGEST = 96
 """Network size at most, where no model says another."""
 LEAST = 2 * FOLDS
 """Pictures a class needs: in each fold some to learn from and some to judge."""
-
-Features = NDArray[np.float32]
 
 
 def find_mislabelled(
@@ -82,7 +81,7 @@ def _pool(splits: Splits) -> tuple[Dataset, list[str]]:
     return pool, [path for name in named for path in paths[name]]
 
 
-def backbone_features(pool: Dataset, weights: str) -> tuple[Features, str]:
+def backbone_features(pool: Dataset, weights: str) -> tuple[NDArray[np.float32], str]:
     """Return features [N, 768] of the starting weights, and what these are; TrainingError if there are none.
 
     Those of the last stage and of the one before, which knows more of textures, averaged over each picture and its
@@ -106,7 +105,9 @@ def _two_stages(network: ResNet18, dataset: Dataset, recipe: Recipe) -> Tensor:
     return torch.cat([torch.cat(earlier).cpu(), last], 1)
 
 
-def _found(name: str, pool: Dataset, paths: list[str], features: Features, origin: str, most: int) -> Mislabelled:
+def _found(
+    name: str, pool: Dataset, paths: list[str], features: NDArray[np.float32], origin: str, most: int
+) -> Mislabelled:
     probabilities = cross_validated(features, pool.labels, len(pool.classes))
     found = doubts(probabilities, pool.labels)
     rows = found.ranking[: min(found.count, most)]
@@ -118,20 +119,11 @@ def _found(name: str, pool: Dataset, paths: list[str], features: Features, origi
     return Mislabelled(name, listed, [pool.images[r] for r in rows], len(pool), found.count, agreement, origin)
 
 
-def cross_validated(
-    features: Features, labels: NDArray[np.int64], classes: int, folds: int = FOLDS
-) -> NDArray[np.float64]:
-    """Return float64 [N, K]: for each picture the probabilities of a last layer that was not fitted on it.
-
-    features: float32 [N, D]. Folds are stratified, and drawn from a stream that NumPy promises to keep.
-    """
-    fold, probabilities = folds_of(labels, folds), np.empty((len(labels), classes))
-    for number in range(folds):
-        held_out = fold == number
-        known = torch.from_numpy(features[~held_out]), torch.from_numpy(labels[~held_out])
-        layer = fit_linear(*known, classes, _loss_of_doubtful_labels, WEIGHT_DECAY, ITERATIONS)
-        probabilities[held_out] = layer(torch.from_numpy(features[held_out])).double().softmax(1).numpy()
-    return probabilities
+def cross_validated(features: NDArray[np.float32], labels: Int64, classes: int) -> Float64:
+    """Return [N, K]: for each picture the probabilities of a last layer that was not fitted on it."""
+    known = Features(torch.from_numpy(labels), torch.from_numpy(features))
+    logits, _ = probe.cross_validated(known, classes, _loss_of_doubtful_labels, WEIGHT_DECAY, FOLDS, ITERATIONS)
+    return np.asarray(logits.double().softmax(1).numpy())
 
 
 def _loss_of_doubtful_labels(logits: Tensor, labels: Tensor) -> Tensor:

@@ -134,12 +134,14 @@ def folds_of(labels: NDArray[np.int64], folds: int) -> NDArray[np.int64]:
     return fold
 
 
-def cross_validated(features: Features, classes: int, loss: Loss, decay: float, folds: int) -> tuple[Tensor, Tensor]:
+def cross_validated(
+    features: Features, classes: int, loss: Loss, decay: float, folds: int, iterations: int = ITERATIONS
+) -> tuple[Tensor, Tensor]:
     """Return logits [N, K] by layers that were not fitted on the picture: of it, and averaged with its mirror image."""
     fold = torch.from_numpy(folds_of(features.labels.numpy(), folds))
     plain, averaged = (torch.zeros(len(fold), classes) for _ in range(2))
     for number in range(folds):
         held_out = fold == number
-        layer = fit_linear(*features.take(~held_out).all(), classes, loss, decay)
+        layer = fit_linear(*features.take(~held_out).all(), classes, loss, decay, iterations)
         plain[held_out], averaged[held_out] = layer(features.plain[held_out]), layer(features.averaged()[held_out])
     return plain, averaged
