@@ -55,7 +55,7 @@ def test_another_seed_and_other_threads_are_named(finished, tmp_path):
     (folder / "run.json").write_text(json.dumps({**record, "threads": 99}))
     done = pupila("reproduce", folder)
     assert done.exit_code == 1
-    assert "Something else came out" in done.output and "it was 99" in done.output
+    assert "Something else came out" in done.output and "and was 99." in done.output
     assert "seed is 5 and was 0" in done.output
 
 

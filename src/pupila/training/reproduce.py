@@ -16,8 +16,6 @@ from pupila.data.quality.labels import relabelled
 from pupila.errors import TrainingError
 from pupila.predictor import Predictor
 from pupila.recipe import Recipe
-from pupila.training.export.export import versions
-from pupila.training.loop.device import usable_threads
 from pupila.training.prepare import counts_of
 from pupila.training.run_folder import Record, read_record
 from pupila.training.train import TrainJob, train
@@ -56,16 +54,16 @@ def reproduce(folder: Path, source: str | None = None) -> Reproduction:
     recipe = Recipe.from_dict(json.loads((folder / "recipe.json").read_text(encoding="utf-8")), str(folder))
     record = replace(record, source=source or record.source)
     _check_data(record, before.framing)
-    differences = [*_recipe_differences(recipe, before.recipe), *_differences(before.versions, record)]
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-again-", dir=folder.parent) as name:
         again = Path(name) / folder.name
-        train(TrainJob(record, recipe, again))
-        after = Predictor.load(again / "model.onnx").manifest
+        after = train(TrainJob(record, recipe, again)).exported.predictor.manifest
+        threads = read_record(again).threads
         same = _graph(folder / "model.onnx") == _graph(again / "model.onnx")
-    differences += _added_differences(before.data, after.data)
-    if before.weights != after.weights:
-        differences.append(f"Started from {after.weights}, and it was {before.weights}.")
     same = same and _timeless(before.metrics) == _timeless(after.metrics)
+    then, now = ({**m.recipe, **m.versions, "weights": m.weights, **_added(m.data)} for m in (before, after))
+    differences = _differences({**then, "threads": record.threads}, {**now, "threads": threads})
+    if recipe.minutes:
+        differences.append(f"The recipe counts in minutes ({recipe.minutes:g}), and no two runs get as many steps.")
     return Reproduction(same, (before.metrics["accuracy"], after.metrics["accuracy"]), tuple(differences))
 
 
@@ -90,30 +88,15 @@ def _count_changes(before: Mapping[str, Mapping[str, int]], splits: Splits) -> l
     ]
 
 
-def _recipe_differences(recipe: Recipe, then: Mapping[str, Any]) -> list[str]:
-    now = json.loads(json.dumps(recipe.to_dict()))
-    found = [f"{key} is {value} and was {then.get(key)}." for key, value in now.items() if value != then.get(key)]
-    if recipe.minutes:
-        found.append(f"The recipe counts in minutes ({recipe.minutes:g}), and no two runs get as many steps.")
-    return found
+def _added(data: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a model file says of the pictures beside the data set's own, by the option that gave them."""
+    options = {"--feedback-dir": "feedback", "--outliers": "outliers"}
+    added = {option: data[name] for option, name in options.items() if name in data}
+    return {key: f"{counted(one['pictures'], 'picture')} ({one['fingerprint'][:12]})" for key, one in added.items()}
 
 
-def _added_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Say which pictures beside the data set's own are others than they were, going by the two model files."""
-    given = {"feedback": "corrected pictures (--feedback-dir)", "outliers": "outliers (--outliers)"}
-    return [
-        f"The {what} are others: {now[name]['pictures']:,} now, and they were {then[name]['pictures']:,}."
-        for name, what in given.items()
-        if name in then and name in now and then[name]["fingerprint"] != now[name]["fingerprint"]
-    ]
-
-
-def _differences(then: Mapping[str, str], record: Record) -> list[str]:
-    now = versions()
-    found = [f"{name} is {now.get(name)} and was {then.get(name)}." for name in now if now[name] != then.get(name)]
-    if record.threads != usable_threads():
-        found.append(f"Computed with {usable_threads()} threads, and it was {record.threads}.")
-    return found
+def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [f"{name} is {value} and was {then.get(name)}." for name, value in now.items() if value != then.get(name)]
 
 
 def _graph(path: Path) -> str:
