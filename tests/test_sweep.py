@@ -109,21 +109,6 @@ def test_own_way_in_classic_four_takes_the_recipe_that_is_asked_for():
     assert {t.recipe.sample for t in trials} == {1000}
 
 
-def test_own_definition_is_read(tmp_path):
-    path = tmp_path / "mine.toml"
-    path.write_text('seeds = 2\n[grid]\nlr = [0.1, 0.2]\n[[trials]]\nname = "a"\nset = { epochs = 1 }\n')
-    assert [t.group for t in planned(definition=str(path))] == ["a, learning_rate=0.1"] * 2 + [
-        "a, learning_rate=0.2"
-    ] * 2
-
-
-def test_mistake_in_a_definition_is_named(tmp_path):
-    path = tmp_path / "mine.toml"
-    path.write_text("seed = 2")
-    with pytest.raises(RecipeError, match="unknown key 'seed'"):
-        load_definition(str(path))
-
-
 def test_best_is_the_best_group_on_average_and_its_best_trial():
     lucky = [result("a", 0, 0.9), result("a", 1, 0.1)]
     steady = [result("b", 0, 0.6), result("b", 1, 0.7)]

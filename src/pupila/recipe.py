@@ -133,17 +133,11 @@ class Recipe:
 
     def override(self, pairs: Iterable[str]) -> "Recipe":
         """Return a recipe with KEY=VALUE pairs applied; every mistake is named in one RecipeError."""
-        given: dict[str, Any] = {}
-        for pair in pairs:
-            key, equals, value = pair.partition("=")
-            if not equals:
-                raise RecipeError(f"{pair!r} is not KEY=VALUE. Write for instance epochs=20.")
-            given[key.strip()] = _parsed(value.strip())
-        return self.with_values(given)
+        return self.with_values(values_of(pairs))
 
     def with_values(self, values: Mapping[str, Any]) -> "Recipe":
         """Return a recipe with these values; who sets epochs and no minutes wants no budget in minutes."""
-        given = {ALIASES.get(key, key): value for key, value in values.items()}
+        given = full_names(values)
         if "epochs" in given and "minutes" not in given:
             given["minutes"] = 0.0
         return Recipe.from_dict({**self.to_dict(), **given}, self.name)
@@ -190,12 +184,23 @@ def load_recipe(name: PathLike, overrides: Iterable[str] = ()) -> Recipe:
     return Recipe.from_dict({"name": path.stem, **values}, path.name).override(overrides)
 
 
-def _parsed(value: str) -> Any:
-    """Read a value as TOML would, and as a plain string where it is none."""
-    try:
-        return tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return value
+def full_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values under the keys' full names."""
+    return {ALIASES.get(key, key): value for key, value in values.items()}
+
+
+def values_of(pairs: Iterable[str]) -> dict[str, Any]:
+    """Return what KEY=VALUE pairs say, by full name: each value as TOML reads it, and as a text where it is none."""
+    given: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = (part.strip() for part in pair.partition("="))
+        if not equals:
+            raise RecipeError(f"{pair!r} is not KEY=VALUE. Write for instance epochs=20.")
+        try:
+            given[key] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            given[key] = value
+    return full_names(given)
 
 
 def _typed(key: str, value: Any, kind: type) -> Any:

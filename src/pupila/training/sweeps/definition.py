@@ -1,7 +1,7 @@
-"""What a sweep trains: a grid from the command line or a definition in TOML, laid out as trials. Trains nothing.
+"""What a sweep trains: a grid from the command line, or a shipped definition, laid out as trials. Trains nothing.
 
-A definition has `trials` (each with a name, a recipe, and values to set), a `grid` whose every combination is tried
-with each of them, and a number of `seeds`. The shipped ones are in `pupila/sweeps/`.
+A definition, a TOML file in `pupila/sweeps/`, has `trials` (each with a name and values to set, perhaps a recipe), a
+`grid` whose every combination is tried with each of them, and a number of `seeds`.
 """
 
 import dataclasses
@@ -12,15 +12,13 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
-from pupila._arguments import did_you_mean, unknown_key
+from pupila._arguments import did_you_mean
 from pupila.errors import RecipeError
-from pupila.recipe import ALIASES, Recipe, load_recipe
+from pupila.recipe import Recipe, full_names, load_recipe, values_of
 
 Values = Mapping[str, Any]
-ENTRY_KEYS = ("name", "recipe", "set")
 
 
 @dataclass(frozen=True)
@@ -28,8 +26,8 @@ class Definition:
     """A sweep before it is laid out."""
 
     name: str = "sweep"
-    entries: Sequence[Values] = ({},)
-    """The tables of `trials`; without a recipe of its own one takes the recipe that the sweep is called with."""
+    trials: Sequence[Values] = ({},)
+    """Without a recipe of its own one takes the recipe that the sweep is called with."""
     grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     seeds: int = 1
 
@@ -60,46 +58,37 @@ def shipped_sweeps() -> list[str]:
 
 
 def load_definition(name: str | None) -> Definition:
-    """Read a shipped sweep by name, or one's own by the path of a .toml file; None: an empty one for a grid.
-
-    Raises RecipeError.
-    """
+    """Read a shipped sweep; None: an empty one for a grid. Raises RecipeError with the nearest name."""
     if name is None:
         return Definition()
-    path = Path(name)
-    if path.suffix != ".toml" and name not in shipped_sweeps():
+    if name not in shipped_sweeps():
         raise RecipeError(
             f"There is no sweep {name!r}. {did_you_mean(name, shipped_sweeps())} "
-            f"There are: {', '.join(shipped_sweeps())}; or give the path of a .toml file."
+            f"There are: {', '.join(shipped_sweeps())}."
         )
-    try:
-        file = path if path.suffix == ".toml" else resources.files("pupila") / "sweeps" / f"{name}.toml"
-        return _definition(path.stem, tomllib.loads(file.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise RecipeError(f"{name}: cannot be read ({error.strerror}).") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{name}: is not valid TOML ({error}).") from error
+    file = resources.files("pupila") / "sweeps" / f"{name}.toml"
+    return Definition(name, **tomllib.loads(file.read_text(encoding="utf-8")))
 
 
 def plan(
     definition: Definition, grid: Iterable[str], recipe: str, overrides: Iterable[str], seeds: int | None = None
 ) -> list[Trial]:
-    """Return every trial: entries x combinations of the grid x seeds, in that order.
+    """Return every trial: the definition's x combinations of the grid x seeds, in that order.
 
-    grid: KEY=VALUE,VALUE to try besides. recipe: for entries that name none. overrides: KEY=VALUE to set, which win
-    over an entry's. Raises RecipeError for unknown keys, with the nearest name, and for values that are out of range.
+    grid: KEY=VALUE,VALUE to try besides. recipe: for trials that name none. overrides: KEY=VALUE to set, which win
+    over a trial's. Raises RecipeError for unknown keys, with the nearest name, and for values that are out of range.
     """
-    chosen = {}
-    for key, found in parse_grid(overrides).items():
-        if len(found) != 1:
-            raise RecipeError(f"--set {key} has {len(found)} values. Use --grid {key} to try each.")
-        chosen[key] = found[0]
-    tried = {key: values for key, values in definition.grid.items() if key not in chosen} | parse_grid(grid)
-    _check_keys(definition, tried, chosen)
+    fixed, asked = values_of(overrides), parse_grid(grid)
+    if both := fixed.keys() & asked.keys():
+        raise RecipeError(f"{min(both)} is in the grid and set too. Leave one out.")
+    tried = {key: values for key, values in full_names(definition.grid).items() if key not in fixed} | asked
+    if "seed" in tried:
+        raise RecipeError("seed is not for the grid. Use --seeds N, and --set seed=S for the first one.")
     trials = []
-    for entry, values in itertools.product(definition.entries, itertools.product(*tried.values())):
+    for entry, values in itertools.product(definition.trials, itertools.product(*tried.values())):
         varied = dict(zip(tried, values, strict=True))
-        base = load_recipe(entry.get("recipe") or recipe).with_values({**_set_by(entry), **chosen, **varied})
+        own = full_names(entry.get("set", {}))
+        base = load_recipe(entry.get("recipe", recipe)).with_values({**own, **fixed, **varied})
         group = ", ".join([*filter(None, [entry.get("name")]), *(f"{key}={value}" for key, value in varied.items())])
         for seed in range(base.seed, base.seed + (seeds or definition.seeds)):
             trials.append(Trial(group or base.name, dataclasses.replace(base, seed=seed), varied))
@@ -119,41 +108,5 @@ def parse_grid(pairs: Iterable[str]) -> dict[str, tuple[Any, ...]]:
             values = tomllib.loads(f"values = [{text}]")["values"]
         except tomllib.TOMLDecodeError:
             values = [word.strip() for word in text.split(",")]
-        grid[_key(key.strip())] = tuple(values)
-    return grid
-
-
-def _key(name: str) -> str:
-    return ALIASES.get(name, name)
-
-
-def _set_by(entry: Values) -> dict[str, Any]:
-    return {_key(key): value for key, value in entry.get("set", {}).items()}
-
-
-def _check_keys(definition: Definition, grid: Values, overrides: Values) -> None:
-    known = {f.name for f in dataclasses.fields(Recipe)} - {"name"}
-    given = [*grid, *overrides, *(key for entry in definition.entries for key in _set_by(entry))]
-    wrong = [unknown_key(key, known | ALIASES.keys()) for key in given if key not in known]
-    if "seed" in grid:
-        wrong.append("seed is not for the grid. Use --seeds N, and --set seed=S for the first one.")
-    wrong += [f"{key} is in the grid and set too. Leave one out." for key in grid if key in overrides]
-    if wrong:
-        raise RecipeError(f"Sweep {definition.name}: " + " ".join(dict.fromkeys(wrong)))
-
-
-def _definition(name: str, table: Values) -> Definition:
-    """Check the form of a definition; what is wrong with its recipes' keys is found by plan."""
-    try:
-        entries = [{**entry, "set": dict(entry.get("set", {}))} for entry in table.get("trials", [{}])]
-        grid = {_key(key): tuple(values) for key, values in table.get("grid", {}).items()}
-        seeds = int(table.get("seeds", 1))
-    except (TypeError, ValueError, AttributeError) as error:
-        raise RecipeError(f"{name}: is not a sweep ({error}). See the shipped ones in pupila/sweeps.") from error
-    unknown = [key for key in table if key not in ("trials", "grid", "seeds")]
-    if unknown:
-        raise RecipeError(f"{name}: unknown key {unknown[0]!r}. A sweep has trials, grid and seeds.")
-    unknown = [key for entry in entries for key in entry if key not in ENTRY_KEYS]
-    if unknown:
-        raise RecipeError(f"{name}: unknown key {unknown[0]!r} in trials. They have {', '.join(ENTRY_KEYS)}.")
-    return Definition(name, entries, grid, seeds)
+        grid[key.strip()] = tuple(values)
+    return full_names(grid)
