@@ -15,11 +15,12 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from pupila import images, model_file, model_limits
+from pupila import images
 from pupila._arguments import PathLike, as_path, check_top, name_of, one_picture, several
 from pupila.errors import ImageError, ModelError
 from pupila.images import DEFAULT_LIMITS, DecodeLock, ImageLimits, PilImage, Pixels, no_lock
 from pupila.manifest import METADATA_KEY, Manifest, check_seal
+from pupila.model_file import cost, reader
 from pupila.prediction import Choice, Prediction
 
 GOLDEN_TOLERANCE = 0.05
@@ -56,7 +57,7 @@ class Predictor:
     def __init__(self, session: ort.InferenceSession, manifest: Manifest, version: str, together: int) -> None:
         self._session = session
         self.together = together
-        """Pictures that are computed together at most, so that memory stays within model_limits.MAX_TOGETHER."""
+        """Pictures that are computed together at most, so that memory stays within cost.MAX_TOGETHER."""
         self._unknown = [] if manifest.unknown_score == "energy" else ["unknown"]
         self._options = ort.RunOptions()
         self._options.only_execute_path_to_fetches = True  # class activation maps cost nothing unless asked for
@@ -71,7 +72,7 @@ class Predictor:
         Raises ModelError if the file is missing, truncated, foreign, or answers its golden set differently.
         """
         path = as_path(path, "A model file")
-        data = model_file.read_bytes(path)
+        data = reader.read_bytes(path)
         try:
             predictor = cls.from_bytes(data, threads)
             predictor.check_golden()
@@ -87,13 +88,13 @@ class Predictor:
         """
         try:
             seal = check_seal(data)
-            graph = model_file.read_graph(data)
+            graph = reader.read_graph(data)
             if METADATA_KEY not in graph.metadata:
                 raise ModelError("It is an ONNX file without Pupila's manifest. Make one with: pupila train")
             manifest = Manifest.from_json(graph.metadata[METADATA_KEY])
             if manifest.sha256 != seal:
                 raise ModelError("The seal in its manifest is damaged. Copy or export the model again.")
-            together = model_limits.MAX_TOGETHER // model_limits.check(graph).numbers
+            together = cost.MAX_TOGETHER // cost.check(graph).numbers
             options = ort.SessionOptions()
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1

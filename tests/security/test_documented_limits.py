@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from pupila import manifest, model_file, model_limits
+from pupila import manifest
 from pupila.data.layouts import arrays, parquet, tables
 from pupila.data.sources import archive
 from pupila.feedback import store
 from pupila.images import boxes, limits, quick, tiles
+from pupila.model_file import cost as costs
+from pupila.model_file import reader
 from pupila.server import Settings
 from pupila.server.api import feedback
 from pupila.server.transport import event_loop, parser
@@ -42,10 +44,10 @@ NAMED = {
         f"{parser.MAX_HEAD // 1024} KiB", f"{parser.MAX_HEADERS} headers", f"{event_loop.HEAD_TIMEOUT:g} seconds",
     ],
     "model file": [
-        f"{model_file.MAX_BYTES // MIB} MiB", f"{manifest.MAX_JSON_BYTES // MIB} MiB of manifest",
-        f"{model_limits.MAX_NODES:,} operators", f"2^{model_limits.MAX_TOGETHER.bit_length() - 1} numbers",
-        f"{model_limits.MAX_SIDE:,} pixels", f"{manifest.MAX_GOLDEN} golden pictures",
-        f"{model_limits.MAX_WORK // 10**6:,} million", f"written counting as {model_limits.NUMBER_WORK}",
+        f"{reader.MAX_BYTES // MIB} MiB", f"{manifest.MAX_JSON_BYTES // MIB} MiB of manifest",
+        f"{costs.MAX_NODES:,} operators", f"2^{costs.MAX_TOGETHER.bit_length() - 1} numbers",
+        f"{costs.MAX_SIDE:,} pixels", f"{manifest.MAX_GOLDEN} golden pictures",
+        f"{costs.MAX_WORK // 10**6:,} million", f"written counting as {costs.NUMBER_WORK}",
     ],
 }  # fmt: skip
 

@@ -13,8 +13,9 @@ import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from server_kit import write_model
 
-from pupila import model_file, model_limits
 from pupila.manifest import METADATA_KEY
+from pupila.model_file import cost as costs
+from pupila.model_file import reader
 from pupila.models import bundled_model
 from pupila.predictor import Predictor
 from pupila.training.export import graph
@@ -269,8 +270,8 @@ def test_largest_network_over_picture_and_mirror_image_is_accepted(precision: st
     state = {name: value.numpy() for name, value in ResNet18(10).state_dict().items()}
     model = graph.build(state, 512, 512, flip_average=True)
     model = model if precision == "float32" else half_precision(model)
-    cost = model_limits.check(model_file.read_graph(model.SerializeToString()))
-    assert 0.3 * model_limits.MAX_TOGETHER < cost.numbers < 0.9 * model_limits.MAX_TOGETHER
+    cost = costs.check(reader.read_graph(model.SerializeToString()))
+    assert 0.3 * costs.MAX_TOGETHER < cost.numbers < 0.9 * costs.MAX_TOGETHER
 
 
 def nearly_too_much(bomb: Bomb) -> str:
@@ -281,8 +282,8 @@ def nearly_too_much(bomb: Bomb) -> str:
 
 def test_most_that_is_allowed_takes_no_more_than_the_documents_say(tmp_path: Path) -> None:
     path = write_bomb(tmp_path / "allowed.onnx", nearly_too_much)
-    cost = model_limits.check(model_file.read_graph(path.read_bytes()))
-    assert cost.numbers > 0.9 * model_limits.MAX_TOGETHER
+    cost = costs.check(reader.read_graph(path.read_bytes()))
+    assert cost.numbers > 0.9 * costs.MAX_TOGETHER
     _, growth, reason = measured(path)
     assert reason == "" and growth < ACCEPTED_MIB
     assert f"{ACCEPTED_MIB // 1024} GiB beside it" in PAGE and f"{REFUSED_MIB} MiB |" in PAGE

@@ -16,9 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from server_kit import Running, encode, launch, picture, serving, wait_until, write_model
 
-from pupila import model_file, model_limits
 from pupila.errors import ModelError
 from pupila.manifest import METADATA_KEY, check_seal
+from pupila.model_file import cost as costs
+from pupila.model_file import reader
 from pupila.predictor import Predictor
 
 SECRET = "what only the server may read"
@@ -326,7 +327,7 @@ def test_seals_by_the_thousand_are_not_collected() -> None:
 
 def test_size_and_kind_of_the_file_are_looked_at_before_it_is_read(tmp_path: Path) -> None:
     with (tmp_path / "big.onnx").open("wb") as file:
-        file.truncate(model_file.MAX_BYTES + 1)
+        file.truncate(reader.MAX_BYTES + 1)
     with pytest.raises(ModelError, match="over the limit"):
         Predictor.load(tmp_path / "big.onnx")
     with pytest.raises(ModelError, match="no file"):
@@ -337,7 +338,7 @@ def test_size_and_kind_of_the_file_are_looked_at_before_it_is_read(tmp_path: Pat
 
 def test_work_is_counted_as_it_is_done(good: bytes) -> None:
     """By hand: the division and the mean cost none; 2 x 2 places of 4 classes by 3 colours, windows of 16 x 16."""
-    assert model_limits.check(model_file.read_graph(good)).multiplications == 3 * 4 * 256 + 4 * 4 * 3 + 4 * 3
+    assert costs.check(reader.read_graph(good)).multiplications == 3 * 4 * 256 + 4 * 4 * 3 + 4 * 3
 
 
 @pytest.fixture(scope="module")

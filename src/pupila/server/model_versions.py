@@ -24,7 +24,7 @@ import numpy as np
 
 from pupila._files import Stamp, replacing, stamp_of, write_file
 from pupila.errors import ModelError, PupilaError
-from pupila.model_file import MAX_BYTES
+from pupila.model_file.reader import MAX_BYTES
 from pupila.predictor import Predictor
 from pupila.server.inference import BATCH, Classifier
 from pupila.server.process.scoreboard import Health

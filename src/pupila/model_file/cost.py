@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pupila.errors import ModelError
-from pupila.model_file import Graph, Node, Tensor
+from pupila.model_file.reader import Graph, Node, Tensor
 
 MAX_NODES = 2_000
 MAX_TOGETHER = 2**26
