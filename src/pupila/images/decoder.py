@@ -26,21 +26,15 @@ from pupila.images.limits import ORIENTATION, ExcessError, PixelsError, count_pa
 
 Args = ParamSpec("Args")
 Value = TypeVar("Value")
-
 Pixels = NDArray[np.uint8]
 """uint8 [H, W, 3], RGB."""
-
 PilImage = Image.Image
-
 DecodeLock = Callable[[int], AbstractContextManager[None]]
 """Called with the decode cost in pixels: width x height, times scans / 10 for a JPEG of more than 10; may block."""
-
 FRAMINGS = ("squash", "letterbox")
 """How a photo that is not square becomes one: its sides scaled each for itself, or both alike with bars beside it."""
-
 USUAL_SCANS = 10
 """Scans of a progressive JPEG as programs write it."""
-
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -51,16 +45,12 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What makes a picture upright, by its EXIF orientation."""
-
 BACKGROUND = (255, 255, 255)
 """What shows through transparent pixels."""
-
 METADATA = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
 """Where Pillow keeps what may say how a picture is to be turned."""
-
 BARS = (124, 116, 104)
 """Colour of the bars: the mean of ImageNet's pixels, so that the network sees next to nothing there."""
-
 STRIP = 2**20
 """Pixels of a big picture that are shrunk at once."""
 
@@ -133,7 +123,7 @@ def no_lock(_: int) -> AbstractContextManager[None]:
 
 @_without_history
 def decode(
-    source: bytes | Path,
+    source: bytes | Path | str,
     size: int,
     limits: ImageLimits = DEFAULT_LIMITS,
     framing: str = FRAMINGS[0],
@@ -144,7 +134,7 @@ def decode(
     `lock` is held while the pixels are decoded, for callers with many threads. Raises ImageError
     for anything that is not a whole picture within the limits; OSError if a path cannot be read.
     """
-    data = read(source, limits) if isinstance(source, Path) else source
+    data = read(source, limits) if isinstance(source, str | Path) else source
     with _decoded(data, size, limits, lock) as image:
         return _squared(image, size, framing)
 
@@ -211,8 +201,9 @@ def resize(pixels: Pixels, size: int) -> Pixels:
 
 
 @_without_history
-def header(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Header:
-    """Return what the header says; raises ImageError as decode() does, for nothing that comes after the header."""
+def header(source: bytes | Path | str, limits: ImageLimits = DEFAULT_LIMITS) -> Header:
+    """Return what the header says; raises as decode() does, for nothing that comes after the header."""
+    data = read(source, limits) if isinstance(source, str | Path) else source
     file = _open(data, limits)
     image = file.image
     note = "It has no end marker." if formats.lacks_end(file.kind, data) else file.note

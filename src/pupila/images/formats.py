@@ -14,7 +14,7 @@ from functools import cache
 from PIL import Image, ImageChops
 
 from pupila.errors import ImageError
-from pupila.images import limits, quick, wide
+from pupila.images import limits, wide
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF", "HEIF", "PPM")
 """What is decoded. A short list keeps rarely used decoders out of reach."""
@@ -31,56 +31,38 @@ HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"
 SAVE = "Save it as JPEG or PNG."
 UNPACK = "Unpack it and send the pictures."
 FRAME = "Send one frame of it as JPEG or PNG."
-OTHERS = (
-    (0, b"%PDF", "a PDF document", SAVE),
-    (0, b"8BPS", "a Photoshop file (PSD)", SAVE),
-    (0, b"\0\0\0\x0cjP  ", "JPEG 2000", SAVE),
-    (0, b"\xff\x4f\xff\x51", "JPEG 2000", SAVE),
-    (0, b"\0\0\0\x0cJXL ", "JPEG XL", SAVE),
-    (0, b"\xff\x0a", "JPEG XL", SAVE),
-    (0, b"\0\0\1\0", "an icon (ICO)", SAVE),
-    (0, b"icns", "an icon (ICNS)", SAVE),
-    (0, b"%!PS", "PostScript", SAVE),
-    (0, b"gimp xcf", "a GIMP file (XCF)", SAVE),
-    (0, b"qoif", "QOI", SAVE),
-    (0, b"DDS ", "a texture (DDS)", SAVE),
-    (0, b"v/1\1", "OpenEXR", SAVE),
-    (0, b"#?RADIANCE", "Radiance HDR", SAVE),
-    (0, b"P7\n", "a PAM picture", SAVE),
-    (0, b"PF\n", "a PFM picture in colour", SAVE),
-    (0, b"II\xbc\1", "JPEG XR", SAVE),
-    (0, b"BPG\xfb", "BPG", SAVE),
-    (0, b"\x93NUMPY", "a NumPy array", SAVE),
-    (0, b"\x89HDF", "an HDF5 file", SAVE),
-    (0, b"SIMPLE  =", "a FITS file", SAVE),
-    (0, b"FUJIFILMCCD-RAW", "a camera's raw file (RAF)", SAVE),
-    (0, b"IIRO", "a camera's raw file (ORF)", SAVE),
-    (0, b"IIRS", "a camera's raw file (ORF)", SAVE),
-    (0, b"IIU\0", "a camera's raw file (RW2)", SAVE),
-    (0, b"FOVb", "a camera's raw file (X3F)", SAVE),
-    (0, b"PK\3\4", "a zip archive", UNPACK),
-    (0, b"\x1f\x8b", "gzip", UNPACK),
-    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive", UNPACK),
-    (0, b"Rar!", "a RAR archive", UNPACK),
-    (0, b"\xfd7zXZ", "xz", UNPACK),
-    (0, b"BZh", "bzip2", UNPACK),
-    (0, b"\x1a\x45\xdf\xa3", "a video (WebM or Matroska)", FRAME),
-    (0, b"ID3", "music (MP3)", "Send a picture."),
-    (0, b"OggS", "sound or video (Ogg)", "Send a picture."),
-    (0, b"SQLite format 3", "an SQLite database", "Send a picture."),
-    (0, b"\x7fELF", "a program", "Send a picture."),
-    (0, b"MZ", "a program", "Send a picture."),
-    (4, b"ftypcrx ", "a camera's raw file (CR3)", SAVE),
-    (4, b"ftyp", "a video (MP4 or MOV)", FRAME),
-    (4, b"moov", "a video (MOV)", FRAME),
-    (4, b"mdat", "a video (MOV)", FRAME),
-    (4, b"wide", "a video (MOV)", FRAME),
-    (8, b"AVI ", "a video (AVI)", FRAME),
-    (0, b"RIFF", "a sound file (RIFF)", "Send a picture."),
-    (257, b"ustar", "a tar archive", UNPACK),
-    (128, b"DICM", "a DICOM file", SAVE),
-)  # fmt: skip
-"""Other files: their first bytes and where, what they are, and what to do with them."""
+PICTURE = "Send a picture."
+OTHERS = {
+    (0, SAVE): {
+        b"%PDF": "a PDF document", b"8BPS": "a Photoshop file (PSD)", b"\0\0\0\x0cjP  ": "JPEG 2000",
+        b"\xff\x4f\xff\x51": "JPEG 2000", b"\0\0\0\x0cJXL ": "JPEG XL", b"\xff\x0a": "JPEG XL",
+        b"\0\0\1\0": "an icon (ICO)", b"icns": "an icon (ICNS)", b"%!PS": "PostScript",
+        b"gimp xcf": "a GIMP file (XCF)", b"qoif": "QOI", b"DDS ": "a texture (DDS)", b"v/1\1": "OpenEXR",
+        b"#?RADIANCE": "Radiance HDR", b"P7\n": "a PAM picture", b"PF\n": "a PFM picture in colour",
+        b"II\xbc\1": "JPEG XR", b"BPG\xfb": "BPG",
+        b"\x93NUMPY": "a NumPy array", b"\x89HDF": "an HDF5 file", b"SIMPLE  =": "a FITS file",
+        b"FUJIFILMCCD-RAW": "a camera's raw file (RAF)", b"IIRO": "a camera's raw file (ORF)",
+        b"IIRS": "a camera's raw file (ORF)", b"IIU\0": "a camera's raw file (RW2)",
+        b"FOVb": "a camera's raw file (X3F)",
+    },
+    (0, UNPACK): {
+        b"PK\3\4": "a zip archive", b"\x1f\x8b": "gzip", b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+        b"Rar!": "a RAR archive", b"\xfd7zXZ": "xz", b"BZh": "bzip2",
+    },
+    (4, SAVE): {b"ftypcrx ": "a camera's raw file (CR3)"},
+    (4, FRAME): {
+        b"ftyp": "a video (MP4 or MOV)", b"moov": "a video (MOV)", b"mdat": "a video (MOV)", b"wide": "a video (MOV)",
+    },
+    (0, FRAME): {b"\x1a\x45\xdf\xa3": "a video (WebM or Matroska)"},
+    (8, FRAME): {b"AVI ": "a video (AVI)"},
+    (0, PICTURE): {
+        b"RIFF": "a sound file (RIFF)", b"ID3": "music (MP3)", b"OggS": "sound or video (Ogg)",
+        b"SQLite format 3": "an SQLite database", b"\x7fELF": "a program", b"MZ": "a program",
+    },
+    (257, UNPACK): {b"ustar": "a tar archive"},
+    (128, SAVE): {b"DICM": "a DICOM file"},
+}  # fmt: skip
+"""Other files: by where their sign stands and what to do with them, their signs and what they are."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
 RARE_FRAMES = (0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF)
 END = b"\xff\xd9"
@@ -127,9 +109,10 @@ def _by_structure(data: bytes) -> str | None:
 
 
 def _other(data: bytes) -> tuple[str, str]:
-    for at, sign, what, fix in OTHERS:
-        if data.startswith(sign, at):
-            return what, fix
+    for (at, fix), signs in OTHERS.items():
+        for sign, what in signs.items():
+            if data.startswith(sign, at):
+                return what, fix
     if data[:1] == b"\x0a" and data[1:2] in b"\0\2\3\4\5" and data[2:3] in b"\0\1":
         return "PCX", SAVE
     if data[-18:-2] == b"TRUEVISION-XFILE" or _like_targa(data):
@@ -232,10 +215,8 @@ def _opener(kind: str, data: bytes) -> Image.Image:
         if wide.is_misread(data):
             raise SyntaxError("Pillow would give other colours")
     image = Image.open(io.BytesIO(data), formats=[kind])
-    if kind in ("BMP", "PPM"):
-        quick.use(image)
     if kind == "PPM":
-        wide.mark_scaled(image)
+        wide.prepare_ppm(image)
     return image
 
 
@@ -285,14 +266,11 @@ def _without_wrong_texts(data: bytes) -> bytes | None:
     Ancillary are those of texts, times and colour profiles: their names begin with a small letter.
     """
     view, kept, at = memoryview(data), [memoryview(data)[:8]], 8
-    for _ in range(limits.MAX_BLOCKS):
-        name = data[at + 4 : at + 8]
-        length = int.from_bytes(data[at : at + 4], "big")
-        end = at + 12 + length
-        if len(name) < 4 or end > len(data):
+    for name, start, end in itertools.islice(limits.png_chunks(data), limits.MAX_BLOCKS):
+        if end + 4 > len(data):
             break
-        if name[:1].isupper() or zlib.crc32(view[at + 4 : end - 4]) == int.from_bytes(data[end - 4 : end], "big"):
-            kept.append(view[at:end])
-        at = end
+        if name[:1].isupper() or zlib.crc32(view[start - 4 : end]) == int.from_bytes(data[end : end + 4], "big"):
+            kept.append(view[at : end + 4])
+        at = end + 4
     joined = b"".join((*kept, view[at:]))
     return joined if len(joined) < len(data) else None

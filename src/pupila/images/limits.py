@@ -32,8 +32,9 @@ FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 PACKED = (b"iCCP", b"zTXt", b"iTXt")
 PLAIN = (b"1", b"2", b"3")
-MAX_PLAIN = 4 * 2**20
-"""Bytes of a PPM whose numbers are written as text: Pillow reads them one by one."""
+MAX_SLOW, MAX_SLOW_PIXELS = 4 * 2**20, 4_000_000
+"""Of what Pillow decodes in Python, a number or a run at a time: bytes of a PPM written as text or of a BMP packed as
+runs, and pixels of the latter."""
 MAX_PPM_HEAD = 4096
 """Bytes of a PPM before its pixels, comments included: Pillow reads them one by one."""
 PPM_WORD = rb"(?:\s(?:\s|#[^\r\n]*+[\r\n])*+[^\s#]{1,10})"
@@ -61,6 +62,8 @@ POINTERS = (34665, 34853, 40965)
 """Entries that say where another directory stands."""
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 """Bytes of a value, by its type."""
+WHOLE = (1, 3, 4, 6, 8, 9, 13, 16, 17, 18)
+"""Types of whole numbers."""
 BYTES = (1, 2, 6, 7)
 """Types that decoders keep as bytes; of the others each value becomes a number."""
 XMP_ORIENTATION = re.compile(rb"""tiff:Orientation\s*(?:=\s*["']|>\s*)([1-8])""")
@@ -102,6 +105,18 @@ class TiffEntry(NamedTuple):
         """Return where the value or another directory stands."""
         place: int = struct.unpack(layout.place, self.field)[0]
         return place
+
+    def numbers(self, block: memoryview, layout: TiffLayout, most: int) -> tuple[int, ...]:
+        """Return up to so many of its values if they are whole numbers; what is negative comes as far too large.
+
+        Raises struct.error for what is cut off.
+        """
+        if self.kind not in WHOLE:
+            return ()
+        size = SIZES[self.kind]
+        pattern = f"{layout.order}{min(self.values, most)}{ {1: 'B', 2: 'H', 4: 'I', 8: 'Q'}[size] }"
+        short = self.values * size <= len(self.field)
+        return struct.unpack_from(pattern, *((self.field, 0) if short else (block, self.place(layout))))
 
 
 def first_directory(block: memoryview) -> tuple[TiffLayout, int] | None:
@@ -188,25 +203,23 @@ def count_passes(kind: str, data: bytes) -> int:
         _webp(data)
     elif kind == "PPM":
         _ppm(data)
+    elif kind == "BMP":
+        _bmp(data)
     return 1
 
 
 def jpeg_frame(data: bytes) -> bytes:
     """Return a JPEG's frame header, from its marker on; nothing if there is none."""
-    at = 2
-    for _ in range(MAX_SEGMENTS):
-        found = MARKER.search(data, at)
-        if found is None or data[found.start() + 1] == START_OF_SCAN:
-            break
-        at = found.end()
-        if data[at - 1] in FRAMES:
+    for kind, at, _ in itertools.islice(_markers(data), MAX_SEGMENTS):
+        if kind in FRAMES:
             return data[at - 1 : at + 9]
-        at += int.from_bytes(data[at : at + 2], "big")
+        if kind == START_OF_SCAN:
+            break
     return b""
 
 
 def _jpeg(data: bytes) -> int:
-    """Walk from marker to marker as libjpeg does; a scan that holds all components at once is the only one read."""
+    """Count the scans; one that holds all components at once is the only one that is read."""
     if len(data) < TINY and data.count(b"\xff\xda") < 2:
         return 1
     scans = segments = 0
@@ -272,29 +285,46 @@ def _directories(data: bytes, at: int) -> Iterator[tuple[bytes, memoryview]]:
         yield name, memoryview(data)[at + (8 if name == b"Exif" else 6) : end]
 
 
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield each chunk of a PNG: its kind, where its content begins, and where its checksum should."""
+    at = 8
+    while len(kind := data[at + 4 : at + 8]) == 4:
+        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        yield kind, at + 8, end
+        at = end + 4
+
+
 def _png(data: bytes) -> None:
-    packed, at = 0, 8
-    blocks: list[memoryview] = []
-    for _ in range(MAX_BLOCKS):
-        kind = data[at + 4 : at + 8]
-        if len(kind) < 4 or kind == b"IEND":
-            check_directories(blocks)
-            return
+    packed = 0
+    blocks = []
+    for number, (kind, start, end) in enumerate(png_chunks(data), 1):
         packed += kind in PACKED
-        length = int.from_bytes(data[at : at + 4], "big")
-        if kind == b"eXIf":
-            blocks.append(_block(data, at + 8, at + 8 + length))
+        if number > MAX_BLOCKS:
+            raise ExcessError(f"more than {MAX_BLOCKS:,} chunks")
         if packed > MAX_PACKED:
             raise ExcessError(f"more than {MAX_PACKED} texts and profiles")
-        at += 12 + length
-    raise ExcessError(f"more than {MAX_BLOCKS:,} chunks")
+        if kind == b"eXIf":
+            blocks.append(_block(data, start, end))
+        if kind == b"IEND":
+            break
+    check_directories(blocks)
 
 
 def _ppm(data: bytes) -> None:
-    if data[1:2] in PLAIN and len(data) > MAX_PLAIN:
-        raise ExcessError(f"more than {MAX_PLAIN:,} bytes of numbers written as text")
+    if data[1:2] in PLAIN and len(data) > MAX_SLOW:
+        raise ExcessError(f"more than {MAX_SLOW:,} bytes of numbers written as text")
+    if data[1:2] in PLAIN and data.count(b"#") > MAX_SEGMENTS:
+        raise ExcessError(f"more than {MAX_SEGMENTS:,} comments")
     if len(data) > MAX_PPM_HEAD and PPM_HEAD.match(data, 0, MAX_PPM_HEAD) is None:
         raise ExcessError(f"more than {MAX_PPM_HEAD:,} bytes of numbers written as text")
+
+
+def _bmp(data: bytes) -> None:
+    if data[14:18] == b"\x0c\0\0\0" or data[30:34] not in (b"\1\0\0\0", b"\2\0\0\0"):
+        return  # not packed as runs
+    width, height = struct.unpack_from("<ii", data, 18)
+    if len(data) > MAX_SLOW or abs(width * height) > MAX_SLOW_PIXELS:
+        raise ExcessError(f"more than {MAX_SLOW:,} bytes or {MAX_SLOW_PIXELS:,} pixels packed as runs")
 
 
 def _gif(data: bytes) -> None:

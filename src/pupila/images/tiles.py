@@ -1,15 +1,12 @@
 """Bounds the tiles and strips of a TIFF: libtiff unpacks one as a whole, which may be far larger than the picture."""
 
 import math
-import struct
 
-from pupila.images.limits import SIZES, ExcessError, PixelsError, TiffEntry, TiffLayout, entries, first_directory
+from pupila.images.limits import ExcessError, PixelsError, entries, first_directory
 from pupila.images.wide import BITS, HEIGHT, ROWS_PER_STRIP, SAMPLES, WIDTH
 
 TILE_WIDTH, TILE_HEIGHT = 322, 323
 READ = (WIDTH, HEIGHT, BITS, SAMPLES, ROWS_PER_STRIP, TILE_WIDTH, TILE_HEIGHT)
-WHOLE = (1, 3, 4, 6, 8, 9, 13, 16, 17, 18)
-"""Types of whole numbers. What is negative counts as far too large."""
 MAX_TIMES = 2
 """How often the largest picture that is allowed all tiles may cover: those at its edges hang over them."""
 MAX_BITS = 64
@@ -46,18 +43,7 @@ def _numbers(data: bytes) -> dict[int, int]:
     if first is None:
         return found
     for entry in entries(block, *first):
-        if entry.tag in READ and entry.kind in WHOLE and entry.values:
-            number = _largest(block, first[0], entry)
-            if found.setdefault(entry.tag, number) != number:
-                raise ExcessError("more than one size")
+        numbers = entry.numbers(block, first[0], MAX_SAMPLES) if entry.tag in READ else ()
+        if numbers and found.setdefault(entry.tag, max(numbers)) != max(numbers):
+            raise ExcessError("more than one size")
     return found
-
-
-def _largest(block: memoryview, layout: TiffLayout, entry: TiffEntry) -> int:
-    size, count = SIZES[entry.kind], min(entry.values, MAX_SAMPLES)
-    pattern = f"{layout.order}{count}{ {1: 'B', 2: 'H', 4: 'I', 8: 'Q'}[size] }"
-    short = entry.values * size <= len(entry.field)
-    numbers: tuple[int, ...] = struct.unpack_from(
-        pattern, *((entry.field, 0) if short else (block, entry.place(layout)))
-    )
-    return max(numbers)

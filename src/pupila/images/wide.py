@@ -86,11 +86,34 @@ def narrowed(image: Image.Image) -> Image.Image:
     return small
 
 
-def mark_scaled(image: Image.Image) -> None:
-    """Note of an unloaded PGM whether its head says what is white: Pillow brings its values to 16 bits then."""
-    arguments = image.tile[0].args if getattr(image, "tile", None) else ()  # type: ignore[attr-defined]
+class PpmNumbers(ImageFile.PyDecoder):
+    """Scales the numbers of a PPM or PGM whose head says what is white: Pillow's own takes them one by one."""
+
+    _pulls_fd = True
+
+    def decode(self, buffer: Any) -> tuple[int, int]:
+        """Set the pixels, as Pillow does; raises ValueError if they end early."""
+        highest, is_wide = self.args[-1], self.mode == "I"
+        kind, white = np.dtype("u1" if highest < 256 else ">u2"), WHITES[-1] if is_wide else WHITES[0]
+        count = self.state.xsize * self.state.ysize * Image.getmodebands(self.mode)
+        data = (self.fd or io.BytesIO(buffer)).read(count * kind.itemsize)
+        scaled = np.rint(np.arange(256**kind.itemsize) / highest * white)
+        table = np.minimum(scaled, white).astype("<i4" if is_wide else "u1")
+        pixels = table[np.frombuffer(data, kind, len(data) // kind.itemsize)]
+        self.set_as_raw(pixels.tobytes(), "I;32" if is_wide else self.mode)
+        return -1, 0
+
+
+Image.register_decoder("pupila_ppm", PpmNumbers)
+
+
+def prepare_ppm(image: ImageFile.ImageFile) -> None:
+    """Note of an unloaded PGM whether its head says what is white: its values are brought to 16 bits then."""
+    codec, *_, arguments = image.tile[0]
     if image.mode == "I" and isinstance(arguments, tuple) and arguments[-1] < WHITES[-1]:
         image.info[SCALED] = True
+    if codec == "ppm":
+        image.tile = [image.tile[0]._replace(codec_name="pupila_ppm")]
 
 
 def low_bytes(image: Image.Image) -> str | None:
@@ -210,15 +233,11 @@ def directory(data: bytes) -> dict[int, tuple[int, ...]]:
     first = limits.first_directory(block)
     if first is None:
         raise SyntaxError("no TIFF")
-    layout, at = first
     found = {}
-    for entry in limits.entries(block, layout, at):
-        letter = {1: "B", 3: "H", 4: "I", 16: "Q"}.get(entry.kind)
-        if entry.tag in READ and letter and 0 < entry.values <= limits.MAX_VALUES:
-            pattern = f"{layout.order}{entry.values}{letter}"
-            short = struct.calcsize(pattern) <= len(entry.field)
-            place = (entry.field, 0) if short else (block, entry.place(layout))
-            found[entry.tag] = struct.unpack_from(pattern, *place)
+    for entry in limits.entries(block, *first):
+        if entry.tag in READ and entry.values <= limits.MAX_VALUES:
+            numbers = entry.numbers(block, first[0], limits.MAX_VALUES)
+            found.update({entry.tag: numbers} if numbers else {})
     return found
 
 
