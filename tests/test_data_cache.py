@@ -3,6 +3,7 @@
 import os
 import resource
 import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from data_kit import as_a_plain_user, files_of, make_folder, make_tar, picture
 
+from pupila._files import locked
 from pupila.data import Splits, load_dataset
 
 COUNTS = {"train/cat": 2, "train/dog": 2, "test/dog": 1}
@@ -123,16 +125,25 @@ def test_full_disk_is_one_line_and_leaves_nothing(root: Path, caplog: pytest.Log
     assert len(load(root).train) == 4
 
 
-def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(root: Path) -> None:
+def test_what_a_killed_process_left_is_removed(root: Path) -> None:
     load(root, 8)
     [folder] = (root.parent / "cache" / "datasets").iterdir()
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    for process in (ended.pid, os.getppid()):
-        (folder / f".writing-{process}-abc").mkdir()
-        (folder / f".writing-{process}-abc" / "train.npy").write_bytes(b"half")
+    (folder / ".unfinished").write_bytes(b"half")
     load(root, 16)
-    assert [path.name for path in folder.glob(".writing-*")] == [f".writing-{os.getppid()}-abc"]
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "16.db", "8.db"]
+
+
+def test_two_processes_that_keep_one_data_set_take_turns(root: Path) -> None:
+    load(root, 8)
+    [folder] = (root.parent / "cache" / "datasets").iterdir()
+    code = "import sys; from pupila import load_dataset; load_dataset(sys.argv[1], 16, cache=sys.argv[2])"
+    arguments = [sys.executable, "-c", code, str(root), str(root.parent / "cache")]
+    with locked(folder / ".lock"):
+        other = subprocess.Popen(arguments)
+        with pytest.raises(subprocess.TimeoutExpired):
+            other.wait(3)
+        assert not (folder / ".unfinished").exists()
+    assert other.wait(60) == 0 and (folder / "16.db").exists()
 
 
 def test_setting_names_the_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

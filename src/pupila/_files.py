@@ -9,6 +9,7 @@ environment, as AWS's own tools take them.
 """
 
 import csv
+import fcntl
 import functools
 import importlib
 import os
@@ -74,6 +75,15 @@ def write_file(path: Path, content: bytes | str, mode: int = 0o666) -> None:
     """Write the file atomically, text as UTF-8; raises OSError."""
     with replacing(path, mode) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file at this path: other processes wait. Some network file systems know no locks."""
+    with path.open("w") as file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def publish(ready: Path, target: Path) -> None:

@@ -266,4 +266,4 @@ def test_decoder_that_runs_out_of_memory_or_depth_spoils_one_picture_only(
     monkeypatch.setattr(Image, "open", fails)
     pixels = images.stack([images.decode(picture("red"), 32)] * 2)
     failed = decode_into(pixels, [picture("green"), picture("blue")], images.DEFAULT_LIMITS)
-    assert list(failed) == [0] and "more memory" in failed[0] and pixels[1, 0, 0].argmax() == 2
+    assert "more memory" in failed[0] and not failed[1] and pixels[1, 0, 0].argmax() == 2

@@ -138,7 +138,8 @@ def test_names_and_labels_of_any_length_take_no_time() -> None:
     begun = time.process_time()
     assert files.parts_of(f"a/{MARKS}/b.png") == ("a", MARKS, "b.png")
     assert files.utf8_name(MARKS.encode()) == MARKS
-    assert labelled.sort_labelled([labelled.LabelledFile(MARKS, "a", SourceFile(("a",), b""))])[0].category == MARKS
+    marked = labelled.LabelledFile(MARKS, "a", SourceFile(("a",), b""))
+    assert labelled.sort_labelled({"train": [marked]})["train"][0].category == MARKS
     assert labelled.split_of(MARKS) is None and labelled.alike([MARKS, f"{MARKS}2"]) == []
     assert files.name_readings([(b"\x87" * 60_000).decode("utf-8", "surrogateescape")])
     assert time.process_time() - begun < SOON

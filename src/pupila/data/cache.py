@@ -10,9 +10,6 @@ written, a warning says so, and loading goes on.
 import hashlib
 import json
 import logging
-import os
-import shutil
-import tempfile
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from pupila._files import locked
 from pupila.data.dataset import Dataset, Skipped, Splits
 from pupila.errors import DataError
 
@@ -27,10 +25,6 @@ log = logging.getLogger("pupila.data")
 
 VERSION = 6
 """Part of every key: raise it when the same files would give other pixels, labels or order than before."""
-
-
-WRITING = ".writing-"
-"""Begins the name of a folder that is not whole yet; the number of the process that writes it follows."""
 
 
 class DatasetCache:
@@ -53,25 +47,17 @@ class DatasetCache:
         """Keep the data set, whole or not at all; on failure, say so in one line on standard error."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._sweep()
-            prefix = f"{WRITING}{os.getpid()}-"
-            with tempfile.TemporaryDirectory(prefix=prefix, dir=self._folder, ignore_cleanup_errors=True) as name:
-                ready = Path(name) / "ready"
-                _write(splits, ready)
-                ready.replace(self._folder / f"{splits.train.size}.db")
+            ready = self._folder / ".unfinished"
+            with locked(self._folder / ".lock"):
+                try:
+                    _write(splits, ready)
+                    ready.replace(self._folder / f"{splits.train.size}.db")
+                finally:
+                    ready.unlink(missing_ok=True)
             if size_was_chosen:
                 (self._folder / "size").write_text(str(splits.train.size))
         except OSError as error:
             log.warning(f"Warning: the decoded pictures were not cached in {self._folder} ({error.strerror}).")
-
-    def _sweep(self) -> None:
-        for left in self._folder.glob(f"{WRITING}*"):
-            try:
-                os.kill(int(left.name.removeprefix(WRITING).partition("-")[0]), 0)
-            except ProcessLookupError:
-                shutil.rmtree(left, ignore_errors=True)
-            except (OSError, ValueError):
-                continue
 
 
 def _write(splits: Splits, path: Path) -> None:

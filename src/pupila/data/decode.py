@@ -8,7 +8,6 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import accumulate
 from typing import IO
 
 import numpy as np
@@ -17,7 +16,7 @@ from pupila import images
 from pupila._workers import Worker, WorkerPool, usable_cores
 from pupila.data import decode_worker
 from pupila.data.dataset import Pictures, Skipped, SplitArrays, Splits, assemble
-from pupila.data.decode_worker import Sources, decode_into, pack, read
+from pupila.data.decode_worker import Sources, decode_into, pack
 from pupila.data.layouts.labelled import DetectedLayout, LabelledFile, alike, class_names, odd_names
 from pupila.data.sources.archive import free_memory
 from pupila.errors import DataError, ImageError
@@ -92,8 +91,7 @@ def _decoded(
     if not count:
         for rows in _jobs(sources):
             part = slice(rows[0], rows[-1] + 1)
-            failed = decode_into(pixels[part], sources[part], limits, framing)
-            yield rows, [failed.get(index, "") for index in range(len(rows))]
+            yield rows, decode_into(pixels[part], sources[part], limits, framing)
         return
 
     def packed(rows: list[int]) -> bytes:
@@ -121,7 +119,7 @@ def sample_sides(sources: Sources, limits: ImageLimits) -> list[tuple[int, int]]
     found = []
     for source in sources[:: max(1, len(sources) // SIZE_SAMPLE)]:
         try:
-            header = images.header(read(source, limits), limits)
+            header = images.header(source, limits)
             found.append((header.width, header.height))
         except (ImageError, OSError):
             continue  # is listed as skipped when its turn to be decoded comes
@@ -190,21 +188,24 @@ def _split_arrays(
     arranged: DetectedLayout, classes: Sequence[str], images: Pictures, failed: Failed, where: str
 ) -> dict[str, SplitArrays]:
     """Cut the decoded pictures into their splits, without those that failed; raises DataError if a class is lost."""
-    items = [item for members in arranged.splits.values() for item in members]
     numbers = {name: number for number, name in enumerate(classes)}
-    labels = np.asarray([numbers[item.category] for item in items], dtype=np.int64)
-    readable = np.ones(len(items), dtype=np.bool_)
-    readable[list(failed)] = False
     parts: dict[str, SplitArrays] = {}
-    ends = list(accumulate(len(members) for members in arranged.splits.values()))
-    for (split, members), end in zip(arranged.splits.items(), ends, strict=True):
-        all_rows = slice(end - len(members), end)
-        rows = np.arange(end - len(members), end)[readable[all_rows]]
-        chosen = [items[row] for row in rows]
-        _check_readable(members, chosen, failed, all_rows.start, f"{where}: {split}")
-        pixels = images[all_rows] if len(chosen) == len(members) else images[rows]  # a view where it can be
-        parts[split] = pixels, labels[rows], [f"{item.category}/{item.name}" for item in chosen]
+    end = 0
+    for split, members in arranged.splits.items():
+        start, end = end, end + len(members)
+        rows = [row for row in range(start, end) if row not in failed]
+        chosen = [members[row - start] for row in rows]
+        _check_readable(members, chosen, failed, start, f"{where}: {split}")
+        pixels = images[start:end] if len(chosen) == len(members) else images[rows]  # a view where it can be
+        labels = np.asarray([numbers[item.category] for item in chosen], dtype=np.int64)
+        parts[split] = pixels, labels, [f"{item.category}/{item.name}" for item in chosen]
     return parts
+
+
+def check_rows(count: int, where: str) -> None:
+    """Raise DataError if arrays or a table in parquet have too many pictures."""
+    if count > MAX_ROWS:
+        raise DataError(f"{where} has over {MAX_ROWS:,} rows. Cut it into several files.")
 
 
 def _about_pointers(count: int) -> str:

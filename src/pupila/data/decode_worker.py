@@ -26,26 +26,19 @@ UNREADABLE = "The file cannot be read"
 """Begins the reason where it is not the content that is wrong: another time it may be read."""
 
 
-def decode_into(
-    pixels: NDArray[np.uint8], sources: Sources, limits: ImageLimits, framing: str = "squash"
-) -> dict[int, str]:
-    """Decode N pictures into uint8 [N, size, size, 3]; return, by index, why one could not be."""
-    failed: dict[int, str] = {}
+def decode_into(pixels: NDArray[np.uint8], sources: Sources, limits: ImageLimits, framing: str = "squash") -> list[str]:
+    """Decode N pictures into uint8 [N, size, size, 3]; return why each could not be, empty where it could."""
+    reasons = [""] * len(sources)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow remarks on odd metadata; what matters comes as ImageError
         for index, source in enumerate(sources):
             try:
-                pixels[index] = images.decode(read(source, limits), pixels.shape[1], limits, framing)
+                pixels[index] = images.decode(source, pixels.shape[1], limits, framing)
             except ImageError as error:
-                failed[index] = str(error)
+                reasons[index] = str(error)
             except OSError as error:
-                failed[index] = f"{UNREADABLE} ({error.strerror or error})."
-    return failed
-
-
-def read(source: bytes | str, limits: ImageLimits) -> bytes:
-    """Return the picture's bytes; raises ImageError for a file over the limit, without reading it."""
-    return source if isinstance(source, bytes) else images.read(source, limits)
+                reasons[index] = f"{UNREADABLE} ({error.strerror or error})."
+    return reasons
 
 
 def pack(sources: Sources, start: int, shape: tuple[int, ...], limits: ImageLimits, framing: str) -> bytes:
@@ -74,8 +67,8 @@ def main(memory: int) -> None:
         count, size = job["shape"]
         pixels = np.frombuffer(mmap.mmap(memory, 0), dtype=np.uint8).reshape(count, size, size, 3)
         part = pixels[job["start"] : job["start"] + len(sources)]
-        failed = decode_into(part, sources, ImageLimits(*job["limits"]), job["framing"])
-        return b"".join(json.dumps(failed.get(index, "")).encode() + b"\n" for index in range(len(sources)))
+        reasons = decode_into(part, sources, ImageLimits(*job["limits"]), job["framing"])
+        return b"".join(json.dumps(reason).encode() + b"\n" for reason in reasons)
 
     serve(answer)
 

@@ -23,7 +23,7 @@ from pupila.data.layouts.detect import detect_layout
 from pupila.data.layouts.labelled import DetectedLayout, LabelledFile, check_class_count
 from pupila.data.sources.download import cache_folder, download
 from pupila.data.sources.files import SourceFiles
-from pupila.data.sources.source import NAMES, find_source
+from pupila.data.sources.source import NAMES, DataSource
 from pupila.errors import DataError, DownloadError, MissingExtraError
 from pupila.images import DEFAULT_LIMITS, ImageLimits, Pixels
 
@@ -32,14 +32,14 @@ class OpenedSource:
     """A data set by name or path, whose files are listed or unpacked once: to load, to inspect and to organise them."""
 
     def __init__(self, given: str | Path, name_encoding: str | None = None) -> None:
-        """Raise DataError if the path cannot be looked at. name_encoding: see find_source()."""
+        """Raise DataError if the path cannot be looked at. name_encoding: see DataSource."""
         self.where = str(given)
-        self.source = None if self.where in NAMES else find_source(given, name_encoding)
+        self.source = None if self.where in NAMES else DataSource(given, name_encoding)
 
-    @cached_property
+    @property
     def files(self) -> SourceFiles:
         """All files, none of a data set given by name; raises DataError if they cannot be read."""
-        return self.source.collect() if self.source else SourceFiles([])
+        return self.source.files if self.source else SourceFiles([])
 
     @cached_property
     def layout(self) -> DetectedLayout:
@@ -165,7 +165,7 @@ def read_unlabelled(source: Path, size: int, framing: str = "squash") -> Unlabel
 
     Not kept in the cache.
     """
-    entries = sorted(entry for entry in find_source(source).collect().entries if entry.may_be_picture)
+    entries = sorted(entry for entry in DataSource(source).files.entries if entry.may_be_picture)
     if not entries:
         raise DataError(f"{source}: there are no pictures in it.")
     pictures, failed = decode_pictures([entry.source for entry in entries], size, DEFAULT_LIMITS, framing)

@@ -12,7 +12,6 @@ import struct
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 import numpy as np
@@ -20,10 +19,10 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from pupila.data.dataset import Pictures, SplitArrays, Splits, assemble
-from pupila.data.decode import MAX_ROWS, choose_size, resize_pictures
+from pupila.data.decode import check_rows, choose_size, resize_pictures
 from pupila.data.layouts.labelled import natural_order, some, split_of
 from pupila.data.sources.archive import DAMAGED, RATIO, RATIO_FROM, UnpackBudget, check_directory
-from pupila.data.sources.files import SourceFile, ending_of
+from pupila.data.sources.files import SourceFile
 from pupila.errors import DataError
 from pupila.images.wide import eight_bits
 
@@ -36,6 +35,12 @@ MAX_BYTES = 2**30
 """Of one idx file."""
 MAX_HEADER = 10_000
 """Bytes that say what an array is."""
+SIDE = 32
+ROW = 3 * SIDE * SIDE
+"""Bytes of one picture of CIFAR: the red plane, then the green one, then the blue one."""
+BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+MD5 = "c58f30108f718f92721af3b95e74349a"
 Array = NDArray[np.generic]
 
 
@@ -43,21 +48,21 @@ def find_arrays(entries: Sequence[SourceFile]) -> list[SourceFile]:
     """Return the .npz file, the .npy files, or the idx files, if that is what the source consists of."""
     if any(entry.may_be_picture and not _idx_kind(entry) for entry in entries):
         return []
-    packed, single = ([e for e in entries if ending_of(e.parts[-1]) == ending] for ending in (".npz", ".npy"))
+    packed, single = ([e for e in entries if e.ending == ending] for ending in (".npz", ".npy"))
     return packed if len(packed) == 1 else single or [entry for entry in entries if _idx_kind(entry)]
 
 
 def read_arrays(files: Sequence[SourceFile], name: str, where: str, size: int | None) -> Splits:
     """Return the splits in the arrays; raises DataError if there are none, or they are damaged or too large."""
     try:
-        kind = ending_of(files[0].parts[-1])
+        kind = files[0].ending
         parts = _idx_parts(files) if kind not in (".npz", ".npy") else _numpy_parts(files, kind, where)
     except (*DAMAGED, KeyError) as error:
         raise DataError(f"{where}: {files[0].name} cannot be read ({error}). Copy or download it again.") from error
     if "train" not in parts:
         raise DataError(f"{where}: {files[0].name} holds no training pictures with labels. Name them x and y.")
     labels = [label for _, label in parts.values()]
-    _check_rows(sum(map(len, labels)), where)
+    check_rows(sum(map(len, labels)), where)
     classes = tuple(sorted({str(value) for label in labels for value in np.unique(label).tolist()}, key=natural_order))
     numbers = {category: number for number, category in enumerate(classes)}
     side = size or choose_size([(shape[2], shape[1]) for shape in (parts["train"][0].shape,)])
@@ -72,13 +77,9 @@ def read_arrays(files: Sequence[SourceFile], name: str, where: str, size: int | 
     return assemble(name, classes, made, layout=f"arrays in {', '.join(file.name for file in files[:4])}")
 
 
-def _opened(file: SourceFile) -> BinaryIO:
-    return io.BytesIO(file.source) if isinstance(file.source, bytes) else Path(file.source).open("rb")
-
-
 def _numpy_parts(files: Sequence[SourceFile], kind: str, where: str) -> dict[str, tuple[Array, Array]]:
     if kind == ".npz":
-        with _opened(files[0]) as opened:
+        with files[0].open() as opened:
             arrays = _npz_arrays(opened, f"{where}: {files[0].name}")
     else:
         arrays = _npy_arrays(files, where)
@@ -91,7 +92,7 @@ def _numpy_parts(files: Sequence[SourceFile], kind: str, where: str) -> dict[str
     names = next((arrays[key] for key in CLASS_KEYS if key in arrays), None)
     if names is None or names.dtype.kind not in "US":
         return parts
-    _check_rows(names.size, where)
+    check_rows(names.size, where)
     texts = [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names.tolist()]
     named = dict(enumerate(texts))
     return {
@@ -116,8 +117,8 @@ def _npy_arrays(files: Sequence[SourceFile], where: str) -> dict[str, Array]:
     budget = UnpackBudget(where, sum(file.size() for file in files))
     arrays: dict[str, Array] = {}
     for file in files:
-        with _opened(file) as opened:
-            arrays[file.parts[-1][: -len(".npy")]] = _npy(opened, budget)
+        with file.open() as opened:
+            arrays[file.stem] = _npy(opened, budget)
     return arrays
 
 
@@ -166,11 +167,6 @@ def _npy(opened: IO[bytes], budget: UnpackBudget) -> Array:
     return np.frombuffer(data, dtype=kind).reshape(shape, order="F" if fortran else "C")
 
 
-def _check_rows(count: int, where: str) -> None:
-    if count > MAX_ROWS:
-        raise DataError(f"{where} has over {MAX_ROWS:,} rows. Cut it into several files.")
-
-
 def _eight_bits(images: Array, where: str) -> Pictures:
     """Return uint8 [N, H, H, 1, 3 or 4] of pictures with any usual range and order of axes."""
     if images.ndim == 3:
@@ -185,7 +181,7 @@ def _eight_bits(images: Array, where: str) -> Pictures:
 
 
 def _idx_kind(entry: SourceFile) -> bytes | None:
-    name = entry.parts[-1].removesuffix(".gz").replace(".idx", "-idx").encode("utf-8", "replace")
+    name = entry.file.removesuffix(".gz").replace(".idx", "-idx").encode("utf-8", "replace")
     return next((kind for kind in IDX_KINDS if name.endswith(kind)), None)
 
 
@@ -193,7 +189,7 @@ def _idx_parts(files: Sequence[SourceFile]) -> dict[str, tuple[Array, Array]]:
     found: dict[str, dict[bytes, Array]] = {}
     for file in files:
         kind = _idx_kind(file) or b""
-        split = IDX_NAMES.get(file.parts[-1].partition("-")[0].casefold())
+        split = IDX_NAMES.get(file.file.partition("-")[0].casefold())
         if split:
             found.setdefault(split, {})[kind] = _idx(file, 3 if kind == IDX_KINDS[0] else 1)
     return {split: (pair[IDX_KINDS[0]], pair[IDX_KINDS[1]]) for split, pair in found.items() if len(pair) == 2}
@@ -211,14 +207,6 @@ def _idx(file: SourceFile, axes: int) -> Array:
     shape = struct.unpack_from(f">{axes}I", data, 4)
     values = np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * axes)
     return values[: math.prod(shape)].reshape(shape)
-
-
-SIDE = 32
-ROW = 3 * SIDE * SIDE
-"""Bytes of one picture: the red plane, then the green one, then the blue one."""
-
-
-BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
 
 
 @dataclass(frozen=True)
@@ -240,7 +228,7 @@ class CifarVersion:
 
     def read(self, entry: SourceFile) -> SplitArrays:
         """Return the pictures of one file."""
-        file = entry.parts[-1]
+        file = entry.file
         if self.keys:
             content = unpickle(entry)
             names = [f"{file}/{str(name, 'latin-1')}" for name in content[b"filenames"]]
@@ -262,7 +250,7 @@ VERSIONS = (
 
 def find_version(entries: Sequence[SourceFile]) -> CifarVersion | None:
     """Return the version whose files these are, packed or not; None if they are none of them."""
-    present = {entry.parts[-1] for entry in entries}
+    present = {entry.file for entry in entries}
     for version in VERSIONS:
         # Names as common as `train` and `test` count only with the names of the classes beside them.
         sure = {version.names} if len(version.train) == 1 else set()
@@ -273,7 +261,7 @@ def find_version(entries: Sequence[SourceFile]) -> CifarVersion | None:
 
 def read_cifar(version: CifarVersion, entries: Sequence[SourceFile], name: str, where: str, size: int | None) -> Splits:
     """Return the published split, in the published order; raises DataError if a file is damaged or missing."""
-    files: Mapping[str, SourceFile] = {entry.parts[-1]: entry for entry in entries}
+    files = {entry.file: entry for entry in entries}
     title = version.title.partition(",")[0]
     missing = [file for file in (*version.train, version.test, version.names) if file not in files]
     if missing:
@@ -378,9 +366,5 @@ def unpickle(entry: SourceFile) -> dict[bytes, Any]:
     """Return the dictionary in a file; raises nearly any type of error if it is damaged, or asks for more."""
     content = _Unpickler(io.BytesIO(entry.read()), encoding="bytes").load()
     if not isinstance(content, dict):
-        raise ValueError(f"{entry.parts[-1]} holds no dictionary")
+        raise ValueError(f"{entry.file} holds no dictionary")
     return content
-
-
-URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
-MD5 = "c58f30108f718f92721af3b95e74349a"

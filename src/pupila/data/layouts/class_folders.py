@@ -48,11 +48,11 @@ def by_class_folders(found: FilesByFolder, where: str) -> DetectedLayout:
         layout = f"class folders in {', '.join(f'{top}/' for top in ordered)}"
     elif named and named.keys() == tops:
         parts, layout = _regrouped(found, named), "class folders named for their splits"
-    splits = {split: _labelled(parts[split]) for split in sorted(parts)}
+    splits = sort_labelled({split: _labelled(part) for split, part in parts.items()})
     if not splits["train"]:
         raise DataError(f"{where}: its pictures are in no class folder. {HINT}")
     unlabelled = [found, *parts.values()] if folders else [found]
-    strays = [entry for files in unlabelled for entry in files.get((), ()) if "." in entry.parts[-1]]
+    strays = [entry for files in unlabelled for entry in files.get((), ()) if "." in entry.file]
     notes = _beside(found, folders) if folders else _unsure(tops, named)
     return DetectedLayout(layout, splits, strays, [*notes, *_deeper(parts)])
 
@@ -153,7 +153,7 @@ def _deeper(parts: Mapping[str, FilesByFolder]) -> list[str]:
         return []
     count = sum(len(files) for _, files in deep)
     folder, files = deep[0]
-    example = f"{'/'.join(folder)}/{files[0].parts[-1]}"
+    example = f"{'/'.join(folder)}/{files[0].file}"
     return [f"{counted(count, 'picture')} in folders within a class folder count as that class, like {example}."]
 
 
@@ -162,8 +162,8 @@ def _labelled(part: FilesByFolder) -> list[LabelledFile]:
     for folder, files in part.items():
         if folder:
             within = "".join(f"{name}/" for name in folder[1:])
-            items += [LabelledFile(folder[0], within + entry.parts[-1], entry) for entry in files]
-    return sort_labelled(items)
+            items += [LabelledFile(folder[0], within + entry.file, entry) for entry in files]
+    return items
 
 
 NUMBERED = re.compile(r"(?P<label>.*[^\W\d_])[ _.\-]+\(?\d+\)?")
@@ -183,7 +183,7 @@ def by_file_names(found: FilesByFolder, *, with_splits: bool) -> DetectedLayout 
     strays = []
     named = splits_among(folder[0] for folder in found if folder) if with_splits else {}
     for folder, entry in ((folder, entry) for folder, files in found.items() for entry in files):
-        name = entry.parts[-1]
+        name = entry.file
         match = NUMBERED.fullmatch(name.rpartition(".")[0])
         label = match["label"].strip(" _.-") if match else ""
         if not label or label.casefold() in CAMERAS or (with_splits and not folder):
@@ -196,6 +196,6 @@ def by_file_names(found: FilesByFolder, *, with_splits: bool) -> DetectedLayout 
     # A class of one picture for nearly every picture is a list of titles, and no data set.
     if len(classes) < 2 or len(classes) > len(items) / 2 or len(strays) > len(items) / 9 or not splits["train"]:
         return None
-    ordered = {split: sort_labelled(splits[split]) for split in sorted(splits)}
     example = min(items, key=lambda item: item.name)
-    return DetectedLayout(f"labels in file names, like '{example.category}' in {example.name}", ordered, strays)
+    layout = f"labels in file names, like '{example.category}' in {example.name}"
+    return DetectedLayout(layout, sort_labelled(splits), strays)

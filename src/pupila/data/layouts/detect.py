@@ -10,7 +10,7 @@ from pupila.data.layouts.labelled import HINT, DetectedLayout, is_structure, spl
 from pupila.data.layouts.masks import masks_beside, task_of_masks
 from pupila.data.layouts.parquet import by_parquet, is_parquet
 from pupila.data.layouts.tables import by_tables, find_tables
-from pupila.data.sources.files import UNREAD, VIDEOS, SourceFile, SourceFiles, display_name, ending_of
+from pupila.data.sources.files import UNREAD, VIDEOS, SourceFile, SourceFiles, display_name
 from pupila.errors import DataError
 
 YOLO_LINE = re.compile(rb"\s*\d+(\s+-?[\d.]+(e-?\d+)?){4,}\s*$", re.IGNORECASE | re.MULTILINE)
@@ -44,7 +44,10 @@ def _detect(entries: Sequence[SourceFile], where: str) -> DetectedLayout:
             arranged = _without_masks(entries, where)
         except DataError as error:
             raise DataError(" ".join([str(error), *unused])) from None
-    _check_classes(arranged, where, unused)
+    categories = {item.category for members in arranged.splits.values() for item in members}
+    if unused and len(categories) < 2:  # one of these tables is likely to hold the labels
+        only = display_name(min(categories))
+        raise DataError(" ".join([f"{where}: the only class folder is {only}.", *unused]))
     return replace(arranged, notes=(*arranged.notes, *unused, *_passed_over(entries)))
 
 
@@ -65,17 +68,10 @@ def _without_masks(entries: Sequence[SourceFile], where: str) -> DetectedLayout:
     return replace(arranged, notes=(*arranged.notes, note)) if masks else arranged
 
 
-def _check_classes(arranged: DetectedLayout, where: str, unused: Sequence[str]) -> None:
-    """Raise DataError if a table that is not used is likely to hold the labels."""
-    if unused and len({item.category for members in arranged.splits.values() for item in members}) < 2:
-        only = display_name(arranged.splits["train"][0].category)
-        raise DataError(" ".join([f"{where}: the only class folder is {only}.", *unused]))
-
-
 def _passed_over(entries: Sequence[SourceFile]) -> list[str]:
     """Say which videos and archives were passed over: videos beside a picture of the same name are Live Photos."""
-    videos = [entry for entry in entries if ending_of(entry.parts[-1]) in VIDEOS]
-    unread = [entry for entry in entries if ending_of(entry.parts[-1]) in UNREAD]
+    videos = [entry for entry in entries if entry.ending in VIDEOS]
+    unread = [entry for entry in entries if entry.ending in UNREAD]
     if not videos and not unread:
         return []
     stems = {_stem(entry) for entry in entries if entry.may_be_picture}
@@ -92,7 +88,7 @@ def _passed_over(entries: Sequence[SourceFile]) -> list[str]:
 
 
 def _stem(entry: SourceFile) -> tuple[str, ...]:
-    return (*entry.parts[:-1], entry.parts[-1].rpartition(".")[0].casefold())
+    return (*entry.parts[:-1], entry.stem.casefold())
 
 
 def _pictures_by_folder(entries: Iterable[SourceFile]) -> FilesByFolder:
@@ -135,37 +131,30 @@ def _check_task(entries: Sequence[SourceFile], where: str) -> None:
 
 def _coco(entries: Sequence[SourceFile]) -> str:
     for entry in entries:
-        if ending_of(entry.parts[-1]) == ".json":
+        if entry.ending == ".json":
             text = _head(entry, 16 * HEAD_BYTES)
             if b'"annotations"' in text and b'"images"' in text and (b'"bbox"' in text or b'"segmentation"' in text):
                 return f"COCO: {entry.name}"
-            if b'"images"' in text[:HEAD_BYTES] and b'"file_name"' in text and "instances" in entry.parts[-1]:
+            if b'"images"' in text[:HEAD_BYTES] and b'"file_name"' in text and "instances" in entry.file:
                 return f"COCO: {entry.name}"
     return ""
 
 
 def _boxes(entries: Sequence[SourceFile], pictures: Sequence[SourceFile]) -> str:
     """Return what shows a file of boxes for most pictures: text of YOLO, or XML of Pascal VOC."""
-    stems = {entry.parts[-1].rpartition(".")[0] for entry in pictures}
+    stems = {entry.stem for entry in pictures}
     for ending, title, is_box in (
         (".txt", "YOLO", lambda text: YOLO_LINE.match(text)),
         (".xml", "Pascal VOC", lambda text: b"<annotation" in text and b"<object" in text),
     ):
-        files = [
-            entry
-            for entry in entries
-            if ending_of(entry.parts[-1]) == ending and entry.parts[-1].rpartition(".")[0] in stems
-        ]
+        files = [entry for entry in entries if entry.ending == ending and entry.stem in stems]
         if files and len(files) >= len(pictures) / 4 and any(is_box(_head(entry)) for entry in files[:SAMPLE]):
             return f"{title}: {files[0].name}"
     return ""
 
 
 def _head(entry: SourceFile, most: int = HEAD_BYTES) -> bytes:
-    if isinstance(entry.source, bytes):
-        return entry.source[:most]
     try:
-        with open(entry.source, "rb") as file:  # noqa: PTH123 - as SourceFile.read
-            return file.read(most)
+        return entry.read(most)
     except OSError:
         return b""

@@ -87,10 +87,16 @@ class DetectedLayout:
     """What could not be used before it was even read."""
 
 
-def sort_labelled(items: Iterable[LabelledFile]) -> list[LabelledFile]:
-    """Sort by class, then by name: the order that a seed's split depends on. Names of classes get normal form C."""
-    normal = [item if item.category.isascii() else item._replace(category=composed(item.category)) for item in items]
-    return sorted(normal, key=itemgetter(0, 1))
+def sort_labelled(splits: Mapping[str, Iterable[LabelledFile]]) -> dict[str, list[LabelledFile]]:
+    """Sort each split by class, then by name: the order that a seed's split depends on.
+
+    Names of classes get normal form C.
+    """
+
+    def normal(item: LabelledFile) -> LabelledFile:
+        return item if item.category.isascii() else item._replace(category=composed(item.category))
+
+    return {split: sorted(map(normal, splits[split]), key=itemgetter(0, 1)) for split in sorted(splits)}
 
 
 def class_names(splits: Mapping[str, Sequence[LabelledFile]], where: str) -> tuple[str, ...]:
@@ -235,7 +241,7 @@ def splits_in_classes(names: Iterable[str]) -> dict[str, tuple[str, str]]:
 
 def splits_of_files(files: Sequence[SourceFile]) -> list[str | None]:
     """Return the split that the name of each file tells, or of the folder that it lies in; None where neither does."""
-    stems = [re.sub(r"(-\d+-of-\d+)?\.\w+$", "", file.parts[-1]) for file in files]
+    stems = [re.sub(r"(-\d+-of-\d+)?\.\w+$", "", file.file) for file in files]
     among = splits_among(stems)
     return [
         split_named(stem) or among.get(stem) or (split_of(file.parts[-2]) if len(file.parts) > 1 else None)

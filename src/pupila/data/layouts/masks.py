@@ -7,7 +7,7 @@ import numpy as np
 
 from pupila import images
 from pupila.data.layouts.labelled import MASKS, words_of
-from pupila.data.sources.files import SourceFile, ending_of
+from pupila.data.sources.files import SourceFile
 from pupila.errors import ImageError
 
 MASK_NAME = re.compile(rf"(.+?)[ _.-]+(?:{'|'.join(sorted(MASKS))})(?:[ _.-]?\d+)?")
@@ -38,7 +38,7 @@ def masks_beside(pictures: Sequence[SourceFile]) -> list[SourceFile]:
     of a picture elsewhere. Half of the pictures there must have one, and those that are looked at must be flat.
     """
     named = {(*entry.parts[:-1], _stem(entry)) for entry in pictures}
-    elsewhere = {_stem(entry): ending_of(entry.parts[-1]) for entry in pictures if not _in_folder_of_masks(entry)}
+    elsewhere = {_stem(entry): entry.ending for entry in pictures if not _in_folder_of_masks(entry)}
     masks: list[SourceFile] = []
     shown: set[object] = set()
     for entry in pictures:
@@ -49,7 +49,7 @@ def masks_beside(pictures: Sequence[SourceFile]) -> list[SourceFile]:
             shown.add((*entry.parts[:-1], own))
         elif _in_folder_of_masks(entry) and own in elsewhere:
             sure = SURE.search(entry.parts[-2].casefold())
-            if sure or elsewhere[own] != ending_of(entry.parts[-1]):
+            if sure or elsewhere[own] != entry.ending:
                 masks.append(entry)
                 shown.add(own)
     folders = {entry.parts[:-1] for entry in masks}
@@ -63,7 +63,7 @@ def _in_folder_of_masks(entry: SourceFile) -> bool:
 
 
 def _stem(entry: SourceFile) -> str:
-    return entry.parts[-1].rpartition(".")[0].casefold()
+    return entry.stem.casefold()
 
 
 def _is_flat(entry: SourceFile) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pupila.data.dataset import Skipped
-from pupila.data.decode import MAX_ROWS
+from pupila.data.decode import MAX_ROWS, check_rows
 from pupila.data.layouts.labelled import DetectedLayout, LabelledFile, some, sort_labelled, splits_of_files
 from pupila.data.sources.archive import UnpackBudget
 from pupila.data.sources.files import SourceFile, parts_of
@@ -17,11 +17,8 @@ from pupila.errors import DataError, MissingExtraError
 
 IMAGE_COLUMNS = ("image", "img", "picture", "photo")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "target")
-
-
 LEAST_BYTES, BATCH, THRIFT_BYTES = 2**30, 64, 16 * 2**20
 """Of one file: memory that reading it may take in any case, rows at once, and bytes of its description."""
-
 OUT_OF_MEMORY = ("bad_alloc", "Failed to launch worker thread")
 
 
@@ -47,7 +44,7 @@ def _limited_memory(count: int) -> Iterator[None]:
 
 def is_parquet(entries: Sequence[SourceFile]) -> bool:
     """True if there are parquet files among the entries."""
-    return any(entry.parts[-1].lower().endswith(".parquet") for entry in entries)
+    return any(entry.ending == ".parquet" for entry in entries)
 
 
 def by_parquet(entries: Sequence[SourceFile], where: str) -> DetectedLayout:
@@ -56,7 +53,7 @@ def by_parquet(entries: Sequence[SourceFile], where: str) -> DetectedLayout:
     Raises DataError if a file has no such columns, is damaged, or is of no known split beside others that are, or if
     none is of the training split; MissingExtraError without pyarrow.
     """
-    files = sorted((e for e in entries if e.parts[-1].lower().endswith(".parquet")), key=lambda entry: entry.parts)
+    files = sorted((entry for entry in entries if entry.ending == ".parquet"), key=lambda entry: entry.parts)
     splits: dict[str, list[LabelledFile]] = {}
     skipped: list[Skipped] = []
     for file, split in zip(files, _splits(files, where), strict=True):
@@ -68,7 +65,7 @@ def by_parquet(entries: Sequence[SourceFile], where: str) -> DetectedLayout:
                 splits.setdefault(split, []).append(labelled)
     if not splits.get("train"):
         raise DataError(f"{where}: {files[0].name} holds no training pictures. Add one, named train.parquet.")
-    return DetectedLayout("parquet", {split: sort_labelled(splits[split]) for split in sorted(splits)}, skipped=skipped)
+    return DetectedLayout("parquet", sort_labelled(splits), skipped=skipped)
 
 
 def _splits(files: Sequence[SourceFile], where: str) -> list[str]:
@@ -96,8 +93,7 @@ def _read(file: SourceFile, where: str) -> list[LabelledFile]:
             _limited_memory(max(budget.bytes, LEAST_BYTES)),
             ParquetFile(source, thrift_string_size_limit=THRIFT_BYTES, thrift_container_size_limit=MAX_ROWS) as opened,
         ):
-            if opened.metadata.num_rows > MAX_ROWS:
-                raise DataError(f"{where} has over {MAX_ROWS:,} rows. Cut it into several files.")
+            check_rows(opened.metadata.num_rows, where)
             names = opened.schema_arrow.names
             image, label = _column(names, IMAGE_COLUMNS, where), _column(names, LABEL_COLUMNS, where)
             classes = _class_names(opened.schema_arrow.metadata or {}, label)
@@ -117,8 +113,8 @@ def _rows(
         cells = batch.column(batch.schema.get_field_index(image)).to_pylist()
         labels = _names(batch.column(batch.schema.get_field_index(label)).to_pylist(), classes, where)
         for category, cell in zip(labels, cells, strict=True):
-            name, data = _picture(cell, f"{file.name}/{len(found):07d}", where)
-            found.append(LabelledFile(category, name, SourceFile(parts_of(name), data)))
+            name = f"{file.name}/{len(found):07d}"
+            found.append(LabelledFile(category, name, SourceFile(parts_of(name), _picture(cell, where))))
     return found
 
 
@@ -129,12 +125,12 @@ def _column(present: Sequence[str], names: Sequence[str], where: str) -> str:
     raise DataError(f"{where} has the columns {', '.join(present)}. Name one of them '{names[0]}'.")
 
 
-def _picture(cell: Any, name: str, where: str) -> tuple[str, bytes]:
+def _picture(cell: Any, where: str) -> bytes:
     """A picture is bytes, or Hugging Face's pair of bytes and path."""
     data = cell.get("bytes") if isinstance(cell, dict) else cell
     if data is not None and not isinstance(data, bytes):
         raise DataError(f"{where} holds no bytes of pictures. Save the data set with its pictures embedded.")
-    return name, data or b""
+    return data or b""
 
 
 def _class_names(metadata: dict[bytes, bytes], column: str) -> list[str]:

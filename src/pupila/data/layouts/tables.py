@@ -12,7 +12,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -85,17 +85,17 @@ class TableError(Exception):
 
 def find_tables(entries: Sequence[SourceFile]) -> tuple[list[LabelTable], list[str]]:
     """Return the tables of labels that name the pictures, and a sentence on each that seems to be one and does not."""
-    found = [entry for entry in entries if ending_of(entry.parts[-1]) in TABLES]
+    found = [entry for entry in entries if entry.ending in TABLES]
     for ending in (LIST, JSON):
-        lists = [entry for entry in entries if ending_of(entry.parts[-1]) == ending]
+        lists = [entry for entry in entries if entry.ending == ending]
         found += lists if len(lists) <= MAX_LISTS else []  # else they are boxes or notes, one for each picture
     pictures = [entry for entry in entries if entry.may_be_picture] if found else []
-    names = {name.casefold() for e in pictures for name in (e.parts[-1], e.parts[-1].rpartition(".")[0])}
+    names = {name.casefold() for e in pictures for name in (e.file, e.stem)}
     bound = [(entry, _bind(entry, pictures, names)) for entry in found]
     splits = splits_of_files([entry for entry, table in bound if isinstance(table, LabelTable)])
     tables = [table for _, table in bound if isinstance(table, LabelTable)]
     tables = [replace(table, split=split or "train") for table, split in zip(tables, splits, strict=True)]
-    sheets = [entry.name for entry in entries if ending_of(entry.parts[-1]) in SHEETS]
+    sheets = [entry.name for entry in entries if entry.ending in SHEETS]
     unread = [f"{name} is not used: save it as CSV if it holds the labels." for name in sheets[:1]]
     reasons = [reason for _, reason in bound if isinstance(reason, str) and reason]
     more = len(reasons) - MAX_REASONS
@@ -118,10 +118,9 @@ def by_tables(tables: Sequence[LabelTable], entries: Sequence[SourceFile], where
     notes = [
         f"{folder}: left out {counted(count, 'picture')} without a label." for folder, count in sorted(others.items())
     ]
-    ordered = {split: sort_labelled(splits[split]) for split in sorted(splits)}
     notes += [table.note for table in tables if table.note]
     layout = f"labels from {some(table.name for table in tables)}"
-    return DetectedLayout(layout, ordered, notes=notes, skipped=skipped)
+    return DetectedLayout(layout, sort_labelled(splits), notes=notes, skipped=skipped)
 
 
 def _bind(entry: SourceFile, pictures: Sequence[SourceFile], names: Set[str]) -> LabelTable | str:
@@ -130,7 +129,7 @@ def _bind(entry: SourceFile, pictures: Sequence[SourceFile], names: Set[str]) ->
     The reason is empty where the file may well be something else than a table of labels. `names` are those of all the
     pictures, with and without ending: where they do not have those in the rows, no folder is looked into.
     """
-    if "submission" in entry.parts[-1].casefold():  # beside Kaggle's labels lies one that calls every test picture cat
+    if "submission" in entry.file.casefold():  # beside Kaggle's labels lies one that calls every test picture cat
         return f"{entry.name} is not used: going by its name, it holds answers and no labels."
     try:
         rows, sure = _rows(entry)
@@ -139,22 +138,21 @@ def _bind(entry: SourceFile, pictures: Sequence[SourceFile], names: Set[str]) ->
     if not rows:
         return _without_label(entry, names)
     sample = [_key(row.file) for row in rows[:: max(1, len(rows) // SAMPLE)]]
-    known = sum(key.rpartition("/")[2].casefold() in names for key in sample)
-    hits, named = _best_folder(entry, pictures, sample) if known >= len(sample) / 2 else (0, {})
+    there = _half([key.rpartition("/")[2].casefold() for key in sample], names)
+    named = _best_folder(entry, pictures, sample) if there else {}
     note = ""
     sure = sure or (ending_of(rows[0].file) in PICTURES and bool({"/", "\\"} & set(rows[0].file)))
-    if sample and sure and hits < len(sample) / 2 <= known:
+    if there and sure and not _half(sample, named):
         keys, home = [_key(row.file) for row in rows], entry.parts[:-1]
         named, twice = _by_tail(keys, [picture for picture in pictures if picture.parts[: len(home)] == home])
-        if home and sum(key in named for key in sample) < len(sample) / 2:
+        if home and not _half(sample, named):
             named, twice = _by_tail(keys, pictures)
-        hits = sum(key in named for key in sample)
-        if hits < len(sample) / 2 and twice:
+        if twice and not _half(sample, named):
             return f"{entry.name} is not used: {twice}. Write paths from the folder of the table."
         example = next((row.file for row in rows if _key(row.file) in named), "")
         note = f"{entry.name} names pictures by other paths, like {example}: they were found by the ends of the paths."
-    if not sample or hits < len(sample) / 2:
-        return _lost(entry, rows, named) if sample and sure else ""
+    if not _half(sample, named):
+        return _lost(entry, rows, named) if sure else ""
     if len({row.label for row in rows}) > max(len(rows) / 2, FEW_TITLES):
         return f"{entry.name} is not used: nearly every row has another label, as titles have."
     first = rows[0]
@@ -164,14 +162,19 @@ def _bind(entry: SourceFile, pictures: Sequence[SourceFile], names: Set[str]) ->
     return LabelTable(entry.name, "", rows, named, note)
 
 
+def _half(keys: Sequence[str], known: Container[str]) -> bool:
+    """Return whether at least half of the keys are known."""
+    return sum(key in known for key in keys) >= len(keys) / 2
+
+
 def _without_label(entry: SourceFile, names: Set[str]) -> str:
     """Say so if a column of a CSV, or a JSON, names the pictures, and nothing in it is known to hold their labels."""
-    if ending_of(entry.parts[-1]) == JSON:
+    if entry.ending == JSON:
         return _unknown_json(entry, names)
-    if ending_of(entry.parts[-1]) not in TABLES:
+    if entry.ending not in TABLES:
         return ""
     try:
-        heads, *lines = itertools.islice(_lines(entry), FEW_ROWS)
+        heads, *lines = itertools.islice(table_lines(entry), FEW_ROWS)
     except (TableError, csv.Error, OSError, ValueError, RecursionError):
         return ""
     for index, head in enumerate(heads):
@@ -219,8 +222,7 @@ def _by_tail(keys: Iterable[str], pictures: Sequence[SourceFile]) -> tuple[dict[
     """
     by_name: dict[str, list[tuple[tuple[str, ...], SourceFile]]] = {}
     for entry in pictures:
-        stem = entry.parts[-1].rpartition(".")[0] or entry.parts[-1]
-        for name in {entry.parts[-1], stem}:
+        for name in {entry.file, entry.stem}:
             by_name.setdefault(name.casefold(), []).append(((*entry.parts[:-1], name), entry))
     found, twice = {}, ""
     for key in keys:
@@ -245,12 +247,10 @@ def _common_end(one: Sequence[str], two: Sequence[str]) -> tuple[int, int]:
     return len(list(alike)), len(list(same))
 
 
-def _best_folder(
-    table: SourceFile, pictures: Sequence[SourceFile], sample: Sequence[str]
-) -> tuple[int, Mapping[str, SourceFile]]:
+def _best_folder(table: SourceFile, pictures: Sequence[SourceFile], sample: Sequence[str]) -> Mapping[str, SourceFile]:
     """Return the pictures of the table's folder, or of one in it, by name: of that where most of the sample are found.
 
-    First comes how many were found. Of folders that are equally good it is the one that the table's name begins with.
+    Of folders that are equally good it is the one that the table's name begins with.
     """
     home = table.parts[:-1]
     folders: dict[tuple[str, ...], list[SourceFile]] = {home: []}
@@ -262,9 +262,9 @@ def _best_folder(
     best: tuple[int, bool, Mapping[str, SourceFile]] = (-1, False, {})
     for folder, files in sorted(folders.items(), key=itemgetter(0)):
         named = _by_name(files, len(folder))
-        begins = folder != home and table.parts[-1].casefold().startswith(folder[-1].casefold())
+        begins = folder != home and table.file.casefold().startswith(folder[-1].casefold())
         best = max(best, (sum(key in named for key in sample), begins, named), key=itemgetter(0, 1))
-    return best[0], best[2]
+    return best[2]
 
 
 def _by_name(pictures: Sequence[SourceFile], above: int) -> dict[str, SourceFile]:
@@ -316,7 +316,7 @@ def _rows(entry: SourceFile) -> tuple[list[LabelRow], bool]:
     Also returned is whether its heading says that it is one. Raises TableError if it is one that cannot be used.
     """
     try:
-        lines = _lines(entry)
+        lines = table_lines(entry)
         first = next(lines, None)
         if not first or len(first) > MAX_COLUMNS:
             return [], False
@@ -326,7 +326,7 @@ def _rows(entry: SourceFile) -> tuple[list[LabelRow], bool]:
         path, label, split = (_column(heads, names) for names in (PATH_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS))
         if path is not None and label is not None:
             return _label_rows(lines, path, label, split), True
-        if ending_of(entry.parts[-1]) == LIST and ending_of(first[0]) not in PICTURES:
+        if entry.ending == LIST and ending_of(first[0]) not in PICTURES:
             return [], False
         if len(heads) == 2:
             return _label_rows(itertools.chain([first], lines), 0, 1, None), False
@@ -382,9 +382,9 @@ def _column(heads: Sequence[str], names: Sequence[str]) -> int | None:
     return next((heads.index(name) for name in names if name in heads), None)
 
 
-def _lines(entry: SourceFile) -> Iterator[Cells]:
+def table_lines(entry: SourceFile) -> Iterator[Cells]:
     """Yield the heading and the rows of a CSV, or of JSON objects with the same keys; raises TableError, ValueError."""
-    kind = ending_of(entry.parts[-1])
+    kind = entry.ending
     size = entry.size()
     most = MAX_JSON_BYTES if kind == JSON else MAX_BYTES
     if size > most:

@@ -11,7 +11,6 @@ import numpy as np
 
 from pupila import images
 from pupila.data.dataset import Skipped, Splits
-from pupila.data.decode_worker import read
 from pupila.data.load import OpenedSource
 from pupila.data.quality.class_balance import imbalance, remedy
 from pupila.data.quality.duplicates import find_duplicates
@@ -68,7 +67,7 @@ def survey(entries: Sequence[SourceFile], limits: ImageLimits) -> Survey:
         for entry in entries:
             bar.advance()
             try:
-                header = images.header(read(entry.source, limits), limits)
+                header = images.header(entry.source, limits)
             except (ImageError, OSError):
                 continue
             turned = header.orientation >= 5
@@ -82,11 +81,9 @@ def survey(entries: Sequence[SourceFile], limits: ImageLimits) -> Survey:
 
 
 def _odd(entry: SourceFile, header: Header) -> str:
-    name = entry.parts[-1]
-    ending = f".{name.rpartition('.')[2].lower()}" if "." in name else ""
     reasons = []
-    if ending and ending not in ENDINGS.get(header.format, (ending,)):
-        reasons.append(f"It is {header.format}, and its name ends in {ending}.")
+    if entry.ending and entry.ending not in ENDINGS.get(header.format, (entry.ending,)):
+        reasons.append(f"It is {header.format}, and its name ends in {entry.ending}.")
     if header.mode not in PLAIN_MODES:
         reasons.append(f"Its colours are stored as {header.mode}; they are turned into RGB.")
     if min(header.width, header.height) < TINY:

@@ -16,7 +16,8 @@ import numpy as np
 from pupila._arguments import counted, nearest
 from pupila._files import unescaped
 from pupila.data.dataset import Splits, fingerprint
-from pupila.data.layouts.tables import MAX_BYTES, csv_lines
+from pupila.data.layouts.tables import TableError, table_lines
+from pupila.data.sources.files import SourceFile
 from pupila.errors import DataError
 
 NAMED_AT_MOST = 5
@@ -62,10 +63,9 @@ def relabelled(splits: Splits, table: Path) -> Splits:
 def read_fixes(table: Path) -> list[Fix]:
     """Read a table of labels; raises DataError if it cannot be read or is none."""
     try:
-        if table.stat().st_size > MAX_BYTES:
-            raise DataError(f"{table}: has over {MAX_BYTES // 2**20} MiB. Give a table of the labels that change.")
-        heads, *lines = [line for line in csv_lines(table.read_bytes()) if any(line)] or [[]]
-    except (OSError, csv.Error) as error:
+        entry = SourceFile(("labels.csv",), str(table))
+        heads, *lines = [line for line in table_lines(entry) if any(line)] or [[]]
+    except (OSError, csv.Error, TableError) as error:
         raise DataError(f"{table}: cannot be read as a table of labels ({error}). Give a CSV of path,label.") from error
     missing = [name for name in ("path", "label") if name not in heads]
     if missing:

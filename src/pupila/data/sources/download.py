@@ -8,11 +8,10 @@ import http.client
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pupila._arguments import whole_number
+from pupila._files import locked
 from pupila.errors import DownloadError
 from pupila.progress import Progress
 
@@ -34,15 +33,15 @@ def download(url: str, destination: Path, *, sha256: str | None = None, md5: str
     as `<name>.part` and continued the next time. Raises DownloadError if the server cannot be reached, breaks off
     without sending anything new, or sends a file with another hash.
     """
-    expected = ("sha256", sha256.lower()) if sha256 else ("md5", (md5 or "").lower())
+    kind, digits = ("sha256", sha256.lower()) if sha256 else ("md5", (md5 or "").lower())
     part = destination.with_name(destination.name + ".part")
     try:
-        if destination.exists() and _digest(destination, expected[0]).startswith(expected[1]):
+        if _is_right(destination, kind, digits):
             return destination
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(destination):  # another process may have been at it
-            if not destination.exists() or not _digest(destination, expected[0]).startswith(expected[1]):
-                _fetch_checked(url, part, *expected)
+        with locked(destination.with_name(destination.name + ".lock")):  # two that append to one part would spoil it
+            if not _is_right(destination, kind, digits):
+                _fetch_checked(url, part, kind, digits)
                 part.replace(destination)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -50,6 +49,10 @@ def download(url: str, destination: Path, *, sha256: str | None = None, md5: str
             f"{destination}: cannot be written ({reason}). Make room, or set PUPILA_CACHE to another folder."
         ) from error
     return destination
+
+
+def _is_right(path: Path, kind: str, digits: str) -> bool:
+    return path.exists() and _digest(path, kind).startswith(digits)
 
 
 def _digest(path: Path, kind: str) -> str:
@@ -124,17 +127,3 @@ def _receive(response: http.client.HTTPResponse, part: Path, start: int) -> bool
                 return total is None or file.tell() >= total
             file.write(block)
             bar.advance(len(block) if total else 0)
-
-
-@contextmanager
-def _alone(destination: Path) -> Iterator[None]:
-    """Let one process at a time fetch this file: two that append to the same part would spoil it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: two at once end in a wrong hash, never in a wrong file
-        yield
-        return
-    with destination.with_name(destination.name + ".lock").open("w") as file:
-        with suppress(OSError):  # some network file systems know no locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -4,13 +4,14 @@ Names in a zip archive without the UTF-8 flag, in a tar archive or on a disk are
 each code page of Windows is tried, and the readings are compared: a right one has letters, in plausible places.
 """
 
+import io
 import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 from pupila._arguments import counted, first_few
 from pupila._files import RUN_FILES, is_hidden
@@ -83,20 +84,37 @@ class SourceFile(NamedTuple):
         return "/".join(self.parts)
 
     @property
+    def file(self) -> str:
+        """The name without folders."""
+        return self.parts[-1]
+
+    @property
+    def stem(self) -> str:
+        """The name without folders and ending."""
+        return self.file[: len(self.file) - len(self.ending)]
+
+    @property
+    def ending(self) -> str:
+        """The name's ending in small letters, with its dot."""
+        return ending_of(self.file)
+
+    @property
     def may_be_picture(self) -> bool:
         """False for notes and tables that lie beside the pictures."""
-        return ending_of(self.parts[-1]) not in NOT_PICTURES
+        return self.ending not in NOT_PICTURES
 
     def size(self) -> int:
         """Return the number of bytes; raises OSError."""
         return len(self.source) if isinstance(self.source, bytes) else os.stat(self.source).st_size  # noqa: PTH116
 
-    def read(self) -> bytes:
-        """Return the whole content; raises OSError."""
-        if isinstance(self.source, bytes):
-            return self.source
-        with open(self.source, "rb") as file:  # noqa: PTH123 - a Path for each of so many files would cost seconds
-            return file.read()
+    def open(self) -> BinaryIO:
+        """Open it; raises OSError."""
+        return io.BytesIO(self.source) if isinstance(self.source, bytes) else Path(self.source).open("rb")
+
+    def read(self, most: int = -1) -> bytes:
+        """Return the content, all of it or so many bytes; raises OSError."""
+        with self.open() as file:
+            return file.read(most)
 
 
 def ending_of(name: str) -> str:
@@ -129,13 +147,13 @@ def without_run_folders(files: Sequence[SourceFile]) -> tuple[list[SourceFile], 
     """Leave out the folders that Pupila wrote, except the source itself; return the rest and a note."""
     beside: dict[tuple[str, ...], set[str]] = {}
     for file in files:
-        if file.parts[-1].endswith((".json", ".jsonl", ".html", ".sqlite")) and len(file.parts) > 1:
+        if file.file.endswith((".json", ".jsonl", ".html", ".sqlite")) and len(file.parts) > 1:
             beside.setdefault(file.parts[:-1], set())
     if not beside:
         return list(files), []
     for file in files:
         if file.parts[:-1] in beside:
-            beside[file.parts[:-1]].add(file.parts[-1])
+            beside[file.parts[:-1]].add(file.file)
     runs = sorted(folder for folder, names in beside.items() if any(known <= names for known in RUN_FILES))
     if not runs:
         return list(files), []

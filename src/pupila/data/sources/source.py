@@ -1,11 +1,11 @@
 """A path given by a user, as files: a folder, an archive, archives in a folder or archive, a table, a parquet file."""
 
-import io
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence, Set
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from pupila._arguments import counted, did_you_mean
@@ -13,6 +13,7 @@ from pupila.data.layouts.tables import JSON, TABLES
 from pupila.data.sources.archive import SUFFIXES, UnpackBudget, read_archive, stem, unpack
 from pupila.data.sources.files import (
     SHOWN,
+    NameReading,
     SourceFile,
     SourceFiles,
     is_undecoded,
@@ -34,16 +35,30 @@ CLASS_OF_ARCHIVE = re.compile(r"[-_ ]samples$")
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/+\S")
 
 
-@dataclass(frozen=True)
-class DataSource:
-    """A path whose files are not opened yet."""
+Found = tuple[Path, str, object, Callable[[], SourceFiles]]
+"""Path, name, what changes whenever the files do, in a JSON form, and what lists or unpacks them."""
 
-    path: Path
-    name: str
-    identity: object
-    """What changes whenever the files do; has a JSON form."""
-    collect: Callable[[], SourceFiles]
-    """Raises DataError if the files cannot be read."""
+
+class DataSource:
+    """A path given by a user: looked at, and not opened yet."""
+
+    def __init__(self, given: str | Path, name_encoding: str | None = None) -> None:
+        """Raise DataError if the path cannot be looked at.
+
+        name_encoding: of file names that are not in UTF-8; None takes $PUPILA_NAME_ENCODING, or finds it out.
+        """
+        self.where, self._encoding = str(given), name_encoding or os.environ.get(ENCODING) or None
+        self.path, name, identity, self._collect = _find(given)
+        self.name = utf8_name(os.fsencode(name))  # whatever the locale
+        self.identity = [identity, self._encoding]
+
+    @cached_property
+    def files(self) -> SourceFiles:
+        """All files; raises DataError if they cannot be read."""
+        files = _with_inner_archives(self._collect(), self.where)
+        kept, notes = without_run_folders(files.entries)
+        files = replace(files, entries=kept, notes=(*files.notes, *notes))
+        return with_decoded_names(files, self._encoding, self.where)
 
 
 def source_name(given: str | Path) -> str:
@@ -52,25 +67,7 @@ def source_name(given: str | Path) -> str:
     return stem(path) or "data"
 
 
-def find_source(given: str | Path, name_encoding: str | None = None) -> DataSource:
-    """Look at a path without opening what is in it; raises DataError if that cannot be done.
-
-    name_encoding: of file names that are not in UTF-8; None takes $PUPILA_NAME_ENCODING, or finds it out.
-    """
-    encoding = name_encoding or os.environ.get(ENCODING) or None
-    source = _find(given)
-
-    def collect() -> SourceFiles:
-        where = str(given)
-        files = _with_inner_archives(source.collect(), where)
-        kept, notes = without_run_folders(files.entries)
-        return with_decoded_names(replace(files, entries=kept, notes=(*files.notes, *notes)), encoding, where)
-
-    name = utf8_name(os.fsencode(source.name))  # whatever the locale
-    return replace(source, name=name, identity=[source.identity, encoding], collect=collect)
-
-
-def _find(given: str | Path) -> DataSource:
+def _find(given: str | Path) -> Found:
     if ADDRESS.match(str(given)):
         raise DataError(_about_address(str(given)))
     path = Path(os.path.abspath(Path(given).expanduser()))  # noqa: PTH100 - not resolve(): a link's own name is the name
@@ -88,8 +85,8 @@ def _find(given: str | Path) -> DataSource:
         return _folder(path.parent, path.stem, lambda entry: entry.may_be_picture or entry.source == str(path))
     identity = (status.st_size, status.st_mtime_ns)
     if path.suffix.lower() in (".parquet", ".npz"):
-        return DataSource(path, path.stem, identity, lambda: SourceFiles([SourceFile((path.name,), str(path))]))
-    return DataSource(path, stem(path), identity, lambda: read_archive(path))
+        return path, path.stem, identity, lambda: SourceFiles([SourceFile((path.name,), str(path))])
+    return path, stem(path), identity, lambda: read_archive(path)
 
 
 def _about_address(given: str) -> str:
@@ -101,14 +98,14 @@ def _about_address(given: str) -> str:
     return f"{address}: addresses are not read here. Download it{how} and give the file or folder."
 
 
-def _folder(path: Path, name: str, wanted: Callable[[SourceFile], bool]) -> DataSource:
+def _folder(path: Path, name: str, wanted: Callable[[SourceFile], bool]) -> Found:
     listing = list_folder(path)
     entries = [file for file in listing.files if wanted(file)]
     kept, _ = without_run_folders(entries)  # what a training writes changes nothing
     notes = listing.notes()
     identity = [[(file.source, *file.stamp) for file in kept], [item.name for item in listing.skipped], notes]
     collected = SourceFiles(entries, notes, listing.skipped)
-    return DataSource(path, name, identity, lambda: collected)
+    return path, name, identity, lambda: collected
 
 
 def _with_inner_archives(files: SourceFiles, where: str) -> SourceFiles:
@@ -116,22 +113,19 @@ def _with_inner_archives(files: SourceFiles, where: str) -> SourceFiles:
 
     One level deep: archives within those are left out.
     """
-    archives = [file for file in files.entries if file.parts[-1].lower().endswith(SUFFIXES)]
+    archives = [file for file in files.entries if file.file.lower().endswith(SUFFIXES)]
     if not archives:
         return files
     if any(file.may_be_picture for file in files.entries):
         example = f"Left out {counted(len(archives), 'archive')} beside the pictures, like {archives[0].name}"
         return replace(files, notes=(*files.notes, f"{example}: unpack such files if they belong to the data set."))
-    sizes = [
-        len(file.source) if isinstance(file.source, bytes) else Path(file.source).stat().st_size for file in archives
-    ]
-    budget = UnpackBudget(where, sum(sizes))
-    entries = [file for file in files.entries if not file.parts[-1].lower().endswith(SUFFIXES)]
+    budget = UnpackBudget(where, sum(file.size() for file in archives))
+    entries = [file for file in files.entries if not file.file.lower().endswith(SUFFIXES)]
     skipped = list(files.skipped)
-    for file, size in zip(archives, sizes, strict=True):
-        above = (*file.parts[:-1], CLASS_OF_ARCHIVE.sub("", stem(Path(file.parts[-1]))))
-        with io.BytesIO(file.source) if isinstance(file.source, bytes) else Path(file.source).open("rb") as opened:
-            inner = unpack(opened, size, f"{where}: {file.name}", budget)
+    for file in archives:
+        above = (*file.parts[:-1], CLASS_OF_ARCHIVE.sub("", stem(Path(file.file))))
+        with file.open() as opened:
+            inner = unpack(opened, file.size(), f"{where}: {file.name}", budget)
         entries += [SourceFile((*above, *entry.parts), entry.source) for entry in inner.entries]
         skipped += inner.skipped
     return SourceFiles(entries, files.notes, skipped)
@@ -150,7 +144,7 @@ def with_decoded_names(files: SourceFiles, encoding: str | None, where: str) -> 
         readings = name_readings(undecoded)
         encoding = sure_encoding(readings)
         if encoding is None and any(is_undecoded(part) for file in files.entries for part in file.parts[:-1]):
-            raise DataError(_which_encoding(where, [(r.encoding, r.names) for r in readings], undecoded))
+            raise DataError(_which_encoding(where, readings, undecoded))
         if encoding is None:  # names of files only: they tell no class
             return files
         examples = _examples(readings[0].names)
@@ -166,11 +160,11 @@ def with_decoded_names(files: SourceFiles, encoding: str | None, where: str) -> 
     return replace(files, entries=entries, notes=(*files.notes, *notes))
 
 
-def _which_encoding(where: str, readings: Sequence[tuple[str, tuple[str, ...]]], names: Iterable[str]) -> str:
+def _which_encoding(where: str, readings: Sequence[NameReading], names: Set[str]) -> str:
     if not readings:
-        return f"{where}: names in no known encoding: {len(set(names)):,}. Rename them, or set {ENCODING}."
-    ways = "; ".join(f"{encoding}: {_examples(read)}" for encoding, read in readings[:4])
-    first = readings[0][0]
+        return f"{where}: names in no known encoding: {len(names):,}. Rename them, or set {ENCODING}."
+    ways = "; ".join(f"{reading.encoding}: {_examples(reading.names)}" for reading in readings[:4])
+    first = readings[0].encoding
     return (
         f"{where}: its names are not in UTF-8, and can be read in several ways ({ways}). Set the right one, like "
         f"{ENCODING}={first}, or look at it first: pupila data {shlex.quote(where)} --name-encoding {first}"
