@@ -18,7 +18,7 @@ from pupila._files import FORMULA, CsvWriter, escaped, unescaped
 from pupila.batch import listing
 from pupila.batch.job import About, BatchJob, FileAnswer
 from pupila.batch.listing import read_address, walk_address
-from pupila.batch.table import write_csv, write_submission
+from pupila.batch.table import SUBMISSION, submission_rows, write_csv
 from pupila.errors import DataError
 
 SOURCE = Path(__file__).parents[2] / "src" / "pupila"
@@ -43,7 +43,7 @@ def test_submission_is_a_table_like_the_others(text: str, tmp_path: Path) -> Non
     with BatchJob(tmp_path / "t.csv") as job:
         job.begin([tmp_path / "7.png"], [], About("m", "v", 1))
         job.answer([str(tmp_path / "7.png")], FileAnswer(((0, 1.0),)).to_line())
-        write_submission(tmp_path / "t.csv", job, [text], 1)
+        write_csv(tmp_path / "t.csv", SUBMISSION, submission_rows(job, [text]))
     with (tmp_path / "t.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [["id", "label"], ["7", escaped(text)]]
 

@@ -2,7 +2,7 @@
 
 listing.py   paths, folders and addresses like s3:// -> every file
 job.py       an SQLite database beside the output: what was begun, every file, the answers so far
-workers.py   a process a core, each decoding and running a session of its own (worker.py)
+worker.py    a process a core, each decoding and running a session of its own
 table.py     answers -> csv, jsonl, parquet, or a submission to Kaggle
 sorting.py   answers -> pictures copied or linked into a folder a class
 run.py       one job from beginning to end

@@ -17,7 +17,6 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from pupila.batch.listing import Walk, identities
@@ -107,7 +106,7 @@ class BatchJob:
         except BlockingIOError:
             self._lock.close()
             raise DataError(f"{self.folder}: another process works on it. Wait for it, or end it.") from None
-        self._sql = sqlite3.connect(self.folder / "job.sqlite", isolation_level=None)
+        self._sql = sqlite3.connect(self.folder / "job.sqlite")
         try:
             self._sql.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {SCHEMA}")
         except sqlite3.Error:  # no database
@@ -115,9 +114,7 @@ class BatchJob:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with contextlib.suppress(sqlite3.Error):
             if not self.answered():  # stopped before there was an answer to go on with, or removed
                 self.remove()
@@ -131,7 +128,7 @@ class BatchJob:
         """List the files and return what the job is about; if it was begun before, it must be about the same."""
         walk = Walk(paths, identities([*without, self.folder]))
         row = self._sql.execute("SELECT * FROM about").fetchone()
-        with self._transaction():
+        with self._sql:
             table = "files (path, stamp)" if row is None else "now"
             self._sql.executemany(f"INSERT OR IGNORE INTO {table} VALUES (?, ?)", walk)  # noqa: S608 - one of two
             if row is None:
@@ -185,7 +182,7 @@ class BatchJob:
     def answer(self, paths: Sequence[str], lines: bytes) -> None:
         """Keep the answers to these paths, a line each."""
         rows = zip(lines.splitlines(), map(os.fsencode, paths), strict=True)
-        with self._transaction():
+        with self._sql:
             self._sql.executemany("UPDATE files SET answer = ? WHERE path = ?", rows)
 
     def answers(self) -> Iterator[tuple[bytes, FileAnswer]]:
@@ -213,17 +210,6 @@ class BatchJob:
             (self.folder / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.folder.rmdir()
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._sql.execute("BEGIN")
-        try:
-            yield
-            self._sql.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):
-                self._sql.execute("ROLLBACK")
-            raise
 
     def _number(self, query: str) -> int:
         return int(self._sql.execute(query).fetchone()[0])

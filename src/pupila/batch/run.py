@@ -16,7 +16,7 @@ from pupila._workers import usable_cores
 from pupila.batch import table
 from pupila.batch.job import About, BatchJob
 from pupila.batch.sorting import Sorting, placements, sort
-from pupila.batch.workers import Workers
+from pupila.batch.worker import Workers
 from pupila.errors import DataError
 from pupila.predictor import Predictor
 from pupila.progress import Progress, printable
@@ -131,12 +131,14 @@ def predict_all(
             summary = Summary(about.files, about.hidden, _answer(job, about, model, crew), out=out)
             if out is not None and write is not None and not job.published_as(out):
                 job.result.unlink(missing_ok=True)
-                write(job.result, job, classes, about.top)
+                write(job.result, *table.content(job, classes, about.top, kaggle_format))
                 sync(job.result)
                 publish(job.result, out)
             _count(job, classes, summary)
             if sorting is not None:
-                _sort(job, classes, sorting, say, summary)
+                summary.folders = sort(placements(job, classes, sorting), sorting, say)
+                summary.sorted_into, summary.applied = sorting.into, sorting.apply
+                summary.kept = None if sorting.apply else job.folder
             summary.seconds = time.perf_counter() - begun
             if sorting is None or sorting.apply:
                 job.remove()
@@ -187,11 +189,3 @@ def _count(job: BatchJob, classes: Sequence[str], summary: Summary) -> None:
             summary.unknown += answer.unknown
             counts[answer.choices[0][0]] += 1
     summary.categories = dict(zip(classes, counts, strict=True))
-
-
-def _sort(
-    job: BatchJob, classes: Sequence[str], sorting: Sorting, say: Callable[[str], None], summary: Summary
-) -> None:
-    summary.folders = sort(placements(job, classes, sorting), sorting, say)
-    summary.sorted_into, summary.applied = sorting.into, sorting.apply
-    summary.kept = None if sorting.apply else job.folder

@@ -24,12 +24,13 @@ from pupila.errors import DataError, MissingExtraError
 
 Value = str | int | float | bool | None
 TableRow = list[Value]
-RowWriter = Callable[[Path, Sequence[str], Iterable[TableRow]], None]
-TableWriter = Callable[[Path, BatchJob, Sequence[str], int], None]
-"""Writes a file with the answers of a job, given the model's classes and the choices a picture."""
+TableWriter = Callable[[Path, Sequence[str], Iterable[TableRow]], None]
+"""Writes a file, given the names of the columns and the rows."""
 
 ROW_GROUP = 50_000
 """Rows of a parquet file that are in memory at a time."""
+SUBMISSION = ("id", "label")
+"""The columns of a submission."""
 LARGEST_ID = 2**63 - 1
 """Of a picture in a submission."""
 
@@ -55,7 +56,7 @@ def writer_for(output: Path, excel: bool = False, kaggle: bool = False) -> Table
 
     excel: csv as a spreadsheet opens it where numbers have a decimal comma, as in Brazil. kaggle: a submission.
     """
-    writers: dict[str, RowWriter] = {".csv": write_csv, ".jsonl": write_jsonl, ".parquet": write_parquet}
+    writers: dict[str, TableWriter] = {".csv": write_csv, ".jsonl": write_jsonl, ".parquet": write_parquet}
     writer = writers.get(output.suffix.lower())
     if kaggle and writer is not write_csv:
         raise DataError(f"{output}: a Kaggle submission is a csv file. End the name in .csv.")
@@ -65,16 +66,14 @@ def writer_for(output: Path, excel: bool = False, kaggle: bool = False) -> Table
         raise DataError(f"{output}: --excel makes a .csv file. End the name in .csv, or leave --excel out.")
     if writer is write_parquet:
         _pyarrow()
-    return (
-        write_submission
-        if kaggle
-        else functools.partial(write_table, functools.partial(write_csv, excel=True) if excel else writer)
-    )
+    return functools.partial(write_csv, excel=True) if excel else writer
 
 
-def write_table(writer: RowWriter, path: Path, job: BatchJob, classes: Sequence[str], top: int) -> None:
-    """Write a row a file."""
-    writer(path, columns(top), (row(name, answer, classes, top) for name, answer in job.answers()))
+def content(job: BatchJob, classes: Sequence[str], top: int, kaggle: bool) -> tuple[Sequence[str], Iterable[TableRow]]:
+    """Return the names of the columns, and the rows."""
+    if kaggle:
+        return SUBMISSION, submission_rows(job, classes)
+    return columns(top), (row(path, answer, classes, top) for path, answer in job.answers())
 
 
 def write_csv(path: Path, names: Sequence[str], rows: Iterable[TableRow], *, excel: bool = False) -> None:
@@ -149,11 +148,8 @@ def picture_id(path: bytes) -> int:
     return int(name.stem)
 
 
-def write_submission(path: Path, job: BatchJob, classes: Sequence[str], _: int) -> None:
-    """Write a submission to Kaggle."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        table = CsvWriter(file)
-        table.writerow(["id", "label"])
-        for number, _path, line in job.sorted_by(lambda path, _: picture_id(path)):
-            answer = FileAnswer.from_line(line)
-            table.writerow([number, "" if answer.code else classes[answer.choices[0][0]]])
+def submission_rows(job: BatchJob, classes: Sequence[str]) -> Iterator[TableRow]:
+    """Yield the rows of a submission to Kaggle."""
+    for number, _, line in job.sorted_by(lambda path, _: picture_id(path)):
+        answer = FileAnswer.from_line(line)
+        yield [number, "" if answer.code else classes[answer.choices[0][0]]]

@@ -1,4 +1,4 @@
-"""A predicting process: decodes files and runs an ONNX Runtime session of its own, with one thread.
+"""The predicting processes of a job, one a core: each decodes files and runs an ONNX Runtime session with one thread.
 
 A process a core keeps a crash to one chunk (benchmarks/batch compares other ways). A job is JSON, a list of paths; its
 answer is the line of each path (FileAnswer).
@@ -8,11 +8,11 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pupila import images
-from pupila._workers import serve
+from pupila._workers import RefusedError, Worker, WorkerPool, serve
 from pupila.batch.job import FileAnswer
 from pupila.batch.listing import is_url, read_address
 from pupila.errors import ImageError, ModelError
@@ -22,6 +22,23 @@ from pupila.predictor import Predictor
 BATCH = 32
 """Pictures in one call of the session, at most, up to a network size of REFERENCE_SIZE; a larger one gets fewer."""
 REFERENCE_SIZE = 64
+LOST = FileAnswer(code="file_unreadable", error="Reading it ended the process, twice. Save the picture anew.").to_line()
+
+
+class Workers(WorkerPool):
+    """The predicting processes of one job."""
+
+    def __init__(self, count: int, model: Path, version: str, top: int) -> None:
+        """`version`: of the model, which must not change meanwhile."""
+        arguments = ["-m", "pupila.batch.worker", str(model), version, str(top)]
+        super().__init__([Worker(arguments) for _ in range(count)])
+
+    def answers(self, chunks: Iterator[list[str]]) -> Iterator[tuple[list[str], bytes]]:
+        """Yield each chunk of paths and its lines of answers, in order; raises ModelError if the model changed."""
+        try:
+            yield from self.map(chunks, lambda paths: json.dumps(paths).encode(), LOST)
+        except RefusedError as error:
+            raise ModelError(str(error)) from None
 
 
 def predict(predictor: Predictor, paths: Sequence[str], top: int) -> list[FileAnswer]:
@@ -48,15 +65,12 @@ def _decode(path: str, predictor: Predictor) -> Pixels | FileAnswer:
 
 
 def _read(path: str) -> bytes:
-    """Return the content, at most one byte more than the limit; never waits for a pipe, and never reads a device."""
+    """Return the content of a file or address; never waits for a pipe, and never reads a device."""
     if is_url(path):
         return read_address(path, DEFAULT_LIMITS.max_bytes + 1)
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(0, "not a regular file")
-        return file.read(min(status.st_size, DEFAULT_LIMITS.max_bytes + 1))
+    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - called often
+        raise OSError(0, "not a regular file")
+    return images.read(path)
 
 
 def main(path: str, version: str, top: int) -> None:

@@ -18,7 +18,7 @@ from ray.exceptions import RayError
 
 from pupila.batch import Summary, predict_all
 from pupila.batch.listing import is_url
-from pupila.batch.workers import Workers
+from pupila.batch.worker import Workers
 from pupila.cluster.connect import HERE, connected, cpus
 from pupila.errors import DataError
 
