@@ -144,11 +144,11 @@ def check(killed: Killed) -> None:
 
 def check_files(store: Store) -> None:
     """Compare rows and files; every file must be whole."""
-    with contextlib.closing(sqlite3.connect(store.folder.path / "feedback.sqlite")) as database:
+    with contextlib.closing(sqlite3.connect(store.path / "feedback.sqlite")) as database:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         rows = {f"{name}.{kind}" for name, kind in database.execute("SELECT sha256, kind FROM pictures")}
         used = {name for (name,) in database.execute("SELECT DISTINCT sha256 FROM answers")}
-    files = {path.name: path.read_bytes() for path in store.folder.pictures.iterdir()}
+    files = {path.name: path.read_bytes() for path in store.pictures.iterdir()}
     assert files.keys() == rows
     assert {name.partition(".")[0] for name in rows} == used
     for name, data in files.items():
@@ -228,9 +228,9 @@ def test_process_killed_at_every_ninth_line_leaves_no_picture_behind_what_delete
     for number in range(1, 100):
         killed = killed_at_line(kept, number, line=9 * number)
         store = Store(kept)
-        orphans += len(store.folder.files()) - store.counts().pictures
+        orphans += len(list(store.pictures.iterdir())) - store.counts().pictures
         store.delete()
-        assert store.folder.files() == set()
+        assert not any(store.pictures.iterdir())
         store.close()
         if not killed:
             break

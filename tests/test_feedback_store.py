@@ -22,9 +22,8 @@ from pupila import images
 from pupila.cli import main
 from pupila.errors import DataError
 from pupila.feedback import Answered, Store
-from pupila.feedback.folder import clean
 from pupila.feedback.schema import ROW_BYTES
-from pupila.feedback.strip import strip
+from pupila.feedback.strip import clean, strip
 
 SECRET = b"Rua das Flores 1"
 
@@ -49,7 +48,7 @@ def answered(seed: int, request: str = "", confidence: float = 0.5, **other: obj
 
 
 def files(store: Store) -> set[str]:
-    return {path.stem for path in store.folder.pictures.rglob("*") if path.is_file()}
+    return {path.stem for path in store.pictures.rglob("*") if path.is_file()}
 
 
 # What is kept
@@ -70,7 +69,7 @@ def test_what_one_process_keeps_another_reads(store: Store) -> None:
     store.add([answered(1, "a")])
     code = "import sys, pathlib; from pupila.feedback import Store; print(Store(pathlib.Path(sys.argv[1])).counts())"
     done = subprocess.run(
-        [sys.executable, "-c", code, str(store.folder.path)], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code, str(store.path)], capture_output=True, text=True, timeout=60, check=True
     )
     assert "answers=1, pictures=1, corrected=0" in done.stdout
 
@@ -223,7 +222,7 @@ def test_metadata_goes_and_pixels_stay(form: str) -> None:
 def test_common_formats_keep_their_own_coded_data(form: str) -> None:
     stripped = strip(FORMS[form]())
     assert stripped is not None
-    assert len(stripped[0]) < len(FORMS[form]())
+    assert len(stripped.data) < len(FORMS[form]())
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -252,7 +251,7 @@ def test_name_of_file_and_client_are_nowhere_in_the_store(store: Store) -> None:
 
 def test_folder_is_its_owners_alone(store: Store) -> None:
     store.add([answered(1)])
-    for path in [store.folder.path, *store.folder.path.rglob("*")]:
+    for path in [store.path, *store.path.rglob("*")]:
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
 
 
@@ -271,7 +270,7 @@ def test_folder_without_a_store_is_refused_where_none_is_to_be_made(tmp_path: Pa
 def test_damaged_database_and_one_of_another_version_are_refused(store: Store, tmp_path: Path) -> None:
     store._database.execute("PRAGMA user_version = 99")
     with pytest.raises(DataError, match="version 99"):
-        Store(store.folder.path)
+        Store(store.path)
     other = tmp_path / "other"
     other.mkdir()
     (other / "feedback.sqlite").write_bytes(b"not a database, but long enough to be looked at" * 40)
@@ -349,7 +348,7 @@ def test_everything_is_deleted_and_leaves_no_trace_in_the_files(store: Store) ->
     store.add([answered(1, "the-secret-request"), answered(2)])
     assert store.delete() == 2
     assert files(store) == set()
-    for path in store.folder.path.iterdir():
+    for path in store.path.iterdir():
         assert path.is_dir() or b"the-secret-request" not in path.read_bytes()
 
 
@@ -358,7 +357,7 @@ def test_everything_is_deleted_and_leaves_no_trace_in_the_files(store: Store) ->
 
 def test_whatever_is_deleted_what_an_interrupted_write_has_left_goes_too(store: Store) -> None:
     store.add([answered(1, "a"), answered(2, "b")])
-    (store.folder.pictures / ("ab" * 32 + ".png")).write_bytes(noise(9))
+    (store.pictures / ("ab" * 32 + ".png")).write_bytes(noise(9))
     assert store.delete("a") == 1
     assert len(files(store)) == 1
 
@@ -367,10 +366,10 @@ def test_recovery_deletes_files_without_rows_and_rows_without_files(store: Store
     store.add([answered(1), answered(2)])
     kept = first(store, "r1", 0)
     assert kept is not None
-    lost = store.folder.file(kept.sha256, kept.kind)
+    lost = store.file(kept.sha256, kept.kind)
     lost.unlink()
-    (store.folder.pictures / ".abcd.png").write_bytes(b"half")
-    (store.folder.pictures / ("ab" * 32 + ".png")).write_bytes(noise(9))
+    (store.pictures / ".abcd.png").write_bytes(b"half")
+    (store.pictures / ("ab" * 32 + ".png")).write_bytes(noise(9))
     assert store.recover() == (2, 1)
     assert [kept.request for kept in store.uncertain(10)] == ["r2"]
     assert len(files(store)) == 1
@@ -413,7 +412,7 @@ def test_sample_for_drift_has_each_picture_once_and_none_that_eviction_left_over
 def test_command_counts_and_deletes(store: Store) -> None:
     store.add([answered(1, "a"), answered(2, "a", picture=1), answered(3, "b")])
     correct(store, "a", 0, None, 1.0)
-    folder = str(store.folder.path)
+    folder = str(store.path)
     shown = CliRunner().invoke(main, ["feedback", "show", folder])
     assert "3 pictures kept, 3 answers" in shown.output
     assert "1 answer corrected, 1 of them as none of the classes" in shown.output

@@ -12,7 +12,7 @@ import pytest
 import requests
 from server_kit import Running, picture, serving, wait_until, write_model
 
-from pupila.feedback.folder import DATABASE
+from pupila.feedback.store import DATABASE
 
 
 @pytest.fixture

@@ -70,10 +70,14 @@ def read_corrections(
     finally:
         store.close()
     read = [(kept, pixels) for kept, pixels in pairs if pixels is not None]
-    fresh = _fresh([pixels for _, pixels in read], held_out)
-    chosen = [pair for pair, is_fresh in zip(read, fresh, strict=True) if is_fresh]
+    stacked = np.stack([pixels for _, pixels in read]) if read else np.empty((0, size, size, 3), dtype=np.uint8)
+    seen = np.zeros(len(read), dtype=np.bool_)
+    for dataset in held_out if read else ():
+        seen |= copies_of(stacked, dataset.images)
+    chosen = [pair for pair, is_seen in zip(read, seen, strict=True) if not is_seen]
+    labels = np.asarray([classes.index(kept.correction or "") for kept, _ in chosen], dtype=np.int64)
     return Corrections(
-        pictures=_dataset(chosen, classes),
+        pictures=Dataset(stacked[~seen], labels, tuple(classes)) if chosen else None,
         none=len(none),
         foreign=len(corrected) - len(none) - len(named),
         held_out=len(read) - len(chosen),
@@ -97,24 +101,6 @@ def _pixels(store: Store, kept: Kept, size: int, framing: str) -> images.Pixels 
         return None if data is None else images.decode(data, size, framing=framing)
     except ImageError:
         return None
-
-
-def _fresh(pictures: Sequence[images.Pixels], held_out: Sequence[Dataset]) -> list[bool]:
-    """Say of each picture whether it is in none of the data sets."""
-    if not pictures:
-        return []
-    stacked = np.stack(pictures)
-    same = np.zeros(len(stacked), dtype=np.bool_)
-    for dataset in held_out:
-        same |= copies_of(stacked, dataset.images)
-    return [not one for one in same]
-
-
-def _dataset(chosen: Sequence[tuple[Kept, images.Pixels]], classes: Sequence[str]) -> Dataset | None:
-    if not chosen:
-        return None
-    labels = [classes.index(kept.correction or "") for kept, _ in chosen]
-    return Dataset(np.stack([pixels for _, pixels in chosen]), np.asarray(labels, dtype=np.int64), tuple(classes))
 
 
 def _fingerprint(chosen: Sequence[tuple[Kept, images.Pixels]]) -> str:

@@ -13,11 +13,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pupila._files import sync, write_file
 from pupila.errors import DataError
-from pupila.feedback.folder import DATABASE, Clean, Folder, clean
 from pupila.feedback.schema import COLUMNS, Answered, Counts, Kept, connect
+from pupila.feedback.strip import Clean, clean
 from pupila.images import DEFAULT_LIMITS, DecodeLock, ImageLimits, no_lock
 
+DATABASE = "feedback.sqlite"
 CORRECTED_SHARE = 0.75
 """Of the bytes that a store may have: beyond, the oldest corrections of the key that has the most are deleted."""
 EVICTED_TOGETHER = 256
@@ -51,11 +53,24 @@ class Store:
             raise DataError(
                 f"{path}: holds no collected pictures. Collect some with: pupila serve --feedback-dir {named}"
             )
-        self.folder = Folder(path)
+        self.path = path
+        self.pictures = path / "pictures"
         if create:
-            self.folder.prepare()
+            self._make_folder()
         self._database = connect(path / DATABASE)
         self._lock = threading.Lock()
+
+    def _make_folder(self) -> None:
+        """Make the folder, for its owner only. Raises DataError if it cannot be, or if it holds something else."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not (self.path / DATABASE).exists() and any(self.path.iterdir()):
+                raise DataError(f"{self.path}: holds other files. Give a folder of its own for collected pictures.")
+            (self.path / DATABASE).touch(0o600)  # first: a folder that holds it is known as ours after a kill
+            self.pictures.mkdir(mode=0o700, exist_ok=True)
+            self.path.chmod(0o700)
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be used ({error.strerror}). Give a folder that can be.") from error
 
     def close(self) -> None:
         """Close the database."""
@@ -80,7 +95,7 @@ class Store:
         good = [(item, picture) for item, picture in cleaned if picture is not None]
         try:
             with self._writing() as database:
-                self.folder.write([picture for _, picture in good])
+                self._write_files([picture for _, picture in good])
                 for item, picture in good:
                     _insert(database, item, picture)
                 for name, owner in {(picture.sha256, item.owner) for item, picture in good}:
@@ -138,19 +153,19 @@ class Store:
         Others may write meanwhile: nothing is deleted before the write lock is held, and a file without a row is then
         nobody's, as who writes it would hold the lock.
         """
-        before = self.folder.files()
+        before = self._files()
         with self._lock:
             known = {
                 f"{name}.{kind}": name for name, kind in self._database.execute("SELECT sha256, kind FROM pictures")
             }
-        orphans, lost = sorted(before - known.keys()), sorted(known.keys() - self.folder.files())
+        orphans, lost = sorted(before - known.keys()), sorted(known.keys() - self._files())
         for file in orphans:
             with self._writing() as database:
                 if not database.execute("SELECT 1 FROM pictures WHERE sha256 = ?", (Path(file).stem,)).fetchone():
-                    (self.folder.pictures / file).unlink(missing_ok=True)
+                    (self.pictures / file).unlink(missing_ok=True)
         for file in lost:
             with self._writing() as database:
-                if not (self.folder.pictures / file).exists():
+                if not (self.pictures / file).exists():
                     database.execute("DELETE FROM answers WHERE sha256 = ?", (known[file],))
                     _forget(database, known[file])
         return len(orphans), len(lost)
@@ -162,7 +177,23 @@ class Store:
         with self._writing() as database:
             for name, kind in unused:
                 if not database.execute("SELECT 1 FROM pictures WHERE sha256 = ?", (name,)).fetchone():
-                    self.folder.delete(name, kind)
+                    self.file(name, kind).unlink(missing_ok=True)
+
+    def file(self, sha256: str, kind: str) -> Path:
+        """Return where the picture of this hash lies."""
+        return self.pictures / f"{sha256}.{kind}"
+
+    def _files(self) -> set[str]:
+        """Return the names of all picture files, unfinished ones among them."""
+        return {path.name for path in self.pictures.iterdir()}
+
+    def _write_files(self, pictures: Sequence[Clean]) -> None:
+        """Write those that are not there yet, each whole or not at all, and return when all are on the disk."""
+        for one in pictures:
+            path = self.file(one.sha256, one.kind)
+            if not path.exists():
+                write_file(path, one.data, 0o600)
+        sync(self.pictures)  # their names, and also those that a process which was killed has not flushed
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -239,7 +270,7 @@ class Store:
     def read(self, kept: Kept) -> bytes | None:
         """Return the picture file, None if it has been deleted meanwhile."""
         try:
-            return self.folder.file(kept.sha256, kept.kind).read_bytes()
+            return self.file(kept.sha256, kept.kind).read_bytes()
         except FileNotFoundError:
             return None
 

@@ -4,12 +4,18 @@ The coded data of a JPEG or WebP stays as it is, byte for byte, whatever is in i
 kept, each part once and of its own length. All other files are left to be written anew from their pixels: None.
 """
 
+import hashlib
 import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from pupila import images
+from pupila.errors import ImageError
 from pupila.images.limits import FIRST_CHUNK, chunks
+
+LONGEST = 1024
+"""Pixels a side to which a picture is scaled down that cannot be kept as the file that it was."""
 
 # Markers of a JPEG (ITU-T T.81, table B.1)
 FRAMES, PROGRESSIVE = (0xC0, 0xC1, 0xC2), 0xC2
@@ -22,8 +28,34 @@ JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
 """Says how colours are coded; here with a size of pixels that says nothing, and without a thumbnail."""
 
 
-def strip(data: bytes, orientation: int = 1) -> tuple[bytes, str] | None:
-    """Return the file without its metadata, and its kind: jpg or webp.
+@dataclass(frozen=True)
+class Clean:
+    """A picture file without metadata."""
+
+    data: bytes
+    kind: str
+    """jpg, png or webp."""
+
+    @property
+    def sha256(self) -> str:
+        """What the file is named by."""
+        return hashlib.sha256(self.data).hexdigest()
+
+
+def clean(data: bytes, limits: images.ImageLimits, lock: images.DecodeLock = images.no_lock) -> Clean | None:
+    """Return the picture without metadata: the same file where its structure is known, else a PNG of its pixels.
+
+    `lock`: see images.decode(). None if it cannot be read after all.
+    """
+    try:
+        stripped = strip(data, images.header(data, limits).orientation)
+        return stripped or Clean(images.plain_png(data, LONGEST, limits, lock), "png")
+    except ImageError:
+        return None
+
+
+def strip(data: bytes, orientation: int = 1) -> Clean | None:
+    """Return a JPEG or WebP without its metadata.
 
     `orientation` is what the metadata said (EXIF: 1 is upright). None for other formats, for a file whose structure is
     not as it should be, and for an animation or a WebP that is not upright: write these anew from their pixels.
@@ -33,7 +65,7 @@ def strip(data: bytes, orientation: int = 1) -> tuple[bytes, str] | None:
         stripped, kind = _jpeg(data, orientation), "jpg"
     elif data[:4] == b"RIFF" and data[8:12] == b"WEBP" and orientation == 1:
         stripped, kind = _webp(data), "webp"
-    return None if stripped is None else (stripped, kind)
+    return None if stripped is None else Clean(stripped, kind)
 
 
 def _jpeg(data: bytes, orientation: int) -> bytes | None:

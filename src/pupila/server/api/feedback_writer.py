@@ -59,9 +59,9 @@ def clear_up(store: Store) -> None:
     """Delete what an interrupted write has left, and say so in the log."""
     files, rows = store.recover()
     if rows:
-        log.error("%s: %d pictures have lost their files, and are forgotten", store.folder.path, rows)
+        log.error("%s: %d pictures have lost their files, and are forgotten", store.path, rows)
     if files:
-        log.warning("%s: %d files of an interrupted write are deleted", store.folder.path, files)
+        log.warning("%s: %d files of an interrupted write are deleted", store.path, files)
 
 
 class Collector:
