@@ -17,6 +17,8 @@ from pupila.data.quality.labels import relabelled
 from pupila.training.loop.resnet import ResNet18
 from pupila.training.mislabelled import confident_joint, cross_validated, doubts, estimated_joint, thresholds
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 
 def planted(count=600, share=0.05, seed=0):
     """Features of three classes that overlap a little, and labels of which some were changed; and which."""

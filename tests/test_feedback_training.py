@@ -18,6 +18,8 @@ from pupila.feedback.corrections import joined, read_corrections
 from pupila.training.run_folder import TrainingData
 from pupila.training.train import TrainJob, train
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 CLASSES = ("red", "green", "blue")
 
 

@@ -18,6 +18,8 @@ from pupila.training.loop.probe import Features, cross_validated, features_of, f
 from pupila.training.loop.probe import weight_decay as prior
 from pupila.training.loop.resnet import ResNet18
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 
 def standardised(x, by):
     return (x - by.mean(0)) / (by.std(0) + 1e-6)

@@ -21,6 +21,8 @@ from pupila.training.loop.class_weights import EVEN, Balance
 from pupila.training.loop.fit import _Diverged, _step, _validate_epoch
 from pupila.training.loop.resnet import ResNet18
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 DRAW = np.random.default_rng(0)
 LOGITS = DRAW.normal(0, 3, (9, 4)).astype(np.float32)
 LABELS = np.array([0, 0, 0, 0, 1, 2, 3, 3, 1])

@@ -15,6 +15,8 @@ from pupila.training.loop.head import choose_input, fit_head
 from pupila.training.loop.probe import Features, cross_validated, features_of, fit_linear, folds_of
 from pupila.training.loop.resnet import ResNet18, enlarged
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 
 def clouds(count=120, dimensions=6, seed=0):
     """Three clouds that overlap, of features on very different scales."""

@@ -15,6 +15,8 @@ from pupila.training.loop.fit import COOLDOWN, end_of
 from pupila.training.loop.optim import learning_rate
 from pupila.training.train import closing_line, pace
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 WARMUPS = st.one_of(st.just(0.0), st.floats(0.001, 0.9))
 PEAK = replace(TINY, learning_rate=0.4)
 

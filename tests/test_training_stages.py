@@ -17,6 +17,8 @@ from pupila.training.loop.head import fit_head
 from pupila.training.loop.optim import set_learning_rate
 from pupila.training.loop.resnet import ResNet18, enlarged
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 DATA = colours(16)
 TENSORS = torch.from_numpy(DATA.images), torch.from_numpy(DATA.labels)
 RATE = 0.003
