@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from pupila.server.process.scoreboard import Scoreboard
-from pupila.server.transport.admission import AdmissionControl, ConnectionHandoff, HandoffSockets
+from pupila.server.transport.admission import AdmissionControl
 from pupila.server.transport.connection import READ, Connection, ConnectionTable, Request
 from pupila.server.transport.event_loop import Reactor
 
@@ -35,9 +35,8 @@ class Fixture:
     """A pool with one connection, and its turns."""
 
     def __init__(self) -> None:
-        scoreboard, self.handoffs = Scoreboard(1), HandoffSockets(1)
-        self.pool = ConnectionTable(scoreboard.row(0), 60.0, 1000)
-        self.reactor = Reactor(self.pool, ConnectionHandoff(self.handoffs, 0, self.pool, scoreboard), 60.0, 10.0)
+        self.pool = ConnectionTable(Scoreboard(1).row(0), 60.0, 1000)
+        self.reactor = Reactor(self.pool, 60.0, 10.0)
         self.admission = Noting()
         self.reactor.start(self.admission)
         sock, self.client = socket.socketpair()
@@ -45,8 +44,7 @@ class Fixture:
         (self.connection,) = self.pool.open.values()
 
     def close(self) -> None:
-        ends = [end for pair in self.handoffs.pairs for end in pair]
-        for end in (*ends, self.client, self.connection, self.pool.selector):
+        for end in (self.client, self.connection, self.pool.selector):
             end.close()
         self.reactor.wake_reader.close()
         self.reactor.wake_writer.close()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from pupila.server.process.scoreboard import CONNECTIONS, HEARTBEAT, READY, Scoreboard
-from pupila.server.transport.admission import ConnectionHandoff, HandoffSockets, Listener
+from pupila.server.transport.admission import STEP_BACK, Listener
 from pupila.server.transport.connection import START, ConnectionTable
 
 ALL = 3
@@ -21,13 +21,6 @@ def scoreboard() -> Scoreboard:
     scoreboard = Scoreboard(2)
     scoreboard.row(1)[READY], scoreboard.row(1)[HEARTBEAT] = 1.0, time.monotonic() + 600
     return scoreboard
-
-
-@pytest.fixture
-def doors() -> Iterator[HandoffSockets]:
-    doors = HandoffSockets(2)
-    yield doors
-    [end.close() for pair in doors.pairs for end in pair]
 
 
 @pytest.fixture
@@ -86,35 +79,13 @@ def test_flood_of_connections_is_taken_in_short_stretches(scoreboard: Scoreboard
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-def test_connection_is_handed_to_a_worker_that_has_two_fewer(
-    listener: Listener, scoreboard: Scoreboard, doors: HandoffSockets
-) -> None:
+def test_client_connects_again_if_another_worker_has_two_fewer(listener: Listener, scoreboard: Scoreboard) -> None:
     listener.take_all()
-    here, there = listener.pool, ConnectionTable(scoreboard.row(1), 60.0, 1000)
-    door, other = ConnectionHandoff(doors, 0, here, scoreboard), ConnectionHandoff(doors, 1, there, scoreboard)
-    first, second, *_ = here.open.values()
-    row = scoreboard.row(1)
-    door.rebalance(first, row[HEARTBEAT] + 1)  # the other may hang
-    assert len(here) == ALL
-    row[HEARTBEAT] += 2
-    door.rebalance(first, row[HEARTBEAT] + 0.01)
-    door.rebalance(second, row[HEARTBEAT] + 0.02)  # too soon for the scoreboard to show it
-    other.take()
-    door.rebalance(second, row[HEARTBEAT] + 0.09)  # 2 and 1 are even
-    assert (len(here), len(there)) == (2, 1) and first not in here
-    (moved,) = there.open.values()
-    assert (moved.address, moved.sock.getsockname()) == ("127.0.0.1", listener.sock.getsockname())
-    there.drop(moved)
-    there.selector.close()
-
-
-def test_what_nobody_has_taken_is_closed_when_its_worker_is_gone(doors: HandoffSockets) -> None:
-    one, client = socket.socketpair()
-    assert doors.hand(1, one, "127.0.0.1")
-    one.close()
-    doors.clear(1)
-    assert client.recv(1) == b""
-    client.close()
+    for theirs, now, expected in ((2, 1.0, False), (1, 2.0, True), (1, 2.0 + STEP_BACK / 2, False), (1, 3.0, True)):
+        scoreboard.row(1)[CONNECTIONS] = theirs
+        assert listener.sheds(now) is expected
+    scoreboard.row(1)[READY] = 0.0
+    assert not listener.sheds(4.0)  # there is nobody who would take it
 
 
 def test_all_is_taken_by_a_worker_that_drains(listener: Listener) -> None:

@@ -54,7 +54,6 @@ from pupila.server.addresses import bind
 from pupila.server.api.auth import AccessControl
 from pupila.server.observability.request_log import RequestLog, Telemetry
 from pupila.server.process.scoreboard import Health, Scoreboard
-from pupila.server.transport.admission import HandoffSockets
 from pupila.server.transport.event_loop import EventLoop
 settings, log, access = Settings(port=0), RequestLog(Telemetry()), AccessControl()
 app = create_app(Predictor.load(Path(sys.argv[1])), settings, request_log=log, access=access)
@@ -62,7 +61,7 @@ app.before_request(lambda: print(request.path, threading.current_thread().name, 
 listener, scoreboard = bind(settings), Scoreboard(2)
 listener.setblocking(False)
 address = listener.getsockname()
-loop = EventLoop(app, listener, settings, Health(scoreboard), log, scoreboard, HandoffSockets(2), 0, access)
+loop = EventLoop(app, listener, settings, Health(scoreboard), log, scoreboard, 0, access)
 threading.Thread(target=loop.run, args=(lambda: True,), daemon=True, name="loop").start()
 client = socket.create_connection(address)
 for path in (b"/healthz", b"/metrics"):

@@ -47,7 +47,6 @@ from pupila.server.process.scoreboard import (
     SharedTable,
 )
 from pupila.server.settings import Settings
-from pupila.server.transport.admission import HandoffSockets
 from pupila.server.transport.event_loop import EventLoop
 from pupila.server.transport.tls import certificate_of
 
@@ -194,7 +193,6 @@ class Supervisor:
         self.plan = make_plan(settings.workers)
         rows = 2 * self.plan.workers  # one that leaves keeps its row, while another has taken its place
         self.scoreboard = Scoreboard(rows)
-        self.handoffs = HandoffSockets(rows)
         self.health = Health(self.scoreboard)
         self.counts = SharedTable(rows, COLUMNS)
         self.access = AccessControl(settings.api_keys, settings.cors_origins)
@@ -343,8 +341,6 @@ class Supervisor:
                 worker.killed = True
             if row[READY] and worker.born >= self.next_start and now - worker.born > SHORT_LIFE:
                 self.pause = 0.0
-        for slot in self.free_rows():  # sockets handed to a worker that ended before it took them
-            self.handoffs.clear(slot)
 
     def reap(self) -> None:
         """Forget the workers that have ended; as process 1 of a container, reap other orphans, too."""
@@ -366,7 +362,6 @@ class Supervisor:
                 self.delay_starts()
             self.give_up(f"No worker can start: the last one has ended with {name_of_end(code)}. See the log.")
         self.scoreboard.clear(worker.slot)
-        self.handoffs.clear(worker.slot)
         self.keeping.row(worker.slot)[PENDING] = 0.0  # its queue is gone with it
 
     def give_up(self, reason: str, first: bool = False) -> None:
@@ -425,8 +420,8 @@ class Supervisor:
             address.info(translated(f"Try: {example(self.url)}"))
         give_memory_back()
         silence_libtiff()
-        raise_descriptor_limit(self.settings.max_connections + 2 * self.scoreboard.rows + 64)
-        shared = self.settings, self.health, request_log, self.scoreboard, self.handoffs
+        raise_descriptor_limit(self.settings.max_connections + 64)
+        shared = self.settings, self.health, request_log, self.scoreboard
         loop = EventLoop(app, self.listener, *shared, slot, self.access)
         row[PID] = os.getpid()
         loop.run(lambda: bool(wanted) and os.getppid() == self.process)

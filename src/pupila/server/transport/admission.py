@@ -1,8 +1,8 @@
 """Admission: accepts connections evenly among the workers, and decides from a head whether a request is read.
 
 Accepting evenly is not enough: the connections of one worker may all end, and a worker that is started in another's
-place finds every client connected elsewhere. So a worker with clearly more connections hands one over, between two
-requests, to the worker that has fewest (load balancing). Its client notices nothing.
+place finds every client connected elsewhere. So a worker with clearly more connections answers now and then with
+`Connection: close` (load balancing): that client connects again, and comes to the worker that has fewest.
 
 Admission control answers, queues or refuses a request. Keys, rate limits, types and sizes are judged before the body
 is read. Memory is reserved for twice what has arrived, not for Content-Length, so that idle large uploads hold no
@@ -15,7 +15,6 @@ import logging
 import math
 import socket
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 
 from pupila.server.api.auth import Access, AccessControl
@@ -24,7 +23,7 @@ from pupila.server.api.errors import QueueFullError, RequestError
 from pupila.server.api.multipart import MAX_PART_HEADER, first_part, is_readable, type_unsupported
 from pupila.server.api.request_context import RequestContext, cors_headers
 from pupila.server.observability.request_log import RequestLog, route_of
-from pupila.server.process.scoreboard import HEARTBEAT, WAITING, Scoreboard
+from pupila.server.process.scoreboard import Scoreboard
 from pupila.server.settings import Settings
 from pupila.server.transport.connection import CONTINUE, LINGER, READ, START, Connection, ConnectionTable, Request
 from pupila.server.transport.executor import CLOSE, Executor, persistence_of, plain_response
@@ -63,6 +62,7 @@ class Listener:
         self.full_at = 0
         """... unless it has fewer than so many before that."""
         self.silent_until = -math.inf
+        self.next_shed = 0.0
 
     def watch(self, now: float, wanted: bool = True) -> None:
         """Have the selector report new connections, unless there shall be none or another worker should take them."""
@@ -85,6 +85,13 @@ class Listener:
     def has_more(self) -> bool:
         """Return whether another worker has clearly fewer connections."""
         return len(self.pool) > EVEN * self.scoreboard.least_busy()[0]
+
+    def sheds(self, now: float) -> bool:
+        """Return whether one client should connect again, as another worker has clearly fewer: one in STEP_BACK s."""
+        if now < self.next_shed:
+            return False
+        self.next_shed = now + STEP_BACK
+        return self.has_more() and len(self.pool) >= self.scoreboard.least_busy()[0] + 2
 
     def accept(self) -> None:
         """Take the connections that wait, but give a worker that has fewer a start, once for each.
@@ -139,84 +146,6 @@ class Listener:
         self.sock.close()
 
 
-AWAKE = 0.1
-"""Seconds since the last heartbeat of a worker that is surely running."""
-LONGEST = 256
-"""Bytes of a client's address."""
-
-
-class HandoffSockets:
-    """A pair of Unix sockets for each row of the scoreboard, over which client sockets travel. Made before the fork."""
-
-    def __init__(self, rows: int) -> None:
-        self.pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(rows)]
-        for outside, inside in self.pairs:
-            outside.setblocking(False)
-            inside.setblocking(False)
-
-    def inside(self, slot: int) -> socket.socket:
-        """Return what can be read when something has come in."""
-        return self.pairs[slot][1]
-
-    def hand(self, slot: int, sock: socket.socket, address: str) -> bool:
-        """Hand a client's socket to another worker, which has its own copy then; False if that one's buffer is full."""
-        try:
-            socket.send_fds(self.pairs[slot][0], [address.encode()], [sock.fileno()])
-        except OSError:
-            return False
-        return True
-
-    def taken(self, slot: int) -> Iterator[tuple[socket.socket, str]]:
-        """Yield the sockets that have come in, and their clients' addresses."""
-        while True:
-            try:
-                address, descriptors, _, _ = socket.recv_fds(self.inside(slot), LONGEST, 1)
-            except OSError:  # no more
-                return
-            for descriptor in descriptors:
-                yield socket.socket(fileno=descriptor), address.decode()
-
-    def clear(self, slot: int) -> None:
-        """Close what nobody has taken: its worker is gone."""
-        for sock, _ in self.taken(slot):
-            sock.close()
-
-
-class ConnectionHandoff:
-    """One worker's; used by the I/O thread."""
-
-    def __init__(self, handoffs: HandoffSockets, slot: int, pool: ConnectionTable, scoreboard: Scoreboard) -> None:
-        self.handoffs = handoffs
-        self.slot = slot
-        self.pool = pool
-        self.scoreboard = scoreboard
-        self.next_look = 0.0
-        pool.selector.register(handoffs.inside(slot), READ, self.take)
-
-    def take(self) -> None:
-        """Take the connections that others have handed over."""
-        for sock, address in self.handoffs.taken(self.slot):
-            self.pool.add(sock, address)
-
-    def rebalance(self, connection: Connection, now: float) -> None:
-        """Hand a connection between two requests to another worker, if that one has at least two fewer.
-
-        At most one in STEP_BACK seconds: it may take so long until it shows on the scoreboard. And only to a worker
-        whose heartbeat is fresh and that keeps nobody waiting: what is handed to a worker that hangs is lost with it.
-        """
-        if now < self.next_look or connection.scheme == "https":  # what TLS has agreed on cannot be handed over
-            return
-        self.next_look = now + STEP_BACK
-        fewest, slot = self.scoreboard.least_busy()
-        if len(self.pool) < max(fewest + 2, EVEN * fewest):
-            return
-        row = self.scoreboard.row(slot)
-        if now - row[HEARTBEAT] > AWAKE or row[WAITING]:
-            return
-        if self.handoffs.hand(slot, connection.sock, connection.peer):
-            self.pool.drop(connection)
-
-
 SMALL = 65536
 """Bytes of a body that may come before any are reserved: the number of connections bounds them."""
 UPLOADS = ("/predict", "/v2/models/")
@@ -236,12 +165,14 @@ class AdmissionControl:
     def __init__(
         self,
         pool: ConnectionTable,
+        listener: Listener,
         executor: Executor,
         request_log: RequestLog,
         settings: Settings,
         access: AccessControl,
     ) -> None:
         self.pool = pool
+        self.listener = listener
         self.executor = executor
         self.request_log = request_log
         self.settings = settings
@@ -365,6 +296,8 @@ class AdmissionControl:
     def dispatch(self, connection: Connection, request: Request) -> None:
         """Give a request to the executor, or answer at once if it is about health, or if too much waits."""
         connection.request = request
+        if not connection.buffer and self.listener.sheds(time.monotonic()):
+            connection.lingers, request.head.keep_alive = True, False
         connection.body_bytes = min(connection.body_bytes, len(request.context.body or b""))
         access = request.context.access
         if request.head.path in INLINE or (access is not None and access.refusal is not None):

@@ -21,13 +21,7 @@ from pupila.server.api.errors import DeadlineError, RequestError
 from pupila.server.observability.request_log import RequestLog
 from pupila.server.process.scoreboard import DUE, HEARTBEAT, LEAVING, READY, WAITING, Health, Scoreboard
 from pupila.server.settings import Settings
-from pupila.server.transport.admission import (
-    TICK,
-    AdmissionControl,
-    ConnectionHandoff,
-    HandoffSockets,
-    Listener,
-)
+from pupila.server.transport.admission import TICK, AdmissionControl, Listener
 from pupila.server.transport.connection import READ, WRITE, Connection, ConnectionTable
 from pupila.server.transport.executor import Executor
 from pupila.server.transport.parser import ProtocolError
@@ -59,9 +53,8 @@ class Reactor:
     which posts it back with its response. Until then what comes is only kept.
     """
 
-    def __init__(self, pool: ConnectionTable, handoff: ConnectionHandoff, idle: float, deadline: float) -> None:
+    def __init__(self, pool: ConnectionTable, idle: float, deadline: float) -> None:
         self.pool = pool
-        self.handoff = handoff
         self.idle = idle
         self.deadline = deadline
         self.due: deque[tuple[Connection | Callable[[], None], int]] = deque()
@@ -140,8 +133,6 @@ class Reactor:
                 continue
             if connection.buffer or connection.ended:
                 self.due.append((connection, WRITE))
-            elif connection.fresh and not connection.out:
-                self.handoff.rebalance(connection, now)
 
     def go_on(self, connection: Connection) -> None:
         """Go on with what is here of a connection, and with what is still to be sent.
@@ -239,7 +230,6 @@ class EventLoop:
         health: Health,
         request_log: RequestLog,
         scoreboard: Scoreboard,
-        handoffs: HandoffSockets,
         slot: int,
         access: AccessControl,
     ) -> None:
@@ -252,12 +242,11 @@ class EventLoop:
         most = settings.max_buffered_bytes
         self.pool = ConnectionTable(self.row, *limits, proxies, certificate_of(settings), share, most)
         self.listener = Listener(listener, self.pool, scoreboard, settings.max_connections)
-        handoff = ConnectionHandoff(handoffs, slot, self.pool, scoreboard)
-        self.reactor = Reactor(self.pool, handoff, settings.keepalive_timeout, settings.request_timeout)
+        self.reactor = Reactor(self.pool, settings.keepalive_timeout, settings.request_timeout)
         is_unix = listener.family == socket.AF_UNIX
         server = ("localhost", "80") if is_unix else (settings.host, str(listener.getsockname()[1]))
         self.executor = Executor(app, server, settings, request_log, self.reactor.post, self.reactor.wake)
-        self.admission = AdmissionControl(self.pool, self.executor, request_log, settings, access)
+        self.admission = AdmissionControl(self.pool, self.listener, self.executor, request_log, settings, access)
         self.reactor.start(self.admission)
         self.draining = False
         self.stuck = False
