@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pupila.server.api import body as bodies
 from pupila.server.api.body import MAX_BYTES, MAX_BYTES_BEYOND_ASCII, count
 from pupila.server.api.errors import BadPart, RequestError
-from pupila.server.api.multipart import Part, first_part, read_pictures
+from pupila.server.api.multipart import Part, read_pictures
 from pupila.server.settings import Settings
 
 SMALL = Settings(max_parts=4, max_part_bytes=1000, max_body_bytes=10_000)
@@ -150,13 +150,6 @@ def test_reasons_are_counted_where_they_differ() -> None:
         "3 of 6 pictures cannot be used: part 0 (a.png), part 2 (b.png), part 5. "
         "2 of them: It is empty. 1 of them: It is cut off."
     )
-
-
-def test_name_of_the_first_part_is_known_once_its_header_is_there() -> None:
-    body = form(('name="file"; filename="huge.jpg"', b"x" * 100))
-    assert first_part(FORM, body[:30]) is None
-    assert first_part(FORM, body[:90]) == "huge.jpg"
-    assert first_part("multipart/form-data", body) == ""
 
 
 @pytest.mark.parametrize(

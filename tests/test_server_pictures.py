@@ -244,18 +244,13 @@ def test_page_of_another_origin_can_read_why_an_upload_is_refused(tmp_path: Path
             assert "\r\nAccess-Control-Allow-Origin: https://example.org\r\n" in answer
 
 
-def test_first_part_of_a_body_that_is_too_large_is_named_before_it_is_sent(server: Running) -> None:
+def test_body_that_is_too_large_is_refused_before_it_is_sent(server: Running) -> None:
     """As curl sends it: the head alone, then the body once it is told to go on."""
     head = "POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=XX\r\n"
-    part = '--XX\r\nContent-Disposition: form-data; name="file"; filename="huge.jpg"\r\n\r\n'
     with socket.create_connection(("127.0.0.1", server.port), 20) as sock:
         sock.sendall(f"{head}Content-Length: {200 * MIB}\r\nExpect: 100-continue\r\n\r\n".encode())
-        assert sock.recv(4096) == b"HTTP/1.1 100 Continue\r\n\r\n"
-        sock.sendall(part[:30].encode())
-        time.sleep(0.1)
-        sock.sendall(part[30:].encode() + bytes(1000))
         answer = b"".join(iter(lambda: sock.recv(4096), b"")).decode()
-    assert answer.startswith("HTTP/1.1 413") and "The first part is 'huge.jpg'." in answer
+    assert answer.startswith("HTTP/1.1 413")
     assert json.loads(answer.partition("\r\n\r\n")[2])["error"]["code"] == "body_too_large"
 
 

@@ -14,10 +14,11 @@ from server_kit import Running, picture, serving, wait_until, write_model
 
 from pupila.server.addresses import network_part
 from pupila.server.api.auth import AccessControl, new_key
-from pupila.server.api.errors import RequestError
+from pupila.server.api.errors import QueueFullError, RequestError
 from pupila.server.observability.request_log import RequestLog, Telemetry
+from pupila.server.process.scoreboard import Scoreboard
 from pupila.server.settings import Settings
-from pupila.server.transport.admission import AdmissionControl
+from pupila.server.transport.admission import AdmissionControl, Listener
 from pupila.server.transport.connection import READ_ALL, UNREAD, Connection, ConnectionTable
 from pupila.server.transport.executor import Executor
 
@@ -225,7 +226,8 @@ def admission_of(pool: ConnectionTable, settings: Settings) -> AdmissionControl:
     """Return a worker's, whose threads do not run."""
     log = RequestLog(Telemetry(), None)
     executor = Executor(lambda *_: [], ("a", "80"), settings, log, lambda _: None, lambda: None)
-    return AdmissionControl(pool, executor, log, settings, AccessControl())
+    listener = Listener(None, pool, Scoreboard(1), 10)  # whose socket nothing listens on
+    return AdmissionControl(pool, listener, executor, log, settings, AccessControl())
 
 
 @pytest.mark.parametrize("method", ["HEAD", "GET"])
@@ -240,11 +242,10 @@ def test_early_refusal_of_head_has_no_body_that_would_be_taken_for_the_next_answ
         connection.begin(time.monotonic(), 10)
         connection.buffer += f"{method} /docs HTTP/1.1\r\nHost: a\r\n\r\n".encode()
         connection.head_arrived()
-        request = connection.take(time.monotonic())
-        assert request is not None
-        admission.refuse_busy(connection, request, 1.0)
+        connection.request = connection.take(time.monotonic())
+        admission.refuse(connection, QueueFullError(1.0))
         head, _, body = client.recv(65536).partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 503") and b"Connection: close" not in head
+        assert head.startswith(b"HTTP/1.1 503")
         length = int(head.partition(b"Content-Length: ")[2].split()[0])
         assert length > 0 and len(body) == (0 if method == "HEAD" else length)
 

@@ -236,17 +236,6 @@ def split_multipart(boundary: bytes, body: bytes) -> Iterator[tuple[bytes, int, 
         index += 1
 
 
-def first_part(content_type: str, body: bytes) -> str | None:
-    """Return the name of the first part's file from the beginning of a multipart body; None if it has not come yet."""
-    try:
-        boundary = boundary_of(content_type)
-    except RequestError:
-        return ""
-    start = body.find(b"--" + boundary + b"\r\n")
-    end = body.find(b"\r\n\r\n", start) if start >= 0 else -1
-    return names_of(body[start:end])[1] if end >= 0 else None
-
-
 def find_delimiter(delimiter: bytes, body: bytes, start: int) -> int:
     """Return where the next whole delimiter line begins, or -1: data may hold the boundary followed by other bytes."""
     at = body.find(delimiter, start)

@@ -20,13 +20,13 @@ from dataclasses import replace
 from pupila.server.api.auth import Access, AccessControl
 from pupila.server.api.body import WINDOW, encoding_unsupported, too_big_body
 from pupila.server.api.errors import QueueFullError, RequestError
-from pupila.server.api.multipart import MAX_PART_HEADER, first_part, is_readable, type_unsupported
+from pupila.server.api.multipart import is_readable, type_unsupported
 from pupila.server.api.request_context import RequestContext, cors_headers
 from pupila.server.observability.request_log import RequestLog, route_of
 from pupila.server.process.scoreboard import Scoreboard
 from pupila.server.settings import Settings
 from pupila.server.transport.connection import CONTINUE, LINGER, READ, START, Connection, ConnectionTable, Request
-from pupila.server.transport.executor import CLOSE, Executor, persistence_of, plain_response
+from pupila.server.transport.executor import CLOSE, Executor, plain_response
 from pupila.server.transport.parser import Head
 
 log = logging.getLogger("pupila.server")
@@ -188,72 +188,45 @@ class AdmissionControl:
         if not head.chunked and len(connection.buffer) >= head.length:
             return True
         refusal = connection.access.refusal or body_refusal(head, self.settings)
-        if refusal is not None:
-            self.refuse_unread(connection, head, replace(connection.access, refusal=refusal))
+        if refusal is not None or not takes_body(head):
+            connection.access = replace(connection.access, refusal=refusal)
+            self.dispatch(connection, connection.leave_body(head, time.monotonic()))
             return False
-        if not takes_body(head):
-            self.answer_unread(connection)
-            return False
-        if self.is_too_large(head):
-            if head.expects_continue and self.is_form(head):
-                connection.send(CONTINUE)  # so that it says its name; it is refused after a few kilobytes
-            return True
         if head.length > SMALL and not self.has_room(connection, head.length):
             return False
         if head.expects_continue:
             connection.send(CONTINUE)
         return True
 
-    def refuse_unread(self, connection: Connection, head: Head, access: Access) -> None:
-        """Have the application answer a request whose body is not read."""
-        connection.access = access
-        self.send_last(connection, self.executor.response(connection.request_of(head, b"", time.monotonic()), CLOSE))
-
-    def answer_unread(self, connection: Connection) -> None:
-        """Have a request answered that has a body where none is taken: nobody waits for that."""
-        request = connection.leave_body(time.monotonic())
-        if request is not None:
-            self.dispatch(connection, request)
-
     def refuse(self, connection: Connection, error: RequestError) -> None:
-        """Answer with an error in the application's place, and end the connection."""
+        """Answer with an error in the application's place, and end the connection.
+
+        The client may finish sending, or it would not see the response.
+        """
+        connection.send(self.error_answer(connection, error))
+        connection.closing = connection.lingers = True
+        connection.finish(time.monotonic(), LINGER)
+        connection.buffer.clear()
+        self.pool.settle(connection)
+
+    def error_answer(self, connection: Connection, error: RequestError) -> bytes:
+        """Return an error's answer, logged."""
         request = connection.request
         head = request.head if request else connection.head
         started = request.context.started if request else connection.started or time.monotonic()
-        self.send_last(connection, self.error_answer(error, head, started, connection.address, CLOSE))
-
-    def refuse_busy(self, connection: Connection, request: Request, delay: float) -> None:
-        """Answer a request that was read to its end with "too much to do"; the connection lives on."""
-        persistence = persistence_of(request.head, self.executor.closing)
-        error, context = QueueFullError(delay), request.context
-        sent = connection.send(self.error_answer(error, request.head, context.started, context.address, persistence))
-        connection.closing = not sent or persistence == CLOSE
-
-    def error_answer(
-        self, error: RequestError, head: Head | None, started: float | None, address: str, persistence: str
-    ) -> bytes:
-        """Return an error's answer, logged."""
-        context = RequestContext(route_of(head.path) if head else "other", 0.0, address, started=started)
+        context = RequestContext(route_of(head.path) if head else "other", 0.0, connection.address, started=started)
         headers = head.headers if head else {}
         context.request_id = self.request_log.request_id(headers.get("HTTP_X_REQUEST_ID"))
         context.parent = headers.get("HTTP_TRACEPARENT"), headers.get("HTTP_TRACESTATE")
         method, path = (head.method, head.path) if head else ("-", "-")
         self.request_log.record(context, method, path, error.status)
         cors = cors_headers(headers.get("HTTP_ORIGIN"), self.settings) if self.settings.cors_origins else ()
-        return plain_response(error, persistence, method, context.request_id, cors)
-
-    def send_last(self, connection: Connection, response: bytes) -> None:
-        """Send a response and end the connection; the client may finish sending, or it would not see the response."""
-        connection.send(response)
-        connection.closing = connection.lingers = True
-        connection.finish(time.monotonic(), LINGER)
-        connection.buffer.clear()
-        self.pool.settle(connection)
+        return plain_response(error, CLOSE, method, context.request_id, cors)
 
     def reserve(self, connection: Connection) -> bool:
         """Reserve memory for what has come of a body; False if there is none, and the request is refused."""
         received, head = connection.received, connection.head
-        if head is None or received <= SMALL or self.is_too_large(head):
+        if head is None or received <= SMALL:
             return True
         wanted = min(2 * received, self.settings.max_body_bytes if head.chunked else head.length)
         if wanted > connection.body_bytes:
@@ -271,28 +244,6 @@ class AdmissionControl:
         self.refuse(connection, error)
         return False
 
-    def is_too_large(self, head: Head) -> bool:
-        """Return whether a body is larger than any may be, as announced."""
-        return head.length > self.settings.max_body_bytes
-
-    def is_form(self, head: Head) -> bool:
-        """Return whether a body has parts."""
-        return head.headers.get("CONTENT_TYPE", "").lower().startswith("multipart/")
-
-    def look_at_rest(self, connection: Connection) -> None:
-        """Refuse a body that is too large as announced, once its first part has said its name, if it has one."""
-        head = connection.head
-        if head is None or not self.is_too_large(head):
-            return
-        begun = bytes(connection.buffer[:MAX_PART_HEADER])
-        part = first_part(head.headers["CONTENT_TYPE"], begun) if self.is_form(head) else ""
-        if part is None and len(begun) < MAX_PART_HEADER:
-            return  # it comes any moment; else the deadline ends this
-        limits = f"a request may have {self.settings.max_body_bytes:,}, and a picture {self.settings.max_part_bytes:,}"
-        first = f" The first part is {part!r}." if part else ""
-        message = f"{head.length:,} bytes are announced, but {limits}.{first} Send fewer or smaller pictures."
-        self.refuse(connection, RequestError(413, "body_too_large", message))
-
     def dispatch(self, connection: Connection, request: Request) -> None:
         """Give a request to the executor, or answer at once if it is about health, or if too much waits."""
         connection.request = request
@@ -300,18 +251,16 @@ class AdmissionControl:
             connection.lingers, request.head.keep_alive = True, False
         connection.body_bytes = min(connection.body_bytes, len(request.context.body or b""))
         access = request.context.access
-        if request.head.path in INLINE or (access is not None and access.refusal is not None):
-            self.executor.answer(connection, request, self.executor.post)
-            return
-        queue = self.executor.queue_of(request)
-        delay = queue.retry_after(request.context.deadline)
-        if self.executor.in_work >= IN_WORK * self.settings.max_connections:
-            delay = queue.delay
-        if delay is None:
-            self.executor.submit(queue, connection, request)
-        else:
-            self.refuse_busy(connection, request, delay)
-            self.executor.post(connection)
+        if request.head.path not in INLINE and (access is None or access.refusal is None):
+            queue = self.executor.queue_of(request)
+            delay = queue.retry_after(request.context.deadline)
+            if self.executor.in_work >= IN_WORK * self.settings.max_connections:
+                delay = queue.delay
+            if delay is None:
+                self.executor.submit(queue, connection, request)
+                return
+            request.context.access = replace(access or Access(), refusal=QueueFullError(delay))
+        self.executor.answer(connection, request, self.executor.post)
 
 
 def takes_body(head: Head) -> bool:
@@ -325,13 +274,12 @@ def body_limit(path: str, settings: Settings) -> int:
 
 
 def body_refusal(head: Head, settings: Settings) -> RequestError | None:
-    """Return why a body is refused before it is read: its encoding, its type, or its size on a path of small ones."""
+    """Return why a body is refused before it is read: its encoding, its type, or its size."""
     coding = head.headers.get("HTTP_CONTENT_ENCODING", "identity").strip().lower()
     if coding not in ("", "identity", *WINDOW):
         return encoding_unsupported(coding)
     kind = head.headers.get("CONTENT_TYPE", "")
     if head.path == "/predict" and not is_readable(kind):
         return type_unsupported(kind, b"")
-    if not head.path.startswith(UPLOADS) and head.length > body_limit(head.path, settings):
-        return too_big_body(SMALL)
-    return None
+    most = body_limit(head.path, settings)
+    return too_big_body(most) if head.length > most else None

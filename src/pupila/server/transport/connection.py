@@ -211,11 +211,8 @@ class Connection:
         self._searched = 0
         return self.request_of(head, body, now)
 
-    def leave_body(self, now: float) -> Request | None:
+    def leave_body(self, head: Head, now: float) -> Request:
         """Return the arriving request without its body, which is not read: the connection ends with the answer."""
-        head = self._head
-        if head is None:
-            return None
         head.keep_alive, self.lingers = False, True
         self._head = self._chunks = None
         self.buffer.clear()

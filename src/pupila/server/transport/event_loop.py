@@ -215,8 +215,6 @@ class Reactor:
         """Leave a connection until more of it comes; if nothing will, that was all of it."""
         if connection.ended:
             self.pool.drop(connection)
-        else:
-            self.admission.look_at_rest(connection)
 
 
 class EventLoop:
