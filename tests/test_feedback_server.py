@@ -20,16 +20,15 @@ import requests
 from PIL import Image
 from server_kit import CLASSES, Running, encode, picture, serving, signal_worker, write_model
 
-from pupila import images
 from pupila.errors import ImageError
 from pupila.feedback import Store
 from pupila.feedback.store import SAME_PICTURE
+from pupila.prediction import Prediction
 from pupila.predictor import Predictor
 from pupila.server import Settings, create_app
 from pupila.server.api.auth import ApiKey, digest_of
 from pupila.server.api.feedback_writer import DROPPED, KEPT, PENDING, QUEUE_PICTURES, Collector, new_table
 from pupila.server.api.multipart import Part
-from pupila.server.inference import PictureResult
 
 ME = {"Authorization": "Bearer secret"}
 
@@ -312,11 +311,11 @@ class Slow(Store):
         return super().add(*args, **options)
 
 
-def red(folder: Path) -> tuple[Part, PictureResult]:
+def red(folder: Path) -> tuple[Part, Prediction]:
     """A picture and its answer."""
     predictor = Predictor.load(write_model(folder / "colours.onnx"))
     part = Part("", picture("red"))
-    return part, PictureResult(predictor.predict(images.decode(part.data, 32)[None])[0], None)
+    return part, predictor.predict(part.data)
 
 
 def test_feedback_waits_for_a_picture_that_is_being_written_even_if_nothing_else_waits(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pupila.server.inference import Batcher, Computation, DeadlineError, QueueFullError
 
 
-def run(batcher: "Batcher[int, int, str]", items: Sequence[int], lane: str, deadline: float) -> list[int]:
+def run(batcher: Batcher, items: Sequence[int], lane: str, deadline: float) -> list[int]:
     return batcher.run(items, lane, deadline).found()
 
 
@@ -179,7 +179,7 @@ def test_compute_thread_outlives_a_fault_of_those_who_call_it(caplog: pytest.Log
     def fail(*_: object) -> None:
         raise RuntimeError
 
-    batcher: Batcher[int, int, str] = Batcher(double)
+    batcher = Batcher(double)
     batcher.after_batch = fail
     batcher.submit([fail, lambda: Computation([1], "", soon(), fail)])
     wait_until(lambda: caplog.text.count("goes on after a fault") >= 3)

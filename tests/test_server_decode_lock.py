@@ -16,7 +16,7 @@ from pupila.server import Settings
 from pupila.server.api.errors import DeadlineError
 from pupila.server.api.feedback_writer import Collector
 from pupila.server.api.multipart import Part
-from pupila.server.inference import LARGE_IMAGE_LOCK, SMALL, LargeImageLock, PictureResult
+from pupila.server.inference import SMALL, large_image_lock
 
 BIG = 4 * SMALL
 
@@ -26,10 +26,10 @@ def later(seconds: float = 60) -> float:
 
 
 def test_big_pictures_are_decoded_one_at_a_time() -> None:
-    lock, counting, inside, seen = LargeImageLock(), threading.Lock(), [0], list[int]()
+    counting, inside, seen = threading.Lock(), [0], list[int]()
 
     def decode() -> None:
-        with lock.acquire(BIG, later()):
+        with large_image_lock(BIG, later()):
             with counting:
                 inside[0] += 1
                 seen.append(inside[0])
@@ -44,24 +44,21 @@ def test_big_pictures_are_decoded_one_at_a_time() -> None:
 
 
 def test_waiting_ends_at_the_deadline() -> None:
-    lock = LargeImageLock()
-    with lock.acquire(BIG, later()), pytest.raises(DeadlineError), lock.acquire(BIG, later(0.05)):
+    with large_image_lock(BIG, later()), pytest.raises(DeadlineError), large_image_lock(BIG, later(0.05)):
         pass
-    with lock.acquire(BIG, later()):
+    with large_image_lock(BIG, later()):
         pass
 
 
 def test_small_pictures_wait_for_nobody() -> None:
-    lock = LargeImageLock()
-    with lock.acquire(BIG, later()), lock.acquire(SMALL, later(-1)):
+    with large_image_lock(BIG, later()), large_image_lock(SMALL, later(-1)):
         pass
 
 
 def test_picture_that_fails_releases_the_lock() -> None:
-    lock = LargeImageLock()
-    with pytest.raises(ValueError, match="broken"), lock.acquire(BIG, later()):
+    with pytest.raises(ValueError, match="broken"), large_image_lock(BIG, later()):
         raise ValueError("broken")
-    with lock.acquire(BIG, later(0.05)):
+    with large_image_lock(BIG, later(0.05)):
         pass
 
 
@@ -91,8 +88,8 @@ def test_store_holds_the_lock_while_it_decodes(kind: str, tmp_path: Path) -> Non
 
 def test_collector_waits_until_no_other_thread_decodes_a_large_picture(tmp_path: Path) -> None:
     collector = Collector(Settings(feedback_dir=tmp_path / "kept"))
-    result = PictureResult(Prediction((Choice("red", 0, 1.0),), False), None)
-    with LARGE_IMAGE_LOCK.acquire(BIG, later()):
+    result = Prediction((Choice("red", 0, 1.0),), False)
+    with large_image_lock(BIG, later()):
         collector.offer("r", [Part("", ANEW["PNG"])], [result], "m")
         time.sleep(1)
         assert collector.store.counts().answers == 0

@@ -6,7 +6,6 @@ import json
 import random
 import socket
 import struct
-import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

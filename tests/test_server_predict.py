@@ -16,7 +16,7 @@ from pupila.server import Settings, create_app
 from pupila.server.api.auth import new_key
 from pupila.server.api.predict import PredictMiddleware, PredictTask
 from pupila.server.api.request_context import SECURITY_HEADERS, ensure_context
-from pupila.server.inference import FEW, Computed
+from pupila.server.inference import FEW, Computation
 from pupila.server.observability.request_log import BATCHES, REQUESTS, Telemetry, request_index
 
 SECRET, KEY = new_key("ours")
@@ -158,7 +158,7 @@ def test_requests_that_are_answered_together_are_one_batch_and_do_not_spoil_each
     tasks = [task_of(app, body, "image/png") for body in bodies]
     left = threading.Semaphore(0)
 
-    def begin(task: PredictTask) -> Computed | None:
+    def begin(task: PredictTask) -> Computation | None:
         task.begin()
         computation = task.computation(lambda found: (task.finish(found), left.release()))
         if computation is None:

@@ -19,9 +19,7 @@ from server_kit import Running, launch, picture, serving, signal_worker, wait_fo
 
 from pupila._workers import usable_cores
 from pupila.errors import SettingsError
-from pupila.predictor import Predictor
 from pupila.server import Settings
-from pupila.server.addresses import bind
 from pupila.server.process.supervisor import make_plan
 
 DEADLINE = 2.0

@@ -10,14 +10,16 @@ such pictures at once saves no time.
 """
 
 import logging
+import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Generic, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +27,7 @@ from numpy.typing import NDArray
 from pupila import images
 from pupila.errors import ImageError
 from pupila.prediction import Prediction
-from pupila.predictor import Floats, Predictor
+from pupila.predictor import Floats, Predictor, heat_map
 from pupila.server.api.errors import BadPart, DeadlineError, QueueFullError, RequestError
 from pupila.server.api.multipart import Part
 from pupila.server.api.request_context import RequestContext
@@ -33,77 +35,77 @@ from pupila.server.settings import Settings
 
 log = logging.getLogger("pupila.server")
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-Lane = TypeVar("Lane", bound=Hashable)
 Value = TypeVar("Value")
 
 BEGIN_SECONDS = 0.02
 """Seconds for which new requests are begun before those that have begun are computed."""
 
 
-class Computation(Generic[Item, Result, Lane]):
-    """What one request has computed: at least one item. `done` is called once, by the compute thread."""
+class BatchKey(NamedTuple):
+    """What is computed together: one predictor (so that a swap never mixes two), with or without activation maps."""
 
-    __slots__ = ("answered", "begun", "deadline", "done", "ended", "error", "items", "lane", "results", "taken")
+    predictor: Predictor
+    explain: bool
 
-    def __init__(
-        self,
-        items: Sequence[Item],
-        lane: Lane,
-        deadline: float,
-        done: "Callable[[Computation[Item, Result, Lane]], object]",
-    ) -> None:
-        self.items = items
-        self.lane = lane
-        self.deadline = deadline
-        self.done = done
-        self.taken = 0
-        self.answered = 0
-        self.begun = 0.0
-        """When its first item's computation began, by the batcher's clock; 0 before."""
-        self.ended = False
-        self.results: list[Result | None] = [None] * len(items)
-        self.error: Exception | None = None
+
+class PictureOutputs(NamedTuple):
+    """The graph's outputs for one picture."""
+
+    scores: Floats
+    cam: Floats | None
+
+
+@dataclass(slots=True, eq=False)
+class Computation:
+    """What one request has computed: at least one picture."""
+
+    pictures: Sequence[images.Pixels]
+    key: BatchKey
+    deadline: float
+    done: "Callable[[Computation], object]"
+    """Called once, by the compute thread."""
+    begun: float = 0.0
+    """When its first picture's computation began, by time.monotonic; 0 before."""
+    taken: int = 0
+    """Pictures whose computation has begun."""
+    ended: bool = False
+    results: dict[int, PictureOutputs] = field(default_factory=dict)
+    error: Exception | None = None
 
     @property
     def left(self) -> int:
-        """Items whose computation has not begun and is still wanted."""
-        return 0 if self.error is not None else len(self.items) - self.taken
+        """Pictures whose computation has not begun and is still wanted."""
+        return 0 if self.error is not None else len(self.pictures) - self.taken
 
-    def found(self) -> list[Result]:
+    def found(self) -> list[PictureOutputs]:
         """Return the results in order, or raise why there are none."""
         if self.error is not None:
             raise self.error
-        return self.results  # type: ignore[return-value]
+        return [self.results[index] for index in range(len(self.pictures))]
 
 
-class Batcher(Generic[Item, Result, Lane]):
-    """Runs `compute(items, lane)` in a thread of its own, which starts with the first request."""
+class Batcher:
+    """Runs `compute(pictures, key)` in a thread of its own, which starts with the first request."""
 
     def __init__(
         self,
-        compute: Callable[[Sequence[Item], Lane], Sequence[Result]],
+        compute: Callable[[Sequence[images.Pixels], BatchKey], Sequence[PictureOutputs]],
         batch: int = 1,
         max_waiting: int = 256,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._compute = compute
         self._batch = batch
         self._max_waiting = max_waiting
-        self._clock = clock
-        self._queue: SimpleQueue[Callable[[], Computation[Item, Result, Lane] | None]] = SimpleQueue()
-        self._active: deque[Computation[Item, Result, Lane]] = deque()
-        """Begun and not answered, in rotation; changed by the compute thread only."""
-        self._ready: deque[Computation[Item, Result, Lane]] = deque()
-        """What the callers of `run` have added to the rotation."""
+        self._queue: SimpleQueue[Callable[[], Computation | None]] = SimpleQueue()
+        self._active: deque[Computation] = deque()
+        """Begun and not answered, in rotation. The callers of `run` add to it; else the compute thread changes it."""
         self._lock = threading.Lock()
         self.after_batch: Callable[[], object] = lambda: None
         """Called by the compute thread when it has answered what it could."""
         self._thread: threading.Thread | None = None
-        self._seconds_per_item = 0.0
+        self._seconds_per_picture = 0.0
 
-    def submit(self, begin: Iterable[Callable[[], Computation[Item, Result, Lane] | None]]) -> None:
+    def submit(self, begin: Iterable[Callable[[], Computation | None]]) -> None:
         """Queue requests: each is called by the compute thread, and returns what it has computed."""
         for call in begin:
             self._queue.put(call)
@@ -112,40 +114,37 @@ class Batcher(Generic[Item, Result, Lane]):
 
     @property
     def waiting(self) -> int:
-        """Items of requests that have begun which are not yet computed."""
-        return sum(other.left for other in self._begun())
+        """Pictures of requests that have begun which are not yet computed."""
+        return sum(other.left for other in tuple(self._active))
 
-    def run(self, items: Sequence[Item], lane: Lane, deadline: float) -> Computation[Item, Result, Lane]:
-        """Have items computed and wait for them; items of different lanes are never computed together.
+    def run(self, pictures: Sequence[images.Pixels], key: BatchKey, deadline: float) -> Computation:
+        """Have pictures computed and wait for them; those of different keys are never computed together.
 
-        Raises QueueFullError at once, DeadlineError when the clock reaches `deadline`, or what an item raised.
+        Raises QueueFullError at once, DeadlineError when the clock reaches `deadline`, or what a picture raised.
         """
         over = threading.Event()
-        computation = Computation[Item, Result, Lane](items, lane, deadline, lambda _: over.set())
+        computation = Computation(pictures, key, deadline, lambda _: over.set())
         with self._lock:
             self._admit(computation)
-            self._ready.append(computation)
+            self._active.append(computation)
         self.submit([lambda: None])  # wakes the compute thread
-        if not over.wait(max(deadline - self._clock(), 0)):
+        if not over.wait(max(deadline - time.monotonic(), 0)):
             computation.error = DeadlineError()  # where the compute thread finds it and gives it up
         computation.found()
         return computation
 
-    def _admit(self, computation: Computation[Item, Result, Lane]) -> None:
+    def _admit(self, computation: Computation) -> None:
         """Apply admission control: a request is let in whatever its size if nothing else waits.
 
-        As requests take turns, one of few items waits for as many of each other: two of many keep no single one out.
+        As requests take turns, one of few pictures waits for as many of each other: two of many keep no single one out.
         """
-        size = len(computation.items)
-        ahead = sum(min(other.left, size) for other in self._begun())
-        delay = ahead * self._seconds_per_item
+        size = len(computation.pictures)
+        ahead = sum(min(other.left, size) for other in tuple(self._active))
+        delay = ahead * self._seconds_per_picture
         if ahead and ahead + size > self._max_waiting:
             raise QueueFullError(delay)
-        if self._clock() + delay >= computation.deadline:
+        if time.monotonic() + delay >= computation.deadline:
             raise QueueFullError(delay) if delay else DeadlineError
-
-    def _begun(self) -> tuple[Computation[Item, Result, Lane], ...]:
-        return *tuple(self._active), *tuple(self._ready)
 
     def _start(self) -> None:
         with self._lock:
@@ -171,27 +170,25 @@ class Batcher(Generic[Item, Result, Lane]):
             except Empty:
                 return
             computation = guarded(begin)
-            while self._ready:
-                self._active.append(self._ready.popleft())
             if computation is not None:
                 self._active.append(computation)
-            now = self._clock()
+            now = time.monotonic()
             until, block = until or now + BEGIN_SECONDS, False
             if now >= until:
                 return
 
-    def _next_batch(self) -> list[tuple[Computation[Item, Result, Lane], int]]:
-        """Take up to `batch` items of one lane, one of each request and round again."""
-        now = self._clock()
+    def _next_batch(self) -> list[tuple[Computation, int]]:
+        """Take up to `batch` pictures of one key, one of each request and round again."""
+        now = time.monotonic()
         for computation in tuple(self._active):
             if computation.error is None and now >= computation.deadline:
                 computation.error = DeadlineError()
             if computation.error is not None:
                 self._end(computation)
-        batch: list[tuple[Computation[Item, Result, Lane], int]] = []
+        batch: list[tuple[Computation, int]] = []
         while self._active and len(batch) < self._batch:
-            lane = batch[0][0].lane if batch else self._active[0].lane
-            found = [c for c in self._active if c.lane == lane and c.left]
+            key = batch[0][0].key if batch else self._active[0].key
+            found = [c for c in tuple(self._active) if c.key == key and c.left]
             if not found:
                 break
             computation = found[0]
@@ -201,14 +198,14 @@ class Batcher(Generic[Item, Result, Lane]):
             self._active.append(computation)
         return batch
 
-    def _run(self, batch: list[tuple[Computation[Item, Result, Lane], int]]) -> None:
+    def _run(self, batch: list[tuple[Computation, int]]) -> None:
         """Compute a batch and answer it. If it fails it is split, so that only the culprit's request fails."""
-        items = [computation.items[index] for computation, index in batch]
-        started = self._clock()
+        pictures = [computation.pictures[index] for computation, index in batch]
+        started = time.monotonic()
         for computation, _ in batch:
             computation.begun = computation.begun or started
         try:
-            results = self._compute(items, batch[0][0].lane)
+            results = self._compute(pictures, batch[0][0].key)
         except Exception as error:
             if len(batch) > 1:
                 self._run(batch[: len(batch) // 2])
@@ -217,15 +214,14 @@ class Batcher(Generic[Item, Result, Lane]):
             batch[0][0].error = error
             self._end(batch[0][0])
             return
-        each = (self._clock() - started) / len(batch)
-        self._seconds_per_item += 0.1 * (each - self._seconds_per_item)
+        each = (time.monotonic() - started) / len(batch)
+        self._seconds_per_picture += 0.1 * (each - self._seconds_per_picture)
         for (computation, index), result in zip(batch, results, strict=True):
             computation.results[index] = result
-            computation.answered += 1
-            if computation.answered == len(computation.items):
+            if len(computation.results) == len(computation.pictures):
                 self._end(computation)
 
-    def _end(self, computation: Computation[Item, Result, Lane]) -> None:
+    def _end(self, computation: Computation) -> None:
         if not computation.ended:
             computation.ended = True
             self._active.remove(computation)
@@ -243,45 +239,33 @@ def guarded(call: Callable[[], Value]) -> Value | None:
 
 SMALL = 500_000
 """Pixels up to which a picture needs no lock: it takes milliseconds, and about two megabytes."""
-NO_LOCK = nullcontext()
-
-Acquire = Callable[[int, float], AbstractContextManager[None]]
-"""Called with the pixels that are about to be decoded, and with a deadline."""
+LARGE_IMAGE = threading.Lock()
+"""The worker's: held by its threads, that of the collector among them, whenever they decode a large picture."""
 
 
 class LargeImageError(Exception):
     """The picture is not small; never leaves the classifier, which then leaves the picture to another thread."""
 
 
-def reject_large(pixels: int, _: float) -> AbstractContextManager[None]:
+def reject_large(pixels: int) -> AbstractContextManager[None]:
     """Admit small pictures only, for the compute thread; raises LargeImageError for others."""
     if pixels > SMALL:
         raise LargeImageError
-    return NO_LOCK
+    return images.no_lock(pixels)
 
 
-class LargeImageLock:
-    """Admits one large picture at a time."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-
-    def acquire(self, pixels: int, deadline: float) -> AbstractContextManager[None]:
-        """Hold the lock while so many pixels are decoded; raises DeadlineError at `deadline` (time.monotonic)."""
-        return NO_LOCK if pixels <= SMALL else self._held(deadline)
-
-    @contextmanager
-    def _held(self, deadline: float) -> Iterator[None]:
-        if not self._lock.acquire(timeout=min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)):
-            raise DeadlineError
-        try:
-            yield
-        finally:
-            self._lock.release()
-
-
-LARGE_IMAGE_LOCK = LargeImageLock()
-"""The worker's: held by its threads, that of the collector among them, whenever they decode a large picture."""
+@contextmanager
+def large_image_lock(pixels: int, deadline: float = math.inf) -> Iterator[None]:
+    """Hold the lock while so many pixels are decoded, if they are many; raises DeadlineError at `deadline`."""
+    if pixels <= SMALL:
+        yield
+        return
+    if not LARGE_IMAGE.acquire(timeout=min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)):
+        raise DeadlineError
+    try:
+        yield
+    finally:
+        LARGE_IMAGE.release()
 
 
 BATCH = 8
@@ -289,35 +273,6 @@ BATCH = 8
 of the time of 8 alone, as the weights stay in the cache; 32 together hardly less, and they keep others waiting."""
 FEW = 4
 """Pictures of one request that the compute thread decodes; a request of more is left to a thread of its own."""
-
-
-@dataclass(frozen=True)
-class BatchKey:
-    """What is computed together: one predictor (so that a swap never mixes two), with or without activation maps."""
-
-    predictor: Predictor
-    explain: bool
-
-
-@dataclass(frozen=True)
-class PictureOutputs:
-    """The graph's outputs for one picture."""
-
-    scores: Floats
-    cam: Floats | None
-
-
-@dataclass(frozen=True)
-class PictureResult:
-    """The answer for one picture that could be decoded."""
-
-    prediction: Prediction
-    cam: Floats | None
-    """float32 [h, w]: where the picture speaks for its most probable class; None unless asked for."""
-
-
-Computed = Computation[images.Pixels, PictureOutputs, BatchKey]
-"""What one request has computed."""
 
 
 class Decoding:
@@ -349,16 +304,14 @@ class Decoding:
 
     def decode_all(self) -> None:
         """Decode what is left, one large picture of the whole worker at a time. Raises DeadlineError."""
-        self._decode(LARGE_IMAGE_LOCK.acquire)
+        self._decode(partial(large_image_lock, deadline=self._context.deadline))
 
-    def _decode(self, acquire: Acquire) -> None:
-        deadline = self._context.deadline
+    def _decode(self, lock: images.DecodeLock) -> None:
         for part in self.parts[len(self.found) :]:
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= self._context.deadline:
                 raise DeadlineError
             try:
-                decode = self.predictor.decode
-                self.found.append(decode(part.data, self._classifier.limits, lambda pixels: acquire(pixels, deadline)))
+                self.found.append(self.predictor.decode(part.data, self._classifier.limits, lock))
             except ImageError as error:
                 self.found.append(error.with_traceback(None))  # which holds the picture and itself
         self._context.end_stage("decode")
@@ -375,7 +328,7 @@ class Decoding:
         """The pictures that could be decoded."""
         return [item for item in self.found if not isinstance(item, ImageError)]
 
-    def answers(self, rows: Sequence[PictureOutputs], top: int) -> "list[PictureResult | ImageError]":
+    def answers(self, rows: Sequence[PictureOutputs], top: int) -> list[Prediction | ImageError]:
         """Return one answer or error a part, in order, from the graph's outputs for `pictures`."""
         answers = iter(interpret(self.predictor, rows, top))
         return [item if isinstance(item, ImageError) else next(answers) for item in self.found]
@@ -390,40 +343,34 @@ class Classifier:
         self.predictor = predictor
         self.limits = settings.image_limits
         self.on_batch = on_batch
-        self.batcher: Batcher[images.Pixels, PictureOutputs, BatchKey] = Batcher(
-            self._compute, BATCH, settings.max_waiting
-        )
+        self.batcher = Batcher(self._compute, BATCH, settings.max_waiting)
 
     def compute(
-        self, pictures: Sequence[images.Pixels], kind: BatchKey, context: RequestContext
+        self, pictures: Sequence[images.Pixels], key: BatchKey, context: RequestContext
     ) -> list[PictureOutputs]:
         """Return the graph's outputs for decoded pictures; waits for the batcher. Raises as Batcher.run does."""
         if not pictures:
             return []
-        computation = self.batcher.run(pictures, kind, context.deadline)
+        computation = self.batcher.run(pictures, key, context.deadline)
         context.end_computation(computation.begun)
         return computation.found()
 
-    def _compute(self, pictures: Sequence[images.Pixels], kind: BatchKey) -> list[PictureOutputs]:
+    def _compute(self, pictures: Sequence[images.Pixels], key: BatchKey) -> list[PictureOutputs]:
+        """Run the graph on pictures of one kind."""
         self.on_batch(len(pictures))
-        return compute(pictures, kind)
-
-
-def compute(pictures: Sequence[images.Pixels], kind: BatchKey) -> list[PictureOutputs]:
-    """Run the graph on pictures of one kind."""
-    batch: NDArray[np.uint8] = images.stack(pictures)
-    if kind.explain:
-        outputs = kind.predictor.outputs(batch)
+        batch: NDArray[np.uint8] = images.stack(pictures)
+        if not key.explain:
+            return [PictureOutputs(scores, None) for scores in key.predictor.scores(batch)]
+        outputs = key.predictor.outputs(batch)
         return [PictureOutputs(scores, cam) for scores, cam in zip(outputs.scores, outputs.cam, strict=True)]
-    return [PictureOutputs(scores, None) for scores in kind.predictor.scores(batch)]
 
 
-def interpret(predictor: Predictor, rows: Sequence[PictureOutputs], top: int) -> list[PictureResult]:
+def interpret(predictor: Predictor, rows: Sequence[PictureOutputs], top: int) -> list[Prediction]:
     """Turn the graph's outputs into answers."""
     if not rows:
         return []
     predictions = predictor.interpret(np.array([row.scores for row in rows]), top)
     return [
-        PictureResult(prediction, None if row.cam is None else row.cam[prediction.best.category_index])
-        for prediction, row in zip(predictions, rows, strict=True)
+        found if row.cam is None else replace(found, explanation=heat_map(row.cam[found.category_index]))
+        for found, row in zip(predictions, rows, strict=True)
     ]

@@ -4,9 +4,7 @@ A request leaves its pictures in a queue in memory and goes on. One thread of ea
 store. The queue is short: what does not fit is not kept, so that a slow disk costs pictures and never an answer.
 """
 
-import functools
 import logging
-import math
 import threading
 import time
 from collections import deque
@@ -14,8 +12,9 @@ from collections.abc import Sequence
 
 from pupila.errors import DataError, ImageError, SettingsError
 from pupila.feedback import Answered, Kept, Store
+from pupila.prediction import Prediction
 from pupila.server.api.multipart import Part
-from pupila.server.inference import LARGE_IMAGE_LOCK, PictureResult
+from pupila.server.inference import large_image_lock
 from pupila.server.process.scoreboard import DROPPED, KEPT, PENDING, SharedTable
 from pupila.server.settings import Settings
 
@@ -32,8 +31,6 @@ PATIENCE = 2.0
 """Seconds that feedback waits for a picture that another worker may be about to write."""
 SILENCE = 60.0
 """Seconds between two log entries of one kind about pictures that are not kept."""
-ONE_AT_A_TIME = functools.partial(LARGE_IMAGE_LOCK.acquire, deadline=math.inf)
-"""Waits for as long as it takes: no client waits for what is kept."""
 LAST_WORDS = 10.0
 """Seconds that a worker which ends has to write what is in its queue."""
 
@@ -99,17 +96,16 @@ class Collector:
         self,
         request: str,
         parts: Sequence[Part],
-        found: Sequence[PictureResult | ImageError],
+        found: Sequence[Prediction | ImageError],
         model: str,
         owner: str = "",
     ) -> None:
         """Keep the pictures of a request that were answered; returns at once. `owner`: see Answered."""
         now = time.time()
         answered = [
-            Answered(request, index, part.data, best.category, best.confidence, is_unknown, model, now, owner)
-            for index, (part, answer) in enumerate(zip(parts, found, strict=True))
-            if not isinstance(answer, ImageError)
-            for best, is_unknown in [(answer.prediction.best, answer.prediction.unknown)]
+            Answered(request, index, part.data, one.category, one.confidence, one.unknown, model, now, owner)
+            for index, (part, one) in enumerate(zip(parts, found, strict=True))
+            if not isinstance(one, ImageError)
         ]
         with self._changed:
             for item in answered:
@@ -165,7 +161,7 @@ class Collector:
             kept = 0
             try:
                 limit, limits = self._settings.feedback_max_bytes, self._settings.image_limits
-                kept = self._writer.add(batch, limit, limits, ONE_AT_A_TIME)
+                kept = self._writer.add(batch, limit, limits, large_image_lock)
             except Exception:
                 self._complain("pictures cannot be kept in %s", exc_info=True)
             with self._changed:

@@ -25,7 +25,7 @@ from pupila.server.api.request_context import (
     json_response,
     to_bytes,
 )
-from pupila.server.inference import BatchKey, Decoding, PictureResult, interpret
+from pupila.server.inference import BatchKey, Decoding, interpret
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """Bytes of JSON before the binary tensors, in requests and answers alike."""
@@ -311,14 +311,9 @@ def predictions(name: str, version: str = "") -> Response:
     decoding.decode_all()
     decoding.reject_bad()
     predictor = decoding.predictor
-    found = decoding.answers(state.classifier.compute(decoding.pictures, BatchKey(predictor, False), context), TOP)
+    found = interpret(predictor, state.classifier.compute(decoding.pictures, BatchKey(predictor, False), context), TOP)
     context.record_answers(predictor, found)
-    documents = [scores(answer) for answer in found if isinstance(answer, PictureResult)]
+    documents = [{choice.category: choice.confidence for choice in answer.top} for answer in found]
     response = json_response(documents[0] if len(documents) == 1 else documents)
     response.headers["Pupila-Model"] = predictor.version
     return response
-
-
-def scores(answer: PictureResult) -> dict[str, Any]:
-    """Return the best classes and their probabilities."""
-    return {choice.category: choice.confidence for choice in answer.prediction.top}

@@ -10,8 +10,7 @@ from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication
 
 from pupila.errors import ImageError
-from pupila.prediction import Choice
-from pupila.predictor import Floats, heat_map
+from pupila.prediction import Choice, Prediction
 from pupila.server.api import multipart
 from pupila.server.api.errors import BadPart, request_error_of
 from pupila.server.api.multipart import Part, Query
@@ -27,27 +26,28 @@ from pupila.server.api.request_context import (
     request_id_of,
     to_bytes,
 )
-from pupila.server.inference import BatchKey, Classifier, Computed, Decoding, PictureOutputs, PictureResult
+from pupila.server.inference import BatchKey, Classifier, Computation, Decoding, PictureOutputs
 
 
 def predictions_json(
-    parts: Sequence[Part], answers: Sequence[PictureResult | ImageError], top: int | None
+    parts: Sequence[Part], answers: Sequence[Prediction | ImageError], top: int | None
 ) -> dict[str, Any]:
     """Return the body of /predict: one entry a part in request order, an error in a bad part's place."""
     return {"predictions": [entry(i, part, a, top) for i, (part, a) in enumerate(zip(parts, answers, strict=True))]}
 
 
-def entry(index: int, part: Part, answer: PictureResult | ImageError, top: int | None) -> dict[str, Any]:
+def entry(index: int, part: Part, answer: Prediction | ImageError, top: int | None) -> dict[str, Any]:
     """Return one picture's entry; `top` is None unless the client asked for more than the best class."""
     if isinstance(answer, ImageError):
         return {"error": BadPart.of(index, part.filename, answer).to_json()}
-    found = choice_json(answer.prediction.best)
-    if answer.prediction.unknown:
+    found = choice_json(answer.best)
+    if answer.unknown:
         found["unknown"] = True
     if top is not None:
-        found["top"] = [choice_json(choice) for choice in answer.prediction.top]
-    if answer.cam is not None:
-        found["explanation"] = cam_json(answer.cam)
+        found["top"] = [choice_json(choice) for choice in answer.top]
+    if answer.explanation is not None:
+        rows = answer.explanation
+        found["explanation"] = {"height": len(rows), "width": len(rows[0]), "values": rows}
     return found
 
 
@@ -58,11 +58,6 @@ def choice_json(choice: Choice) -> dict[str, Any]:
         "category_index": choice.category_index,
         "confidence": round(choice.confidence, 6),
     }
-
-
-def cam_json(cam: Floats) -> dict[str, Any]:
-    """Return a class activation map scaled to 0 to 1: rows from top to bottom, over the whole picture."""
-    return {"height": cam.shape[0], "width": cam.shape[1], "values": heat_map(cam)}
 
 
 WsgiResponse = tuple[str, list[tuple[str, str]], bytes]
@@ -106,12 +101,12 @@ class PredictTask:
         self._decoding = Decoding(state.classifier, parts, context)
         self.is_large = not self._decoding.decode_small()
 
-    def computation(self, done: Callable[[Computed], object]) -> Computed | None:
+    def computation(self, done: Callable[[Computation], object]) -> Computation | None:
         """Return what is to be computed; None where that is nothing."""
         pictures = self._decoding.pictures
-        return Computed(pictures, self._kind, self._context.deadline, done) if pictures else None
+        return Computation(pictures, self._kind, self._context.deadline, done) if pictures else None
 
-    def finish(self, computed: Computed | None) -> None:
+    def finish(self, computed: Computation | None) -> None:
         """Answer with what was computed."""
         try:
             if computed is not None:
@@ -153,7 +148,7 @@ class PredictTask:
         body = to_bytes(predictions_json(decoding.parts, found, query.top))
         return self._close("200 OK", [("Pupila-Model", decoding.predictor.version)], body)
 
-    def _collect(self, found: Sequence[PictureResult | ImageError]) -> None:
+    def _collect(self, found: Sequence[Prediction | ImageError]) -> None:
         """Keep what was answered, where that is wanted; never what a page of another site made a browser send."""
         state, key = self._state, self._context.key
         if state.collector is not None and (key is not None or not state.access.is_cross_site(self.environ)):

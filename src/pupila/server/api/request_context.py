@@ -14,6 +14,7 @@ from werkzeug.exceptions import NotFound
 
 from pupila._arguments import whole_number
 from pupila.errors import ImageError
+from pupila.prediction import Prediction
 from pupila.predictor import Predictor
 from pupila.server.api.auth import Access, AccessControl, ApiKey
 from pupila.server.api.body import decoded, too_big_body
@@ -24,7 +25,7 @@ from pupila.server.settings import Settings
 
 if TYPE_CHECKING:
     from pupila.server.api.feedback_writer import Collector
-    from pupila.server.inference import Classifier, PictureResult
+    from pupila.server.inference import Classifier
 
 ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 EXTENSION = "pupila"
@@ -101,13 +102,12 @@ class RequestContext:
             self.end_stage("wait", begun)
             self.end_stage("compute")
 
-    def record_answers(self, predictor: Predictor, found: "Sequence[PictureResult | ImageError]") -> None:
+    def record_answers(self, predictor: Predictor, found: Sequence[Prediction | ImageError]) -> None:
         """Record which classes were answered, and how surely."""
         self.model = predictor.version
         for answer in found:
             if not isinstance(answer, ImageError):
-                best = answer.prediction.best
-                self.confidences.append((best.category_index, best.confidence, answer.prediction.unknown))
+                self.confidences.append((answer.category_index, answer.confidence, answer.unknown))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from wsgiref.types import WSGIApplication
 from pupila.server.api.errors import QueueFullError, RequestError, request_error_of
 from pupila.server.api.predict import PredictMiddleware, PredictTask, is_predict
 from pupila.server.api.request_context import KEY, to_bytes
-from pupila.server.inference import Computed
+from pupila.server.inference import Computation
 from pupila.server.observability.request_log import RequestLog
 from pupila.server.settings import Settings
 from pupila.server.transport.connection import Connection, Request
@@ -285,7 +285,7 @@ class Executor:
         """Requests that no thread has taken up, but for those of this pass, which the compute thread does not know."""
         return sum(map(len, self.queues)) - self._arrived
 
-    def _begin(self) -> Computed | None:
+    def _begin(self) -> Computation | None:
         """Begin the next request of the compute queue, in the compute thread; return what it has computed."""
         connection, request = self.compute.get()
         if self.predict is None or not self._take(request, self.compute):
@@ -305,7 +305,7 @@ class Executor:
             self.running.pop(id(request), None)
         return None
 
-    def _end(self, connection: Connection, request: Request, task: PredictTask, computed: Computed) -> None:
+    def _end(self, connection: Connection, request: Request, task: PredictTask, computed: Computation) -> None:
         """Answer a request whose pictures are computed, in the compute thread."""
         task.finish(computed)
         self._answer(connection, request, task, self._done.append)
