@@ -15,7 +15,7 @@ import logging
 import math
 import socket
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from pupila.server.api.auth import Access, AccessControl
 from pupila.server.api.body import WINDOW, encoding_unsupported, too_big_body
@@ -45,24 +45,24 @@ SILENCE = 60.0
 """Seconds between two log entries about connections that the system has no resources for."""
 
 
+@dataclass(eq=False)
 class Listener:
     """One worker's end of the socket that all workers listen on; used by the I/O thread."""
 
-    def __init__(self, sock: socket.socket, pool: ConnectionTable, scoreboard: Scoreboard, most: int) -> None:
-        self.sock = sock
-        self.pool = pool
-        self.scoreboard = scoreboard
-        self.most = most
-        """Connections that this worker may have."""
-        self.watched = False
-        self.away_until = 0.0
-        """Until when this worker steps back."""
-        self.full_until = 0.0
-        """Until when it takes none, as none of its connections may be closed ..."""
-        self.full_at = 0
-        """... unless it has fewer than so many before that."""
-        self.silent_until = -math.inf
-        self.next_shed = 0.0
+    sock: socket.socket
+    pool: ConnectionTable
+    scoreboard: Scoreboard
+    most: int
+    """Connections that this worker may have."""
+    watched: bool = False
+    away_until: float = 0.0
+    """Until when this worker steps back."""
+    full_until: float = 0.0
+    """Until when it takes none, as none of its connections may be closed ..."""
+    full_at: int = 0
+    """... unless it has fewer than so many before that."""
+    silent_until: float = -math.inf
+    next_shed: float = 0.0
 
     def watch(self, now: float, wanted: bool = True) -> None:
         """Have the selector report new connections, unless there shall be none or another worker should take them."""
@@ -159,24 +159,16 @@ INLINE = frozenset(("/healthz", "/readyz", "/ping", "/v2/health/live", "/v2/heal
 """Answered by the loop itself: health never waits behind inference."""
 
 
+@dataclass(eq=False)
 class AdmissionControl:
     """One event loop's; used by the I/O thread only."""
 
-    def __init__(
-        self,
-        pool: ConnectionTable,
-        listener: Listener,
-        executor: Executor,
-        request_log: RequestLog,
-        settings: Settings,
-        access: AccessControl,
-    ) -> None:
-        self.pool = pool
-        self.listener = listener
-        self.executor = executor
-        self.request_log = request_log
-        self.settings = settings
-        self.access = access
+    pool: ConnectionTable
+    listener: Listener
+    executor: Executor
+    request_log: RequestLog
+    settings: Settings
+    access: AccessControl
 
     def begin(self, connection: Connection, head: Head) -> bool:
         """Return whether a request goes on whose head has arrived; else it is refused before its body is read.
@@ -184,8 +176,9 @@ class AdmissionControl:
         What is refused and here to its end is answered like any other request, and its connection lives on.
         """
         connection.access = self.access.decide(head.method, head.path, head.headers)
-        connection.limit_body(body_limit(head.path, self.settings))
-        if not head.chunked and len(connection.buffer) >= head.length:
+        if connection.chunks is not None:
+            connection.chunks.limit = body_limit(head.path, self.settings)
+        elif len(connection.buffer) >= head.length:
             return True
         refusal = connection.access.refusal or body_refusal(head, self.settings)
         if refusal is not None or not takes_body(head):

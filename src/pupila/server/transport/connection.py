@@ -6,7 +6,7 @@ import socket
 import ssl
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from selectors import EVENT_READ
 from typing import TYPE_CHECKING, Any
 
@@ -45,53 +45,57 @@ class Request:
         return True
 
 
+@dataclass(slots=True, eq=False)
 class Connection:
     """Reads requests off one socket, one after the other."""
 
-    __slots__ = (
-        "_chunks", "_head", "_searched", "access", "address", "body_bytes", "buffer", "closing", "deadline", "ended",
-        "expires", "fd", "lingers", "max_body", "out", "peer", "proxies", "request", "scheme", "since", "sock",
-        "started", "taken", "watched",
-    )  # fmt: skip
+    sock: Any
+    """A socket, or a TlsSocket."""
+    peer: str
+    """Who is connected."""
+    since: float
+    """From when on it has been idle."""
+    idle: InitVar[float]
+    max_body: int
+    proxies: TrustedProxies = NOBODY
+    scheme: str = "http"
+    buffer: bytearray = field(default_factory=bytearray)
+    request: Request | None = None
+    """The request in work; the next one is not taken up before it is answered."""
+    out: bytes = b""
+    """What the socket did not take at once."""
+    closing: bool = False
+    """The connection ends once `out` is sent."""
+    lingers: bool = False
+    """After that the client may go on sending for a while, which is read and thrown away."""
+    ended: bool = False
+    """The client will send nothing more."""
+    started: float = 0.0
+    """When the first byte of the request that is arriving came; 0 between requests."""
+    deadline: float = 0.0
+    watched: int = 0
+    """Events that the loop's selector watches for."""
+    body_bytes: int = 0
+    """Bytes of body that are reserved in the worker's memory for this connection."""
+    access: Access | None = None
+    """What was decided about the arriving request when its head was there."""
+    head: Head | None = None
+    """Of the request that is arriving, once it is there."""
+    chunks: Chunks | None = None
+    searched: int = 0
+    """Bytes of the buffer in which there is no end of a head."""
+    fd: int = field(init=False)
+    address: str = field(init=False)
+    """Who asks: not the peer, if that is a trusted proxy."""
+    taken: float = field(init=False)
+    """When the client last took a part of an answer."""
+    expires: float = field(init=False)
 
-    def __init__(
-        self, sock: socket.socket, peer: str, now: float, idle: float, max_body: int, proxies: TrustedProxies = NOBODY
-    ) -> None:
-        self.sock: Any = sock  # or a TlsSocket
-        self.scheme = "http"
-        self.fd = sock.fileno()
-        self.peer = self.address = peer
-        """Who is connected, and who asks: another address, if the peer is a trusted proxy."""
-        self.proxies = proxies
-        self.max_body = max_body
-        self.buffer = bytearray()
-        self.request: Request | None = None
-        """The request in work; the next one is not taken up before it is answered."""
-        self.out = b""
-        """What the socket did not take at once."""
-        self.closing = False
-        """The connection ends once `out` is sent."""
-        self.lingers = False
-        """After that the client may go on sending for a while, which is read and thrown away."""
-        self.ended = False
-        """The client will send nothing more."""
-        self.started = 0.0
-        """When the first byte of the request that is arriving came; 0 between requests."""
-        self.deadline = 0.0
-        self.since = now
-        """From when on it has been idle."""
-        self.taken = now
-        """When the client last took a part of an answer."""
-        self.expires = now + idle
-        self.watched = 0
-        """Events that the loop's selector watches for."""
-        self.body_bytes = 0
-        """Bytes of body that are reserved in the worker's memory for this connection."""
-        self.access: Access | None = None
-        """What was decided about the arriving request when its head was there."""
-        self._head: Head | None = None
-        self._chunks: Chunks | None = None
-        self._searched = 0
+    def __post_init__(self, idle: float) -> None:
+        self.fd = self.sock.fileno()
+        self.address = self.peer
+        self.taken = self.since
+        self.expires = self.since + idle
 
     def encrypt(self, context: ssl.SSLContext, idle: float) -> None:
         """Speak TLS from here on. A client that does not end the handshake in time is closed like an idle one."""
@@ -115,7 +119,7 @@ class Connection:
         self.body_bytes = 0
         self.since = now
         self.expires = now + (min(idle, LINGER) if self.lingers else idle)
-        self.request = self._head = self._chunks = None
+        self.request = self.head = self.chunks = None
 
     @property
     def fresh(self) -> bool:
@@ -150,51 +154,41 @@ class Connection:
     @property
     def paused(self) -> bool:
         """More of the arriving request is here, and left for the next dispatch."""
-        return self._chunks is not None and self._chunks.paused
+        return self.chunks is not None and self.chunks.paused
 
     @property
     def in_head(self) -> bool:
         """A part of a request's head is here, and no more."""
-        return bool(self.started) and self.request is None and self._head is None
-
-    def limit_body(self, most: int) -> None:
-        """Accept no more than so many bytes of the arriving request's body, if it is chunked."""
-        if self._chunks is not None:
-            self._chunks.limit = min(self._chunks.limit, most)
+        return bool(self.started) and self.request is None and self.head is None
 
     @property
     def received(self) -> int:
         """Bytes of the arriving request's body that are here, and of what came with them."""
-        return len(self.buffer) + (len(self._chunks.body) if self._chunks is not None else 0)
-
-    @property
-    def head(self) -> Head | None:
-        """The head of the request that is arriving, once it is there."""
-        return self._head
+        return len(self.buffer) + (len(self.chunks.body) if self.chunks is not None else 0)
 
     def head_arrived(self) -> Head | None:
         """Return the head of the arriving request once, when it is complete. Raises ProtocolError."""
-        if self._head is not None:
+        if self.head is not None:
             return None
         check_start(self.buffer)
-        end = self.buffer.find(HEAD_END, max(0, self._searched - 3))
+        end = self.buffer.find(HEAD_END, max(0, self.searched - 3))
         if end > MAX_HEAD or (end < 0 and len(self.buffer) >= MAX_HEAD + len(HEAD_END)):
             raise ProtocolError(431, "head_too_large", f"The request's head is over {MAX_HEAD:,} bytes.")
         if end < 0:
-            self._searched = len(self.buffer)
+            self.searched = len(self.buffer)
             return None
         head = parse_head(self.buffer, end + 2)
         del self.buffer[: end + 4]
         head.scheme = self.scheme
         if self.proxies is not NOBODY:
             self.address = self.proxies.apply(head, self.peer)
-        self._head = head
-        self._chunks = Chunks(self.max_body) if head.chunked else None
+        self.head = head
+        self.chunks = Chunks(self.max_body) if head.chunked else None
         return head
 
     def take(self, now: float) -> Request | None:
         """Return the arriving request if all of its body is here. Raises ProtocolError."""
-        head, chunks = self._head, self._chunks
+        head, chunks = self.head, self.chunks
         if head is None:
             return None
         if chunks is not None:
@@ -207,14 +201,14 @@ class Connection:
                 return None
             body = bytes(self.buffer) if len(self.buffer) == head.length else bytes(self.buffer[: head.length])
             del self.buffer[: head.length]
-        self._head = self._chunks = None
-        self._searched = 0
+        self.head = self.chunks = None
+        self.searched = 0
         return self.request_of(head, body, now)
 
     def leave_body(self, head: Head, now: float) -> Request:
         """Return the arriving request without its body, which is not read: the connection ends with the answer."""
         head.keep_alive, self.lingers = False, True
-        self._head = self._chunks = None
+        self.head = self.chunks = None
         self.buffer.clear()
         return self.request_of(head, b"", now)
 
@@ -259,31 +253,22 @@ STAYS = 4
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 
+@dataclass(eq=False)
 class ConnectionTable:
     """The open connections of one worker; used by the I/O thread only."""
 
-    def __init__(
-        self,
-        row: "memoryview[float]",
-        idle: float,
-        max_body: int,
-        proxies: TrustedProxies = NOBODY,
-        certificate: Certificate | None = None,
-        share: int = 128,
-        max_unsent: int = 2**28,
-    ) -> None:
-        self.proxies = proxies
-        self.certificate = certificate
-        """For TLS; None where clients speak plain HTTP."""
-        self.share = share
-        """Places that one address may have for requests half sent and answers half read together."""
-        self.max_unsent = max_unsent
-        """Bytes of all answers together that their clients have not read yet."""
-        self.row = row
-        self.max_body = max_body
-        self.idle = idle
-        self.selector = selectors.DefaultSelector()
-        self.open: dict[int, Connection] = {}
+    row: "memoryview[float]"
+    idle: float
+    max_body: int
+    proxies: TrustedProxies = NOBODY
+    certificate: Certificate | None = None
+    """For TLS; None where clients speak plain HTTP."""
+    share: int = 128
+    """Places that one address may have for requests half sent and answers half read together."""
+    max_unsent: int = 2**28
+    """Bytes of all answers together that their clients have not read yet."""
+    selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
+    open: dict[int, Connection] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.open)

@@ -192,7 +192,10 @@ class Reactor:
                 return
             connection.begin(now, self.deadline)
         try:
-            if not self.read_head(connection) or not self.admission.reserve(connection):
+            arrived = connection.head_arrived()
+            if arrived is not None and not self.admission.begin(connection, arrived):
+                return
+            if not self.admission.reserve(connection):
                 return
             request = connection.take(now)
         except ProtocolError as error:
@@ -205,11 +208,6 @@ class Reactor:
             self.due.append((connection, WRITE))
         else:
             self.wait_for_more(connection)
-
-    def read_head(self, connection: Connection) -> bool:
-        """Read the head of the arriving request if it is complete; False if that was all that is read of it."""
-        arrived = connection.head_arrived()
-        return arrived is None or self.admission.begin(connection, arrived)
 
     def wait_for_more(self, connection: Connection) -> None:
         """Leave a connection until more of it comes; if nothing will, that was all of it."""
