@@ -7,9 +7,9 @@ import pytest
 from pupila.server.transport.executor import FORGET, RequestQueue
 
 
-def measured(*looks: tuple[float, int, bool]) -> RequestQueue[int]:
+def measured(*looks: tuple[float, int, bool]) -> RequestQueue:
     """Return a queue that was looked at: when, how many had been taken up by then, and whether one waited."""
-    queue = RequestQueue[int](most=1000)
+    queue = RequestQueue(most=1000)
     for now, taken, waiting in looks:
         while len(queue):
             queue.get()
@@ -20,13 +20,13 @@ def measured(*looks: tuple[float, int, bool]) -> RequestQueue[int]:
     return queue
 
 
-def delay(queue: RequestQueue[int], waiting: int) -> float:
+def delay(queue: RequestQueue, waiting: int) -> float:
     while len(queue) < waiting:
         queue.put(0)
     return queue.delay
 
 
-def steady(rate: int) -> RequestQueue[int]:
+def steady(rate: int) -> RequestQueue:
     """A queue that was never empty for 6 s, looked at every 0.2 s."""
     return measured((0.0, 0, True), *[(0.2 * i, rate * i // 5, True) for i in range(1, 30)])
 
@@ -62,7 +62,7 @@ def test_what_was_foretold_is_forgotten_once_nothing_has_waited_for_a_while() ->
 
 
 def test_queue_refuses_what_it_cannot_answer_in_time_and_says_when_to_come_back() -> None:
-    queue, now = RequestQueue[int](most=10), time.monotonic()
+    queue, now = RequestQueue(most=10), time.monotonic()
     queue.rate = 2.0
     assert queue.retry_after(now + 1) is None
     for job in range(6):

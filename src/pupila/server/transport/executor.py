@@ -1,14 +1,16 @@
 """Executes requests in threads: queues with backpressure, the WSGI call (PEP 3333), the response's bytes."""
 
+import functools
 import io
 import logging
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from email.utils import formatdate
 from http import HTTPStatus
 from queue import SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Any
 from wsgiref.types import WSGIApplication
 
 from pupila.server.api.errors import QueueFullError, RequestError, request_error_of
@@ -20,13 +22,12 @@ from pupila.server.settings import Settings
 from pupila.server.transport.connection import Connection, Request
 from pupila.server.transport.parser import Head
 
-Item = TypeVar("Item")
-
+Job = tuple[Connection, Request]
 FORGET = 1.0
 """Seconds without anything waiting after which the forecast is forgotten: what comes then may be of another kind."""
 
 
-class RequestQueue(Generic[Item]):
+class RequestQueue:
     """A bounded queue, first come, first served, with an estimate of its own: big pictures say nothing of small ones.
 
     The estimate is requests taken up a second while others wait, averaged. What is done when nothing waits does not
@@ -40,7 +41,7 @@ class RequestQueue(Generic[Item]):
         """How many have been taken up; counted by the thread that does it."""
         self.rate = 0.0
         """0 as long as nothing has waited."""
-        self._jobs: SimpleQueue[Item] = SimpleQueue()
+        self._jobs: SimpleQueue[Job] = SimpleQueue()
         self._since = 0.0
         self._taken_before = 0
         self._waited = False
@@ -49,11 +50,11 @@ class RequestQueue(Generic[Item]):
     def __len__(self) -> int:
         return self._jobs.qsize()
 
-    def put(self, job: Item) -> None:
+    def put(self, job: Job) -> None:
         """Add a request at the end."""
         self._jobs.put(job)
 
-    def get(self) -> Item:
+    def get(self) -> Job:
         """Return the first one; waits until there is one."""
         return self._jobs.get()
 
@@ -185,14 +186,10 @@ def plain_response(
     return response_bytes(status, headers, body, persistence, method == "HEAD")
 
 
-LAST_DATE = [0, ""]
-
-
+@functools.lru_cache(1)
 def http_date(now: int) -> str:
     """Return the Date header's value, worked out once a second."""
-    if LAST_DATE[0] != now:
-        LAST_DATE[:] = [now, time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(now))]
-    return str(LAST_DATE[1])
+    return formatdate(now, usegmt=True)
 
 
 LARGE = 524288
@@ -203,8 +200,6 @@ LARGE_THREADS = 2
 STORE_THREADS = 2
 STORED = ("/feedback", "/review/")
 """Paths that begin so wait for a disk, which may hang: not in the threads of quick answers."""
-
-Job = tuple[Connection, Request]
 
 
 class Executor:
@@ -239,7 +234,7 @@ class Executor:
         self.running: dict[int, Request] = {}
         """The requests in work, by their identity."""
         self.compute, self.light, self.inference, self.large, self.store = (
-            RequestQueue[Job](settings.max_waiting) for _ in range(5)
+            RequestQueue(settings.max_waiting) for _ in range(5)
         )
         self.queues = self.compute, self.light, self.inference, self.large, self.store
         self._done: list[Connection] = []
@@ -254,7 +249,7 @@ class Executor:
             for _ in range(count):
                 threading.Thread(target=self._work, args=(queue,), daemon=True).start()
 
-    def queue_of(self, request: Request) -> RequestQueue[Job]:
+    def queue_of(self, request: Request) -> RequestQueue:
         """Return the queue for a request that has arrived."""
         if request.head.path.startswith(STORED):
             return self.store
@@ -264,7 +259,7 @@ class Executor:
             return self.compute
         return self.inference if request.head.path.startswith(("/predictions/", "/v2/models/")) else self.light
 
-    def submit(self, queue: RequestQueue[Job], connection: Connection, request: Request) -> None:
+    def submit(self, queue: RequestQueue, connection: Connection, request: Request) -> None:
         """Queue a request that was admitted; the compute thread gets it with `flush`."""
         queue.put((connection, request))
         self._arrived += queue is self.compute
@@ -294,7 +289,12 @@ class Executor:
             task = PredictTask(self.predict.state, environ_of(request, self.server))
             task.begin()
             if task.response is None and not task.is_large:
-                computation = task.computation(lambda computed: self._end(connection, request, task, computed))
+
+                def ended(computation: Computation) -> None:
+                    task.finish(computation)
+                    self._answer(connection, request, task, self._done.append)
+
+                computation = task.computation(ended)
                 if computation is not None:
                     return computation
                 task.finish(None)
@@ -305,11 +305,6 @@ class Executor:
             self.running.pop(id(request), None)
         return None
 
-    def _end(self, connection: Connection, request: Request, task: PredictTask, computed: Computation) -> None:
-        """Answer a request whose pictures are computed, in the compute thread."""
-        task.finish(computed)
-        self._answer(connection, request, task, self._done.append)
-
     def answer(
         self,
         connection: Connection,
@@ -319,22 +314,14 @@ class Executor:
     ) -> None:
         """Call the application and deliver its response, unless the event loop has answered at the deadline."""
         persistence = persistence_of(request.head, self.closing)
-        response = self.response(request, persistence, task)
-        if response:
-            connection.out, connection.closing = response, persistence == CLOSE
-            deliver(connection)
-
-    def response(self, request: Request, persistence: str, task: PredictTask | None = None) -> bytes:
-        """Call the application and return its response, logged; nothing if the event loop has answered already."""
         if task is None:
             response = respond(self.app, environ_of(request, self.server), persistence)
         else:
             response = response_bytes(*task.run(), persistence)
-        if not request.claim.acquire(blocking=False):
-            return b""
-        head, status = request.head, int(response[9:12])
-        self.request_log.record(request.context, head.method, head.path, status)
-        return response
+        if request.claim.acquire(blocking=False):
+            self.request_log.record(request.context, request.head.method, request.head.path, int(response[9:12]))
+            connection.out, connection.closing = response, persistence == CLOSE
+            deliver(connection)
 
     def deliver(self, connection: Connection) -> None:
         """Send a response in this thread as far as the socket takes it, and give the connection back."""
@@ -365,7 +352,7 @@ class Executor:
         self.large.put((connection, request))
         return True
 
-    def _take(self, request: Request, queue: RequestQueue[Job]) -> bool:
+    def _take(self, request: Request, queue: RequestQueue) -> bool:
         """Take a request up, unless the client is gone or its time is over."""
         if request.claim.locked():
             return False
@@ -390,7 +377,7 @@ class Executor:
         connection.closing = True
         deliver(connection)
 
-    def _work(self, queue: RequestQueue[Job]) -> None:
+    def _work(self, queue: RequestQueue) -> None:
         while True:
             connection, request = queue.get()
             if self._take(request, queue):
