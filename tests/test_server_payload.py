@@ -11,11 +11,15 @@ from hypothesis import strategies as st
 from pupila.server.api import body as bodies
 from pupila.server.api.body import MAX_BYTES, MAX_BYTES_BEYOND_ASCII, count
 from pupila.server.api.errors import BadPart, RequestError
-from pupila.server.api.multipart import Part, read_pictures
+from pupila.server.api.multipart import Part, read_upload
 from pupila.server.settings import Settings
 
 SMALL = Settings(max_parts=4, max_part_bytes=1000, max_body_bytes=10_000)
 FORM = "multipart/form-data; boundary=XX"
+
+
+def read_pictures(content_type: str, body: bytes, settings: Settings) -> list[Part]:
+    return read_upload(content_type, body, settings).parts
 
 
 def form(*parts: tuple[str, bytes], boundary: bytes = b"XX") -> bytes:

@@ -43,6 +43,7 @@ def create_app(
     if collector is None and settings.feedback_dir is not None:
         collector = Collector(settings)
     app = Flask("pupila.server", static_folder=None, template_folder=None)
+    app.url_map.redirect_defaults = False  # /page/index.html is not /
     app.url_map.merge_slashes = False  # a path with slashes too many is another path, and not found
     classifier = Classifier(predictor, settings, request_log.telemetry.batch)
     state = AppState(classifier, settings, health or Health(), request_log, access, collector)

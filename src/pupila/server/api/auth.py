@@ -227,13 +227,20 @@ class AccessControl:
         if not scopes:
             return Access()
         if not self.keys:
-            changes = scopes is KEPT and method not in READING
-            return Access(None, cross_site() if changes and self.is_cross_site(headers) else None)
+            if scopes is not KEPT or method in READING or not self.is_cross_site(headers):
+                return Access()
+            message = (
+                "A page of another site may change nothing here. Name its origin with --cors-origins, or use API keys."
+            )
+            return Access(None, RequestError(403, "cross_site", message))
         key = self.authenticate(headers.get("HTTP_AUTHORIZATION"), headers.get("HTTP_X_API_KEY"))
         if key is None:
-            return Access(None, key_missing())
+            message = "A valid API key is needed. Send it as: Authorization: Bearer KEY"
+            return Access(None, RequestError(401, "key_missing", message))
         if not key.has(*scopes):
-            return Access(key, scope_missing(key, scopes))
+            needed, has = " or ".join(sorted_scopes(scopes)), ", ".join(sorted_scopes(key.scopes))
+            message = f"This key may not do that: it needs the scope {needed}, and has {has}."
+            return Access(key, RequestError(403, "scope_missing", message))
         wait = self._requests.wait(key.digest, key.rate)
         return Access(key, rate_exceeded(f"{key.rate:g} requests", wait) if wait > 0 else None)
 
@@ -274,24 +281,7 @@ def scopes_for(path: str) -> frozenset[str]:
     return next((scopes for beginning, scopes in SCOPES_BELOW if path.startswith(beginning)), ANY_KEY)
 
 
-def key_missing() -> RequestError:
-    """Return the answer to a request without a valid key."""
-    return RequestError(401, "key_missing", "A valid API key is needed. Send it as: Authorization: Bearer KEY")
-
-
-def scope_missing(key: ApiKey, scopes: frozenset[str]) -> RequestError:
-    """Return the answer to a key that may do other things."""
-    needed, has = " or ".join(sorted_scopes(scopes)), ", ".join(sorted_scopes(key.scopes))
-    return RequestError(403, "scope_missing", f"This key may not do that: it needs the scope {needed}, and has {has}.")
-
-
 def rate_exceeded(what: str, wait: float) -> RequestError:
     """Return the answer to a key that has been used too often."""
     message = f"This key may send {what} a second. Try again in {wait:.1f} s."
     return RequestError(429, "rate_exceeded", message, retry_after=wait)
-
-
-def cross_site() -> RequestError:
-    """Return the answer to a page of another site."""
-    message = "A page of another site may change nothing here. Name its origin with --cors-origins, or use API keys."
-    return RequestError(403, "cross_site", message)

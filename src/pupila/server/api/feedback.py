@@ -20,7 +20,6 @@ from pupila.feedback import Kept, Store
 from pupila.server.api.auth import ApiKey
 from pupila.server.api.errors import RequestError
 from pupila.server.api.feedback_writer import Collector
-from pupila.server.api.pages import file_response
 from pupila.server.api.request_context import app_state, context_of, json_response, read_body
 from pupila.server.observability.request_log import REQUEST_ID
 
@@ -83,16 +82,12 @@ def find_kept(collector: Collector, correction: Correction, key: ApiKey | None) 
     if not found and key is not None and reach_of(key) is None:
         found = collector.find(correction.request_id, correction.picture, None, deadline)
         if len({kept.owner for kept in found}) > 1:
-            raise request_ambiguous(correction)
+            fix = "Name the picture by its id instead, as GET /review/pictures lists it."
+            message = f"Several keys have sent requests named {correction.request_id!r}. {fix}"
+            raise RequestError(409, "request_ambiguous", message)
     if not found:
         raise picture_unknown(correction)
     return found[0]
-
-
-@feedback.get("/review")
-def review() -> Response:
-    """Show the page on which a person walks through the pictures."""
-    return file_response("review.html")
 
 
 @feedback.get("/review/pictures")
@@ -189,7 +184,9 @@ def read_correction(classes: Sequence[str]) -> Correction:
     if type(number) is not int or not 0 <= number < 2**31:
         raise invalid(f"{fields[-2]} is not a whole number from 0")
     if correction.category is not None and correction.category not in classes:
-        raise category_unknown(correction.category, classes)
+        text = correction.category if isinstance(correction.category, str) else json.dumps(correction.category)
+        hint = did_you_mean(text, classes, "GET /model lists the classes; null means none of them.")
+        raise RequestError(400, "category_unknown", f"The model has no class {text[:40]!r}. {hint}")
     return correction
 
 
@@ -209,13 +206,6 @@ def invalid(reason: str) -> RequestError:
     return RequestError(400, "feedback_invalid", f"This feedback cannot be used: {reason}. {HOW_TO}")
 
 
-def category_unknown(category: Any, classes: Sequence[str]) -> RequestError:
-    """Say that the model has no such class, and which it may have been."""
-    text = category if isinstance(category, str) else json.dumps(category)
-    hint = did_you_mean(text, classes, "GET /model lists the classes; null means none of them.")
-    return RequestError(400, "category_unknown", f"The model has no class {text[:40]!r}. {hint}")
-
-
 def picture_unknown(correction: Correction) -> RequestError:
     """Say that there is nothing to correct."""
     if correction.id is not None:
@@ -230,15 +220,6 @@ def picture_unknown(correction: Correction) -> RequestError:
 def number_unknown(number: int) -> RequestError:
     """Say that there is no such picture for this key."""
     return RequestError(404, "picture_unknown", f"No picture {number} is kept here for you: it may have been deleted.")
-
-
-def request_ambiguous(correction: Correction) -> RequestError:
-    """Say that several keys have used one request id."""
-    message = (
-        f"Several keys have sent requests named {correction.request_id!r}. Name the picture by its id instead, as "
-        "GET /review/pictures lists it."
-    )
-    return RequestError(409, "request_ambiguous", message)
 
 
 def read_listing(query: str) -> tuple[str, int, int]:

@@ -105,11 +105,6 @@ class Upload(NamedTuple):
     """Parameters given in the body instead of the query string."""
 
 
-def read_pictures(content_type: str, body: bytes, settings: Settings) -> list[Part]:
-    """Return the request's pictures in order, at least one; raises RequestError."""
-    return read_upload(content_type, body, settings).parts
-
-
 def read_upload(content_type: str, body: bytes, settings: Settings) -> Upload:
     """Return the request's pictures, at least one, and its parameters; raises RequestError."""
     kind = kind_of(content_type)
@@ -165,11 +160,6 @@ def type_unsupported(kind: str, body: bytes) -> RequestError:
             f"A body of type {kind[:80]!r} is not read here. JSON needs 'Content-Type: application/json'. {HOW_TO}"
         )
     return RequestError(415, "content_type_unsupported", message)
-
-
-def read_multipart(content_type: str, body: bytes, settings: Settings, names: tuple[str, ...]) -> list[Part]:
-    """Return the pictures among the parts of these names; raises RequestError."""
-    return read_form(content_type, body, settings, names).parts
 
 
 def read_form(content_type: str, body: bytes, settings: Settings, names: tuple[str, ...] = (PART_NAME,)) -> Upload:

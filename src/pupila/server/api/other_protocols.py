@@ -302,10 +302,10 @@ def predictions(name: str, version: str = "") -> Response:
     state, kind = app_state(), request.environ.get("CONTENT_TYPE", "")
     context, body = begin_inference(request.environ, state)
     if kind.startswith("multipart/"):
-        parts = multipart.read_multipart(kind, body, state.settings, ("data", "file"))
+        parts = multipart.read_form(kind, body, state.settings, ("data", "file")).parts
     else:
         own = kind if multipart.is_json(multipart.kind_of(kind)) else "image/*"  # curl -T sends any type
-        parts = multipart.read_pictures(own, body, state.settings)
+        parts = multipart.read_upload(own, body, state.settings).parts
     end_parsing(context, state, len(parts))
     decoding = Decoding(state.classifier, parts, context)
     decoding.decode_all()

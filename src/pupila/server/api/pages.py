@@ -43,24 +43,6 @@ HEADERS = (
 pages = Blueprint("pages", __name__)
 
 
-@pages.get("/")
-def home() -> Response:
-    """Show the page."""
-    return file_response("index.html")
-
-
-@pages.get("/docs")
-def docs() -> Response:
-    """Show the API to people: openapi.json as a page on which each path can be tried."""
-    return file_response("docs.html")
-
-
-@pages.get("/page/<name>")
-def part(name: str) -> Response:
-    """Send one of the files that the page is made of."""
-    return file_response(name)
-
-
 @pages.get("/card")
 def card() -> Response:
     """Say what the model knows, how well it does, and what this server takes: what a person should see beside it."""
@@ -120,7 +102,11 @@ def files() -> dict[str, PageFile]:
     return found
 
 
-def file_response(name: str) -> Response:
+@pages.get("/", defaults={"name": "index.html"})
+@pages.get("/docs", defaults={"name": "docs.html"})
+@pages.get("/review", defaults={"name": "review.html"})
+@pages.get("/page/<name>")
+def page_file(name: str) -> Response:
     """Return one file, packed for those who take it so; 304 for those who have it; 404 if there is none."""
     file = files().get(name)
     if file is None:
