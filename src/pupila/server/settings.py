@@ -81,12 +81,6 @@ class Settings:
         if self.port > 65535:
             raise SettingsError(f"port = {self.port} is not a port. Give one from 0 to 65535.")
 
-    def allowed_origin(self, origin: str | None) -> str | None:
-        """Return what Access-Control-Allow-Origin says to a page of an origin (CORS); None where it may not ask."""
-        if "*" in self.cors_origins:
-            return "*"
-        return origin if origin in self.cors_origins else None
-
     @property
     def image_limits(self) -> ImageLimits:
         """What one picture may cost."""

@@ -235,8 +235,8 @@ def closing_headers(environ: dict[str, Any], state: AppState) -> list[tuple[str,
 
 def cors_headers(origin: str | None, settings: Settings) -> list[tuple[str, str]]:
     """Return what lets pages of the chosen origins read the response (CORS)."""
-    allowed = settings.allowed_origin(origin)
-    if allowed is None:
+    allowed = "*" if "*" in settings.cors_origins else origin
+    if allowed is None or allowed not in settings.cors_origins:
         return [("Vary", "Origin")]
     return [
         ("Vary", "Origin"),

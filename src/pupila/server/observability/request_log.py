@@ -1,7 +1,7 @@
 """The request log: counts every answered request in shared memory, and writes its line of the access log.
 
 Each worker adds to its own row, and the one that is asked sums the rows. The row outlives the worker: the one that
-replaces it goes on counting where it stopped. METRICS declares each metric once; `exposition` is GET /metrics, for
+replaces it goes on counting where it stopped. METRICS declares each metric once; `Exposition` is GET /metrics, for
 Prometheus.
 """
 
@@ -240,25 +240,23 @@ class RequestLog:
             self.tracer.close()
 
 
-def exposition(
-    telemetry: Telemetry, scoreboard: Scoreboard | None, manifest: Manifest, version: str, kept: SharedTable | None
-) -> bytes:
-    """Return everything that was counted, in Prometheus's text format; `kept`: the table of feedback_writer.py."""
-    from prometheus_client import generate_latest  # only where it is asked for: it costs 30 ms of start
-
-    snapshot: Any = Snapshot(telemetry, scoreboard, manifest, version, kept)
-    return generate_latest(snapshot)
-
-
 @dataclass
-class Snapshot:
-    """Reads the shared tables once, as one of Prometheus's collectors."""
+class Exposition:
+    """Everything that was counted: reads the shared tables once, as one of Prometheus's collectors."""
 
     telemetry: Telemetry
     scoreboard: Scoreboard | None
     manifest: Manifest
     version: str
     kept: SharedTable | None
+    """The table of feedback_writer.py."""
+
+    def text(self) -> bytes:
+        """Return it in Prometheus's text format."""
+        from prometheus_client import generate_latest  # only where it is asked for: it costs 30 ms of start
+
+        collector: Any = self
+        return generate_latest(collector)
 
     def collect(self) -> "Iterator[Metric]":
         """Yield every metric."""

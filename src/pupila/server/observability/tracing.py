@@ -5,6 +5,7 @@ nothing, and one that is traced waits for nobody, as spans are sent by a thread 
 collector that is down cannot take.
 """
 
+import contextlib
 import logging
 import os
 import threading
@@ -45,28 +46,14 @@ def check_tracing(url: str | None, environment: Mapping[str, str] = os.environ) 
         return False
     if url is not None and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc):
         raise SettingsError(f"traces = {url!r} is not the URL of a collector. Give one such as http://127.0.0.1:4318")
-    if is_installed():
-        return True
+    with contextlib.suppress(ModuleNotFoundError):  # a package that would hold them is missing
+        if find_spec("opentelemetry.sdk.trace") and find_spec("opentelemetry.exporter.otlp.proto.http"):
+            return True
     missing = MissingExtraError("Tracing", "telemetry")
     if url is not None:
         raise missing
     log.warning("OpenTelemetry's variables ask for traces, but there are none: %s", missing)
     return False
-
-
-def is_installed() -> bool:
-    """Return whether the SDK and its exporter are there."""
-    try:
-        return bool(find_spec("opentelemetry.sdk.trace") and find_spec("opentelemetry.exporter.otlp.proto.http"))
-    except ModuleNotFoundError:  # a package that would hold them is missing
-        return False
-
-
-def named_by(environment: Mapping[str, str]) -> bool:
-    """Return whether the environment gives the service a name of its own."""
-    return bool(
-        environment.get("OTEL_SERVICE_NAME") or "service.name=" in environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
-    )
 
 
 def traces_url(base: str) -> str:
@@ -95,7 +82,8 @@ class Tracer:
         from pupila import __version__
 
         about = {"service.version": __version__, "service.instance.id": str(worker)}
-        if not named_by(os.environ):
+        resource = os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+        if not os.environ.get("OTEL_SERVICE_NAME") and "service.name=" not in resource:
             about["service.name"] = "pupila"
         provider = TracerProvider(resource=Resource.create({**about}), shutdown_on_exit=False)
         exporter = OTLPSpanExporter(endpoint=None if url is None else traces_url(url))
@@ -105,17 +93,29 @@ class Tracer:
     def record(
         self, request: "RequestContext", method: str, path: str, status: int, started: float, ended: float
     ) -> None:
-        """Make a span of a request and one of each of its stages; times are of time.monotonic."""
+        """Make a span of a request and one of each of its stages; times are of time.monotonic.
+
+        Attributes have OpenTelemetry's names where there are any; no picture, no answer.
+        """
         from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 
         if request.route in UNTRACED:
             return
         epoch = time.time_ns() - time.monotonic_ns()
+        found: dict[str, str | int] = {
+            "http.request.method": method,
+            "url.path": path,
+            "http.response.status_code": status,
+            "pupila.pictures": len(request.confidences),
+            "pupila.request_id": request.request_id,
+        }
+        if request.model is not None:
+            found["pupila.model.version"] = request.model
         span = self._tracer.start_span(
             f"{method} {request.route}",
             self._parent_of(request),
             SpanKind.SERVER,
-            attributes_of(request, method, path, status),
+            found,
             start_time=epoch + int(started * 1e9),
         )
         if span.is_recording():
@@ -140,17 +140,3 @@ class Tracer:
         last = threading.Thread(target=self._provider.force_flush, daemon=True)
         last.start()
         last.join(LAST_FLUSH)
-
-
-def attributes_of(request: "RequestContext", method: str, path: str, status: int) -> dict[str, str | int]:
-    """Return what a span says of its request, by OpenTelemetry's names where there are any; no picture, no answer."""
-    found: dict[str, str | int] = {
-        "http.request.method": method,
-        "url.path": path,
-        "http.response.status_code": status,
-        "pupila.pictures": len(request.confidences),
-        "pupila.request_id": request.request_id,
-    }
-    if request.model is not None:
-        found["pupila.model.version"] = request.model
-    return found

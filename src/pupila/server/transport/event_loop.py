@@ -104,7 +104,9 @@ class Reactor:
             elif whose not in self.pool:  # dropped since it was put in line
                 return
             elif not events & READ:
-                self.go_on(whose)
+                if whose.request is None:  # else the thread that answers it may be sending just now
+                    self.pool.settle(whose)
+                    self.advance(whose)
             elif whose.watched & READ:
                 self.receive(whose)
         except Exception:
@@ -133,17 +135,6 @@ class Reactor:
                 continue
             if connection.buffer or connection.ended:
                 self.due.append((connection, WRITE))
-
-    def go_on(self, connection: Connection) -> None:
-        """Go on with what is here of a connection, and with what is still to be sent.
-
-        It may have taken up its next request since then: the thread that answers that may be sending just now.
-        """
-        if connection.request is not None:
-            return
-        self.pool.settle(connection)
-        if connection in self.pool:
-            self.advance(connection)
 
     def receive(self, connection: Connection) -> None:
         """Read what has come."""
@@ -183,13 +174,11 @@ class Reactor:
 
     def advance(self, connection: Connection) -> None:
         """Take up the next request if it is complete: one a pass, or who sends thousands at once delays all others."""
-        if connection.request is not None or connection.closing or connection.out:
+        busy = connection.request is not None or connection.closing or connection.out
+        if busy or connection not in self.pool:
             return
         now = time.monotonic()
-        if not connection.started:
-            if not connection.buffer:
-                self.wait_for_more(connection)
-                return
+        if not connection.started and connection.buffer:
             connection.begin(now, self.deadline)
         try:
             arrived = connection.head_arrived()
@@ -206,12 +195,7 @@ class Reactor:
         elif connection.paused:
             self.pool.watch(connection, 0)  # what is here comes first
             self.due.append((connection, WRITE))
-        else:
-            self.wait_for_more(connection)
-
-    def wait_for_more(self, connection: Connection) -> None:
-        """Leave a connection until more of it comes; if nothing will, that was all of it."""
-        if connection.ended:
+        elif connection.ended:  # nothing more comes
             self.pool.drop(connection)
 
 

@@ -91,17 +91,13 @@ class Certificate:
 
 
 @functools.cache
-def read_once(certificate: Path, key: Path | None) -> Certificate:
-    """Return a certificate that is read in the parent process and known to workers that are forked later.
-
-    So a worker can start although the files have been replaced by some that cannot be used.
-    """
-    return Certificate(certificate, key)
-
-
 def certificate_of(settings: Settings) -> Certificate | None:
-    """Return the certificate that the settings name; raises SettingsError."""
-    return None if settings.tls_certificate is None else read_once(settings.tls_certificate, settings.tls_key)
+    """Return the certificate that the settings name; raises SettingsError.
+
+    It is read in the parent process and known to workers that are forked later: so they can start although the files
+    have been replaced by some that cannot be used.
+    """
+    return None if settings.tls_certificate is None else Certificate(settings.tls_certificate, settings.tls_key)
 
 
 class TlsSocket:
