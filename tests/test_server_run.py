@@ -20,7 +20,6 @@ from server_kit import Running, launch, picture, serving, signal_worker, wait_fo
 from pupila._workers import usable_cores
 from pupila.errors import SettingsError
 from pupila.server import Settings
-from pupila.server.process.supervisor import make_plan
 
 DEADLINE = 2.0
 BODY = b'--XX\r\nContent-Disposition: form-data; name="file"\r\n\r\n' + picture() + b"\r\n--XX--\r\n"
@@ -96,9 +95,9 @@ def test_settings_out_of_range_are_refused(values: dict[str, int]) -> None:
         Settings(**values)
 
 
-def test_plan_is_one_worker_for_each_usable_cpu_unless_a_number_is_given() -> None:
-    assert make_plan().workers == usable_cores()
-    assert make_plan(7).workers == 7
+def test_there_is_one_worker_for_each_usable_cpu_unless_a_number_is_given(model: Path, tmp_path: Path) -> None:
+    with serving(model, tmp_path / "log", '{"port": 0}') as server:
+        wait_until(lambda: server.get("/readyz").json()["workers"] == usable_cores())
 
 
 def test_serving_loads_no_training_library() -> None:

@@ -1,6 +1,7 @@
 """Supervises the worker processes: start, watchdog, replacement, reload, graceful shutdown.
 
-The supervisor forks the workers, and each loads the model and runs an event loop. It looks at them several times a
+The supervisor forks the workers, one for each CPU with one computing thread (pictures are small, so that more threads
+only wait), and each loads the model and runs an event loop. It looks at them several times a
 second, and each time makes them what they should be: a worker whose heartbeat stops is killed and replaced.
 """
 
@@ -81,22 +82,6 @@ GONE = 1.0
 """Seconds that killed workers have to be gone: one that waits for a disk cannot be waited for."""
 HANDLED = signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM
 IGNORED = signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1, signal.SIGUSR2
-
-
-@dataclass(frozen=True)
-class WorkerPlan:
-    """One worker process per CPU, one computing thread each: pictures are small, so that more threads only wait."""
-
-    cpus: float
-    workers: int
-
-    def __str__(self) -> str:
-        return f"{self.workers} worker{'s' * (self.workers != 1)}, 1 computing thread each ({self.cpus:g} CPUs usable)"
-
-
-def make_plan(workers: int = 0) -> WorkerPlan:
-    """Return the plan for this machine; `workers` above 0 overrides the number of processes."""
-    return WorkerPlan(usable_cpus(), workers or usable_cores())
 
 
 def serve(model: Path, settings: Settings, load: Callable[[Path], Predictor] = Predictor.load) -> None:
@@ -190,8 +175,9 @@ class Supervisor:
         listener.setblocking(False)
         self.url = url_of(listener, "https" if settings.tls_certificate else "http")
         self.traced = traced
-        self.plan = make_plan(settings.workers)
-        rows = 2 * self.plan.workers  # one that leaves keeps its row, while another has taken its place
+        self.wanted = settings.workers or usable_cores()
+        """How many workers there should be."""
+        rows = 2 * self.wanted  # one that leaves keeps its row, while another has taken its place
         self.scoreboard = Scoreboard(rows)
         self.health = Health(self.scoreboard)
         self.counts = SharedTable(rows, COLUMNS)
@@ -258,7 +244,7 @@ class Supervisor:
     def start_missing(self) -> None:
         """Start workers: one that leaves, retires or seems to hang is replaced before it is gone, if a row is free."""
         free = sorted(self.free_rows())
-        missing = self.plan.workers - len(self.lasting())
+        missing = self.wanted - len(self.lasting())
         for slot in free[: max(missing, 0)]:
             if time.monotonic() < self.next_start or not self.start(slot):
                 return
@@ -316,9 +302,9 @@ class Supervisor:
     def retire(self) -> None:
         """Drain workers that others have replaced: after SIGHUP, and the oldest if one that seemed to hang recovers."""
         lasting = self.lasting()
-        for worker in lasting[: -self.plan.workers]:
+        for worker in lasting[: -self.wanted]:
             worker.retiring = True
-        if sum(self.scoreboard.row(worker.slot)[READY] for worker in lasting) >= self.plan.workers:
+        if sum(self.scoreboard.row(worker.slot)[READY] for worker in lasting) >= self.wanted:
             for pid, worker in self.workers.items():
                 if worker.retiring:
                     os.kill(pid, signal.SIGTERM)
@@ -416,7 +402,9 @@ class Supervisor:
         except Exception as error:
             return self.report_failure(error)
         if self.scoreboard.sum(STARTS) == 1 or (slot == 0 and row[STARTS] == 1):
-            address.info(translated(f"Listening on {self.url} with {self.plan}. Stop with Ctrl-C."))
+            count = self.wanted
+            plan = f"{count} worker{'s' * (count != 1)}, 1 computing thread each ({usable_cpus():g} CPUs usable)"
+            address.info(translated(f"Listening on {self.url} with {plan}. Stop with Ctrl-C."))
             address.info(translated(f"Try: {example(self.url)}"))
         give_memory_back()
         silence_libtiff()
@@ -452,7 +440,7 @@ class Supervisor:
         predictor, self.health.refused = load_first(self.model, self.load_model, fallback)
         collector = None
         if self.settings.feedback_dir is not None:
-            replaces = self.scoreboard.sum(STARTS) > self.plan.workers
+            replaces = self.scoreboard.sum(STARTS) > self.wanted
             collector = Collector(self.settings, self.keeping, slot, replaces)
         app = create_app(predictor, self.settings, self.health, request_log, self.access, collector)
         reloader = HotReloader(self.model, app.extensions[EXTENSION].classifier, self.health, self.load_model, stamp)
