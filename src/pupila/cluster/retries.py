@@ -10,7 +10,7 @@ from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pupila.server.api.errors import RequestError
+from pupila.server.api.errors import DeadlineError, QueueFullError, RequestError
 
 ANSWERED_AGAIN = ("/predict", "/predictions/", "/v2/")
 """What may be asked twice besides GET: where answering changes nothing."""
@@ -20,12 +20,7 @@ HOOK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": f"{__name__}:middlewares"}
 KEPT = 64 * 2**20
 """Bytes of a request that a proxy remembers, to be able to ask again: the server's own limit, if it is not raised."""
 LOST = RequestError(500, "internal_error", "The server failed on this request. It has been logged.")
-FROM_RAY = {
-    408: RequestError(504, "deadline_exceeded", "The answer was not ready by the request's deadline."),
-    503: RequestError(
-        503, "overloaded", "The server has more to do than it can answer in time. Try again later.", retry_after=1
-    ),
-}
+FROM_RAY = {408: DeadlineError(), 503: QueueFullError(1)}
 """By the status that Ray itself answers with, as plain text: what the server answers in the same case."""
 
 
@@ -44,9 +39,7 @@ def response(status: int, headers: Sequence[tuple[str, str]], body: bytes) -> Re
 def problem(error: RequestError) -> Response:
     """Answer as pupila.server does when something is wrong."""
     body = json.dumps(error.to_json()).encode()
-    headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
-    if error.retry_after is not None:
-        headers.append(("Retry-After", f"{error.retry_after:.0f}"))
+    headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body))), *error.headers()]
     return response(error.status, headers, body)
 
 

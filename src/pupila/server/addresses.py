@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 UNIX = "unix:"
 """Begins the path of a Unix socket; alone, the address of a peer at one."""
-HOST_AND_PORT = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]*)(:(?P<port>\d+))?")
+HOST = re.compile(r"(\w+://)?(?P<host>\[[^\]]*\]|[^:/\[\]]*)(:(?P<port>\d+)?[^:]*|/.*)?")
+"""More than an address, such as a URL; in what is one, `host` is all of it. A bare IPv6 address does not match."""
 ONE_SLASH = re.compile(r"^(https?):/(?!/)", re.IGNORECASE)
 LOCAL = re.compile(r"localhost(:|$)|\d+\.\d+\.\d+\.\d+(:|$)|\[")
 """Hosts whose pages come by http rather than https."""
@@ -39,42 +40,26 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 def check_host(host: str) -> None:
     """Raise SettingsError for what is no address to listen on, with the options to give instead."""
+    parts = HOST.fullmatch(host)
     if host.startswith(UNIX):
         path = host.removeprefix(UNIX)
-        if not path or path.startswith("//"):
-            named = f"/{path.lstrip('/')}" if path else "/run/pupila.sock"
-            raise SettingsError(f"host = {host!r} names no socket. Give --host unix:{named}")
+        if path and not path.startswith("//"):
+            return
+        fix = f"{UNIX}/{path.lstrip('/') or 'run/pupila.sock'}"
+    elif host.startswith(("/", "./", "~/")):
+        fix = f"{UNIX}{Path(host).expanduser()}"
+    elif parts is None or host == parts["host"].strip("[]* ") != "":
         return
-    if "://" in host:
-        try:
-            parts = urlsplit(host)
-            raise address_only(host, parts.hostname or "127.0.0.1", parts.port)
-        except ValueError:
-            raise address_only(host, "127.0.0.1", None) from None
-    if host.startswith(("/", "./", "~/")):
-        path = str(Path(host).expanduser())
-        raise SettingsError(f"host = {host!r} is a path. For a Unix socket give --host {UNIX}{path}")
-    if host == "*":
-        raise SettingsError("host = '*' is no address. Give --host 0.0.0.0 for all of this machine.")
-    if not host.strip():
-        raise SettingsError("host is empty. Give an address such as --host 127.0.0.1")
-    found = HOST_AND_PORT.fullmatch(host)
-    if found and (found["port"] or host.startswith("[")):
-        raise address_only(host, found["host"].strip("[]*") or "0.0.0.0", found["port"])  # noqa: S104
-
-
-def address_only(host: str, address: str, port: str | int | None) -> SettingsError:
-    """Say that an address has a part too many, and how to give it."""
-    fix = f"--host {address}" + (f" --port {port}" if port else "")
-    return SettingsError(f"host = {host!r} is more than an address. Give {fix}")
+    else:
+        fix = parts["host"].strip("[]* ") or ("0.0.0.0" if host.strip() else "127.0.0.1")  # noqa: S104
+        fix += f" --port {parts['port']}" if parts["port"] else ""
+    raise SettingsError(f"host = {host!r} is not an address alone. Give --host {fix}")
 
 
 def origin_of(text: str) -> str:
     """Return an origin as browsers send it: scheme://host[:port]; raises SettingsError, with the right spelling."""
     if text == "*":
         return text
-    if len(text.replace(",", " ").split()) > 1:
-        raise SettingsError(f"cors_origins: {text!r} are several. Give --cors-origins once for each.")
     spelled = ONE_SLASH.sub(r"\1://", text.strip())
     if "://" not in spelled:
         spelled = f"{'http' if LOCAL.match(spelled) else 'https'}://{spelled}"
@@ -82,16 +67,15 @@ def origin_of(text: str) -> str:
         parts = urlsplit(spelled)
         host, port = (parts.hostname or "").encode("idna").decode(), parts.port
     except ValueError:  # also idna's
-        host, port = "", None
-    parts_too_many = parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc if host else ""
-    if not host or text == "null" or "*" in host or " " in host or not re.fullmatch(r"[a-z][a-z0-9+.-]*", parts.scheme):
-        raise SettingsError(f"cors_origins: {text!r} is no origin. Give one such as https://example.org, or * for all.")
-    named = f"[{host}]" if ":" in host else host
-    port_named = f":{port}" if port is not None and port != DEFAULT_PORTS.get(parts.scheme) else ""
-    origin = f"{parts.scheme}://{named}{port_named}"
-    if parts_too_many or "://" not in text:
-        raise SettingsError(f"cors_origins: {text!r} is no origin: that is scheme://host[:port]. Give {origin}")
-    return origin
+        parts, host, port = urlsplit(""), "", None
+    fix = "one such as https://example.org, or * for all, and the option once for each"
+    if host and text != "null" and not set("*, ") & set(host) and re.fullmatch(r"[a-z][a-z0-9+.-]*", parts.scheme):
+        named = f"[{host}]" if ":" in host else host
+        port_named = f":{port}" if port is not None and port != DEFAULT_PORTS.get(parts.scheme) else ""
+        fix = f"{parts.scheme}://{named}{port_named}"
+        if "://" in text and not (parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc):
+            return fix
+    raise SettingsError(f"cors_origins: {text!r} is no origin: that is scheme://host[:port]. Give {fix}")
 
 
 BACKLOG = 1024

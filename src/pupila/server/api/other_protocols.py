@@ -5,6 +5,7 @@ clients call /ping and /predictions/NAME.
 """
 
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -209,7 +210,11 @@ def pixels_of(tensor: tuple[str, Tensor], predictor: Predictor, context: Request
         if pixels.shape[1:] != (size, size, 3):
             raise bad(f"'images' has the shape {list(pixels.shape)}, not [N, {size}, {size}, 3]")
         return list(pixels)
-    parts = [multipart.Part("", data) for data in content]
+    return decoded([multipart.Part("", data) for data in content], predictor, context)
+
+
+def decoded(parts: Sequence[multipart.Part], predictor: Predictor, context: RequestContext) -> list[images.Pixels]:
+    """Return the pictures of files as the graph takes them; raises RequestError for any that cannot be."""
     decoding = Decoding(app_state().classifier, parts, context, predictor)
     decoding.decode_all()
     decoding.reject_bad()
@@ -298,7 +303,7 @@ def ping() -> Response:
 @torchserve.route("/predictions/<name>/<version>", methods=["POST", "PUT"])
 def predictions(name: str, version: str = "") -> Response:
     """Answer {class: probability} for one picture, as a raw body or the part 'data'; a list for several parts."""
-    asked_for(name, version)
+    predictor = asked_for(name, version)
     state, kind = app_state(), request.environ.get("CONTENT_TYPE", "")
     context, body = begin_inference(request.environ, state)
     if kind.startswith("multipart/"):
@@ -307,11 +312,8 @@ def predictions(name: str, version: str = "") -> Response:
         own = kind if multipart.is_json(multipart.kind_of(kind)) else "image/*"  # curl -T sends any type
         parts = multipart.read_upload(own, body, state.settings).parts
     end_parsing(context, state, len(parts))
-    decoding = Decoding(state.classifier, parts, context)
-    decoding.decode_all()
-    decoding.reject_bad()
-    predictor = decoding.predictor
-    found = interpret(predictor, state.classifier.compute(decoding.pictures, BatchKey(predictor, False), context), TOP)
+    pictures = decoded(parts, predictor, context)
+    found = interpret(predictor, state.classifier.compute(pictures, BatchKey(predictor, False), context), TOP)
     context.record_answers(predictor, found)
     documents = [{choice.category: choice.confidence for choice in answer.top} for answer in found]
     response = json_response(documents[0] if len(documents) == 1 else documents)

@@ -68,10 +68,8 @@ class RequestContext:
     """Version of the model that answered."""
     confidences: list[tuple[int, float, bool]] = field(default_factory=list)
     """(class index, confidence, unknown) of each picture that was answered."""
-    stages: dict[str, float] = field(default_factory=dict)
-    """Seconds by stage."""
-    spans: list[tuple[str, float, float]] | None = None
-    """Each stage with when it began and ended, on the clock of time.monotonic; None where nobody traces."""
+    spans: list[tuple[str, float, float]] = field(default_factory=list)
+    """Each stage with when it began and ended, on the clock of time.monotonic."""
     last: float = 0.0
     """When the last stage ended."""
 
@@ -80,9 +78,16 @@ class RequestContext:
         """The API key that the request was let in with; None where none is needed."""
         return None if self.access is None else self.access.key
 
-    def begin_stages(self, traced: bool) -> None:
+    @property
+    def stages(self) -> dict[str, float]:
+        """Seconds by stage."""
+        found: dict[str, float] = {}
+        for stage, begun, over in self.spans:
+            found[stage] = found.get(stage, 0.0) + over - begun
+        return found
+
+    def begin_stages(self) -> None:
         """Start the stopwatch; under our own transport two stages are over: the upload, and waiting for a thread."""
-        self.spans = [] if traced else None
         self.last = time.monotonic() if self.started is None else self.started
         if self.started is not None:
             self.end_stage("upload", self.arrived)
@@ -91,9 +96,7 @@ class RequestContext:
     def end_stage(self, stage: str, at: float | None = None) -> None:
         """Note that a stage is over, now or at a time that is past."""
         at = time.monotonic() if at is None else at
-        self.stages[stage] = self.stages.get(stage, 0.0) + at - self.last
-        if self.spans is not None:
-            self.spans.append((stage, self.last, at))
+        self.spans.append((stage, self.last, at))
         self.last = at
 
     def end_computation(self, begun: float) -> None:
@@ -147,7 +150,7 @@ def request_id_of(environ: dict[str, Any], request_log: RequestLog) -> str:
 def begin_inference(environ: dict[str, Any], state: AppState) -> tuple[RequestContext, bytes]:
     """Start the stopwatch of a request with pictures, and return its context and body."""
     context = context_of(environ)
-    context.begin_stages(state.request_log.tracer is not None)
+    context.begin_stages()
     return context, read_body(environ, state.settings)
 
 
@@ -224,7 +227,7 @@ def closing_headers(environ: dict[str, Any], state: AppState) -> list[tuple[str,
     """Return the headers that every response carries."""
     context = context_of(environ)
     found = [("X-Request-Id", request_id_of(environ, state.request_log))]
-    if context.stages:
+    if context.spans:
         timing = ", ".join([f"{stage};dur={1000 * spent:.2f}" for stage, spent in context.stages.items()])
         found.append(("Server-Timing", timing))
     found += context.headers

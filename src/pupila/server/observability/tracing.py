@@ -120,7 +120,7 @@ class Tracer:
         )
         if span.is_recording():
             within = set_span_in_context(span)
-            for stage, begun, over in request.spans or ():
+            for stage, begun, over in request.spans:
                 child = self._tracer.start_span(stage, within, start_time=epoch + int(begun * 1e9))
                 child.end(epoch + int(over * 1e9))
             if status >= 500:
