@@ -190,7 +190,8 @@ def activate(model: Path, version: str) -> Version:
         known = ", ".join(one.version for one in versions(model)) or "none yet"
         there_is = "there is more than one" if found else "there is no"
         raise ModelError(f"{model}: {there_is} version {version!r}. There are: {known}")
-    put_in_place(kept(model, found[0].version), model)
+    with replacing(model) as temporary:
+        shutil.copyfile(kept(model, found[0].version), temporary)
     return next(one for one in versions(model) if one.version == found[0].version)
 
 
@@ -246,12 +247,6 @@ def read(model: Path) -> list[dict[str, Any]]:
         entries: list[dict[str, Any]] = json.loads((folder(model) / "history.json").read_text())
         return entries
     return []
-
-
-def put_in_place(source: Path, model: Path) -> None:
-    """Copy a file beside the model's, then rename it into its place."""
-    with replacing(model) as temporary:
-        shutil.copyfile(source, temporary)
 
 
 @contextlib.contextmanager

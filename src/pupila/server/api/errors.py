@@ -62,7 +62,9 @@ class RequestError(Exception):
         first = bad[0]
         same = all(part.code == first.code for part in bad)
         named = first_few([f"part {part.index}{f' ({part.filename})' if part.filename else ''}" for part in bad])
-        why = first.message if same else reasons(bad)
+        counts, text = Counter(part.code for part in bad), {part.code: part.message for part in reversed(bad)}
+        reasons = [f"{count} of them: {text[code]}" for code, count in counts.items()]
+        why = first.message if same else " ".join(reasons)
         message = f"{len(bad)} of {counted(total, 'picture')} cannot be used: {named}. {why}"
         return cls(first.status if same else 400, first.code if same else "images_rejected", message, bad)
 
@@ -102,10 +104,3 @@ def request_error_of(error: Exception) -> RequestError:
         return error
     log.error("unexpected fault", exc_info=error)
     return RequestError(500, "internal_error", "The server failed on this request. It has been logged.")
-
-
-def reasons(bad: Sequence[BadPart]) -> str:
-    """Say how many pictures are bad for each reason, in the order in which the reasons come up."""
-    counts = Counter(part.code for part in bad)
-    text = {part.code: part.message for part in reversed(bad)}
-    return " ".join(f"{count} of them: {text[code]}" for code, count in counts.items())

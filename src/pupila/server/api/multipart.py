@@ -193,7 +193,7 @@ def file_of(index: int, data: bytes) -> bytes:
         try:
             return bodies.from_base64(data.decode("ascii"))
         except ValueError as error:
-            raise RequestError.of_parts([malformed_base64(index, error)], index + 1) from error
+            raise RequestError.of_parts([BadPart(index, "", "base64_malformed", str(error))], index + 1) from error
     text = data.decode("latin-1") if len(data) <= bodies.MAX_HEAD else ""
     if bodies.ADDRESS.match(text):
         message = f"Part {index} holds an address. The server fetches nothing: send the file, as -F file=@photo.jpg"
@@ -280,7 +280,7 @@ def read_json(body: bytes, settings: Settings) -> Upload:
         try:
             data = bodies.from_base64(value)
         except bodies.Base64Error as error:
-            bad.append(malformed_base64(index, error))
+            bad.append(BadPart(index, "", "base64_malformed", str(error)))
             continue
         if len(data) > settings.max_part_bytes:
             raise too_big_part(index, "", len(data), settings)
@@ -298,11 +298,6 @@ def refuse_typos(names: Iterable[str]) -> None:
         near = nearest(name, ALLOWED, cutoff=0.75) if len(name) > 2 else None
         if near is not None:
             raise RequestError(400, "query_invalid", f"Unknown field {name[:40]!r}. Did you mean {near!r}?")
-
-
-def malformed_base64(index: int, error: ValueError) -> BadPart:
-    """Say which entry is not base64, and what it is."""
-    return BadPart(index, "", "base64_malformed", str(error))
 
 
 def malformed(reason: str) -> RequestError:

@@ -186,24 +186,19 @@ def read_sent(environ: dict[str, Any], limit: int) -> bytes:
 
 
 def install(app: Flask, state: AppState) -> None:
-    """Add the hooks to an application; what is switched off costs nothing."""
-    app.before_request(refuse_slashes)
-    if state.settings.cors_origins:
-        app.before_request(answer_preflight)
-    app.before_request(lambda: authorize(request.environ, state))
+    """Add the hooks to an application."""
+    app.before_request(lambda: begin(state))
     app.after_request(lambda response: finish(response, state))
 
 
-def refuse_slashes() -> None:
-    """Answer 404 for //path: Flask would take it for /path, and access was decided for another path."""
+def begin(state: AppState) -> Response | None:
+    """Decide whether this request may be sent; answer a browser's preflight request (CORS)."""
     if request.environ["PATH_INFO"].startswith("//"):
-        raise NotFound
-
-
-def answer_preflight() -> Response | None:
-    """Answer a browser's preflight request; the CORS headers are added as to any response."""
-    if request.method == "OPTIONS" and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in request.environ:
-        return Response(status=204)
+        raise NotFound  # Flask would take //path for /path, and access was decided for another path
+    is_preflight = request.method == "OPTIONS" and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in request.environ
+    if is_preflight and state.settings.cors_origins:
+        return Response(status=204)  # the CORS headers are added as to any response
+    authorize(request.environ, state)
     return None
 
 

@@ -275,12 +275,12 @@ class Supervisor:
         self.pause = min(2 * self.pause or FIRST_PAUSE, LONGEST_PAUSE)
 
     def lasting(self) -> list[WorkerProcess]:
-        """Return the workers that take requests from now on, the oldest first."""
-        return [worker for worker in self.workers.values() if not worker.retiring and not self.is_lost(worker)]
-
-    def is_lost(self, worker: WorkerProcess) -> bool:
-        """Return whether a worker that was ready takes no more requests."""
-        return bool(self.scoreboard.row(worker.slot)[LEAVING]) or self.silence(worker) > MISSING
+        """Return the workers that take requests from now on, the oldest first: those that leave or hang do not."""
+        return [
+            worker
+            for worker in self.workers.values()
+            if not (worker.retiring or self.scoreboard.row(worker.slot)[LEAVING] or self.silence(worker) > MISSING)
+        ]
 
     def silence(self, worker: WorkerProcess) -> float:
         """Return the seconds since a worker's last heartbeat; while it loads the model, those beyond BOOT.

@@ -105,32 +105,24 @@ class Listener:
             if time.monotonic() >= begun + ACCEPT_SECONDS:
                 return
             try:
-                if not self.may_accept() or not self.pool.accept(self.sock):
+                if len(self.pool) >= self.most and not self.pool.evict():  # the one that has been idle longest
+                    self.rest()
+                    return
+                if not self.pool.accept(self.sock):
                     return
             except OSError as error:
                 if not self.pool.evict():
-                    self.complain(error)
-                    self.rest()
+                    self.rest(error)
                     return
                 continue
             given = False
         self.away_until = time.monotonic() + STEP_BACK
 
-    def may_accept(self) -> bool:
-        """Return whether one more may be had; of too many the one that has been idle longest is closed."""
-        if len(self.pool) < self.most or self.pool.evict():
-            return True
-        self.rest()
-        return False
-
-    def rest(self) -> None:
-        """Take nothing for START seconds: what waits would be reported again and again."""
-        self.full_until, self.full_at = time.monotonic() + START, len(self.pool)
-
-    def complain(self, error: OSError) -> None:
-        """Log why clients have to wait, now and then."""
+    def rest(self, error: OSError | None = None) -> None:
+        """Take nothing for START seconds: what waits would be reported again and again. Log an error now and then."""
         now = time.monotonic()
-        if now >= self.silent_until:
+        self.full_until, self.full_at = now + START, len(self.pool)
+        if error is not None and now >= self.silent_until:
             self.silent_until = now + SILENCE
             log.error("new connections have to wait, since the system has no room for them: %s", error.strerror)
 
@@ -181,7 +173,7 @@ class AdmissionControl:
         elif len(connection.buffer) >= head.length:
             return True
         refusal = connection.access.refusal or body_refusal(head, self.settings)
-        if refusal is not None or not takes_body(head):
+        if refusal is not None or head.method not in SENDING or not head.path.startswith(WITH_BODY):
             connection.access = replace(connection.access, refusal=refusal)
             self.dispatch(connection, connection.leave_body(head, time.monotonic()))
             return False
@@ -254,11 +246,6 @@ class AdmissionControl:
                 return
             request.context.access = replace(access or Access(), refusal=QueueFullError(delay))
         self.executor.answer(connection, request, self.executor.post)
-
-
-def takes_body(head: Head) -> bool:
-    """Return whether a request's route reads a body."""
-    return head.method in SENDING and head.path.startswith(WITH_BODY)
 
 
 def body_limit(path: str, settings: Settings) -> int:
