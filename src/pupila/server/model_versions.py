@@ -35,24 +35,24 @@ RELOAD_INTERVAL = 0.3
 """Seconds between two looks at the file."""
 
 
+@dataclass(eq=False)
 class HotReloader:
     """Watches one model file for one worker."""
 
-    def __init__(
-        self, path: Path, classifier: Classifier, health: Health, load: Callable[[Path], Predictor], stamp: Stamp | None
-    ) -> None:
-        self.path = path
-        self.serving = open_file(path)
-        """The file that serves, kept open: it can still be read when another one has taken its place."""
-        self.classifier = classifier
-        self.health = health
-        self.load = load
-        self.on_new_classes: Callable[[], None] = lambda: None
-        """Called before a model with other classes takes over."""
-        self._seen = stamp
+    path: Path
+    classifier: Classifier
+    health: Health
+    load: Callable[[Path], Predictor]
+    seen: Stamp | None
+    """The file at the last look."""
+    on_new_classes: Callable[[], None]
+    """Called before a model with other classes takes over."""
+    serving: BinaryIO | None = None
+    """The file that serves, kept open: it can still be read when another one has taken its place."""
 
     def start(self) -> None:
         """Watch in a thread that ends with the process."""
+        self.serving = open_file(self.path)
         threading.Thread(target=self._watch, daemon=True, name="hot reload").start()
 
     def _watch(self) -> None:
@@ -66,9 +66,9 @@ class HotReloader:
     def look(self) -> None:
         """Take over the file if it is another one than at the last look."""
         stamp = stamp_of(self.path)
-        if stamp is None or stamp == self._seen:
+        if stamp is None or stamp == self.seen:
             return
-        self._seen = stamp
+        self.seen = stamp
         try:
             predictor = loaded(self.path, self.load)
         except ModelError as error:

@@ -14,7 +14,6 @@ from typing import Any
 
 from flask import Blueprint, Response, abort, request
 
-from pupila.manifest import Manifest
 from pupila.predictor import Predictor
 from pupila.server.api.request_context import app_state, context_of, json_response
 from pupila.server.observability.request_log import CONTENT_TYPE, Exposition
@@ -46,18 +45,16 @@ pages = Blueprint("pages", __name__)
 
 @pages.get("/card")
 def card() -> Response:
-    """Say what the model knows, how well it does, and what this server takes: what a person should see beside it."""
+    """Say what the model knows, how well it does, and what this server takes: what a person should see beside it.
+
+    What the manifest does not say is null: no figure is made up.
+    """
     state = app_state()
-    predictor = state.classifier.predictor
-    return json_response(card_of(predictor.manifest, predictor.version, state.settings))
-
-
-def card_of(manifest: Manifest, version: str, settings: Settings) -> dict[str, Any]:
-    """Return the card as JSON. What the manifest does not say is null: no figure is made up."""
-    metrics = manifest.metrics
-    return {
+    predictor, settings = state.classifier.predictor, state.settings
+    manifest, metrics = predictor.manifest, predictor.manifest.metrics
+    document = {
         "name": manifest.name,
-        "version": version,
+        "version": predictor.version,
         "classes": list(manifest.classes),
         "input_size": manifest.input_size,
         "precision": manifest.precision,
@@ -77,6 +74,7 @@ def card_of(manifest: Manifest, version: str, settings: Settings) -> dict[str, A
             "deadline": settings.request_timeout,
         },
     }
+    return json_response(document)
 
 
 @dataclass(frozen=True)

@@ -26,14 +26,7 @@ from pupila.server.api.request_context import (
     request_id_of,
     to_bytes,
 )
-from pupila.server.inference import BatchKey, Classifier, Computation, Decoding, PictureOutputs
-
-
-def predictions_json(
-    parts: Sequence[Part], answers: Sequence[Prediction | ImageError], top: int | None
-) -> dict[str, Any]:
-    """Return the body of /predict: one entry a part in request order, an error in a bad part's place."""
-    return {"predictions": [entry(i, part, a, top) for i, (part, a) in enumerate(zip(parts, answers, strict=True))]}
+from pupila.server.inference import BatchKey, Computation, Decoding, PictureOutputs
 
 
 def entry(index: int, part: Part, answer: Prediction | ImageError, top: int | None) -> dict[str, Any]:
@@ -124,14 +117,10 @@ class PredictTask:
                 self._begin()
             if self.is_large:
                 self._decoding.decode_all()
-            return self._answer(self.classifier.compute(self._decoding.pictures, self._kind, self._context))
+            rows = self._state.classifier.compute(self._decoding.pictures, self._kind, self._context)
+            return self._answer(rows)
         except Exception as error:
             return self.fail(error)
-
-    @property
-    def classifier(self) -> Classifier:
-        """What computes the pictures."""
-        return self._state.classifier
 
     @property
     def _kind(self) -> BatchKey:
@@ -145,8 +134,9 @@ class PredictTask:
         found = decoding.answers(rows, query.top or 1)
         self._context.record_answers(decoding.predictor, found)
         self._collect(found)
-        body = to_bytes(predictions_json(decoding.parts, found, query.top))
-        return self._close("200 OK", [("Pupila-Model", decoding.predictor.version)], body)
+        pairs = zip(decoding.parts, found, strict=True)
+        document = {"predictions": [entry(i, part, answer, query.top) for i, (part, answer) in enumerate(pairs)]}
+        return self._close("200 OK", [("Pupila-Model", decoding.predictor.version)], to_bytes(document))
 
     def _collect(self, found: Sequence[Prediction | ImageError]) -> None:
         """Keep what was answered, where that is wanted; never what a page of another site made a browser send."""

@@ -443,7 +443,6 @@ class Supervisor:
             replaces = self.scoreboard.sum(STARTS) > self.wanted
             collector = Collector(self.settings, self.keeping, slot, replaces)
         app = create_app(predictor, self.settings, self.health, request_log, self.access, collector)
-        reloader = HotReloader(self.model, app.extensions[EXTENSION].classifier, self.health, self.load_model, stamp)
-        reloader.on_new_classes = request_log.telemetry.forget_classes
-        reloader.start()
+        about = self.model, app.extensions[EXTENSION].classifier, self.health, self.load_model, stamp
+        HotReloader(*about, request_log.telemetry.forget_classes).start()
         return app, request_log, collector
