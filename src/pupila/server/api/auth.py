@@ -40,7 +40,8 @@ PREDICT = frozenset(("predict",))
 METRICS = frozenset(("metrics",))
 KEPT = frozenset(("feedback", "review"))
 """What is kept: `feedback` reaches a key's own pictures, `review` those of all."""
-OPEN_PATHS = frozenset(("/", "/docs", "/review", "/healthz", "/readyz", "/ping", "/v2/health/live", "/v2/health/ready"))
+HEALTH_PATHS = frozenset(("/healthz", "/readyz", "/ping", "/v2/health/live", "/v2/health/ready"))
+OPEN_PATHS = HEALTH_PATHS | {"/", "/docs", "/review"}
 """Health, and the pages, which show nothing of what is kept and ask for a key themselves."""
 SCOPES_BELOW = (
     ("/page/", ANYBODY),

@@ -79,20 +79,17 @@ class PredictTask:
 
     def begin(self) -> None:
         """Read the request, and decode its pictures if they are few and small."""
+        state, environ = self._state, self.environ
         try:
-            self._begin()
+            authorize(environ, state)
+            context, body = begin_inference(environ, state)
+            parts, fields = multipart.read_upload(environ.get("CONTENT_TYPE", ""), body, state.settings)
+            self._query = Query.parse(environ.get("QUERY_STRING", ""), fields)
+            end_parsing(context, state, len(parts))
+            self._decoding = Decoding(state.classifier, parts, context)
+            self.is_large = not self._decoding.decode_small()
         except Exception as error:
             self.fail(error)
-
-    def _begin(self) -> None:
-        state, environ = self._state, self.environ
-        authorize(environ, state)
-        context, body = begin_inference(environ, state)
-        parts, fields = multipart.read_upload(environ.get("CONTENT_TYPE", ""), body, state.settings)
-        self._query = Query.parse(environ.get("QUERY_STRING", ""), fields)
-        end_parsing(context, state, len(parts))
-        self._decoding = Decoding(state.classifier, parts, context)
-        self.is_large = not self._decoding.decode_small()
 
     def computation(self, done: Callable[[Computation], object]) -> Computation | None:
         """Return what is to be computed; None where that is nothing."""
@@ -110,11 +107,11 @@ class PredictTask:
 
     def run(self) -> WsgiResponse:
         """Do all that is left in this thread, which may wait."""
+        if self.response is None and not self.is_large:
+            self.begin()
         if self.response is not None:
             return self.response
         try:
-            if not self.is_large:
-                self._begin()
             if self.is_large:
                 self._decoding.decode_all()
             rows = self._state.classifier.compute(self._decoding.pictures, self._kind, self._context)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pupila.manifest import Manifest
+from pupila.server.api.auth import HEALTH_PATHS
 from pupila.server.observability.tracing import Tracer
 from pupila.server.process.scoreboard import CONNECTIONS, DROPPED, KEPT, STARTS, WAITING, Scoreboard, SharedTable
 
@@ -148,12 +149,8 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 ROUTE_OF_PATH = {
     "/predict": "predict",
     "/model": "model",
-    "/healthz": "health",
-    "/readyz": "health",
-    "/ping": "health",
-    "/v2/health/live": "health",
-    "/v2/health/ready": "health",
     "/metrics": "metrics",
+    **dict.fromkeys(HEALTH_PATHS, "health"),
 }
 
 

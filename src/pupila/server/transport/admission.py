@@ -147,8 +147,6 @@ WITH_BODY = (*UPLOADS, "/feedback")
 SENDING = ("POST", "PUT")
 IN_WORK = 7 / 8
 """Of all places, what requests in work may have: their connections are closed for no other."""
-INLINE = frozenset(("/healthz", "/readyz", "/ping", "/v2/health/live", "/v2/health/ready"))
-"""Answered by the loop itself: health never waits behind inference."""
 
 
 @dataclass(eq=False)
@@ -230,13 +228,16 @@ class AdmissionControl:
         return False
 
     def dispatch(self, connection: Connection, request: Request) -> None:
-        """Give a request to the executor, or answer at once if it is about health, or if too much waits."""
+        """Give a request to the executor, or answer at once if too much waits, or if it is about health.
+
+        So health never waits behind inference.
+        """
         connection.request = request
         if not connection.buffer and self.listener.sheds(time.monotonic()):
             connection.lingers, request.head.keep_alive = True, False
         connection.body_bytes = min(connection.body_bytes, len(request.context.body or b""))
         access = request.context.access
-        if request.head.path not in INLINE and (access is None or access.refusal is None):
+        if request.context.route != "health" and (access is None or access.refusal is None):
             queue = self.executor.queue_of(request)
             delay = queue.retry_after(request.context.deadline)
             if self.executor.in_work >= IN_WORK * self.settings.max_connections:
