@@ -232,10 +232,9 @@ def read_listing(query: str) -> tuple[str, int, int]:
     if chosen["show"] not in ("uncertain", "corrected"):
         raise RequestError(400, "query_invalid", "show is either uncertain or corrected.")
     limit, offset = (whole_number(chosen[name], 9) for name in ("limit", "offset"))
-    if limit is None or offset is None:
-        raise RequestError(400, "query_invalid", "limit and offset are whole numbers.")
-    if not 1 <= limit <= MAX_LISTED:
-        raise RequestError(400, "query_invalid", f"limit is from 1 to {MAX_LISTED}.")
+    if limit is None or offset is None or not 1 <= limit <= MAX_LISTED:
+        message = f"limit is a whole number from 1 to {MAX_LISTED}, and offset one from 0."
+        raise RequestError(400, "query_invalid", message)
     return chosen["show"], limit, offset
 
 

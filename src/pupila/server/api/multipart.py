@@ -150,11 +150,6 @@ def type_unsupported(kind: str, body: bytes) -> RequestError:
         message = (
             f"The body begins as JSON does, but its Content-Type {named}. Add -H 'Content-Type: application/json'."
         )
-    elif kind == "application/x-www-form-urlencoded":
-        message = (
-            "A body of type 'application/x-www-form-urlencoded' is not read here; curl sends it if no type is given. "
-            "If it is JSON, add -H 'Content-Type: application/json'. Send a file with curl -F file=@photo.jpg."
-        )
     else:
         message = (
             f"A body of type {kind[:80]!r} is not read here. JSON needs 'Content-Type: application/json'. {HOW_TO}"

@@ -14,10 +14,8 @@ from typing import Any
 
 from flask import Blueprint, Response, abort, request
 
-from pupila.predictor import Predictor
 from pupila.server.api.request_context import app_state, context_of, json_response
 from pupila.server.observability.request_log import CONTENT_TYPE, Exposition
-from pupila.server.settings import Settings
 
 FOLDER = Path(__file__).parent / "page"
 TYPES = {
@@ -126,18 +124,10 @@ TEMPLATE = Path(__file__).with_name("openapi.json")
 
 @pages.get("/openapi.json")
 def openapi_document() -> Response:
-    """Describe the interface."""
-    state = app_state()
-    described = describe(state.classifier.predictor, state.settings)
-    if request.script_root:
-        described["servers"] = [{"url": request.script_root}]
-    return json_response(described)
-
-
-def describe(predictor: Predictor, settings: Settings) -> dict[str, Any]:
-    """Return the description for one model and these settings."""
+    """Describe the interface, for the model that serves and these settings."""
     from pupila import __version__
 
+    predictor, settings = app_state().classifier.predictor, app_state().settings
     values = {"VERSION": __version__, "MODEL": predictor.manifest.name, "MAX_PARTS": str(settings.max_parts)}
     text = TEMPLATE.read_text(encoding="utf-8")
     for name, value in values.items():
@@ -147,7 +137,9 @@ def describe(predictor: Predictor, settings: Settings) -> dict[str, Any]:
     if settings.api_keys:
         described["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         described["security"] = [{"key": []}]
-    return described
+    if request.script_root:
+        described["servers"] = [{"url": request.script_root}]
+    return json_response(described)
 
 
 @pages.get("/model")
