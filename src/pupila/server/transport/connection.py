@@ -99,12 +99,8 @@ class Connection:
 
     def encrypt(self, context: ssl.SSLContext, idle: float) -> None:
         """Speak TLS from here on. A client that does not end the handshake in time is closed like an idle one."""
-
-        def established() -> None:
-            self.expires = time.monotonic() + idle
-
         self.scheme = "https"
-        self.sock = TlsSocket(self.sock, context, established)
+        self.sock = TlsSocket(self.sock, context)
         self.expires = time.monotonic() + min(HANDSHAKE, idle)
 
     def begin(self, now: float, deadline: float) -> None:

@@ -11,7 +11,6 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from pupila._files import Stamp, stamp_of
@@ -21,7 +20,7 @@ from pupila.server.settings import Settings
 log = logging.getLogger("pupila.server")
 
 HANDSHAKE = 10.0
-"""Seconds that a client has for the handshake; then its connection is closed."""
+"""Seconds that a client has for the handshake and to begin its first request; then its connection is closed."""
 LOOK = 1.0
 """Seconds between two looks whether the certificate's files have changed."""
 RECORD = 16 * 1024
@@ -103,10 +102,8 @@ def certificate_of(settings: Settings) -> Certificate | None:
 class TlsSocket:
     """A client's socket, encrypted; used by the I/O thread, and by one that answers a request."""
 
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext, established: Callable[[], object]) -> None:
-        """`established` is called once, after the handshake."""
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
         self._sock = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-        self._established: Callable[[], object] | None = established
         self._lock = threading.Lock()
 
     def fileno(self) -> int:
@@ -114,10 +111,12 @@ class TlsSocket:
         return self._sock.fileno()
 
     def recv_into(self, buffer: memoryview, size: int) -> int:
-        """Read about `size` bytes, or 0 at the end; raises BlockingIOError if none are there, OSError if it is over."""
+        """Read about `size` bytes, or 0 at the end; raises BlockingIOError if none are there, OSError if it is over.
+
+        OpenSSL's read goes on with the handshake until that is done.
+        """
         with self._lock:
             try:
-                self._shake_hands()
                 return self._read(buffer[: max(size, RECORD)])
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 raise BlockingIOError from None
@@ -127,13 +126,6 @@ class TlsSocket:
                 if error.reason == "HTTP_REQUEST":
                     socket.socket.send(self._sock, PLAIN)
                 raise ConnectionResetError from error
-
-    def _shake_hands(self) -> None:
-        """Go on with the handshake; raises ssl.SSLError until it is done."""
-        if self._established is not None:
-            self._sock.do_handshake()
-            self._established()
-            self._established = None
 
     def _read(self, buffer: memoryview) -> int:
         """Decrypt whole records only, so that nothing waits unseen in OpenSSL's buffers; 0 at the end."""
