@@ -44,29 +44,16 @@ class Query:
             hint = did_you_mean(name, ALLOWED, f"Use {', '.join(map(repr, ALLOWED))}.", cutoff=0.5)
             raise RequestError(400, "query_invalid", f"Unknown query parameter {name[:40]!r}. {hint}")
         given = {**fields, **given}
-        top = whole_number(given.get("top", ""), 5) or None
-        if top is None and "top" in given:
-            raise bad_value("top", given["top"])
-        return cls(
-            top,
-            choose("explain", given.get("explain", "0"), {"0": False, "1": True}),
-            choose("on_error", given.get("on_error", "fail"), {"fail": False, "partial": True}),
-        )
+        top = whole_number(given.get("top", "1"), 5)
+        explain, on_error = given.get("explain", "0"), given.get("on_error", "fail")
+        right = {"top": bool(top), "explain": explain in ("0", "1"), "on_error": on_error in ("fail", "partial")}
+        for name in [name for name, is_right in right.items() if not is_right]:
+            message = f"{name}={given[name][:40]!r} cannot be used. Give {ALLOWED[name]}."
+            raise RequestError(400, "query_invalid", message)
+        return cls(top if "top" in given else None, explain == "1", on_error == "partial")
 
 
 DEFAULT = Query()
-
-
-def choose(name: str, value: str, meanings: Mapping[str, bool]) -> bool:
-    """Return what the value means; raises RequestError."""
-    if value not in meanings:
-        raise bad_value(name, value)
-    return meanings[value]
-
-
-def bad_value(name: str, value: str) -> RequestError:
-    """Say which value a parameter may have."""
-    return RequestError(400, "query_invalid", f"{name}={value[:40]!r} cannot be used. Give {ALLOWED[name]}.")
 
 
 PART_NAME = "file"
