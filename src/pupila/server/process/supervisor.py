@@ -95,7 +95,7 @@ def serve(model: Path, settings: Settings, load: Callable[[Path], Predictor] = P
             "--forwarded-allow '*' believes what anybody says of the client's address: any client can choose what the "
             "access log shows. Name your proxies, or see to it that only they reach this port."
         )
-    certificate_of(settings)
+    certificate_of(settings.tls_certificate, settings.tls_key)
     check_writable(settings.access_log)
     prepare(settings)
     traced = check_tracing(settings.traces)

@@ -220,7 +220,8 @@ class EventLoop:
         limits = settings.keepalive_timeout, settings.max_body_bytes
         share = max(16, settings.max_connections // 8)
         most = settings.max_buffered_bytes
-        self.pool = ConnectionTable(self.row, *limits, proxies, certificate_of(settings), share, most)
+        certificate = certificate_of(settings.tls_certificate, settings.tls_key)
+        self.pool = ConnectionTable(self.row, *limits, proxies, certificate, share, most)
         self.listener = Listener(listener, self.pool, scoreboard, settings.max_connections)
         self.reactor = Reactor(self.pool, settings.keepalive_timeout, settings.request_timeout)
         is_unix = listener.family == socket.AF_UNIX

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from pupila._files import Stamp, stamp_of
 from pupila.errors import SettingsError
-from pupila.server.settings import Settings
 
 log = logging.getLogger("pupila.server")
 
@@ -90,13 +89,13 @@ class Certificate:
 
 
 @functools.cache
-def certificate_of(settings: Settings) -> Certificate | None:
-    """Return the certificate that the settings name; raises SettingsError.
+def certificate_of(certificate: Path | None, key: Path | None) -> Certificate | None:
+    """Return the certificate that the settings name, if any; raises SettingsError.
 
     It is read in the parent process and known to workers that are forked later: so they can start although the files
     have been replaced by some that cannot be used.
     """
-    return None if settings.tls_certificate is None else Certificate(settings.tls_certificate, settings.tls_key)
+    return None if certificate is None else Certificate(certificate, key)
 
 
 class TlsSocket:
