@@ -7,7 +7,7 @@ import numpy as np
 
 from pupila import images
 from pupila.data import Dataset
-from pupila.evaluation.metrics import Float64, Floats, Int64
+from pupila.evaluation.metrics import Floats, Int64
 from pupila.images import Pixels
 from pupila.predictor import Predictor
 
@@ -108,20 +108,10 @@ def overlaid(picture: Pixels, activation: Floats) -> Pixels:
 
     Zhou et al., "Learning Deep Features for Discriminative Localization", 2016.
     """
-    heat = _stretched(np.maximum(np.asarray(activation, dtype=np.float64), 0.0), picture.shape[0])
-    heat /= max(float(heat.max()), 1e-12)
+    heat = np.maximum(np.asarray(activation, dtype=np.float64), 0.0)
+    grey = (255 * heat / max(float(heat.max()), 1e-12)).astype(np.uint8)
+    heat = images.resize(grey, len(picture)) / 255
     steps = np.linspace(0.0, 1.0, len(HEAT))
     colours = np.stack([np.interp(heat, steps, HEAT[:, channel]) for channel in range(3)], axis=2)
     opacity = HEAT_OPACITY * heat[:, :, np.newaxis]
     return np.asarray(np.rint((1 - opacity) * picture + opacity * colours), dtype=np.uint8)
-
-
-def _stretched(values: Float64, side: int) -> Float64:
-    height, width = values.shape
-    return np.asarray(_linear_weights(height, side) @ values @ _linear_weights(width, side).T)
-
-
-def _linear_weights(cells: int, side: int) -> Float64:
-    """Return [side, cells]: row = how much of each cell is in a pixel."""
-    centres = (np.arange(side) + 0.5) * cells / side - 0.5
-    return np.stack([np.interp(centres, np.arange(cells), unit) for unit in np.eye(cells)], axis=1)
