@@ -12,16 +12,7 @@ from pupila.cli.group import UncutGroup, json_option, say
 SCOPES = "predict, feedback, review, metrics, admin"
 
 
-class KeysGroup(UncutGroup):
-    """Lists keys where a file is named in place of a command, as `pupila keys list FILE` does."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put the command in where a file is named."""
-        named = bool(args) and not args[0].startswith("-") and args[0] not in self.commands
-        return super().parse_args(ctx, ["list", *args] if named else args)
-
-
-@click.group(cls=KeysGroup)
+@click.group(cls=UncutGroup)
 def keys() -> None:
     """The API keys of a server: make a new one, list those of a file."""
 

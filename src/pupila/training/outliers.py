@@ -21,7 +21,7 @@ from pupila.errors import DataError
 from pupila.images import Pixels
 from pupila.recipe import Recipe
 from pupila.training.distributed.process_group import ALONE, Team
-from pupila.training.loop.batches import Batch, affine_maps, generator, jittered, warped
+from pupila.training.loop.batches import Batch, augmented, generator
 
 APART = 3
 """Sets what is drawn for outliers apart from what is drawn for the pictures of the same batch."""
@@ -88,8 +88,6 @@ def exposed(
         draw = generator(recipe.seed, epoch, number, APART)
         count = max(round(recipe.outliers * batch.count), team.size)
         chosen = torch.randint(len(outliers), (count,), generator=draw).to(outliers.device)
-        maps, part = affine_maps(chosen, recipe, epoch, draw, side=outliers.shape[1]), team.part(count)
-        strange = warped(outliers[chosen[part]], maps[part], size)
-        strange = jittered(strange, recipe.color_jitter, count, part, draw)
+        strange = augmented(outliers, chosen, team.part(count), recipe, epoch, draw, size)
         pictures = torch.cat([batch.pictures, strange])
         yield replace(batch, pictures=pictures, outlier_weight=len(strange) / count)

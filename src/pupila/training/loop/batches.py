@@ -78,12 +78,18 @@ def batches(
     for number in range(start, total):
         first, end = (step * len(labels) // total for step in (number, number + 1))
         chosen, draw = order[first:end], generator(recipe.seed, epoch, number)
-        maps = affine_maps(chosen, recipe, epoch, draw, side=pictures.shape[1])
-        part = team.part(len(chosen))
-        x = warped(pictures[chosen[part]], maps[part], size)
-        x = jittered(x, recipe.color_jitter, len(chosen), part, draw)
-        shown = labels[chosen]
+        part, shown = team.part(len(chosen)), labels[chosen]
+        x = augmented(pictures, chosen, part, recipe, epoch, draw, size)
         yield Batch(x, shown[part], balance.mass(shown[part]) / balance.mass(shown), len(chosen))
+
+
+def augmented(
+    pictures: Tensor, chosen: Tensor, part: slice, recipe: Recipe, epoch: int, draw: torch.Generator, size: int
+) -> Tensor:
+    """Return one worker's part of the chosen pictures as the network gets them; what is drawn is drawn for all."""
+    maps = affine_maps(chosen, recipe, epoch, draw, side=pictures.shape[1])
+    x = warped(pictures[chosen[part]], maps[part], size)
+    return jittered(x, recipe.color_jitter, len(chosen), part, draw)
 
 
 def jittered(x: Tensor, strength: float, count: int, part: slice, draw: torch.Generator) -> Tensor:
