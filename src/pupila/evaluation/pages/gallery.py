@@ -34,45 +34,26 @@ class Exhibit:
     confidence: float
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Two classes that the model takes for each other, and how often it does so in each direction."""
+def confident_mistakes(probabilities: Floats, labels: Int64, most: int, classes: tuple[int, ...] = ()) -> Int64:
+    """Return the indices of wrong answers, the most confident first, at most so many.
 
-    first: int
-    second: int
-    first_as_second: int
-    second_as_first: int
-
-
-def confident_mistakes(probabilities: Floats, labels: Int64, most: int) -> Int64:
-    """Return the indices of wrong answers, the most confident first, at most so many."""
-    wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
-    order = np.argsort(-probabilities[wrong].max(axis=1), kind="stable")
-    return wrong[order[:most]]
+    classes: only of pictures of these that are taken for one of these.
+    """
+    answers = probabilities.argmax(axis=1)
+    wrong = answers != labels
+    if classes:
+        wrong &= np.isin(labels, classes) & np.isin(answers, classes)
+    indices = np.flatnonzero(wrong)
+    order = np.argsort(-probabilities[indices].max(axis=1), kind="stable")
+    return indices[order[:most]]
 
 
-def confused_pairs(confusion: Int64, most: int) -> list[Pair]:
+def confused_pairs(confusion: Int64, most: int) -> list[tuple[int, int]]:
     """Return the pairs of classes with mistakes between them, the most frequent first, at most so many."""
     both_ways = np.triu(confusion + confusion.T, k=1)
     order = np.argsort(-both_ways, axis=None, kind="stable")[:most]
-    rows, columns = np.unravel_index(order, both_ways.shape)
-    return [
-        Pair(int(i), int(j), int(confusion[i, j]), int(confusion[j, i]))
-        for i, j in zip(rows, columns, strict=True)
-        if both_ways[i, j]
-    ]
-
-
-def mistakes_of(pair: Pair, probabilities: Floats, labels: Int64, most: int, shown: Sequence[int] = ()) -> Int64:
-    """Return the indices of pictures of one class of the pair taken for the other, the most confident first.
-
-    Those in `shown` are left out.
-    """
-    answers = probabilities.argmax(axis=1)
-    first, second = pair.first, pair.second
-    mixed = ((labels == first) & (answers == second)) | ((labels == second) & (answers == first))
-    indices = np.setdiff1d(np.flatnonzero(mixed), np.asarray(shown, dtype=np.int64))
-    return indices[np.argsort(-probabilities[indices].max(axis=1), kind="stable")[:most]]
+    pairs = zip(*np.unravel_index(order, both_ways.shape), strict=True)
+    return [(int(first), int(second)) for first, second in pairs if both_ways[first, second]]
 
 
 def exhibits(predictor: Predictor, dataset: Dataset, labels: Int64, indices: Sequence[int] | Int64) -> list[Exhibit]:

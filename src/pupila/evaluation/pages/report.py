@@ -205,14 +205,15 @@ def _mistakes(subject: Subject, indices: Int64) -> str:
 
 def _pairs(subject: Subject, shown_before: Int64) -> str:
     """Show the most confused pairs of classes, by pictures that the mistakes above have not shown."""
-    evaluation, names = subject.evaluation, subject.predictor.manifest.classes
-    before = shown_before.tolist()
+    confusion, names = subject.evaluation.scores.confusion, subject.predictor.manifest.classes
     parts = []
-    for pair in gallery.confused_pairs(evaluation.scores.confusion, PAIRS):
-        first, second = names[pair.first], names[pair.second]
-        counts = f"{first} as {second}: {pair.first_as_second}; {second} as {first}: {pair.second_as_first}"
-        indices = gallery.mistakes_of(pair, subject.probabilities, evaluation.labels, MISTAKES_A_PAIR, before)
-        shown = gallery.exhibits(subject.predictor, subject.dataset, evaluation.labels, indices)
+    for pair in gallery.confused_pairs(confusion, PAIRS):
+        (first, second), (one, other) = pair, (names[place] for place in pair)
+        counts = f"{one} as {other}: {confusion[first, second]}; {other} as {one}: {confusion[second, first]}"
+        most = MISTAKES_A_PAIR + len(shown_before)
+        indices = gallery.confident_mistakes(subject.probabilities, subject.evaluation.labels, most, pair)
+        indices = indices[~np.isin(indices, shown_before)][:MISTAKES_A_PAIR]
+        shown = gallery.exhibits(subject.predictor, subject.dataset, subject.evaluation.labels, indices)
         parts += [html.heading(counts), html.gallery(shown, subject.links)]
     text = "Classes taken for each other, the most frequent first." if parts else "No two classes are confused."
     return html.section("Most confused pairs", text, *parts)
