@@ -67,21 +67,19 @@ def test_training_goes_on_when_a_node_is_killed(cluster: Nodes, photos: Path, tm
 
 
 @pytest.mark.slow
-def test_sweep_goes_on_when_its_driver_was_killed_and_stops_a_trial_that_falls_behind(
-    cluster: Nodes, photos: Path, tmp_path: Path
-):
-    # Both begin with the fitted last layer: the one that hardly moves stays good, the other loses it.
-    more = ["--grid", "lr=1e-8,0.1", "--set", "epochs=4", "--stop-early", f"--cluster={cluster.address}"]
+def test_sweep_goes_on_when_its_driver_was_killed(cluster: Nodes, photos: Path, tmp_path: Path):
+    more = ["--grid", "lr=0.001,0.002", "--set", "epochs=4", f"--cluster={cluster.address}"]
     with start("sweep", photos, tmp_path, *more) as first:
         wait_for(lambda: list(tmp_path.glob("run/*/metrics.jsonl")), first)
         first.kill()
     with start("sweep", photos, tmp_path, *more) as second:
         output, _ = second.communicate(timeout=1200)
     assert second.returncode == 0, output
-    assert "2 trials, 0 of them done before" in lines_of(output)[0]
+    lines = lines_of(output)
+    assert "2 trials, 0 of them done before" in lines[0]
+    assert sorted(line.partition("]")[0] for line in lines if line.startswith("[")) == ["[1/2", "[2/2"]
     found = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert [trial["varied"]["learning_rate"] for trial in found["trials"]] == [1e-8]
-    assert [failure["reason"] for failure in found["failures"]] == ["Stopped early: other trials were better by then."]
+    assert [trial["varied"]["learning_rate"] for trial in found["trials"]] == [0.001, 0.002]
     log = (tmp_path / "run" / found["best"] / "log.txt").read_text()
     told = [log.count(f"epoch {n} at") for n in (1, 2, 3, 4)]
     assert max(told) == told[3] == 1, log

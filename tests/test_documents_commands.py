@@ -456,7 +456,6 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "sweep digits --name ../x",
         "sweep digits --grid seed=1,2",
         "sweep digits --set lr=0.1,0.2",
-        "sweep digits --stop-early",
         f"evaluate {MODEL} digits --split validation",
         f"evaluate {MODEL} none",
         f"drift {MODEL} none",

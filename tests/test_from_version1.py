@@ -28,7 +28,7 @@ COMMANDS = """
     pupila train DATA --recipe quick --set epochs=3 --weights none --epochs 3 --minutes 1 --seed 1 --size 32
     pupila train DATA --labels fixes.csv --name x --runs runs --checkpoint-seconds 60 --checkpoints s3://bucket/run
     pupila train DATA --log tensorboard --outliers others --explain --workers 2 --cluster --resume
-    pupila sweep classic-four DATA --grid epochs=1,2 --recipe quick --set seed=1 --seeds 2 --cluster --stop-early
+    pupila sweep classic-four DATA --grid epochs=1,2 --recipe quick --set seed=1 --seeds 2 --cluster
     pupila sweep DATA --jobs 2 --size 32 --name x --runs runs --checkpoint-seconds 60 --json
     pupila data DATA --report page.html --size 32 --organise out --validation-fraction 0.1 --equal-validation --seed 1
     pupila data DATA --json
@@ -55,7 +55,7 @@ COMMANDS = """
     pupila serve --cluster
     python -m pupila --version
 """
-"""Every command of version 0.1 with all its options but those of other names."""
+"""Every command of version 0.1 with all its options but those of other names, and those that the notes call gone."""
 RENAMED = {
     "--deadline": "--request-timeout", "--idle": "--keepalive-timeout", "--drain": "--graceful-timeout",
     "--connections": "--max-connections", "--collect": "--feedback-dir", "--collect-max-bytes": "--feedback-max-bytes",

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import signal
-import sys
 import time
 from dataclasses import replace
 
@@ -16,11 +15,10 @@ from server_kit import wait_until
 from training_kit import TINY, colours, write_photos
 
 from pupila.cli import main
-from pupila.data import load_dataset
 from pupila.errors import RecipeError
 from pupila.training.sweeps.definition import load_definition, parse_grid, plan, shipped_sweeps
-from pupila.training.sweeps.run import as_csv, as_text, best_of, groups_of, judged_by, run_sweep
-from pupila.training.sweeps.trial import BALANCED, PLAIN, Failure, Job, Result, read_stopped, run_job
+from pupila.training.sweeps.run import as_csv, as_text, best_of, groups_of, judged_by
+from pupila.training.sweeps.trial import BALANCED, PLAIN, Failure, Job, Result, run_job
 
 pytestmark = pytest.mark.usefixtures("narrow")
 
@@ -198,23 +196,6 @@ def test_trial_that_cannot_be_trained_is_a_failure_with_its_reason(tmp_path):
     (trial,) = planned("lr=100", overrides=[*values, "schedule=step", "weight_decay=1.0"])
     outcome = run_job(Job(trial, "digits", tmp_path, "", None, 60.0))
     assert isinstance(outcome, Failure) and outcome.reason.startswith("The loss diverged")
-
-
-def test_trial_stopped_early_stays_so_only_while_that_is_asked_for(tmp_path):
-    sizes = ["weights=none", "sample=60", "batch_size=25", "network_size=32", "progressive=[]", "precision=float32"]
-    trials = planned("lr=0.001", overrides=[*sizes, "export=float32", "epochs=2"], seeds=2)
-    fingerprint = load_dataset("digits").fingerprint
-    job = Job(trials[0], "digits", tmp_path / trials[0].name, fingerprint, None, 60.0)
-    with pytest.raises(SystemExit):
-        run_job(job, lambda _: sys.exit())
-    assert read_stopped(replace(job, fingerprint="other")) is None
-    assert read_stopped(replace(job, trial=replace(trials[0], recipe=trials[1].recipe))) is None
-    kept = run_sweep("digits", trials, tmp_path, keep_stopped=True)
-    assert [failure.stopped for failure in kept.failures] == [True]
-    assert "1 trial stopped early" in kept.to_text() and "failed" not in kept.to_text()
-    whole = run_sweep("digits", trials, tmp_path)
-    assert [len(result.rows) for result in whole.results] == [2, 2] and not whole.failures
-    assert not run_sweep("digits", trials, tmp_path, keep_stopped=True).failures
 
 
 @pytest.mark.slow

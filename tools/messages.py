@@ -46,7 +46,7 @@ ALONE = (
     "{0:.3f} to {1:.3f}", "{0:.3f} ({1:.3f} to {2:.3f})",
     "model", "classes", "accuracy", "pictures", "weights", "recipe", "unknown", "marked", "more", "train", "validation",
     "test", "held out", "none", "copy", "link", "loss", "training", "temperature", "leaked", "listed", "agreement",
-    "boxes", "parts", "label", "surer", "trials", "failed", "stopped", "examples/s", "run", "epochs", "folder",
+    "boxes", "parts", "label", "surer", "trials", "failed", "examples/s", "run", "epochs", "folder",
     "folders", "hidden folders", "empty folders", "noise", "text", "of noise", "of flat colours", "of shuffled patches",
     "of small crops", "of validation pictures",
     "Confidence: changed", "Confidence: no change", "Unknown: changed", "Unknown: no change", "Class mix: changed",

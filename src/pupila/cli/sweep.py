@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 @click.option("--seeds", type=click.IntRange(1, 100), help="Trials of the same settings [default: 1, or the sweep's].")
 @click.option("--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Trials at once, by processes.")
 @cluster_option("Run the trials {where}.")
-@click.option("--stop-early", is_flag=True, help="With --cluster: end trials that fall behind (ASHA).")
 @click.option("--size", type=click.IntRange(8, 512), help="Pixels a side of stored pictures [default: by the data].")
 @click.option("--name", help="Name of the sweep's folder [default: the data's and the sweep's].")
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where it goes.")
@@ -39,7 +38,6 @@ def sweep(
     seeds: int | None,
     jobs: int,
     cluster: str | None,
-    stop_early: bool,
     size: int | None,
     name: str | None,
     runs: Path,
@@ -54,8 +52,6 @@ def sweep(
     from pupila.training.sweeps.definition import load_definition, plan
     from pupila.training.sweeps.run import run_sweep
 
-    if stop_early and cluster is None:
-        raise click.UsageError("--stop-early needs --cluster.")
     if len(arguments) > 2:
         raise click.UsageError(f"Give a data set, or a sweep and a data set, not {len(arguments)} names.")
     definition = load_definition(arguments[0] if len(arguments) == 2 else None)
@@ -64,13 +60,12 @@ def sweep(
     folder = folder_of(runs, name or default_name(data, definition.name))
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         summary = run_sweep(
-            data, trials, folder, size=size, checkpoint_seconds=checkpoint_seconds,
-            execute=_execute(jobs, cluster, stop_early), keep_stopped=stop_early,
-        )  # fmt: skip
+            data, trials, folder, size=size, checkpoint_seconds=checkpoint_seconds, execute=_execute(jobs, cluster)
+        )
     click.echo(json.dumps(summary.to_json()) if as_json else shown(summary.to_text()))
 
 
-def _execute(jobs: int, cluster: str | None, stop_early: bool) -> "Execute":
+def _execute(jobs: int, cluster: str | None) -> "Execute":
     """Return what runs the trials: this process, several, or a cluster."""
     from pupila.training.sweeps.trial import at_once, in_turn
 
@@ -78,4 +73,4 @@ def _execute(jobs: int, cluster: str | None, stop_early: bool) -> "Execute":
         return in_turn if jobs == 1 else at_once(jobs)
     from pupila.cluster.sweep import on_cluster
 
-    return on_cluster(cluster, stop_early)
+    return on_cluster(cluster)

@@ -3,7 +3,7 @@
 connect.py   the connection with Ray; paths and printed lines of nodes
 predict.py   pupila.batch's processes, on all nodes
 train.py     pupila.training's workers, placed and watched by Ray Train
-sweep.py     pupila.training.sweeps' trials, on all nodes, by Ray Tune
+sweep.py     pupila.training.sweeps' trials, on all nodes, as tasks of Ray
 serve.py     pupila.server's application as replicas of Ray Serve (retries.py: when one is lost)
 """
 

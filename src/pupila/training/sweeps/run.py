@@ -36,10 +36,8 @@ from pupila.training.sweeps.trial import (
     Job,
     Outcome,
     Result,
-    forget_stopped,
     in_turn,
     read_result,
-    read_stopped,
 )
 
 log = logging.getLogger("pupila.training")
@@ -100,28 +98,20 @@ def run_sweep(
     size: int | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     execute: Execute = in_turn,
-    keep_stopped: bool = False,
 ) -> SweepSummary:
     """Run what is not done yet, then write and return what was found; logs each trial's closing line.
 
-    execute: runs the jobs, see trial.py. keep_stopped: leave trials that were stopped early as they are; else they
-    go on. Raises TrainingError if no trial came to its end, or if the folder holds trials of other settings or a sweep
-    with trials that are not in this one, and what load_dataset and train raise.
+    execute: runs the jobs, see trial.py. Raises TrainingError if no trial came to its end, or if the folder holds
+    trials of other settings or a sweep with trials that are not in this one, and what load_dataset and train raise.
     """
     with locked(folder):
         _check_folder(folder, trials)
         splits = load_dataset(source, size)  # errors in the data show now, and the cache is filled before it is needed
         judge = judged_by(splits.train, trials)
-        jobs = [Job(t, source, folder / t.name, splits.fingerprint, size, checkpoint_seconds, judge) for t in trials]
+        jobs = [Job(t, source, folder / t.name, splits.fingerprint, size, checkpoint_seconds) for t in trials]
         del splits
-        outcomes: dict[str, Outcome] = {
-            job.trial.name: done
-            for job in jobs
-            if (done := read_result(job) or (read_stopped(job) if keep_stopped else None))
-        }
+        outcomes: dict[str, Outcome] = {job.trial.name: done for job in jobs if (done := read_result(job))}
         left = [job for job in jobs if job.trial.name not in outcomes]
-        for job in left:
-            forget_stopped(job)
         log.info(f"{counted(len(jobs), 'trial')}, {len(outcomes)} of them done before, in {folder}")
         for outcome in execute(left) if left else ():
             outcomes[outcome.trial] = outcome
@@ -160,7 +150,7 @@ def judged_by(train: Dataset, trials: Sequence[Trial]) -> str:
 
 def _words(outcome: Outcome) -> str:
     if isinstance(outcome, Failure):
-        return outcome.reason if outcome.stopped else f"failed: {outcome.reason}"
+        return f"failed: {outcome.reason}"
     test = "" if outcome.test_accuracy is None else f", test acc {outcome.test_accuracy:.4f}"
     return f"{outcome.closing}{test}"
 
@@ -207,13 +197,11 @@ def groups_of(results: Sequence[Result], failures: Sequence[Failure]) -> list[di
 
 
 def _group(name: str, results: Sequence[Result], failures: Sequence[Failure]) -> dict[str, Any]:
-    stopped = sum(failure.stopped for failure in failures)
     figures = [{**r.best, "test_accuracy": r.test_accuracy} for r in results]
     return {
         "group": name,
         "seeds": len(results) + len(failures),
-        "failed": len(failures) - stopped,
-        "stopped": stopped,
+        "failed": len(failures),
         **{key: _spread([each[key] for each in figures if each[key] is not None]) for key in FIGURES},
         "examples_per_second": statistics.fmean(r.examples_per_second for r in results) if results else None,
         "seconds": statistics.fmean(r.seconds for r in results) if results else None,
@@ -229,9 +217,8 @@ def as_text(groups: Sequence[Mapping[str, Any]], test_pictures: int) -> str:
     figures = {key: head for key, head in FIGURES.items() if key != "test_accuracy" or test_pictures}
     lines = [["trials", "n", *figures.values(), "examples/s", "s"]]
     for group in groups:
-        none = "failed" if group["failed"] else "stopped"
         means = [group[key] for key in ("examples_per_second", "seconds")]
-        cells = [none if group[key] is None else _mean_and_range(**group[key]) for key in figures]
+        cells = ["failed" if group[key] is None else _mean_and_range(**group[key]) for key in figures]
         lines.append([group["group"], f"{group['seeds']}", *cells, *("" if m is None else f"{m:.0f}" for m in means)])
     text = [text_table(lines), "Each figure: mean over n seeds (lowest to highest), of the epoch that validated best."]
     if test_pictures:
@@ -240,8 +227,6 @@ def as_text(groups: Sequence[Mapping[str, Any]], test_pictures: int) -> str:
         text.append(
             f"{counted(failed, 'trial')} failed; results.json has the reasons. The same command tries them again."
         )
-    if stopped := sum(group["stopped"] for group in groups):
-        text.append(f"{counted(stopped, 'trial')} stopped early. Without --stop-early the command goes on with them.")
     return "\n".join(text)
 
 

@@ -27,8 +27,7 @@ from pupila.errors import ModelError, TrainingError
 from pupila.evaluation.evaluate import evaluate
 from pupila.progress import printing_to
 from pupila.recipe import Recipe
-from pupila.training.loop.fit import OnEpoch
-from pupila.training.run_folder import TrainingData, finish, forget, holds_run, is_finished, read_json, write_text
+from pupila.training.run_folder import TrainingData, finish, forget, holds_run, is_finished, write_text
 from pupila.training.sweeps.definition import Trial
 from pupila.training.train import TrainJob, TrainResult, closing_line, train
 
@@ -36,8 +35,6 @@ log = logging.getLogger("pupila.training")
 
 RESULT = "result.json"
 PLAIN, BALANCED = "validation_accuracy", "validation_balanced_accuracy"
-STOPPED = "stopped.json"
-"""Is there if a scheduler ended the trial before its time: with which recipe, and on which data."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +49,6 @@ class Job:
     """Of the data, as it was when the sweep began."""
     size: int | None
     checkpoint_seconds: float
-    judged_by: str = PLAIN
-    """What trials are chosen by, a key of an epoch's metrics."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +84,6 @@ class Failure:
     trial: str
     group: str
     reason: str
-    stopped: bool = False
-    """No error: a scheduler ended it, since others were better."""
 
 
 Outcome = Result | Failure
@@ -98,11 +91,10 @@ Execute = Callable[[Sequence[Job]], Iterator[Outcome]]
 """Runs jobs in any order and yields what becomes of each."""
 
 
-def run_job(job: Job, watch: OnEpoch | None = None) -> Outcome:
+def run_job(job: Job) -> Outcome:
     """Train, score on the test split if there is one, and leave result.json; a job that is done is only read.
 
     What goes wrong in training or in its model becomes a Failure; wrong data or a missing package ends the sweep.
-    watch: see train(); if it raises SystemExit, the trial is stopped early, and a note of that is left.
     """
     done = read_result(job)
     if done is not None:
@@ -114,15 +106,11 @@ def run_job(job: Job, watch: OnEpoch | None = None) -> Outcome:
     try:
         data = TrainingData(job.source, job.size)
         training = TrainJob(data, job.trial.recipe, job.folder, True, job.checkpoint_seconds)
-        trained = train(training, watch=watch, keep_open=True)
+        trained = train(training, keep_open=True)
     except (TrainingError, ModelError) as error:
         if isinstance(error.__cause__, KeyboardInterrupt):  # before its first epoch was over
             raise KeyboardInterrupt from error
         return Failure(job.trial.name, job.trial.group, str(error))
-    except SystemExit:
-        note = {"recipe": job.trial.recipe.to_dict(), "fingerprint": job.fingerprint}
-        (job.folder / STOPPED).write_text(json.dumps(note), encoding="utf-8")
-        raise
     if trained.fitted.stopped:
         raise KeyboardInterrupt
     result = _result(job, trained, time.monotonic() - begun)
@@ -170,20 +158,6 @@ def read_result(job: Job) -> Result | None:
     if not is_finished(job.folder):  # killed between its result and its end
         finish(job.folder)
     return result
-
-
-def read_stopped(job: Job) -> Failure | None:
-    """Return what is to be said of a trial that was stopped early with this recipe on this data, or None."""
-    note = read_json(job.folder / STOPPED)
-    if note.get("fingerprint") != job.fingerprint or _changes(job.trial.recipe, note.get("recipe") or {}):
-        return None
-    reason = "Stopped early: other trials were better by then."
-    return Failure(job.trial.name, job.trial.group, reason, stopped=True)
-
-
-def forget_stopped(job: Job) -> None:
-    """Let a trial that was stopped early be run again, from where it was."""
-    (job.folder / STOPPED).unlink(missing_ok=True)
 
 
 def _changes(recipe: Recipe, earlier: Mapping[str, Any]) -> list[str]:
