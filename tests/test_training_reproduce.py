@@ -64,7 +64,7 @@ def test_changed_data_is_named_and_nothing_is_trained(finished, tmp_path):
     shutil.copytree(finished.parent / "photos", photos)
     (photos / "red" / "0.png").unlink()
     done = pupila("reproduce", finished, "--data", photos)
-    assert done.exit_code == 1 and "train/red had 20 pictures and has 19" in done.output
+    assert done.exit_code == 1 and "is not the data that the run was trained on" in done.output
     assert "epoch" not in done.output
 
 

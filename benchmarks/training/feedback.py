@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from pupila import images
 from pupila.data import Dataset, load_dataset
-from pupila.evaluation.evaluate import bind, predict_logits
+from pupila.evaluation.evaluate import bind, predict_scores
 from pupila.predictor import Predictor
 
 Pictures = NDArray[np.uint8]
@@ -163,7 +163,7 @@ def report(before: Path, after: Path, look: Callable[[Pictures], Pictures], test
 def right(model: Predictor, part: Dataset) -> NDArray[np.float64]:
     """Return 1 for each right answer, and 0 for each wrong one."""
     labels = bind(part, model.manifest.classes)
-    return (predict_logits(model, part.images).argmax(axis=1) == labels).astype(np.float64)
+    return (predict_scores(model, part.images)[:, :-1].argmax(axis=1) == labels).astype(np.float64)
 
 
 if __name__ == "__main__":

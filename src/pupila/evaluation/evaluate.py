@@ -147,11 +147,6 @@ def check_size(predictor: Predictor, pictures: Pictures) -> None:
         raise DataError(f"The pictures are {width} x {height}, the model takes {size} x {size}. Load them at {size}.")
 
 
-def predict_logits(predictor: Predictor, pictures: Pictures, batch: int = 256) -> Floats:
-    """Return float32 [N, K] for uint8 [N, H, W, 3], in order."""
-    return np.concatenate(list(_run(predictor, predictor.logits, pictures, batch)))
-
-
 def predict_scores(predictor: Predictor, pictures: Pictures, batch: int = 256) -> Floats:
     """Return logits and unknown scores, float32 [N, K + 1], in order."""
     return np.concatenate(list(_run(predictor, predictor.scores, pictures, batch)))

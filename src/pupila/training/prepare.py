@@ -118,11 +118,6 @@ def training_split(splits: Splits, recipe: Recipe) -> tuple[Dataset, Dataset]:
     return held_out(splits, recipe.validation_fraction, recipe.sample, recipe.seed)
 
 
-def counts_of(splits: Splits) -> dict[str, dict[str, int]]:
-    """Return the number of pictures by part and class."""
-    return {name: dict(zip(part.classes, part.counts().tolist(), strict=True)) for name, part in splits.parts().items()}
-
-
 def _report(splits: Splits) -> None:
     """Say how the source was understood, and what of it is left out."""
     log.info(f"{splits.name}: {splits.layout}")

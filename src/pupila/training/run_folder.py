@@ -47,8 +47,6 @@ class Record(TrainingData):
 
     fingerprint: str = ""
     """Of the data as it came, before pictures from feedback."""
-    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """Pictures by part and class, to say what changed."""
     threads: int = 0
     identity: Mapping[str, Any] = field(default_factory=dict)
     """What a run must agree with to be gone on with: recipe, data, starting weights. Empty: of an earlier version."""
@@ -65,6 +63,7 @@ def read_record(folder: Path) -> Record:
     try:
         values: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         paths = {key: Path(values[key]) for key in PATHS if values.get(key)}
+        values.pop("counts", None)  # of an earlier version
         return Record(**{**values, **paths})
     except (OSError, ValueError, TypeError) as error:
         raise TrainingError(

@@ -27,7 +27,7 @@ from pupila.training.loop.checkpoint import Mirror, check_identity
 from pupila.training.loop.device import pick_device, usable_threads
 from pupila.training.loop.fit import CHECKPOINT_SECONDS, Fitted, OnEpoch, Row, fit
 from pupila.training.loop.head import fit_head
-from pupila.training.prepare import Prepared, counts_of, prepare
+from pupila.training.prepare import Prepared, prepare
 from pupila.training.run_folder import (
     CHECKPOINT,
     PATHS,
@@ -244,7 +244,7 @@ def begin_or_go_on(job: TrainJob, prepared: Prepared) -> None:
     data, splits = job.data, prepared.splits
     labels, feedback, outliers = (path and path.expanduser().absolute() for path in (getattr(data, k) for k in PATHS))
     record = Record(
-        source_of(data.source), data.size, labels, feedback, outliers, splits.fingerprint, counts_of(splits),
+        source_of(data.source), data.size, labels, feedback, outliers, splits.fingerprint,
         torch.get_num_threads(), prepared.identity,
     )  # fmt: skip
     write_text(folder / "recipe.json", json.dumps(prepared.recipe.to_dict(), indent=2))

@@ -143,9 +143,7 @@ def read_result(job: Job) -> Result | None:
     """Return what an earlier start left, or None; raises TrainingError if it is of other settings or data."""
     path = job.folder / RESULT
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        found.pop("reference", None)  # of an earlier version
-        result = Result(**found)
+        result = Result(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (OSError, AttributeError, TypeError, ValueError) as error:
