@@ -66,7 +66,7 @@ def test_parts_of_a_team_hold_every_picture_once(size):
     assert [n for rank in range(size) for n in numbers[Team(rank, size).part(31)]] == numbers
 
 
-@pytest.mark.parametrize("way", ["none", "loss"])
+@pytest.mark.parametrize("way", ["none", "sampling"])
 def test_shares_of_a_batch_add_up_to_one_and_pictures_are_those_of_one_worker(way):
     data = colours(40).take([0, 1, 2, 3, 6, 9, 12, 15, 18, 21])  # more of red than of the others
     balance = balance_for(replace(TINY, balance=way), data) if way != "none" else Balance("none", torch.ones(3))

@@ -87,7 +87,7 @@ def test_weighted_regression_of_uneven_classes_is_scikit_learns_balanced_one():
 def test_classes_of_one_two_and_three_pictures_are_cross_validated_without_harm(labels):
     x = torch.randn(len(labels), 5, generator=torch.Generator().manual_seed(0))
     data = Dataset(np.zeros((len(labels), 4, 4, 3), np.uint8), np.array(labels), ("a", "b", "c"))
-    for way in ("none", "loss"):
+    for way in ("none", "sampling"):
         loss = mean_loss(balance_for(replace(TINY, balance=way), data))
         found = cross_validated(Features(torch.tensor(labels), x, -x), 3, loss, prior(len(labels)), 3)
         assert all(logits.shape == (len(labels), 3) and bool(torch.isfinite(logits).all()) for logits in found)

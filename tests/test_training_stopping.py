@@ -104,7 +104,7 @@ def test_uneven_classes_are_kept_by_balanced_accuracy():
             labels = torch.where((torch.arange(len(x)) < 3) & (self.validated > 1), 1, labels)
             return torch.nn.functional.one_hot(labels, 3).float()
 
-    for way, kept in (("none", 0), ("loss", 1)):
+    for way, kept in (("none", 0), ("sampling", 1)):
         run = begun(Always(), WIDE, Balance(way, torch.ones(3)))
         for _ in range(2):
             _validate_epoch(run, few, 48)

@@ -92,9 +92,9 @@ class Recipe:
     framing: Annotated[str, "auto", "squash", "letterbox"] = "auto"
     """Of photos that are not square. squash: to a square; letterbox: between two bars; auto: where they clearly are
     not, the one that validates better with the starting weights, else squash. The model file says which."""
-    balance: Annotated[str, "auto", "none", "sampling", "loss"] = "auto"
-    """Of uneven classes. sampling: each class is drawn equally often; loss: each class counts the same in the loss;
-    none: neither; auto: sampling where the largest class has over three times the pictures of the smallest."""
+    balance: Annotated[str, "auto", "none", "sampling"] = "auto"
+    """Of uneven classes. sampling: each class is drawn equally often; none: it is not; auto: sampling where the largest
+    class has over three times the pictures of the smallest."""
     precision: Annotated[str, "auto", "float32", "bfloat16"] = "auto"
     """Of the convolutions; auto: bfloat16 where the processor computes in it, else float32."""
     validation_fraction: Annotated[float, 0.001, 0.9] = 0.1

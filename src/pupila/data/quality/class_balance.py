@@ -11,8 +11,6 @@ IMBALANCE = 3.0
 """Ratio of the largest to the smallest class beyond which something is done about it."""
 FEW = 2
 """Pictures of a class up to which nothing can be learned or judged."""
-REMEDY = "sampling"
-"""What `auto` means beyond that ratio: the better one in docs/experiments-data.md."""
 
 
 def imbalance(counts: Integers) -> float:
@@ -21,9 +19,9 @@ def imbalance(counts: Integers) -> float:
 
 
 def remedy(counts: Integers, balance: str) -> str:
-    """Return what a recipe's `balance` comes to for these counts: none, or one of the other choices but auto."""
+    """Return what a recipe's `balance` comes to for these counts: none or sampling."""
     if balance == "auto":
-        return REMEDY if imbalance(counts) > IMBALANCE else "none"
+        return "sampling" if imbalance(counts) > IMBALANCE else "none"
     return balance
 
 
@@ -50,15 +48,10 @@ def describe_classes(train: Dataset, balance: str = "auto") -> str:
 def describe_balance(counts: Integers, balance: str = "auto") -> str:
     """Return one plain sentence on how uneven the classes are, and what training does about it."""
     ratio = f"The largest class of train has {imbalance(counts):.1f} times the pictures of the smallest"
-    chosen = remedy(counts, balance)
-    if chosen == "none":
+    if remedy(counts, balance) == "none":
         uneven = imbalance(counts) > IMBALANCE
         return f"{ratio}: {'nothing is done about it, as balance=none says' if uneven else 'balanced enough'}."
-    how = {
-        "sampling": "training draws from each class equally often",
-        "loss": "training lets each class count the same in the loss",
-    }[chosen]
     return (
-        f"{ratio}: {how}, and the best epoch is chosen by balanced accuracy, the mean recall of the classes. "
-        "Switch it off with --set balance=none."
+        f"{ratio}: training draws from each class equally often, and the best epoch is chosen by balanced accuracy, "
+        "the mean recall of the classes. Switch it off with --set balance=none."
     )

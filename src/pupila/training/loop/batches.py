@@ -78,9 +78,9 @@ def batches(
     for number in range(start, total):
         first, end = (step * len(labels) // total for step in (number, number + 1))
         chosen, draw = order[first:end], generator(recipe.seed, epoch, number)
-        part, shown = team.part(len(chosen)), labels[chosen]
-        x = augmented(pictures, chosen, part, recipe, epoch, draw, size)
-        yield Batch(x, shown[part], balance.mass(shown[part]) / balance.mass(shown), len(chosen))
+        part = team.part(len(chosen))
+        x, shown = augmented(pictures, chosen, part, recipe, epoch, draw, size), labels[chosen[part]]
+        yield Batch(x, shown, len(shown) / len(chosen), len(chosen))
 
 
 def augmented(

@@ -31,13 +31,8 @@ class Balance:
 
     def loss(self, logits: Tensor, labels: Tensor, smoothing: float = 0.0, *, sampled: bool = True) -> Tensor:
         """Return the mean cross entropy; with `sampled` False, the pictures were not drawn by weight, so it weighs."""
-        weighs = self.way == "loss" or (self.way == "sampling" and not sampled)
-        weights = self.weights.to(logits.device) if weighs else None
+        weights = self.weights.to(logits.device) if self.way == "sampling" and not sampled else None
         return functional.cross_entropy(logits, labels, weight=weights, label_smoothing=smoothing)
-
-    def mass(self, labels: Tensor) -> float:
-        """Return what the mean loss of these training pictures weighs where means of several parts are joined."""
-        return float(self.weights[labels.cpu()].sum()) if self.way == "loss" else float(len(labels))
 
     def accuracy(self, logits: Tensor, labels: Tensor) -> float:
         """Return what epochs and files are chosen by: balanced accuracy where classes are uneven, else accuracy."""
