@@ -9,9 +9,10 @@ from dataclasses import replace
 
 import torch
 
-from pupila.data import Dataset, Splits, sample
+from pupila.data import Dataset, Splits
 from pupila.recipe import Recipe
 from pupila.training.loop.class_weights import balance_for
+from pupila.training.loop.head import at_most
 from pupila.training.loop.probe import features_of, fit_linear, mean_loss, weight_decay
 from pupila.training.loop.resnet import ResNet18
 from pupila.training.weights import Start
@@ -54,14 +55,9 @@ def choose_framing(read: Read, cut: Cut, squashed: Splits, recipe: Recipe, start
 
 def _score(network: ResNet18, training: Dataset, validation: Dataset, recipe: Recipe) -> float:
     """Return the accuracy (balanced, where classes are uneven) of a last layer fitted on the backbone's features."""
-    training, validation = _few(training, PICTURES, recipe.seed), _few(validation, PICTURES // 4, recipe.seed)
+    training, validation = at_most(training, PICTURES, recipe.seed), at_most(validation, PICTURES // 4, recipe.seed)
     small = replace(recipe, network_size=min(recipe.network_size or LARGEST, LARGEST), progressive=())
     x, y = (features_of(network, part, small) for part in (training, validation))
     balance, decay = balance_for(recipe, training), weight_decay(len(training))
     layer = fit_linear(x, torch.from_numpy(training.labels), len(training.classes), mean_loss(balance), decay)
     return balance.accuracy(layer(y), torch.from_numpy(validation.labels))
-
-
-def _few(dataset: Dataset, most: int, seed: int) -> Dataset:
-    most = max(most, len(dataset.classes))
-    return sample(dataset, most, seed) if len(dataset) > most else dataset

@@ -66,7 +66,7 @@ def choose_input(network: ResNet18, training: Dataset, recipe: Recipe, sizes: Se
     The last layer alone, on many pictures, is a first look, and does without.
     """
     most = max(int(TRIAL_COST / sum(cost(size) for size in sizes)), 2 * len(training.classes))
-    trial = _at_most(training, min(TRIAL_PICTURES, most), recipe.seed)
+    trial = at_most(training, min(TRIAL_PICTURES, most), recipe.seed)
     found: dict[int, tuple[float, Features]] = {}
     for size in sizes:
         features = all_features(network, trial, replace(recipe, network_size=size, progressive=()), mirrored=False)
@@ -106,7 +106,8 @@ def _strength(features: Features, training: Dataset, recipe: Recipe) -> float:
     return min(STRENGTHS, key=held_out_loss)
 
 
-def _at_most(dataset: Dataset, count: int, seed: int) -> Dataset:
+def at_most(dataset: Dataset, count: int, seed: int) -> Dataset:
+    """Return a sample of so many pictures, or all if they are no more; of each class one at least."""
     count = max(count, len(dataset.classes))
     return sample(dataset, count, seed) if count < len(dataset) else dataset
 
@@ -119,7 +120,7 @@ def fit_head(recipe: Recipe, network: ResNet18, training: Dataset, validation: D
     begun = time.monotonic()
     network.to(pick_device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
     each = cost(recipe.network_size)
-    used = _at_most(training, int(HEAD_COST / each), recipe.seed)
+    used = at_most(training, int(HEAD_COST / each), recipe.seed)
     features = all_features(network, used, recipe, mirrored=2 * each * len(used) <= HEAD_COST)
     balance, classes = balance_for(recipe, training), len(training.classes)
     loss, (x, labels) = mean_loss(balance), features.all()
