@@ -14,7 +14,7 @@ from data_kit import real_data
 from server_kit import serving
 
 from pupila.data import load_dataset
-from pupila.evaluation.evaluate import evaluate
+from pupila.evaluation.evaluate import score_dataset
 from pupila.models import bundled_model
 from pupila.predictor import Predictor
 
@@ -49,7 +49,7 @@ def test_card_is_of_this_file():
 
 def test_accuracy_is_the_cards():
     dataset = load_dataset(real_data("cifar10.tar.xz"), 32).test
-    scores = evaluate(Predictor.load(bundled_model()), dataset).scores
+    scores = score_dataset(Predictor.load(bundled_model()), dataset).scores
     on_card = json.loads(re.search(r'\{"accuracy": [0-9.]+, "n": 10000', CARD.read_text())[0] + "}")
     assert scores.n == 10000 and scores.accuracy >= 0.94
     assert scores.ece <= 0.010

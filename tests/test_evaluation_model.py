@@ -14,7 +14,7 @@ from pupila import images
 from pupila.data import Dataset
 from pupila.errors import DataError
 from pupila.evaluation import unknown
-from pupila.evaluation.evaluate import evaluate, predict_features, predict_scores
+from pupila.evaluation.evaluate import predict_features, predict_scores, score_dataset
 from pupila.evaluation.pages import gallery
 from pupila.evaluation.pages.report import ProgressPage, write_report
 from pupila.manifest import METADATA_KEY, GoldenPicture, Manifest
@@ -80,19 +80,19 @@ def dataset():
 
 
 def test_evaluation_gives_the_logits_of_every_picture_in_order(predictor, dataset):
-    evaluation = evaluate(predictor, dataset, batch=7)
+    evaluation = score_dataset(predictor, dataset, batch=7)
     np.testing.assert_allclose(evaluation.logits, predictor.logits(dataset.images), rtol=1e-5, atol=1e-5)
 
 
 def test_evaluation_scores_at_the_temperature_of_the_model(predictor, dataset):
-    scores = evaluate(predictor, dataset).scores
+    scores = score_dataset(predictor, dataset).scores
     assert (scores.temperature, scores.n) == (1.5, 150)
     assert 0.6 < scores.accuracy < 0.9
 
 
 def test_classes_in_another_order_are_bound_by_name(predictor, dataset):
     shuffled = Dataset(dataset.images, (dataset.labels + 1) % 3, (CLASSES[2], CLASSES[0], CLASSES[1]))
-    again, first = evaluate(predictor, shuffled), evaluate(predictor, dataset)
+    again, first = score_dataset(predictor, shuffled), score_dataset(predictor, dataset)
     np.testing.assert_array_equal(again.labels, dataset.labels)
     assert again.scores.to_json() == first.scores.to_json()
 
@@ -100,19 +100,19 @@ def test_classes_in_another_order_are_bound_by_name(predictor, dataset):
 def test_other_classes_are_an_error_that_names_the_difference(predictor, dataset):
     other = replace(dataset, classes=(CLASSES[0], CLASSES[1], "purple"))
     with pytest.raises(DataError, match=r"only the model has: 'blue'; only the data set has: 'purple'"):
-        evaluate(predictor, other)
+        score_dataset(predictor, other)
 
 
 def test_a_data_set_may_lack_classes_of_the_model(predictor, dataset):
     two = dataset.take(np.flatnonzero(dataset.labels < 2))
-    whole, part = evaluate(predictor, dataset), evaluate(predictor, replace(two, classes=CLASSES[:2]))
+    whole, part = score_dataset(predictor, dataset), score_dataset(predictor, replace(two, classes=CLASSES[:2]))
     assert part.scores.n == len(two) < whole.scores.n
     assert [row.recall for row in part.scores.classes[:2]] == [row.recall for row in whole.scores.classes[:2]]
 
 
 def test_pictures_of_another_size_are_an_error_that_names_both(predictor, dataset):
     with pytest.raises(DataError, match="16 x 16, the model takes 32 x 32"):
-        evaluate(predictor, replace(dataset, images=dataset.images[:, ::2, ::2]))
+        score_dataset(predictor, replace(dataset, images=dataset.images[:, ::2, ::2]))
 
 
 def test_features_come_with_their_logits(predictor, dataset):
@@ -141,7 +141,7 @@ def test_confused_pairs_count_both_directions_and_skip_those_never_confused():
 
 
 def test_mistakes_of_a_pair_are_of_that_pair(predictor, dataset):
-    evaluation = evaluate(predictor, dataset)
+    evaluation = score_dataset(predictor, dataset)
     confusion = evaluation.scores.confusion
     pair = gallery.confused_pairs(confusion, 1)[0]
     probabilities = predictor.probabilities(evaluation.logits)
@@ -218,7 +218,7 @@ def test_report_escapes_class_names_and_the_name_of_the_model(report):
 
 
 def test_report_shows_the_accuracy_and_its_interval(report, predictor, dataset):
-    scores = evaluate(predictor, dataset).scores
+    scores = score_dataset(predictor, dataset).scores
     assert f"<b>{scores.accuracy:.2%}</b>accuracy<br><small>{scores.interval[0]:.2%} to" in report.read_text("utf-8")
 
 

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pupila.data import load_dataset
-from pupila.evaluation.evaluate import evaluate
+from pupila.evaluation.evaluate import score_dataset
 from pupila.predictor import Predictor
 
 SETS: dict[str, tuple[int, tuple[str, ...]]] = {
@@ -96,7 +96,7 @@ def run(way: str, folder: Path, weights: str, minutes: float) -> dict[str, Any]:
     predictor = Predictor.load(folder / way / "model.onnx")
     test = load_dataset(photos, predictor.manifest.input_size, framing=predictor.manifest.framing).test
     assert test is not None
-    scores = evaluate(predictor, test).scores
+    scores = score_dataset(predictor, test).scores
     return {
         "n": scores.n, "accuracy": round(scores.accuracy, 4), "balanced": round(scores.balanced_accuracy, 4),
         "size": predictor.manifest.network_size, "minutes": round(took, 2),

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         SettingsError,
         TrainingError,
     )
-    from pupila.evaluation.evaluate import PartEvaluation
+    from pupila.evaluation.evaluate import evaluate
     from pupila.manifest import Manifest
     from pupila.prediction import Prediction
     from pupila.predictor import Predictor
@@ -49,6 +49,7 @@ HOMES = {
     "Predictor": "pupila.predictor",
     "Recipe": "pupila.recipe",
     "Settings": "pupila.server.settings",
+    "evaluate": "pupila.evaluation.evaluate",
     "load_dataset": "pupila.data",
     "load_recipe": "pupila.recipe",
 }
@@ -128,18 +129,6 @@ def train(
         return run(TrainJob(TrainingData(source), chosen, folder, resume), watch=on_epoch)
     with new_folder(Path("runs"), default_name(source, chosen.name)) as folder:
         return run(TrainJob(TrainingData(source), chosen, folder), watch=on_epoch)
-
-
-def evaluate(model: "PathLike | Predictor", data: PathLike, split: str | None = None) -> "PartEvaluation":
-    """Score a model file on labelled photos: accuracy with its 95 % interval, per class, calibration.
-
-    split: train, validation, test or all. None takes test; where there is none and `data` is what the model was trained
-    on, the pictures that training held out; else all. `caution` says what that means for the score.
-    Raises ModelError, DataError.
-    """
-    from pupila.evaluation.evaluate import evaluate_model
-
-    return evaluate_model(model, data, split)
 
 
 def create_app(model: "PathLike | Predictor | None" = None, settings: "Settings | None" = None) -> "Flask":

@@ -27,10 +27,10 @@ PARTS = click.Choice(["train", "validation", "test", "all"])
 @json_option
 def evaluate(model: Path, data: str, part: str | None, report: Path | None, as_json: bool) -> None:
     """Score MODEL on DATA: accuracy with its 95 % interval, per class, calibration."""
-    from pupila.evaluation.evaluate import evaluate_model
+    from pupila.evaluation.evaluate import evaluate as score
     from pupila.evaluation.pages.report import write_report
 
-    found = evaluate_model(model, data, part)
+    found = score(model, data, part)
     result = {**found.to_json(), "model": str(model), "version": found.predictor.version}
     if report is not None:
         result["report"] = str(write_report(report, found.predictor, found.dataset, [], found, source=Path(data)))

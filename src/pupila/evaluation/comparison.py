@@ -17,7 +17,7 @@ from pupila._files import text_table
 from pupila.data import Dataset, load_dataset
 from pupila.data.quality.labels import picture_paths
 from pupila.errors import DataError, ModelError
-from pupila.evaluation.evaluate import Evaluation, evaluate
+from pupila.evaluation.evaluate import Evaluation, score_dataset
 from pupila.evaluation.metrics import Scores
 from pupila.evaluation.pages import html, plots
 from pupila.images import Pixels
@@ -174,7 +174,7 @@ def _answers(model: Predictor, data: str, part: str | None) -> tuple[list[str], 
     dataset, name = splits.part(part)
     named = picture_paths(splits)
     paths = [path for own in splits.parts() for path in named[own]] if name == "all" else named[name]
-    return paths, name, dataset, evaluate(model, dataset)
+    return paths, name, dataset, score_dataset(model, dataset)
 
 
 def binomial_p_value(one: int, other: int) -> float:

@@ -62,19 +62,19 @@ class PartEvaluation(Evaluation):
         return {**self.scores.to_json(), "split": self.split, "caution": self.caution}
 
 
-def evaluate_model(model: PathLike | Predictor, data: PathLike, split: str | None = None) -> PartEvaluation:
-    """Score a model file on a data set, both by their paths: accuracy with its 95 % interval, per class, calibration.
+def evaluate(model: PathLike | Predictor, data: PathLike, split: str | None = None) -> PartEvaluation:
+    """Score a model file on labelled photos: accuracy with its 95 % interval, per class, calibration.
 
     split: train, validation, test or all. None takes test; where there is none and `data` is what the model was trained
     on, the pictures that training held out; else all. `caution` says what that means for the score.
-    Raises ModelError, DataError and the other errors of load_dataset().
+    Raises ModelError, DataError.
     """
     predictor = model if isinstance(model, Predictor) else Predictor.load(model)
     manifest = predictor.manifest
     splits = load_dataset(as_text(data, "A data set"), manifest.input_size, framing=manifest.framing, one_class=True)
     kept = _held_out(manifest, splits) if split is None and splits.test is None else None
     dataset, part = (kept, "held out") if kept is not None else splits.part(split)
-    found = evaluate(predictor, dataset)
+    found = score_dataset(predictor, dataset)
     about = " ".join(filter(None, [caution(manifest, splits.fingerprint, part), _lacking(dataset, manifest)]))
     return PartEvaluation(**vars(found), split=part, caution=about, predictor=predictor, dataset=dataset)
 
@@ -88,7 +88,7 @@ def _held_out(manifest: Manifest, splits: Splits) -> Dataset | None:
     return validation if len(validation) == manifest.data.get("validation") else None
 
 
-def evaluate(predictor: Predictor, dataset: Dataset, batch: int = 256) -> Evaluation:
+def score_dataset(predictor: Predictor, dataset: Dataset, batch: int = 256) -> Evaluation:
     """Score a model on every picture of a data set. Load the predictor with one thread: the cores share the batches.
 
     Raises DataError if the data set has no pictures, other classes than the model, or pictures of another size.

@@ -12,7 +12,7 @@ import numpy as np
 
 from pupila._arguments import counted
 from pupila.data import Dataset
-from pupila.evaluation.evaluate import Evaluation, evaluate
+from pupila.evaluation.evaluate import Evaluation, score_dataset
 from pupila.evaluation.metrics import Int64, reliability
 from pupila.evaluation.pages import gallery, html, plots
 from pupila.evaluation.pages.plots import Rows
@@ -55,10 +55,10 @@ def write_report(
 
     rows: one an epoch (see plots.Rows), or none. evaluation: one made already saves making it again. kept: the epoch,
     counted from 1, whose weights are in the model. source: the folder that the pictures came from, to link to them.
-    Raises what evaluate() raises, and MissingExtraError without matplotlib.
+    Raises what score_dataset() raises, and MissingExtraError without matplotlib.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    evaluation = evaluation or evaluate(predictor, dataset)
+    evaluation = evaluation or score_dataset(predictor, dataset)
     probabilities = predictor.probabilities(evaluation.logits)
     subject = Subject(predictor, dataset, evaluation, probabilities, _links(dataset, source))
     manifest = predictor.manifest

@@ -24,7 +24,7 @@ import torch
 from pupila._workers import usable_cores
 from pupila.data import load_dataset
 from pupila.errors import ModelError, TrainingError
-from pupila.evaluation.evaluate import evaluate
+from pupila.evaluation.evaluate import score_dataset
 from pupila.progress import printing_to
 from pupila.recipe import Recipe
 from pupila.training.run_folder import TrainingData, finish, forget, holds_run, is_finished, write_text
@@ -131,7 +131,7 @@ def _result(job: Job, trained: TrainResult, seconds: float) -> Result:
         model=str(trained.model),
         rows=fitted.rows,
         best_epoch=fitted.best_epoch,
-        test_accuracy=None if test is None else evaluate(predictor, test).accuracy,
+        test_accuracy=None if test is None else score_dataset(predictor, test).accuracy,
         test_pictures=0 if test is None else len(test),
         examples_per_second=fitted.examples_per_second,
         seconds=seconds,
