@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pupila._files import text_table
 from pupila.cli.group import data_sets, examples, json_option, models_here, say
 from pupila.progress import shown
 
@@ -76,7 +77,8 @@ def compare(
         found = comparison.read_runs(runs)
         if report is not None:
             comparison.write_runs(report, found)
-        click.echo(json.dumps(comparison.runs_json(found)) if as_json else shown(comparison.runs_text(found)))
+        table = text_table([comparison.RUN_COLUMNS, *(run.cells() for run in found)])
+        click.echo(json.dumps([run.to_json() for run in found]) if as_json else shown(table))
     elif first is None or second is None or data is None:
         raise click.UsageError("Give FIRST, SECOND and DATA, or --runs FOLDER.")
     else:

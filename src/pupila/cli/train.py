@@ -25,7 +25,6 @@ from pupila.cli.group import (
 from pupila.progress import shown
 
 if TYPE_CHECKING:
-    from pupila.recipe import Recipe
     from pupila.training.run_folder import Record, TrainingData
     from pupila.training.train import TrainJob
 
@@ -100,9 +99,9 @@ def train(
 
     `pupila train --resume` goes on with the last unfinished run, with its data and settings.
     """
-    from pupila.recipe import load_recipe
+    from pupila.recipe import Recipe, load_recipe
     from pupila.training.prepare import prepare
-    from pupila.training.run_folder import TrainingData, default_name, folder_of, new_folder
+    from pupila.training.run_folder import TrainingData, default_name, folder_of, new_folder, read_json
     from pupila.training.train import TrainJob
 
     given = {"weights": weights, "epochs": epochs, "minutes": minutes, "seed": seed}
@@ -112,8 +111,10 @@ def train(
     if resume:
         folder, record = _to_resume(runs, name, data, mirrored=checkpoints is not None)
         pictures = _data_to_resume(record, pictures)
-        same = record is not None and not (recipe or overrides or values)
-        chosen = _recipe_of(folder) if same else load_recipe(recipe or "standard", overrides).with_budget(values)
+        if record is not None and not (recipe or overrides or values):
+            chosen = Recipe.from_dict(read_json(folder / "recipe.json"), f"{folder / 'recipe.json'}")
+        else:
+            chosen = load_recipe(recipe or "standard", overrides).with_budget(values)
         _run(job(pictures, chosen, folder, resume=True), workers, cluster)
         return
     if data is None:
@@ -168,13 +169,6 @@ def _data_to_resume(record: "Record | None", given: "TrainingData") -> "Training
 
     kept = {} if record is None else {key: getattr(record, key) for key in vars(given)}
     return TrainingData(**kept | {key: value for key, value in vars(given).items() if value})
-
-
-def _recipe_of(folder: Path) -> "Recipe":
-    from pupila.recipe import Recipe
-    from pupila.training.run_folder import read_json
-
-    return Recipe.from_dict(read_json(folder / "recipe.json"), f"{folder / 'recipe.json'}")
 
 
 @click.command()

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pupila._arguments import counted
-from pupila._files import text_table
 from pupila.data import Dataset, load_dataset
 from pupila.data.quality.labels import picture_paths
 from pupila.errors import DataError, ModelError
@@ -214,6 +213,10 @@ class RunSummary:
     finished: bool
     rows: tuple[dict[str, float], ...]
 
+    def to_json(self) -> dict[str, Any]:
+        """Return all but the rows of the epochs."""
+        return {key: value for key, value in asdict(self).items() if key != "rows"}
+
     def cells(self) -> tuple[str, ...]:
         """Return what RUN_COLUMNS show of it."""
         return (
@@ -250,16 +253,6 @@ def _read_run(folder: Path) -> RunSummary | None:
         )  # fmt: skip
     except (OSError, ValueError, KeyError, IndexError, ModelError):
         return None
-
-
-def runs_text(runs: Sequence[RunSummary]) -> str:
-    """Return the table as text, one line a run."""
-    return text_table([RUN_COLUMNS, *(run.cells() for run in runs)])
-
-
-def runs_json(runs: Sequence[RunSummary]) -> list[dict[str, Any]]:
-    """Return the table for a program, without the rows of the epochs."""
-    return [{key: value for key, value in asdict(run).items() if key != "rows"} for run in runs]
 
 
 def write_runs(path: Path, runs: Sequence[RunSummary]) -> None:

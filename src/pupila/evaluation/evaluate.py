@@ -93,9 +93,14 @@ def score_dataset(predictor: Predictor, dataset: Dataset, batch: int = 256) -> E
 
     Raises DataError if the data set has no pictures, other classes than the model, or pictures of another size.
     """
-    labels = bind(dataset, predictor.manifest.classes)
-    check_size(predictor, dataset.images)
-    found, manifest = predict_scores(predictor, dataset.images, batch), predictor.manifest
+    manifest, pictures = predictor.manifest, dataset.images
+    labels, size = bind(dataset, manifest.classes), manifest.input_size
+    if not len(pictures):
+        raise DataError("There are no pictures to evaluate. Give a split with at least one.")
+    if pictures.shape[1:] != (size, size, 3):
+        height, width = pictures.shape[1:3]
+        raise DataError(f"The pictures are {width} x {height}, the model takes {size} x {size}. Load them at {size}.")
+    found = predict_scores(predictor, pictures, batch)
     logits = found[:, :-1]
     return Evaluation(logits, labels, score(logits, labels, manifest.classes, manifest.temperature), found[:, -1])
 
@@ -135,16 +140,6 @@ def bind(dataset: Dataset, classes: Sequence[str]) -> Int64:
         )
     table = np.asarray([classes.index(name) for name in dataset.classes], dtype=np.int64)
     return np.asarray(table[dataset.labels])
-
-
-def check_size(predictor: Predictor, pictures: Pictures) -> None:
-    """Raise DataError if the pictures are not of the model's input size, or if there are none."""
-    size = predictor.manifest.input_size
-    if not len(pictures):
-        raise DataError("There are no pictures to evaluate. Give a split with at least one.")
-    if pictures.shape[1:] != (size, size, 3):
-        height, width = pictures.shape[1:3]
-        raise DataError(f"The pictures are {width} x {height}, the model takes {size} x {size}. Load them at {size}.")
 
 
 def predict_scores(predictor: Predictor, pictures: Pictures, batch: int = 256) -> Floats:

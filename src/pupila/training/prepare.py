@@ -4,8 +4,7 @@ Says what it finds as it goes.
 """
 
 import logging
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from pupila._arguments import counted
@@ -78,11 +77,18 @@ def prepare(data: TrainingData, recipe: Recipe, team: Team = ALONE) -> Prepared:
     resolved = resolve(recipe, stats, _asked(start, training, recipe, stats))
     for reason in resolved.chosen:
         log.info(reason)
-    prepared = Prepared(splits, training, validation, start, resolved)
+    corrections = outliers = None
     with team.first_on_the_machine():
-        if data.feedback is not None:
-            prepared = with_feedback(prepared, data.feedback)
-        return prepared if data.outliers is None else with_outliers(prepared, data.outliers)
+        if data.feedback is not None:  # never to be added to what judges
+            judging = [part for part in (validation, splits.validation, splits.test) if part is not None]
+            corrections = read_corrections(data.feedback, training.classes, training.size, judging, splits.framing)
+            log.info(f"{data.feedback}: {corrections.summary()}")
+            training = joined(training, corrections)
+        if data.outliers is not None:
+            own = [part for part in (training, validation, splits.test) if part is not None]
+            outliers = read_outliers(data.outliers, own, splits.framing)
+            log.info(f"{data.outliers}: {outliers.describe()}")
+    return Prepared(splits, training, validation, start, resolved, corrections, outliers)
 
 
 def _asked(start: Start, training: Dataset, recipe: Recipe, stats: DatasetStats) -> InputChoice | None:
@@ -91,26 +97,6 @@ def _asked(start: Start, training: Dataset, recipe: Recipe, stats: DatasetStats)
     if not stats.pretrained or (recipe.network_size and recipe.flip_average != "auto"):
         return None
     return choose_input(start.network, training, recipe, sizes)
-
-
-def with_feedback(prepared: Prepared, folder: Path) -> Prepared:
-    """Add the pictures that a server kept and people corrected to what is trained on; says how many.
-
-    Never to validation or test; those that are in these already are left out. Raises DataError if there are none.
-    """
-    splits, training = prepared.splits, prepared.training
-    held_out = [part for part in (prepared.validation, splits.validation, splits.test) if part is not None]
-    corrections = read_corrections(folder, training.classes, training.size, held_out, splits.framing)
-    log.info(f"{folder}: {corrections.summary()}")
-    return replace(prepared, training=joined(training, corrections), corrections=corrections)
-
-
-def with_outliers(prepared: Prepared, source: Path) -> Prepared:
-    """Add pictures that show none of the classes; says how many. Raises DataError if they do show one."""
-    own = [part for part in (prepared.training, prepared.validation, prepared.splits.test) if part is not None]
-    outliers = read_outliers(source, own, prepared.splits.framing)
-    log.info(f"{source}: {outliers.describe()}")
-    return replace(prepared, outliers=outliers)
 
 
 def training_split(splits: Splits, recipe: Recipe) -> tuple[Dataset, Dataset]:

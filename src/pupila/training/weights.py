@@ -57,7 +57,11 @@ def _state(weights: str, url: str) -> tuple[dict[str, Tensor] | None, str]:
     if weights == "none":
         return None, "none"
     if weights == "imagenet":
-        return read_weights(_imagenet_file(url)), "imagenet"
+        try:
+            file = download(url, cache_folder() / Path(url).name, sha256=IMAGENET_SHA256_PREFIX)
+        except DownloadError as error:
+            raise DownloadError(f"{error} Or start from other weights: bundled, none, or a .pth file.") from error
+        return read_weights(file), "imagenet"
     if weights == "auto":
         return _auto(url)
     path = bundled_backbone() if weights == "bundled" else weights_file(Path(weights))
@@ -93,14 +97,6 @@ def _auto(url: str) -> tuple[dict[str, Tensor] | None, str]:
         return _state("bundled", url)
     log.info("Starting from ImageNet's weights: they are in the cache.")
     return found
-
-
-def _imagenet_file(url: str) -> Path:
-    path = cache_folder() / Path(url).name
-    try:
-        return download(url, path, sha256=IMAGENET_SHA256_PREFIX)
-    except DownloadError as error:
-        raise DownloadError(f"{error} Or start from other weights: bundled, none, or a .pth file.") from error
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -12,7 +12,6 @@ from pupila import images
 from pupila._files import write_file
 from pupila._language import cell, language, translated
 from pupila.errors import DataError
-from pupila.evaluation.metrics import ClassScores
 from pupila.evaluation.pages.gallery import SIDE, Exhibit
 from pupila.images import Pixels
 
@@ -128,12 +127,6 @@ def pictures(figures: Sequence[tuple[Sequence[Pixels], str]], small: bool = Fals
 
 def _reduced(picture: Pixels) -> Pixels:
     return picture if len(picture) <= SIDE else images.resize(picture, SIDE)
-
-
-def class_table(scores: Sequence[ClassScores]) -> str:
-    """Return one row a class."""
-    rows = [(s.category, f"{s.precision:.3f}", f"{s.recall:.3f}", f"{s.f1:.3f}", f"{s.support:,}") for s in scores]
-    return table(("class", "precision", "recall", "F1", "pictures"), rows)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -> str:

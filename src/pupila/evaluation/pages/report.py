@@ -113,9 +113,11 @@ def _sections(folder: Path, subject: Subject, rows: Rows, kept: int | None) -> I
         yield _curves(folder, rows, kept)
     shown = gallery.confident_mistakes(subject.probabilities, subject.evaluation.labels, MISTAKES)
     yield _mistakes(subject, shown)
+    scores = subject.evaluation.scores.classes
+    lines = [(s.category, f"{s.precision:.3f}", f"{s.recall:.3f}", f"{s.f1:.3f}", f"{s.support:,}") for s in scores]
     yield html.section(
         "Classes", "Precision: how often an answer is right. Recall: how many of the class are found.",
-        html.class_table(subject.evaluation.scores.classes),
+        html.table(("class", "precision", "recall", "F1", "pictures"), lines),
     )  # fmt: skip
     yield _confusion(folder, subject)
     yield _pairs(subject, shown)

@@ -117,8 +117,10 @@ def export(
     exact = judge("float32", full)
     parity = _check_parity(fitted, recipe, exact.predictor, validation)
     candidates = [exact]
-    if recipe.export == "int8" and (quantised := graph.int8(full, _calibration_pictures(training))) is not None:
-        candidates.append(judge("int8", quantised))
+    if recipe.export == "int8":
+        spread = training.images[:: max(len(training) // 512, 1)]  # over the whole set, whatever its order
+        if (quantised := graph.int8(full, spread)) is not None:
+            candidates.append(judge("int8", quantised))
     chosen = _choose(candidates, len(validation), len(pictures) - len(validation))
     temperature = fit_temperature(chosen.logits, validation.labels)
     unknown = _fit_unknown(chosen, training, temperature)
@@ -212,12 +214,6 @@ def _check_parity(fitted: Fitted, recipe: Recipe, predictor: Predictor, validati
             f"{PARITY_TOLERANCE:g}. The checkpoint is kept; please report this with the run's recipe.json."
         )
     return difference
-
-
-def _calibration_pictures(training: Dataset) -> NDArray[np.uint8]:
-    """A spread over the whole training set, whatever its order."""
-    step = max(len(training) // 512, 1)
-    return training.images[::step]
 
 
 def _choose(candidates: list[Candidate], validated: int, besides: int) -> Candidate:

@@ -34,19 +34,18 @@ def pick_device() -> torch.device:
 
 
 def precision(recipe: Recipe, device: torch.device) -> str:
-    """Resolve `auto`: bfloat16 where the hardware multiplies in it (about twice as fast), else float32."""
+    """Resolve `auto`: bfloat16 where the hardware multiplies in it (about twice as fast), else float32.
+
+    Of CPUs that are those with AVX512-BF16 or AMX; on others it is emulated and slower than float32.
+    """
     if recipe.precision != "auto":
         return recipe.precision
-    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bfloat16()
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    cpu_is_fast = known.get("avx512_bf16") or known.get("amx_bf16")
+    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_is_fast
     return "bfloat16" if fast else "float32"
 
 
 def autocast(recipe: Recipe, device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Context in which convolutions and matrix products run at the recipe's precision; weights stay float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision(recipe, device) == "bfloat16")
-
-
-def _cpu_has_bfloat16() -> bool:
-    """True with AVX512-BF16 or AMX; elsewhere bfloat16 is emulated and slower than float32."""
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

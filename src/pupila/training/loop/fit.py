@@ -173,7 +173,7 @@ def fit(
     if head is not None and not run.position.rows:
         _count_head(run, head)
         on_epoch(run.position.rows)
-    pictures, labels = _on_device(train, run.device)
+    pictures, labels = (torch.from_numpy(values).to(run.device) for values in (train.images, train.labels))
     steps_per_epoch = batch_count(len(train), recipe.batch_size)
     if team.size == 1:
         run.signals.install()
@@ -327,10 +327,6 @@ def _fetch(files: _Files, resume: bool, team: Team) -> None:
             raise TrainingError("--checkpoints: holds a run already. Go on with --resume, or give another address.")
 
 
-def _on_device(dataset: Dataset, device: torch.device) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(dataset.images).to(device), torch.from_numpy(dataset.labels).to(device)
-
-
 def _progress(recipe: Recipe, position: Position, steps_per_epoch: int) -> float:
     """Return the share of the run that is over: of its epochs, or of its minutes and most epochs, what is further."""
     if not recipe.minutes:
@@ -408,13 +404,17 @@ def _validate_epoch(run: _Run, validation: Dataset, size: int) -> None:
     Never worse than the fitted last layer that training started from.
     """
     position, begun = run.position, time.monotonic()
-    logits, labels = _validation_logits(run, validation, size), torch.from_numpy(validation.labels)
+    part = run.team.part(len(validation))
+    mine = Dataset(validation.images[part], validation.labels[part], validation.classes)
+    logits = run.team.gathered(validate(run.network, mine, size, run.recipe), len(validation))
+    labels = torch.from_numpy(validation.labels)
     if not torch.isfinite(logits).all():
         raise _Diverged
     chosen_by = run.balance.accuracy(logits, labels)
     if size > position.best_size:
         position.best, position.best_size = chosen_by, size
-    least = max(position.best - _standard_error(position.best, len(validation)), position.head)
+    standard_error = math.sqrt(position.best * (1 - position.best) / len(validation))
+    least = max(position.best - standard_error, position.head)
     if size == position.best_size and chosen_by >= least:
         position.best, position.best_epoch = max(position.best, chosen_by), len(position.rows)
         run.keep_weights()
@@ -433,16 +433,6 @@ def _validate_epoch(run: _Run, validation: Dataset, size: int) -> None:
     position.rows.append(row)
     position.epoch, position.batch = position.epoch + 1, 0
     position.loss_sum, position.correct, position.seen = 0.0, 0, 0
-
-
-def _standard_error(accuracy: float, pictures: int) -> float:
-    return math.sqrt(accuracy * (1 - accuracy) / pictures)
-
-
-def _validation_logits(run: _Run, validation: Dataset, size: int) -> Tensor:
-    part = run.team.part(len(validation))
-    mine = Dataset(validation.images[part], validation.labels[part], validation.classes)
-    return run.team.gathered(validate(run.network, mine, size, run.recipe), len(validation))
 
 
 def _finish(run: _Run) -> Fitted:

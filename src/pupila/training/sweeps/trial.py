@@ -26,7 +26,6 @@ from pupila.data import load_dataset
 from pupila.errors import ModelError, TrainingError
 from pupila.evaluation.evaluate import score_dataset
 from pupila.progress import printing_to
-from pupila.recipe import Recipe
 from pupila.training.run_folder import TrainingData, finish, forget, holds_run, is_finished, write_text
 from pupila.training.sweeps.definition import Trial
 from pupila.training.train import TrainJob, TrainResult, closing_line, train
@@ -148,7 +147,9 @@ def read_result(job: Job) -> Result | None:
         return None
     except (OSError, AttributeError, TypeError, ValueError) as error:
         raise TrainingError(f"{path}: cannot be read ({error}). Delete it: the trial is then finished anew.") from error
-    changes = _changes(job.trial.recipe, result.recipe)
+    ours = json.loads(json.dumps(job.trial.recipe.to_dict()))
+    different = sorted(key for key in ours.keys() | result.recipe.keys() if ours.get(key) != result.recipe.get(key))
+    changes = [f"{key} was {result.recipe.get(key)} and is {ours.get(key)}" for key in different]
     if result.fingerprint != job.fingerprint:
         changes.append("the data has changed")
     if changes:
@@ -156,12 +157,6 @@ def read_result(job: Job) -> Result | None:
     if not is_finished(job.folder):  # killed between its result and its end
         finish(job.folder)
     return result
-
-
-def _changes(recipe: Recipe, earlier: Mapping[str, Any]) -> list[str]:
-    ours = json.loads(json.dumps(recipe.to_dict()))
-    different = sorted(key for key in ours.keys() | earlier.keys() if ours.get(key) != earlier.get(key))
-    return [f"{key} was {earlier.get(key)} and is {ours.get(key)}" for key in different]
 
 
 def in_turn(jobs: Sequence[Job]) -> Iterator[Outcome]:
