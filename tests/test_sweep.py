@@ -16,7 +16,8 @@ from training_kit import TINY, colours, write_photos
 
 from pupila.cli import main
 from pupila.errors import RecipeError
-from pupila.training.sweeps.definition import load_definition, parse_grid, plan, shipped_sweeps
+from pupila.recipe import shipped
+from pupila.training.sweeps.definition import load_definition, parse_grid, plan
 from pupila.training.sweeps.run import as_csv, as_text, best_of, groups_of, judged_by
 from pupila.training.sweeps.trial import BALANCED, PLAIN, Failure, Job, Result, run_job
 
@@ -87,7 +88,7 @@ def test_unknown_sweep_is_answered_with_the_nearest():
         load_definition("clasic-four")
 
 
-@pytest.mark.parametrize("name", shipped_sweeps())
+@pytest.mark.parametrize("name", shipped("sweeps"))
 def test_shipped_sweep_can_be_laid_out(name):
     assert planned(definition=name)
 

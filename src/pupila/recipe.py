@@ -154,9 +154,9 @@ ALLOWED = {f.name: get_args(f.type)[1:] for f in dataclasses.fields(Recipe) if g
 """By key: the least and largest value, or the words that it may be."""
 
 
-def shipped() -> list[str]:
-    """Names of the recipes that come with Pupila."""
-    folder = resources.files("pupila") / "recipes"
+def shipped(kind: str = "recipes") -> list[str]:
+    """Names of the recipes, or of the sweeps, that come with Pupila."""
+    folder = resources.files("pupila") / kind
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 

@@ -157,13 +157,9 @@ def _batch_norm(_: Recipe, stats: DatasetStats) -> tuple[str, str]:
     return "train", "each batch's own statistics, as there are pictures enough or no trained weights."
 
 
-def _flip_average(*_: object) -> tuple[str, str]:
-    return "off", "there are no trained weights to measure its gain with."
-
-
 CHOOSERS: dict[str, Callable[[Recipe, DatasetStats], tuple[float | str, str]]] = {
     "network_size": _network_size,
-    "flip_average": _flip_average,
+    "flip_average": lambda *_: ("off", "there are no trained weights to measure its gain with."),
     "batch_norm": _batch_norm,
     "batch_size": _batch_size,
     "learning_rate": _learning_rate,

@@ -16,7 +16,7 @@ from typing import Any
 
 from pupila._arguments import did_you_mean
 from pupila.errors import RecipeError
-from pupila.recipe import Recipe, full_names, load_recipe, values_of
+from pupila.recipe import Recipe, full_names, load_recipe, shipped, values_of
 
 Values = Mapping[str, Any]
 
@@ -51,21 +51,13 @@ class Trial:
         return f"{words}-seed{self.recipe.seed}"
 
 
-def shipped_sweeps() -> list[str]:
-    """Names of the sweeps that come with Pupila."""
-    folder = resources.files("pupila") / "sweeps"
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
-
-
 def load_definition(name: str | None) -> Definition:
     """Read a shipped sweep; None: an empty one for a grid. Raises RecipeError with the nearest name."""
     if name is None:
         return Definition()
-    if name not in shipped_sweeps():
-        raise RecipeError(
-            f"There is no sweep {name!r}. {did_you_mean(name, shipped_sweeps())} "
-            f"There are: {', '.join(shipped_sweeps())}."
-        )
+    known = shipped("sweeps")
+    if name not in known:
+        raise RecipeError(f"There is no sweep {name!r}. {did_you_mean(name, known)} There are: {', '.join(known)}.")
     file = resources.files("pupila") / "sweeps" / f"{name}.toml"
     return Definition(name, **tomllib.loads(file.read_text(encoding="utf-8")))
 
