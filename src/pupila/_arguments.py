@@ -59,11 +59,6 @@ def is_array(value: object) -> bool:
     return isinstance(value, getattr(sys.modules.get("numpy"), "ndarray", ()))
 
 
-def is_pil(value: object) -> bool:
-    """Return whether it is a PIL image."""
-    return isinstance(value, getattr(sys.modules.get("PIL.Image"), "Image", ()))
-
-
 def one_picture(value: Any) -> Any:
     """Return bytes, a Path, a PIL image or an array uint8 [H, W, 3]; raises TypeError for anything else."""
     if isinstance(value, bytes | bytearray | memoryview):
@@ -74,7 +69,7 @@ def one_picture(value: Any) -> Any:
         if value.dtype != "uint8" or value.ndim != 3 or value.shape[2] != 3 or not value.size:
             raise TypeError(f"An array must be uint8 [H, W, 3], not {value.dtype} {list(value.shape)}.")
         return value
-    if is_pil(value):
+    if isinstance(value, getattr(sys.modules.get("PIL.Image"), "Image", ())):
         return value
     if not callable(getattr(value, "read", None)):
         raise TypeError(f"{type(value).__name__} is no picture. {PICTURES}")

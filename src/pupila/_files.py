@@ -59,7 +59,8 @@ def replacing(path: Path, mode: int = 0o666) -> Iterator[Path]:
     After an error the temporary file is removed and `path` stays as it was. mode: permissions, less the umask.
     Raises OSError.
     """
-    temporary = _temporary(path)
+    name = os.fsencode(path.name)[:LONGEST_NAME].decode(errors="ignore")
+    temporary = path.with_name(f".{name}.{os.getpid()}.{secrets.token_hex(4)}")
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
     try:
         yield temporary
@@ -117,11 +118,6 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _temporary(path: Path) -> Path:
-    name = os.fsencode(path.name)[:LONGEST_NAME].decode(errors="ignore")
-    return path.with_name(f".{name}.{os.getpid()}.{secrets.token_hex(4)}")
 
 
 class CsvWriter:
