@@ -50,7 +50,7 @@ ALONE = (
     "folders", "hidden folders", "empty folders", "noise", "text", "of noise", "of flat colours", "of shuffled patches",
     "of small crops", "of validation pictures",
     "Confidence: changed", "Confidence: no change", "Unknown: changed", "Unknown: no change", "Class mix: changed",
-    "Kolmogorov-Smirnov D = {0:.3g}, {1}", "G = {0:.3g}, {1}", "p < {0:.1g}", "p = {0:.2g}",
+    "G = {0:.3g}, {1}", "p < {0:.1g}", "p = {0:.2g}",
     "of {0:,}", "{0:g} requests/s", "{0:g} pictures/s",
     "Give the path of a .onnx model file.",
     "Permission denied", "No space left on device", "No such file or directory", "Is a directory", "Not a directory",

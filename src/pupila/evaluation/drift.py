@@ -1,16 +1,17 @@
 """Drift detection: are the pictures that a model serves still like those that it was judged on? Compares answers.
 
 Three things are compared with a reference: how sure the answers are, which classes are answered, and how many pictures
-look like none of them. Each counts as changed only if the difference is both hard to explain by chance and large
-enough to matter: with many pictures the one alone would raise a false alarm, with few pictures the other.
+look like none of them. Each is two rows of counts, the confidences by bins. It counts as changed only if the difference
+is both hard to explain by chance and large enough to matter: with many pictures the one alone would raise a false
+alarm, with few pictures the other.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pupila.data import load_dataset
 from pupila.errors import DataError, ModelError
@@ -20,14 +21,12 @@ from pupila.predictor import Predictor
 
 QUANTILES = 201
 """Of the reference's confidences, from the smallest to the largest: two for each percent, and one more."""
+BINS = 10
+"""Of the confidences, with about as many of both in each."""
 ALPHA = 0.001
 """Probability, for each of the three comparisons, of calling chance a change, before the size of it is looked at."""
-CONFIDENCE_FLOOR = 0.1
-"""Smallest change of the confidences: the largest distance between the two distribution functions."""
-MIX_FLOOR = 0.1
-"""Smallest change of the class mix: the share of pictures that would have to change class to undo it."""
-UNKNOWN_FLOOR = 0.05
-"""Smallest change of the share of pictures that look like none of the classes."""
+SMALLEST = {"Confidence": 0.1, "Class mix": 0.1, "Unknown": 0.05}
+"""Smallest changes that matter: the share of pictures that would have to move to another bin or class to undo it."""
 DRAWS = 9999
 """Shuffles of two rows of counts that a G is compared with."""
 ENOUGH = 50
@@ -52,20 +51,18 @@ class Finding:
 
     what: str
     changed: bool
-    statistic: str
-    """Its name."""
-    value: float
+    g: float
+    """The statistic of g_test()."""
     p: float
     effect: float
-    """Size of the change, on the scale of its floor."""
+    """Size of the change, on the scale of SMALLEST."""
     words: str
     """What differs, for people."""
 
     def to_text(self) -> str:
         """Return one line."""
         p = f"p < {1 / DRAWS:.1g}" if self.p <= 1 / DRAWS else f"p = {self.p:.2g}"
-        verdict = "changed" if self.changed else "no change"
-        return f"{self.what}: {verdict}. {self.words} ({self.statistic} = {self.value:.3g}, {p})"
+        return f"{self.what}: {'changed' if self.changed else 'no change'}. {self.words} (G = {self.g:.3g}, {p})"
 
 
 @dataclass(frozen=True)
@@ -81,29 +78,15 @@ class Drift:
         """Whether anything has changed."""
         return any(finding.changed for finding in self.findings)
 
-    @property
-    def noticeable(self) -> float:
-        """The smallest effect on the confidence that would be called a change: with few pictures only a large one."""
-        return max(CONFIDENCE_FLOOR, ks_distance(ALPHA, self.n, self.reference_n))
-
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         findings = [vars(finding) for finding in self.findings]
-        numbers = {"n": self.n, "reference_n": self.reference_n, "noticeable": self.noticeable}
-        return {"changed": self.changed, **numbers, "findings": findings}
+        return {"changed": self.changed, "n": self.n, "reference_n": self.reference_n, "findings": findings}
 
     def to_text(self, split: str) -> str:
         """Return a few lines; split: what the reference is of."""
         lines = [f"{self.n:,} served pictures against {self.reference_n:,} of the reference ({split})."]
         lines += [finding.to_text() for finding in self.findings]
-        if self.noticeable >= 1:
-            lines.append(
-                "So few pictures cannot show any change of the confidence: collect more, or give a larger --reference."
-            )
-        elif self.noticeable > 2 * CONFIDENCE_FLOOR:
-            lines.append(
-                f"So few pictures show large changes only: of the confidence, those of D = {self.noticeable:.2f} up."
-            )
         if self.changed:
             lines.append("Something has changed: look at the pictures on the server's page /review, and correct some.")
         else:
@@ -121,12 +104,10 @@ def answers_of(scores: Floats, temperature: float, threshold: float | None) -> S
 
 def reference_of(answers: ServedAnswers, classes: Sequence[str], split: str) -> dict[str, Any]:
     """Return what a model file keeps of the answers on pictures as they should be."""
-    positions = np.linspace(0, 1, QUANTILES)
-    confidences = np.quantile(answers.confidences, positions, method="inverted_cdf")
     return {
         "split": split,
         "n": len(answers.labels),
-        "confidence": [round(float(value), 5) for value in confidences],
+        "confidence": quantiles(answers.confidences, QUANTILES).tolist(),
         "answers": np.bincount(answers.labels, minlength=len(classes)).tolist(),
         "unknown": answers.unknown,
     }
@@ -160,88 +141,55 @@ def compare(served: ServedAnswers, reference: Mapping[str, Any], classes: Sequen
     n, reference_n = len(served.labels), int(reference["n"])
     if n < ENOUGH:
         raise DataError(f"There are {n} different served pictures: too few to say anything. Collect at least {ENOUGH}.")
+    sure = np.asarray(reference["confidence"], dtype=np.float64)
+    mix, before = np.bincount(served.labels, minlength=len(classes)), np.asarray(reference["answers"])
+    shares, reference_shares = mix / mix.sum(), before / before.sum()
+    most = int(np.abs(shares - reference_shares).argmax())
+    strange, reference_strange = served.unknown / n, reference["unknown"] / reference_n
     findings = (
-        compare_confidence(served.confidences, np.asarray(reference["confidence"], dtype=np.float64), reference_n),
-        compare_mix(served.labels, np.asarray(reference["answers"], dtype=np.int64), classes),
-        compare_unknown(served.unknown, n, int(reference["unknown"]), reference_n),
-    )
+        _finding(
+            "Confidence", *binned(served.confidences, sure, reference_n),
+            f"The mean is {served.confidences.mean():.2f}, in the reference {sure.mean():.2f}.",
+        ),
+        _finding(
+            "Class mix", mix, before,
+            f"Largest difference: {classes[most]}, {100 * shares[most]:.0f} % of the answers, in the reference "
+            f"{100 * reference_shares[most]:.0f} %.",
+        ),
+        _finding(
+            "Unknown", np.array([served.unknown, n - served.unknown]),
+            np.array([reference["unknown"], reference_n - reference["unknown"]]),
+            f"{100 * strange:.1f} % look like none of the classes, in the reference {100 * reference_strange:.1f} %.",
+        ),
+    )  # fmt: skip
     return Drift(n, reference_n, findings)
 
 
-def compare_confidence(confidences: Floats, quantiles: Float64, reference_n: int) -> Finding:
-    """Kolmogorov and Smirnov's test of two samples, of which one is known by its quantiles."""
-    served: Float64 = np.sort(np.asarray(confidences).astype(np.float64).round(5))
-    place, now, before = ks_gap(served, quantiles)
-    distance = abs(now - before)
-    p = ks_p(distance, len(served), reference_n)
-    changed = p < ALPHA and distance >= CONFIDENCE_FLOOR
-    how = ("less sure" if now > before else "surer") if changed else "as sure"
-    middle, reference_middle = float(np.median(served)), float(np.median(quantiles))
-    words = f"Answers are {how}: median {middle:.2f}, in the reference {reference_middle:.2f}."
-    shown = middle < reference_middle if now > before else middle > reference_middle
-    if changed and not shown:
-        words += f" {100 * now:.0f} % are at most {place:.2f}, in the reference {100 * before:.0f} %."
-    return Finding("Confidence", changed, "Kolmogorov-Smirnov D", distance, p, distance, words)
+def binned(confidences: Floats, reference: Float64, reference_n: int) -> tuple[Int64, Int64]:
+    """Return how many confidences of both are in each bin. The reference's are known by quantiles.
 
-
-def compare_mix(labels: Int64, reference: Int64, classes: Sequence[str]) -> Finding:
-    """A G-test (likelihood ratio) of two samples of classes."""
-    served = np.bincount(labels, minlength=len(classes)).astype(np.int64)
-    shares = served / served.sum() - reference / reference.sum()
-    effect = float(np.abs(shares).sum() / 2)
-    value, p = g_test(served, reference)
-    most = int(np.abs(shares).argmax())
-    now, before = served[most] / served.sum(), reference[most] / reference.sum()
-    words = (
-        f"Largest difference: {classes[most]}, {100 * now:.0f} % of the answers, in the reference {100 * before:.0f} %."
-    )
-    return Finding("Class mix", p < ALPHA and effect >= MIX_FLOOR, "G", value, p, effect, words)
-
-
-def compare_unknown(unknown: int, n: int, reference_unknown: int, reference_n: int) -> Finding:
-    """The same test, of pictures that look like none of the classes against the others."""
-    served = np.array([unknown, n - unknown], dtype=np.int64)
-    reference = np.array([reference_unknown, reference_n - reference_unknown], dtype=np.int64)
-    value, p = g_test(served, reference)
-    now, before = unknown / n, reference_unknown / reference_n
-    words = f"{100 * now:.1f} % look like none of the classes, in the reference {100 * before:.1f} %."
-    effect = abs(now - before)
-    return Finding("Unknown", p < ALPHA and effect >= UNKNOWN_FLOOR, "G", value, p, effect, words)
-
-
-def ks_gap(served: Float64, quantiles: Float64) -> tuple[float, float, float]:
-    """Return where the distribution functions of two sorted samples differ most, and the shares up to there of both.
-
-    The second sample stands for its distribution by quantiles. The shares tell the direction, which the medians need
-    not: of a good model both are 1.
+    The bins are those of both together: of a good model most confidences are 1, and no bins of its own part them.
     """
-    places = np.union1d(served, quantiles)
-    ours, reference = (np.searchsorted(sample, places, "right") / len(sample) for sample in (served, quantiles))
-    most = int(np.abs(ours - reference).argmax())
-    return float(places[most]), float(ours[most]), float(reference[most])
+    both = np.concatenate([quantiles(confidences, len(reference)), reference])
+    edges = np.unique(quantiles(both, BINS + 1)[1:-1])
+    served, known = (np.searchsorted(edges, _rounded(values)) for values in (confidences, reference))
+    shares = np.bincount(known, minlength=BINS) / len(reference)
+    return np.bincount(served, minlength=BINS), (shares * reference_n).round().astype(np.int64)
 
 
-def ks_p(distance: float, n: int, m: int) -> float:
-    """Return the probability of such a distance or a larger one between samples of n and m from one distribution.
-
-    Kolmogorov's series with the correction for small samples of Stephens, "Use of the Kolmogorov-Smirnov, Cramer-von
-    Mises and Related Statistics without Extensive Tables", 1970. Values that occur several times make it too large.
-    """
-    scaled = _scale(n, m) * distance
-    if scaled < 0.2:
-        return 1.0  # the series converges slowly there, to 1 within 1e-12
-    terms = [(-1.0) ** (k - 1) * math.exp(-2 * (k * scaled) ** 2) for k in range(1, 101)]
-    return min(max(2 * math.fsum(terms), 0.0), 1.0)
+def quantiles(values: Floats, count: int) -> Float64:
+    """Return so many quantiles, from the smallest value to the largest."""
+    return _rounded(np.quantile(values, np.linspace(0, 1, count), method="inverted_cdf"))
 
 
-def ks_distance(p: float, n: int, m: int) -> float:
-    """Return the distance that has this probability, below 0.1: there the series is its first term alone."""
-    return math.sqrt(math.log(2 / p) / 2) / _scale(n, m)
+def _rounded(values: NDArray[Any]) -> Float64:
+    return np.asarray(values, dtype=np.float64).round(5)
 
 
-def _scale(n: int, m: int) -> float:
-    root = math.sqrt(n * m / (n + m))
-    return root + 0.12 + 0.11 / root
+def _finding(what: str, served: Int64, reference: Int64, words: str) -> Finding:
+    effect = float(np.abs(served / served.sum() - reference / reference.sum()).sum() / 2)
+    g, p = g_test(served, reference)
+    return Finding(what, p < ALPHA and effect >= SMALLEST[what], g, p, effect, words)
 
 
 def g_test(served: Int64, reference: Int64) -> tuple[float, float]:
