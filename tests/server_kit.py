@@ -193,11 +193,11 @@ def serving(model: Path, log: Path, settings: str = '{"port": 0, "workers": 2}')
             process.wait()
 
 
-def wait_for_url(process: subprocess.Popen[str], log: Path) -> str:
-    """Return the address that the server prints."""
+def wait_for_url(process: subprocess.Popen[str], log: Path, before: str = "Listening on") -> str:
+    """Return the address that the server prints, after these words."""
     limit = time.monotonic() + 60  # a busy machine may take its time
     while time.monotonic() < limit and process.poll() is None:
-        if found := re.search(r"Listening on (http://\S+)", log.read_text()):
+        if found := re.search(rf"{before} (http://\S+)", log.read_text()):
             return found[1]
         time.sleep(0.02)
     raise AssertionError(f"the server did not start:\n{log.read_text()}")

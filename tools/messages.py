@@ -45,8 +45,9 @@ ALONE = (
     "File", "Directory", "Path", "{0:.1f} s", "{0:.1f} : 1", "'{0}' and '{1}'", "{0}/ and {1}/",
     "{0:.3f} to {1:.3f}", "{0:.3f} ({1:.3f} to {2:.3f})",
     "model", "classes", "accuracy", "pictures", "weights", "recipe", "unknown", "marked", "more", "train", "validation",
-    "test", "held out", "none", "copy", "link", "loss", "training", "temperature", "leaked", "listed", "agreement",
-    "boxes", "parts", "label", "surer", "trials", "failed", "examples/s", "run", "epochs", "folder",
+    "test", "all", "held out", "none",
+    "copy", "link", "loss", "training", "temperature", "leaked", "listed", "agreement",
+    "boxes", "parts", "width", "height", "label", "surer", "trials", "failed", "examples/s", "run", "epochs", "folder",
     "folders", "hidden folders", "empty folders", "noise", "text", "of noise", "of flat colours", "of shuffled patches",
     "of small crops", "of validation pictures",
     "Confidence: changed", "Confidence: no change", "Unknown: changed", "Unknown: no change", "Class mix: changed",
@@ -54,7 +55,8 @@ ALONE = (
     "of {0:,}", "{0:g} requests/s", "{0:g} pictures/s",
     "Give the path of a .onnx model file.",
     "Permission denied", "No space left on device", "No such file or directory", "Is a directory", "Not a directory",
-    "File exists", "Read-only file system", "Address already in use", "Connection refused", "File name too long",
+    "File exists", "Name or service not known",
+    "Read-only file system", "Address already in use", "Connection refused", "File name too long",
 )  # fmt: skip
 """What is printed and cannot be found in the sources: what click puts around a text,
 words that stand alone, and what the system says of files."""

@@ -27,7 +27,12 @@ def shown(text: str) -> str:
 
     What it holds may come from a model file, from the names of files or from a server.
     """
-    return translated("\n".join(map(printable, text.split("\n"))))
+    return translated(printable_lines(text))
+
+
+def printable_lines(text: str) -> str:
+    """Return a text of several lines for a terminal, each of them printable, in the language that it is in."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def readable(text: str) -> str:

@@ -163,7 +163,8 @@ def shipped(kind: str = "recipes") -> list[str]:
 def read_shipped(name: str) -> str:
     """Return the TOML text of a shipped recipe; raises RecipeError with the nearest name."""
     if name not in shipped():
-        raise RecipeError(f"There is no recipe {name!r}. {did_you_mean(name, shipped())} See them with: pupila recipes")
+        sentences = [f"There is no recipe {name!r}.", did_you_mean(name, shipped()), "See them with: pupila recipes"]
+        raise RecipeError(" ".join(filter(None, sentences)))
     return (resources.files("pupila") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
 
 

@@ -9,7 +9,7 @@ import click
 
 from pupila._files import text_table
 from pupila.cli.group import data_sets, examples, json_option, models_here, say
-from pupila.progress import shown
+from pupila.progress import printable_lines, shown
 
 if TYPE_CHECKING:
     from pupila.evaluation.drift import ServedAnswers
@@ -78,7 +78,7 @@ def compare(
         if report is not None:
             comparison.write_runs(report, found)
         table = text_table([comparison.RUN_COLUMNS, *(run.cells() for run in found)])
-        click.echo(json.dumps([run.to_json() for run in found]) if as_json else shown(table))
+        click.echo(json.dumps([run.to_json() for run in found]) if as_json else printable_lines(table))
     elif first is None or second is None or data is None:
         raise click.UsageError("Give FIRST, SECOND and DATA, or --runs FOLDER.")
     else:

@@ -19,6 +19,7 @@ from pupila.cli.group import (
     examples,
     field_docs,
     json_option,
+    program,
     say,
     shipped_recipes,
 )
@@ -144,7 +145,7 @@ def _run(job: "TrainJob", workers: int, cluster: str | None) -> None:
     else:
         model = train_with_workers(job, workers) if workers > 1 else take_part(job)
     if model is not None:
-        say(f"Serve it with: pupila serve {shlex.quote(str(model))}")
+        say(f"Serve it with: {program()} serve {shlex.quote(str(model))}")
 
 
 def _to_resume(runs: Path, name: str | None, data: str | None, mirrored: bool) -> "tuple[Path, Record | None]":

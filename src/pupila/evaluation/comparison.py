@@ -150,7 +150,7 @@ def write_comparison(path: Path, found: Comparison) -> None:
     figures = [
         (f"{found.accuracy[0]:.2%}", "accuracy of the first", found.names[0]),
         (f"{found.accuracy[1]:.2%}", "accuracy of the second", found.names[1]),
-        (f"{found.p_value:.3g}", "p-value", "McNemar, exact"),
+        (f"{found.p_value:.3g}", "p value", "McNemar, exact"),
         (f"{len(found.changes):,}", "answers differ", f"of {found.n:,}"),
     ]
     rows = [(c.category, f"{c.first:.3f}", f"{c.second:.3f}", f"{c.second - c.first:+.3f}") for c in found.classes]
@@ -158,10 +158,11 @@ def write_comparison(path: Path, found: Comparison) -> None:
         ([picture], f"{c.first} → {c.second} (right: {c.truth}), {c.path}")
         for c, picture in zip(found.changes, found.pictures, strict=False)
     ]
+    caution = [html.warning(found.caution)] if found.caution else []
     sections = [
-        html.section("Summary", f"{found.verdict()} {found.caution}".strip(), html.numbers(figures)),
+        html.section("Summary", found.verdict(), *caution, html.numbers(figures)),
         html.section("Recall of the classes", "", html.table(("class", "first", "second", "change"), rows)),
-        html.section("Pictures whose answer changed", f"The first {len(shown):,}.", html.pictures(shown)),
+        html.section("Pictures whose answer changed", f"Shown: {len(shown):,}.", html.pictures(shown)),
     ]
     subtitle = f"Models: {found.names[0]} and {found.names[1]}. Part: {found.part}"
     html.write_page(path, "Two models compared", subtitle, sections)

@@ -66,8 +66,9 @@ def read_record(folder: Path) -> Record:
         values.pop("counts", None)  # of an earlier version
         return Record(**{**values, **paths})
     except (OSError, ValueError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise TrainingError(
-            f"{folder / RECORD}: is no record of a run ({error}). Give the folder of a run, like runs/photos-standard."
+            f"{folder / RECORD}: is no record of a run ({reason}). Give the folder of a run, like runs/photos-standard."
         ) from error
 
 
@@ -124,10 +125,8 @@ def unfinished(runs: Path, source: str | None = None) -> Path:
     found = [path.parent for path in runs.glob(f"*/{RECORD}") if not is_finished(path.parent)]
     found = [folder for folder in found if source is None or read_json(folder / RECORD).get("source") == source]
     if not found:
-        whose = f" of {source}" if source else ""
-        raise TrainingError(
-            f"{runs}: there is no unfinished run{whose} to go on with. Leave --resume out to begin one."
-        )
+        what = f"there is no unfinished run with the data {source}" if source else "there is no unfinished run"
+        raise TrainingError(f"{runs}: {what}. Leave --resume out to begin one.")
     return max(found, key=lambda folder: max(path.stat().st_mtime for path in folder.iterdir() if path.is_file()))
 
 

@@ -66,7 +66,10 @@ def read_fixes(table: Path) -> list[Fix]:
         entry = SourceFile(("labels.csv",), str(table))
         heads, *lines = [line for line in table_lines(entry) if any(line)] or [[]]
     except (OSError, csv.Error, TableError) as error:
-        raise DataError(f"{table}: cannot be read as a table of labels ({error}). Give a CSV of path,label.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(
+            f"{table}: cannot be read as a table of labels ({reason}). Give a CSV of path,label."
+        ) from error
     missing = [name for name in ("path", "label") if name not in heads]
     if missing:
         raise DataError(f"{table}: has no column '{missing[0]}'. Its first line must be path,label.")

@@ -32,8 +32,8 @@ def write_data_report(path: Path, inspection: Inspection) -> None:
     """Write the page; raises DataError if it cannot be written."""
     splits = inspection.splits
     total = sum(len(part) for part in splits.parts().values())
-    of = counted(len(splits.train.classes), "class")
-    subtitle = f"{splits.layout}; {counted(total, 'picture')} of {of}"
+    classes = counted(len(splits.train.classes), "class")
+    subtitle = f"{splits.layout}; {counted(total, 'picture')}, {classes}"
     html.write_page(path, f"{splits.name}: data", subtitle, _sections(inspection))
 
 
@@ -84,8 +84,8 @@ def _sections(inspection: Inspection) -> Iterator[str]:
     splits = inspection.splits
     leaks = [twins for twins in inspection.twins if twins.leak]
     within = [twins for twins in inspection.twins if not twins.leak]
-    sentences = " ".join([*_leak_lines(inspection), *splits.notes])
-    yield html.section("Summary", sentences, html.numbers(_figures(inspection)))
+    sentences = map(html.paragraph, [*_leak_lines(inspection), *splits.notes])
+    yield html.section("Summary", "", *sentences, html.numbers(_figures(inspection)))
     yield _twins_section("Leaks: pictures in two parts", leaks, inspection)
     yield _twins_section("Duplicates within a part", within, inspection)
     unusable = [(item.name, item.reason) for item in splits.skipped[:LISTED]]
@@ -168,7 +168,7 @@ def _files(inspection: Inspection) -> Iterator[str]:
     if survey is None or not survey.sizes:
         return
     sizes = [
-        (name, *(f"{value:,.2f}" if "/" in name else f"{value:,.0f}" for value in values))
+        (translated(name), *(f"{value:,.2f}" if "/" in name else f"{value:,.0f}" for value in values))
         for name, values in survey.quantiles().items()
     ]
     kinds = [(name, f"{count:,}") for name, count in survey.formats.most_common()]

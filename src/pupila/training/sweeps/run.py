@@ -21,6 +21,7 @@ from typing import Any
 
 from pupila._arguments import counted
 from pupila._files import CsvWriter, replacing, text_table, write_file
+from pupila._language import translated
 from pupila.data import Dataset, load_dataset
 from pupila.data.quality.class_balance import remedy
 from pupila.errors import TrainingError
@@ -71,12 +72,13 @@ class SweepSummary:
         return best_of(self.results, self.judged_by)
 
     def to_text(self) -> str:
-        """Return the table, and what was kept."""
+        """Return the table, and what was kept, in the reader's language."""
         best = self.best
         judged = self.judged_by.replace("_", " ")
         kept = f"Best by {judged}, {best.best[self.judged_by]:.4f}: {best.trial}. Its model: {self.model}"
+        wrote = f"wrote {self.folder}/table.csv, results.json and curves.png"
         table = as_text(groups_of(self.results, self.failures), best.test_pictures)
-        return f"{table}\n{kept}\nwrote {self.folder}/table.csv, results.json and curves.png"
+        return "\n".join([table, translated(kept), translated(wrote)])
 
     def to_json(self) -> dict[str, Any]:
         """Return groups, trials and failures as plain values."""
@@ -220,14 +222,14 @@ def as_text(groups: Sequence[Mapping[str, Any]], test_pictures: int) -> str:
         means = [group[key] for key in ("examples_per_second", "seconds")]
         cells = ["failed" if group[key] is None else _mean_and_range(**group[key]) for key in figures]
         lines.append([group["group"], f"{group['seeds']}", *cells, *("" if m is None else f"{m:.0f}" for m in means)])
-    text = [text_table(lines), "Each figure: mean over n seeds (lowest to highest), of the epoch that validated best."]
+    text = ["Each figure: mean over n seeds (lowest to highest), of the epoch that validated best."]
     if test_pictures:
         text.append(f"Test: the model files on {counted(test_pictures, 'picture')}; nothing is chosen by it.")
     if failed := sum(group["failed"] for group in groups):
         text.append(
             f"{counted(failed, 'trial')} failed; results.json has the reasons. The same command tries them again."
         )
-    return "\n".join(text)
+    return "\n".join([text_table(lines), *map(translated, text)])
 
 
 def _mean_and_range(mean: float, low: float, high: float) -> str:
