@@ -12,7 +12,7 @@ run: .venv/serving
 
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not alone'
-	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest -m alone $$(grep --recursive --files-with-matches 'mark[.]alone' tests)
 
 check: .venv/everything
 	$(BIN)/ruff check .

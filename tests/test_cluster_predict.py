@@ -1,10 +1,7 @@
-"""Batch prediction on a cluster: the same table as on one machine, whatever happens to a node; files from elsewhere."""
+"""Batch prediction of pictures that lie elsewhere: web servers and stores that speak S3."""
 
 import functools
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,16 +9,14 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from batch_kit import count_answers, fill
+from batch_kit import fill
 from click.testing import CliRunner
-from cluster_kit import ARCHIVE, NAMES, Nodes, fill_with_photos
 from server_kit import CLASSES, write_model
 
 from pupila.batch import predict_all
 from pupila.batch.listing import walk_address
 from pupila.cli import main
 from pupila.errors import DataError
-from pupila.models import bundled_model
 
 
 @pytest.fixture(scope="module")
@@ -33,49 +28,6 @@ def table(path: Path) -> list[dict[str, Any]]:
     parquet = pytest.importorskip("pyarrow.parquet")
     rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
     return rows
-
-
-def start(model: Path, folder: Path | str, out: Path, address: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "pupila", "predict", str(model), str(folder), "--out", str(out)]
-    return subprocess.Popen(
-        [*command, f"--cluster={address}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-# On a cluster
-
-
-@pytest.mark.slow
-def test_killed_node_loses_and_repeats_nothing(cluster: Nodes, tmp_path: Path) -> None:
-    folder, model = tmp_path / "photos", bundled_model()
-    origin = fill_with_photos(folder, 500)
-    (folder / "broken.png").write_bytes(b"no picture")
-    predict_all(model, [folder], tmp_path / "here.parquet", say=lambda _: None)
-    out = tmp_path / "there.parquet"
-
-    node = cluster.add(num_cpus=1)
-    with start(model, folder, out, cluster.address) as job:
-        try:
-            limit = time.monotonic() + 600
-            # Best while that node works; but a fast head may be halfway before the node has loaded the model.
-            while count_answers(out) < (300 if cluster.predicts(node) else 750):
-                assert job.poll() is None, job.communicate()[0]
-                assert time.monotonic() < limit
-                time.sleep(0.01)
-            cluster.kill(node)
-            killed_at = count_answers(out)
-            output, _ = job.communicate(timeout=600)
-        finally:
-            job.kill()
-    assert job.returncode == 1, output  # one file is no picture
-    assert "Ray" not in output and "Warning" not in output, output
-    assert killed_at < 1501, "the job was over before the node was killed"
-    rows = table(tmp_path / "there.parquet")
-    assert len({row["path"] for row in rows}) == len(rows) == 1501
-    assert rows == table(tmp_path / "here.parquet")
-    if origin == ARCHIVE:
-        right = [row["category"] == Path(row["path"]).parent.name for row in rows if row["error"] is None]
-        assert sum(right) / len(right) > 0.8, NAMES
 
 
 @pytest.mark.parametrize(

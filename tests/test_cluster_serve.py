@@ -1,25 +1,16 @@
-"""Serving on a cluster: a killed replica and a new model, under load, and no client sees a failure."""
+"""Serving on a cluster, without Ray: what a replica answers, and which requests are given again."""
 
 import asyncio
-import contextlib
-import os
-import signal
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-import onnx
-import psutil
 import pytest
-from cluster_kit import Load, Nodes, deploy, free_ports, serve_command
 from server_kit import picture, write_model
 from starlette.requests import Request
 from starlette.types import Receive, Send
 
 from pupila.errors import SettingsError
-from pupila.manifest import METADATA_KEY, UNSEALED, Manifest, sealed
-from pupila.models import bundled_model
-from pupila.predictor import Predictor, predict_files
+from pupila.predictor import Predictor
 from pupila.server import Settings, create_app
 
 pytest.importorskip("ray")
@@ -31,64 +22,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two models that differ, and say so in the header Pupila-Model."""
     folder = tmp_path_factory.mktemp("models")
     return write_model(folder / "first.onnx"), write_model(folder / "second.onnx", white=0.5)
-
-
-def replicas(nodes: Nodes) -> set[int]:
-    """Return the ids of the processes that run a replica, on this cluster and no other."""
-    found = set()
-    for node in nodes.cluster.list_all_nodes():
-        for started in node.all_processes["raylet"]:
-            for child in psutil.Process(started.process.pid).children():
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    if "ServeReplica:pupila:" in " ".join(child.cmdline()):
-                        found.add(child.pid)
-    return found
-
-
-def renamed(model: Path, path: Path) -> Path:
-    """Write the same model under another name: another version, with the same answers."""
-    file = onnx.load(model)
-    (entry,) = [entry for entry in file.metadata_props if entry.key == METADATA_KEY]
-    entry.value = replace(Manifest.from_json(entry.value), name="renamed", sha256=UNSEALED).to_json()
-    path.write_bytes(sealed(file.SerializeToString()))
-    return path
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)  # it starts some twenty processes, on machines that may do much else
-def test_killed_processes_and_a_new_model_under_load_fail_no_request(
-    cluster: Nodes, photos: Path, tmp_path: Path
-) -> None:
-    first, second = bundled_model(), renamed(bundled_model(), tmp_path / "second.onnx")
-    photo = sorted(photos.rglob("*.*"))[0]
-    ((_, expected),) = predict_files(Predictor.load(first), [photo])
-    port, other = free_ports(2)
-    node = cluster.add(num_cpus=1)
-    try:
-        deploy(first, port, cluster.address)
-        before = replicas(cluster)
-        assert len(before) == 2
-        refused = serve_command(first, other, cluster.address)
-        assert (refused.returncode, refused.stdout) == (1, "")
-        assert refused.stderr.startswith(
-            f"pupila: Ray Serve runs on this cluster already, at 127.0.0.1, port {port}. Give"
-        )
-        with Load([f"http://127.0.0.1:{port}"], photo.read_bytes()) as load:
-            load.wait_for(20)
-            os.kill(min(before), signal.SIGKILL)
-            load.wait_for(20)
-            deploy(second, port, cluster.address)
-            load.wait_for(40)
-        versions = [Predictor.load(model).version for model in (first, second)]
-        assert {a.status for a in load.answers} == {200}, [a for a in load.answers if a.status != 200][:3]
-        assert {a.category for a in load.answers} == {expected.top[0].category}
-        assert {a.version for a in load.answers} == set(versions)
-        assert {a.version for a in load.answers[-20:]} == {versions[1]}
-    finally:
-        cluster.kill(node)
-
-
-# Requests and retries, without Ray
 
 
 def asked(pieces: list[bytes], query: str = "", headers: Sequence[tuple[bytes, bytes]] = ()) -> Request:

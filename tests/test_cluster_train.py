@@ -1,88 +1,16 @@
-"""Training and sweeps on a cluster: killed nodes and drivers cost time, and change nothing of what comes out."""
+"""Training on several machines, without Ray: pictures that one of them lacks, and what to install."""
 
-import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from cluster_kit import Nodes, free_ports
+from cluster_kit import free_ports
 from torch import multiprocessing
 
 from pupila.errors import DataError, TrainingError, install_command
 from pupila.training.distributed.process_group import joined
-
-VALUES = ["weights=bundled", "validation_fraction=0.4", "batch_size=54", "network_size=32", "progressive=[]"]
-SMALL = [word for value in [*VALUES, "precision=float32", "export=float32"] for word in ("--set", value)]
-
-
-def start(command: str, photos: Path, runs: Path, *more: str) -> "subprocess.Popen[str]":
-    line = [sys.executable, "-m", "pupila", command, str(photos), *SMALL, "--runs", str(runs), *more]
-    options = ["--name", "run", "--checkpoint-seconds", "0"]
-    return subprocess.Popen([*line, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def wait_for(condition, process, seconds=1200):
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < limit, "waited too long"
-        time.sleep(0.05)
-
-
-def read_rows(path: Path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def lines_of(output: str) -> list[str]:
-    """Check that nobody speaks but ourselves, and return what was said."""
-    assert not any(word in output for word in ("Ray", "ray.", "pid=", "Warning", "INFO")), output
-    return output.splitlines()
-
-
-@pytest.mark.slow
-def test_training_goes_on_when_a_node_is_killed(cluster: Nodes, photos: Path, tmp_path: Path):
-    node = cluster.add(num_cpus=1)
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    more = ["--epochs", "3", "--workers", "2", f"--cluster={cluster.address}"]
-    with start("train", photos, tmp_path, *more) as process:
-        try:
-            wait_for(metrics.exists, process)  # the second epoch has begun
-            cluster.kill(node)
-            at = len(read_rows(metrics))
-            output, _ = process.communicate(timeout=1200)
-        finally:
-            process.kill()
-    assert process.returncode == 0, output
-    assert at < 4, "the run was over before the node was killed"
-    rows = read_rows(metrics)
-    assert [row["epoch"] for row in rows] == [0, 1, 2, 3]  # 0: the last layer alone, fitted to features
-    assert [row["pictures"] for row in rows] == [108] * 4
-    lines = lines_of(output)
-    told = [sum(line.startswith(f"epoch {n} at") for line in lines) for n in (1, 2, 3)]
-    assert max(told) == told[2] == 1, output  # a line may be lost with its node, but none comes twice
-    assert lines[-1] == f"Serve it with: pupila serve {tmp_path / 'run' / 'model.onnx'}"
-
-
-@pytest.mark.slow
-def test_sweep_goes_on_when_its_driver_was_killed(cluster: Nodes, photos: Path, tmp_path: Path):
-    more = ["--grid", "lr=0.001,0.002", "--set", "epochs=4", f"--cluster={cluster.address}"]
-    with start("sweep", photos, tmp_path, *more) as first:
-        wait_for(lambda: list(tmp_path.glob("run/*/metrics.jsonl")), first)
-        first.kill()
-    with start("sweep", photos, tmp_path, *more) as second:
-        output, _ = second.communicate(timeout=1200)
-    assert second.returncode == 0, output
-    lines = lines_of(output)
-    assert "2 trials, 0 of them done before" in lines[0]
-    assert sorted(line.partition("]")[0] for line in lines if line.startswith("[")) == ["[1/2", "[2/2"]
-    found = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert [trial["varied"]["learning_rate"] for trial in found["trials"]] == [0.001, 0.002]
-    log = (tmp_path / "run" / found["best"] / "log.txt").read_text()
-    told = [log.count(f"epoch {n} at") for n in (1, 2, 3, 4)]
-    assert max(told) == told[3] == 1, log
 
 
 def lead_or_fail(rank: int, folder: str, port: int) -> None:
