@@ -355,7 +355,7 @@ serve(Path(sys.argv[1]), Settings(port=0, workers=1, request_timeout=4.0), Stick
 
 
 def test_server_out_of_file_descriptors_waits_for_one_without_spinning(model: Path, tmp_path: Path) -> None:
-    """The connections have requests in work, so that none can be closed to make room."""
+    """No upload of less than a second is closed to make room; on a busy machine they may get older."""
     with (
         serving(model, tmp_path / "log", '{"port": 0, "workers": 1}') as server,
         contextlib.ExitStack() as stack,
@@ -377,12 +377,17 @@ def test_server_out_of_file_descriptors_waits_for_one_without_spinning(model: Pa
         rest = upload(5)
         wait_until(lambda: "new connections have to wait" in server.log.read_text())
         before = cpu_seconds(worker)
-        time.sleep(1)
+        time.sleep(0.5)
         assert cpu_seconds(worker) - before < 0.1
+        begun, answers = time.monotonic(), []
         for sock in first + rest:
-            sock.sendall(POST[-10:])
-            assert sock.recv(65536).startswith(b"HTTP/1.1 200")
+            with contextlib.suppress(ConnectionError):
+                sock.sendall(POST[-10:])
+                answers.append(sock.recv(65536))
             sock.close()
+        answered = [answer for answer in answers if answer.startswith(b"HTTP/1.1 200")]
+        assert len(answered) >= 5, answers
+        assert len(answered) == 10 or time.monotonic() - begun > 0.2, "young uploads were closed"
 
 
 def cpu_seconds(pid: int) -> float:
