@@ -32,7 +32,7 @@ p, figcaption { color: var(--soft); } p { max-width: 46rem; }
 .number { background: var(--card); border-radius: 8px; padding: .75rem 1rem; }
 .number b { display: block; font-size: 1.45rem; font-variant-numeric: tabular-nums; }
 .number small { color: var(--soft); }
-.plot { overflow: auto; } .plot img { border-radius: 8px; max-width: 100%; }
+.plot { margin-top: .75rem; overflow: auto; } .plot img { border-radius: 8px; max-width: 100%; }
 .plot.large img { max-width: none; }
 .gallery { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; width: 200px; }
 figure .pair { display: flex; gap: 8px; }
@@ -49,6 +49,7 @@ a { color: inherit; } summary { cursor: pointer; margin: .75rem 0; }
 .warning { border-left: 4px solid #d08700; padding-left: .75rem; }
 @media (max-width: 30rem) {
   body { padding: 1rem; } .numbers { grid-template-columns: repeat(2, 1fr); }
+  .plot img { max-width: none; width: 36rem; }
   th, td { font-size: .85rem; padding: .25rem .45rem; } th.text, td.text { min-width: 4rem; }
 }
 """
