@@ -151,6 +151,26 @@ def test_first_start_that_cannot_load_ends_at_once_with_the_reason(
     assert (tmp_path / "log").read_text().splitlines()[-1] == f"ModelError: {reason}"
 
 
+RESTORED = """
+import atexit, signal
+state = signal.getsignal(signal.SIGINT)
+atexit.register(lambda: print("restored:", signal.getsignal(signal.SIGINT) is state, signal.set_wakeup_fd(-1) == -1))
+def load(path):
+    raise ModelError("no model")
+"""
+
+
+def test_signals_do_what_they_did_once_a_server_has_ended(tmp_path: Path) -> None:
+    """A notebook goes on after pupila.serve(): Ctrl-C interrupts it again."""
+    process = launched(tmp_path, RESTORED)
+    try:
+        assert process.wait(20) == 1
+    finally:
+        process.kill()
+        process.wait()
+    assert "restored: True True" in (tmp_path / "log").read_text()
+
+
 def test_worker_may_be_killed_by_a_signal_without_a_name(tmp_path: Path) -> None:
     with served(tmp_path) as server:
         worker = kill_worker(server, signal.SIGRTMIN + 1)

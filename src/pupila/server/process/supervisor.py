@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -205,7 +205,13 @@ class Supervisor:
     def run(self) -> None:
         """Fork the workers and supervise them until stopped; raises ModelError if none of them can load the model."""
         foreground = has_terminal() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN  # not so under nohup
-        self.catch_signals()
+        with self.catching_signals():
+            failure = self.supervise(foreground)
+        if failure:
+            raise ModelError(failure)
+
+    def supervise(self, foreground: bool) -> str:
+        """Start, replace, reload and retire workers until a signal or a failure says to stop; return the failure."""
         received: set[int] = set()
         while not received & {signal.SIGINT, signal.SIGTERM, signal.SIGQUIT} and not self.failure:
             if signal.SIGHUP in received:
@@ -220,19 +226,26 @@ class Supervisor:
             received = self.wait(LOOK)
         failure = self.failure
         self.stop(at_once=signal.SIGQUIT in received)
-        if failure:
-            raise ModelError(failure)
+        return failure
 
-    def catch_signals(self) -> None:
-        """Have signals end `wait`."""
+    @contextlib.contextmanager
+    def catching_signals(self) -> Iterator[None]:
+        """Have signals end `wait`; afterwards they do again what they did: a notebook goes on after serve()."""
         for end in (self.signals, self.woken):
             end.setblocking(False)
+        before = {number: signal.getsignal(number) for number in (*HANDLED, *IGNORED)}
         for number in HANDLED:
             signal.signal(number, lambda *_: None)
         for number in IGNORED:
             signal.signal(number, signal.SIG_IGN)
-        signal.set_wakeup_fd(self.woken.fileno(), warn_on_full_buffer=False)
+        woken = signal.set_wakeup_fd(self.woken.fileno(), warn_on_full_buffer=False)
         self.poll.register(self.signals, select.POLLIN)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(woken)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def wait(self, seconds: float) -> set[int]:
         """Return the signals that come within so many seconds; at once when there are some."""
