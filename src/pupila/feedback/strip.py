@@ -4,6 +4,7 @@ The coded data of a JPEG or WebP stays as it is, byte for byte, whatever is in i
 kept, each part once and of its own length. All other files are left to be written anew from their pixels: None.
 """
 
+import functools
 import hashlib
 import re
 import struct
@@ -36,7 +37,7 @@ class Clean:
     kind: str
     """jpg, png or webp."""
 
-    @property
+    @functools.cached_property
     def sha256(self) -> str:
         """What the file is named by."""
         return hashlib.sha256(self.data).hexdigest()

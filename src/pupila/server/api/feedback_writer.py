@@ -22,11 +22,11 @@ log = logging.getLogger("pupila.server")
 
 QUEUE_PICTURES = 256
 QUEUE_BYTES = 32 * 2**20
-BATCH_PICTURES = 16
+BATCH_PICTURES = 64
 BATCH_BYTES = 4 * 2**20
 """Written in one transaction: few enough that feedback, which waits for it, does not wait long."""
-GATHER = 0.05
-"""Seconds that a picture waits for others: one written with fifteen others costs a quarter of one written alone."""
+GATHER = 0.1
+"""Seconds that a picture waits for others: written with fifteen others it costs a quarter of one written alone."""
 PATIENCE = 2.0
 """Seconds that feedback waits for a picture that another worker may be about to write."""
 SILENCE = 60.0
