@@ -230,7 +230,7 @@ class Supervisor:
 
     @contextlib.contextmanager
     def catching_signals(self) -> Iterator[None]:
-        """Have signals end `wait`; afterwards they do again what they did: a notebook goes on after serve()."""
+        """Have signals end `wait`, and restore their handlers afterwards: a notebook goes on after serve()."""
         for end in (self.signals, self.woken):
             end.setblocking(False)
         before = {number: signal.getsignal(number) for number in (*HANDLED, *IGNORED)}
@@ -245,7 +245,7 @@ class Supervisor:
         finally:
             signal.set_wakeup_fd(woken)
             for number, handler in before.items():
-                signal.signal(number, handler)
+                signal.signal(number, handler or signal.SIG_DFL)  # None: not set by Python
 
     def wait(self, seconds: float) -> set[int]:
         """Return the signals that come within so many seconds; at once when there are some."""
