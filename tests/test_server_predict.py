@@ -102,7 +102,8 @@ def test_every_answer_has_its_status_and_the_headers_of_all(
     assert json.loads(found).get("error", {}).get("code") == code
     names = [name for name, _ in headers]
     assert {"X-Request-Id", *dict(SECURITY_HEADERS)} <= set(names) and len(names) == len(set(names))
-    assert dict(headers)["Content-Type"] == "application/json" and dict(headers)["Content-Length"].isdigit()
+    assert dict(headers)["Content-Type"] == "application/json"
+    assert found.endswith(b"}\n") and dict(headers)["Content-Length"] == str(len(found))
 
 
 OPTIONS = {

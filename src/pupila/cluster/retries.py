@@ -3,7 +3,6 @@
 Ray runs `middlewares` in its proxies, as the environment variable in HOOK names it.
 """
 
-import json
 from collections.abc import Sequence
 
 from starlette.middleware import Middleware
@@ -11,6 +10,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pupila.server.api.errors import DeadlineError, QueueFullError, RequestError
+from pupila.server.api.request_context import to_bytes
 
 ANSWERED_AGAIN = ("/predict", "/predictions/", "/v2/")
 """What may be asked twice besides GET: where answering changes nothing."""
@@ -38,7 +38,7 @@ def response(status: int, headers: Sequence[tuple[str, str]], body: bytes) -> Re
 
 def problem(error: RequestError) -> Response:
     """Answer as pupila.server does when something is wrong."""
-    body = json.dumps(error.to_json()).encode()
+    body = to_bytes(error.to_json())
     headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body))), *error.headers()]
     return response(error.status, headers, body)
 

@@ -261,8 +261,11 @@ def app_state() -> AppState:
 
 
 def to_bytes(document: Any) -> bytes:
-    """Return compact JSON; half a surrogate pair, which a client may have us repeat, becomes a question mark."""
-    return ENCODER.encode(document).encode(errors="replace")
+    """Return compact JSON on a line of its own, as terminals want it.
+
+    Half a surrogate pair, which a client may have us repeat, becomes a question mark.
+    """
+    return f"{ENCODER.encode(document)}\n".encode(errors="replace")
 
 
 def json_response(document: object, status: int = 200) -> Response:
