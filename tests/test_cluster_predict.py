@@ -1,9 +1,8 @@
-"""Batch prediction of pictures that lie elsewhere: web servers and stores that speak S3."""
+"""Batch prediction of pictures that lie elsewhere, in stores that speak S3."""
 
-import functools
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -51,22 +50,6 @@ def test_options_that_do_not_go_together(options: list[str], fault: str) -> None
 def pictures(tmp_path: Path) -> Path:
     fill(tmp_path / "bucket" / "photos" / "deep", 6)
     return tmp_path / "bucket"
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    """A web server that shows folders as pages with links; each file fails once, in a way that may pass."""
-
-    failed: set[str] = set()  # noqa: RUF012 - one server a test
-
-    def do_GET(self) -> None:
-        if self.path.endswith(".png") and self.path not in self.failed:
-            self.failed.add(self.path)
-            self.send_error(503)
-        else:
-            super().do_GET()
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""
 
 
 class Store(BaseHTTPRequestHandler):
@@ -148,15 +131,6 @@ def answered_from(address: str, model: Path, out: Path) -> list[tuple[str, str]]
 EXPECTED = [(f"{i:04d}.png", CLASSES[i % len(CLASSES)]) for i in range(6)]
 
 
-def test_pictures_of_a_web_server_are_answered_though_it_fails_at_times(
-    pictures: Path, model: Path, tmp_path: Path, serve: Any
-) -> None:
-    Quiet.failed.clear()
-    port = serve(functools.partial(Quiet, directory=str(pictures)))
-    assert answered_from(f"http://127.0.0.1:{port}/photos/", model, tmp_path / "a.parquet") == EXPECTED
-    assert len(Quiet.failed) == 6
-
-
 def test_pictures_of_a_store_that_speaks_s3_are_answered(
     pictures: Path, model: Path, tmp_path: Path, serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,26 +143,9 @@ def test_pictures_of_a_store_that_speaks_s3_are_answered(
     assert answered_from(address, model, tmp_path / "a.parquet") == EXPECTED
 
 
-def test_address_where_nothing_is_ends_in_one_sentence(pictures: Path, serve: Any) -> None:
-    port = serve(functools.partial(Quiet, directory=str(pictures)))
-    with pytest.raises(DataError, match=r"cannot be listed|there is no such file"):
-        list(walk_address(f"http://127.0.0.1:{port}/nowhere/"))
+def test_address_where_nothing_is_ends_in_one_sentence(tmp_path: Path) -> None:
+    pytest.importorskip("fsspec")
+    with pytest.raises(DataError, match="there is no such file"):
+        list(walk_address(f"file://{tmp_path}/nowhere/"))
     with pytest.raises(DataError, match="fsspec knows"):
         list(walk_address("gopher://host/photos/"))
-
-
-def test_file_that_a_web_server_does_not_have_is_a_row_with_the_reason(
-    pictures: Path, model: Path, tmp_path: Path, serve: Any
-) -> None:
-    port = serve(functools.partial(SilentWebServer, directory=str(pictures)))
-    predict_all(model, [f"http://127.0.0.1:{port}/lost.png"], tmp_path / "a.parquet", say=lambda _: None)
-    (row,) = table(tmp_path / "a.parquet")
-    assert row["error_code"] == "file_unreadable"
-    assert "the server answers 404" in row["error"]
-
-
-class SilentWebServer(SimpleHTTPRequestHandler):
-    """A web server that says nothing."""
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""

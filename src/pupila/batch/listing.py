@@ -1,37 +1,22 @@
 """Finds every file that a job answers, below folders and addresses; reads files from addresses.
 
 Folders are walked; hidden files, what systems leave behind, and run folders are passed over. A name says nothing else
-about its content: every other file is listed, so that none is left out without a reason. An address is http:// or one
-that _files.py can open. There a folder ends in a slash; of a web server it is a page with links, as nginx makes them:
-no link and no redirect leads out of that folder.
+about its content: every other file is listed, so that none is left out without a reason. An address is one that
+_files.py can open, as s3://. There a folder ends in a slash.
 """
 
-import html
-import http.client
 import os
 import re
 import stat
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
-from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
+from typing import Any
+from urllib.parse import urlsplit
 
 from pupila._files import ARROW, RUN_FILES, is_hidden, open_filesystem
 from pupila.errors import DataError, PupilaError
 
 URL = re.compile(r"[a-z][a-z0-9+.-]+://.")
-TRIES = 4
-"""How often a web server is asked for a file before its row says that it cannot be read."""
-TIMEOUT = 30.0
-"""Seconds without a byte after which a try has failed."""
-MAX_SECONDS = 600.0
-"""That one file, or all pages of a web server, may take to come."""
-MAX_PAGES, MAX_DEPTH, MAX_PAGE_BYTES = 10_000, 32, 64 * 2**20
-"""Folders of a web server, how many of them may lie in one another, and the bytes of all their pages."""
-LINK = re.compile(r"""<a\s[^<>]{0,500}?href\s{0,9}=\s{0,9}["']?([^"'<>\s]{1,4000})""", re.IGNORECASE)
 Identity = tuple[int, int]
 """Device and inode: tells a file or folder from all others, however its path is spelled."""
 
@@ -129,8 +114,6 @@ def is_url(path: str) -> bool:
 
 def read_address(url: str, most: int) -> bytes:
     """Return a file's content, but no more than `most` bytes; raises OSError."""
-    if urlsplit(url).scheme in ("http", "https"):
-        return _read_http(url, most)[1]
     try:
         system, path = open_filesystem(url, f"Reading {urlsplit(url).scheme}://")
         with system.open(path, "rb") as file:
@@ -142,140 +125,35 @@ def read_address(url: str, most: int) -> bytes:
 
 
 def walk_address(url: str) -> Iterator[tuple[bytes, bytes]]:
-    """Yield (address, stamp) of the file, or of each file below the folder. Raises DataError if there is none."""
-    is_web = urlsplit(url).scheme in ("http", "https")
-    found = [(address, b"-") for address in _web_files(url)] if is_web else _stored_files(url)
-    if not found:
-        raise DataError(f"{url}: there is no such file or folder. Check the address; a folder ends in a slash.")
-    for address, stamp in found:
-        yield address.encode(), stamp
+    """Yield address and stamp of the file, or of each file below the folder that is not hidden.
 
-
-def _stored_files(url: str) -> list[tuple[str, bytes]]:
-    """Return address and stamp of each file below an address of a store that is not hidden."""
+    Raises DataError if there is none, or if it is of a kind that is not read.
+    """
     scheme, query = urlsplit(url).scheme, urlsplit(url).query
+    if scheme in ("http", "https"):
+        raise DataError(f"{url}: a web server is not read. Fetch the pictures first, and give their folder.")
     try:
         system, path = open_filesystem(url, f"Reading {scheme}://")
         found: dict[str, dict[str, Any]] = system.find(path, detail=True)
     except PupilaError:
         raise
     except ValueError as error:
-        raise DataError(f"{url}: {error}. Use s3://, http:// or another one that fsspec knows.") from error
+        raise DataError(f"{url}: {error}. Use s3:// or another one that fsspec knows.") from error
     except Exception as error:  # each kind of store has errors of its own
         raise DataError(f"{url}: cannot be listed ({_reason(error)}). Check the address and your rights.") from error
     rest = f"?{query}" if query and scheme in ARROW else ""
-    addresses = {name: name if URL.match(name) else f"{scheme}://{name}" for name in found}
-    return [
-        (addresses[name] + rest, _remote_stamp(about))
-        for name, about in found.items()
-        if not is_hidden(name.rpartition("/")[2])
-    ]
-
-
-def _web_files(url: str) -> Iterator[str]:
-    """Yield the address itself if it is a file's, else those of the files below, as the folders' pages link to them.
-
-    Raises DataError if a page cannot be read, or if there are more than the limits allow.
-    """
-    if not url.endswith("/"):
-        yield url
-        return
-    until, left = time.monotonic() + MAX_SECONDS, MAX_PAGE_BYTES
-    folders, seen = [url], {unquote(url)}
-    for folder in folders:  # which grows
-        try:
-            where, page = _read_http(folder, left, until)
-        except OSError as error:
-            raise DataError(
-                f"{folder}: cannot be listed ({_reason(error)}). Check the address and your rights."
-            ) from error
-        left -= len(page)
-        if left <= 0 or len(folders) > MAX_PAGES or folder.count("/") - url.count("/") > MAX_DEPTH:
-            raise DataError(f"{url}: its folders lead on and on. Give the address of a folder in it.")
-        if urlsplit(where).path != urlsplit(folder).path:
-            raise DataError(f"{folder}: redirects to {where}. Give that address if you mean it.")
-        for link in _links(url, where, page.decode("utf-8", "replace")):
-            if unquote(link) not in seen:
-                seen.add(unquote(link))
-                if link.endswith("/"):
-                    folders.append(link)
-                else:
-                    yield link
-
-
-def _links(root: str, page: str, text: str) -> Iterator[str]:
-    """Yield what a page links to below the folder `root` that is not hidden, under the scheme and host of the page."""
-    for found in LINK.findall(text):
-        try:
-            link = urlsplit(urljoin(page, html.unescape(found)))
-        except ValueError:
-            continue
-        above, path = unquote(urlsplit(root).path), unquote(link.path)
-        names = path[len(above) :].removesuffix("/").split("/")
-        same = link[:2] == urlsplit(page)[:2] and path.startswith(above) and not link.query
-        if same and all(name and not is_hidden(name) and "\\" not in name for name in names):
-            yield urlunsplit((link.scheme, link.netloc, link.path, "", ""))
+    shown = {name: about for name, about in found.items() if not is_hidden(name.rpartition("/")[2])}
+    if not shown:
+        raise DataError(f"{url}: there is no such file or folder. Check the address; a folder ends in a slash.")
+    for name, about in shown.items():
+        address = name if URL.match(name) else f"{scheme}://{name}"
+        yield f"{address}{rest}".encode(), _remote_stamp(about)
 
 
 def _remote_stamp(about: dict[str, Any]) -> bytes:
     """Return what changes with the file, as far as the other side knows it."""
     known = [about.get(key) for key in ("size", "mtime", "ETag")]
     return ":".join(str(value).replace("\0", "") for value in known if value is not None).encode() or b"-"
-
-
-class SameServer(urllib.request.HTTPRedirectHandler):
-    """Follows redirects on the server that was asked, and to its own TLS port: others may lead into this network."""
-
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: http.client.HTTPMessage,
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        """Return the next request; raises HTTPError for another server."""
-        before, after = urlsplit(req.full_url), urlsplit(newurl)
-        upgraded = (before.scheme, after.scheme) == ("http", "https") and before.port is after.port is None
-        if (before.scheme, before.netloc) != (after.scheme, after.netloc) and not (
-            upgraded and before.hostname == after.hostname
-        ):
-            raise urllib.error.HTTPError(newurl, code, f"the server redirects to {after.netloc}", headers, fp)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _read_http(url: str, most: int, until: float = 0.0) -> tuple[str, bytes]:
-    """Ask a web server, and again if it fails for a reason that may pass; return where the answer came from, and it.
-
-    Raises OSError, also when the clock reaches `until`.
-    """
-    until = until or time.monotonic() + MAX_SECONDS
-    for left in reversed(range(TRIES)):
-        try:
-            with urllib.request.build_opener(SameServer).open(url, timeout=TIMEOUT) as answer:
-                return answer.geturl(), _received(answer, most, until)
-        except urllib.error.HTTPError as error:
-            if not left or (error.code < 500 and error.code != 429):
-                reason = (
-                    f"{error.reason}, which is not followed" if error.code < 400 else f"the server answers {error.code}"
-                )
-                raise OSError(0, reason) from error
-        except (OSError, http.client.HTTPException) as error:
-            if not left or time.monotonic() > until:
-                raise OSError(0, _reason(error)) from error
-        time.sleep(0.5 * (TRIES - left))
-    raise AssertionError("the last try returns or raises")
-
-
-def _received(answer: http.client.HTTPResponse, most: int, until: float) -> bytes:
-    """Return at most `most` bytes of an answer; raises TimeoutError if it does not come to an end."""
-    data = bytearray()
-    while len(data) < most and (block := answer.read1(min(most - len(data), 2**20))):
-        data += block
-        if time.monotonic() > until:
-            raise TimeoutError("it comes too slowly")
-    return bytes(data)
 
 
 def _reason(error: BaseException) -> str:

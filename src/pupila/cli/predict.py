@@ -67,7 +67,7 @@ def predict(
     path - is standard input.
 
     A line a picture, or with --out a table of any number of them, which goes on where it stopped if it is killed.
-    With --out, PATHS may be addresses too: s3://bucket/photos/, http://host/photos/.
+    With --out, PATHS may be addresses too, as s3://bucket/photos/.
     """
     from pupila.batch import Sorting
 
