@@ -23,7 +23,7 @@ check: .venv/everything
 # The lowest versions that pyproject.toml allows, and what tests them. PyTorch alone is 3 GB: LOWEST= leaves out training.
 LOWEST ?= train,parquet
 LOW := .venv-lowest/bin
-TRAINS := tests/test_training_export.py tests/test_training_mirror.py tests/test_data_parquet.py
+TRAINS := tests/test_training_export.py tests/test_training_checkpoint.py tests/test_data_parquet.py
 SERVES := tests/test_helpers.py tests/test_images.py tests/test_server_run.py tests/test_batch_run.py
 
 test-lowest:

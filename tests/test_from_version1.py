@@ -26,7 +26,7 @@ from pupila.recipe import load_recipe
 NOTES = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").partition("### Coming from 0.1")[2].partition("\n## ")[0]
 COMMANDS = """
     pupila train DATA --recipe quick --set epochs=3 --weights none --epochs 3 --minutes 1 --seed 1 --size 32
-    pupila train DATA --labels fixes.csv --name x --runs runs --checkpoint-seconds 60 --checkpoints s3://bucket/run
+    pupila train DATA --labels fixes.csv --name x --runs runs --checkpoint-seconds 60
     pupila train DATA --log tensorboard --outliers others --explain --workers 2 --cluster --resume
     pupila sweep classic-four DATA --grid epochs=1,2 --recipe quick --set seed=1 --seeds 2 --cluster
     pupila sweep DATA --jobs 2 --size 32 --name x --runs runs --checkpoint-seconds 60 --json

@@ -164,8 +164,6 @@ def test_every_message_is_found_again_when_it_is_put_together(monkeypatch: pytes
         ("m.onnx: there is no version 'abc'. There are: none yet",
          "m.onnx: não existe a versão 'abc'. Existem: nenhuma ainda"),
         ("would copy a.jpg to sorted/cat/a.jpg", "faria uma cópia: a.jpg → sorted/cat/a.jpg"),
-        ("s3://b/run/checkpoint: cannot be written (timeout). Check --checkpoints and its keys.",
-         "s3://b/run/checkpoint: não pode ser gravado (timeout). Confira --checkpoints e as chaves dele."),
         ("The largest class of train has 1.1 times the pictures of the smallest: balanced enough.",
          "A maior classe do conjunto de treino tem 1,1 vezes o número de imagens da menor: equilíbrio suficiente."),
         ("  float32: 44.7 MB, 9.94 ms a picture on one thread, valid acc 0.9420",

@@ -63,7 +63,6 @@ PATH = click.Path(path_type=Path)
     "--checkpoint-seconds", type=click.FloatRange(0), default=60.0, show_default=True,
     help="Save a checkpoint at least this often.",
 )  # fmt: skip
-@click.option("--checkpoints", metavar="ADDRESS", help="Copy checkpoints there, too: s3://bucket/run and the like.")
 @click.option("--log", type=click.Choice(["tensorboard"]), help="Where else each epoch's metrics are written.")
 @click.option(
     "--feedback-dir", "--feedback", "feedback", cls=RenamedOption, type=PATH,
@@ -87,7 +86,6 @@ def train(
     name: str | None,
     runs: Path,
     checkpoint_seconds: float,
-    checkpoints: str | None,
     log: str | None,
     feedback: Path | None,
     outliers: Path | None,
@@ -108,11 +106,11 @@ def train(
     given = {"weights": weights, "epochs": epochs, "minutes": minutes, "seed": seed}
     values = {key: value for key, value in given.items() if value is not None}
     pictures = TrainingData(data or "", size, labels, feedback, outliers)
-    job = partial(TrainJob, checkpoint_seconds=checkpoint_seconds, checkpoints=checkpoints, tensorboard=bool(log))
+    job = partial(TrainJob, checkpoint_seconds=checkpoint_seconds, tensorboard=bool(log))
     if resume:
-        folder, record = _to_resume(runs, name, data, mirrored=checkpoints is not None)
+        folder, record = _to_resume(runs, name, data)
         pictures = _data_to_resume(record, pictures)
-        if record is not None and not (recipe or overrides or values):
+        if not (recipe or overrides or values):
             chosen = Recipe.from_dict(read_json(folder / "recipe.json"), f"{folder / 'recipe.json'}")
         else:
             chosen = load_recipe(recipe or "standard", overrides).with_budget(values)
@@ -148,27 +146,22 @@ def _run(job: "TrainJob", workers: int, cluster: str | None) -> None:
         say(f"Serve it with: {program()} serve {shlex.quote(str(model))}")
 
 
-def _to_resume(runs: Path, name: str | None, data: str | None, mirrored: bool) -> "tuple[Path, Record | None]":
-    """Return the folder of the run to go on with, and its record.
-
-    mirrored: its checkpoint may lie elsewhere, and the folder be gone.
-    """
+def _to_resume(runs: Path, name: str | None, data: str | None) -> "tuple[Path, Record]":
+    """Return the folder of the run to go on with, and its record."""
     from pupila.errors import TrainingError
     from pupila.training.run_folder import folder_of, holds_run, read_record, source_of, unfinished
 
     folder = folder_of(runs, name) if name else unfinished(runs, source_of(data) if data else None)
-    if mirrored and name and data and not holds_run(folder):
-        return folder, None
     if not holds_run(folder):
         raise TrainingError(f"{folder}: there is no run to go on with. Check --name and --runs, or leave --resume out.")
     return folder, read_record(folder)
 
 
-def _data_to_resume(record: "Record | None", given: "TrainingData") -> "TrainingData":
+def _data_to_resume(record: "Record", given: "TrainingData") -> "TrainingData":
     """Return what the run was trained on, with what the command line gives in its place."""
     from pupila.training.run_folder import TrainingData
 
-    kept = {} if record is None else {key: getattr(record, key) for key in vars(given)}
+    kept = {key: getattr(record, key) for key in vars(given)}
     return TrainingData(**kept | {key: value for key, value in vars(given).items() if value})
 
 

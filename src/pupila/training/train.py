@@ -23,7 +23,7 @@ from pupila.progress import quiet_log
 from pupila.recipe import Recipe
 from pupila.training.distributed.process_group import ALONE, Team
 from pupila.training.export.export import Exported, export
-from pupila.training.loop.checkpoint import Mirror, check_identity
+from pupila.training.loop.checkpoint import check_identity
 from pupila.training.loop.device import pick_device, usable_threads
 from pupila.training.loop.fit import CHECKPOINT_SECONDS, Fitted, OnEpoch, Row, fit
 from pupila.training.loop.head import fit_head
@@ -98,8 +98,6 @@ class TrainJob:
     resume: bool = False
     """Go on from the checkpoint if there is one; without one the run begins anew, and that is logged."""
     checkpoint_seconds: float = CHECKPOINT_SECONDS
-    checkpoints: str | None = None
-    """An address that each checkpoint is copied to."""
     tensorboard: bool = False
     """Write its event files, too."""
 
@@ -171,8 +169,7 @@ def _fitted(prepared: Prepared, job: TrainJob, on_epoch: OnEpoch, team: Team, be
         recipe, network, prepared.training, prepared.validation, checkpoint, head=head,
         spent=time.monotonic() - begun, reserve=LAST_MODEL * first,
         identity=prepared.identity, resume=job.resume, checkpoint_seconds=job.checkpoint_seconds, on_epoch=on_epoch,
-        team=team, mirror=None if job.checkpoints is None else Mirror(job.checkpoints),
-        outliers=None if prepared.outliers is None else prepared.outliers.pictures,
+        team=team, outliers=None if prepared.outliers is None else prepared.outliers.pictures,
     )  # fmt: skip
 
 
@@ -234,12 +231,11 @@ def begin_or_go_on(job: TrainJob, prepared: Prepared) -> None:
     folder, checkpoint = job.folder, job.folder / CHECKPOINT
     if job.resume and holds_run(folder):
         earlier = read_json(folder / RECORD).get("identity")
-        elsewhere = checkpoint.exists() or job.checkpoints is not None
         if earlier:
             check_identity(folder, prepared.identity, earlier)
-        elif not elsewhere:
+        elif not checkpoint.exists():
             raise TrainingError(f"{folder}: has neither a checkpoint nor a record of its settings. Leave --resume out.")
-        if not elsewhere:
+        if not checkpoint.exists():
             logger.info(f"{folder}: was stopped before its first checkpoint, and begins anew.")
     data, splits = job.data, prepared.splits
     labels, feedback, outliers = (path and path.expanduser().absolute() for path in (getattr(data, k) for k in PATHS))

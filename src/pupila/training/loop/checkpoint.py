@@ -1,16 +1,12 @@
 """A run's whole state in one safetensors file, written beside and renamed: a killed run goes on where it was.
 
-A Mirror keeps a copy at an address: for machines that share no disk, or may vanish.
-
 Tensors are weights, optimizer momentum and the best weights so far; JSON in the header holds the rest.
 No pickle. Random state is not stored, since every draw follows from (seed, epoch, batch).
 """
 
-import contextlib
 import dataclasses
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pupila._files import open_filesystem, replacing
+from pupila._files import replacing
 from pupila.errors import TrainingError
-
-OBJECTS = ("s3:", "gs:", "gcs:")
-"""Addresses where renaming would copy."""
 
 
 @dataclass
@@ -121,51 +114,3 @@ def restore_momentum(optimizer: torch.optim.SGD, momentum: Mapping[str, Tensor])
     state = optimizer.state_dict()
     state["state"] = {int(number): {"momentum_buffer": tensor} for number, tensor in momentum.items()}
     optimizer.load_state_dict(state)
-
-
-class Mirror:
-    """A folder at an address that holds files of the same names. Raises TrainingError if it cannot be reached."""
-
-    def __init__(self, address: str) -> None:
-        self._address = address.rstrip("/")
-        try:
-            self._files, self._root = open_filesystem(self._address, f"Writing to {self._address}")
-        except (ImportError, OSError, ValueError) as error:  # the package for this kind of address, or the kind itself
-            raise TrainingError(
-                f"{address}: cannot be used ({error}). Install what it names, or give another."
-            ) from error
-
-    def put(self, path: Path) -> None:
-        """Copy the file there, whole or not at all: an object is there only once it is whole, a file is renamed."""
-        with self._naming(path, "cannot be written"):
-            self._files.makedirs(self._root, exist_ok=True)
-            there = f"{self._root}/{path.name}"
-            if self._address.startswith(OBJECTS):
-                self._files.put_file(str(path), there)
-            else:
-                self._files.put_file(str(path), part := f"{there}.{os.getpid()}.part")
-                self._files.mv(part, there)
-
-    def fetch(self, path: Path) -> None:
-        """Bring the file here in place of what is at `path`, if there is one."""
-        with self._naming(path, "cannot be read"):
-            if self._files.exists(f"{self._root}/{path.name}"):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with replacing(path) as temporary:
-                    self._files.get_file(f"{self._root}/{path.name}", str(temporary))
-
-    def has(self, path: Path) -> bool:
-        """Return True if a file of this name is there."""
-        with self._naming(path, "cannot be read"):
-            return bool(self._files.exists(f"{self._root}/{path.name}"))
-
-    @contextlib.contextmanager
-    def _naming(self, path: Path, fault: str) -> Iterator[None]:
-        """Turn an error into one that names the file: every kind of store has errors of its own."""
-        try:
-            yield
-        except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise TrainingError(
-                f"{self._address}/{path.name}: {fault} ({reason}). Check --checkpoints and its keys."
-            ) from error

@@ -25,7 +25,6 @@ from pupila.recipe import Recipe
 from pupila.training.distributed.process_group import ALONE, Team
 from pupila.training.loop.batches import Batch, batch_count, batches, smallest_batch
 from pupila.training.loop.checkpoint import (
-    Mirror,
     Position,
     load_checkpoint,
     momentum_of,
@@ -77,7 +76,6 @@ class _Files:
     checkpoint: Path
     seconds: float
     identity: Mapping[str, Any]
-    mirror: Mirror | None
 
 
 class _Diverged(Exception):  # noqa: N818, it ends a run in order
@@ -130,8 +128,6 @@ class _Run:
             "best": self.best,
         }
         save_checkpoint(self.files.checkpoint, self.position, groups, self.files.identity)
-        if self.files.mirror is not None:
-            self.files.mirror.put(self.files.checkpoint)
         self.saved = time.monotonic()
 
 
@@ -147,7 +143,6 @@ def fit(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     on_epoch: OnEpoch = lambda _: None,
     team: Team = ALONE,
-    mirror: Mirror | None = None,
     outliers: Pixels | None = None,
     head: Row | None = None,
     spent: float = 0.0,
@@ -155,15 +150,15 @@ def fit(
 ) -> Fitted:
     """Train until there is a reason to end, see above; return the best epoch's weights.
 
-    identity: what a checkpoint must agree with to be resumed. team: the workers that share each batch.
-    mirror: where each checkpoint is copied to, and taken from at resume. outliers: pictures uint8 [M, H, W, 3] of none
-    of the classes, to be answered with doubt. head: metrics of the network as it is, if its last layer is fitted:
-    epoch 0, which the others have to beat. spent, reserve: seconds of a budget in minutes that are over, and that are
-    kept for what follows; of each a quarter of the budget at most counts, so that half of it is left to train.
+    identity: what a checkpoint must agree with to be resumed. team: the workers that share each batch. outliers:
+    pictures uint8 [M, H, W, 3] of none of the classes, to be answered with doubt. head: metrics of the network as it
+    is, if its last layer is fitted: epoch 0, which the others have to beat. spent, reserve: seconds of a budget in
+    minutes that are over, and that are kept for what follows; of each a quarter of the budget at most counts, so that
+    half of it is left to train.
     Raises TrainingError if the checkpoint cannot be written or belongs to another run, or if the run was stopped, or
     its loss diverged, before there was a model.
     """
-    files = _Files(checkpoint, checkpoint_seconds, identity, mirror)
+    files = _Files(checkpoint, checkpoint_seconds, identity)
     team.check(smallest_batch(len(train), recipe.batch_size), len(validation))
     run = _begin(files, recipe, network, balance_for(recipe, train), resume, team, outliers)
     if not run.position.steps:
@@ -306,7 +301,6 @@ def _begin(
         recipe, device, network, optimizer, Position(), {}, files, balance, team, strange, forward,
         time.monotonic(), math.log(network.fc.out_features),
     )  # fmt: skip
-    _fetch(files, resume, team)
     if resume and files.checkpoint.exists():
         run.position, groups = load_checkpoint(files.checkpoint, files.identity)
         network.load_state_dict(groups["network"])
@@ -314,17 +308,6 @@ def _begin(
         run.best = groups.get("best", {})
     team.agree(run.position.steps, files.identity)
     return run
-
-
-def _fetch(files: _Files, resume: bool, team: Team) -> None:
-    """Bring the checkpoint here from its mirror, if there is one; refuse another run's."""
-    if files.mirror is None:
-        return
-    with team.first_on_the_machine():
-        if resume and team.local_rank == 0:
-            files.mirror.fetch(files.checkpoint)
-        if not resume and files.mirror.has(files.checkpoint):
-            raise TrainingError("--checkpoints: holds a run already. Go on with --resume, or give another address.")
 
 
 def _progress(recipe: Recipe, position: Position, steps_per_epoch: int) -> float:
