@@ -7,7 +7,7 @@ executed, or as the binary version.
 import gzip
 import io
 import math
-import pickle
+import pickletools
 import struct
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -38,6 +38,12 @@ MAX_HEADER = 10_000
 SIDE = 32
 ROW = 3 * SIDE * SIDE
 """Bytes of one picture of CIFAR: the red plane, then the green one, then the blue one."""
+KEYS = frozenset((
+    "batch_label", "labels", "data", "filenames", "fine_labels", "coarse_labels", "label_names", "fine_label_names",
+    "coarse_label_names", "num_cases_per_batch", "num_vis",
+))  # fmt: skip
+"""Of the pickled dictionaries of CIFAR."""
+MAKERS = ("numpy.core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype")
 BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MD5 = "c58f30108f718f92721af3b95e74349a"
@@ -217,33 +223,34 @@ class CifarVersion:
     train: tuple[str, ...]
     test: str
     names: str
-    keys: tuple[bytes, bytes] | None
+    keys: tuple[str, str] | None
     """Of the names and of the labels in the pickles; None for the binary version."""
     label_bytes: int = 1
     """Before each picture of the binary version; the last is the fine label."""
 
     def read_names(self, entry: SourceFile) -> Sequence[str]:
         """Return the names of the classes."""
-        return [str(item, "ascii") for item in (unpickle(entry)[self.keys[0]] if self.keys else entry.read().split())]
+        return read_pickle(entry)[self.keys[0]] if self.keys else entry.read().decode("ascii").split()
 
     def read(self, entry: SourceFile) -> SplitArrays:
         """Return the pictures of one file."""
         file = entry.file
         if self.keys:
-            content = unpickle(entry)
-            names = [f"{file}/{str(name, 'latin-1')}" for name in content[b"filenames"]]
-            return _part(content[b"data"].values(), content[self.keys[1]], names, file)
+            content = read_pickle(entry)
+            names = [f"{file}/{name}" for name in content["filenames"]]
+            data = max((text for text in content["data"] if isinstance(text, str)), key=len)
+            return _part(np.frombuffer(data.encode("latin-1"), np.uint8), content[self.keys[1]], names, file)
         rows = np.frombuffer(entry.read(), dtype=np.uint8).reshape(-1, self.label_bytes + ROW)
         names = [f"{file}/{index:05d}" for index in range(len(rows))]
         return _part(rows[:, self.label_bytes :], rows[:, self.label_bytes - 1].tolist(), names, file)
 
 
 VERSIONS = (
-    CifarVersion("CIFAR-10", BATCHES, "test_batch", "batches.meta", (b"label_names", b"labels")),
+    CifarVersion("CIFAR-10", BATCHES, "test_batch", "batches.meta", ("label_names", "labels")),
     CifarVersion(
         "CIFAR-10, binary version", tuple(f"{name}.bin" for name in BATCHES), "test_batch.bin", "batches.meta.txt", None
     ),
-    CifarVersion("CIFAR-100", ("train",), "test", "meta", (b"fine_label_names", b"fine_labels")),
+    CifarVersion("CIFAR-100", ("train",), "test", "meta", ("fine_label_names", "fine_labels")),
     CifarVersion("CIFAR-100, binary version", ("train.bin",), "test.bin", "fine_label_names.txt", None, 2),
 )
 
@@ -290,81 +297,18 @@ def _join(batches: Sequence[SplitArrays], size: int | None) -> SplitArrays:
     return pictures, np.concatenate(labels), [name for batch in names for name in batch]
 
 
-class _PickledArray:
-    """Stands in for a NumPy array while unpickling: takes its bytes, and calls nothing."""
+def read_pickle(entry: SourceFile) -> dict[str, list[Any]]:
+    """Return by key the numbers and texts of a pickled dictionary: its instructions are read, and none is executed.
 
-    def __init__(self, *_: object) -> None:
-        self._state: tuple[Any, ...] = ()
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self._state = state
-
-    def values(self) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-        """Return the array."""
-        _, shape, kind, column_major, data = self._state
-        if kind.code != b"u1" or column_major:
-            raise ValueError("its array is not of bytes, row by row")
-        return np.frombuffer(data, dtype=np.uint8).reshape(shape)
-
-
-class _Kind:
-    """Stands in for a NumPy dtype: keeps its code, b"u1" for bytes."""
-
-    def __init__(self, code: bytes, *_: object) -> None:
-        self.code = code
-
-    def __setstate__(self, state: object) -> None:
-        """Byte order and alignment say nothing about single bytes."""
-
-
-STAND_INS: dict[tuple[str, str], type] = {
-    ("numpy.core.multiarray", "_reconstruct"): _PickledArray,
-    ("numpy", "ndarray"): _PickledArray,
-    ("numpy", "dtype"): _Kind,
-}
-
-
-FORBIDDEN = pickle.BYTEARRAY8 + pickle.DICT + pickle.EMPTY_SET + pickle.ADDITEMS + pickle.FROZENSET
-"""What makes room for what it only announces, or takes anything as a key."""
-
-
-class _Table(dict[Any, Any]):
-    """A dictionary whose keys are texts: a tuple of itself, again and again, would take for ever to hash."""
-
-    __slots__ = ()
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        if not isinstance(key, bytes | str):
-            raise pickle.UnpicklingError("its pickle has a key that is no text")
-        super().__setitem__(key, value)
-
-    @staticmethod
-    def push(unpickler: Any) -> None:
-        """Put an empty one on an unpickler's stack."""
-        unpickler.append(_Table())
-
-
-OPCODES = {code: load for code, load in pickle._Unpickler.dispatch.items() if code not in FORBIDDEN}
-OPCODES[pickle.EMPTY_DICT[0]] = _Table.push
-
-
-class _Unpickler(pickle._Unpickler):
-    """Allows the three names that the published files use, and replaces them by classes that run nothing.
-
-    Python's, as that in C makes room for as many remembered objects as a number in the file says.
+    Raises ValueError if it is damaged, or names anything to be called but what makes an array.
     """
-
-    dispatch = OPCODES
-
-    def find_class(self, module: str, name: str) -> type:
-        if (module, name) not in STAND_INS:
-            raise pickle.UnpicklingError(f"its pickle asks for {module}.{name}")
-        return STAND_INS[module, name]
-
-
-def unpickle(entry: SourceFile) -> dict[bytes, Any]:
-    """Return the dictionary in a file; raises nearly any type of error if it is damaged, or asks for more."""
-    content = _Unpickler(io.BytesIO(entry.read()), encoding="bytes").load()
-    if not isinstance(content, dict):
-        raise ValueError(f"{entry.file} holds no dictionary")
-    return content
+    found: dict[str, list[Any]] = {}
+    values: list[Any] = []
+    for instruction, argument, _ in pickletools.genops(entry.read()):
+        if instruction.name == "GLOBAL" and (asked := str(argument).replace(" ", ".")) not in MAKERS:
+            raise ValueError(f"its pickle asks for {asked}")
+        if isinstance(argument, str) and argument in KEYS:
+            values = found[argument] = []
+        elif instruction.stack_after and isinstance(argument, int | str) and not instruction.name.endswith("GET"):
+            values.append(argument)
+    return found
