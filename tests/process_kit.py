@@ -32,6 +32,7 @@ def _inside(
     os.environ.update(environment)
     resnet.WIDTHS, resnet.FEATURES, graph.FEATURES = widths, widths[-1], widths[-1]
     os.chdir(folder)
+    os.setpgrp()  # so that it can be killed with the processes that it starts
     out = os.open(OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)
     os.dup2(out, 2)

@@ -1,12 +1,11 @@
 """Real servers are killed at random moments of a thousand corrections: none that was acknowledged is lost."""
 
 import contextlib
-import hashlib
+import itertools
 import json
 import os
 import random
 import signal
-import sqlite3
 import sys
 import tempfile
 import threading
@@ -18,17 +17,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import requests
-from feedback_kit import correct, first
-from server_kit import CLASSES, Running, launch, serving, wait_for_url, write_model
+from feedback_kit import Acknowledged, ask_and_correct, check_acknowledged, check_files, correct
+from server_kit import Running, launch, serving, wait_for_url, write_model
 
 from pupila import images
 from pupila.feedback import Answered, Store
 from pupila.feedback.schema import ROW_BYTES
 
 WRITES = 1000
-PICTURES = 8
-"""In one request."""
 CLIENTS = 4
 LIMIT = 240.0
 """Seconds that a very busy machine may take."""
@@ -50,8 +46,7 @@ class Killed:
         self.kept = folder / "kept"
         self.settings = json.dumps({"port": 0, "workers": 2, "feedback_dir": str(self.kept)})
         self.log = folder / "log"
-        self.acknowledged: dict[tuple[str, int], str | None] = {}
-        self.lock = threading.Lock()
+        self.acknowledged: Acknowledged = {}
         self.over = threading.Event()
         self.start()
 
@@ -73,25 +68,10 @@ class Killed:
     def client(self, number: int) -> None:
         """Ask, and correct every answer, until enough is acknowledged. Whatever fails is asked anew."""
         draw = np.random.default_rng(number)
-        count = 0
-        while not self.over.is_set():
-            request = f"c{number}-{count}"
-            count += 1
-            with contextlib.suppress(requests.RequestException), requests.Session() as session:
-                self.ask_and_correct(session, request, draw)
-
-    def ask_and_correct(self, session: requests.Session, request: str, draw: np.random.Generator) -> None:
-        pixels = draw.integers(0, 256, (PICTURES, 24, 24, 3), dtype=np.uint8)
-        files = [("file", (f"{i}.png", images.encode_png(one))) for i, one in enumerate(pixels)]
-        url, headers = self.server.url, {"X-Request-Id": request}
-        if session.post(f"{url}/predict", files=files, headers=headers, timeout=20).status_code != 200:
-            return
-        for place in range(PICTURES):
-            category = [*CLASSES, None][int(draw.integers(0, 5))]
-            body: dict[str, str | int | None] = {"request_id": request, "picture": place, "category": category}
-            if session.post(f"{url}/feedback", json=body, timeout=20).status_code == 200:
-                with self.lock:
-                    self.acknowledged[request, place] = category
+        for count in itertools.count():
+            if self.over.is_set():
+                break
+            ask_and_correct(self.server.url, f"c{number}-{count}", draw, self.acknowledged)
 
     def kill_until_enough(self, draw: random.Random) -> int:
         """Kill a worker or the whole server now and then, until enough is acknowledged; return how often."""
@@ -127,33 +107,9 @@ def test_no_acknowledged_correction_is_lost_and_nothing_is_left_half_written(fol
     assert kills >= 6
     with serving(killed.model, killed.log, killed.settings):
         pass  # starts, which clears up, and ends
-    check(killed)
-
-
-def check(killed: Killed) -> None:
-    """Compare rows, files and what was acknowledged."""
     store = Store(killed.kept)
-    lost = {
-        key: category
-        for key, category in killed.acknowledged.items()
-        if (kept := first(store, *key)) is None or kept.corrected is None or kept.correction != category
-    }
-    assert lost == {}
+    check_acknowledged(store, killed.acknowledged)
     check_files(store)
-
-
-def check_files(store: Store) -> None:
-    """Compare rows and files; every file must be whole."""
-    with contextlib.closing(sqlite3.connect(store.path / "feedback.sqlite")) as database:
-        assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        rows = {f"{name}.{kind}" for name, kind in database.execute("SELECT sha256, kind FROM pictures")}
-        used = {name for (name,) in database.execute("SELECT DISTINCT sha256 FROM answers")}
-    files = {path.name: path.read_bytes() for path in store.pictures.iterdir()}
-    assert files.keys() == rows
-    assert {name.partition(".")[0] for name in rows} == used
-    for name, data in files.items():
-        assert hashlib.sha256(data).hexdigest() == name.partition(".")[0]
-        assert images.decode(data, 24).shape == (24, 24, 3)
 
 
 # A process that is killed at a line of one's choice

@@ -3,24 +3,34 @@
 PUPILA_KILLS=300 kills so many processes at random moments; a few are killed by default.
 """
 
+import contextlib
+import itertools
 import json
 import os
 import random
+import re
 import shlex
 import signal
+import threading
+import time
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 from click.testing import CliRunner
-from process_kit import ended, started, wait_for
+from feedback_kit import ask_and_correct, check_acknowledged, check_files
+from process_kit import OUTPUT, ended, printed, started, wait_for
+from server_kit import wait_until, write_model
 from training_kit import write_photos
 
 import pupila
 from pupila.cli import main
+from pupila.feedback import Store
 
 pytestmark = pytest.mark.usefixtures("narrow")
 
-KILLS = int(os.environ.get("PUPILA_KILLS", "3"))
+KILLS = int(os.environ.get("PUPILA_KILLS", "4"))
 TINY = [
     "--set", "weights=none", "--set", "batch_size=16", "--set", "network_size=32", "--set", "progressive=[]",
     "--set", "export=float32", "--set", "precision=float32",
@@ -148,10 +158,16 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("number", range(KILLS))
-def test_kill_at_a_random_moment_loses_nothing(photos, tmp_path, number):
+SERVE = ["serve", "model.onnx", "--port", "0", "--workers", "2", "--feedback-dir", "kept"]
+CASES = list(zip(range(KILLS), itertools.cycle([*COMMANDS, "serve"]), strict=False))
+
+
+@pytest.mark.parametrize(("number", "command"), CASES)
+def test_kill_at_a_random_moment_loses_nothing(photos, tmp_path, number, command):
     draw = random.Random(number)
-    command = list(COMMANDS)[number % len(COMMANDS)]
+    if command == "serve":
+        kill_servers(tmp_path, draw)
+        return
     (tmp_path / "photos").symlink_to(photos)
     (tmp_path / "model.onnx").symlink_to(Path(pupila.__file__).parent / "models/cifar10.onnx")
     done = False
@@ -196,3 +212,57 @@ def check_state(folder):
             json.loads(file.metadata()["position"])
     for path in folder.glob("runs/**/*.json"):
         json.loads(path.read_text())
+
+
+def kill_servers(folder, draw):
+    """Kill a server with all its processes, often a worker before, while a client sends and corrects pictures."""
+    write_model(folder / "model.onnx")
+    (folder / OUTPUT).touch()
+    acknowledged = {}
+    for start in range(draw.randint(2, 4)):
+        with asked(folder, start, acknowledged), started(folder, *SERVE) as process:
+            time.sleep(draw.uniform(0, 4))  # it may not listen yet, or clear up what the one before has left
+            workers = psutil.Process(process.pid).children()
+            if workers and draw.random() < 0.5:
+                os.kill(draw.choice(workers).pid, signal.SIGKILL)
+                time.sleep(draw.uniform(0, 3))
+            wait_until(lambda: os.getpgid(process.pid) == process.pid)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.join(60)
+        if (folder / "kept").exists():
+            with contextlib.closing(Store(folder / "kept")) as store:
+                check_acknowledged(store, acknowledged)
+    before = len(acknowledged)
+    with asked(folder, -1, acknowledged), started(folder, *SERVE) as process:
+        wait_for(lambda: len(acknowledged) > before, process, folder, 60)
+        os.kill(process.pid, signal.SIGTERM)
+        ended(process, folder, 60)
+    with contextlib.closing(Store(folder / "kept")) as store:
+        check_acknowledged(store, acknowledged)
+        check_files(store)
+
+
+@contextlib.contextmanager
+def asked(folder, start, acknowledged):
+    """Send pictures, and corrections, to the server that is about to be started in a folder, until the block ends."""
+    over = threading.Event()
+    already = printed(folder).count("Listening on")
+
+    def ask():
+        for count in itertools.count():
+            urls = re.findall(r"Listening on (\S+)", printed(folder))
+            if over.is_set():
+                return
+            if len(urls) > already:
+                draw = np.random.default_rng([start + 1, count])
+                ask_and_correct(urls[-1], f"s{start}-{count}", draw, acknowledged)
+            else:
+                time.sleep(0.01)
+
+    client = threading.Thread(target=ask)
+    client.start()
+    try:
+        yield
+    finally:
+        over.set()
+        client.join(60)
