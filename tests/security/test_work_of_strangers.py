@@ -22,7 +22,7 @@ from pupila.data.layouts import arrays, labelled
 from pupila.data.sources import archive, files
 from pupila.data.sources.files import SourceFile
 from pupila.errors import DataError, ImageError
-from pupila.images import wide
+from pupila.images import tiff
 from pupila.server.addresses import TrustedProxies
 from pupila.server.api.body import Base64Error, from_base64
 from pupila.server.transport.connection import ConnectionTable
@@ -82,7 +82,7 @@ def test_numbers_of_tiff_that_nobody_looks_at_take_no_memory() -> None:
     rows = b"".join(struct.pack("<HHII", 40_000 + i, 3, values, at + 2 * values * i) for i in range(entries))
     data = b"II*\0\x08\0\0\0" + struct.pack("<H", entries) + rows + bytes(4) + b"\1\2" * (values * entries)
     tracemalloc.start()
-    wide.directory(data)
+    tiff.directory(data)
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most < len(data)

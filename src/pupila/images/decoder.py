@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from pupila.errors import ImageError
-from pupila.images import boxes, formats, tiles, wide
+from pupila.images import boxes, formats, tiff, wide
 from pupila.images.limits import ORIENTATION, ExcessError, PixelsError, count_passes, exif_orientation
 
 Args = ParamSpec("Args")
@@ -259,7 +259,7 @@ def _open(data: bytes, limits: ImageLimits) -> _Opened:
         passes = count_passes(kind, data)
         if kind in ("HEIF", "AVIF"):
             data = boxes.check(data, limits.max_pixels)
-        covered = tiles.check_tiles(data, limits.max_pixels) if kind == "TIFF" else 0
+        covered = tiff.check_tiles(data, limits.max_pixels) if kind == "TIFF" else 0
         image, note = formats.open_header(kind, data)
     except PixelsError as error:
         raise _too_many_pixels(str(error), limits) from None

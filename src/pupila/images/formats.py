@@ -14,7 +14,7 @@ from functools import cache
 from PIL import Image, ImageChops
 
 from pupila.errors import ImageError
-from pupila.images import limits, wide
+from pupila.images import limits, tiff, wide
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF", "HEIF", "PPM")
 """What is decoded. A short list keeps rarely used decoders out of reach."""
@@ -69,13 +69,12 @@ END = b"\xff\xd9"
 """A JPEG's last marker."""
 JUNK = bytes(range(1, 97, 2))
 """Stands for the rest of a JPEG that may be cut off: it changes the pixels if there was a rest."""
-DNG_VERSION, SUBFILE_TYPE, SUB_IFDS = 50706, 254, 330
 
 
 def sniff(data: bytes) -> str:
     """Return which of FORMATS but MPO, which is a JPEG, a file is; raises ImageError that names what it is instead."""
     kind = next((kind for start, kind in STARTS.items() if data.startswith(start)), None) or _by_structure(data)
-    if kind == "TIFF" and _is_raw(data):
+    if kind == "TIFF" and tiff.is_raw(data):
         raise unrecognised("a camera's raw file", SAVE)
     if kind is not None:
         return kind
@@ -161,19 +160,6 @@ def _text(data: bytes) -> tuple[str, str] | None:
     return "text", "Send the picture itself."
 
 
-def _is_raw(data: bytes) -> bool:
-    """True for a camera's raw file that is a TIFF, whose first picture is a small preview or cannot be read."""
-    if data[8:10] == b"CR":
-        return True
-    block = memoryview(data)
-    first = limits.first_directory(block)
-    if first is None:
-        return False
-    tags = {entry.tag: entry for entry in itertools.islice(limits.entries(block, *first), limits.MAX_ENTRIES)}
-    reduced = SUBFILE_TYPE in tags and any(tags[SUBFILE_TYPE].field[:4])
-    return DNG_VERSION in tags or (SUB_IFDS in tags and reduced)
-
-
 def unusual(kind: str, data: bytes, error: Exception) -> str | None:
     """Return what kind of a known format it is, if it is whole and no decoder here reads it; None if it is damaged."""
     if kind == "JPEG":
@@ -182,7 +168,7 @@ def unusual(kind: str, data: bytes, error: Exception) -> str | None:
             return "a JPEG of a rare kind (lossless or hierarchical)"
         return f"a JPEG of {frame[3]} bits" if len(frame) > 3 and frame[3] != 8 else None
     if kind == "TIFF":
-        return wide.unusual_tiff(data)
+        return tiff.unusual(data)
     if kind == "BMP" and data[30:34] in (b"\4\0\0\0", b"\5\0\0\0"):
         return "a BMP that holds a JPEG or PNG"
     if kind == "PNG" and data[12:16] == b"CgBI":
@@ -212,7 +198,7 @@ def _opener(kind: str, data: bytes) -> Image.Image:
     if kind == "TIFF":
         with contextlib.suppress(SyntaxError, ValueError, struct.error):
             return wide.NumbersTiff(io.BytesIO(data))
-        if wide.is_misread(data):
+        if tiff.is_misread(data):
             raise SyntaxError("Pillow would give other colours")
     image = Image.open(io.BytesIO(data), formats=[kind])
     if kind == "PPM":

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from pupila.images import limits
+from pupila.images import limits, tiff
 
 WHITES = (255, 1023, 4095, 16383, 65535)
 """The largest values of 8, 10, 12, 14 and 16 bits."""
@@ -24,14 +24,6 @@ OVERSHOOT = 0.02
 ROWS = 2**20
 """Values that are converted at once."""
 
-WIDTH, HEIGHT, BITS, PACKING, PHOTOMETRIC = 256, 257, 258, 259, 262
-STRIPS, SAMPLES, ROWS_PER_STRIP, LENGTHS, PLANES = 273, 277, 278, 279, 284
-PREDICTOR, TILES, TILE_LENGTHS, EXTRA, KIND = 317, 324, 325, 338, 339
-READ = frozenset((
-    WIDTH, HEIGHT, BITS, PACKING, PHOTOMETRIC, STRIPS, SAMPLES, ROWS_PER_STRIP, LENGTHS, PLANES, PREDICTOR, TILES,
-    TILE_LENGTHS, EXTRA, KIND, limits.ORIENTATION,
-))  # fmt: skip
-"""What is looked at: the numbers of all entries would take twenty times the file's bytes."""
 GRAY_ALPHA = "LA;16B"
 """As Pillow names 16 bits of gray and of transparency."""
 SCALED = "scaled"
@@ -79,7 +71,7 @@ def narrowed(image: Image.Image) -> Image.Image:
     """Return a loaded picture of one colour with 8 bits a value."""
     values = np.asarray(image)
     pixels = (values // 257).astype(np.uint8) if image.info.get(SCALED) else eight_bits(values)
-    if getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0:  # in a TIFF 0 may be white, which Pillow passes over
+    if getattr(image, "tag_v2", {}).get(tiff.PHOTOMETRIC) == 0:  # in a TIFF 0 may be white, which Pillow passes over
         pixels = 255 - pixels
     small = Image.fromarray(pixels)
     small.info = image.info
@@ -170,20 +162,20 @@ class NumbersTiff(ImageFile.ImageFile):
 
     def _open(self) -> None:
         self.content: bytes = self.fp.read()  # type: ignore[union-attr]
-        self.tags = directory(self.content)
-        samples, kind = self._one(SAMPLES, 1), self._one(KIND, 1)
-        (size,) = set(self.tags.get(BITS, (1,)))
+        self.tags = tiff.directory(self.content)
+        samples, kind = self._one(tiff.SAMPLES, 1), self._one(tiff.KIND, 1)
+        (size,) = set(self.tags.get(tiff.BITS, (1,)))
         wide = size in (16, 32, 64) and (samples > 1 or size != 16 or kind != 1)
-        plain = self._one(PACKING, 1) in (1, 8, 32946) and TILES not in self.tags
-        plain = plain and self._one(PREDICTOR, 1) in ((1, 2) if kind < FLOATS else (1,))
-        if not wide or not plain or kind not in LETTERS or self._one(PHOTOMETRIC, 1) > 2 or not 1 <= samples <= 5:
+        plain = self._one(tiff.PACKING, 1) in (1, 8, 32946) and tiff.TILES not in self.tags
+        plain = plain and self._one(tiff.PREDICTOR, 1) in ((1, 2) if kind < FLOATS else (1,))
+        if not wide or not plain or kind not in LETTERS or self._one(tiff.PHOTOMETRIC, 1) > 2 or not 1 <= samples <= 5:
             raise SyntaxError("a TIFF for Pillow")
         order = "<" if self.content.startswith(b"II") else ">"
         self.numbers = np.dtype(f"{order}{LETTERS[kind]}{size // 8}")
-        self._size = self._one(WIDTH, 0), self._one(HEIGHT, 0)
+        self._size = self._one(tiff.WIDTH, 0), self._one(tiff.HEIGHT, 0)
         if not 0 < math.prod(self.size) * samples * self.numbers.itemsize <= MAX_BYTES:
             raise SyntaxError("too large for this way")
-        transparent = self._one(EXTRA, 0) in (1, 2)
+        transparent = self._one(tiff.EXTRA, 0) in (1, 2)
         self._mode = {1: "L", 2: "LA" if transparent else "L"}.get(samples, "RGBA" if transparent else "RGB")
         self.tag_v2 = {limits.ORIENTATION: self._one(limits.ORIENTATION, 1)}
         self.tile = []
@@ -197,7 +189,7 @@ class NumbersTiff(ImageFile.ImageFile):
             values = self._values()
             colours = len(self.mode.rstrip("A"))
             pixels = eight_bits(values[..., :colours])
-            if self._one(PHOTOMETRIC, 1) == 0:
+            if self._one(tiff.PHOTOMETRIC, 1) == 0:
                 pixels = 255 - pixels
             if self.mode.endswith("A"):
                 pixels = np.concatenate([pixels, eight_bits(values[..., colours : colours + 1])], axis=2)
@@ -206,16 +198,16 @@ class NumbersTiff(ImageFile.ImageFile):
 
     def _values(self) -> Numbers:
         width, height = self.size
-        samples, planes = self._one(SAMPLES, 1), self._one(PLANES, 1) == 2
-        rows = min(self._one(ROWS_PER_STRIP, height), height)
+        samples, planes = self._one(tiff.SAMPLES, 1), self._one(tiff.PLANES, 1) == 2
+        rows = min(self._one(tiff.ROWS_PER_STRIP, height), height)
         in_plane = math.ceil(height / rows)
         row_bytes = width * self.numbers.itemsize * (1 if planes else samples)
         strips = []
         for number in range(in_plane * (samples if planes else 1)):
             wanted = min(rows, height - number % in_plane * rows) * row_bytes
-            start = self.tags[STRIPS][number]
-            strip = self.content[start : start + self.tags[LENGTHS][number]]
-            if self._one(PACKING, 1) != 1:
+            start = self.tags[tiff.STRIPS][number]
+            strip = self.content[start : start + self.tags[tiff.LENGTHS][number]]
+            if self._one(tiff.PACKING, 1) != 1:
                 strip = zlib.decompressobj().decompress(strip, wanted)
             if len(strip) < wanted:
                 raise EOFError
@@ -224,39 +216,4 @@ class NumbersTiff(ImageFile.ImageFile):
         pixels = values.reshape(height, width, samples)
         if planes:
             pixels = np.moveaxis(values.reshape(samples, height, width), 0, 2)
-        return pixels.cumsum(axis=1, dtype=pixels.dtype) if self._one(PREDICTOR, 1) == 2 else pixels
-
-
-def directory(data: bytes) -> dict[int, tuple[int, ...]]:
-    """Return the whole numbers in the first directory of a TIFF, by tag; raises struct.error for what is cut off."""
-    block = memoryview(data)
-    first = limits.first_directory(block)
-    if first is None:
-        raise SyntaxError("no TIFF")
-    found = {}
-    for entry in limits.entries(block, *first):
-        if entry.tag in READ and entry.values <= limits.MAX_VALUES:
-            numbers = entry.numbers(block, first[0], limits.MAX_VALUES)
-            found.update({entry.tag: numbers} if numbers else {})
-    return found
-
-
-def is_misread(data: bytes) -> bool:
-    """True for colours of more than 8 bits in planes: Pillow takes the bytes of one for those of several."""
-    tags = directory(data)
-    return tags.get(PLANES, (1,))[0] == 2 and max(tags.get(BITS, (1,))) > 8 and tags.get(SAMPLES, (1,))[0] > 1
-
-
-def unusual_tiff(data: bytes) -> str | None:
-    """Return what kind of TIFF it is, if all its parts are there; None for one that is cut off."""
-    try:
-        tags = directory(data)
-        parts = (STRIPS, LENGTHS) if STRIPS in tags else (TILES, TILE_LENGTHS)
-        starts, lengths = tags[parts[0]], tags[parts[1]]
-    except (SyntaxError, struct.error, KeyError):
-        return None
-    if any(start + length > len(data) for start, length in zip(starts, lengths, strict=False)):
-        return None
-    kind = {1: "", 2: "signed ", 3: "float "}.get(tags.get(KIND, (1,))[0], "odd ")
-    bits, packing = tags.get(BITS, (1,))[0], tags.get(PACKING, (1,))[0]
-    return f"a TIFF of a kind that is not read ({kind}{bits} bits, compression {packing})"
+        return pixels.cumsum(axis=1, dtype=pixels.dtype) if self._one(tiff.PREDICTOR, 1) == 2 else pixels
