@@ -12,10 +12,12 @@ from training_kit import TINY, colours, write_photos
 
 from pupila.data import Dataset, Splits
 from pupila.errors import DataError, ModelError, TrainingError
+from pupila.predictor import Predictor
 from pupila.training.framing import CLEARLY, choose_framing
 from pupila.training.loop.resnet import ResNet18
 from pupila.training.prepare import prepare, training_split
 from pupila.training.run_folder import TrainingData
+from pupila.training.train import TrainJob, train
 from pupila.training.weights import Start, read_weights, save_backbone, starting_network, weights_file
 
 
@@ -222,3 +224,14 @@ def test_identity_of_a_run_is_its_recipe_its_pictures_and_its_weights(tmp_path, 
 def test_last_layer_alone_needs_trained_weights(tmp_path):
     with pytest.raises(TrainingError, match=r"trains=head builds on trained weights, and there are none"):
         prepare(TrainingData(str(tmp_path)), replace(TINY, trains="head"))
+
+
+def test_first_model_is_served_while_training_goes_on_and_the_log_says_how(tmp_path, caplog):
+    caplog.set_level("INFO", "pupila")
+    values = {"weights": "bundled", "epochs": 0, "minutes": 60.0, "max_epochs": 1, "trains": "all"}
+    versions = []
+    job = TrainJob(TrainingData(str(write_photos(tmp_path / "my photos"))), replace(TINY, **values), tmp_path / "a run")
+    model = train(job, watch=lambda _: versions.append(Predictor.load(job.folder / "model.onnx").version)).model
+    said = next(line for line in caplog.messages if line.startswith("A first model is ready"))
+    assert said.endswith(f": pupila serve '{model}'") and len(set(versions)) == 1
+    assert Predictor.load(model).version not in versions

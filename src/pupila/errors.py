@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -133,3 +134,10 @@ def pip_install(*what: str) -> str:
     """Return the command that installs something where this Pupila is."""
     active = os.environ.get("VIRTUAL_ENV") == sys.prefix
     return shlex.join([*(["pip"] if active else [sys.executable, "-m", "pip"]), "install", *what])
+
+
+def serve_command(model: Path) -> str:
+    """Return the command that serves a model file: with this program's path where a shell does not find its name."""
+    started = sys.argv[0]
+    found = shutil.which("pupila") or Path(started).name != "pupila"
+    return shlex.join(["pupila" if found else started, "serve", str(model)])

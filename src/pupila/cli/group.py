@@ -8,8 +8,6 @@ import inspect
 import io
 import itertools
 import os
-import shlex
-import shutil
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -116,13 +114,6 @@ class RenamedOption(click.Option):
 def say(text: str) -> None:
     """Print a text in the reader's language."""
     click.echo(shown(text))
-
-
-def program() -> str:
-    """Return what to type to run this program here: its path, where a shell does not find `pupila` by its name."""
-    started = sys.argv[0]
-    found = shutil.which("pupila") or Path(started).name != "pupila"
-    return "pupila" if found else shlex.quote(started)
 
 
 def json_option(command: Command) -> Command:

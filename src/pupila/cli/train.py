@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -19,10 +18,10 @@ from pupila.cli.group import (
     examples,
     field_docs,
     json_option,
-    program,
     say,
     shipped_recipes,
 )
+from pupila.errors import serve_command
 from pupila.progress import shown
 
 if TYPE_CHECKING:
@@ -143,7 +142,7 @@ def _run(job: "TrainJob", workers: int, cluster: str | None) -> None:
     else:
         model = train_with_workers(job, workers) if workers > 1 else take_part(job)
     if model is not None:
-        say(f"Serve it with: {program()} serve {shlex.quote(str(model))}")
+        say(f"Serve it with: {serve_command(model)}")
 
 
 def _to_resume(runs: Path, name: str | None, data: str | None) -> "tuple[Path, Record]":

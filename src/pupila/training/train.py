@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from pupila.data.quality.class_balance import describe_classes
-from pupila.errors import TrainingError
+from pupila.errors import TrainingError, serve_command
 from pupila.evaluation.pages.report import ProgressPage, write_report
 from pupila.progress import quiet_log
 from pupila.recipe import Recipe
@@ -182,7 +182,7 @@ def _first_model(prepared: Prepared, head: Row, path: Path) -> float:
     network = copy.deepcopy(prepared.start.network).cpu().eval()
     fitted = Fitted(network, prepared.recipe.network_size, 0, [head], 0.0)
     _export(prepared, fitted, replace(prepared.recipe, export="float32"), path)
-    logger.info(f"{path}: can be served from now on, and is replaced when training ends")
+    logger.info(f"A first model is ready; a server takes over the finished one by itself: {serve_command(path)}")
     return time.monotonic() - begun
 
 
