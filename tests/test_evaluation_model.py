@@ -154,9 +154,11 @@ def test_exhibit_is_hot_where_the_answered_colour_is(predictor):
     picture = np.zeros((32, 32, 3), dtype=np.uint8)
     picture[:16, :16, 0] = 255
     one = Dataset(picture[None], np.array([2]), CLASSES)
-    shown = gallery.exhibits(predictor, one, one.labels, [0])[0]
-    change = np.abs(shown.overlay.astype(int) - shown.picture).sum(axis=2)
-    assert (shown.answer, shown.truth, shown.picture.shape) == (CLASSES[0], "blue", (96, 96, 3))
+    (shown,) = gallery.exhibits(predictor, one, one.labels, [0], {"picture 0": "file:///0"})
+    picture, overlay = shown.pictures
+    change = np.abs(overlay.astype(int) - picture).sum(axis=2)
+    assert shown.caption.startswith(f"blue → {CLASSES[0]}, ") and shown.link == "file:///0"
+    assert picture.shape == (96, 96, 3)
     assert change[:32, :32].min() > 50
     assert change[64:, 64:].max() == 0
 

@@ -155,7 +155,7 @@ def write_comparison(path: Path, found: Comparison) -> None:
     ]
     rows = [(c.category, f"{c.first:.3f}", f"{c.second:.3f}", f"{c.second - c.first:+.3f}") for c in found.classes]
     shown = [
-        ([picture], f"{c.first} → {c.second} (right: {c.truth}), {c.path}")
+        html.Figure([picture], f"{c.first} → {c.second} (right: {c.truth})", c.path)
         for c, picture in zip(found.changes, found.pictures, strict=False)
     ]
     caution = [html.warning(found.caution)] if found.caution else []

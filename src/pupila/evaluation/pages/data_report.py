@@ -122,7 +122,7 @@ def _twins_section(heading: str, twins: Sequence[Twins], inspection: Inspection)
         one, other = pair.first, pair.second
         classes = f"{one.category} ≠ {other.category}" if pair.disagree else one.category
         caption = f"{classes}, {one.part} / {other.part}, {_kind(pair)}"
-        shown.append(([_picture(one, inspection), _picture(other, inspection)], caption))
+        shown.append(html.Figure([_picture(one, inspection), _picture(other, inspection)], caption))
     rows = [(f"{t.first.part}: {t.first.name}", f"{t.second.part}: {t.second.name}", _kind(t)) for t in twins[:LISTED]]
     table = html.table(("one", "other", "likeness"), rows, texts=2)
     text = (
@@ -148,7 +148,7 @@ def _odd(inspection: Inspection) -> Iterator[str]:
         text = "They are used. A wrong ending or an unusual way to store colours often comes with other trouble."
         yield html.section("Files worth a look", text, html.table(("file", "what is odd"), odd[:LISTED], texts=2))
     if inspection.uniform:
-        shown = [([_picture(place, inspection)], f"{place.part}: {place.name}") for place in inspection.uniform]
+        shown = [html.Figure([_picture(place, inspection)], place.part, place.name) for place in inspection.uniform]
         text = f"Nearly of one colour: {len(shown):,}."
         yield html.section("Pictures that show nothing", text, html.pictures(shown[:SHOWN_UNIFORM], small=True))
 
@@ -187,7 +187,7 @@ def _grid(train: Dataset) -> Iterator[str]:
         rows = np.flatnonzero(train.labels == number)
         chosen = rows[np.linspace(0, len(rows) - 1, min(SHOWN_A_CLASS, len(rows))).astype(np.int64)]
         yield html.heading(name)
-        yield html.pictures([([train.images[row]], "") for row in chosen], small=True)
+        yield html.pictures([html.Figure([train.images[row]], "") for row in chosen], small=True)
     if len(train.classes) > SHOWN_CLASSES:
         yield html.paragraph(f"Not shown: {counted(len(train.classes) - SHOWN_CLASSES, 'more class')}.")
 
@@ -265,7 +265,7 @@ def _doubts(found: Mislabelled) -> Iterator[str]:
         (f"{found.agreement:.1%}", "agreement", "of cross-validated answers with the labels"),
     ]
     shown = [
-        ([picture], f"{doubt.label} → {doubt.suggested}? {doubt.score:.3f}, {doubt.path}")
+        html.Figure([picture], f"{doubt.label} → {doubt.suggested}? {doubt.score:.3f}", doubt.path)
         for doubt, picture in zip(found.doubts[:SHOWN_DOUBTS], found.pictures, strict=False)
     ]
     text = (

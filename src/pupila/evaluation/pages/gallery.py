@@ -1,37 +1,21 @@
 """Selects what a model gets wrong: the most confident mistakes, the most confused pairs, and where it looked."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from pupila import images
 from pupila.data import Dataset
 from pupila.evaluation.metrics import Floats, Int64
+from pupila.evaluation.pages.html import SIDE, Figure
 from pupila.images import Pixels
 from pupila.predictor import Predictor
-
-SIDE = 96
-"""Pixels a side of what is shown: three times a CIFAR picture."""
 
 HEAT = np.asarray([(0, 0, 30), (80, 20, 120), (200, 50, 80), (250, 150, 40), (255, 250, 170)], dtype=np.float64)
 """Colours of a map from 0 to 1, in equal steps."""
 
 HEAT_OPACITY = 0.6
 """Of the hottest place: the picture stays visible beneath."""
-
-
-@dataclass(frozen=True, eq=False)
-class Exhibit:
-    """One picture that was answered wrongly, and the same with the activation map of the answered class over it."""
-
-    name: str
-    """The picture's path within the data set, or its number there."""
-    picture: Pixels
-    overlay: Pixels
-    truth: str
-    answer: str
-    confidence: float
 
 
 def confident_mistakes(probabilities: Floats, labels: Int64, most: int, classes: tuple[int, ...] = ()) -> Int64:
@@ -56,23 +40,22 @@ def confused_pairs(confusion: Int64, most: int) -> list[tuple[int, int]]:
     return [(int(first), int(second)) for first, second in pairs if both_ways[first, second]]
 
 
-def exhibits(predictor: Predictor, dataset: Dataset, labels: Int64, indices: Sequence[int] | Int64) -> list[Exhibit]:
-    """Prepare the pictures at these indices to be shown; `labels` are in the model's order of classes."""
+def exhibits(
+    predictor: Predictor, dataset: Dataset, labels: Int64, indices: Sequence[int] | Int64, links: Mapping[str, str]
+) -> list[Figure]:
+    """Return the pictures at these indices, each beside the activation map of the answered class over it.
+
+    `labels` are in the model's order of classes. links: the address of a picture's file, by the picture's name.
+    """
     if not len(indices):
         return []
-    chosen = dataset.images[np.asarray(indices)]
-    outputs = predictor.outputs(chosen)
-    probabilities = predictor.probabilities(outputs.logits)
-    names = predictor.manifest.classes
-    shown = []
-    for place, index in enumerate(indices):
-        answer = int(probabilities[place].argmax())
-        picture = enlarge(chosen[place])
-        overlay = overlaid(picture, outputs.cam[place, answer])
-        truth = names[int(labels[index])]
-        confidence = float(probabilities[place, answer])
+    outputs = predictor.outputs(dataset.images[np.asarray(indices)])
+    names, shown = predictor.manifest.classes, []
+    for index, chances, maps in zip(indices, predictor.probabilities(outputs.logits), outputs.cam, strict=True):
+        answer, picture = int(chances.argmax()), enlarge(dataset.images[index])
         name = dataset.names[int(index)] if dataset.names else f"picture {index}"
-        shown.append(Exhibit(name, picture, overlay, truth, names[answer], confidence))
+        caption = f"{names[int(labels[index])]} → {names[answer]}, {chances[answer]:.0%}"
+        shown.append(Figure([picture, overlaid(picture, maps[answer])], caption, name, links.get(name, "")))
     return shown
 
 

@@ -4,17 +4,19 @@ Every text that comes from a user passes through `escape`; nothing else enters t
 """
 
 import base64
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
 from pupila import images
 from pupila._files import write_file
 from pupila._language import cell, language, translated
 from pupila.errors import DataError
-from pupila.evaluation.pages.gallery import SIDE, Exhibit
 from pupila.images import Pixels
 
+SIDE = 96
+"""Pixels a side of a picture: three times a CIFAR picture."""
 # The policy makes the browser enforce that nothing is fetched and no script runs, whatever a class is called.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
@@ -35,7 +37,6 @@ p, figcaption { color: var(--soft); } p { max-width: 46rem; }
 .plot { margin-top: .75rem; overflow: auto; } .plot img { border-radius: 8px; max-width: 100%; }
 .plot.large img { max-width: none; }
 .gallery { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; width: 200px; }
-figure .pair { display: flex; gap: 8px; }
 figure img { border-radius: 4px; height: 96px; image-rendering: pixelated; width: 96px; }
 figure img { outline: 1px solid var(--line); }
 .small { gap: .25rem; } .small figure { width: 96px; }
@@ -107,23 +108,18 @@ def warning(text: str) -> str:
     return f'<p class="warning">{_shown(text)}</p>\n'
 
 
-def gallery(exhibits: Sequence[Exhibit], links: Mapping[str, str] | None = None) -> str:
-    """Return the pictures, each beside its activation map, with what is true and what was answered below.
+class Figure(NamedTuple):
+    """Pictures side by side, a plain caption below, and perhaps the name of one and the address of its file."""
 
-    links: the address of a picture's file, by the picture's name.
-    """
-    figures = (_figure(exhibit, (links or {}).get(exhibit.name)) for exhibit in exhibits)
-    return f'<div class="gallery">\n{"".join(figures)}</div>\n'
+    pictures: Sequence[Pixels]
+    caption: str
+    name: str = ""
+    link: str = ""
 
 
-def pictures(figures: Sequence[tuple[Sequence[Pixels], str]], small: bool = False) -> str:
-    """Return pictures side by side with a plain caption below, one figure each; small ones stand close together."""
-    shown = "".join(
-        f"<figure>{' '.join(_image(images.encode_png(_reduced(picture)), caption) for picture in shown)}"
-        f"<figcaption>{_shown(caption)}</figcaption></figure>\n"
-        for shown, caption in figures
-    )
-    return f'<div class="gallery{" small" if small else ""}">\n{shown}</div>\n'
+def pictures(figures: Sequence[Figure], small: bool = False) -> str:
+    """Return the figures; small ones stand close together."""
+    return f'<div class="gallery{" small" if small else ""}">\n{"".join(map(_figure, figures))}</div>\n'
 
 
 def _reduced(picture: Pixels) -> Pixels:
@@ -158,15 +154,12 @@ def _cells(kind: str, row: Sequence[str], texts: int) -> Iterator[str]:
         yield f"<{kind}{side}>{escape(shown)}</{kind}>"
 
 
-def _figure(exhibit: Exhibit, link: str | None) -> str:
-    caption = f"{exhibit.truth} → {exhibit.answer}, {exhibit.confidence:.0%}"
-    name = escape(exhibit.name)
-    named = f'<a href="{escape(link)}">{name}</a>' if link else name
-    return (
-        f'<figure><div class="pair">{_image(images.encode_png(exhibit.picture), f"{exhibit.name}: {exhibit.truth}")}'
-        f"{_image(images.encode_png(exhibit.overlay), f'where the model saw {exhibit.answer}')}</div>"
-        f"<figcaption>{escape(caption)}<br>{named}</figcaption></figure>\n"
-    )
+def _figure(figure: Figure) -> str:
+    shown = " ".join(_image(images.encode_png(_reduced(picture)), figure.caption) for picture in figure.pictures)
+    name = escape(figure.name)
+    named = f'<a href="{escape(figure.link)}">{name}</a>' if figure.link else name
+    below = f"{_shown(figure.caption)}<br>{named}" if named else _shown(figure.caption)
+    return f"<figure>{shown}<figcaption>{below}</figcaption></figure>\n"
 
 
 def _image(png: bytes, description: str) -> str:

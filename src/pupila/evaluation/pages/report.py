@@ -196,13 +196,17 @@ def _confusion(folder: Path, subject: Subject) -> str:
 
 
 def _mistakes(subject: Subject, indices: Int64) -> str:
-    shown = gallery.exhibits(subject.predictor, subject.dataset, subject.evaluation.labels, indices)
+    shown = _exhibits(subject, indices)
     text = (
         "Truth → answer, with its confidence. Beside each picture: where the model saw what it answered. "
         "A wrong label is often found here."
     )
-    pictures = html.gallery(shown, subject.links)
-    return html.section("Most confident mistakes", text if shown else "There is no mistake.", pictures)
+    return html.section("Most confident mistakes", text if shown else "There is no mistake.", html.pictures(shown))
+
+
+def _exhibits(subject: Subject, indices: Int64) -> list[html.Figure]:
+    labels = subject.evaluation.labels
+    return gallery.exhibits(subject.predictor, subject.dataset, labels, indices, subject.links)
 
 
 def _pairs(subject: Subject, shown_before: Int64) -> str:
@@ -215,7 +219,6 @@ def _pairs(subject: Subject, shown_before: Int64) -> str:
         most = MISTAKES_A_PAIR + len(shown_before)
         indices = gallery.confident_mistakes(subject.probabilities, subject.evaluation.labels, most, pair)
         indices = indices[~np.isin(indices, shown_before)][:MISTAKES_A_PAIR]
-        shown = gallery.exhibits(subject.predictor, subject.dataset, subject.evaluation.labels, indices)
-        parts += [html.heading(counts), html.gallery(shown, subject.links)]
+        parts += [html.heading(counts), html.pictures(_exhibits(subject, indices))]
     text = "Classes taken for each other, the most frequent first." if parts else "No two classes are confused."
     return html.section("Most confused pairs", text, *parts)
