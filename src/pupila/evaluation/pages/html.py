@@ -6,6 +6,7 @@ Every text that comes from a user passes through `escape`; nothing else enters t
 import base64
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
+from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,40 +21,7 @@ SIDE = 96
 # The policy makes the browser enforce that nothing is fetched and no script runs, whatever a class is called.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
-STYLE = """
-:root { color-scheme: light dark; --paper: #fff; --ink: #1d2127; --soft: #667; --line: #dde; --card: #f6f7f9; }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #15181c; --ink: #e6e8eb; --soft: #9aa3ad; --line: #2d333b; --card: #1e2329; }
-  .plot img { filter: invert(.88) hue-rotate(180deg); }
-}
-body { background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; margin: 0 auto;
-  max-width: 62rem; padding: 1.5rem; }
-h1 { font-size: 1.7rem; margin: 0; } h2 { font-size: 1.2rem; margin: 2.5rem 0 .75rem; } h3 { font-size: 1rem; }
-p, figcaption { color: var(--soft); } p { max-width: 46rem; }
-.numbers { display: grid; gap: .75rem; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); }
-.number { background: var(--card); border-radius: 8px; padding: .75rem 1rem; }
-.number b { display: block; font-size: 1.45rem; font-variant-numeric: tabular-nums; }
-.number small { color: var(--soft); }
-.plot { margin-top: .75rem; overflow: auto; } .plot img { border-radius: 8px; max-width: 100%; }
-.plot.large img { max-width: none; }
-.gallery { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; width: 200px; }
-figure img { border-radius: 4px; height: 96px; image-rendering: pixelated; width: 96px; }
-figure img { outline: 1px solid var(--line); }
-.small { gap: .25rem; } .small figure { width: 96px; }
-figcaption { font-size: .8rem; line-height: 1.35; overflow-wrap: anywhere; }
-.table { margin: .75rem 0; max-height: 36rem; overflow: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid var(--line); padding: .25rem .9rem; text-align: right; }
-th:first-child, td:first-child { padding-left: 0; }
-th.text, td.text { min-width: 6rem; overflow-wrap: anywhere; text-align: left; }
-a { color: inherit; } summary { cursor: pointer; margin: .75rem 0; }
-.warning { border-left: 4px solid #d08700; padding-left: .75rem; }
-@media (max-width: 30rem) {
-  body { padding: 1rem; } .numbers { grid-template-columns: repeat(2, 1fr); }
-  .plot img { max-width: none; width: 36rem; }
-  th, td { font-size: .85rem; padding: .25rem .45rem; } th.text, td.text { min-width: 4rem; }
-}
-"""
+STYLE = (resources.files("pupila.evaluation.pages") / "report.css").read_text(encoding="utf-8")
 
 
 def write_page(
@@ -68,7 +36,7 @@ def write_page(
         f'<!doctype html>\n<html lang="{language()}">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{escape(POLICY)}">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"{reload}<title>{_shown(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"{reload}<title>{_shown(title)}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n"
         f"<h1>{_shown(title)}</h1>\n<p>{_shown(subtitle)}</p>\n{''.join(sections)}</body>\n</html>\n"
     )
     try:
