@@ -18,7 +18,7 @@ from process_kit import ended, printed, started, wait_for
 from pupila.batch import predict_all
 from pupila.manifest import METADATA_KEY, UNSEALED, Manifest, sealed
 from pupila.models import bundled_model
-from pupila.predictor import Predictor, predict_files
+from pupila.predictor import Predictor
 
 pytest.importorskip("ray")
 parquet: Any = pytest.importorskip("pyarrow.parquet")
@@ -124,7 +124,7 @@ def test_killed_processes_and_a_new_model_under_load_fail_no_request(
 ) -> None:
     first, second = bundled_model(), renamed(bundled_model(), tmp_path / "second.onnx")
     photo = sorted(photos.rglob("*.*"))[0]
-    ((_, expected),) = predict_files(Predictor.load(first), [photo])
+    expected = Predictor.load(first).predict(photo)
     port, other = free_ports(2)
     node = cluster.add(num_cpus=1)
     try:

@@ -6,7 +6,7 @@ A Predictor may be called from several threads at once.
 import base64
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, overload
@@ -267,18 +267,3 @@ def heat_map(cam: Floats) -> tuple[tuple[float, ...], ...]:
     low, high = float(cam.min()), float(cam.max())
     scaled = (cam - low) / (high - low) if high > low else np.zeros_like(cam)
     return tuple(tuple(round(float(value), 3) for value in row) for row in scaled)
-
-
-def predict_files(
-    predictor: Predictor, paths: Sequence[Path], top: int = 1
-) -> Iterator[tuple[Path, Prediction | ImageError]]:
-    """Yield each path with its prediction, or with the reason why the picture could not be read."""
-    for path in paths:
-        try:
-            pixels = predictor.decode(path)
-        except ImageError as error:
-            yield path, error
-        except OSError as error:
-            yield path, ImageError.unreadable(error)
-        else:
-            yield path, predictor.interpret(predictor.scores(pixels[np.newaxis]), top)[0]

@@ -1,7 +1,6 @@
 """`pupila predict`."""
 
 import functools
-import itertools
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -109,15 +108,12 @@ def _predictor_of(cluster: str | None) -> "Callable[..., Summary]":
 def _print_answers(model: Path, paths: Sequence[Path], top: int, as_json: bool) -> bool:
     """Print a line a picture, and return whether one could not be read."""
     from pupila.batch import files_below
-    from pupila.predictor import Predictor, predict_files
+    from pupila.predictor import Predictor
     from pupila.progress import printable
 
     failed, predictor = False, Predictor.load(model)
-    files = files_below([path for path in paths if path != STANDARD_INPUT])
-    found = predict_files(predictor, files, top)
-    if STANDARD_INPUT in paths:
-        found = itertools.chain([(STANDARD_INPUT, _answer_standard_input(predictor, top))], found)
-    for path, answer in found:
+    for path in files_below(paths):
+        answer = _answer(predictor, path, top)
         failed |= isinstance(answer, PupilaError)
         click.echo(_answer_json(path, answer) if as_json else shown(printable(_answer_text(path, answer))))
     return failed
@@ -137,14 +133,18 @@ def _model_and_paths(arguments: Sequence[Path | str]) -> tuple[Path, Sequence[Pa
     return bundled_model(), arguments
 
 
-def _answer_standard_input(predictor: "Predictor", top: int) -> "Prediction | ImageError":
+def _answer(predictor: "Predictor", path: Path, top: int) -> "Prediction | ImageError":
+    from pupila import images
     from pupila.errors import ImageError
-    from pupila.images import DEFAULT_LIMITS
 
     try:
-        return predictor.predict(sys.stdin.buffer.read(DEFAULT_LIMITS.max_bytes + 1), top)
+        is_piped = path == STANDARD_INPUT
+        data = sys.stdin.buffer.read(images.DEFAULT_LIMITS.max_bytes + 1) if is_piped else images.read(path)
+        return predictor.predict(data, top)
     except ImageError as error:
         return error
+    except OSError as error:
+        return ImageError.unreadable(error)
 
 
 def _say_nothing(_: str) -> None:
