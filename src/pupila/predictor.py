@@ -7,7 +7,7 @@ import base64
 import hashlib
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, overload
 
@@ -209,13 +209,10 @@ class Predictor:
         if not explain:
             return self.interpret(self.scores(batch), top)
         outputs = self.outputs(batch)
-        return [
-            replace(found, explanation=heat_map(cam[found.category_index]))
-            for found, cam in zip(self.interpret(outputs.scores, top), outputs.cam, strict=True)
-        ]
+        return self.interpret(outputs.scores, top, outputs.cam)
 
-    def interpret(self, scores: Floats, top: int = 1) -> list[Prediction]:
-        """Turn scores [N, K + 1], see scores(), into N predictions."""
+    def interpret(self, scores: Floats, top: int = 1, cams: Iterable[Floats] | None = None) -> list[Prediction]:
+        """Turn scores [N, K + 1], see scores(), into N predictions, with explanations if there are activation maps."""
         if scores.shape[1] != len(self.manifest.classes) + 1:
             raise ValueError(f"Expected scores [N, {len(self.manifest.classes) + 1}], got {list(scores.shape)}.")
         threshold = self.manifest.unknown_threshold
@@ -226,9 +223,12 @@ class Predictor:
         else:
             order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
         classes = self.manifest.classes
+        explained: Sequence[tuple[tuple[float, ...], ...] | None] = [None] * len(scores)
+        if cams is not None:
+            explained = [heat_map(cam[best]) for cam, best in zip(cams, order[:, 0], strict=True)]
         return [
-            Prediction(tuple(Choice(classes[i], i, float(row[i])) for i in best), u)
-            for row, best, u in zip(probabilities, order.tolist(), unknown.tolist(), strict=True)
+            Prediction(tuple(Choice(classes[i], i, float(row[i])) for i in best), u, heat)
+            for row, best, u, heat in zip(probabilities, order.tolist(), unknown.tolist(), explained, strict=True)
         ]
 
     def _judge(self, logits: Floats) -> tuple[Floats, Floats]:

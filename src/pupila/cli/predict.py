@@ -87,7 +87,7 @@ def predict(
     else:
         sorting = None if sort_into is None else Sorting(sort_into, link, min_confidence, applies)
         job = functools.partial(_predictor_of(cluster), model, paths, out, top=top, kaggle_format=kaggle, excel=excel)
-        summary = job(sorting=sorting, say=_say_nothing if as_json else say)
+        summary = job(sorting=sorting, say=(lambda _: None) if as_json else say)
         click.echo(json.dumps(summary.to_json()) if as_json else shown(summary.to_text()))
         failed = bool(summary.failed)
     if failed:
@@ -145,10 +145,6 @@ def _answer(predictor: "Predictor", path: Path, top: int) -> "Prediction | Image
         return error
     except OSError as error:
         return ImageError.unreadable(error)
-
-
-def _say_nothing(_: str) -> None:
-    """Takes the place of printing where JSON is wanted."""
 
 
 def _answer_text(path: Path, answer: Any) -> str:

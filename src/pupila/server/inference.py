@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import NamedTuple, TypeVar
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from pupila import images
 from pupila.errors import ImageError
 from pupila.prediction import Prediction
-from pupila.predictor import Floats, Predictor, heat_map
+from pupila.predictor import Floats, Predictor
 from pupila.server.api.errors import BadPart, DeadlineError, QueueFullError, RequestError
 from pupila.server.api.multipart import Part
 from pupila.server.api.request_context import RequestContext
@@ -369,8 +369,5 @@ def interpret(predictor: Predictor, rows: Sequence[PictureOutputs], top: int) ->
     """Turn the graph's outputs into answers."""
     if not rows:
         return []
-    predictions = predictor.interpret(np.array([row.scores for row in rows]), top)
-    return [
-        found if row.cam is None else replace(found, explanation=heat_map(row.cam[found.category_index]))
-        for found, row in zip(predictions, rows, strict=True)
-    ]
+    cams = [row.cam for row in rows if row.cam is not None]
+    return predictor.interpret(np.array([row.scores for row in rows]), top, cams or None)

@@ -8,21 +8,20 @@ named by its hash, and `history.json`, which says in what order. Activating one 
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from pupila._files import Stamp, replacing, stamp_of, write_file
+from pupila._files import Stamp, locked, replacing, stamp_of, write_file
 from pupila.errors import ModelError, PupilaError
 from pupila.model_file.reader import MAX_BYTES
 from pupila.predictor import Predictor
@@ -208,7 +207,7 @@ def remember(model: Path, version: str, name: str, data: bytes) -> Path:
     """Keep a version that was accepted, and note it as the latest; several processes may do so at once."""
     folder(model).mkdir(exist_ok=True)
     path = kept(model, version)
-    with locked(model):
+    with locked(folder(model) / ".lock"):
         if not path.exists():
             write_file(path, data)
         entries = [entry for entry in read(model) if entry["version"] != version]
@@ -247,11 +246,3 @@ def read(model: Path) -> list[dict[str, Any]]:
         entries: list[dict[str, Any]] = json.loads((folder(model) / "history.json").read_text())
         return entries
     return []
-
-
-@contextlib.contextmanager
-def locked(model: Path) -> Iterator[None]:
-    """Hold the lock of a model's history; it ends with the process that holds it."""
-    with (folder(model) / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

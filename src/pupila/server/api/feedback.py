@@ -11,7 +11,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl
 
 from flask import Blueprint, Response, request
 
@@ -20,6 +19,7 @@ from pupila.feedback import Kept, Store
 from pupila.server.api.auth import ApiKey
 from pupila.server.api.errors import RequestError
 from pupila.server.api.feedback_writer import Collector
+from pupila.server.api.multipart import parse_query
 from pupila.server.api.request_context import app_state, context_of, json_response, read_body
 from pupila.server.observability.request_log import REQUEST_ID
 
@@ -224,11 +224,8 @@ def number_unknown(number: int) -> RequestError:
 
 def read_listing(query: str) -> tuple[str, int, int]:
     """Return what to list, how many and from where on; raises RequestError."""
-    given = dict(parse_qsl(query, keep_blank_values=True)) if query.count("&") < 20 else {"&": ""}
-    allowed = {"show": "uncertain", "limit": "50", "offset": "0"}
-    for name in given.keys() - allowed.keys():
-        raise RequestError(400, "query_invalid", f"Unknown query parameter {name[:40]!r}. Use {', '.join(allowed)}.")
-    chosen = {**allowed, **given}
+    defaults = {"show": "uncertain", "limit": "50", "offset": "0"}
+    chosen = {**defaults, **parse_query(query, defaults)}
     if chosen["show"] not in ("uncertain", "corrected"):
         raise RequestError(400, "query_invalid", "show is either uncertain or corrected.")
     limit, offset = (whole_number(chosen[name], 9) for name in ("limit", "offset"))

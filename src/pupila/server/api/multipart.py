@@ -39,11 +39,7 @@ class Query:
         """Read a query string, and what the body gives beside it; raises RequestError for an unknown name or value."""
         if not text and not fields:
             return DEFAULT
-        given = dict(parse_qsl(text, keep_blank_values=True, max_num_fields=20) if text.count("&") < 20 else {"&": ""})
-        for name in given.keys() - ALLOWED.keys():
-            hint = did_you_mean(name, ALLOWED, f"Use {', '.join(map(repr, ALLOWED))}.", cutoff=0.5)
-            raise RequestError(400, "query_invalid", f"Unknown query parameter {name[:40]!r}. {hint}")
-        given = {**fields, **given}
+        given = {**fields, **parse_query(text, ALLOWED)}
         top = whole_number(given.get("top", "1"), 5)
         explain, on_error = given.get("explain", "0"), given.get("on_error", "fail")
         right = {"top": bool(top), "explain": explain in ("0", "1"), "on_error": on_error in ("fail", "partial")}
@@ -54,6 +50,15 @@ class Query:
 
 
 DEFAULT = Query()
+
+
+def parse_query(text: str, allowed: Iterable[str]) -> dict[str, str]:
+    """Return the parameters of a query string; raises RequestError for one that is not allowed."""
+    given = dict(parse_qsl(text, keep_blank_values=True)) if text.count("&") < 20 else {"&": ""}
+    for name in given.keys() - set(allowed):
+        hint = did_you_mean(name, allowed, f"Use {', '.join(map(repr, allowed))}.", cutoff=0.5)
+        raise RequestError(400, "query_invalid", f"Unknown query parameter {name[:40]!r}. {hint}")
+    return given
 
 
 PART_NAME = "file"

@@ -178,9 +178,8 @@ def files_of(entry: dict[str, Any], binary: bytes, count: int) -> list[bytes]:
     found: list[bytes] = []
     if "data" in entry:
         given = entry["data"] if isinstance(entry["data"], list) else []
-        check_count(len(given), count)
         try:
-            found = [bodies.from_base64(text) for text in given]
+            found = [bodies.from_base64(text) for text in given[: count + 1]]
         except bodies.Base64Error as error:
             raise bad(f"of the input's data: {str(error).rstrip('.')}") from error
     else:
@@ -191,14 +190,9 @@ def files_of(entry: dict[str, Any], binary: bytes, count: int) -> list[bytes]:
                 break
             found.append(binary[at + 4 : at + 4 + length])
             at += 4 + length
-    check_count(len(found), count)
+    if len(found) != count:
+        raise bad(f"{count} files were announced by the shape, and {len(found)} could be read")
     return found
-
-
-def check_count(found: int, announced: int) -> None:
-    """Raise RequestError if there are not as many files as announced."""
-    if found != announced:
-        raise bad(f"{announced} files were announced by the shape, and {found} could be read")
 
 
 def pixels_of(tensor: tuple[str, Tensor], predictor: Predictor, context: RequestContext) -> list[images.Pixels]:

@@ -86,13 +86,6 @@ class RequestContext:
             found[stage] = found.get(stage, 0.0) + over - begun
         return found
 
-    def begin_stages(self) -> None:
-        """Start the stopwatch; under our own transport two stages are over: the upload, and waiting for a thread."""
-        self.last = time.monotonic() if self.started is None else self.started
-        if self.started is not None:
-            self.end_stage("upload", self.arrived)
-            self.end_stage("wait")
-
     def end_stage(self, stage: str, at: float | None = None) -> None:
         """Note that a stage is over, now or at a time that is past."""
         at = time.monotonic() if at is None else at
@@ -148,9 +141,15 @@ def request_id_of(environ: dict[str, Any], request_log: RequestLog) -> str:
 
 
 def begin_inference(environ: dict[str, Any], state: AppState) -> tuple[RequestContext, bytes]:
-    """Start the stopwatch of a request with pictures, and return its context and body."""
+    """Start the stopwatch of a request with pictures, and return its context and body.
+
+    Under our own transport two stages are over: the upload, and waiting for a thread.
+    """
     context = context_of(environ)
-    context.begin_stages()
+    context.last = time.monotonic() if context.started is None else context.started
+    if context.started is not None:
+        context.end_stage("upload", context.arrived)
+        context.end_stage("wait")
     return context, read_body(environ, state.settings)
 
 

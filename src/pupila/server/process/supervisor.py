@@ -256,7 +256,7 @@ class Supervisor:
 
     def start_missing(self) -> None:
         """Start workers: one that leaves, retires or seems to hang is replaced before it is gone, if a row is free."""
-        free = sorted(self.free_rows())
+        free = sorted(set(range(self.scoreboard.rows)) - {worker.slot for worker in self.workers.values()})
         missing = self.wanted - len(self.lasting())
         for slot in free[: max(missing, 0)]:
             if time.monotonic() < self.next_start or not self.start(slot):
@@ -367,10 +367,6 @@ class Supervisor:
         """End the server for this reason if there has been no worker for long, or never one and `first` is enough."""
         if (first and self.ready_at is None) or time.monotonic() - (self.ready_at or self.begun) > GIVE_UP:
             self.failure = reason
-
-    def free_rows(self) -> set[int]:
-        """Return the rows of the scoreboard that no worker has."""
-        return set(range(self.scoreboard.rows)) - {worker.slot for worker in self.workers.values()}
 
     def stop(self, at_once: bool) -> None:
         """Drain the workers (graceful shutdown), but end at once at a second Ctrl-C, or if asked to."""

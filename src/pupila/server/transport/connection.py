@@ -3,7 +3,6 @@
 import contextlib
 import selectors
 import socket
-import ssl
 import threading
 import time
 from dataclasses import InitVar, dataclass, field
@@ -96,12 +95,6 @@ class Connection:
         self.address = self.peer
         self.taken = self.since
         self.expires = self.since + idle
-
-    def encrypt(self, context: ssl.SSLContext, idle: float) -> None:
-        """Speak TLS from here on. A client that does not end the handshake in time is closed like an idle one."""
-        self.scheme = "https"
-        self.sock = TlsSocket(self.sock, context)
-        self.expires = time.monotonic() + min(HANDSHAKE, idle)
 
     def begin(self, now: float, deadline: float) -> None:
         """Start the clock of the request whose first bytes are in the buffer."""
@@ -287,7 +280,9 @@ class ConnectionTable:
         connection = Connection(sock, peer, time.monotonic(), self.idle, self.max_body, self.proxies)
         try:
             if self.certificate is not None:
-                connection.encrypt(self.certificate.current(), self.idle)
+                connection.scheme = "https"
+                connection.sock = TlsSocket(sock, self.certificate.current())
+                connection.expires = time.monotonic() + min(HANDSHAKE, self.idle)  # a slow handshake is an idle one
         except OSError:  # the client is gone
             return
         self.open[connection.fd] = connection
