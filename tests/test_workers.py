@@ -36,11 +36,11 @@ def pack(items: list[str]) -> bytes:
     return " ".join(items).encode()
 
 
-@pytest.fixture(params=[1, 2])
-def pool(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[WorkerPool]:
+@pytest.fixture
+def pool(tmp_path: Path) -> Iterator[WorkerPool]:
     (tmp_path / "program.py").write_text(PROGRAM)
     before = children_of(os.getpid())
-    with WorkerPool([Worker([str(tmp_path / "program.py")]) for _ in range(2)], request.param) as workers:
+    with WorkerPool([Worker([str(tmp_path / "program.py")]) for _ in range(2)]) as workers:
         yield workers
     assert children_of(os.getpid()) == before
 

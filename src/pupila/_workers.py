@@ -23,7 +23,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from queue import SimpleQueue
-from threading import Lock
 from types import TracebackType
 from typing import IO, Self, TypeVar
 
@@ -58,7 +57,6 @@ class Worker:
         """arguments: of the Python interpreter, for a program that calls serve(). shared: descriptors it may use."""
         self._arguments, self._shared = arguments, shared
         self._killed = False
-        self._sending, self._receiving = Lock(), Lock()
         self._process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -69,44 +67,22 @@ class Worker:
         return subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, pass_fds=self._shared)
 
     def ask(self, job: bytes) -> bytes:
-        """Return the answer; the next job can be sent meanwhile. Raises DiedError or RefusedError."""
-        with self._sending:
-            process, sent = self._send(job)
-            self._receiving.acquire()  # while nobody else can send: answers come in the order of the jobs
-        try:
-            return self._receive(process, sent)
-        finally:
-            self._receiving.release()
-
-    def ask_alone(self, job: bytes) -> bytes:
-        """Return the answer to the only job under way, so that it is this one if the process dies."""
-        with self._sending, self._receiving:
-            return self._receive(*self._send(job))
-
-    def _send(self, job: bytes) -> tuple[subprocess.Popen[bytes], bool]:
-        process = self._process
-        try:
-            assert process.stdin is not None  # noqa: S101 - for the type checker
+        """Return the answer; one thread at a time. Raises DiedError or RefusedError."""
+        process, answer = self._process, b""
+        assert process.stdin is not None and process.stdout is not None  # noqa: S101 - for the type checker
+        with suppress(OSError, ValueError):  # it has died
             _write(process.stdin, job)
-        except (OSError, ValueError):  # ValueError: its pipe is closed, since it died under the job before
-            return process, False
-        return process, True
-
-    def _receive(self, process: subprocess.Popen[bytes], sent: bool) -> bytes:
-        answer = b""
-        with suppress(OSError, ValueError):
-            assert process.stdout is not None  # noqa: S101 - for the type checker
-            answer = _read(process.stdout) if sent else b""
+            answer = _read(process.stdout)
         if answer.startswith(REFUSED):
             raise RefusedError(answer[1:].decode())
         if answer:
             return answer[1:]
-        if process is self._process:
-            process.kill()
-            process.communicate()
-            if not self._killed:
-                self._process = self._start()
-        raise _ClosedError if self._killed else DiedError
+        process.kill()
+        process.communicate()
+        if self._killed:
+            raise _ClosedError
+        self._process = self._start()
+        raise DiedError
 
     def kill(self) -> None:
         """End the process at once, and start no other."""
@@ -119,15 +95,14 @@ class Worker:
 
 
 class WorkerPool:
-    """Child processes, asked by threads."""
+    """Child processes, asked by two threads each: one packs the next job while the other waits for an answer."""
 
-    def __init__(self, workers: Sequence[Worker], under_way: int = 1) -> None:
-        """under_way: jobs that a process has at once, 1 or 2; an answer must fit into a pipe (64 KiB) if it is 2."""
+    def __init__(self, workers: Sequence[Worker]) -> None:
         self._workers = workers
         self._idle: SimpleQueue[Worker] = SimpleQueue()
-        for worker in [*workers] * under_way:
+        for worker in workers:
             self._idle.put(worker)
-        self._threads = ThreadPoolExecutor(len(workers) * under_way, "workers")
+        self._threads = ThreadPoolExecutor(2 * len(workers), "workers")
 
     def __enter__(self) -> Self:
         return self
@@ -161,9 +136,9 @@ class WorkerPool:
             yield done, lines.result()
 
     def _answer(self, job: list[Item], pack: Callable[[list[Item]], bytes], lost: bytes) -> bytes:
-        worker = self._idle.get()
+        message, worker = pack(job), self._idle.get()
         try:
-            return worker.ask(pack(job))
+            return worker.ask(message)
         except DiedError:
             return b"".join(_answer_alone(worker, pack([item]), lost) for item in job)
         finally:
@@ -173,7 +148,7 @@ class WorkerPool:
 def _answer_alone(worker: Worker, job: bytes, lost: bytes) -> bytes:
     for _ in range(2):
         try:
-            return worker.ask_alone(job)
+            return worker.ask(job)
         except DiedError:
             continue
     return lost

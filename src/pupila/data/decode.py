@@ -99,7 +99,7 @@ def _decoded(
 
     # As a file and no module, since that would import all of pupila.data: half of the time that a start takes.
     workers = [Worker([decode_worker.__file__, str(memory)], (memory,)) for _ in range(count)]
-    with WorkerPool(workers, under_way=2) as pool:
+    with WorkerPool(workers) as pool:
         for rows, lines in pool.map(_jobs(sources), packed, LOST):
             yield rows, [str(json.loads(line)) for line in lines.splitlines()]
 
