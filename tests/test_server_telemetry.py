@@ -83,6 +83,20 @@ def test_access_log_has_one_line_of_json_for_every_answer(server: Running, tmp_p
     assert line["ms"] >= sum(line["stages_ms"].values()) - 1
 
 
+def test_a_rotated_access_log_begins_anew_under_its_name(server: Running, tmp_path: Path) -> None:
+    log = tmp_path / "access.jsonl"
+
+    def lines() -> int:
+        server.predict(picture())
+        return len(log.read_text().splitlines()) if log.exists() else 0
+
+    assert lines() > 0
+    log.rename(tmp_path / "access.jsonl.1")
+    before = len((tmp_path / "access.jsonl.1").read_text().splitlines())
+    wait_until(lambda: lines() > 3)
+    assert len((tmp_path / "access.jsonl.1").read_text().splitlines()) >= before
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 def test_access_log_on_a_full_disk_costs_lines_and_no_answers(tmp_path: Path) -> None:
     settings = {"port": 0, "workers": 1, "access_log": "/dev/full"}

@@ -180,7 +180,9 @@ class RequestLog:
         self.telemetry = telemetry
         self.tracer = tracer
         """Makes spans of the requests; None where nobody traces."""
+        self._file = file
         self._log = None if file is None else opened(file)
+        self._looked = time.monotonic()
         self._full = False
         """The log could not be written the last time."""
 
@@ -212,7 +214,7 @@ class RequestLog:
             "pictures": len(context.confidences),
             "model": context.model,
         }
-        self._write((json.dumps(line, separators=(",", ":")) + "\n").encode())
+        self._write(self._log, (json.dumps(line, separators=(",", ":")) + "\n").encode())
 
     def _trace(self, tracer: Tracer, context: "RequestContext", *answered: Any) -> None:
         """Make spans; what goes wrong there must not cost the answer."""
@@ -221,15 +223,28 @@ class RequestLog:
         except Exception:
             log.exception("a request could not be traced")
 
-    def _write(self, line: bytes) -> None:
+    def _write(self, descriptor: int, line: bytes) -> None:
         """Write a line; a full disk costs the line, and is said once, but must not cost the answer."""
         try:
-            os.write(self._log or -1, line)
+            self._follow(descriptor)
+            os.write(descriptor, line)
             self._full = False
         except OSError as error:
             if not self._full:
                 log.error("the access log cannot be written (%s): lines are lost until it can be", error.strerror)
             self._full = True
+
+    def _follow(self, descriptor: int) -> None:
+        """Once a second: if the file has been moved, as by logrotate, begin a new one under its name."""
+        if self._file is None or self._file == STDOUT or time.monotonic() - self._looked < 1:
+            return
+        self._looked = time.monotonic()
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(self._file), os.fstat(descriptor)):
+                return
+        fresh = opened(self._file)
+        os.dup2(fresh, descriptor, inheritable=False)  # another thread's line gets into the one file or the other
+        os.close(fresh)
 
     def close(self) -> None:
         """Hand on what has not been sent yet; the process is about to end."""
