@@ -110,7 +110,7 @@ def test_table_is_matched_by_the_longest_end_and_named_where_that_is_not_one_pic
     files: dict[str, bytes | str] = {f"{folder}/{n}.png": picture(n) for folder in ("a", "b") for n in range(2)}
     rows = "".join(f"/home/x/{folder}/{n}.png,{folder * 3}\n" for folder in ("a", "b") for n in range(2))
     splits = load(write_files(root, {**files, "labels.csv": f"path,label\n{rows}"}))
-    assert list(splits.names["train"]) == ["aaa/a/0.png", "aaa/a/1.png", "bbb/b/0.png", "bbb/b/1.png"]
+    assert list(splits.train.names) == ["aaa/a/0.png", "aaa/a/1.png", "bbb/b/0.png", "bbb/b/1.png"]
     write_files(root, {"labels.csv": "path,label\n/home/x/0.png,cat\n/home/x/1.png,dog\n"})
     note = load(root).notes[-1]
     assert "labels.csv is not used: '" in note and "can be a/0.png or b/0.png. Write paths from the folder" in note

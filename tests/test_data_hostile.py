@@ -131,7 +131,7 @@ def test_links_in_a_tar_are_the_files_that_they_name(tmp_path: Path) -> None:
             member.type, member.linkname = kind, target
             archive.addfile(member, io.BytesIO())
     splits = load(path)
-    assert splits.names["train"] == ("cat/1.png", "cat/hard.png", "dog/1.png", "dog/soft.png")
+    assert splits.train.names == ("cat/1.png", "cat/hard.png", "dog/1.png", "dog/soft.png")
     assert (splits.train.images[0] == splits.train.images[3]).all()
 
 

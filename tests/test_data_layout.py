@@ -210,7 +210,7 @@ def test_splits_in_the_names_of_classes_are_understood(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "pets", {"cat_train": 2, "dog_train": 1, "cat_test": 1, "dog_test/old": 1})
     splits = load_dataset(root, 8, cache=tmp_path / "cache")
     assert splits.train.classes == ("cat", "dog")
-    assert splits.names == {
+    assert {name: part.names for name, part in splits.parts().items()} == {
         "train": ("cat/000.png", "cat/001.png", "dog/000.png"),
         "test": ("cat/000.png", "dog/old/000.png"),
     }

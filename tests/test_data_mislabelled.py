@@ -92,7 +92,7 @@ def test_command_writes_a_table_that_training_takes(folder, tmp_path, monkeypatc
     splits = load_dataset(folder, cache=tmp_path / "cache")
     fixed = relabelled(splits, tmp_path / "out" / "fixes.csv")
     assert sum(name.split("/")[0] != fixed.train.classes[label] for name, label in
-               zip(fixed.names["train"], fixed.train.labels, strict=True)) == len(rows)  # fmt: skip
+               zip(fixed.train.names, fixed.train.labels, strict=True)) == len(rows)  # fmt: skip
     again = CliRunner().invoke(main, ["mislabelled", str(folder), str(tmp_path / "out"), "--weights", str(weights)])
     assert again.exit_code == 1 and "may hold corrections" in again.output
 

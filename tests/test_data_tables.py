@@ -22,7 +22,7 @@ def load(source: Path, root: Path) -> Splits:
 
 
 def names(splits: Splits) -> dict[str, list[str]]:
-    return {part: list(found) for part, found in splits.names.items()}
+    return {name: list(part.names) for name, part in splits.parts().items()}
 
 
 def pictures(*paths: str) -> dict[str, bytes | str]:

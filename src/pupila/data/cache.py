@@ -67,7 +67,7 @@ def _write(splits: Splits, path: Path) -> None:
         "fingerprint": splits.fingerprint,
         "layout": splits.layout,
         "notes": splits.notes,
-        "names": splits.names,
+        "names": {name: part.names for name, part in splits.parts().items()},
         "aspect": splits.aspect,
         "framing": splits.framing,
         "skipped": [asdict(picture) for picture in splits.skipped],

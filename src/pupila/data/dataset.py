@@ -107,11 +107,6 @@ class Splits:
         named = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: part for name, part in named.items() if part is not None}
 
-    @property
-    def names(self) -> dict[str, Sequence[str]]:
-        """By part: the name of each picture, beginning with its class where it is a file."""
-        return {name: part.names for name, part in self.parts().items()}
-
     def part(self, name: str | None) -> tuple[Dataset, str]:
         """Return the part of that name and the name; None: test if there is one, else all there is.
 

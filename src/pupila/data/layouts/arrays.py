@@ -12,7 +12,7 @@ import struct
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -61,8 +61,7 @@ def find_arrays(entries: Sequence[SourceFile]) -> list[SourceFile]:
 def read_arrays(files: Sequence[SourceFile], name: str, where: str, size: int | None) -> Splits:
     """Return the splits in the arrays; raises DataError if there are none, or they are damaged or too large."""
     try:
-        kind = files[0].ending
-        parts = _idx_parts(files) if kind not in (".npz", ".npy") else _numpy_parts(files, kind, where)
+        parts = _numpy_parts(files, where) if files[0].ending in (".npz", ".npy") else _idx_parts(files)
     except (*DAMAGED, KeyError) as error:
         raise DataError(f"{where}: {files[0].name} cannot be read ({error}). Copy or download it again.") from error
     if "train" not in parts:
@@ -83,12 +82,8 @@ def read_arrays(files: Sequence[SourceFile], name: str, where: str, size: int | 
     return assemble(name, classes, made, layout=f"arrays in {', '.join(file.name for file in files[:4])}")
 
 
-def _numpy_parts(files: Sequence[SourceFile], kind: str, where: str) -> dict[str, tuple[Array, Array]]:
-    if kind == ".npz":
-        with files[0].open() as opened:
-            arrays = _npz_arrays(opened, f"{where}: {files[0].name}")
-    else:
-        arrays = _npy_arrays(files, where)
+def _numpy_parts(files: Sequence[SourceFile], where: str) -> dict[str, tuple[Array, Array]]:
+    arrays = _numpy_arrays(files, where)
     parts = _paired(arrays)
     if not parts:
         raise DataError(
@@ -107,24 +102,21 @@ def _numpy_parts(files: Sequence[SourceFile], kind: str, where: str) -> dict[str
     }
 
 
-def _npz_arrays(file: BinaryIO, where: str) -> dict[str, Array]:
-    budget = UnpackBudget(where, file.seek(0, io.SEEK_END))
-    check_directory(file, budget)
-    arrays: dict[str, Array] = {}
-    with zipfile.ZipFile(file) as archive:
-        for member in archive.infolist():
-            if member.filename.endswith(".npy"):
-                with archive.open(member) as opened:
-                    arrays[member.filename.removesuffix(".npy")] = _npy(opened, budget)
-    return arrays
-
-
-def _npy_arrays(files: Sequence[SourceFile], where: str) -> dict[str, Array]:
-    budget = UnpackBudget(where, sum(file.size() for file in files))
+def _numpy_arrays(files: Sequence[SourceFile], where: str) -> dict[str, Array]:
+    """Return the arrays by name: those of the one .npz, or each .npy."""
+    budget = UnpackBudget(f"{where}: {files[0].name}", sum(file.size() for file in files))
     arrays: dict[str, Array] = {}
     for file in files:
         with file.open() as opened:
-            arrays[file.stem] = _npy(opened, budget)
+            if file.ending == ".npy":
+                arrays[file.stem] = _npy(opened, budget)
+                continue
+            check_directory(opened, budget)
+            with zipfile.ZipFile(opened) as archive:
+                for member in archive.infolist():
+                    if member.filename.endswith(".npy"):
+                        with archive.open(member) as content:
+                            arrays[member.filename.removesuffix(".npy")] = _npy(content, budget)
     return arrays
 
 

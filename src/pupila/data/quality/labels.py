@@ -34,10 +34,10 @@ class Fix:
 
 def picture_paths(splits: Splits) -> dict[str, list[str]]:
     """Return, by part, what each picture is called in a table: its name, with the part before it if others share it."""
-    uses = Counter(name for names in splits.names.values() for name in names)
+    uses = Counter(name for part in splits.parts().values() for name in part.names)
     return {
-        part: [name if uses[name] == 1 else f"{part}/{name}" for name in splits.names.get(part, ())]
-        for part in splits.parts()
+        name: [path if uses[path] == 1 else f"{name}/{path}" for path in part.names]
+        for name, part in splits.parts().items()
     }
 
 

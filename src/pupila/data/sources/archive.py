@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import IO, Any, BinaryIO
 
 from pupila._files import is_hidden
 from pupila.data.dataset import Skipped
@@ -72,13 +72,6 @@ def free_memory() -> float:
     return free
 
 
-class Readable(Protocol):
-    """A file, as far as a budget needs one."""
-
-    def read(self, size: int, /) -> bytes:
-        """Return so many bytes, or those up to the end."""
-
-
 class UnpackBudget:
     """What an archive, and those inside it, may still cost in members and in unpacked bytes."""
 
@@ -88,7 +81,7 @@ class UnpackBudget:
         self.bytes = int(min(TOTAL_BYTES, max(RATIO_FROM, RATIO * packed), max(free_memory() / 2, RATIO_FROM)))
         self._bytes_left = self.bytes
 
-    def read(self, file: "Readable", count: int) -> bytes:
+    def read(self, file: IO[bytes], count: int) -> bytes:
         """Read so many bytes, or up to the end; raises as take_bytes does, and before reading."""
         self.take_bytes(count)
         return file.read(count)
