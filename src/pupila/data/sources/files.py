@@ -8,6 +8,7 @@ import io
 import os
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +42,8 @@ LONGEST = 255
 """Letters of a name that are looked at closely, as file systems take no more: some of that takes their square."""
 LINKED_AT_MOST = 10_000
 """Links to folders that are followed: a few folders that link to each other make millions of paths."""
-CLOSED = "There is no permission to read it."
+HIDDEN, EMPTY, CLOSED, CLOUD = "hidden folder", "empty folder", "closed", "cloud"
+"""Kinds of what is passed over."""
 
 Waiting = tuple[str, tuple[str, ...], frozenset[tuple[int, int]]]
 """A folder still to be looked into, its name within the data set, and the identities of those above it."""
@@ -162,37 +164,22 @@ def without_run_folders(files: Sequence[SourceFile]) -> tuple[list[SourceFile], 
 
 
 @dataclass
-class FolderListing:
-    """All files below a folder, and what else was found there."""
+class _Listing:
+    """What is found below a folder."""
 
     files: list[SourceFile] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     """What looks like a picture and is no file."""
-    hidden: list[str] = field(default_factory=list)
-    """Folders passed over because their name begins with a dot, or a packer left them behind."""
-    empty: list[str] = field(default_factory=list)
-    """Folders with nothing in them."""
-    closed: list[str] = field(default_factory=list)
-    """Folders that may not be read."""
-    cloud: list[str] = field(default_factory=list)
-    """Pictures of iCloud that are not on this disk."""
-
-    def notes(self) -> list[str]:
-        """Say which folders were passed over."""
-        kinds = {"hidden folder": self.hidden, "empty folder": self.empty}
-        notes = [f"Ignored {_listed(kind, sorted(names))}." for kind, names in kinds.items() if names]
-        if self.cloud:
-            away = f"Not on this disk but in iCloud: {counted(len(self.cloud), 'file')}, like {min(self.cloud)}"
-            notes.append(f"{away}. Download what you want to use.")
-        return notes
+    passed: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """By kind: folders that are hidden, empty or may not be read, and pictures that are not on this disk."""
 
 
-def list_folder(root: Path) -> FolderListing:
-    """Return all files below a folder that are not hidden, sorted by name. Raises OSError.
+def list_folder(root: Path) -> SourceFiles:
+    """Return all files below a folder that are not hidden, sorted by name, and notes on what was passed over.
 
-    Links are followed, but not in circles; raises DataError if they lead on and on.
+    Links are followed, but not in circles. Raises OSError, and DataError if they lead on and on, or for closed folders.
     """
-    listing, linked = FolderListing(), 0
+    listing, linked = _Listing(), 0
     waiting: list[Waiting] = [(str(root), (), frozenset())]
     while waiting:  # and no recursion: folders may be nested deeper than Python's calls
         folder, above, seen = waiting.pop()
@@ -200,10 +187,10 @@ def list_folder(root: Path) -> FolderListing:
         if here in seen:
             continue
         if above and any(item.name == "pyvenv.cfg" for item in items):  # packages of Python, with pictures in them
-            listing.hidden.append("/".join(above))
+            listing.passed[HIDDEN].append("/".join(above))
             continue
         if not items and above and any(here):
-            listing.empty.append("/".join(above))
+            listing.passed[EMPTY].append("/".join(above))
         for item in items:
             parts = (*above, item.name if item.name.isascii() else utf8_name(os.fsencode(item.name)))
             if _take(item, parts, listing):
@@ -211,18 +198,21 @@ def list_folder(root: Path) -> FolderListing:
                 waiting.append((item.path, parts, seen | {here}))
         if linked > LINKED_AT_MOST:
             raise DataError(f"{root}: over {LINKED_AT_MOST:,} links to folders lead on and on. Remove such links.")
-    if listing.closed:
+    if closed := listing.passed[CLOSED]:
         raise DataError(
-            f"{root}: {_listed('folder', sorted(listing.closed))} cannot be read: there is no permission. "
+            f"{root}: {_listed('folder', sorted(closed))} cannot be read: there is no permission. "
             "Allow it, like: chmod -R u+rX FOLDER, or move what is not meant out of there."
         )
-    listing.files.sort()
-    listing.skipped.sort(key=lambda skipped: skipped.name)
-    return listing
+    kinds = (kind for kind in (HIDDEN, EMPTY) if listing.passed[kind])
+    notes = [f"Ignored {_listed(kind, sorted(listing.passed[kind]))}." for kind in kinds]
+    if away := listing.passed[CLOUD]:
+        example = f"Not on this disk but in iCloud: {counted(len(away), 'file')}, like {min(away)}"
+        notes.append(f"{example}. Download what you want to use.")
+    return SourceFiles(sorted(listing.files), notes, sorted(listing.skipped, key=lambda skipped: skipped.name))
 
 
 def _items(
-    folder: str, above: tuple[str, ...], listing: FolderListing
+    folder: str, above: tuple[str, ...], listing: _Listing
 ) -> tuple[tuple[int, int], Sequence[os.DirEntry[str]]]:
     """Return a folder's identity and what is in it; nothing if it may not be read, or was removed a moment ago."""
     try:
@@ -233,11 +223,11 @@ def _items(
         if not above:
             raise
         if isinstance(error, PermissionError):
-            listing.closed.append("/".join(above))
+            listing.passed[CLOSED].append("/".join(above))
         return (0, 0), []
 
 
-def _take(item: os.DirEntry[str], parts: tuple[str, ...], listing: FolderListing) -> bool:
+def _take(item: os.DirEntry[str], parts: tuple[str, ...], listing: _Listing) -> bool:
     """Note what an item is; return whether it is a folder to look into."""
     try:
         folder = item.is_dir()
@@ -246,9 +236,9 @@ def _take(item: os.DirEntry[str], parts: tuple[str, ...], listing: FolderListing
         folder = file = False
     if is_hidden(item.name):
         if folder:
-            listing.hidden.append("/".join(parts))
+            listing.passed[HIDDEN].append("/".join(parts))
         elif item.name.startswith(".") and item.name.endswith(".icloud"):
-            listing.cloud.append("/".join(parts))
+            listing.passed[CLOUD].append("/".join(parts))
     elif folder:
         if ending_of(item.name) in PICTURES:
             listing.skipped.append(Skipped("/".join(parts), "It is a folder with the name of a picture."))
@@ -260,7 +250,7 @@ def _take(item: os.DirEntry[str], parts: tuple[str, ...], listing: FolderListing
         except FileNotFoundError:  # it was removed a moment ago
             return False
         except PermissionError:  # its folder may be listed, and not entered
-            listing.skipped.append(Skipped("/".join(parts), CLOSED))
+            listing.skipped.append(Skipped("/".join(parts), "There is no permission to read it."))
     else:
         reason = "It is a link to a file that is not there." if item.is_symlink() else "It is no regular file."
         listing.skipped.append(Skipped("/".join(parts), reason))

@@ -100,11 +100,9 @@ def _about_address(given: str) -> str:
 
 def _folder(path: Path, name: str, wanted: Callable[[SourceFile], bool]) -> Found:
     listing = list_folder(path)
-    entries = [file for file in listing.files if wanted(file)]
-    kept, _ = without_run_folders(entries)  # what a training writes changes nothing
-    notes = listing.notes()
-    identity = [[(file.source, *file.stamp) for file in kept], [item.name for item in listing.skipped], notes]
-    collected = SourceFiles(entries, notes, listing.skipped)
+    collected = replace(listing, entries=[file for file in listing.entries if wanted(file)])
+    kept, _ = without_run_folders(collected.entries)  # what a training writes changes nothing
+    identity = [[(file.source, *file.stamp) for file in kept], [item.name for item in listing.skipped], listing.notes]
     return path, name, identity, lambda: collected
 
 
