@@ -25,6 +25,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -228,8 +229,10 @@ def trouble(troubles: Troubles, clients: Clients, seconds: float, memory: Callab
         thread.start()
     begun = time.monotonic()
     samples = []
-    for second in range(int(seconds)):
+    for second in count():
         time.sleep(max(0.0, begun + second - time.monotonic()))
+        if time.monotonic() > begun + seconds:
+            break
         troubles.step(second)
         samples.append(memory())
     clients.done.set()

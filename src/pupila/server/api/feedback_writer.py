@@ -5,6 +5,7 @@ store. The queue is short: what does not fit is not kept, so that a slow disk co
 """
 
 import logging
+import sqlite3
 import threading
 import time
 from collections import deque
@@ -155,27 +156,31 @@ class Collector:
         if self._replaces:
             try:
                 clear_up(self._writer)
-            except Exception:
-                self._complain("what a worker has left in %s cannot be cleared up", exc_info=True)
+            except Exception as error:
+                self._complain("what a worker has left in %s cannot be cleared up", error)
         while batch := self._take():
             kept = 0
             try:
                 limit, limits = self._settings.feedback_max_bytes, self._settings.image_limits
                 kept = self._writer.add(batch, limit, limits, large_image_lock)
-            except Exception:
-                self._complain("pictures cannot be kept in %s", exc_info=True)
+            except Exception as error:
+                self._complain("pictures cannot be kept in %s", error)
             with self._changed:
                 self._row[KEPT] += kept
                 self._row[DROPPED] += len(batch) - kept
                 self._in_work = 0
                 self._count_pending()
 
-    def _complain(self, message: str, exc_info: bool = False) -> None:
+    def _complain(self, message: str, error: Exception | None = None) -> None:
         """Log why pictures are not kept: a disk that is full stays full for a while, and its log shall not grow."""
         now = time.monotonic()
-        if now >= self._silent_until.get(message, 0.0):
-            self._silent_until[message] = now + SILENCE
-            log.error(message, self._settings.feedback_dir, exc_info=exc_info)
+        if now < self._silent_until.get(message, 0.0):
+            return
+        self._silent_until[message] = now + SILENCE
+        if isinstance(error, OSError | sqlite3.Error):  # the disk's, not a fault of ours
+            log.error(f"{message}: %s", self._settings.feedback_dir, error)
+        else:
+            log.error(message, self._settings.feedback_dir, exc_info=error)
 
     def _take(self) -> list[Answered]:
         """Wait for pictures and take some from the queue; empty once there are none and no more will come."""

@@ -240,7 +240,7 @@ class RequestLog:
             return
         self._looked = time.monotonic()
         with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.stat(self._file), os.fstat(descriptor)):
+            if os.path.samestat(self._file.stat(), os.fstat(descriptor)):
                 return
         fresh = opened(self._file)
         os.dup2(fresh, descriptor, inheritable=False)  # another thread's line gets into the one file or the other
