@@ -119,15 +119,26 @@ def install_command(extra: str) -> str:
     if (root / "pyproject.toml").exists():
         target = "." if Path.cwd() == root else str(root)
         return pip_install("-e", f"{target}[{extra}]")
+    origin = installed_from()
+    if origin is not None and origin.exists():
+        return pip_install(f"pupila[{extra}] @ {origin.as_uri()}")
     try:
-        distribution = metadata.distribution("pupila")
-        url = json.loads(distribution.read_text("direct_url.json") or "{}").get("url", "")
-    except (metadata.PackageNotFoundError, ValueError):
+        required = metadata.requires("pupila") or ()
+    except metadata.PackageNotFoundError:
         return pip_install(f"pupila[{extra}]")
-    if url.startswith("file:") and Path(unquote(urlsplit(url).path)).exists():
-        return pip_install(f"pupila[{extra}] @ {url}")
-    lines = [line for line in distribution.requires or () if re.search(rf"extra == .{extra}.", line)]
+    lines = [line for line in required if re.search(rf"extra == .{extra}.", line)]
     return pip_install(*(re.split(r"\s*;", line)[0] for line in lines))  # to be had wherever Pupila itself came from
+
+
+def installed_from() -> Path | None:
+    """Return the folder or the wheel that Pupila was installed from, if it was by its path (PEP 610)."""
+    from importlib import metadata
+
+    try:
+        url = urlsplit(json.loads(metadata.distribution("pupila").read_text("direct_url.json") or "{}").get("url", ""))
+    except (metadata.PackageNotFoundError, ValueError):
+        return None
+    return Path(unquote(url.path)) if url.scheme == "file" else None
 
 
 def pip_install(*what: str) -> str:

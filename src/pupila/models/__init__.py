@@ -4,9 +4,8 @@ import importlib.util
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-from pupila.errors import ModelError, pip_install
+from pupila.errors import ModelError, installed_from, pip_install
 
 IN_CHECKOUT = "packages/pupila-backbone/src/pupila_backbone"
 
@@ -33,7 +32,7 @@ def bundled_backbone() -> Path:
 
 def _backbone_wheel() -> str:
     """Return what pip installs: the wheel beside the one that Pupila was installed from, else the package's name."""
-    origin = _origin()
+    origin = installed_from()
     found = sorted(origin.parent.glob("pupila_backbone-*.whl")) if origin is not None else []
     return str(found[-1]) if found else "pupila-backbone"
 
@@ -43,18 +42,6 @@ def _folders() -> Iterator[Path]:
     if spec is not None and spec.origin is not None:
         yield Path(spec.origin).parent
     yield Path(__file__).parents[3] / IN_CHECKOUT  # an editable install
-    origin = _origin()
+    origin = installed_from()
     if origin is not None:
         yield origin / IN_CHECKOUT
-
-
-def _origin() -> Path | None:
-    """Return the folder or the wheel that Pupila was installed from, if it was by its path (PEP 610)."""
-    import json  # these two not above: the server starts without them
-    from importlib import metadata
-
-    try:
-        url = urlsplit(json.loads(metadata.distribution("pupila").read_text("direct_url.json") or "{}").get("url", ""))
-    except (metadata.PackageNotFoundError, ValueError):
-        return None
-    return Path(unquote(url.path)) if url.scheme == "file" else None
