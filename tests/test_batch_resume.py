@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from server_kit import CLASSES, picture, write_model
 
 from pupila.batch import predict_all
-from pupila.batch.job import FileAnswer
+from pupila.batch.job import from_line, to_line
 from pupila.batch.run import CHUNK
-from pupila.errors import DataError
+from pupila.errors import DataError, ImageError
+from pupila.prediction import Choice, Prediction
 
 FILES = 3_000
 KILLS = 5
@@ -161,14 +162,17 @@ def test_memory_does_not_grow_with_the_number_of_files(model: Path, tmp_path: Pa
     assert parent_of_many - parent < MEMORY_GROWTH_KIB and child_of_many - child < MEMORY_GROWTH_KIB, taken
 
 
-answers = st.builds(
-    FileAnswer,
-    choices=st.lists(st.tuples(st.integers(0, 9), st.floats(0, 1)), min_size=1, max_size=3).map(tuple),
-    unknown=st.booleans(),
-) | st.builds(FileAnswer, code=st.text(min_size=1), error=st.text())
+choices = st.builds(
+    lambda index, millionths: Choice(CLASSES[index], index, millionths / 1e6),
+    st.integers(0, len(CLASSES) - 1),
+    st.integers(0, 10**6),
+)
+predictions = st.builds(Prediction, st.lists(choices, min_size=1, max_size=3).map(tuple), st.booleans())
 
 
-@given(answers)
-def test_line_says_the_whole_answer(answer: FileAnswer) -> None:
-    line = answer.to_line()
-    assert line.count(b"\n") == 1 and FileAnswer.from_line(line) == answer
+@given(predictions | st.builds(ImageError, st.just("image_empty"), st.text()))
+def test_line_says_the_whole_answer(answer: Prediction | ImageError) -> None:
+    line = to_line(answer)
+    read = from_line(line, CLASSES)
+    assert line.count(b"\n") == 1 and (type(read), str(read)) == (type(answer), str(answer))
+    assert isinstance(answer, ImageError) or read == answer

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from server_kit import picture, write_model
 
 from pupila.batch import Sorting, Summary, predict_all
-from pupila.batch.job import About, BatchJob, FileAnswer
+from pupila.batch.job import About, BatchJob, to_line
 from pupila.batch.sorting import UNKNOWN, UNSURE, folders_of, placements
+from pupila.errors import ImageError
+from pupila.prediction import Choice, Prediction
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +129,10 @@ def test_table_and_folders_come_from_one_job(model: Path, photos: Path) -> None:
 
 def test_unknown_pictures_are_set_aside(tmp_path: Path) -> None:
     paths = [str(tmp_path / name) for name in ("a.png", "b.png", "c.png")]
-    answers = [FileAnswer(((0, 1.0),), unknown=True), FileAnswer(((0, 1.0),)), FileAnswer(code="x", error="y")]
+    cat = (Choice("cat", 0, 1.0),)
+    answers = [Prediction(cat, True), Prediction(cat, False), ImageError("image_empty", "y")]
     with begun(tmp_path, paths) as job:
-        job.answer(paths, b"".join(answer.to_line() for answer in answers))
+        job.answer(paths, b"".join(to_line(answer) for answer in answers))
         found = list(placements(job, ["cat"], Sorting(tmp_path / "sorted")))
     assert [(folder.decode(), name) for folder, name, _ in found] == [(UNKNOWN, b"a.png"), ("cat", b"b.png")]
 

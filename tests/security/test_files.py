@@ -13,10 +13,11 @@ import pytest
 from server_kit import serving, wait_until, write_model
 
 from pupila._files import FORMULA, CsvWriter, escaped, unescaped
-from pupila.batch.job import About, BatchJob, FileAnswer
+from pupila.batch.job import About, BatchJob, to_line
 from pupila.batch.listing import walk_address
 from pupila.batch.table import SUBMISSION, submission_rows, write_csv
 from pupila.errors import DataError
+from pupila.prediction import Choice, Prediction
 
 SOURCE = Path(__file__).parents[2] / "src" / "pupila"
 FORMULAS = ["=1+1", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "=cmd|' /C calc'!A0"]
@@ -39,7 +40,7 @@ def test_submission_is_a_table_like_the_others(text: str, tmp_path: Path) -> Non
     (tmp_path / "7.png").touch()
     with BatchJob(tmp_path / "t.csv") as job:
         job.begin([tmp_path / "7.png"], [], About("m", "v", 1))
-        job.answer([str(tmp_path / "7.png")], FileAnswer(((0, 1.0),)).to_line())
+        job.answer([str(tmp_path / "7.png")], to_line(Prediction((Choice(text, 0, 1.0),), False)))
         write_csv(tmp_path / "t.csv", SUBMISSION, submission_rows(job, [text]))
     with (tmp_path / "t.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [["id", "label"], ["7", escaped(text)]]

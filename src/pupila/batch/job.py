@@ -11,19 +11,18 @@ model, choices and files; any difference is an error that names it.
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pupila.batch.listing import Walk, identities
 from pupila.errors import DataError, ImageError
-
-if TYPE_CHECKING:
-    from pupila.prediction import Prediction
+from pupila.prediction import Choice, Prediction
 
 SUFFIX = ".unfinished"
 NAMES = ("job.sqlite", "job.sqlite-wal", "job.sqlite-shm", "result", "lock")
@@ -40,44 +39,30 @@ DIFFERENCES = {
 NAMED_AT_MOST = 3
 DIGITS = 6
 """Decimals of a confidence: more than float32 holds."""
+FileAnswer = Prediction | ImageError
 
 
-@dataclass(frozen=True)
-class FileAnswer:
-    """The classes of one picture, most probable first; or why there are none.
+def to_line(answer: FileAnswer) -> bytes:
+    """Return what stands for an answer between processes and in the database: a line of JSON, its end included.
 
-    Between processes and in the database it is a line of JSON: [unknown, index, confidence, index, confidence, ...], or
-    ["code", "reason"] for a file that is no picture.
+    [unknown, index, confidence, index, confidence, ...], or ["code", "reason"] for a file that is no picture.
     """
+    fields: list[object]
+    if isinstance(answer, ImageError):
+        fields = [answer.code, str(answer)]
+    else:
+        pairs = ((choice.category_index, round(choice.confidence, DIGITS)) for choice in answer.top)
+        fields = [int(answer.unknown), *itertools.chain(*pairs)]
+    return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
 
-    choices: tuple[tuple[int, float], ...] = ()
-    """Index and calibrated confidence of a class."""
-    unknown: bool = False
-    code: str = ""
-    error: str = ""
 
-    @classmethod
-    def of(cls, outcome: "Prediction | ImageError") -> "FileAnswer":
-        """Take a prediction, or what was wrong with the file."""
-        if isinstance(outcome, ImageError):
-            return cls(code=outcome.code, error=str(outcome))
-        choices = tuple((choice.category_index, round(choice.confidence, DIGITS)) for choice in outcome.top)
-        return cls(choices, outcome.unknown)
-
-    def to_line(self) -> bytes:
-        """Return the line, its end included."""
-        fields: Sequence[object] = (self.code, self.error)
-        if not self.code:
-            fields = [int(self.unknown), *(value for choice in self.choices for value in choice)]
-        return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
-
-    @classmethod
-    def from_line(cls, line: bytes) -> "FileAnswer":
-        """Read a line."""
-        first, *rest = json.loads(line)
-        if isinstance(first, str):
-            return cls(code=first, error=rest[0])
-        return cls(tuple(zip(rest[::2], rest[1::2], strict=True)), bool(first))
+def from_line(line: bytes, classes: Sequence[str]) -> FileAnswer:
+    """Read a line."""
+    first, *rest = json.loads(line)
+    if isinstance(first, str):
+        return ImageError(first, rest[0])  # type: ignore[arg-type]  # one of its codes
+    pairs = zip(rest[::2], rest[1::2], strict=True)
+    return Prediction(tuple(Choice(classes[index], index, confidence) for index, confidence in pairs), bool(first))
 
 
 @dataclass(frozen=True)
@@ -185,10 +170,10 @@ class BatchJob:
         with self._sql:
             self._sql.executemany("UPDATE files SET answer = ? WHERE path = ?", rows)
 
-    def answers(self) -> Iterator[tuple[bytes, FileAnswer]]:
+    def answers(self, classes: Sequence[str]) -> Iterator[tuple[bytes, FileAnswer]]:
         """Yield each path and its answer, sorted by path."""
         for path, line in self._sql.execute("SELECT path, answer FROM files ORDER BY path"):
-            yield path, FileAnswer.from_line(line)
+            yield path, from_line(line, classes)
 
     def sorted_by(self, key: Callable[[bytes, bytes], Any]) -> Iterator[tuple[Any, bytes, bytes]]:
         """Yield key, path and line of answer of each file, sorted by key and path; without those whose key is None.

@@ -17,7 +17,7 @@ from pupila.batch import table
 from pupila.batch.job import About, BatchJob
 from pupila.batch.sorting import Sorting, placements, sort
 from pupila.batch.worker import Workers
-from pupila.errors import DataError
+from pupila.errors import DataError, ImageError
 from pupila.predictor import Predictor
 from pupila.progress import Progress, printable
 
@@ -180,12 +180,12 @@ def _answer(job: BatchJob, about: About, model: Path, crew: Crew) -> int:
 
 def _count(job: BatchJob, classes: Sequence[str], summary: Summary) -> None:
     counts = [0] * len(classes)
-    for path, answer in job.answers():
-        if answer.code:
+    for path, answer in job.answers(classes):
+        if isinstance(answer, ImageError):
             summary.failed += 1
             if summary.failed <= FAILURES_SHOWN:
-                summary.failures.append(f"{path.decode(errors='backslashreplace')}: {answer.error}")
+                summary.failures.append(f"{path.decode(errors='backslashreplace')}: {answer}")
         else:
             summary.unknown += answer.unknown
-            counts[answer.choices[0][0]] += 1
+            counts[answer.category_index] += 1
     summary.categories = dict(zip(classes, counts, strict=True))

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pupila._files import publish
-from pupila.batch.job import BatchJob, FileAnswer
-from pupila.errors import DataError
+from pupila.batch.job import BatchJob, from_line
+from pupila.errors import DataError, ImageError
 from pupila.progress import printable
 
 Placement = tuple[bytes, bytes, bytes]
@@ -48,11 +48,11 @@ def placements(job: BatchJob, classes: Sequence[str], sorting: Sorting) -> Itera
     folders = folders_of(classes)
 
     def place(path: bytes, line: bytes) -> bytes | None:
-        answer = FileAnswer.from_line(line)
-        if answer.code:
+        answer = from_line(line, classes)
+        if isinstance(answer, ImageError):
             return None
-        index, confidence = answer.choices[0]
-        folder = UNKNOWN if answer.unknown else UNSURE if confidence < sorting.min_confidence else folders[index]
+        is_unsure = answer.confidence < sorting.min_confidence
+        folder = UNKNOWN if answer.unknown else UNSURE if is_unsure else folders[answer.category_index]
         return os.fsencode(folder) + b"\0" + os.path.basename(path)  # noqa: PTH119 - bytes
 
     for key, path, _ in job.sorted_by(place):

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from pupila._files import CsvWriter
-from pupila.batch.job import BatchJob, FileAnswer
-from pupila.errors import DataError, MissingExtraError
+from pupila.batch.job import BatchJob, FileAnswer, from_line
+from pupila.errors import DataError, ImageError, MissingExtraError
 
 Value = str | int | float | bool | None
 TableRow = list[Value]
@@ -41,14 +41,13 @@ def columns(top: int) -> list[str]:
     return ["path", "category", "category_index", "confidence", "unknown", "error_code", "error", *more]
 
 
-def row(path: bytes, answer: FileAnswer, classes: Sequence[str], top: int) -> TableRow:
+def row(path: bytes, answer: FileAnswer, top: int) -> TableRow:
     """Return the values of one file's row."""
     name = path.decode("utf-8", "backslashreplace")
-    if answer.code:
-        return [name, None, None, None, None, answer.code, answer.error, *[None] * (2 * (top - 1))]
-    (index, confidence), *others = answer.choices
-    more = [value for other in others for value in (classes[other[0]], other[1])]
-    return [name, classes[index], index, confidence, answer.unknown, None, None, *more]
+    if isinstance(answer, ImageError):
+        return [name, None, None, None, None, answer.code, str(answer), *[None] * (2 * (top - 1))]
+    more = [value for choice in answer.top[1:] for value in (choice.category, choice.confidence)]
+    return [name, answer.category, answer.category_index, answer.confidence, answer.unknown, None, None, *more]
 
 
 def writer_for(output: Path, excel: bool = False, kaggle: bool = False) -> TableWriter:
@@ -73,7 +72,7 @@ def content(job: BatchJob, classes: Sequence[str], top: int, kaggle: bool) -> tu
     """Return the names of the columns, and the rows."""
     if kaggle:
         return SUBMISSION, submission_rows(job, classes)
-    return columns(top), (row(path, answer, classes, top) for path, answer in job.answers())
+    return columns(top), (row(path, answer, top) for path, answer in job.answers(classes))
 
 
 def write_csv(path: Path, names: Sequence[str], rows: Iterable[TableRow], *, excel: bool = False) -> None:
@@ -151,5 +150,5 @@ def picture_id(path: bytes) -> int:
 def submission_rows(job: BatchJob, classes: Sequence[str]) -> Iterator[TableRow]:
     """Yield the rows of a submission to Kaggle."""
     for number, _, line in job.sorted_by(lambda path, _: picture_id(path)):
-        answer = FileAnswer.from_line(line)
-        yield [number, "" if answer.code else classes[answer.choices[0][0]]]
+        answer = from_line(line, classes)
+        yield [number, "" if isinstance(answer, ImageError) else answer.category]

@@ -1,7 +1,7 @@
 """The predicting processes of a job, one a core: each decodes files and runs an ONNX Runtime session with one thread.
 
 A process a core keeps a crash to one chunk (benchmarks/batch compares other ways). A job is JSON, a list of paths; its
-answer is the line of each path (FileAnswer).
+answer is the line of each path (job.py).
 """
 
 import json
@@ -13,16 +13,17 @@ from pathlib import Path
 
 from pupila import images
 from pupila._workers import RefusedError, Worker, WorkerPool, serve
-from pupila.batch.job import FileAnswer
+from pupila.batch.job import FileAnswer, to_line
 from pupila.batch.listing import is_url, read_address
 from pupila.errors import ImageError, ModelError
 from pupila.images import DEFAULT_LIMITS, Pixels
+from pupila.prediction import Prediction
 from pupila.predictor import Predictor
 
 BATCH = 32
 """Pictures in one call of the session, at most, up to a network size of REFERENCE_SIZE; a larger one gets fewer."""
 REFERENCE_SIZE = 64
-LOST = FileAnswer(code="file_unreadable", error="Reading it ended the process, twice. Save the picture anew.").to_line()
+LOST = to_line(ImageError("file_unreadable", "Reading it ended the process, twice. Save the picture anew."))
 
 
 class Workers(WorkerPool):
@@ -43,25 +44,24 @@ class Workers(WorkerPool):
 
 def predict(predictor: Predictor, paths: Sequence[str], top: int) -> list[FileAnswer]:
     """Return the answer to each path; a file that cannot be read spoils none of the others."""
-    answers = [_decode(path, predictor) for path in paths]
-    good = [index for index, pixels in enumerate(answers) if not isinstance(pixels, FileAnswer)]
+    decoded = [_decode(path, predictor) for path in paths]
+    pictures = [one for one in decoded if not isinstance(one, ImageError)]
     step = max(1, min(BATCH, BATCH * REFERENCE_SIZE**2 // predictor.manifest.network_size**2))
-    for start in range(0, len(good), step):
-        part = good[start : start + step]
-        pictures = images.stack([pixels for index in part if not isinstance(pixels := answers[index], FileAnswer)])
-        for index, prediction in zip(part, predictor.interpret(predictor.scores(pictures), top), strict=True):
-            answers[index] = FileAnswer.of(prediction)
-    return [answer for answer in answers if isinstance(answer, FileAnswer)]
+    found: list[Prediction] = []
+    for start in range(0, len(pictures), step):
+        found += predictor.interpret(predictor.scores(images.stack(pictures[start : start + step])), top)
+    answers = iter(found)
+    return [one if isinstance(one, ImageError) else next(answers) for one in decoded]
 
 
-def _decode(path: str, predictor: Predictor) -> Pixels | FileAnswer:
+def _decode(path: str, predictor: Predictor) -> Pixels | ImageError:
     try:
         return predictor.decode(_read(path))
     except ImageError as error:
-        return FileAnswer.of(error)
+        return error.with_traceback(None)  # which holds the picture
     except OSError as error:
         reason = f"It cannot be read ({error.strerror or error}). Check the path and its permissions."
-        return FileAnswer(code="file_unreadable", error=reason)
+        return ImageError("file_unreadable", reason)
 
 
 def _read(path: str) -> bytes:
@@ -89,7 +89,7 @@ def main(path: str, version: str, top: int) -> None:
     def answer(job: bytes) -> bytes:
         if isinstance(predictor, ModelError):
             raise predictor
-        return b"".join(line.to_line() for line in predict(predictor, json.loads(job), top))
+        return b"".join(to_line(one) for one in predict(predictor, json.loads(job), top))
 
     serve(answer)
 
