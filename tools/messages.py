@@ -36,7 +36,7 @@ NOT_FOR_PEOPLE = frozenset(
 )
 """Names of calls and keywords whose text is not printed."""
 LABELS = frozenset(
-    """section heading table numbers plot pictures folded warning page Progress set_title set_xlabel set_ylabel
+    """section heading table numbers plot pictures folded warning page progress_bar set_title set_xlabel set_ylabel
     _axes _line _plot help _twins_section counted translated""".split()  # noqa: SIM905
 )
 """Calls and keywords whose text may be of one word."""

@@ -6,10 +6,14 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pupila._language import translated
+
+if TYPE_CHECKING:
+    from click._termui_impl import ProgressBar
 
 LOG = "log.txt"
 """Where a run's folder has what was printed in another process."""
@@ -92,25 +96,7 @@ def printing_to(folder: Path) -> Iterator[None]:
         yield
 
 
-class Progress:
-    """Counts work done against a total: `with Progress("decoding", 60_000) as bar: bar.advance(100)`."""
-
-    def __init__(self, label: str, total: int, *, hidden: bool = False) -> None:
-        self._bar = click.progressbar(
-            length=total,
-            label=translated(label),
-            file=sys.stderr,
-            show_pos=True,
-            hidden=hidden or not sys.stderr.isatty(),
-        )
-
-    def __enter__(self) -> "Progress":
-        self._bar.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.render_finish()
-
-    def advance(self, steps: int = 1) -> None:
-        """Say that so many more of the total are done."""
-        self._bar.update(steps)
+def progress_bar(label: str, total: int, *, hidden: bool = False) -> "ProgressBar[int]":
+    """Count work done against a total: `with progress_bar("decoding", 60_000) as bar: bar.update(100)`."""
+    hidden = hidden or not sys.stderr.isatty()
+    return click.progressbar(length=total, label=translated(label), file=sys.stderr, show_pos=True, hidden=hidden)

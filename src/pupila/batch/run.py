@@ -19,7 +19,7 @@ from pupila.batch.sorting import Sorting, placements, sort
 from pupila.batch.worker import Workers
 from pupila.errors import DataError, ImageError
 from pupila.predictor import Predictor
-from pupila.progress import Progress, printable
+from pupila.progress import printable, progress_bar
 
 CHUNK = 64
 """Files that a process is given at a time, and that a kill can make it do again: two calls of the session."""
@@ -171,10 +171,10 @@ def _answer(job: BatchJob, about: About, model: Path, crew: Crew) -> int:
     left = about.files - before
     if left:
         count = min(usable_cores(), -(-left // CHUNK))
-        with crew(count, model, about.version, about.top) as workers, Progress("predicting", left) as bar:
+        with crew(count, model, about.version, about.top) as workers, progress_bar("predicting", left) as bar:
             for paths, lines in workers.answers(job.unanswered(CHUNK)):
                 job.answer(paths, lines)
-                bar.advance(len(paths))
+                bar.update(len(paths))
     return before
 
 

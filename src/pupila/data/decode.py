@@ -21,7 +21,7 @@ from pupila.data.layouts.labelled import DetectedLayout, LabelledFile, alike, cl
 from pupila.data.sources.archive import free_memory
 from pupila.errors import DataError, ImageError
 from pupila.images import ImageLimits
-from pupila.progress import Progress
+from pupila.progress import progress_bar
 
 SIZES = (32, 64, 96, 128, 160, 224)
 MAX_ROWS = 2_000_000
@@ -73,13 +73,13 @@ def decode_pictures(
     """
     _check_memory(len(sources), size)
     shape, failed, count = (len(sources), size, size, 3), Failed(), _worker_count(len(sources))
-    with _nameless_file() as memory, Progress("decoding", len(sources)) as bar:
+    with _nameless_file() as memory, progress_bar("decoding", len(sources)) as bar:
         memory.truncate(math.prod(shape) if count else 0)
         shared = mmap.mmap(memory.fileno(), 0) if count else bytearray(math.prod(shape))
         pixels = np.frombuffer(shared, dtype=np.uint8).reshape(shape)
         for rows, reasons in _decoded(sources, pixels, count, memory.fileno(), limits, framing):
             failed.update((row, reason) for row, reason in zip(rows, reasons, strict=True) if reason)
-            bar.advance(len(rows))
+            bar.update(len(rows))
     pixels[list(failed)] = 0  # a process may have ended in the middle of one
     return pixels, failed
 
@@ -146,11 +146,11 @@ def resize_pictures(pictures: Pictures, size: int) -> Pictures:
         return pictures
     _check_memory(len(pictures), size)
     resized = np.empty((len(pictures), size, size, 3), dtype=np.uint8)
-    with Progress("resizing", len(pictures)) as bar:
+    with progress_bar("resizing", len(pictures)) as bar:
         for index, pixels in enumerate(pictures):
             colours = np.ascontiguousarray(np.broadcast_to(pixels[..., :3], (*pixels.shape[:2], 3)))
             resized[index] = images.resize(colours, size)
-            bar.advance()
+            bar.update(1)
     return resized
 
 

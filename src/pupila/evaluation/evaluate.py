@@ -15,7 +15,7 @@ from pupila.errors import DataError
 from pupila.evaluation.metrics import Int64, Scores, score
 from pupila.manifest import Manifest
 from pupila.predictor import Floats, Predictor
-from pupila.progress import Progress
+from pupila.progress import progress_bar
 
 T = TypeVar("T")
 Pictures = NDArray[np.uint8]
@@ -162,7 +162,7 @@ def _run(predictor: Predictor, call: Callable[[Pictures], T], pictures: Pictures
     """Yield what `call` says of each batch, in order, computed by one thread a core."""
     step = max(1, min(batch, batch * REFERENCE_SIZE**2 // predictor.manifest.network_size**2))
     parts = [pictures[start : start + step] for start in range(0, len(pictures), step)]
-    with ThreadPoolExecutor(usable_cores()) as pool, Progress("evaluating", len(pictures)) as bar:
+    with ThreadPoolExecutor(usable_cores()) as pool, progress_bar("evaluating", len(pictures)) as bar:
         for part, result in zip(parts, pool.map(call, parts), strict=True):
-            bar.advance(len(part))
+            bar.update(len(part))
             yield result

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pupila import images
 from pupila.data.dataset import Pictures
-from pupila.progress import Progress
+from pupila.progress import progress_bar
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -129,14 +129,14 @@ def _near(fine: Pictures) -> Iterator[DuplicatePair]:
     mirrored = centred(shrink(np.ascontiguousarray(fine[:, :, ::-1]), COARSE))
     starts = range(0, len(fine), TILE)
     found = 0
-    with Progress("comparing pictures", len(starts) * (len(starts) + 1) // 2) as bar:
+    with progress_bar("comparing pictures", len(starts) * (len(starts) + 1) // 2) as bar:
         for top in starts:
             for left in range(top, len(fine), TILE):
                 for flip, others in ((False, coarse), (True, mirrored)):
                     for pair in _confirm(fine, _propose(coarse, others, top, left), flip):
                         found += 1
                         yield pair
-                bar.advance()
+                bar.update(1)
                 if found > MOST:
                     return
 

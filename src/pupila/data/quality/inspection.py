@@ -17,7 +17,7 @@ from pupila.data.quality.duplicates import find_duplicates
 from pupila.data.sources.files import SourceFile
 from pupila.errors import ImageError
 from pupila.images import DEFAULT_LIMITS, Header, ImageLimits
-from pupila.progress import Progress
+from pupila.progress import progress_bar
 
 ENDINGS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -63,9 +63,9 @@ class Survey:
 def survey(entries: Sequence[SourceFile], limits: ImageLimits) -> Survey:
     """Read the headers; files that cannot be read are left to those who decode them."""
     found = Survey()
-    with Progress("looking at headers", len(entries)) as bar:
+    with progress_bar("looking at headers", len(entries)) as bar:
         for entry in entries:
-            bar.advance()
+            bar.update(1)
             try:
                 header = images.header(entry.source, limits)
             except (ImageError, OSError):

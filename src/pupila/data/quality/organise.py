@@ -14,7 +14,7 @@ from pupila.data.layouts.labelled import LabelledFile
 from pupila.data.load import OpenedSource
 from pupila.data.sources.files import SourceFile
 from pupila.errors import DataError
-from pupila.progress import Progress
+from pupila.progress import progress_bar
 
 FOLDERS = {"train": "train", "validation": "valid", "test": "test"}
 
@@ -101,7 +101,7 @@ def _write(
     linked, classes = 0, splits.train.classes
     entries = {(part, f"{i.category}/{i.name}"): i.entry for part, items in labelled.items() for i in items}
     folders = _class_folders(classes)
-    with Progress("writing", sum(len(chosen) for _, chosen in rows.values())) as bar:
+    with progress_bar("writing", sum(len(chosen) for _, chosen in rows.values())) as bar:
         for folder, (part, chosen) in rows.items():
             data = splits.parts()[part]
             for row in map(int, chosen):
@@ -113,7 +113,7 @@ def _write(
                     place.write_bytes(images.encode_png(data.images[row]))
                 else:
                     linked += _place(entry, place)
-                bar.advance()
+                bar.update(1)
     return {folder: len(chosen) for folder, (_, chosen) in rows.items()}, linked
 
 

@@ -21,7 +21,7 @@ from pupila._files import is_hidden
 from pupila.data.dataset import Skipped
 from pupila.data.sources.files import PICTURES, SourceFile, SourceFiles, parts_of
 from pupila.errors import DataError
-from pupila.progress import Progress
+from pupila.progress import progress_bar
 
 MEMBER_BYTES = 64 * 2**20
 """Larger members are left out; a CIFAR-10 batch has 31 MB."""
@@ -183,7 +183,7 @@ def unpack(file: BinaryIO, size: int, where: str, budget: UnpackBudget) -> Sourc
     entries: dict[tuple[str, ...], SourceFile] = {}  # of two members with one name the later counts, as when unpacking
     skipped: list[Skipped] = []
     try:
-        with Progress("reading", size) as bar:
+        with progress_bar("reading", size) as bar:
             seen = 0
             for name, data in _members(file, where, budget):
                 parts = parts_of(name)
@@ -193,7 +193,7 @@ def unpack(file: BinaryIO, size: int, where: str, budget: UnpackBudget) -> Sourc
                     else:
                         entries[parts] = SourceFile(parts, data)
                 if file.tell() - seen > STEP:
-                    bar.advance(file.tell() - seen)
+                    bar.update(file.tell() - seen)
                     seen = file.tell()
     except DataError:
         raise

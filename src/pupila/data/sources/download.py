@@ -13,7 +13,7 @@ from pathlib import Path
 from pupila._arguments import whole_number
 from pupila._files import locked
 from pupila.errors import DownloadError
-from pupila.progress import Progress
+from pupila.progress import progress_bar
 
 BLOCK = 2**18
 TIMEOUT = 30.0
@@ -115,9 +115,9 @@ def _receive(response: http.client.HTTPResponse, part: Path, start: int) -> bool
         start = 0  # the server does not resume, and sends it all
     length = whole_number(response.headers.get("Content-Length", ""))
     total = None if length is None else start + length
-    with response, part.open("r+b" if start else "wb") as file, Progress("downloading", total or 1) as bar:
+    with response, part.open("r+b" if start else "wb") as file, progress_bar("downloading", total or 1) as bar:
         file.seek(start)
-        bar.advance(start if total else 0)
+        bar.update(start if total else 0)
         while True:
             try:
                 block = response.read1(BLOCK)  # what has arrived: nothing of it is lost if the connection breaks now
@@ -126,4 +126,4 @@ def _receive(response: http.client.HTTPResponse, part: Path, start: int) -> bool
             if not block:
                 return total is None or file.tell() >= total
             file.write(block)
-            bar.advance(len(block) if total else 0)
+            bar.update(len(block) if total else 0)

@@ -20,7 +20,7 @@ from pupila._arguments import counted
 from pupila.data import Dataset
 from pupila.errors import TrainingError
 from pupila.images import Pixels
-from pupila.progress import Progress
+from pupila.progress import progress_bar
 from pupila.recipe import Recipe
 from pupila.training.distributed.process_group import ALONE, Team
 from pupila.training.loop.batches import Batch, batch_count, batches, smallest_batch
@@ -332,8 +332,8 @@ def _train_epoch(run: _Run, pictures: Tensor, labels: Tensor, size: int, steps_p
     begun = time.monotonic()
     set_training_mode(run.network, recipe)
     label = f"epoch {position.epoch + 1} at {size} px"
-    with Progress(label, steps_per_epoch, hidden=not run.team.leads) as bar:
-        bar.advance(position.batch)
+    with progress_bar(label, steps_per_epoch, hidden=not run.team.leads) as bar:
+        bar.update(position.batch)
         for batch in _batches(run, pictures, labels, size):
             progress = _progress(recipe, position, steps_per_epoch)
             if progress >= end_of(position):
@@ -349,7 +349,7 @@ def _train_epoch(run: _Run, pictures: Tensor, labels: Tensor, size: int, steps_p
             position.seconds = run.team.firsts(position.seconds + (now := time.monotonic()) - begun)
             begun = now
             run.save_if_due()
-            bar.advance()
+            bar.update(1)
 
 
 def _batches(run: _Run, pictures: Tensor, labels: Tensor, size: int) -> Iterator[Batch]:

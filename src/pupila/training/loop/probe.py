@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pupila.data import Dataset
-from pupila.progress import Progress
+from pupila.progress import progress_bar
 from pupila.recipe import Recipe
 from pupila.training.loop.class_weights import Balance
 from pupila.training.loop.device import autocast
@@ -77,11 +77,11 @@ def features_of(network: ResNet18, dataset: Dataset, recipe: Recipe, *, mirrored
     device = next(network.parameters()).device
     parts = torch.split(torch.from_numpy(dataset.images), BATCH)
     features = []
-    with torch.inference_mode(), autocast(recipe, device), Progress("features", len(parts)) as bar:
+    with torch.inference_mode(), autocast(recipe, device), progress_bar("features", len(parts)) as bar:
         for part in parts:
             x = enlarged(part.to(device), recipe.network_size)
             features.append(network.features(x.flip(3) if mirrored else x).float().cpu())
-            bar.advance()
+            bar.update(1)
     return torch.cat(features)
 
 
