@@ -260,6 +260,7 @@ def _open(data: bytes, limits: ImageLimits) -> _Opened:
         if kind in ("HEIF", "AVIF"):
             data = boxes.check(data, limits.max_pixels)
         covered = tiff.check_tiles(data, limits.max_pixels) if kind == "TIFF" else 0
+        data, wrong = formats.without_wrong_texts(data) if kind == "PNG" else (data, "")
         image, note = formats.open_header(kind, data)
     except PixelsError as error:
         raise _too_many_pixels(str(error), limits) from None
@@ -269,7 +270,7 @@ def _open(data: bytes, limits: ImageLimits) -> _Opened:
         raise _failed(kind, data, error) from None
     if image.width * image.height > limits.max_pixels:
         raise _too_many_pixels(f"{image.width} x {image.height}", limits)
-    return _Opened(kind, data, image, passes, covered, note)
+    return _Opened(kind, data, image, passes, covered, wrong or note)
 
 
 def _too_many_bytes(size: int, limits: ImageLimits) -> ImageError:

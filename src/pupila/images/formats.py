@@ -183,13 +183,10 @@ def open_header(kind: str, data: bytes) -> tuple[Image.Image, str]:
     try:
         return _opener(kind, data), ""
     except Exception:  # of nearly any type
-        if kind not in ("WEBP", "PNG"):
-            raise
-        mended = limits.first_frame(data) if kind == "WEBP" else _without_wrong_texts(data)
+        mended = limits.first_frame(data) if kind == "WEBP" else None
         if mended is None:
             raise
-    note = "A text or profile in it has a wrong checksum." if kind == "PNG" else "Pictures after its first are damaged."
-    return _opener(kind, mended), note
+    return _opener(kind, mended), "Pictures after its first are damaged."
 
 
 def _opener(kind: str, data: bytes) -> Image.Image:
@@ -227,10 +224,6 @@ def lacks_end(kind: str, data: bytes) -> bool:
 
 def load_damaged(kind: str, data: bytes, reduced: tuple[int, int] | None) -> Image.Image | None:
     """Return the pixels of a file that Pillow could not load; None if it is damaged. `reduced` is for draft()."""
-    if kind == "PNG" and (mended := _without_wrong_texts(data)) is not None:
-        picture = Image.open(io.BytesIO(mended), formats=["PNG"])
-        picture.load()
-        return picture
     if not lacks_end(kind, data):
         return None
     data = data.rstrip(b"\xff")
@@ -246,8 +239,8 @@ def _jpeg(data: bytes, reduced: tuple[int, int] | None) -> Image.Image:
     return image
 
 
-def _without_wrong_texts(data: bytes) -> bytes | None:
-    """Return a PNG without its ancillary chunks of a wrong checksum, as browsers pass over them; None if there is none.
+def without_wrong_texts(data: bytes) -> tuple[bytes, str]:
+    """Return a PNG without its ancillary chunks of a wrong checksum, as browsers pass over them, and say so.
 
     Ancillary are those of texts, times and colour profiles: their names begin with a small letter.
     """
@@ -258,5 +251,6 @@ def _without_wrong_texts(data: bytes) -> bytes | None:
         if name[:1].isupper() or zlib.crc32(view[start - 4 : end]) == int.from_bytes(data[end : end + 4], "big"):
             kept.append(view[at : end + 4])
         at = end + 4
-    joined = b"".join((*kept, view[at:]))
-    return joined if len(joined) < len(data) else None
+    if sum(map(len, kept)) == at:
+        return data, ""
+    return b"".join((*kept, view[at:])), "A text or profile in it has a wrong checksum."
