@@ -10,7 +10,7 @@ from PIL import Image
 from training_kit import TINY
 
 from pupila.data import load_dataset
-from pupila.training.framing import choose_framing
+from pupila.training.loop.head import choose_framing
 from pupila.training.prepare import training_split
 from pupila.training.weights import starting_network
 

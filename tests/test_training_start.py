@@ -13,7 +13,7 @@ from training_kit import TINY, colours, write_photos
 from pupila.data import Dataset, Splits
 from pupila.errors import DataError, ModelError, TrainingError
 from pupila.predictor import Predictor
-from pupila.training.framing import CLEARLY, choose_framing
+from pupila.training.loop.head import LONG, choose_framing
 from pupila.training.loop.resnet import ResNet18
 from pupila.training.prepare import prepare, training_split
 from pupila.training.run_folder import TrainingData
@@ -197,7 +197,7 @@ def test_framing_that_shows_more_is_taken_and_of_two_alike_the_squashed_one(star
     assert framed(colours(30), colours(30), start) == ("squash", ["letterbox"])
 
 
-@pytest.mark.parametrize(("aspect", "read"), [(CLEARLY, ["letterbox"]), (CLEARLY - 0.001, []), (1.0, [])])
+@pytest.mark.parametrize(("aspect", "read"), [(LONG, ["letterbox"]), (LONG - 0.001, []), (1.0, [])])
 def test_only_photos_that_are_clearly_not_square_are_read_twice(start, aspect, read):
     assert framed(colours(30), blank(), start, aspect) == ("squash", read)
 

@@ -15,9 +15,8 @@ from pupila.feedback.corrections import Corrections, joined, read_corrections
 from pupila.recipe import Recipe
 from pupila.training.defaults import DatasetStats, ResolvedRecipe, resolve, sizes_to_try
 from pupila.training.distributed.process_group import ALONE, Team
-from pupila.training.framing import choose_framing
 from pupila.training.loop.device import pick_device
-from pupila.training.loop.head import InputChoice, choose_input
+from pupila.training.loop.head import InputChoice, choose_framing, choose_input
 from pupila.training.outliers import Outliers, read_outliers
 from pupila.training.run_folder import TrainingData
 from pupila.training.weights import Start, starting_network
