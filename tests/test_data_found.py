@@ -83,6 +83,14 @@ def test_videos_beside_pictures_are_passed_over_and_named(root: Path) -> None:
     )
 
 
+def test_parts_of_a_download_from_google_drive_are_one_folder(root: Path) -> None:
+    root.mkdir()
+    for part in (1, 2):
+        files = {f"fotos/{pet}/{part}{n}.png": picture(part + 10 * n) for pet in ("cat", "dog") for n in range(2)}
+        make_zip(root / f"fotos-20240131T101112Z-00{part}.zip", files)
+    assert load(root).train.classes == ("cat", "dog") and len(load(root).train) == 8
+
+
 def test_a_zip_a_class_is_a_class_folder(root: Path) -> None:
     root.mkdir()
     for name in ("cat", "dog"):
@@ -272,9 +280,34 @@ def test_arrays_of_numpy_and_keras_are_read(root: Path) -> None:
         np.savez(root / "mnist.npz", x=other, y=labels)
         assert np.abs(load(root).train.images[..., 0].astype(int) - images).max() <= 1
     np.savez(root / "mnist.npz", pixels=images, kinds=labels)
-    assert "holds the arrays kinds, pixels. Name the pictures x or x_train" in refusal(root)
+    assert "holds the arrays kinds [6], pixels [6, 8, 8]. Name the pictures x or x_train" in refusal(root)
     np.savez(root / "mnist.npz", x=np.asarray([{}], dtype=object), y=labels[:1])
-    assert "an array of objects is not read" in refusal(root)
+    assert "holds an array of objects, which is not read, as it is a pickle. Save labels as numbers" in refusal(root)
+
+
+@pytest.mark.parametrize("names", ["xtrain ytrain xtest ytest", "train.images train.labels test.images test.labels"])
+def test_arrays_may_be_named_in_other_ways(root: Path, names: str) -> None:
+    root.mkdir()
+    images, labels = (
+        np.random.default_rng(0).integers(0, 256, (6, 8, 8), dtype=np.uint8),
+        np.asarray([0.0, 1.0, 2.0] * 2),
+    )
+    np.savez(root / "a.npz", **dict(zip(names.split(), (images, labels, images[:3], labels[:3]), strict=True)))
+    splits = load(root)
+    assert splits.train.classes == ("0", "1", "2") and splits.test is not None and len(splits.test) == 3
+
+
+def test_arrays_may_be_rows_of_pixels_and_a_file_a_split(root: Path) -> None:
+    root.mkdir()
+    images, labels = np.random.default_rng(0).integers(0, 256, (6, 64), dtype=np.uint8), np.asarray([0, 1, 2] * 2)
+    for split in ("train", "test"):
+        np.savez(root / f"{split}.npz", x=images, y=labels)
+    splits = load(root)
+    assert splits.test is not None and np.array_equal(splits.test.images[..., 0].reshape(6, 64), images)
+    np.savez(root / "test.npz", x=np.zeros((6, 192), np.uint8), y=labels)  # in which order its colours are is not said
+    assert load(root).test is None
+    np.savez(root / "train.npz", x=np.zeros((6, 192), np.uint8), y=labels)
+    assert "holds the arrays x_test [6, 192], x_train [6, 192], y_test [6], y_train [6]." in refusal(root)
 
 
 def test_arrays_in_files_of_their_own_are_read(root: Path) -> None:

@@ -62,6 +62,9 @@ def pets(first: str, second: str, encoding: str) -> dict[bytes, bytes]:
         ("cp1252", "räv", "höna"),
         ("cp850", "1ª série", "2ª série"),
         ("cp1252", "nº 1", "nº 2"),
+        ("cp850", "10° graus", "20° graus"),
+        ("cp1252", "fotos \u2013 2020", "cão"),
+        ("cp1252", "l\u2019été", "d\u2019hiver"),
     ],
 )
 def test_zip_names_without_the_flag_for_utf_8_are_read_right(
@@ -141,6 +144,29 @@ def test_no_reading_is_taken_for_sure_that_is_not() -> None:
     ):
         name = utf8_name(text.encode(encoding))
         assert is_undecoded(name) and sure_encoding(name_readings([name])) is None
+
+
+@pytest.mark.parametrize(
+    ("encoding", "first", "second"),
+    [
+        ("cp737", "γάτα", "σκύλος"),
+        ("cp1253", "γάτα", "σκύλος"),
+        ("cp862", "חתול", "כלב"),
+        ("cp1255", "חתול", "כלב"),
+        ("cp1256", "قطة", "كلب"),
+        ("cp857", "köpek", "ağaç"),
+        ("cp1254", "kuş", "ağaç"),
+        ("cp874", "แมว", "หมา"),
+        ("koi8-r", "кошка", "собака"),
+    ],
+)
+def test_names_in_other_scripts_are_not_taken_for_cyrillic_or_czech(
+    tmp_path: Path, encoding: str, first: str, second: str
+) -> None:
+    path = zip_with_raw_names(tmp_path / "pets.zip", pets(first, second, encoding))
+    with pytest.raises(DataError, match=f"can be read in several ways .*{encoding}: '"):
+        load(path)
+    assert set(load(path, name_encoding=encoding).train.classes) == {first, second}
 
 
 def test_numbers_sort_as_numbers(tmp_path: Path) -> None:

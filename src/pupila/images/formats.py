@@ -47,7 +47,7 @@ OTHERS = {
     },
     (0, UNPACK): {
         b"PK\3\4": "a zip archive", b"\x1f\x8b": "gzip", b"7z\xbc\xaf\x27\x1c": "a 7z archive",
-        b"Rar!": "a RAR archive", b"\xfd7zXZ": "xz", b"BZh": "bzip2",
+        b"Rar!": "a RAR archive", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz", b"BZh": "bzip2",
     },
     (4, SAVE): {b"ftypcrx ": "a camera's raw file (CR3)"},
     (4, FRAME): {
@@ -73,12 +73,20 @@ JUNK = bytes(range(1, 97, 2))
 
 def sniff(data: bytes) -> str:
     """Return which of FORMATS but MPO, which is a JPEG, a file is; raises ImageError that names what it is instead."""
-    kind = next((kind for start, kind in STARTS.items() if data.startswith(start)), None) or _by_structure(data)
+    kind = _kind_of(data)
     if kind == "TIFF" and tiff.is_raw(data):
         raise unrecognised("a camera's raw file", SAVE)
     if kind is not None:
         return kind
     raise unrecognised(*_other(data))
+
+
+def what_it_is(data: bytes) -> str:
+    """Return what a file is by its first bytes, as the end of "it is"."""
+    if not data:
+        return "empty (0 bytes)"
+    kind = _kind_of(data)
+    return f"a picture ({kind})" if kind else _other(data)[0]
 
 
 def unrecognised(what: str, fix: str) -> ImageError:
@@ -92,6 +100,10 @@ def brands(data: bytes) -> list[bytes]:
         return []
     end = min(int.from_bytes(data[:4], "big"), 256, len(data))
     return [data[8:12], *(data[at : at + 4] for at in range(16, end - 3, 4))]
+
+
+def _kind_of(data: bytes) -> str | None:
+    return next((kind for start, kind in STARTS.items() if data.startswith(start)), None) or _by_structure(data)
 
 
 def _by_structure(data: bytes) -> str | None:
