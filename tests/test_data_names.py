@@ -204,6 +204,10 @@ def test_spaces_and_invisible_letters_are_shown(tmp_path: Path) -> None:
         ("01 - treino", "02 - validação", "03 - teste"),
         ("Treino 70%", "Validação 10%", "Teste 20%"),
         ("jeu d'entraînement", "jeu de validation", "jeu de test"),
+        ("treinar", "validar", "testar"),
+        ("trainieren", "validieren", "testen"),
+        ("Lerndaten", "Validierungsdaten", "Testdaten"),
+        ("train (70%)", "val (10%)", "test (20%)"),
     ],
 )
 def test_splits_are_named_in_the_languages_of_users(tmp_path: Path, train: str, validation: str, test: str) -> None:
@@ -211,6 +215,11 @@ def test_splits_are_named_in_the_languages_of_users(tmp_path: Path, train: str, 
     splits = load(make_folder(tmp_path / "pets", counts))
     assert splits.train.classes == ("cat", "dog")
     assert {name: len(part) for name, part in splits.parts().items()} == {"train": 2, "validation": 4, "test": 6}
+
+
+def test_a_and_b_behind_the_names_of_splits_are_classes(tmp_path: Path) -> None:
+    splits = load(make_folder(tmp_path / "pets", {"trainA": 2, "trainB": 2, "testA": 1, "testB": 1}))
+    assert splits.train.classes == ("A", "B") and splits.test is not None and len(splits.test) == 2
 
 
 def test_words_of_other_languages_are_classes_where_they_are_no_splits(tmp_path: Path) -> None:

@@ -27,13 +27,17 @@ LITTER = frozenset(
     (
         "__macosx", "@eadir", "@recycle", "@recently-snapshot", "@tmp", "@sharebin", "#recycle", "#snapshot",
         "lost+found", "$recycle.bin", "recycler", "system volume information", "network trash folder",
-        "temporary items", "thevolumesettingsfolder", "__pycache__", "node_modules", "_vti_cnf", "found.000",
-        "aquota.user", "aquota.group", "thumbs.db", "thumbs.db:encryptable", "ehthumbs.db", "ehthumbs_vista.db",
-        "desktop.ini", "icon\r", "picasa.ini",
+        "temporary items", "thevolumesettingsfolder", "__pycache__", "node_modules", "_gsdata_", "_vti_cnf",
+        "found.000", "~snapshot", "aquota.user", "aquota.group", "thumbs.db", "thumbs.db:encryptable",
+        "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r", "picasa.ini",
     )
 )  # fmt: skip
 """What systems, packers, NAS boxes and cloud drives leave behind, in small letters."""
-LITTER_ENDINGS = (".lrdata", ".photoslibrary", ".photolibrary", ".swp", "~")
+LITTER_ENDINGS = (
+    ".lrdata", ".photoslibrary", ".photolibrary", ".swp", "~", ":zone.identifier", "\uf03azone.identifier",
+    ":afp_afpinfo", ":afp_resource",
+)  # fmt: skip
+"""The last ones: what Windows and macOS write beside a file where the disk has no place within it."""
 RUN_FILES = (
     frozenset(("recipe.json", "run.json")), frozenset(("recipe.json", "metrics.jsonl")),
     frozenset(("report.html", "confusion.png")), frozenset(("mislabelled.html", "fixes.csv")),
