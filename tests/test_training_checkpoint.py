@@ -125,7 +125,7 @@ def test_foreign_file_of_tensors_is_no_checkpoint(tmp_path, header):
     ],
 )
 def test_checkpoint_of_another_run_names_each_difference(written, changes, said):
-    with pytest.raises(TrainingError, match=rf"is of another run \({said}\)\. Use the same settings, or leave"):
+    with pytest.raises(TrainingError, match=rf"is of another run \({said}\)\. Use the same settings, or another"):
         load_checkpoint(written, {**IDENTITY, **changes})
 
 

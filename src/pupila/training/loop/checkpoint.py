@@ -96,7 +96,7 @@ def check_identity(path: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any
             "the pictures are others" if key == "data" else f"{key} was {theirs.get(key)} and is {ours.get(key)}"
             for key in different
         )
-        raise TrainingError(f"{path}: is of another run ({changes}). Use the same settings, or leave --resume out.")
+        raise TrainingError(f"{path}: is of another run ({changes}). Use the same settings, or another --name.")
 
 
 def momentum_of(optimizer: torch.optim.SGD) -> dict[str, Tensor]:

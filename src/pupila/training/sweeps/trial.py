@@ -26,6 +26,7 @@ from pupila.data import load_dataset
 from pupila.errors import ModelError, TrainingError
 from pupila.evaluation.evaluate import score_dataset
 from pupila.progress import printing_to
+from pupila.training.loop.checkpoint import check_identity
 from pupila.training.run_folder import TrainingData, finish, forget, holds_run, is_finished, write_text
 from pupila.training.sweeps.definition import Trial
 from pupila.training.train import TrainJob, TrainResult, closing_line, train
@@ -147,13 +148,8 @@ def read_result(job: Job) -> Result | None:
         return None
     except (OSError, AttributeError, TypeError, ValueError) as error:
         raise TrainingError(f"{path}: cannot be read ({error}). Delete it: the trial is then finished anew.") from error
-    ours = json.loads(json.dumps(job.trial.recipe.to_dict()))
-    different = sorted(key for key in ours.keys() | result.recipe.keys() if ours.get(key) != result.recipe.get(key))
-    changes = [f"{key} was {result.recipe.get(key)} and is {ours.get(key)}" for key in different]
-    if result.fingerprint != job.fingerprint:
-        changes.append("the data has changed")
-    if changes:
-        raise TrainingError(f"{job.folder}: holds another trial ({', '.join(changes)}). Choose another --name.")
+    ours = {"recipe": job.trial.recipe.to_dict(), "data": job.fingerprint}
+    check_identity(job.folder, ours, {"recipe": result.recipe, "data": result.fingerprint})
     if not is_finished(job.folder):  # killed between its result and its end
         finish(job.folder)
     return result
