@@ -712,6 +712,21 @@ def test_a_picture_can_be_enlarged_with_where_the_model_looked(
         page.locator("dialog.zoom").wait_for(state="detached")
 
 
+@pytest.mark.parametrize("width", [1280, 360])
+def test_the_frame_of_an_enlarged_picture_is_no_wider_than_the_picture_and_its_buttons_fit(
+    browser: Any, server: Running, pictures: dict[str, Path], width: int
+) -> None:
+    with opened(browser, server.url, viewport={"width": width, "height": 740}, locale="pt-BR") as page:
+        choose(page, [pictures["red"]])
+        settle(page, 1)
+        page.locator(".tile .enlarge").click()
+        frame, picture = (page.locator(found).bounding_box() for found in ("dialog.zoom", "dialog.zoom .zoomed"))
+        assert frame["width"] - picture["width"] < 50
+        for button in page.locator("dialog.zoom button").all():
+            box = button.bounding_box()
+            assert box["x"] + box["width"] < frame["x"] + frame["width"] - 5
+
+
 def test_the_api_page_shows_every_path_and_tries_them(browser: Any, server: Running, pictures: dict[str, Path]) -> None:
     with opened(browser, server.url, path="/docs") as page:
         page.locator(".docs details").first.wait_for()
