@@ -230,6 +230,18 @@ def test_report_without_rows_has_no_curves(predictor, tmp_path):
     assert not (path.parent / "curves.png").exists()
 
 
+def test_report_of_a_fitted_last_layer_draws_no_curve_of_one_point(predictor, tmp_path):
+    text = write_report(tmp_path, predictor, colours(5), [{**ROWS[0], "epoch": 0}], kept=0).read_text("utf-8")
+    assert "Only the last layer was trained, in one step: there are no curves." in text and "1 epoch" not in text
+    assert not (tmp_path / "curves.png").exists()
+
+
+def test_report_counts_epochs_without_the_last_layer_that_they_began_with(predictor, tmp_path):
+    rows = [{**ROWS[0], "epoch": 0, "seconds": 1.0}, *({**row, "seconds": 60.0} for row in ROWS)]
+    text = write_report(tmp_path, predictor, colours(5), rows, kept=0).read_text("utf-8")
+    assert f"epoch 0 of {ROWS[-1]['epoch']} kept" in text and "Epoch 0 is the last layer alone." in text
+
+
 def test_report_of_a_model_without_mistakes_says_so(predictor, tmp_path):
     pure = Dataset(np.uint8(255) * np.eye(3, dtype=np.uint8)[:, None, None].repeat(32, 1).repeat(32, 2),
                    np.arange(3), CLASSES)  # fmt: skip
@@ -258,6 +270,9 @@ def test_report_names_each_mistake_once_and_links_to_its_file(predictor, dataset
 
 def test_page_of_a_running_training_loads_itself_again_and_the_report_does_not(report, tmp_path):
     page = ProgressPage(tmp_path, "photos <1>")
+    page.due = 0.0
+    page.update([{**ROWS[0], "epoch": 0}])
+    assert "of the last layer alone" in page.path.read_text("utf-8")
     page.due = 0.0
     page.update(ROWS[:2])
     text = page.path.read_text("utf-8")

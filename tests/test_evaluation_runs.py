@@ -47,6 +47,20 @@ def test_the_command_prints_a_table_and_writes_a_page(tmp_path):
     assert json.loads(found.output)[0]["minutes"] == 1.0
 
 
+def test_page_of_runs_cuts_no_cell_on_a_phone_and_names_each(browser, tmp_path):
+    make_run(tmp_path / "runs" / "photos-standard-with-a-long-name", [0.5, 0.6], model=True)
+    write_runs(tmp_path / "page.html", read_runs(tmp_path / "runs"))
+    held = browser.new_context(viewport={"width": 360, "height": 740}, is_mobile=True)
+    page = held.new_page()
+    page.goto((tmp_path / "page.html").as_uri())
+    boxes = [cell.bounding_box() for cell in page.locator("td").all()]
+    assert len(boxes) == 8 and all(box["x"] >= 0 and box["x"] + box["width"] <= 360 for box in boxes)
+    said = "getComputedStyle(document.querySelectorAll('td')[4], '::before').content"
+    assert page.evaluate(said).startswith('"weights')
+    assert page.locator("p code").inner_text() == "pupila compare"
+    held.close()
+
+
 def test_many_runs_are_drawn_as_far_as_they_fit(tmp_path):
     for number in range(10):
         make_run(tmp_path / f"r{number}", [number / 10])

@@ -251,7 +251,7 @@ def test_page_of_a_running_training_is_in_portuguese(tmp_path: Path, monkeypatch
     page.due = 0.0
     page.update([{"epoch": 1, "train_loss": 0.5, "train_accuracy": 0.8, "validation_accuracy": 0.75, "seconds": 90.0}])
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "<h1>photos: treino</h1>" in text and "Esta página se recarrega sozinha." in text
+    assert "<h1>photos: treino</h1>" in text and "Esta página se atualiza sozinha." in text
     assert "<b>75,0%</b>acurácia de validação" in text and "1,5 minutos" in text
 
 

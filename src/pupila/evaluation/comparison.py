@@ -246,11 +246,11 @@ def _read_run(folder: Path) -> RunSummary | None:
         model = folder / "model.onnx"
         manifest = Predictor.load(model).manifest if model.exists() else None
         metrics = manifest.metrics if manifest else {}
-        best = max(row["validation_accuracy"] for row in rows)
+        best, last = max(row["validation_accuracy"] for row in rows), rows[-1]
         return RunSummary(
             folder.name, float(metrics.get("accuracy", best)), metrics.get("interval"), str(recipe.get("name")),
-            manifest.weights if manifest else str(recipe.get("weights")), len(rows), rows[-1]["seconds"] / 60,
-            int(rows[-1]["network_size"]), manifest is not None, rows,
+            manifest.weights if manifest else str(recipe.get("weights")), int(last["epoch"]), last["seconds"] / 60,
+            int(last["network_size"]), manifest is not None, rows,
         )  # fmt: skip
     except (OSError, ValueError, KeyError, IndexError, ModelError):
         return None

@@ -4,6 +4,7 @@ Every text that comes from a user passes through `escape`; nothing else enters t
 """
 
 import base64
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from importlib import resources
@@ -16,6 +17,9 @@ from pupila._language import cell, language, translated
 from pupila.errors import DataError
 from pupila.images import Pixels
 
+CODE = re.compile("`([^`]+)`")
+MANY_COLUMNS = 5
+"""Of a table: what a phone shows beside each other."""
 SIDE = 96
 """Pixels a side of a picture: three times a CIFAR picture."""
 # The policy makes the browser enforce that nothing is fetched and no script runs, whatever a class is called.
@@ -95,10 +99,15 @@ def _reduced(picture: Pixels) -> Pixels:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -> str:
-    """Return a table, from plain text; the first `texts` columns are aligned left, and those of figures right."""
-    top, *below = ("".join(_cells(kind, row, texts)) for kind, row in [("th", head), *(("td", row) for row in rows)])
-    body = "".join(f"<tr>{row}</tr>\n" for row in below)
-    return f'<div class="table"><table>\n<tr>{top}</tr>\n{body}</table></div>\n'
+    """Return a table, from plain text; the first `texts` columns are aligned left, and those of figures right.
+
+    On a phone each row of a table of many columns becomes a block, with the column's name before each cell.
+    """
+    names = [translated(name) for name in head]
+    top = "".join(_cells("th", head, texts, names))
+    body = "".join(f"<tr>{''.join(_cells('td', row, texts, names))}</tr>\n" for row in rows)
+    many = " many" if len(head) > MANY_COLUMNS else ""
+    return f'<div class="table{many}"><table>\n<tr>{top}</tr>\n{body}</table></div>\n'
 
 
 def heading(text: str) -> str:
@@ -107,19 +116,21 @@ def heading(text: str) -> str:
 
 
 def paragraph(text: str) -> str:
-    """Return a paragraph, from plain text."""
-    return f"<p>{_shown(text)}</p>\n"
+    """Return a paragraph, from plain text; what stands in backquotes is code."""
+    shown = CODE.sub(r"<code>\1</code>", _shown(text))
+    return f"<p>{shown}</p>\n"
 
 
 def _shown(text: str) -> str:
     return escape(translated(text))
 
 
-def _cells(kind: str, row: Sequence[str], texts: int) -> Iterator[str]:
-    for column, text in enumerate(row):
+def _cells(kind: str, row: Sequence[str], texts: int, names: Sequence[str]) -> Iterator[str]:
+    for column, (text, name) in enumerate(zip(row, names, strict=True)):
         side, is_name = (' class="text"', " " not in text) if column < texts else ("", False)
-        shown = translated(text) if kind == "th" else text if is_name else cell(text)
-        yield f"<{kind}{side}>{escape(shown)}</{kind}>"
+        shown = name if kind == "th" else text if is_name else cell(text)
+        label = f' data-label="{escape(name)}"' if kind == "td" and len(names) > MANY_COLUMNS else ""
+        yield f"<{kind}{side}{label}>{escape(shown)}</{kind}>"
 
 
 def _figure(figure: Figure) -> str:

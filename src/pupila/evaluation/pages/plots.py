@@ -55,7 +55,8 @@ def plot_curves(rows: Rows, kept: int | None = None) -> bytes:
                 _line(axes, points, colour, translated(name), style)
         for row in rows:
             if row["epoch"] == kept and validation in row:
-                axes.plot(kept, row[validation], "*", color=INK, markersize=13, label=translated(f"kept: epoch {kept}"))
+                label = translated(f"kept: epoch {kept}")
+                axes.plot(kept, row[validation], "*", color=INK, markersize=13, clip_on=False, label=label)
         _mark_sizes(axes, rows)
         _epochs_below(axes, rows)
         if rows:
@@ -83,8 +84,8 @@ def _epochs_below(axes: "Axes", rows: Rows) -> None:
     if epochs:
         alone = min(epochs) == max(epochs)
         axes.set_xlim(min(epochs) - alone, max(epochs) + alone)
+        axes.set_ylim(0, 1.05 * axes.dataLim.ymax)  # a mark at the top is not cut
     axes.locator_params(axis="x", integer=True)
-    axes.set_ylim(bottom=0)
     axes.set_xlabel(translated("epoch"))
 
 

@@ -53,8 +53,9 @@ def write_report(
 ) -> Path:
     """Evaluate, write report.html and its plots as PNGs into the folder, and return the path of the page.
 
-    rows: one an epoch (see plots.Rows), or none. evaluation: one made already saves making it again. kept: the epoch,
-    counted from 1, whose weights are in the model. source: the folder that the pictures came from, to link to them.
+    rows: one an epoch (see plots.Rows), or none. evaluation: one made already saves making it again. kept: the epoch
+    whose weights are in the model; 0 is the last layer alone. source: the folder that the pictures came from, to link
+    to them.
     Raises what score_dataset() raises, and MissingExtraError without matplotlib.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,14 +83,22 @@ class ProgressPage:
         begun = time.monotonic()
         if begun < self.due:
             return
-        curves, last = html.plot(plots.plot_curves(rows), "Curves so far"), rows[-1]
+        last = rows[-1]
+        judged = "of the latest epoch" if last["epoch"] else "of the last layer alone"
         figures = [
             (f"{last['epoch']:.0f}", "epochs so far", f"{last.get('seconds', 0.0) / 60:.1f} minutes"),
-            (f"{last['validation_accuracy']:.1%}", "validation accuracy", "of the latest epoch"),
+            (f"{last['validation_accuracy']:.1%}", "validation accuracy", judged),
         ]
-        sections = [html.section("Training", "", html.numbers(figures), curves)]
+        curves = [html.plot(plots.plot_curves(rows), "Curves so far")] if last["epoch"] else []
+        sections = [html.section("Training", "", html.numbers(figures), *curves)]
         title = f"{self.name}: training"
-        html.write_page(self.path, title, "This page loads itself again.", sections, RELOAD_SECONDS)
+        html.write_page(
+            self.path,
+            title,
+            "The training is under way. This page shows the newest figures by itself.",
+            sections,
+            RELOAD_SECONDS,
+        )
         ended = time.monotonic()
         self.due = ended + max(RELOAD_SECONDS / 2, 20 * (ended - begun))
 
@@ -133,14 +142,20 @@ def _summary(subject: Subject, rows: Rows, kept: int | None) -> str:
     figures.append((str(manifest.recipe.get("name", "?")), "recipe", f"weights: {manifest.weights}"))
     if rows and "seconds" in rows[-1]:
         minutes = f"{rows[-1]['seconds'] / 60:.1f}"
-        which = f"epoch {kept} of {len(rows)} kept" if kept else counted(len(rows), "epoch")
-        figures.append((minutes, "minutes of training", which))
+        figures.append((minutes, "minutes of training", _what_was_trained(rows, kept)))
     limit = manifest.unknown_threshold
     if limit is not None:
         share = float(np.mean(subject.evaluation.unknown > limit))
         figures.append((f"{share:.2%}", "called unknown", "of these pictures, which all show one of the classes"))
     few = [html.warning(f"Only {counted(scores.n, 'picture')}: take the figures as rough.")] if scores.n < FEW else []
     return html.section("Summary", "", html.numbers(figures), *few, _expert_figures(subject))
+
+
+def _what_was_trained(rows: Rows, kept: int | None) -> str:
+    epochs = int(rows[-1]["epoch"])
+    if epochs == 0:
+        return "the last layer alone"
+    return counted(epochs, "epoch") if kept is None else f"epoch {kept} of {epochs} kept"
 
 
 def _expert_figures(subject: Subject) -> str:
@@ -167,9 +182,14 @@ def _plot(folder: Path, name: str, png: bytes, description: str, large: bool = F
 
 
 def _curves(folder: Path, rows: Rows, kept: int | None) -> str:
-    text = f"{counted(len(rows), 'epoch')}." + (
-        f" The star is the epoch whose weights are in the model: {kept}." if kept else ""
-    )
+    epochs = int(rows[-1]["epoch"])
+    if epochs == 0:
+        return html.section("Training", "Only the last layer was trained, in one step: there are no curves.")
+    text = f"{counted(epochs, 'epoch')}."
+    if rows[0]["epoch"] == 0:
+        text += " Epoch 0 is the last layer alone."
+    if kept is not None:
+        text += f" The star is the epoch whose weights are in the model: {kept}."
     if len({row.get("network_size") for row in rows}) > 1:
         text += " At a dotted line the pictures became larger."
     plot = _plot(folder, "curves.png", plots.plot_curves(rows, kept), "Training curves")
@@ -214,11 +234,14 @@ def _pairs(subject: Subject, shown_before: Int64) -> str:
     confusion, names = subject.evaluation.scores.confusion, subject.predictor.manifest.classes
     parts = []
     for pair in gallery.confused_pairs(confusion, PAIRS):
-        (first, second), (one, other) = pair, (names[place] for place in pair)
+        first, second = pair if confusion[pair] >= confusion[pair[::-1]] else pair[::-1]
+        one, other = names[first], names[second]
         counts = f"{one} as {other}: {confusion[first, second]}; {other} as {one}: {confusion[second, first]}"
         most = MISTAKES_A_PAIR + len(shown_before)
         indices = gallery.confident_mistakes(subject.probabilities, subject.evaluation.labels, most, pair)
         indices = indices[~np.isin(indices, shown_before)][:MISTAKES_A_PAIR]
-        parts += [html.heading(counts), html.pictures(_exhibits(subject, indices))]
+        parts.append(html.heading(counts))
+        if len(indices):
+            parts.append(html.pictures(_exhibits(subject, indices)))
     text = "Classes taken for each other, the most frequent first." if parts else "No two classes are confused."
     return html.section("Most confused pairs", text, *parts)
