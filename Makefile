@@ -1,16 +1,18 @@
-# run: serve the bundled model.  test: everything CI checks.  docs: the pages in docs/ as a site, in build/site.
+# run: serve the bundled model.  test: everything CI checks; suite: its tests alone.  docs: the pages in docs/ as a site.
 # train: on DATA, with the standard recipe.
 PYTHON ?= python3
 DATA ?= cifar10
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: run test test-lowest check docs train dist clean
+.PHONY: run test suite test-lowest check docs train dist clean
 
 run: .venv/serving
 	@$(BIN)/pupila serve
 
-test: check
+test: check suite
+
+suite: .venv/everything
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not alone'
 	$(BIN)/python -m pytest -m alone $$(grep --recursive --files-with-matches 'mark[.]alone' tests)
 
