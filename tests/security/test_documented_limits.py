@@ -37,7 +37,7 @@ NAMED = {
     ],
     "arrays (`.npz`, idx)": [
         f"idx {arrays.MAX_BYTES // GIB} GiB", f"{parquet.MAX_ROWS:,} pictures",
-        f"headers of {arrays.MAX_HEADER:,} bytes",
+        f"headers of {arrays.MAX_HEADER:,} bytes", f"{arrays.MAX_INSTRUCTIONS:,} instructions",
     ],
     "table (parquet)": ["as archives", f"{parquet.MAX_ROWS:,} rows", f"{parquet.BATCH} rows"],
     "JSON, sent to a server": [f"feedback {feedback.MAX_BODY // 1024} KiB"],

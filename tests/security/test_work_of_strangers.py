@@ -128,6 +128,11 @@ def test_no_key_of_a_pickle_is_made() -> None:
         assert arrays.read_pickle(SourceFile(("data_batch_1",), b"\x80\x04" + put)) == {}
 
 
+def test_pickle_of_endless_numbers_is_read_in_part() -> None:
+    values = arrays.read_pickle(SourceFile(("data_batch_1",), b"\x80\x02}(U\x06labels](" + b"K\1" * 25_000_000))
+    assert len(values["labels"]) < arrays.MAX_INSTRUCTIONS
+
+
 MARKS = "\u0300" * 30_000 + "\u0327" * 30_000
 """Of two classes: to put them in order takes the square of their number."""
 
