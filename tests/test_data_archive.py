@@ -1,6 +1,8 @@
 """tar and zip archives give just what the unpacked folder gives, and never touch the disk."""
 
 import io
+import re
+import struct
 import tarfile
 import zipfile
 from pathlib import Path
@@ -55,6 +57,38 @@ def test_zip_with_backslashes_is_read(tmp_path: Path) -> None:
     assert load(path).train.classes == ("cat", "dog")
 
 
+def test_zip_of_a_folder_beside_is_read(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "pets.zip", {"../pets/cat/1.png": picture(1), "../pets/dog/./1.png": picture(2)})
+    assert load(path).train.classes == ("cat", "dog")
+
+
+def test_zip_that_is_packed_in_another_way_is_not_called_damaged(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "pets.zip", {"cat/1.png": picture(1), "dog/1.png": picture(2)})
+    data = bytearray(path.read_bytes())
+    for sign, at in ((b"PK\3\4", 8), (b"PK\1\2", 10)):
+        for member in re.finditer(re.escape(sign), bytes(data)):
+            struct.pack_into("<H", data, member.start() + at, 9)  # deflate64: what Windows makes of over 2 GB
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"packed in a way that is not read here .* Unpack it and give the folder\.$"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"", "is empty (0 bytes)"),
+        (b"Rar!\x1a\x07\x01\0", "is a RAR archive"),
+        (b"<!DOCTYPE html><html>", "is a web page (HTML)"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+    ],
+)
+def test_what_is_no_archive_is_named(tmp_path: Path, content: bytes, what: str) -> None:
+    (tmp_path / "pets.zip").write_bytes(content)
+    with pytest.raises(DataError) as error:
+        load(tmp_path / "pets.zip")
+    assert f"pets.zip: {what}, and no archive that is read. Give a folder, or one of .tar" in str(error.value)
+
+
 def test_tar_that_holds_a_zip_is_still_a_tar(tmp_path: Path) -> None:
     inner = make_zip(tmp_path / "inner.zip", {"x/1.png": picture(3)}).read_bytes()
     path = make_tar(tmp_path / "pets.tar", {"cat/1.png": picture(1), "dog/1.png": picture(2), "z.zip": inner})
@@ -101,7 +135,7 @@ def test_archive_cut_off_says_so(tmp_path: Path, ending: str) -> None:
 def test_file_that_is_no_archive_says_what_can_be_read(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "pets.bin"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"pets.bin: is no archive that can be read. Give a folder, or one of .tar"):
+    with pytest.raises(DataError, match=r"pets.bin: is .*, and no archive that is read. Give a folder, or one of .tar"):
         load(path)
 
 

@@ -37,6 +37,9 @@ def test_litter_of_systems_and_drives_makes_no_class_and_no_picture(root: Path) 
     litter = ("@eaDir", "#recycle", ".AppleDouble", "$RECYCLE.BIN", "System Volume Information", ".dropbox.cache")
     make_folder(root, {**dict.fromkeys(litter, 2), "cat/@eaDir/0.png": 1, "venv/lib/plots": 2})
     (root / "venv" / "pyvenv.cfg").write_bytes(b"home = /usr/bin")
+    make_folder(root, dict.fromkeys(("_gsdata_", "~snapshot", "#snapshot", ".Trash-1000/files", ".stversions/cat"), 1))
+    for name in ("cat/000.png:Zone.Identifier", "dog/000.png:AFP_AfpInfo"):
+        (root / name).write_bytes(b"[ZoneTransfer]")
     for name in ("~$notes.docx", "desktop.ini", "Thumbs.db", "cat/000.png~", "Icon\r", "dog/.0.swp", "photos.lnk"):
         (root / name).write_bytes(b"x")
     splits = load(root)
@@ -81,6 +84,14 @@ def test_videos_beside_pictures_are_passed_over_and_named(root: Path) -> None:
         "Passed over 2 videos of Live Photos: their pictures are used.",
         "Passed over 1 video, like dog/clip.mp4: save pictures out of videos to use them.",
     )
+
+
+def test_parts_of_a_download_from_google_drive_are_one_folder(root: Path) -> None:
+    root.mkdir()
+    for part in (1, 2):
+        files = {f"fotos/{pet}/{part}{n}.png": picture(part + 10 * n) for pet in ("cat", "dog") for n in range(2)}
+        make_zip(root / f"fotos-20240131T101112Z-00{part}.zip", files)
+    assert load(root).train.classes == ("cat", "dog") and len(load(root).train) == 8
 
 
 def test_a_zip_a_class_is_a_class_folder(root: Path) -> None:
@@ -231,6 +242,9 @@ def test_column_a_class_is_read_and_several_classes_a_picture_are_named(root: Pa
     for one, none in (("True", "False"), ("TRUE", ""), ("1.000000e+00", "0.000000e+00"), ("1", "0")):  # True is pandas'
         written = table.replace("1.0", one).replace("0.0", none)
         assert load(write_files(root, {"truth.csv": written})).train.classes == ("BCC", "MEL", "NV")
+    for one, none in (("sim", "não"), ("x", ""), ("1,0", "0,0")):  # as people and a Brazilian Excel write it
+        written = table.replace(",", ";").replace("1.0", one).replace("0.0", none)
+        assert load(write_files(root, {"truth.csv": written})).train.classes == ("BCC", "MEL", "NV")
     numbered = "".join(f"{n - 1 if n else ''},{line}\n" for n, line in enumerate(table.splitlines()))
     assert load(write_files(root, {"truth.csv": numbered})).train.classes == ("BCC", "MEL", "NV")
     write_files(root, {"truth.csv": table.replace("1.0,0.0,0.0", "1.0,1.0,0.0")})
@@ -258,6 +272,48 @@ def test_labels_in_json_are_read(root: Path, kind: str) -> None:
     assert load(root).train.classes == ("cat", "dog")
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("excel.csv", "sep=;\nimagem;classe\n{n}.png;{pet}\n"),
+        ("noted.csv", "# written by hand\nimage,label\n{n}.png,{pet}\n"),
+        ("pipes.csv", "image|label\n{n}.png|{pet}\n"),
+        ("turned.csv", "{pet},{n}.png\n"),
+        ("converted.csv", "image,label\n{n}.HEIC,{pet}\n"),
+        ("escaped.csv", "url,label\nhttps://example.org/f%6Ftos/{n}.png?w=5,{pet}\n"),
+        ("uploaded.csv", "annotation_id,choice,image\n{n},{pet},/data/upload/1/ab12cd3{n}-{n}.png\n"),
+        ("local.csv", "choice,image,lead_time\n{pet},/data/local-files/?d=fotos%5C{n}.png,3\n"),
+        ("other.csv", "Image_ID,Species,Date\n{n}.png,{pet},2020\n"),
+    ],
+)
+def test_tables_as_programs_and_people_write_them_are_read(root: Path, name: str, text: str) -> None:
+    *heads, row = text.splitlines()
+    rows = [row.format(n=n, pet="cat" if n % 2 else "dog") for n in range(4)]
+    files: dict[str, bytes | str] = {f"fotos/{n}.png": picture(n) for n in range(4)}
+    splits = load(write_files(root, {**files, name: "\n".join([*heads, *rows])}))
+    assert splits.train.classes == ("cat", "dog") and len(splits.train) == 4 and splits.skipped == ()
+
+
+def test_pictures_with_several_labels_in_one_cell_are_named(root: Path) -> None:
+    files: dict[str, bytes | str] = {f"{n}.png": picture(n) for n in range(4)}
+    rows = "0.png,cat|dog\n1.png,cat\n2.png,dog\n3.png,dog\n"
+    said = refusal(write_files(root, {**files, "l.csv": f"image,label\n{rows}"}))
+    assert "l.csv is not used: it gives pictures several classes, in 1 of 4 rows" in said
+    write_files(root, {"l.csv": f"image,label\n{rows}".replace("cat|dog", "cat;grey")})  # no class is called grey
+    assert "cat;grey" in load(root).train.classes
+
+
+def test_notes_of_google_takeout_are_no_tables(root: Path) -> None:
+    make_folder(root, {"cat": 2, "dog": 2})
+    endings = (".png.json", ".png.supplemental-metadata.json", ".json")
+    notes = {f"{pet}/000{ending}": '{"title": "000.png", "views": "1"}' for pet in ("cat", "dog") for ending in endings}
+    write_files(root, {**notes, "metadados.json": '{"title": "Fotos", "description": ""}'})
+    splits = load(root)
+    assert splits.layout == "class folders" and splits.notes == () and splits.skipped == ()
+    labels = json.dumps({"cat/000.png": "a", "cat/001.png": "b", "dog/000.png": "b", "dog/001.png": "a"})
+    assert load(write_files(root, {"labels.json": labels})).train.classes == ("a", "b")
+
+
 def test_arrays_of_numpy_and_keras_are_read(root: Path) -> None:
     root.mkdir()
     images = np.random.default_rng(0).integers(0, 256, (6, 8, 8), dtype=np.uint8)
@@ -272,9 +328,34 @@ def test_arrays_of_numpy_and_keras_are_read(root: Path) -> None:
         np.savez(root / "mnist.npz", x=other, y=labels)
         assert np.abs(load(root).train.images[..., 0].astype(int) - images).max() <= 1
     np.savez(root / "mnist.npz", pixels=images, kinds=labels)
-    assert "holds the arrays kinds, pixels. Name the pictures x or x_train" in refusal(root)
+    assert "holds the arrays kinds [6], pixels [6, 8, 8]. Name the pictures x or x_train" in refusal(root)
     np.savez(root / "mnist.npz", x=np.asarray([{}], dtype=object), y=labels[:1])
-    assert "an array of objects is not read" in refusal(root)
+    assert "holds an array of objects, which is not read, as it is a pickle. Save labels as numbers" in refusal(root)
+
+
+@pytest.mark.parametrize("names", ["xtrain ytrain xtest ytest", "train.images train.labels test.images test.labels"])
+def test_arrays_may_be_named_in_other_ways(root: Path, names: str) -> None:
+    root.mkdir()
+    images, labels = (
+        np.random.default_rng(0).integers(0, 256, (6, 8, 8), dtype=np.uint8),
+        np.asarray([0.0, 1.0, 2.0] * 2),
+    )
+    np.savez(root / "a.npz", **dict(zip(names.split(), (images, labels, images[:3], labels[:3]), strict=True)))
+    splits = load(root)
+    assert splits.train.classes == ("0", "1", "2") and splits.test is not None and len(splits.test) == 3
+
+
+def test_arrays_may_be_rows_of_pixels_and_a_file_a_split(root: Path) -> None:
+    root.mkdir()
+    images, labels = np.random.default_rng(0).integers(0, 256, (6, 64), dtype=np.uint8), np.asarray([0, 1, 2] * 2)
+    for split in ("train", "test"):
+        np.savez(root / f"{split}.npz", x=images, y=labels)
+    splits = load(root)
+    assert splits.test is not None and np.array_equal(splits.test.images[..., 0].reshape(6, 64), images)
+    np.savez(root / "test.npz", x=np.zeros((6, 192), np.uint8), y=labels)  # in which order its colours are is not said
+    assert load(root).test is None
+    np.savez(root / "train.npz", x=np.zeros((6, 192), np.uint8), y=labels)
+    assert "holds the arrays x_test [6, 192], x_train [6, 192], y_test [6], y_train [6]." in refusal(root)
 
 
 def test_arrays_in_files_of_their_own_are_read(root: Path) -> None:
@@ -315,6 +396,17 @@ def test_idx_files_of_mnist_are_read_packed_or_not(root: Path) -> None:
         ({"Images/1.png": "", "Ground Truth/1_gt.png": ""}, "segmentation"),
         ({"train/input/1.png": "", "train/labels/mask_1.png": "", "test/input/2.png": ""}, "segmentation"),
         ({"images/1.png": "", "annotations/trimaps/1.png": ""}, "segmentation"),
+        ({f"{top}/1.png": "" for top in ("train", "trainannot", "val", "valannot")}, "segmentation"),
+        ({"obj_train_data/1.png": "", "obj_train_data/1.txt": "0 .1 .2 .3 .4\n", "obj.names": "cat"}, "YOLO"),
+        ({"fotos/1.png": "", "fotos/1.txt": "0 .1 .2 .3 .4\n"}, "YOLO"),
+        ({"1.png": "", "1.json": '{"shapes": [{"points": []}], "imagePath": "1.png"}'}, "LabelMe"),
+        ({"1.png": "", "via.json": '{"1.png9": {"regions": [{"shape_attributes": {}}]}}'}, "VIA"),
+        (
+            {"images/1.png": "", "annotations.xml": '<annotations><image id="0"><box label="a" xtl="1"/></image>'},
+            "CVAT",
+        ),
+        ({"train/1.png": "", "train/metadata.jsonl": '{"file_name": "1.png", "objects": {"bbox": []}}'}, "boxes"),
+        ({"1.png": "", "a.csv": "filename,class,xmin\n1.png,cat,1\n1.png,dog,2\n"}, "detection (a.csv with 'xmin')"),
     ],
 )
 def test_data_sets_of_another_task_are_recognised(root: Path, files: dict[str, str], found: str) -> None:

@@ -62,6 +62,9 @@ def pets(first: str, second: str, encoding: str) -> dict[bytes, bytes]:
         ("cp1252", "räv", "höna"),
         ("cp850", "1ª série", "2ª série"),
         ("cp1252", "nº 1", "nº 2"),
+        ("cp850", "10° graus", "20° graus"),
+        ("cp1252", "fotos \u2013 2020", "cão"),
+        ("cp1252", "l\u2019été", "d\u2019hiver"),
     ],
 )
 def test_zip_names_without_the_flag_for_utf_8_are_read_right(
@@ -143,6 +146,29 @@ def test_no_reading_is_taken_for_sure_that_is_not() -> None:
         assert is_undecoded(name) and sure_encoding(name_readings([name])) is None
 
 
+@pytest.mark.parametrize(
+    ("encoding", "first", "second"),
+    [
+        ("cp737", "γάτα", "σκύλος"),
+        ("cp1253", "γάτα", "σκύλος"),
+        ("cp862", "חתול", "כלב"),
+        ("cp1255", "חתול", "כלב"),
+        ("cp1256", "قطة", "كلب"),
+        ("cp857", "köpek", "ağaç"),
+        ("cp1254", "kuş", "ağaç"),
+        ("cp874", "แมว", "หมา"),
+        ("koi8-r", "кошка", "собака"),
+    ],
+)
+def test_names_in_other_scripts_are_not_taken_for_cyrillic_or_czech(
+    tmp_path: Path, encoding: str, first: str, second: str
+) -> None:
+    path = zip_with_raw_names(tmp_path / "pets.zip", pets(first, second, encoding))
+    with pytest.raises(DataError, match=f"can be read in several ways .*{encoding}: '"):
+        load(path)
+    assert set(load(path, name_encoding=encoding).train.classes) == {first, second}
+
+
 def test_numbers_sort_as_numbers(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "signs", {str(number): 1 for number in (1, 2, 3, 10, 21)})
     assert load(root).train.classes == ("1", "2", "3", "10", "21")
@@ -178,6 +204,10 @@ def test_spaces_and_invisible_letters_are_shown(tmp_path: Path) -> None:
         ("01 - treino", "02 - validação", "03 - teste"),
         ("Treino 70%", "Validação 10%", "Teste 20%"),
         ("jeu d'entraînement", "jeu de validation", "jeu de test"),
+        ("treinar", "validar", "testar"),
+        ("trainieren", "validieren", "testen"),
+        ("Lerndaten", "Validierungsdaten", "Testdaten"),
+        ("train (70%)", "val (10%)", "test (20%)"),
     ],
 )
 def test_splits_are_named_in_the_languages_of_users(tmp_path: Path, train: str, validation: str, test: str) -> None:
@@ -185,6 +215,11 @@ def test_splits_are_named_in_the_languages_of_users(tmp_path: Path, train: str, 
     splits = load(make_folder(tmp_path / "pets", counts))
     assert splits.train.classes == ("cat", "dog")
     assert {name: len(part) for name, part in splits.parts().items()} == {"train": 2, "validation": 4, "test": 6}
+
+
+def test_a_and_b_behind_the_names_of_splits_are_classes(tmp_path: Path) -> None:
+    splits = load(make_folder(tmp_path / "pets", {"trainA": 2, "trainB": 2, "testA": 1, "testB": 1}))
+    assert splits.train.classes == ("A", "B") and splits.test is not None and len(splits.test) == 2
 
 
 def test_words_of_other_languages_are_classes_where_they_are_no_splits(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Pictures as devices and programs write them: read right, or refused by the name of what they are."""
 
+import base64
 import io
 import itertools
 import struct
@@ -175,6 +176,13 @@ def test_heic_that_is_cut_off_is_refused(cut: int) -> None:
         images.decode(HEIC[:cut], 32)
 
 
+def test_heic_whose_contents_lie_behind_its_end_is_called_cut_off_and_not_too_complex() -> None:
+    start = HEIC.index(b"mdat") + 4
+    place = HEIC.index(struct.pack(">I", start), HEIC.index(b"iloc"))
+    with pytest.raises(ImageError, match="cut off or damaged"):
+        images.decode(HEIC[: place + 4] + struct.pack(">I", 2**24) + HEIC[place + 8 :], 32)
+
+
 @pytest.mark.parametrize("progressive", [False, True])
 def test_jpeg_without_its_end_marker_is_used_and_one_without_its_last_part_is_not(progressive: bool) -> None:
     noise = Image.effect_noise((400, 300), 60).convert("RGB")
@@ -274,6 +282,10 @@ FOREIGN = {
     "compression 34712": deep_tiff(HALVES.astype("u2")).replace(
         struct.pack("<HHI", 259, 3, 1) + b"\1\0", struct.pack("<HHIH", 259, 3, 1, 34712)
     ),
+    "notes on a file (AppleDouble)": b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(60),
+    "SGI": encoded(SMALL, "SGI"),
+    "PNG in base64": base64.encodebytes(encoded(SMALL, "PNG")),
+    "shortcut of Windows": b"L\0\0\0\1\x14\2\0" + bytes(60),
     "zero bytes": bytes(500),
     "no format that is known": bytes(range(200, 256)) * 9,
 }  # fmt: skip

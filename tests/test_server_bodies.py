@@ -6,6 +6,7 @@ import gzip
 import json
 import random
 import re
+import shlex
 import time
 import tracemalloc
 import zlib
@@ -326,7 +327,36 @@ def test_other_types_of_bytes_are_read(client: FlaskClient, kind: str) -> None:
 def test_a_forgotten_at_sign_is_asked_for(client: FlaskClient, text: str) -> None:
     status, code, message = said(ask(client, *form_of(file=text)))
     assert (status, code) == (400, "no_picture")
-    assert "forget the @" in message and "-F file=@" in message
+    assert message.endswith(f"Did you forget the @? Write {shlex.join(['-F', f'file=@{text}'])}")
+
+
+def test_an_input_without_a_chosen_file_is_passed_over(client: FlaskClient) -> None:
+    body, kind = form_of(PNG)
+    start = b"--" + multipart.boundary_of(kind)
+    end = body.rindex(start)
+    empty = b'Content-Disposition: form-data; name="file"; filename=""\r\nContent-Type: application/octet-stream'
+    body = body[:end] + start + b"\r\n" + empty + b"\r\n\r\n\r\n" + body[end:]
+    assert categories(ask(client, body, kind)) == ["red"]
+    alone = start + b"\r\n" + body[body.index(empty) :]
+    assert said(ask(client, alone, kind)) == (
+        400,
+        "no_picture",
+        "No file was chosen. Choose a picture, and send again.",
+    )
+
+
+@pytest.mark.parametrize("mangle", ["utf-8", "latin-1", "ftp"])
+@pytest.mark.parametrize("name", ["JPEG", "PNG"])
+def test_a_picture_that_a_client_took_for_text_is_named(client: FlaskClient, name: str, mangle: str) -> None:
+    data = picture(kind=name)
+    sent = {
+        "utf-8": data.decode("utf-8", "replace").encode(),
+        "latin-1": data.decode("latin-1").encode(),
+        "ftp": base64.b64encode(data) if name == "JPEG" else data.replace(b"\r\n", b"\n"),
+    }[mangle]
+    status, code, message = said(ask(client, sent, "image/jpeg"))
+    assert (status, code) == (415, "image_unrecognised")
+    assert f"it is a {name} that was taken for text. Read the file as bytes" in message or "JPEG in base64" in message
 
 
 @pytest.mark.parametrize("text", ["https://example.org/horse.jpg", "http://example.org/?id=3", "s3://fotos/horse.png"])

@@ -68,6 +68,29 @@ def test_request_is_read() -> None:
     assert head.keep_alive and not head.chunked
 
 
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"post /predict HTTP/1.1\r\n", "methods are written in capitals, like GET and POST"),
+        (b"GET / HTTP/1.1\nHost: a\n\n", r"a line ends with \n alone, and has to end with \r\n"),
+        (
+            b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "the PROXY protocol is not spoken",
+        ),
+        (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c", "the PROXY protocol is not spoken here. Have the proxy send"),
+        (b"\x16\x03\x01\x02\0", "TLS was sent to a port of plain HTTP"),
+    ],
+)
+def test_what_is_no_request_is_refused_at_once_by_what_it_is(data: bytes, said: str) -> None:
+    sock, other = socket.socketpair()
+    with sock, other:
+        connection = Connection(sock, "127.0.0.1", 0.0, 60.0, 1000)
+        connection.buffer += data
+        with pytest.raises(ProtocolError) as refused:
+            connection.head_arrived()
+    assert refused.value.status == 400 and said in str(refused.value)
+
+
 def test_old_clients_are_not_kept_unless_they_ask() -> None:
     assert not parse(b"GET / HTTP/1.0\r\n\r\n").keep_alive
     assert parse(b"GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n").keep_alive

@@ -1,32 +1,22 @@
-"""Files: atomic writes, tables as CSV that a spreadsheet can open or as text, litter, and file systems elsewhere.
+"""Files: atomic writes, tables as CSV that a spreadsheet can open or as text, and litter.
 
 Atomic: the content goes to a temporary file beside the target, is flushed to the disk (fsync), and is renamed into
 place. Readers see the old file or the new one.
-
-Elsewhere: s3:// and whatever else pyarrow or fsspec can open. s3:// takes pyarrow's options:
-s3://bucket/photos/?endpoint_override=host:9000&scheme=http is any store that speaks S3's language. Keys come from the
-environment, as AWS's own tools take them.
 """
 
 import csv
 import fcntl
-import functools
-import importlib
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
-from urllib.parse import urlsplit
+from typing import IO
 
 from pupila._language import cell, translated
-from pupila.errors import MissingExtraError
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a cell begins with that spreadsheets take for a formula."""
-ARROW = ("s3", "gs", "gcs", "hdfs")
-"""What pyarrow opens by itself."""
 
 Stamp = tuple[int, int, int]
 """Inode, size and time of change: differ whenever a file was renamed into place or written to."""
@@ -37,13 +27,17 @@ LITTER = frozenset(
     (
         "__macosx", "@eadir", "@recycle", "@recently-snapshot", "@tmp", "@sharebin", "#recycle", "#snapshot",
         "lost+found", "$recycle.bin", "recycler", "system volume information", "network trash folder",
-        "temporary items", "thevolumesettingsfolder", "__pycache__", "node_modules", "_vti_cnf", "found.000",
-        "aquota.user", "aquota.group", "thumbs.db", "thumbs.db:encryptable", "ehthumbs.db", "ehthumbs_vista.db",
-        "desktop.ini", "icon\r", "picasa.ini",
+        "temporary items", "thevolumesettingsfolder", "__pycache__", "node_modules", "_gsdata_", "_vti_cnf",
+        "found.000", "~snapshot", "aquota.user", "aquota.group", "thumbs.db", "thumbs.db:encryptable",
+        "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r", "picasa.ini",
     )
 )  # fmt: skip
 """What systems, packers, NAS boxes and cloud drives leave behind, in small letters."""
-LITTER_ENDINGS = (".lrdata", ".photoslibrary", ".photolibrary", ".swp", "~")
+LITTER_ENDINGS = (
+    ".lrdata", ".photoslibrary", ".photolibrary", ".swp", "~", ":zone.identifier", "\uf03azone.identifier",
+    ":afp_afpinfo", ":afp_resource",
+)  # fmt: skip
+"""The last ones: what Windows and macOS write beside a file where the disk has no place within it."""
 RUN_FILES = (
     frozenset(("recipe.json", "run.json")), frozenset(("recipe.json", "metrics.jsonl")),
     frozenset(("report.html", "confusion.png")), frozenset(("mislabelled.html", "fixes.csv")),
@@ -166,30 +160,6 @@ def text_table(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
-
-
-def open_filesystem(address: str, purpose: str) -> tuple[Any, str]:
-    """Return fsspec's view of where the address leads, and the path there.
-
-    Raises MissingExtraError, ValueError for an address of an unknown kind, and what each kind of store raises.
-    """
-    parts = urlsplit(address)
-    try:
-        if parts.scheme in ARROW:
-            return _arrow(f"{parts.scheme}://{parts.netloc}", parts.query), f"{parts.netloc}{parts.path}"
-        files, path = importlib.import_module("fsspec.core").url_to_fs(address)
-        return files, str(path)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("fsspec", "pyarrow"):
-            raise  # the package for this kind of address: its message names it
-        raise MissingExtraError(purpose, "parquet") from error
-
-
-@functools.cache
-def _arrow(bucket: str, query: str) -> Any:
-    """Open a store once a process: a client keeps its connections."""
-    opened, _ = importlib.import_module("pyarrow.fs").FileSystem.from_uri(f"{bucket}/" + (f"?{query}" if query else ""))
-    return importlib.import_module("fsspec.implementations.arrow").ArrowFSWrapper(opened)
 
 
 def is_hidden(name: str) -> bool:

@@ -81,6 +81,6 @@ def test_access_log_is_not_for_everybody_and_readyz_names_no_folder(tmp_path: Pa
 @pytest.mark.parametrize("scheme", ["http", "https", "HTTP"])
 def test_web_server_is_refused_and_not_asked(scheme: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        with pytest.raises(DataError, match="Fetch the pictures first"):
+        with pytest.raises(DataError, match="fetch the pictures first"):
             list(walk_address(f"{scheme}://127.0.0.1:{server.getsockname()[1]}/photos/"))
         assert not select.select([server], [], [], 0)[0]

@@ -1,10 +1,15 @@
 """Finds every file that a job answers, below folders and addresses; reads files from addresses.
 
 Folders are walked; hidden files, what systems leave behind, and run folders are passed over. A name says nothing else
-about its content: every other file is listed, so that none is left out without a reason. An address is one that
-_files.py can open, as s3://. There a folder ends in a slash.
+about its content: every other file is listed, so that none is left out without a reason.
+
+An address is one of a store that pyarrow opens, with its options: s3://bucket/photos/ is Amazon's,
+s3://bucket/photos/?endpoint_override=host:9000&scheme=http any that speaks S3's language. Keys come from the
+environment, as AWS's own tools take them.
 """
 
+import functools
+import importlib
 import os
 import re
 import stat
@@ -13,9 +18,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pupila._files import ARROW, RUN_FILES, is_hidden, open_filesystem
-from pupila.errors import DataError, PupilaError
+from pupila._files import RUN_FILES, is_hidden
+from pupila.errors import DataError, MissingExtraError, PupilaError
 
+STORES = ("s3", "gs", "gcs", "abfs", "hdfs", "file")
 URL = re.compile(r"[a-z][a-z0-9+.-]+://.")
 Identity = tuple[int, int]
 """Device and inode: tells a file or folder from all others, however its path is spelled."""
@@ -115,12 +121,12 @@ def is_url(path: str) -> bool:
 def read_address(url: str, most: int) -> bytes:
     """Return a file's content, but no more than `most` bytes; raises OSError."""
     try:
-        system, path = open_filesystem(url, f"Reading {urlsplit(url).scheme}://")
-        with system.open(path, "rb") as file:
+        store, root = _opened(url)
+        with store.open_input_stream(root + urlsplit(url).path, compression=None) as file:
             return bytes(file.read(most))
     except OSError:
         raise
-    except Exception as error:  # each kind of store has errors of its own
+    except Exception as error:  # pyarrow's own
         raise OSError(0, _reason(error)) from error
 
 
@@ -129,31 +135,43 @@ def walk_address(url: str) -> Iterator[tuple[bytes, bytes]]:
 
     Raises DataError if there is none, or if it is of a kind that is not read.
     """
-    scheme, query = urlsplit(url).scheme, urlsplit(url).query
-    if scheme in ("http", "https"):
-        raise DataError(f"{url}: a web server is not read. Fetch the pictures first, and give their folder.")
+    parts = urlsplit(url)
+    if parts.scheme not in STORES:
+        known = ", ".join(f"{scheme}://" for scheme in STORES)
+        raise DataError(f"{url}: is not read. Use one of {known}, or fetch the pictures first and give their folder.")
     try:
-        system, path = open_filesystem(url, f"Reading {scheme}://")
-        found: dict[str, dict[str, Any]] = system.find(path, detail=True)
+        store, root = _opened(url)
+        found = [store.get_file_info(root + parts.path.rstrip("/"))]
+        if not found[0].is_file:
+            selector = importlib.import_module("pyarrow.fs").FileSelector
+            found = store.get_file_info(selector(found[0].path, allow_not_found=True, recursive=True))
     except PupilaError:
         raise
-    except ValueError as error:
-        raise DataError(f"{url}: {error}. Use s3:// or another one that fsspec knows.") from error
-    except Exception as error:  # each kind of store has errors of its own
+    except Exception as error:  # pyarrow's own
         raise DataError(f"{url}: cannot be listed ({_reason(error)}). Check the address and your rights.") from error
-    rest = f"?{query}" if query and scheme in ARROW else ""
-    shown = {name: about for name, about in found.items() if not is_hidden(name.rpartition("/")[2])}
-    if not shown:
+    files = [file for file in found if file.is_file and not is_hidden(file.base_name)]
+    if not files:
         raise DataError(f"{url}: there is no such file or folder. Check the address; a folder ends in a slash.")
-    for name, about in shown.items():
-        address = name if URL.match(name) else f"{scheme}://{name}"
-        yield f"{address}{rest}".encode(), _remote_stamp(about)
+    for file in files:
+        address = parts._replace(path=file.path.removeprefix(root), fragment="").geturl()
+        yield address.encode(), f"{file.size}:{file.mtime_ns}".encode()
 
 
-def _remote_stamp(about: dict[str, Any]) -> bytes:
-    """Return what changes with the file, as far as the other side knows it."""
-    known = [about.get(key) for key in ("size", "mtime", "ETag")]
-    return ":".join(str(value).replace("\0", "") for value in known if value is not None).encode() or b"-"
+def _opened(url: str) -> tuple[Any, str]:
+    """Return pyarrow's view of the store that has an address, and what paths in it begin with."""
+    parts = urlsplit(url)
+    return _store(parts._replace(path="/", fragment="").geturl())
+
+
+@functools.cache
+def _store(url: str) -> tuple[Any, str]:
+    """Open a store once a process: a client keeps its connections. Raises MissingExtraError, and what pyarrow does."""
+    try:
+        files = importlib.import_module("pyarrow.fs")
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"Reading {urlsplit(url).scheme}://", "parquet") from error
+    store, root = files.FileSystem.from_uri(url)
+    return store, root.rstrip("/")
 
 
 def _reason(error: BaseException) -> str:

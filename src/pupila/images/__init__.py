@@ -18,3 +18,4 @@ from pupila.images.decoder import read as read
 from pupila.images.decoder import resize as resize
 from pupila.images.decoder import stack as stack
 from pupila.images.formats import FORMATS as FORMATS
+from pupila.images.formats import what_it_is as what_it_is

@@ -73,6 +73,8 @@ def check(data: bytes, max_pixels: int) -> bytes:
     for item, _, _, length in items.extents:
         lengths[item] += length
     if sum(lengths.values()) > len(data) + SLACK:
+        if any(method == 0 and start + length > len(data) for _, method, start, length in items.extents):
+            raise IndexError  # it is cut off
         raise ExcessError("more items than bytes, as many of them share bytes")
     copied = sum(lengths[item] for item in items.described)
     copied += sum(items.lengths[number - 1] for _, number in items.properties if 0 < number <= len(items.lengths))

@@ -31,6 +31,8 @@ HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"
 SAVE = "Save it as JPEG or PNG."
 UNPACK = "Unpack it and send the pictures."
 FRAME = "Send one frame of it as JPEG or PNG."
+DECODE = "Send the bytes that it stands for, or put it into JSON."
+BINARY = "Read the file as bytes, not as text, and send those."
 PICTURE = "Send a picture."
 OTHERS = {
     (0, SAVE): {
@@ -43,12 +45,22 @@ OTHERS = {
         b"\x93NUMPY": "a NumPy array", b"\x89HDF": "an HDF5 file", b"SIMPLE  =": "a FITS file",
         b"FUJIFILMCCD-RAW": "a camera's raw file (RAF)", b"IIRO": "a camera's raw file (ORF)",
         b"IIRS": "a camera's raw file (ORF)", b"IIU\0": "a camera's raw file (RW2)",
-        b"FOVb": "a camera's raw file (X3F)",
+        b"FOVb": "a camera's raw file (X3F)", b"\1\xda\0\1": "SGI", b"\1\xda\1\1": "SGI", b"AT&TFORM": "DjVu",
+        b"\xc5\xd0\xd3\xc6": "PostScript", b"\xd7\xcd\xc6\x9a": "a Windows metafile (WMF)",
     },
     (0, UNPACK): {
         b"PK\3\4": "a zip archive", b"\x1f\x8b": "gzip", b"7z\xbc\xaf\x27\x1c": "a 7z archive",
-        b"Rar!": "a RAR archive", b"\xfd7zXZ": "xz", b"BZh": "bzip2",
+        b"Rar!": "a RAR archive", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz", b"BZh": "bzip2",
     },
+    (0, BINARY): {
+        **dict.fromkeys((b"\xef\xbf\xbd" * 3, b"\xc3\xbf\xc3\x98\xc3\xbf"), "a JPEG that was taken for text"),
+        **dict.fromkeys((b"\xef\xbf\xbdPNG", b"\xc2\x89PNG", b"\x89PNG"), "a PNG that was taken for text"),
+    },
+    (0, DECODE): {
+        b"/9j/": "a JPEG in base64", b"iVBORw0KGgo": "a PNG in base64", b"UklGR": "a WebP in base64",
+        b"R0lGODlh": "a GIF in base64",
+    },
+    (0, "Send the file that they belong to."): {b"\0\5\x16\7": "macOS's notes on a file (AppleDouble)"},
     (4, SAVE): {b"ftypcrx ": "a camera's raw file (CR3)"},
     (4, FRAME): {
         b"ftyp": "a video (MP4 or MOV)", b"moov": "a video (MOV)", b"mdat": "a video (MOV)", b"wide": "a video (MOV)",
@@ -58,7 +70,9 @@ OTHERS = {
     (0, PICTURE): {
         b"RIFF": "a sound file (RIFF)", b"ID3": "music (MP3)", b"OggS": "sound or video (Ogg)",
         b"SQLite format 3": "an SQLite database", b"\x7fELF": "a program", b"MZ": "a program",
+        b"L\0\0\0\1\x14\2\0": "a shortcut of Windows", b"\xd0\xcf\x11\xe0": "an old document of Office",
     },
+    (40, SAVE): {b" EMF": "a Windows metafile (EMF)"},
     (257, UNPACK): {b"ustar": "a tar archive"},
     (128, SAVE): {b"DICM": "a DICOM file"},
 }  # fmt: skip
@@ -73,12 +87,20 @@ JUNK = bytes(range(1, 97, 2))
 
 def sniff(data: bytes) -> str:
     """Return which of FORMATS but MPO, which is a JPEG, a file is; raises ImageError that names what it is instead."""
-    kind = next((kind for start, kind in STARTS.items() if data.startswith(start)), None) or _by_structure(data)
+    kind = _kind_of(data)
     if kind == "TIFF" and tiff.is_raw(data):
         raise unrecognised("a camera's raw file", SAVE)
     if kind is not None:
         return kind
     raise unrecognised(*_other(data))
+
+
+def what_it_is(data: bytes) -> str:
+    """Return what a file is by its first bytes, as the end of "it is"."""
+    if not data:
+        return "empty (0 bytes)"
+    kind = _kind_of(data)
+    return f"a picture ({kind})" if kind else _other(data)[0]
 
 
 def unrecognised(what: str, fix: str) -> ImageError:
@@ -92,6 +114,10 @@ def brands(data: bytes) -> list[bytes]:
         return []
     end = min(int.from_bytes(data[:4], "big"), 256, len(data))
     return [data[8:12], *(data[at : at + 4] for at in range(16, end - 3, 4))]
+
+
+def _kind_of(data: bytes) -> str | None:
+    return next((kind for start, kind in STARTS.items() if data.startswith(start)), None) or _by_structure(data)
 
 
 def _by_structure(data: bytes) -> str | None:
@@ -154,7 +180,7 @@ def _text(data: bytes) -> tuple[str, str] | None:
     if low.startswith(("{", "[")):
         return "JSON", "Send the picture itself."
     if low.startswith("data:"):
-        return "a data URL", "Send the bytes that it stands for, or put it into JSON."
+        return "a data URL", DECODE
     if low.endswith(SUFFIXES) and len(low.splitlines()) == 1:
         return f"the text {text[:80]!r}", "Send the file itself: with curl, -F file=@NAME has an @."
     return "text", "Send the picture itself."

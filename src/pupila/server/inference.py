@@ -112,11 +112,6 @@ class Batcher:
         if self._thread is None:
             self._start()
 
-    @property
-    def waiting(self) -> int:
-        """Pictures of requests that have begun which are not yet computed."""
-        return sum(other.left for other in tuple(self._active))
-
     def run(self, pictures: Sequence[images.Pixels], key: BatchKey, deadline: float) -> Computation:
         """Have pictures computed and wait for them; those of different keys are never computed together.
 

@@ -9,6 +9,7 @@ import io
 import itertools
 import math
 import pickletools
+import re
 import struct
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,8 @@ from pupila.images.wide import eight_bits
 
 IMAGE_KEYS = ("x", "images", "image", "data", "arr_0", "imgs", "pictures")
 LABEL_KEYS = ("y", "labels", "label", "targets", "target", "classes", "arr_1")
+PICTURE_KEY = re.compile(rf"(?:(?P<before>\w+)[_.])??(?P<kind>{'|'.join(IMAGE_KEYS)})(?:[_.]?(?P<after>[a-z]\w*))?")
+"""The name of pictures, with that of a split before it or behind it: x, train_images, xtest."""
 IDX_NAMES = {"train": "train", "t10k": "test", "test": "test", "valid": "validation", "val": "validation"}
 IDX_KINDS = (b"-images-idx3-ubyte", b"-labels-idx1-ubyte")
 CLASS_KEYS = ("class_names", "label_names", "names", "categories")
@@ -53,18 +56,31 @@ MD5 = "c58f30108f718f92721af3b95e74349a"
 Array = NDArray[np.generic]
 
 
+class _ObjectsError(Exception):
+    """An array holds Python's objects: pickles."""
+
+
 def find_arrays(entries: Sequence[SourceFile]) -> list[SourceFile]:
-    """Return the .npz file, the .npy files, or the idx files, if that is what the source consists of."""
+    """Return the .npz files, the .npy files, or the idx files, if that is what the source consists of.
+
+    Several .npz files are of one data set if each is named for a split.
+    """
     if any(entry.may_be_picture and not _idx_kind(entry) for entry in entries):
         return []
     packed, single = ([e for e in entries if e.ending == ending] for ending in (".npz", ".npy"))
-    return packed if len(packed) == 1 else single or [entry for entry in entries if _idx_kind(entry)]
+    one_set = len(packed) == 1 or all(split_of(entry.stem) for entry in packed)
+    return (packed if one_set else []) or single or [entry for entry in entries if _idx_kind(entry)]
 
 
 def read_arrays(files: Sequence[SourceFile], name: str, where: str, size: int | None) -> Splits:
     """Return the splits in the arrays; raises DataError if there are none, or they are damaged or too large."""
     try:
         parts = _numpy_parts(files, where) if files[0].ending in (".npz", ".npy") else _idx_parts(files)
+    except _ObjectsError as error:
+        why = "holds an array of objects, which is not read, as it is a pickle"
+        raise DataError(
+            f"{where}: {files[0].name} {why}. Save labels as numbers, or as text: y.astype(str)."
+        ) from error
     except (*DAMAGED, KeyError) as error:
         raise DataError(f"{where}: {files[0].name} cannot be read ({error}). Copy or download it again.") from error
     if "train" not in parts:
@@ -89,9 +105,10 @@ def _numpy_parts(files: Sequence[SourceFile], where: str) -> dict[str, tuple[Arr
     arrays = _numpy_arrays(files, where)
     parts = _paired(arrays)
     if not parts:
+        shapes = some(f"{name} {list(array.shape)}" for name, array in arrays.items())
         raise DataError(
-            f"{where}: {files[0].name} holds the arrays {some(arrays)}. Name the pictures x or x_train, uint8 [N, H, "
-            "H, 3] or [N, H, H], and the labels y or y_train."
+            f"{where}: {files[0].name} holds the arrays {shapes}. Name the pictures x or x_train, uint8 [N, H, H, 3] "
+            "or [N, H, H], and the labels y or y_train, as many."
         )
     names = next((arrays[key] for key in CLASS_KEYS if key in arrays), None)
     if names is None or names.dtype.kind not in "US":
@@ -106,7 +123,7 @@ def _numpy_parts(files: Sequence[SourceFile], where: str) -> dict[str, tuple[Arr
 
 
 def _numpy_arrays(files: Sequence[SourceFile], where: str) -> dict[str, Array]:
-    """Return the arrays by name: those of the one .npz, or each .npy."""
+    """Return the arrays by name: those of the .npz files, or each .npy; of train.npz beside test.npz with _train."""
     budget = UnpackBudget(f"{where}: {files[0].name}", sum(file.size() for file in files))
     arrays: dict[str, Array] = {}
     for file in files:
@@ -118,8 +135,9 @@ def _numpy_arrays(files: Sequence[SourceFile], where: str) -> dict[str, Array]:
             with zipfile.ZipFile(opened) as archive:
                 for member in archive.infolist():
                     if member.filename.endswith(".npy"):
+                        name = member.filename.removesuffix(".npy") + (f"_{file.stem}" if len(files) > 1 else "")
                         with archive.open(member) as content:
-                            arrays[member.filename.removesuffix(".npy")] = _npy(content, budget)
+                            arrays[name] = _npy(content, budget)
     return arrays
 
 
@@ -127,14 +145,20 @@ def _paired(arrays: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
     """Return the pictures and labels by split: x_train and y_train, images and labels."""
     parts: dict[str, tuple[Array, Array]] = {}
     for key, images in arrays.items():
-        before, _, after = key.casefold().rpartition("_")
-        kind, split = (before, split_of(after)) if split_of(after) else (after, split_of(before))
-        kind, split = (kind, split) if split else (key.casefold(), "train")
-        if kind in IMAGE_KEYS and images.ndim in (3, 4):
-            label = _label_beside(key, kind, arrays)
-            if label is not None and len(label) == len(images):
-                parts[split or "train"] = images, label
+        match = PICTURE_KEY.fullmatch(key.casefold())
+        split = split_of(match["before"] or match["after"] or "train") if match else None
+        pictures = _square(images)
+        if match and split and pictures.ndim in (3, 4):
+            label = _label_beside(key, match["kind"], arrays)
+            if label is not None and len(label) == len(pictures):
+                parts[split] = pictures, label
     return parts
+
+
+def _square(images: Array) -> Array:
+    """Return grey pictures that are stored as rows of pixels, as MNIST's of 784, as pictures; all else as it is."""
+    side = math.isqrt(images.shape[1]) if images.ndim == 2 else 0
+    return images.reshape(len(images), side, side) if side > 1 and side**2 == images.shape[1] else images
 
 
 def _label_beside(key: str, kind: str, arrays: Mapping[str, Array]) -> Array | None:
@@ -142,7 +166,9 @@ def _label_beside(key: str, kind: str, arrays: Mapping[str, Array]) -> Array | N
     for label in LABEL_KEYS:
         found = by_name.get(key.casefold().replace(kind, label, 1) if kind != "arr_0" else "arr_1")
         if found is not None and (found.ndim == 1 or (found.ndim == 2 and found.shape[1] == 1)):
-            return found.reshape(-1)
+            values = found.reshape(-1)
+            whole = values.dtype.kind == "f" and bool((np.mod(values, 1) == 0).all())
+            return values.astype(np.int64) if whole else values
         if found is not None and found.ndim == 2:
             return np.asarray(found.argmax(axis=1))
     return None
@@ -158,7 +184,7 @@ def _npy(opened: IO[bytes], budget: UnpackBudget) -> Array:
     head = io.BytesIO(length + budget.read(opened, count))
     shape, fortran, kind = (npy.read_array_header_1_0 if first else npy.read_array_header_2_0)(head)
     if kind.hasobject:
-        raise ValueError("an array of objects is not read")
+        raise _ObjectsError
     if min(shape, default=0) < 0:
         raise ValueError(f"an array of the shape {list(shape)}")
     size = math.prod(shape) * kind.itemsize

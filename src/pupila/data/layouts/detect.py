@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pupila._arguments import counted
 from pupila.data.layouts.class_folders import FilesByFolder, by_class_folders, by_file_names, split_folders, unwrap
-from pupila.data.layouts.labelled import HINT, DetectedLayout, is_structure, splits_among
+from pupila.data.layouts.labelled import FIX, HINT, DetectedLayout, is_structure, splits_among
 from pupila.data.layouts.masks import masks_beside, task_of_masks
 from pupila.data.layouts.parquet import by_parquet, is_parquet
 from pupila.data.layouts.tables import by_tables, find_tables
@@ -14,9 +14,17 @@ from pupila.data.sources.files import UNREAD, VIDEOS, SourceFile, SourceFiles, d
 from pupila.errors import DataError
 
 YOLO_LINE = re.compile(rb"\s*\d+(\s+-?[\d.]+(e-?\d+)?){4,}\s*$", re.IGNORECASE | re.MULTILINE)
+SHAPES = {
+    "LabelMe": (b'"shapes"', b'"points"', b'"imagePath"'),
+    "VIA": (b'"regions"', b'"shape_attributes"'),
+    "Label Studio": (b'"rectanglelabels"',),
+    "metadata with boxes": (b'"file_name"', b'"bbox"'),
+    "CVAT": (b"<annotations>", b"<image ", b'" xtl="'),
+    "CVAT, outlines": (b"<annotations>", b"<image ", b'points="'),
+}
+"""What stands in the files of tools for drawing boxes and outlines."""
 SAMPLE = 100
 HEAD_BYTES = 2**16
-FIX = "Pupila learns one class for a whole picture: cut the {things} out and put them into class folders."
 
 
 def detect_layout(collected: SourceFiles, where: str) -> DetectedLayout:
@@ -119,24 +127,29 @@ def _check_task(entries: Sequence[SourceFile], where: str) -> None:
     pictures = [entry for entry in entries if entry.may_be_picture]
     parents = {entry.parts[:-1] for entry in pictures}
     above = {folder[-2] for folder in parents if len(folder) > 1 and not is_structure(folder[-2])}
-    if any(folder and not is_structure(folder[-1]) for folder in parents) or len(above) > 1:
+    within = {folder[-1] for folder in parents if folder and not is_structure(folder[-1])}
+    if len(within) > 1 or len(above) > 1:
         return  # these are classes
-    kind = _coco(entries) or _boxes(entries, pictures)
+    kind = _shapes(entries) or _boxes(entries, pictures)
     if kind:
         raise DataError(f"{where}: is a data set for detection ({kind}). {FIX.format(things='boxes')}")
-    masks = task_of_masks(pictures)
+    masks = "" if within else task_of_masks(pictures)
     if masks:
         raise DataError(f"{where}: is a data set for segmentation ({masks}). {FIX.format(things='parts')}")
 
 
-def _coco(entries: Sequence[SourceFile]) -> str:
-    for entry in entries:
-        if entry.ending == ".json":
-            text = _head(entry, 16 * HEAD_BYTES)
-            if b'"annotations"' in text and b'"images"' in text and (b'"bbox"' in text or b'"segmentation"' in text):
-                return f"COCO: {entry.name}"
-            if b'"images"' in text[:HEAD_BYTES] and b'"file_name"' in text and "instances" in entry.file:
-                return f"COCO: {entry.name}"
+def _shapes(entries: Sequence[SourceFile]) -> str:
+    """Return which file of a tool for drawing boxes and outlines there is."""
+    files = [entry for entry in entries if entry.ending in (".json", ".jsonl", ".xml")]
+    for entry in files[:SAMPLE]:
+        text = _head(entry, 16 * HEAD_BYTES)
+        if b'"annotations"' in text and b'"images"' in text and (b'"bbox"' in text or b'"segmentation"' in text):
+            return f"COCO: {entry.name}"
+        if b'"images"' in text[:HEAD_BYTES] and b'"file_name"' in text and "instances" in entry.file:
+            return f"COCO: {entry.name}"
+        for title, signs in SHAPES.items():
+            if all(sign in text for sign in signs):
+                return f"{title}: {entry.name}"
     return ""
 
 

@@ -19,11 +19,17 @@ WORDS = {
 }
 OTHER_WORDS = {
     "train": (
-        "treino", "treinamento", "treinar", "entrenamiento", "entreno", "entrainement", "apprentissage", "trainings",
-        "lernen", "addestramento", "allenamento",
+        "treino", "treinamento", "treinar", "entrenamiento", "entreno", "entrenar", "entrainement", "entrainer",
+        "apprentissage", "trainings", "trainieren", "lernen", "lern", "addestramento", "allenamento",
     ),
-    "validation": ("validacao", "validacion", "avaliacao", "evaluacion", "validierung", "validazione"),
-    "test": ("teste", "testes", "prueba", "pruebas", "essai", "essais", "prova", "pruefung", "prufung", "prove"),
+    "validation": (
+        "validacao", "validar", "validacion", "avaliacao", "evaluacion", "valider", "validierung", "validierungs",
+        "validieren", "validazione",
+    ),
+    "test": (
+        "teste", "testes", "testar", "prueba", "pruebas", "probar", "essai", "essais", "tester", "prova", "pruefung",
+        "prufung", "testen", "prove",
+    ),
 }  # fmt: skip
 """Portuguese, Spanish, French, German and Italian, without accents. Some of them are ordinary words, too."""
 ENDS = ("", "set", "data", "daten", "datensatz", "menge", "dataset")
@@ -34,12 +40,12 @@ SPLIT_NAMES = {
 """What folders, tables and parquet files call the three splits, in small letters; see split_of()."""
 ENGLISH = {word + end for words in WORDS.values() for word in words for end in ENDS}
 WITHIN = re.compile(
-    r"(?P<before>(?:.*[\s_.-])?)"
+    r"(?P<before>(?:.*[\s_.()\[-])?)"
     rf"(?P<split>{'|'.join(f'{word}(?:[ _-]?set)?' for w in (WORDS, OTHER_WORDS) for k in w.values() for word in k)})"
-    r"(?P<after>(?:[\s_.-].*)?)",
+    r"(?P<after>(?:[\s_.()\]-].*|[ab])?)",
     re.IGNORECASE,
 )
-"""The name of a split between two marks or ends: seg_train, test-images."""
+"""The name of a split between two marks or ends: seg_train, test-images; trainA and testB are class A and B."""
 STRUCTURE = frozenset(
     (
         "images", "image", "img", "imgs", "jpegimages", "labels", "label", "annotations", "annotation", "masks", "mask",
@@ -53,14 +59,19 @@ MASKS = frozenset(
     (
         "mask", "masks", "seg", "segs", "segmentation", "segmentations", "segmented", "segmentationclass", "trimap",
         "trimaps", "gt", "truth", "groundtruth", "label", "labels", "annotation", "annotations", "anno", "annots",
-        "matte", "mattes", "target", "targets", "output", "outputs", "semantic",
+        "matte", "mattes", "target", "targets", "output", "outputs", "semantic", "annot", "gtfine", "gtcoarse",
     )
 )  # fmt: skip
+GLUED = re.compile(rf"(train|val|test)({'|'.join(sorted(MASKS))})")
+"""The name of a split, and of masks without a mark between."""
 PIECES = STRUCTURE | MASKS | {
     "raw", "original", "originals", "input", "inputs", "png", "jpg", "tif", "rgb", "color", "binary", "ground", "photo",
     "photos", "picture", "pictures", "class", "instance", "training", "validation", "fine", "coarse", "resized",
+    "obj", "leftimg8bit",
 }  # fmt: skip
 """Words that such names are put together from: mask_png, gtFine, segmentation-masks, original_images."""
+FIX = "Pupila learns one class for a whole picture: cut the {things} out and put them into class folders."
+"""What to do with a data set for another task."""
 HINT = "Put them into one folder a class, like cat/1.jpg and dog/1.jpg."
 
 
@@ -218,13 +229,16 @@ def _by_common_ends(readings: Mapping[str, str]) -> dict[str, str]:
 def is_structure(folder: str) -> bool:
     """Return whether a folder's name is that of a part of a data set, like images, and of no class."""
     plain = re.sub(r"[\s_-]+", "", folder.casefold())
-    known = plain in STRUCTURE or plain.startswith("voc20") or words_of(folder) <= PIECES
+    known = plain in STRUCTURE or plain.startswith("voc20")
+    known = known or all(word in PIECES or word in ENGLISH for word in words_of(folder))
     return known or bool(splits_among([folder]))
 
 
 def words_of(folder: str) -> set[str]:
-    """Return the words of a name in small letters: those of gt_fine and of gtFine are the same."""
-    return {word.lower() for word in re.findall(r"[A-Z]*[a-z]+|[A-Z]+|[^\W_]+", folder)}
+    """Return the words of a name in small letters: those of gt_fine and of gtFine are the same, as of trainannot."""
+    words = {word.lower() for word in re.findall(r"[A-Z]*[a-z]+|[A-Z]+|[^\W_]+", folder)}
+    glued = {GLUED.fullmatch(word) for word in words}
+    return {part for match in glued if match for part in match.groups()} | {w for w in words if not GLUED.fullmatch(w)}
 
 
 def splits_in_classes(names: Iterable[str]) -> dict[str, tuple[str, str]]:

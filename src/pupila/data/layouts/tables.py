@@ -16,10 +16,12 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Se
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from pupila._arguments import counted
 from pupila.data.dataset import Skipped
 from pupila.data.layouts.labelled import (
+    FIX,
     DetectedLayout,
     LabelledFile,
     folded,
@@ -37,12 +39,14 @@ PATH_COLUMNS = (
     "archivo", "imagen", "ruta", "fichier", "chemin", "datei", "bild", "pfad",
 )  # fmt: skip
 LABEL_COLUMNS = (
-    "label", "labels", "class", "class_name", "category", "target", "label_name", "dx", "choice", "classe", "rotulo",
-    "etiqueta", "categoria", "clase", "etiquette", "categorie", "klasse", "kategorie",
+    "label", "labels", "class", "class_name", "category", "target", "label_name", "category_name", "dx", "choice",
+    "species", "breed", "diagnosis", "classe", "rotulo", "etiqueta", "categoria", "especie", "raca", "diagnostico",
+    "clase", "etiquette", "categorie", "klasse", "kategorie",
 )  # fmt: skip
 SPLIT_COLUMNS = ("split", "subset", "set", "partition", "conjunto", "particao")
 """Usual headings without accents, the surest first."""
-BITS = {"": 0.0, "false": 0.0, "true": 1.0}
+NO, YES = ("", "false", "no", "n", "nao"), ("true", "yes", "y", "sim", "s", "x")
+BITS = dict.fromkeys(NO, 0.0) | dict.fromkeys(YES, 1.0)
 """Cells of a column that stands for a class, beside numbers that are 0 or 1."""
 OURS = frozenset(("suggested", "confidence"))
 """Headings of what `pupila mislabelled` and `pupila predict` write: doubts and answers, which are no labels."""
@@ -52,9 +56,21 @@ LIST, JSON, MAX_LISTS = ".txt", ".json", 10
 MAX_BYTES, MAX_JSON_BYTES, MAX_LINE, MAX_ROWS, MAX_COLUMNS = 64 * 2**20, 8 * 2**20, 2**20, 2_000_000, 10_000
 """Larger tables are not read: what Python makes of their cells takes many times their bytes."""
 FEW_TITLES, FEW_ROWS, MAX_REASONS = 10, 50, 3
+NESTED = "?"
+"""Stands for a list or an object in JSON."""
 SAMPLE = 1000
 """Rows looked at to find the folder that a table speaks of."""
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+BEFORE_HEADING = re.compile(r"#\s|sep=.\s*$", re.IGNORECASE)
+"""Lines above the heading: comments, and what tells Excel the mark between the columns."""
+LABEL_STUDIO = re.compile(r"(?P<before>.*/)?(?:[0-9a-f]{8}-)(?P<name>[^/]+)")
+"""The path of a picture that was uploaded to Label Studio: it puts eight signs before the name."""
+LOCAL_FILES = "/data/local-files/?d="
+"""What Label Studio writes before the path of a picture that was not uploaded."""
+BOXES = frozenset(("xmin", "ymin", "x_min", "y_min", "x1", "y1", "bbox", "bbox_x", "left", "top", "roi.x1", "roi.y1"))
+"""Headings of a table that says where in a picture something is."""
+SEVERAL = re.compile(r"[|;,]")
+"""What stands between the labels of a picture that has several."""
 Cells = Sequence[str]
 
 
@@ -77,6 +93,8 @@ class LabelTable:
     pictures: Mapping[str, SourceFile]
     note: str = ""
     """How the rows were matched, if not by their paths."""
+    boxes: str = ""
+    """A heading that says where in a picture something is; empty if there is none."""
 
 
 class TableError(Exception):
@@ -85,12 +103,12 @@ class TableError(Exception):
 
 def find_tables(entries: Sequence[SourceFile]) -> tuple[list[LabelTable], list[str]]:
     """Return the tables of labels that name the pictures, and a sentence on each that seems to be one and does not."""
-    found = [entry for entry in entries if entry.ending in TABLES]
-    for ending in (LIST, JSON):
-        lists = [entry for entry in entries if entry.ending == ending]
-        found += lists if len(lists) <= MAX_LISTS else []  # else they are boxes or notes, one for each picture
+    found = [entry for entry in entries if entry.ending in (*TABLES, LIST, JSON)]
     pictures = [entry for entry in entries if entry.may_be_picture] if found else []
     names = {name.casefold() for e in pictures for name in (e.file, e.stem)}
+    for ending in (LIST, JSON):  # boxes or notes, one for each picture, are no lists of all
+        lists = [e for e in found if e.ending == ending and e.file.partition(".")[0].casefold() not in names]
+        found = [e for e in found if e.ending != ending] + (lists if len(lists) <= MAX_LISTS else [])
     bound = [(entry, _bind(entry, pictures, names)) for entry in found]
     splits = splits_of_files([entry for entry, table in bound if isinstance(table, LabelTable)])
     tables = [table for _, table in bound if isinstance(table, LabelTable)]
@@ -135,10 +153,10 @@ def _bind(entry: SourceFile, pictures: Sequence[SourceFile], names: Set[str]) ->
         rows, sure = _rows(entry)
     except TableError as error:
         return f"{entry.name} is not used: {error}."
-    if not rows:
+    if not rows or (len(rows) > 1 and all(row.label == NESTED for row in rows[1:])):
         return _without_label(entry, names)
     sample = [_key(row.file) for row in rows[:: max(1, len(rows) // SAMPLE)]]
-    there = _half([key.rpartition("/")[2].casefold() for key in sample], names)
+    there = 2 * sum(_may_name(key, names) for key in sample) >= len(sample)
     named = _best_folder(entry, pictures, sample) if there else {}
     note = ""
     sure = sure or (ending_of(rows[0].file) in PICTURES and bool({"/", "\\"} & set(rows[0].file)))
@@ -153,13 +171,18 @@ def _bind(entry: SourceFile, pictures: Sequence[SourceFile], names: Set[str]) ->
         note = f"{entry.name} names pictures by other paths, like {example}: they were found by the ends of the paths."
     if not _half(sample, named):
         return _lost(entry, rows, named) if sure else ""
-    if len({row.label for row in rows}) > max(len(rows) / 2, FEW_TITLES):
-        return f"{entry.name} is not used: nearly every row has another label, as titles have."
+    if unfit := _unfit(rows):
+        return f"{entry.name} is not used: {unfit}."
     first = rows[0]
     seems_file = sure or _key(first.file) in named or ending_of(first.file) in PICTURES
     if not seems_file and all(row.label != first.label for row in rows[1:]):
         rows = rows[1:]  # a heading in other words, like id,breed
-    return LabelTable(entry.name, "", rows, named, note)
+    return LabelTable(entry.name, "", rows, named, note, _box_heading(entry))
+
+
+def _box_heading(entry: SourceFile) -> str:
+    heads = [cell.strip() for cell in next(table_lines(entry), ())]
+    return next((head for head in heads if head.casefold() in BOXES), "")
 
 
 def _half(keys: Sequence[str], known: Container[str]) -> bool:
@@ -171,11 +194,11 @@ def _without_label(entry: SourceFile, names: Set[str]) -> str:
     """Say so if a column of a CSV, or a JSON, names the pictures, and nothing in it is known to hold their labels."""
     if entry.ending == JSON:
         return _unknown_json(entry, names)
-    if entry.ending not in TABLES:
-        return ""
     try:
         heads, *lines = itertools.islice(table_lines(entry), FEW_ROWS)
     except (TableError, csv.Error, OSError, ValueError, RecursionError):
+        return ""
+    if entry.ending == LIST and _may_name(_key(heads[0]), names):  # it begins with a picture: a list without labels
         return ""
     for index, head in enumerate(heads):
         cells = [_key(line[index]).rpartition("/")[2].casefold() for line in lines if len(line) > index]
@@ -194,7 +217,7 @@ def _unknown_json(entry: SourceFile, names: Set[str]) -> str:
         return ""
     texts = re.findall(r'"([^"\\\n]{1,300})"', data[:MAX_LINE].decode("utf-8", "replace"))
     files = [text for text in texts if ending_of(text) in PICTURES]
-    if sum(_key(text).rpartition("/")[2].casefold() in names for text in files) <= len(files) / 2:
+    if 2 * sum(_may_name(_key(text), names) for text in files) <= len(files):
         return ""
     return (
         f"{entry.name} is not used: it names pictures, and its form is not known. Write a CSV with the columns path "
@@ -227,8 +250,8 @@ def _by_tail(keys: Iterable[str], pictures: Sequence[SourceFile]) -> tuple[dict[
     found, twice = {}, ""
     for key in keys:
         parts = tuple(key.split("/"))
-        name = parts[-1].casefold()
-        fitting = (by_name.get(name) or by_name.get(name.rpartition(".")[0], []))[:SAMPLE]
+        written = [text for one in _as_uploaded(parts[-1].casefold()) for text in (one, one.rpartition(".")[0])]
+        fitting = next((by_name[text] for text in written if text in by_name), [])[:SAMPLE]
         if len(fitting) > 1:
             best = max(_common_end(path, parts) for path, _ in fitting)
             fitting = [(path, entry) for path, entry in fitting if _common_end(path, parts) == best]
@@ -276,8 +299,26 @@ def _by_name(pictures: Sequence[SourceFile], above: int) -> dict[str, SourceFile
 
 
 def _key(name: str) -> str:
-    plain = ADDRESS.sub("", name.replace("\\", "/"))
-    return "/".join(parts_of(plain if plain == name else plain.partition("?")[0]))
+    """Return the path in a row as paths in a data set are written: without the start and the query of an address."""
+    path = name.replace("\\", "/")
+    plain = ADDRESS.sub("", path)
+    if plain != path:
+        plain = unquote(plain.partition("?")[0])
+    elif path.startswith(LOCAL_FILES):
+        plain = unquote(path.removeprefix(LOCAL_FILES)).replace("\\", "/")
+    return "/".join(parts_of(plain))
+
+
+def _may_name(key: str, names: Container[str]) -> bool:
+    """Return whether the last part of a path is the name of a picture, whatever its ending and its capitals."""
+    name = key.rpartition("/")[2].casefold()
+    return any(text in names for one in _as_uploaded(name) for text in (one, one.rpartition(".")[0]))
+
+
+def _as_uploaded(name: str) -> list[str]:
+    """Return a name, and what it was before Label Studio took it."""
+    match = LABEL_STUDIO.fullmatch(name)
+    return [name, (match["before"] or "") + match["name"]] if match else [name]
 
 
 def _collect(tables: Iterable[LabelTable], where: str) -> tuple[dict[str, list[LabelledFile]], list[Skipped]]:
@@ -294,6 +335,9 @@ def _collect(tables: Iterable[LabelTable], where: str) -> tuple[dict[str, list[L
             else:
                 split = splits.setdefault(split_of(row.split) or table.split, {})
                 known = split.setdefault(entry.name, LabelledFile(row.label, entry.name, entry))
+                if known.category != row.label and table.boxes:
+                    kind = f"{table.name} with '{table.boxes}'"
+                    raise DataError(f"{where}: is a data set for detection ({kind}). {FIX.format(things='boxes')}")
                 if known.category != row.label:
                     raise DataError(
                         f"{where}: {table.name} calls {entry.name} both '{known.category}' and '{row.label}'. Keep one."
@@ -329,7 +373,8 @@ def _rows(entry: SourceFile) -> tuple[list[LabelRow], bool]:
         if entry.ending == LIST and ending_of(first[0]) not in PICTURES:
             return [], False
         if len(heads) == 2:
-            return _label_rows(itertools.chain([first], lines), 0, 1, None), False
+            turned = ending_of(first[1].strip()) in PICTURES and ending_of(first[0].strip()) not in PICTURES
+            return _label_rows(itertools.chain([first], lines), *((1, 0) if turned else (0, 1)), None), False
         return _one_hot(lines, first, path or 0, split)
     except (csv.Error, OSError, ValueError, RecursionError):
         return [], False
@@ -364,15 +409,30 @@ def _one_hot(lines: Iterable[Cells], heads: Cells, path: int, split: int | None)
     if len(columns) < 2 or not rows:
         return [], False
     if several > len(rows) / 100:
-        raise TableError(
-            f"it gives pictures several classes, in {several:,} of {counted(len(rows), 'row')}, and Pupila learns "
-            "one a picture. Keep one class a row"
-        )
+        raise TableError(_too_many_classes(several, len(rows)))
     return rows, True
 
 
+def _unfit(rows: Sequence[LabelRow]) -> str:
+    """Say so if labels are put together from others, as in cat|dog, or are titles; empty if they are classes."""
+    labels = Counter(row.label for row in rows)
+    pieces = {label: [piece.strip() for piece in SEVERAL.split(label)] for label in labels}
+    joined = {label for label, names in pieces.items() if len(names) > 1 and all(name in labels for name in names)}
+    several = sum(labels[label] for label in joined)
+    if several > len(rows) / 100:
+        return _too_many_classes(several, len(rows))
+    return "nearly every row has another label, as titles have" if len(labels) > max(len(rows) / 2, FEW_TITLES) else ""
+
+
+def _too_many_classes(several: int, rows: int) -> str:
+    return (
+        f"it gives pictures several classes, in {several:,} of {counted(rows, 'row')}, and Pupila learns one a "
+        "picture. Keep one class a row"
+    )
+
+
 def _bit(cell: str) -> float | None:
-    plain = cell.strip().lower()
+    plain = folded(cell.strip()).replace(",", ".")
     with contextlib.suppress(ValueError):
         return BITS[plain] if plain in BITS else float(plain)
     return None
@@ -429,9 +489,9 @@ def csv_lines(data: bytes) -> Iterator[Cells]:
 
     Raises csv.Error.
     """
-    lines = text_lines(data)
+    lines = itertools.dropwhile(BEFORE_HEADING.match, text_lines(data))
     first = next(lines, "")
-    delimiter = max(",;\t", key=first.count)
+    delimiter = max(",;\t|", key=first.count)
     yield from csv.reader(itertools.chain([first], lines), delimiter=delimiter)
 
 
@@ -455,7 +515,10 @@ def _json_lines(data: bytes, kind: str) -> Iterator[Cells]:
     else:
         content = json.loads(data)
         if isinstance(content, dict) and all(isinstance(value, str | int) for value in content.values()):
-            content = [{"file": name, "label": label} for name, label in content.items()]
+            sure = any(ending_of(name) in PICTURES for name in content)  # else it may be anything: no heading is added
+            yield from [("file", "label")] if sure else []
+            yield from ((name, str(label)) for name, label in content.items())
+            return
         elif isinstance(content, dict) and all(map(_is_pictures, content.values())):
             content = [{"file": name, "label": label} for label, names in content.items() for name in names]
         objects = iter(content if isinstance(content, list) else [])
@@ -470,4 +533,4 @@ def _json_lines(data: bytes, kind: str) -> Iterator[Cells]:
             heads = list(item)
             yield heads
         values = ("" if (value := item.get(head)) is None else value for head in heads)
-        yield [str(value) if isinstance(value, str | int | float) else "?" for value in values]
+        yield [str(value) if isinstance(value, str | int | float) else NESTED for value in values]

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
+from pupila import images
 from pupila._files import is_hidden
 from pupila.data.dataset import Skipped
 from pupila.data.sources.files import PICTURES, SourceFile, SourceFiles, parts_of
@@ -38,6 +39,8 @@ RECORD_LENGTH = 20
 """Bytes within which a pax record has said how long it is."""
 GLOBAL_RECORDS = 1000
 """Pax records that hold for all members: each member gets a copy."""
+HEAD_BYTES = 4096
+"""Looked at to say what a file is that is no archive."""
 DIRECTORY_BYTES = 64 * 2**20
 """Of the list of members at the end of a zip."""
 STEP = 2**20
@@ -197,6 +200,9 @@ def unpack(file: BinaryIO, size: int, where: str, budget: UnpackBudget) -> Sourc
                     seen = file.tell()
     except DataError:
         raise
+    except NotImplementedError as error:  # Windows packs what is over 2 GB as deflate64
+        why = f"its files are packed in a way that is not read here ({error})"
+        raise DataError(f"{where}: {why}. Unpack it and give the folder.") from error
     except DAMAGED as error:
         reason = str(error) or type(error).__name__
         raise DataError(f"{where}: the archive is cut off or damaged ({reason}). Copy or download it again.") from error
@@ -227,7 +233,9 @@ def _members(file: BinaryIO, where: str, budget: UnpackBudget) -> Iterator[tuple
         raise zipfile.BadZipFile("the list of its files, which stands at the end, is missing")
     if Path(where).suffix.lower() in PICTURES:
         raise DataError(f"{where}: is one picture, and no data set. Give the folder that holds the class folders.")
-    raise DataError(f"{where}: is no archive that can be read. Give a folder, or one of {', '.join(SUFFIXES)}.")
+    file.seek(0)
+    what = images.what_it_is(file.read(HEAD_BYTES)).partition(",")[0]
+    raise DataError(f"{where}: is {what}, and no archive that is read. Give a folder, or one of {', '.join(SUFFIXES)}.")
 
 
 def _is_tar_header(head: bytes) -> bool:

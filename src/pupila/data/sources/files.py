@@ -6,6 +6,7 @@ each code page of Windows is tried, and the readings are compared: a right one h
 
 import io
 import os
+import posixpath
 import re
 import unicodedata
 from collections import defaultdict
@@ -48,15 +49,25 @@ HIDDEN, EMPTY, CLOSED, CLOUD = "hidden folder", "empty folder", "closed", "cloud
 Waiting = tuple[str, tuple[str, ...], frozenset[tuple[int, int]]]
 """A folder still to be looked into, its name within the data set, and the identities of those above it."""
 CODE_PAGES = (
-    "cp850", "cp437", "cp860", "cp865", "cp861", "cp1252", "cp852", "cp1250", "cp866", "cp1251", "cp932", "gbk", "big5",
-    "cp949",
+    "cp850", "cp437", "cp860", "cp865", "cp861", "cp1252", "cp852", "cp1250", "cp866", "cp1251", "koi8-r", "cp857",
+    "cp1254", "cp737", "cp1253", "cp862", "cp1255", "cp720", "cp1256", "cp874", "cp932", "gbk", "big5", "cp949",
 )  # fmt: skip
-"""Western (cp860: Portuguese, cp865, cp861: Nordic), Central European, Cyrillic and East Asian, of DOS and Windows."""
+"""Western (cp860: Portuguese, cp865, cp861: Nordic), Central European, Cyrillic, Turkish, Greek, Hebrew, Arabic, Thai
+and East Asian, of DOS, Windows and, for Cyrillic, Linux."""
 COMMON = frozenset("áàâãäçéèêëíìîïñóòôõöùúûüßÁÀÂÃÄÇÉÈÊËÍÎÏÑÓÒÔÕÖÙÚÛÜ")
 """Letters of Portuguese, Spanish, French and German."""
 NORTHERN = frozenset("åæøÅÆØœŒ")
-ORDINALS = "ªº"
+ORDINALS = "ªº°"
 """Letters that stand behind a number or an n."""
+TYPESET = "\u2019\u2013\u2014"
+"""The apostrophe and dashes that programs put in place of those on the keyboard."""
+SCRIPTS = {
+    "CJK": 0.6, "HANGUL": 0.6, "HALFWIDTH": 0.6, "HIRAGANA": 0.0, "KATAKANA": 0.0, "CYRILLIC": 0.1, "GREEK": 0.1,
+    "HEBREW": 0.1, "ARABIC": 0.1, "THAI": 0.1,
+}  # fmt: skip
+"""How implausible a letter of theirs is by itself; one of another script has 0.8, and one of Latin is looked at."""
+LAST = frozenset("ςךםןףץ")
+"""Letters that stand at the end of a word only."""
 ODD_PAIRS = re.compile(
     "ã(?![eo]|$|[^\\w])|õ(?!e)|[äå][oe]|öe|[ãõ]\\w*[ãõ]|ç.*[äö]|[äö].*ç|ò(?=\\w)|[áàâ]a", re.IGNORECASE
 )
@@ -126,7 +137,9 @@ def ending_of(name: str) -> str:
 
 
 def parts_of(name: str) -> tuple[str, ...]:
-    """Split a name with forward slashes into its parts, without `.` and empty ones."""
+    """Split a name with forward slashes into its parts, without `.` and empty ones; `..` leads to the top at most."""
+    if ".." in name:
+        name = posixpath.normpath(f"/{name}")
     parts = [part for part in name.split("/") if part not in ("", ".")]
     return tuple(parts if name.isascii() else map(composed, parts))
 
@@ -344,13 +357,16 @@ def _cost_of(letter: str, before: str, after: str) -> float:
     """Return how implausible a letter is between the two before it and the one after it."""
     if letter in ORDINALS:  # 1ª, nº
         return 0.0 if before[1].isdigit() or before[1] in "nN." else 3.0
-    if not letter.isalpha():
-        return 3.0
     script = unicodedata.name(letter, "").partition(" ")[0]
+    if letter in TYPESET:
+        return 0.2
+    if not letter.isalpha() and not (script == "THAI" and unicodedata.category(letter) == "Mn"):
+        return 3.0
     beside = any(other.isascii() and other.isalpha() for other in (before[1], after))
     if script != "LATIN":
-        usual = {"CJK": 0.6, "HANGUL": 0.6, "HIRAGANA": 0.0, "KATAKANA": 0.0, "CYRILLIC": 0.1}
-        return usual.get(script, 0.8) + (2.0 if beside else 0.0)
+        odd = beside or before[1].isdigit() or (letter.isupper() and before[1].islower())
+        misplaced = letter in LAST and (after.isalpha() or not before[1].isalpha())
+        return SCRIPTS.get(script, 0.8) + (2.0 if odd else 0.0) + (4.0 if misplaced else 0.0)
     odd_case = before[1].islower() if letter.isupper() else after.isupper() or (before.isupper() and before.isalpha())
     odd_case = odd_case or before[1].isdigit()
     return (0.0 if letter in COMMON else 0.1 if letter in NORTHERN else 0.5) + (2.0 if odd_case else 0.0)

@@ -30,8 +30,8 @@ NAMES = ("cifar10", "digits")
 """Data sets that are given by name."""
 ENCODING = "PUPILA_NAME_ENCODING"
 """Environment variable: the encoding of file names that are not in UTF-8."""
-CLASS_OF_ARCHIVE = re.compile(r"[-_ ]samples$")
-"""What Teachable Machine adds to the name of a class."""
+CLASS_OF_ARCHIVE = re.compile(r"[-_ ]samples$|-\d{8}T\d{6}Z(-\d+)+$")
+"""What Teachable Machine adds to the name of a class, and Google Drive and Takeout to that of each part of a folder."""
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/+\S")
 
 
@@ -161,7 +161,7 @@ def with_decoded_names(files: SourceFiles, encoding: str | None, where: str) -> 
 def _which_encoding(where: str, readings: Sequence[NameReading], names: Set[str]) -> str:
     if not readings:
         return f"{where}: names in no known encoding: {len(names):,}. Rename them, or set {ENCODING}."
-    ways = "; ".join(f"{reading.encoding}: {_examples(reading.names)}" for reading in readings[:4])
+    ways = "; ".join(f"{reading.encoding}: {_examples(reading.names)}" for reading in readings[:8])
     first = readings[0].encoding
     return (
         f"{where}: its names are not in UTF-8, and can be read in several ways ({ways}). Set the right one, like "

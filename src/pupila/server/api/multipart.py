@@ -4,8 +4,10 @@ Python's email parser and Werkzeug's form parser copy every part several times a
 with `bytes.find` and copied once.
 """
 
+import contextlib
 import json
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -154,20 +156,26 @@ def read_form(content_type: str, body: bytes, settings: Settings, names: tuple[s
     parts: list[Part] = []
     fields: dict[str, str] = {}
     others: set[str] = set()
+    not_chosen = 0
     for count, (header, start, end) in enumerate(split_multipart(boundary_of(content_type), body)):
-        if count - len(fields) >= settings.max_parts:
+        if count - len(fields) - not_chosen >= settings.max_parts:
             raise too_many_parts(settings)
         name, filename = names_of(header)
         if name in FIELDS and not filename:
             fields[name] = body[start : min(end, start + MAX_FIELD)].decode("utf-8", "replace").strip()
         elif name not in names:
             others.add(name[:40])
+        elif start == end and filename == "":
+            not_chosen += 1  # what a browser sends for an input in which no file was chosen
         elif end - start > settings.max_part_bytes:
-            raise too_big_part(len(parts), filename, end - start, settings)
+            raise too_big_part(len(parts), filename or "", end - start, settings)
         else:
-            parts.append(Part(filename, body[start:end] if filename else file_of(len(parts), body[start:end])))
+            data = body[start:end]
+            parts.append(Part(filename or "", data if filename else file_of(len(parts), data)))
     if names == (PART_NAME,):
         refuse_typos(others)
+    if not parts and not_chosen:
+        raise RequestError(400, "no_picture", "No file was chosen. Choose a picture, and send again.")
     if not parts and others:
         sent = ", ".join(repr(name) for name in sorted(others)[:5])
         raise RequestError(400, "no_picture", f"No part is named {names[0]!r}; the request has {sent}. {HOW_TO}")
@@ -181,13 +189,16 @@ def file_of(index: int, data: bytes) -> bytes:
             return bodies.from_base64(data.decode("ascii"))
         except ValueError as error:
             raise RequestError.of_parts([BadPart(index, "", "base64_malformed", str(error))], index + 1) from error
-    text = data.decode("latin-1") if len(data) <= bodies.MAX_HEAD else ""
+    text = ""
+    with contextlib.suppress(UnicodeDecodeError):
+        text = data.decode() if len(data) <= bodies.MAX_HEAD else ""
     if bodies.ADDRESS.match(text):
         message = f"Part {index} holds an address. The server fetches nothing: send the file, as -F file=@photo.jpg"
         raise RequestError(400, "no_picture", message)
     if len(data) <= MAX_FILENAME and (is_name := bodies.FILE_NAME.fullmatch(text)):
         name = is_name[0].strip().lstrip("@")
-        message = f"Part {index} holds the text {name!r} and no file. Did you forget the @? Write -F file=@{name}"
+        how = shlex.join(["-F", f"file=@{name}"])
+        message = f"Part {index} holds the text {name!r} and no file. Did you forget the @? Write {how}"
         raise RequestError(400, "no_picture", message)
     return data
 
@@ -235,13 +246,13 @@ def boundary_of(content_type: str) -> bytes:
     return boundary.encode("ascii")
 
 
-def names_of(header: bytes) -> tuple[str, str]:
-    """Return a part's field name and file name; the latter is only ever shown back to the client."""
+def names_of(header: bytes) -> tuple[str, str | None]:
+    """Return a part's field name and file name, if it gives one; the latter is only ever shown back to the client."""
     disposition = DISPOSITION.search(header.decode("utf-8", "replace"))
     given = parameters_of(disposition[1]) if disposition else {}
     encoded = given.get("filename*", "")  # RFC 5987: charset'language'percent-encoded
-    filename = unquote(encoded.rpartition("'")[2]) if encoded else given.get("filename", "")
-    return given.get("name", ""), filename.replace('\\"', '"').replace("%22", '"')[:MAX_FILENAME]
+    filename = unquote(encoded.rpartition("'")[2]) if encoded else given.get("filename")
+    return given.get("name", ""), filename and filename.replace('\\"', '"').replace("%22", '"')[:MAX_FILENAME]
 
 
 def parameters_of(value: str) -> dict[str, str]:

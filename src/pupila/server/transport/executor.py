@@ -27,7 +27,7 @@ FORGET = 1.0
 """Seconds without anything waiting after which the forecast is forgotten: what comes then may be of another kind."""
 
 
-class RequestQueue:
+class RequestQueue(SimpleQueue[Job]):
     """A bounded queue, first come, first served, with an estimate of its own: big pictures say nothing of small ones.
 
     The estimate is requests taken up a second while others wait, averaged. What is done when nothing waits does not
@@ -41,22 +41,13 @@ class RequestQueue:
         """How many have been taken up; counted by the thread that does it."""
         self.rate = 0.0
         """0 as long as nothing has waited."""
-        self._jobs: SimpleQueue[Job] = SimpleQueue()
         self._since = 0.0
         self._taken_before = 0
         self._waited = False
         self._last_waited = 0.0
 
     def __len__(self) -> int:
-        return self._jobs.qsize()
-
-    def put(self, job: Job) -> None:
-        """Add a request at the end."""
-        self._jobs.put(job)
-
-    def get(self) -> Job:
-        """Return the first one; waits until there is one."""
-        return self._jobs.get()
+        return self.qsize()
 
     def measure(self, now: float) -> None:
         """Take note of how fast it goes; to be called several times a second.

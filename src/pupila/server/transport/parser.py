@@ -23,6 +23,8 @@ HEAD_END = b"\r\n\r\n"
 REQUEST_LINE = re.compile(rb"([A-Z]{1,16}) (?:https?://[!-.0-~]+)?(/[!-~]*|\*) HTTP/1\.([01])\r\n")
 HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]++):[ \t]*+([\t -~\x80-\xff]*+)\r\n")
 """Possessive: a line of blanks that cannot match would else be tried from each of them on, which takes a second."""
+PROXY_V2 = b"\r\n\r\n\0\r\nQUIT\n"
+PROXIED = "the PROXY protocol is not spoken here. Have the proxy send X-Forwarded-For, and name it in --forwarded-allow"
 TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 CHUNK_LINE = re.compile(rb'([0-9A-Fa-f]{1,8})(?:;%b(?:=(?:%b|"[\t !#-[\]-~]*"))?)*' % (TOKEN, TOKEN))
 
@@ -63,8 +65,13 @@ def check_start(data: bytes | bytearray) -> None:
     """Refuse at once what cannot become a request, such as TLS sent to this plain port. Raises ProtocolError."""
     if data[:1] == b"\x16":
         raise malformed("TLS was sent to a port of plain HTTP. Use http://, or put a proxy that ends TLS in front")
+    if data.startswith(PROXY_V2):
+        raise malformed(PROXIED)
     if data and not 65 <= data[0] <= 90:
-        raise malformed("the first line is not a request line")
+        raise bad_request_line(bytes(data))
+    first = data.find(b"\n", 0, MAX_HEAD)
+    if first > 0 and data[first - 1] != 13:
+        raise malformed("a line ends with \\n alone, and has to end with \\r\\n")
 
 
 def parse_head(data: bytes | bytearray, end: int) -> Head:
@@ -146,7 +153,9 @@ def bad_request_line(head: bytes) -> ProtocolError:
     line = head.partition(b"\r\n")[0]
     if re.search(rb" HTTP/\d", line) and not re.search(rb" HTTP/1\.[01]$", line):
         return ProtocolError(505, "http_version_unknown", "Only HTTP/1.0 and HTTP/1.1 are spoken here.")
-    return malformed("the first line is not a request line")
+    if re.match(rb"[a-z]+ \S", line):
+        return malformed("methods are written in capitals, like GET and POST")
+    return malformed(PROXIED if line.startswith(b"PROXY ") else "the first line is not a request line")
 
 
 def malformed(reason: str) -> ProtocolError:
