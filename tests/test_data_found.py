@@ -314,6 +314,50 @@ def test_notes_of_google_takeout_are_no_tables(root: Path) -> None:
     assert load(write_files(root, {"labels.json": labels})).train.classes == ("a", "b")
 
 
+def test_what_folders_mean_is_no_table_of_pictures(root: Path) -> None:
+    make_folder(root, {"0": 2, "1": 2, "2": 2})
+    write_files(root, {f"{n}/{n}.png": picture(90 + n) for n in range(3)})
+    write_files(
+        root, {"class_names.json": '{"0": "cat", "1": "dog", "2": "eel"}', "names.csv": "id,label\n0,cat\n1,dog\n"}
+    )
+    splits = load(root)
+    assert splits.layout == "class folders" and splits.train.classes == ("0", "1", "2") and len(splits.train) == 9
+
+
+def test_a_copy_of_the_class_folders_within_them_is_left_out(root: Path) -> None:
+    make_folder(root, {f"{top}{pet}": 2 for top in ("", "pets/") for pet in ("cat", "dog")})
+    splits = load(root)
+    assert splits.train.classes == ("cat", "dog") and len(splits.train) == 4
+    assert splits.notes == ("pets/ was left out (4 pictures): it holds again the folders that lie beside it.",)
+
+
+@pytest.mark.parametrize("label", ['["{pet}"]', '{{"displayName": "{pet}"}}'])
+def test_labels_one_level_deep_in_json_are_read(root: Path, label: str) -> None:
+    files: dict[str, bytes | str] = {f"{n}.png": picture(n) for n in range(4)}
+    pets = ("cat", "dog", "cat", "dog")
+    rows = [f'{{"uri": "gs://bucket/{n}.png", "labels": {label.format(pet=pet)}}}\n' for n, pet in enumerate(pets)]
+    assert load(write_files(root, {**files, "import.jsonl": "".join(rows)})).train.classes == ("cat", "dog")
+
+
+def test_tables_of_pixels_are_named(root: Path) -> None:
+    said = refusal(write_files(root, {"fer.csv": "emotion,pixels,Usage\n0,1 2 3 4,Training\n"}))
+    assert "fer.csv holds pixels as numbers, which is not read. Save them as arrays: numpy.savez(" in said
+
+
+def test_a_file_that_may_hold_the_labels_is_named_where_there_is_one_class(root: Path) -> None:
+    make_folder(root, {"jpg": 2})
+    write_files(root, {"labels.mat": "MATLAB"})
+    assert "Passed over 1 file of a kind that is not read, like labels.mat" in refusal(root)
+
+
+def test_boxes_of_a_table_with_one_a_picture_are_not_used_and_that_is_said(root: Path) -> None:
+    files: dict[str, bytes | str] = {f"{n}.png": picture(n) for n in range(4)}
+    rows = "".join(f"{n}.png,{'cat' if n % 2 else 'dog'},1,1\n" for n in range(4))
+    splits = load(write_files(root, {**files, "cars.csv": f"filename,class,xmin,ymin\n{rows}"}))
+    assert splits.train.classes == ("cat", "dog")
+    assert splits.notes[-1].startswith("cars.csv says where things are ('xmin'), which is not used")
+
+
 def test_arrays_of_numpy_and_keras_are_read(root: Path) -> None:
     root.mkdir()
     images = np.random.default_rng(0).integers(0, 256, (6, 8, 8), dtype=np.uint8)

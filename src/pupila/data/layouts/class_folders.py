@@ -33,7 +33,9 @@ def by_class_folders(found: FilesByFolder, where: str) -> DetectedLayout:
     Raises DataError, whose text begins with `where`, if there is no such layout.
     """
     folders = split_folders(found)
+    copies: list[str] = []
     if not folders:
+        found, copies = _without_copies(found)
         found = _chosen_classes(found, where)
         folders = split_folders(found)  # those of cat/train and cat/test stand above the classes now
     tops = {folder[0] for folder in found if folder}
@@ -54,7 +56,7 @@ def by_class_folders(found: FilesByFolder, where: str) -> DetectedLayout:
     unlabelled = [found, *parts.values()] if folders else [found]
     strays = [entry for files in unlabelled for entry in files.get((), ()) if "." in entry.file]
     notes = _beside(found, folders) if folders else _unsure(tops, named)
-    return DetectedLayout(layout, splits, strays, [*notes, *_deeper(parts)])
+    return DetectedLayout(layout, splits, strays, [*copies, *notes, *_deeper(parts)])
 
 
 def unwrap(found: FilesByFolder) -> FilesByFolder:
@@ -87,6 +89,19 @@ def _inside(found: FilesByFolder, top: str) -> FilesByFolder:
     inside = {folder[1:]: files for folder, files in found.items() if folder[:1] == (top,)}
     doubled = all(len(folder) > 1 and folder[0] == top for folder in inside)
     return {folder[1:]: files for folder, files in inside.items()} if doubled else inside
+
+
+def _without_copies(found: FilesByFolder) -> tuple[FilesByFolder, list[str]]:
+    """Leave out a folder that holds again the folders that lie beside it, as some archives do, and say so."""
+    inside: dict[str, set[str]] = {}
+    for folder in filter(None, found):
+        inside.setdefault(folder[0], set()).add(folder[1] if len(folder) > 1 else "")
+    copies = {top for top, names in inside.items() if len(names) > 1 and names <= inside.keys() - {top}}
+    counts = {top: sum(len(files) for folder, files in found.items() if folder[:1] == (top,)) for top in sorted(copies)}
+    return {folder: files for folder, files in found.items() if folder[:1] not in {(top,) for top in copies}}, [
+        f"{top}/ was left out ({counted(count, 'picture')}): it holds again the folders that lie beside it."
+        for top, count in counts.items()
+    ]
 
 
 def _beside(found: FilesByFolder, folders: Mapping[str, str]) -> list[str]:

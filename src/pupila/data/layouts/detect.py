@@ -9,7 +9,7 @@ from pupila.data.layouts.class_folders import FilesByFolder, by_class_folders, b
 from pupila.data.layouts.labelled import FIX, HINT, DetectedLayout, is_structure, splits_among
 from pupila.data.layouts.masks import masks_beside, task_of_masks
 from pupila.data.layouts.parquet import by_parquet, is_parquet
-from pupila.data.layouts.tables import by_tables, find_tables
+from pupila.data.layouts.tables import by_tables, find_tables, pixels_in
 from pupila.data.sources.files import UNREAD, VIDEOS, SourceFile, SourceFiles, display_name
 from pupila.errors import DataError
 
@@ -42,7 +42,11 @@ def _detect(entries: Sequence[SourceFile], where: str) -> DetectedLayout:
         return by_parquet(entries, where)
     found = _pictures_by_folder(entries)
     if not found:
-        raise DataError(" ".join([f"{where}: there are no pictures in it. {HINT}", *_passed_over(entries)]))
+        if pixels := pixels_in(entries):
+            raise DataError(f"{where}: there are no pictures in it. {pixels}")
+        raise DataError(
+            " ".join([f"{where}: there are no pictures in it. {HINT}", *_passed_over(entries), *_unread(entries)])
+        )
     tables, unused = find_tables(entries)
     if tables:
         arranged = by_tables(tables, entries, where)
@@ -52,6 +56,7 @@ def _detect(entries: Sequence[SourceFile], where: str) -> DetectedLayout:
             arranged = _without_masks(entries, where)
         except DataError as error:
             raise DataError(" ".join([str(error), *unused])) from None
+    unused += _unread(entries)
     categories = {item.category for members in arranged.splits.values() for item in members}
     if unused and len(categories) < 2:  # one of these tables is likely to hold the labels
         only = display_name(min(categories))
@@ -77,11 +82,8 @@ def _without_masks(entries: Sequence[SourceFile], where: str) -> DetectedLayout:
 
 
 def _passed_over(entries: Sequence[SourceFile]) -> list[str]:
-    """Say which videos and archives were passed over: videos beside a picture of the same name are Live Photos."""
+    """Say which videos were passed over: videos beside a picture of the same name are Live Photos."""
     videos = [entry for entry in entries if entry.ending in VIDEOS]
-    unread = [entry for entry in entries if entry.ending in UNREAD]
-    if not videos and not unread:
-        return []
     stems = {_stem(entry) for entry in entries if entry.may_be_picture}
     alone = [entry for entry in videos if _stem(entry) not in stems]
     live = len(videos) - len(alone)
@@ -89,10 +91,15 @@ def _passed_over(entries: Sequence[SourceFile]) -> list[str]:
     if alone:
         example = f"{counted(len(alone), 'video')}, like {alone[0].name}"
         notes.append(f"Passed over {example}: save pictures out of videos to use them.")
-    if unread:
-        example = f"{counted(len(unread), 'file')} of a kind that is not read, like {unread[0].name}"
-        notes.append(f"Passed over {example}: unpack such files into class folders.")
     return notes
+
+
+def _unread(entries: Sequence[SourceFile]) -> list[str]:
+    unread = [entry for entry in entries if entry.ending in UNREAD]
+    if not unread:
+        return []
+    example = f"{counted(len(unread), 'file')} of a kind that is not read, like {unread[0].name}"
+    return [f"Passed over {example}: unpack such files into class folders."]
 
 
 def _stem(entry: SourceFile) -> tuple[str, ...]:

@@ -121,6 +121,19 @@ def find_tables(entries: Sequence[SourceFile]) -> tuple[list[LabelTable], list[s
     return tables, [*reasons[:MAX_REASONS], *rest, *unread]
 
 
+def pixels_in(entries: Iterable[SourceFile]) -> str:
+    """Return a sentence on the first table that holds pictures as numbers, as Kaggle's of digits do; empty if none."""
+    for entry in entries:
+        if entry.ending in (".csv", ".tsv"):
+            heads: Cells = ()
+            with contextlib.suppress(TableError, csv.Error, OSError, ValueError):
+                heads = next(table_lines(entry), ())
+            if {"pixels", "pixel0", "pixel1", "1x1"} & {head.strip().casefold() for head in heads}:
+                how = "numpy.savez('data.npz', x=pictures, y=labels)"
+                return f"{entry.name} holds pixels as numbers, which is not read. Save them as arrays: {how}"
+    return ""
+
+
 def by_tables(tables: Sequence[LabelTable], entries: Sequence[SourceFile], where: str) -> DetectedLayout:
     """Take the labels of the pictures among the entries from tables.
 
@@ -137,6 +150,11 @@ def by_tables(tables: Sequence[LabelTable], entries: Sequence[SourceFile], where
         f"{folder}: left out {counted(count, 'picture')} without a label." for folder, count in sorted(others.items())
     ]
     notes += [table.note for table in tables if table.note]
+    notes += [
+        f"{table.name} says where things are ('{table.boxes}'), which is not used: each picture is learned as a whole."
+        for table in tables
+        if table.boxes
+    ]
     layout = f"labels from {some(table.name for table in tables)}"
     return DetectedLayout(layout, sort_labelled(splits), notes=notes, skipped=skipped)
 
@@ -156,16 +174,15 @@ def _bind(entry: SourceFile, pictures: Sequence[SourceFile], names: Set[str]) ->
     if not rows or (len(rows) > 1 and all(row.label == NESTED for row in rows[1:])):
         return _without_label(entry, names)
     sample = [_key(row.file) for row in rows[:: max(1, len(rows) // SAMPLE)]]
+    if _half(sample, {folder for picture in pictures for folder in picture.parts[:-1]}):
+        return ""  # it says what the folders mean
     there = 2 * sum(_may_name(key, names) for key in sample) >= len(sample)
     named = _best_folder(entry, pictures, sample) if there else {}
     note = ""
     sure = sure or (ending_of(rows[0].file) in PICTURES and bool({"/", "\\"} & set(rows[0].file)))
     if there and sure and not _half(sample, named):
-        keys, home = [_key(row.file) for row in rows], entry.parts[:-1]
-        named, twice = _by_tail(keys, [picture for picture in pictures if picture.parts[: len(home)] == home])
-        if home and not _half(sample, named):
-            named, twice = _by_tail(keys, pictures)
-        if twice and not _half(sample, named):
+        named, twice = _by_ends(entry, rows, sample, pictures)
+        if twice:
             return f"{entry.name} is not used: {twice}. Write paths from the folder of the table."
         example = next((row.file for row in rows if _key(row.file) in named), "")
         note = f"{entry.name} names pictures by other paths, like {example}: they were found by the ends of the paths."
@@ -236,6 +253,20 @@ def _lost(entry: SourceFile, rows: Sequence[LabelRow], named: Mapping[str, Sourc
         f"{entry.name} is not used: most of its rows name pictures that are not there, like '{lost}'. Put them there, "
         "or write paths from the folder of the table."
     )
+
+
+def _by_ends(
+    entry: SourceFile, rows: Sequence[LabelRow], sample: Sequence[str], pictures: Sequence[SourceFile]
+) -> tuple[dict[str, SourceFile], str]:
+    """Match rows by the ends of their paths with what lies below the table's folder, else with all pictures.
+
+    Also returned is, where most of them match none, what fits several pictures alike.
+    """
+    keys, home = [_key(row.file) for row in rows], entry.parts[:-1]
+    named, twice = _by_tail(keys, [picture for picture in pictures if picture.parts[: len(home)] == home])
+    if home and not _half(sample, named):
+        named, twice = _by_tail(keys, pictures)
+    return named, "" if _half(sample, named) else twice
 
 
 def _by_tail(keys: Iterable[str], pictures: Sequence[SourceFile]) -> tuple[dict[str, SourceFile], str]:
@@ -532,5 +563,13 @@ def _json_lines(data: bytes, kind: str) -> Iterator[Cells]:
         if not heads:
             heads = list(item)
             yield heads
-        values = ("" if (value := item.get(head)) is None else value for head in heads)
-        yield [str(value) if isinstance(value, str | int | float) else NESTED for value in values]
+        yield [_cell(item.get(head)) for head in heads]
+
+
+def _cell(value: object) -> str:
+    """Return a value as a cell: a list of texts as a CSV has it, an object with one value as that."""
+    if isinstance(value, dict) and len(value) == 1:
+        value = next(iter(value.values()))
+    if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
+        value = "|".join(value)
+    return "" if value is None else str(value) if isinstance(value, str | int | float) else NESTED
