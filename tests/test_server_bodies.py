@@ -330,6 +330,13 @@ def test_a_forgotten_at_sign_is_asked_for(client: FlaskClient, text: str) -> Non
     assert message.endswith(f"Did you forget the @? Write {shlex.join(['-F', f'file=@{text}'])}")
 
 
+@pytest.mark.parametrize("kind", ["image/jpeg", "application/json", "application/octet-stream"])
+def test_a_form_whose_header_was_overwritten_is_named(client: FlaskClient, kind: str) -> None:
+    status, code, message = said(ask(client, form_of(PNG)[0], kind))
+    assert (status, code) == (415, "content_type_unsupported")
+    assert message.startswith(f"The body is a multipart form, but its Content-Type is {kind!r}. Set no Content-Type")
+
+
 def test_an_input_without_a_chosen_file_is_passed_over(client: FlaskClient) -> None:
     body, kind = form_of(PNG)
     start = b"--" + multipart.boundary_of(kind)

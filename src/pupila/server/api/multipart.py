@@ -104,6 +104,10 @@ def read_upload(content_type: str, body: bytes, settings: Settings) -> Upload:
     kind = kind_of(content_type)
     if kind == "multipart/form-data":
         upload = read_form(content_type, body, settings)
+    elif is_form(body):
+        fix = "Set no Content-Type: what writes the form also writes this header, with the boundary."
+        message = f"The body is a multipart form, but its Content-Type is {kind[:80]!r}. {fix}"
+        raise RequestError(415, "content_type_unsupported", message)
     elif is_json(kind):
         upload = read_json(body, settings)
     elif not is_readable(content_type) or begins_as_json(body):
@@ -128,6 +132,11 @@ def is_json(kind: str) -> bool:
 def begins_as_json(body: bytes) -> bool:
     """Return whether a body begins as an object, a list or a text does, and as no picture does."""
     return body.lstrip(BEFORE_JSON)[:1] in (b"{", b"[", b'"')
+
+
+def is_form(body: bytes) -> bool:
+    """Return whether a body begins as a multipart form does, and as nothing else."""
+    return body.startswith(b"--") and b"form-data" in body[:MAX_PART_HEADER]
 
 
 def is_readable(content_type: str) -> bool:
