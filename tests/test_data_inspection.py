@@ -141,7 +141,9 @@ def test_counts_sizes_formats_and_rotation_are_told(tmp_path: Path) -> None:
 
 def test_imbalance_is_the_largest_class_over_the_smallest(tmp_path: Path) -> None:
     files = {f"{name}/{k}.png": encode(scene(k)) for name, count in (("cat", 8), ("dog", 2)) for k in range(count)}
-    assert inspect_dataset(write_files(tmp_path / "pets", files), 8, cache=tmp_path / "cache").imbalance() == 4.0
+    assert (
+        inspect_dataset(write_files(tmp_path / "pets", files), 8, cache=tmp_path / "cache").to_json()["imbalance"] == 4
+    )
 
 
 def test_data_set_without_files_is_inspected_too() -> None:

@@ -132,11 +132,6 @@ def choose_size(sides: Sequence[tuple[int, int]]) -> int:
     return next((size for size in SIZES if size >= median), SIZES[-1])
 
 
-def median_aspect(sides: Sequence[tuple[int, int]]) -> float:
-    """Return the median of longer side / shorter side: 1 for squares, 1.33 for most photos."""
-    return float(np.median([max(pair) / min(pair) for pair in sides])) if sides else 1.0
-
-
 def resize_pictures(pictures: Pictures, size: int) -> Pictures:
     """Bring uint8 [N, H, W, 1, 3 or 4] to [N, size, size, 3] just as picture files are; transparency is left out.
 
@@ -181,7 +176,8 @@ def read_pictures(
     notes = [*arranged.notes, *alike(classes), *odd_names(classes)]
     notes += [f"Left out: {_about_pointers(len(pointers))}"] if pointers else []
     made = assemble(name, classes, parts, skipped, layout=arranged.layout, notes=notes)
-    return replace(made, aspect=median_aspect(sides), framing=framing)
+    aspect = float(np.median([max(pair) / min(pair) for pair in sides])) if sides else 1.0
+    return replace(made, aspect=aspect, framing=framing)
 
 
 def _split_arrays(

@@ -148,10 +148,6 @@ class Inspection:
         rows = {part: {t.second.row for t in chosen if t.second.part == part} for part in self.splits.parts()}
         return {part: len(found) for part, found in rows.items() if found}
 
-    def imbalance(self) -> float:
-        """Return how many pictures the largest class of train has for one of the smallest."""
-        return imbalance(self.splits.train.counts())
-
     def to_json(self) -> dict[str, Any]:
         """Return all of it but the pixels."""
         splits = self.splits
@@ -178,7 +174,7 @@ class Inspection:
             "skipped": [asdict(item) for item in splits.skipped],
             "uniform": [asdict(place) for place in self.uniform],
             "files": files or None,
-            "imbalance": self.imbalance(),
+            "imbalance": imbalance(splits.train.counts()),
             "balance": remedy(splits.train.counts(), "auto"),
         }
 

@@ -10,7 +10,7 @@ from pupila._arguments import counted
 from pupila._files import CsvWriter
 from pupila._language import translated
 from pupila.data import Dataset
-from pupila.data.quality.class_balance import describe_classes
+from pupila.data.quality.class_balance import describe_classes, imbalance
 from pupila.data.quality.inspection import Inspection, Place, Twins
 from pupila.errors import DataError
 from pupila.evaluation.pages import html
@@ -108,7 +108,7 @@ def _figures(inspection: Inspection) -> list[tuple[str, str, str]]:
         (f"{leaked:,}", "leaked", f"{sum(inspection.leaked(exact=True).values()):,} bit for bit"),
         (f"{sum(not t.leak for t in inspection.twins):,}", "pairs of duplicates", "within a part"),
         (f"{len(splits.skipped):,}", "files unusable", ""),
-        (f"{inspection.imbalance():.1f} : 1", "largest to smallest class", "of train"),
+        (f"{imbalance(splits.train.counts()):.1f} : 1", "largest to smallest class", "of train"),
     ]
     return figures
 

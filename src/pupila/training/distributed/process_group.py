@@ -132,9 +132,6 @@ class Team:
             reason = str(error)
         if self.local_rank == 0:
             distributed.barrier()
-        self._raise_together(reason)
-
-    def _raise_together(self, reason: str | None) -> None:
         reasons: list[str | None] = [None] * self.size
         distributed.all_gather_object(reasons, reason)
         found = [one for one in reasons if one is not None]
