@@ -7,7 +7,7 @@ from server_kit import write_model
 
 from pupila.predictor import Predictor
 from pupila.server import Settings, create_app
-from pupila.server.api.auth import SCOPES, ApiKey, digest_of, scopes_for
+from pupila.server.api.auth import SCOPES, ApiKey, digest_of, route_of
 
 ANYBODY = {"none", "wrong", *SCOPES}
 ANY_KEY = {*SCOPES}
@@ -92,4 +92,4 @@ def test_refusal_names_the_scope_that_is_needed(client: FlaskClient) -> None:
 
 
 def test_unknown_path_needs_a_key_like_all_that_is_not_open() -> None:
-    assert scopes_for("/nothing") == frozenset(SCOPES)
+    assert route_of("/nothing").scopes == frozenset(SCOPES)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pupila.errors import SettingsError
 from pupila.server.api.errors import RequestError
@@ -25,6 +25,10 @@ log = logging.getLogger("pupila.server")
 
 SCOPES = ("predict", "feedback", "review", "metrics", "admin")
 """`admin` is all of them. See the table of docs/http.md."""
+KEPT = frozenset(("feedback", "review"))
+"""What is kept: `feedback` reaches a key's own pictures, `review` those of all."""
+ANYBODY: frozenset[str] = frozenset()
+PREDICT = frozenset(("predict",))
 DEFAULT_SCOPES = frozenset(("predict", "feedback"))
 """Of a key whose line has no scope: keys of before 0.2 have none."""
 NAME = re.compile(r"[A-Za-z0-9._-]{1,40}")
@@ -34,28 +38,44 @@ BURST = 1.0
 """Seconds' worth of requests that may come at once."""
 LOWEST_RATE = 0.001
 
-ANYBODY: frozenset[str] = frozenset()
-ANY_KEY = frozenset(SCOPES)
-PREDICT = frozenset(("predict",))
-METRICS = frozenset(("metrics",))
-KEPT = frozenset(("feedback", "review"))
-"""What is kept: `feedback` reaches a key's own pictures, `review` those of all."""
-HEALTH_PATHS = frozenset(("/healthz", "/readyz", "/ping", "/v2/health/live", "/v2/health/ready"))
-OPEN_PATHS = HEALTH_PATHS | {"/", "/docs", "/review"}
-"""Health, and the pages, which show nothing of what is kept and ask for a key themselves."""
-SCOPES_BELOW = (
-    ("/page/", ANYBODY),
-    ("/predict", PREDICT),
-    ("/v2", PREDICT),
-    ("/metrics", METRICS),
-    ("/feedback", KEPT),
-    ("/review/", KEPT),
-    ("/model", ANY_KEY),
-    ("/card", ANY_KEY),
-    ("/openapi.json", ANY_KEY),
-)
-"""Which scopes open the paths that begin so: one of them is enough."""
 READING = frozenset(("GET", "HEAD", "OPTIONS"))
+
+
+class Route(NamedTuple):
+    """What holds for the paths of one kind; by default for those that are unknown."""
+
+    scopes: frozenset[str] = frozenset(SCOPES)
+    """A key needs one of them; without any, no key is needed."""
+    name: str = "other"
+    """What its requests count under."""
+    threads: str = "light"
+    """Which of the executor's threads answer; POST /predict is the compute thread's."""
+    body: str = ""
+    """`large` up to the settings' limit, `small`, or none: then it is answered without reading one."""
+
+
+ROUTES = [
+    (re.compile(path, re.DOTALL), route)
+    for path, route in (
+        ("/predict", Route(PREDICT, "predict", body="large")),
+        ("/healthz|/readyz|/ping|/v2/health/(live|ready)", Route(ANYBODY, "health")),
+        ("/|/docs|/review|/page/.*", Route(ANYBODY)),  # these pages ask for a key themselves
+        ("/metrics", Route(frozenset(("metrics",)), "metrics")),
+        ("/model", Route(name="model")),
+        ("/feedback", Route(KEPT, threads="store", body="small")),
+        ("/review/.*", Route(KEPT, threads="store")),
+        ("/predictions/.*", Route(PREDICT, "predictions", "inference", "large")),
+        ("/v2/models/.*/infer", Route(PREDICT, "infer", "inference", "large")),
+        ("/v2(/.*)?", Route(PREDICT, "model")),
+    )
+]
+"""The first one whose pattern is the whole path, which is percent-decoded."""
+UNKNOWN = Route()
+
+
+def route_of(path: str) -> Route:
+    """Return what holds for a path."""
+    return next((route for pattern, route in ROUTES if pattern.fullmatch(path)), UNKNOWN)
 
 
 @dataclass(frozen=True)
@@ -224,7 +244,7 @@ class AccessControl:
 
     def decide(self, method: str, path: str, headers: Mapping[str, Any]) -> Access:
         """Decide about a request, once. The path is percent-decoded; the headers have their CGI names, as in WSGI."""
-        scopes = scopes_for(path)
+        scopes = route_of(path).scopes
         if not scopes:
             return Access()
         if not self.keys:
@@ -273,13 +293,6 @@ class AccessControl:
         if site is not None:
             return site not in ("same-origin", "none")
         return origin is not None and str(origin).partition("://")[2] != str(headers.get("HTTP_HOST"))
-
-
-def scopes_for(path: str) -> frozenset[str]:
-    """Return the scopes of which a key needs one; none where no key is needed. Any key may ask for unknown paths."""
-    if path in OPEN_PATHS:
-        return ANYBODY
-    return next((scopes for beginning, scopes in SCOPES_BELOW if path.startswith(beginning)), ANY_KEY)
 
 
 def rate_exceeded(what: str, wait: float) -> RequestError:

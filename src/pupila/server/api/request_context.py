@@ -16,10 +16,10 @@ from pupila._arguments import whole_number
 from pupila.errors import ImageError
 from pupila.prediction import Prediction
 from pupila.predictor import Predictor
-from pupila.server.api.auth import Access, AccessControl, ApiKey
+from pupila.server.api.auth import Access, AccessControl, ApiKey, route_of
 from pupila.server.api.body import decoded, too_big_body
 from pupila.server.api.errors import RequestError
-from pupila.server.observability.request_log import RequestLog, route_of
+from pupila.server.observability.request_log import RequestLog
 from pupila.server.process.scoreboard import Health
 from pupila.server.settings import Settings
 
@@ -129,7 +129,7 @@ def ensure_context(environ: dict[str, Any], settings: Settings) -> None:
     """Make the request's context, unless our own transport has."""
     if KEY not in environ:
         deadline = time.monotonic() + settings.request_timeout
-        environ[KEY] = RequestContext(route_of(environ["PATH_INFO"]), deadline, environ.get("REMOTE_ADDR", ""))
+        environ[KEY] = RequestContext(route_of(environ["PATH_INFO"]).name, deadline, environ.get("REMOTE_ADDR", ""))
 
 
 def request_id_of(environ: dict[str, Any], request_log: RequestLog) -> str:

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pupila.manifest import Manifest
-from pupila.server.api.auth import HEALTH_PATHS
 from pupila.server.observability.tracing import Tracer
 from pupila.server.process.scoreboard import CONNECTIONS, DROPPED, KEPT, STARTS, WAITING, Scoreboard, SharedTable
 
@@ -146,21 +145,6 @@ def request_index(route: str, status: int) -> int:
 APPENDING = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 STDOUT = Path("-")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-ROUTE_OF_PATH = {
-    "/predict": "predict",
-    "/model": "model",
-    "/metrics": "metrics",
-    **dict.fromkeys(HEALTH_PATHS, "health"),
-}
-
-
-def route_of(path: str) -> str:
-    """Return the route that a path counts under."""
-    if path in ROUTE_OF_PATH:
-        return ROUTE_OF_PATH[path]
-    if path.startswith("/v2/"):
-        return "infer" if path.endswith("/infer") else "model"
-    return "predictions" if path.startswith("/predictions/") else "other"
 
 
 def opened(file: Path) -> int:

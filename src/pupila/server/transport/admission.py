@@ -17,12 +17,12 @@ import socket
 import time
 from dataclasses import dataclass, replace
 
-from pupila.server.api.auth import Access, AccessControl
+from pupila.server.api.auth import Access, AccessControl, route_of
 from pupila.server.api.body import WINDOW, encoding_unsupported, too_big_body
 from pupila.server.api.errors import QueueFullError, RequestError
 from pupila.server.api.multipart import is_readable, type_unsupported
 from pupila.server.api.request_context import RequestContext, cors_headers
-from pupila.server.observability.request_log import RequestLog, route_of
+from pupila.server.observability.request_log import RequestLog
 from pupila.server.process.scoreboard import Scoreboard
 from pupila.server.settings import Settings
 from pupila.server.transport.connection import CONTINUE, LINGER, READ, START, Connection, ConnectionTable, Request
@@ -140,11 +140,8 @@ class Listener:
 
 SMALL = 65536
 """Bytes of a body that may come before any are reserved: the number of connections bounds them."""
-UPLOADS = ("/predict", "/v2/models/")
-"""Paths that begin so take bodies up to the settings' limit; all others take SMALL ones."""
-WITH_BODY = (*UPLOADS, "/feedback")
-"""Paths that begin so take bodies, with the methods SENDING; all others are answered without reading one."""
 SENDING = ("POST", "PUT")
+"""Methods with which bodies are read."""
 IN_WORK = 7 / 8
 """Of all places, what requests in work may have: their connections are closed for no other."""
 
@@ -171,7 +168,7 @@ class AdmissionControl:
         elif len(connection.buffer) >= head.length:
             return True
         refusal = connection.access.refusal or body_refusal(head, self.settings)
-        if refusal is not None or head.method not in SENDING or not head.path.startswith(WITH_BODY):
+        if refusal is not None or head.method not in SENDING or not route_of(head.path).body:
             connection.access = replace(connection.access, refusal=refusal)
             self.dispatch(connection, connection.leave_body(head, time.monotonic()))
             return False
@@ -197,7 +194,9 @@ class AdmissionControl:
         request = connection.request
         head = request.head if request else connection.head
         started = request.context.started if request else connection.started or time.monotonic()
-        context = RequestContext(route_of(head.path) if head else "other", 0.0, connection.address, started=started)
+        context = RequestContext(
+            route_of(head.path).name if head else "other", 0.0, connection.address, started=started
+        )
         headers = head.headers if head else {}
         context.request_id = self.request_log.request_id(headers.get("HTTP_X_REQUEST_ID"))
         context.parent = headers.get("HTTP_TRACEPARENT"), headers.get("HTTP_TRACESTATE")
@@ -251,7 +250,7 @@ class AdmissionControl:
 
 def body_limit(path: str, settings: Settings) -> int:
     """Return how many bytes the body of a request may have."""
-    return settings.max_body_bytes if path.startswith(UPLOADS) else min(SMALL, settings.max_body_bytes)
+    return settings.max_body_bytes if route_of(path).body == "large" else min(SMALL, settings.max_body_bytes)
 
 
 def body_refusal(head: Head, settings: Settings) -> RequestError | None:

@@ -10,9 +10,8 @@ from selectors import EVENT_READ
 from typing import TYPE_CHECKING, Any
 
 from pupila.server.addresses import NOBODY, UNIX, TrustedProxies, network_part
-from pupila.server.api.auth import Access
+from pupila.server.api.auth import Access, route_of
 from pupila.server.api.request_context import RequestContext
-from pupila.server.observability.request_log import route_of
 from pupila.server.process.scoreboard import CONNECTIONS
 from pupila.server.transport.parser import HEAD_END, MAX_HEAD, Chunks, Head, ProtocolError, check_start, parse_head
 from pupila.server.transport.tls import HANDSHAKE, Certificate, TlsSocket
@@ -203,7 +202,9 @@ class Connection:
 
     def request_of(self, head: Head, body: bytes, now: float) -> Request:
         """Return a request of this connection that has arrived, or whose body will not be read."""
-        context = RequestContext(route_of(head.path), self.deadline, self.address, body, self.started, now, self.access)
+        context = RequestContext(
+            route_of(head.path).name, self.deadline, self.address, body, self.started, now, self.access
+        )
         return Request(head, context)
 
     def send(self, data: bytes) -> bool:

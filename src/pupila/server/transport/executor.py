@@ -13,6 +13,7 @@ from queue import SimpleQueue
 from typing import Any
 from wsgiref.types import WSGIApplication
 
+from pupila.server.api.auth import route_of
 from pupila.server.api.errors import QueueFullError, RequestError, request_error_of
 from pupila.server.api.predict import PredictMiddleware, PredictTask, is_predict
 from pupila.server.api.request_context import KEY, to_bytes
@@ -189,8 +190,7 @@ LIGHT_THREADS = 4
 INFERENCE_THREADS = 4
 LARGE_THREADS = 2
 STORE_THREADS = 2
-STORED = ("/feedback", "/review/")
-"""Paths that begin so wait for a disk, which may hang: not in the threads of quick answers."""
+"""They wait for a disk, which may hang: not the threads of quick answers."""
 
 
 class Executor:
@@ -242,13 +242,14 @@ class Executor:
 
     def queue_of(self, request: Request) -> RequestQueue:
         """Return the queue for a request that has arrived."""
-        if request.head.path.startswith(STORED):
+        threads = route_of(request.head.path).threads
+        if threads == "store":
             return self.store
         if len(request.context.body or b"") >= LARGE or "HTTP_CONTENT_ENCODING" in request.head.headers:
             return self.large
         if self.predict is not None and is_predict(request.head.method, request.head.path):
             return self.compute
-        return self.inference if request.head.path.startswith(("/predictions/", "/v2/models/")) else self.light
+        return self.inference if threads == "inference" else self.light
 
     def submit(self, queue: RequestQueue, connection: Connection, request: Request) -> None:
         """Queue a request that was admitted; the compute thread gets it with `flush`."""
