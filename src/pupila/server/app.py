@@ -12,7 +12,7 @@ from pupila.server.api.feedback_writer import Collector
 from pupila.server.api.other_protocols import oip, torchserve
 from pupila.server.api.pages import pages
 from pupila.server.api.predict import PredictMiddleware
-from pupila.server.api.request_context import EXTENSION, AppState, error_response, install
+from pupila.server.api.request_context import EXTENSION, AppState, begin, error_response, finish
 from pupila.server.inference import Classifier
 from pupila.server.observability.request_log import RequestLog, Telemetry
 from pupila.server.process.scoreboard import Health
@@ -48,7 +48,8 @@ def create_app(
     classifier = Classifier(predictor, settings, request_log.telemetry.batch)
     state = AppState(classifier, settings, health or Health(), request_log, access, collector)
     app.extensions[EXTENSION] = state
-    install(app, state)
+    app.before_request(lambda: begin(state))
+    app.after_request(lambda response: finish(response, state))
     for blueprint in (pages, oip, torchserve, feedback):
         app.register_blueprint(blueprint)
     app.register_error_handler(HTTPException, show_http_error)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from flask import Flask, Response, current_app, request
+from flask import Response, current_app, request
 from werkzeug.exceptions import NotFound
 
 from pupila._arguments import whole_number
@@ -182,12 +182,6 @@ def read_sent(environ: dict[str, Any], limit: int) -> bytes:
         if len(found) > limit:
             raise too_big_body(limit)
     return bytes(found)
-
-
-def install(app: Flask, state: AppState) -> None:
-    """Add the hooks to an application."""
-    app.before_request(lambda: begin(state))
-    app.after_request(lambda response: finish(response, state))
 
 
 def begin(state: AppState) -> Response | None:

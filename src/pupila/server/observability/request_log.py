@@ -182,7 +182,10 @@ class RequestLog:
         started = ended - sum(context.stages.values()) if context.started is None else context.started
         self.telemetry.request(context, status, ended - started)
         if self.tracer is not None:
-            self._trace(self.tracer, context, method, path, status, started, ended)
+            try:
+                self.tracer.record(context, method, path, status, started, ended)
+            except Exception:  # must not cost the answer
+                log.exception("a request could not be traced")
         if self._log is None:
             return
         line = {
@@ -199,13 +202,6 @@ class RequestLog:
             "model": context.model,
         }
         self._write(self._log, (json.dumps(line, separators=(",", ":")) + "\n").encode())
-
-    def _trace(self, tracer: Tracer, context: "RequestContext", *answered: Any) -> None:
-        """Make spans; what goes wrong there must not cost the answer."""
-        try:
-            tracer.record(context, *answered)
-        except Exception:
-            log.exception("a request could not be traced")
 
     def _write(self, descriptor: int, line: bytes) -> None:
         """Write a line; a full disk costs the line, and is said once, but must not cost the answer."""
