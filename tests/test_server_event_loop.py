@@ -1,13 +1,14 @@
 """Whose a connection is, and what one of them can do to the others: real sockets, an admission that takes notes."""
 
-import math
 import socket
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
+from pupila.server.api.auth import Access, new_key
 from pupila.server.process.scoreboard import Scoreboard
-from pupila.server.transport.admission import AdmissionControl
+from pupila.server.transport.admission import UNKEYED, AdmissionControl
 from pupila.server.transport.connection import READ, Connection, ConnectionTable, Request
 from pupila.server.transport.event_loop import Reactor
 
@@ -19,6 +20,7 @@ class Noting(AdmissionControl):
 
     def __init__(self) -> None:
         self.requests: list[str] = []
+        self.unkeyed = Counter()
 
     def begin(self, *_: object) -> bool:
         return True
@@ -145,7 +147,52 @@ def test_turn_that_fails_costs_nobody_else_theirs(loop: Fixture, caplog: pytest.
         raise RuntimeError
 
     loop.client.sendall(GET % 1)
-    loop.reactor.due.append((fail, READ))
-    loop.reactor.due.append((loop.connection, READ))
-    loop.reactor.take(math.inf)
+    loop.reactor.dispatch(fail, READ)
+    loop.reactor.take(1)
     assert loop.admission.requests == ["/1"] and "a dispatch has failed" in caplog.text
+
+
+def added(loop: Fixture, peer: str) -> tuple[Connection, socket.socket]:
+    sock, client = socket.socketpair()
+    loop.pool.add(sock, peer)
+    return loop.pool.open[sock.fileno()], client
+
+
+def test_address_with_many_connections_has_one_turn_where_others_have_one(loop: Fixture) -> None:
+    crowd = [added(loop, "10.0.0.1") for _ in range(20)]
+    for number in (1, 2):
+        for _, client in crowd:
+            client.sendall(GET % number)
+    loop.reactor.take(0)
+    other, client = added(loop, "10.0.0.2")
+    for connection, _ in crowd:
+        loop.reactor.post(connection)
+    client.sendall(GET % 7)
+    loop.admission.requests.clear()
+    loop.reactor.take(0)
+    assert loop.admission.requests.index("/7") <= 2 < len(loop.admission.requests)
+    for connection, end in [*crowd, (other, client)]:
+        loop.pool.drop(connection)
+        end.close()
+
+
+def test_key_has_turns_of_its_own_beside_those_of_its_address(loop: Fixture) -> None:
+    first, client = added(loop, "10.0.0.1")
+    second, other = added(loop, "10.0.0.1")
+    assert first.line == second.line
+    second.access = Access(new_key("ann")[1])
+    assert first.line != second.line
+    for connection, end in ((first, client), (second, other)):
+        loop.pool.drop(connection)
+        end.close()
+
+
+def test_address_that_asks_too_often_without_a_key_waits_for_the_next_tick(loop: Fixture) -> None:
+    loop.admission.unkeyed[loop.connection.line] = UNKEYED
+    loop.client.sendall(GET % 1)
+    for _ in range(3):
+        loop.reactor.take(0)
+    assert not loop.admission.requests and not loop.connection.watched
+    loop.reactor.begin_tick()
+    loop.reactor.take(0)
+    assert loop.admission.requests == ["/1"]

@@ -1,8 +1,10 @@
 """No client without a key takes the places of others: unread answers, half-sent bodies, bodies that no route takes."""
 
+import contextlib
 import json
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -59,6 +61,42 @@ def test_answers_that_one_client_leaves_unread_keep_nobody_out(tmp_path: Path) -
             stack.enter_context(connected(server)).sendall(PAGE * 300 + b"G")
         time.sleep(1)  # until none of them goes on
         assert health_takes(server) < 5
+
+
+def ask_for_ever(server: Running, over: threading.Event) -> None:
+    """From one address, ask 30 times at once without a key, and read the answers: connections that are closed are not
+    idle, and half sent is nothing."""
+    with ExitStack() as stack:
+        clients = []
+        while not over.is_set():
+            clients += [stack.enter_context(connected(server, "127.0.0.2")) for _ in range(30 - len(clients))]
+            for client in tuple(clients):
+                client.settimeout(0)
+                try:
+                    client.send(PAGE * 300)
+                except BlockingIOError:
+                    pass
+                except OSError:
+                    clients.remove(client)
+                with contextlib.suppress(OSError):
+                    client.recv(2**20)
+
+
+def test_requests_that_one_address_sends_without_end_keep_nobody_out(tmp_path: Path) -> None:
+    settings = json.dumps({"port": 0, "workers": 1, "max_connections": 24, "api_keys": [KEY.line()]})
+    over = threading.Event()
+    with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log", settings) as server:
+        server.headers = {"X-API-Key": SECRET}
+        thread = threading.Thread(target=ask_for_ever, args=(server, over))
+        thread.start()
+        try:
+            time.sleep(2)
+            for _ in range(5):
+                assert health_takes(server) < 5
+                assert server.predict(picture(), timeout=9).status_code == 200
+        finally:
+            over.set()
+            thread.join()
 
 
 def test_half_sent_bodies_of_many_addresses_keep_nobody_out(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ import logging
 import math
 import socket
 import time
-from dataclasses import dataclass, replace
+from collections import Counter
+from dataclasses import dataclass, field, replace
 
 from pupila.server.api.auth import Access, AccessControl, route_of
 from pupila.server.api.body import WINDOW, encoding_unsupported, too_big_body
@@ -142,8 +143,13 @@ SMALL = 65536
 """Bytes of a body that may come before any are reserved: the number of connections bounds them."""
 SENDING = ("POST", "PUT")
 """Methods with which bodies are read."""
+UNKEYED = 100
+"""On a server with keys, requests without one, or that are refused, which an address or a key may send in a TICK: more
+have to wait. Each takes the event loop half a millisecond, and with it the one core of all other threads."""
 IN_WORK = 7 / 8
-"""Of all places, what requests in work may have: their connections are closed for no other."""
+"""Of all places, what requests in work may have: their connections are closed for no other ..."""
+UNKEYED_IN_WORK = 3 / 4
+"""... and what those without a key may have where there are keys, so that they keep none with a key out."""
 
 
 @dataclass(eq=False)
@@ -156,6 +162,12 @@ class AdmissionControl:
     request_log: RequestLog
     settings: Settings
     access: AccessControl
+    unkeyed: Counter[str] = field(default_factory=Counter)
+    """Such requests by line (`Connection.line`), of this TICK."""
+
+    def has_had_enough(self, connection: Connection) -> bool:
+        """Return whether a connection has to wait for the next TICK, as others of its line have asked too often."""
+        return self.unkeyed[connection.line] >= UNKEYED
 
     def begin(self, connection: Connection, head: Head) -> bool:
         """Return whether a request goes on whose head has arrived; else it is refused before its body is read.
@@ -163,6 +175,8 @@ class AdmissionControl:
         What is refused and here to its end is answered like any other request, and its connection lives on.
         """
         connection.access = self.access.decide(head.method, head.path, head.headers)
+        if self.access.keys and (connection.access.key is None or connection.access.refusal is not None):
+            self.unkeyed[connection.line] += 1
         if connection.chunks is not None:
             connection.chunks.limit = body_limit(head.path, self.settings)
         elif len(connection.buffer) >= head.length:
@@ -239,7 +253,9 @@ class AdmissionControl:
         if request.context.route != "health" and (access is None or access.refusal is None):
             queue = self.executor.queue_of(request)
             delay = queue.retry_after(request.context.deadline)
-            if self.executor.in_work >= IN_WORK * self.settings.max_connections:
+            has_key = not self.access.keys or (access is not None and access.key is not None)
+            most = IN_WORK if has_key else UNKEYED_IN_WORK
+            if self.executor.in_work >= most * self.settings.max_connections:
                 delay = queue.delay
             if delay is None:
                 self.executor.submit(queue, connection, request)

@@ -1,11 +1,15 @@
 """Connections of one worker: bytes in, whole requests out, keep-alive, and what the selector watches of each."""
 
 import contextlib
+import heapq
 import selectors
 import socket
 import threading
 import time
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import InitVar, dataclass, field
+from operator import itemgetter
 from selectors import EVENT_READ
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +86,8 @@ class Connection:
     chunks: Chunks | None = None
     searched: int = 0
     """Bytes of the buffer in which there is no end of a head."""
+    source: str = ""
+    """With what it shares places, see `ConnectionTable.source_of`."""
     fd: int = field(init=False)
     address: str = field(init=False)
     """Who asks: not the peer, if that is a trusted proxy."""
@@ -110,14 +116,24 @@ class Connection:
         self.request = self.head = self.chunks = None
 
     @property
+    def line(self) -> str:
+        """With what it shares turns: a key, once it has shown a valid one, else its source."""
+        return self.source if self.access is None or self.access.key is None else self.access.key.digest
+
+    @property
     def fresh(self) -> bool:
         """No byte of a request is here, and none is in work."""
-        return not self.started and self.request is None and not self.buffer
+        return self.is_between and not self.buffer
+
+    @property
+    def is_between(self) -> bool:
+        """The request before is answered and the next one not begun, though it may be here."""
+        return not self.started and self.request is None
 
     @property
     def is_unread(self) -> bool:
         """The client has not taken all of an answer, whatever else it has sent."""
-        return bool(self.out) and not self.started and self.request is None
+        return bool(self.out) and self.is_between
 
     @property
     def is_held(self) -> bool:
@@ -238,6 +254,8 @@ LINGER = 5.0
 """Seconds in which a client that is refused may go on sending, so that it sees the answer and not a broken pipe."""
 SCARCE = 8
 """Where places are scarce, an address keeps one of so many places of its share."""
+TOGETHER = 16
+"""Connections of an address with more than its share of all places that are closed at once: finding them takes time."""
 STAYS = 4
 """Rank of connections that are closed for no other, see `rank_of`."""
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
@@ -259,6 +277,8 @@ class ConnectionTable:
     """Bytes of all answers together that their clients have not read yet."""
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     open: dict[int, Connection] = field(default_factory=dict)
+    places: Counter[str] = field(default_factory=Counter)
+    """How many of those each source has."""
 
     def __len__(self) -> int:
         return len(self.open)
@@ -279,6 +299,7 @@ class ConnectionTable:
         """Make a client's socket one of the open connections."""
         sock.setblocking(False)
         connection = Connection(sock, peer, time.monotonic(), self.idle, self.max_body, self.proxies)
+        connection.source = self.source_of(peer) or str(connection.fd)
         try:
             if self.certificate is not None:
                 connection.scheme = "https"
@@ -287,23 +308,37 @@ class ConnectionTable:
         except OSError:  # the client is gone
             return
         self.open[connection.fd] = connection
+        self.places[connection.source] += 1
         self.row[CONNECTIONS] = len(self.open)
         self.watch(connection, READ)
 
-    def evict(self) -> bool:
-        """Close one connection in favour of another; False if there is none that may be closed.
+    def source_of(self, peer: str) -> str:
+        """Return what a peer's connections share, its network address; nothing for a proxy, which sends for many."""
+        return "" if peer == UNIX or self.proxies.names(peer) else network_part(peer)
 
-        First go those that were refused, then half-sent heads, answers of which nothing is taken, and idle ones; of
+    def evict(self) -> bool:
+        """Close connections in favour of another; False if there is none that may be closed.
+
+        Those of the address that has most places, if that is more than its share, before any of others. First go those
+        that were refused, then half-sent heads, answers of which nothing is taken, and those between two requests; of
         each the oldest, not before START. Then the oldest of the address that holds most places, or of all.
         """
         now = time.monotonic()
-        ranked = ((*rank_of(connection, now), connection.fd) for connection in self.open.values())
-        rank, since, fd = min(ranked, default=(STAYS, 0.0, 0))
-        chosen = self.open[fd] if rank < STAYS and since <= now - START else self.longest_held(now)
-        if chosen is None:
-            return False
-        self.drop(chosen)
-        return True
+        source, count = max(self.places.items(), key=itemgetter(1), default=("", 0))
+        crowd = [one for one in self.open.values() if one.source == source] if count > self.share else []
+        chosen = self.closable(crowd, now, TOGETHER)
+        if not crowd:
+            chosen = self.closable(self.open.values(), now, 1)
+        chosen = chosen or self.longest_held(now) or self.closable(self.open.values(), now, 1)
+        for connection in chosen:
+            self.drop(connection)
+        return bool(chosen)
+
+    def closable(self, among: Iterable[Connection], now: float, most: int) -> list[Connection]:
+        """Return up to so many of these connections that may be closed for others: those that go first, of one rank."""
+        ranked = ((*rank_of(connection, now), connection.fd) for connection in among)
+        first = heapq.nsmallest(most, (found for found in ranked if found[0] < STAYS and found[1] <= now - START))
+        return [self.open[fd] for rank, _, fd in first if rank == first[0][0]]
 
     def held(self) -> dict[str, list[Connection]]:
         """Return the connections that each address holds, see `Connection.is_held`; of each the oldest first.
@@ -317,7 +352,7 @@ class ConnectionTable:
                 found.setdefault(network_part(asks), []).append(connection)
         return {address: sorted(mine, key=lambda one: one.held_since) for address, mine in found.items()}
 
-    def longest_held(self, now: float) -> Connection | None:
+    def longest_held(self, now: float) -> list[Connection]:
         """Return the oldest of the address that holds most places; if none holds more than it may keep, that of all.
 
         Who began less than UPLOAD seconds ago is spared; beyond its share, less than START.
@@ -325,9 +360,9 @@ class ConnectionTable:
         held = self.held()
         most = max(held.values(), key=len, default=[])
         if len(most) > max(1, self.share // SCARCE):
-            return most[0] if most[0].held_since <= now - (START if len(most) > self.share else UPLOAD) else None
-        late = [one for mine in held.values() for one in mine if one.held_until < now]
-        return min(late, key=lambda one: one.held_until, default=None)
+            return most[:1] if most[0].held_since <= now - (START if len(most) > self.share else UPLOAD) else []
+        late = (one for mine in held.values() for one in mine if one.held_until < now)
+        return heapq.nsmallest(1, late, key=lambda one: one.held_until)
 
     def limit_shares(self, now: float) -> None:
         """Drop what addresses hold beyond their share, the oldest first; bodies and answers have UPLOAD seconds.
@@ -336,8 +371,7 @@ class ConnectionTable:
         """
         for mine in self.held().values():
             for connection in mine[: max(0, len(mine) - self.share)]:
-                excepted = connection.peer == UNIX or self.proxies.names(connection.peer)
-                if not excepted and (connection.in_head or connection.held_since <= now - UPLOAD):
+                if self.source_of(connection.peer) and (connection.in_head or connection.held_since <= now - UPLOAD):
                     self.drop(connection)
 
     def limit_unsent(self) -> None:
@@ -385,6 +419,9 @@ class ConnectionTable:
         self.watch(connection, 0)
         if connection in self:  # and not another one that has its number by now
             del self.open[connection.fd]
+            self.places[connection.source] -= 1
+            if not self.places[connection.source]:
+                del self.places[connection.source]
         self.row[CONNECTIONS] = len(self.open)
         connection.close()
 
@@ -396,8 +433,8 @@ class ConnectionTable:
 def rank_of(connection: Connection, now: float) -> tuple[int, float]:
     """Return in which order connections are closed in favour of others, and since when each could be.
 
-    0 is one that was refused, 1 a half-sent head, 2 one whose client takes nothing of its answer, 3 an idle one, and
-    STAYS any other.
+    0 is one that was refused, 1 a half-sent head, 2 one whose client takes nothing of its answer, 3 one between two
+    requests, idle or not, and STAYS any other.
     """
     if connection.lingers and connection.request is None:
         return 0, 0.0
@@ -406,4 +443,4 @@ def rank_of(connection: Connection, now: float) -> tuple[int, float]:
     if connection.is_unread:
         last = max(connection.since, connection.taken)
         return (2, last) if last <= now - UNREAD else (STAYS, 0.0)
-    return (3, connection.since) if connection.fresh else (STAYS, 0.0)
+    return (3, connection.since) if connection.is_between else (STAYS, 0.0)

@@ -2,8 +2,9 @@
 
 One thread, this one, owns the selector; it neither decodes pictures nor computes. It reads what has come on all
 connections, gives complete requests to the executor's threads, sends their responses, and answers in their place when a
-deadline has passed. Per pass each connection gets one recv, one request or 1,000 chunk lines, so no client starves the
-others. A slow upload costs a buffer, not a thread.
+deadline has passed. Keys and addresses take turns, and so do the connections of each: a turn is one recv, one request
+or 1,000 chunk lines. So no client starves the others, however many connections it has. A slow upload costs a buffer,
+not a thread.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import logging
 import math
 import socket
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from wsgiref.types import WSGIApplication
 
@@ -46,6 +47,31 @@ PASS_SECONDS = 0.02
 """Seconds of one pass over ready connections, after which the loop looks at its clock."""
 
 
+class Turns:
+    """Which connection is dispatched next, and why: READ for what has come, WRITE to go on with what is here already.
+
+    Each address and each key has a line, and the lines take turns.
+    """
+
+    def __init__(self) -> None:
+        self._lines: OrderedDict[str, OrderedDict[tuple[Connection, int], None]] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._lines)
+
+    def add(self, connection: Connection, events: int) -> None:
+        """Put a connection in line, once for each reason."""
+        self._lines.setdefault(connection.line, OrderedDict()).setdefault((connection, events & READ or WRITE))
+
+    def next(self) -> tuple[Connection, int]:
+        """Take who is next; then it is the next line's turn."""
+        name, line = self._lines.popitem(last=False)
+        turn, _ = line.popitem(last=False)
+        if line:
+            self._lines[name] = line
+        return turn
+
+
 class Reactor:
     """Dispatches ready sockets. Used by the I/O thread only, except `post` and `wake`, which any thread may call.
 
@@ -57,8 +83,9 @@ class Reactor:
         self.pool = pool
         self.idle = idle
         self.deadline = deadline
-        self.due: deque[tuple[Connection | Callable[[], None], int]] = deque()
-        """Who is dispatched next, and why: READ for what has come, WRITE to go on with what is here already."""
+        self.due = Turns()
+        self.parked: list[tuple[Connection, int]] = []
+        """Whose line has had its share of this TICK: they are not watched, and go on with the next."""
         self.posted: deque[Connection] = deque()
         """Connections whose requests have been answered."""
         self.scratch = memoryview(bytearray(RECEIVE))
@@ -83,16 +110,18 @@ class Reactor:
     def take(self, patience: float) -> None:
         """Dispatch what is ready, for about PASS_SECONDS seconds; if nothing is, wait so long for something.
 
-        What was ready first comes first, and nothing is added before all of it was dispatched.
+        New connections and posts come first, and once: else each read would wait for hundreds that connect.
         """
-        if not self.due:
-            self.take_back()
-            reported = self.pool.selector.select(0 if self.due else patience)
-            self.due.extend((key.data, events) for key, events in reported)
-            self.take_back()
+        self.take_back()
+        for key, events in self.pool.selector.select(0 if self.due else patience):
+            if isinstance(key.data, Connection):
+                self.due.add(key.data, events)
+            else:
+                self.dispatch(key.data, events)
+        self.take_back()
         until = time.monotonic() + PASS_SECONDS
         while self.due:
-            self.dispatch(*self.due.popleft())
+            self.dispatch(*self.due.next())
             if time.monotonic() >= until:
                 return
 
@@ -103,6 +132,9 @@ class Reactor:
                 whose()
             elif whose not in self.pool:  # dropped since it was put in line
                 return
+            elif self.admission.has_had_enough(whose):
+                self.pool.watch(whose, 0)
+                self.parked.append((whose, events))
             elif not events & READ:
                 if whose.request is None:  # else the thread that answers it may be sending just now
                     self.pool.settle(whose)
@@ -113,6 +145,15 @@ class Reactor:
             log.exception("a connection is dropped" if isinstance(whose, Connection) else "a dispatch has failed")
             if isinstance(whose, Connection):
                 self.pool.drop(whose)
+
+    def begin_tick(self) -> None:
+        """Let those go on whose line had had its share."""
+        self.admission.unkeyed.clear()
+        parked, self.parked = self.parked, []
+        for connection, events in parked:
+            if connection in self.pool:
+                self.pool.settle(connection)
+                self.due.add(connection, events)
 
     def woken(self) -> None:
         """Somebody has posted."""
@@ -134,7 +175,7 @@ class Reactor:
             if connection not in self.pool:
                 continue
             if connection.buffer or connection.ended:
-                self.due.append((connection, WRITE))
+                self.due.add(connection, WRITE)
 
     def receive(self, connection: Connection) -> None:
         """Read what has come."""
@@ -194,7 +235,7 @@ class Reactor:
             self.admission.dispatch(connection, request)
         elif connection.paused:
             self.pool.watch(connection, 0)  # what is here comes first
-            self.due.append((connection, WRITE))
+            self.due.add(connection, WRITE)
         elif connection.ended:  # nothing more comes
             self.pool.drop(connection)
 
@@ -280,6 +321,7 @@ class EventLoop:
         for connection in list(self.pool.open.values()):
             due = min(due, self.check(connection, now))
         self.pool.limit_shares(now)
+        self.reactor.begin_tick()
         self.stuck = any(now > request.context.deadline + STUCK for request in list(self.executor.running.values()))
         for queue in self.executor.queues:
             queue.measure(now)
