@@ -179,7 +179,7 @@ def files_of(entry: dict[str, Any], binary: bytes, count: int) -> list[bytes]:
     if "data" in entry:
         given = entry["data"] if isinstance(entry["data"], list) else []
         try:
-            found = [bodies.from_base64(text) for text in given[: count + 1]]
+            found = [bodies.from_base64(text) for text in given] if len(given) == count else given
         except bodies.Base64Error as error:
             raise bad(f"of the input's data: {str(error).rstrip('.')}") from error
     else:
