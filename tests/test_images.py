@@ -15,7 +15,7 @@ from PIL import Image
 
 from pupila.errors import ImageError
 from pupila.images import ImageLimits, decode, encode_png, resize, stack
-from pupila.images.decoder import BARS, _shrunk, _without_palette
+from pupila.images.decoder import BARS, _small_rgb, _to_rgb, _without_palette
 
 COLOUR = (200, 40, 90)
 
@@ -136,8 +136,8 @@ def test_big_picture_shrunk_strip_by_strip_is_the_same_as_at_once(mode, size):
     if mode == "P":
         image.info["transparency"] = 3
     factor = min(size) // (4 * 32)
-    at_once = _without_palette(image).reduce(factor)
-    strips = _shrunk(image, 32)
+    at_once = _to_rgb(_without_palette(image).reduce(factor))
+    strips = _small_rgb(image, 32)
     assert strips.mode == at_once.mode and np.array_equal(np.asarray(strips), np.asarray(at_once))
 
 

@@ -8,7 +8,7 @@ from pupila import manifest
 from pupila.data.layouts import arrays, parquet, tables
 from pupila.data.sources import archive
 from pupila.feedback import store
-from pupila.images import boxes, limits, tiff
+from pupila.images import boxes, decoder, limits, tiff
 from pupila.model_file import cost as costs
 from pupila.model_file import reader
 from pupila.server import Settings
@@ -23,7 +23,8 @@ NAMED = {
         f"{Settings().max_part_bytes // MIB} MiB", f"{limits.MAX_SCANS} scans", f"{limits.MAX_SEGMENTS:,} segments",
         f"{limits.MAX_BLOCKS:,} chunks", f"{limits.FILLING} filling bytes", f"{limits.MAX_PACKED} packed texts",
         f"{boxes.MAX_BOXES:,} boxes", f"{boxes.MAX_ITEMS:,} items", f"{boxes.MAX_BOXES:,} parts of parts",
-        f"{tiff.MAX_BITS} bits", f"{limits.MAX_SLOW_PIXELS:,} pixels of a BMP packed as runs",
+        f"{tiff.MAX_BITS} bits", f"{tiff.MAX_SHARED} times the file", f"{decoder.MAX_SIDE:,} pixels; ",
+        f"{limits.MAX_SLOW_PIXELS:,} pixels of a BMP packed as runs",
         f"{limits.MAX_SLOW // MIB} MiB of one or of a PPM's numbers",
     ],
     "archive (tar, zip)": [

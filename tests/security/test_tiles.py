@@ -1,7 +1,9 @@
 """Tiles of a TIFF that are far larger than the picture are refused before libtiff makes room for one."""
 
+import lzma
 import struct
 import sys
+import time
 import zlib
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -52,6 +54,60 @@ def test_tile_of_far_more_pixels_than_the_picture_is_refused(name: str) -> None:
     with pytest.raises(ImageError, match=r"over the limit of 50 megapixels") as caught:
         images.decode(HUGE[name], 32)
     assert caught.value.code == "image_too_many_pixels"
+
+
+def strips(count: int, size: int, packing: int, *more: Row, bits: int = 8, said: bool = True) -> bytes:
+    """Return a TIFF of one column, each of whose strips is the same bytes."""
+    rows = [
+        (256, 3, 1, 1), (257, 4, 1, count), (258, 3, 1, bits), (259, 3, 1, packing), (262, 3, 1, 1),
+        (273, 4, count, 0), (277, 3, 1, 1), (278, 3, 1, 1), *[(279, 4, count, 4 * count)] * said, *more,
+    ]  # fmt: skip
+    end = 8 + 2 + 12 * len(rows) + 4
+    rows = sorted((*row[:3], row[3] + end if row[0] in (273, 279) else row[3]) for row in rows)
+    entries = b"".join(struct.pack("<HHII", *row) for row in rows)
+    head = b"II*\0\x08\0\0\0" + struct.pack("<H", len(rows)) + entries + bytes(4)
+    places = struct.pack("<I", end + 8 * count) * count + struct.pack("<I", size) * count
+    return head + places + bytes(size)
+
+
+FLOATS, BACKWARDS, PACKBITS = (339, 3, 1, 3), (266, 3, 1, 2), 32773
+SHARED = {
+    "numbers": strips(20_000, 19 * 2**20, 1, FLOATS, bits=32),
+    "packed numbers": strips(20_000, 19 * 2**20, DEFLATE, FLOATS, bits=32),
+    "bits backwards": strips(20_000, 2**20, PACKBITS, BACKWARDS),
+    "bits backwards, of lengths unsaid": strips(20_000, 2**20, PACKBITS, BACKWARDS, said=False),
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_strips_that_share_bytes_are_refused_at_once(name: str) -> None:
+    """They took a minute: all bytes of each strip were copied, or turned round."""
+    begun = time.process_time()
+    with pytest.raises(ImageError, match="more tiles or strips than bytes") as caught:
+        images.decode(SHARED[name], 32)
+    assert caught.value.code == "image_too_complex"
+    assert time.process_time() - begun < 0.5
+
+
+def test_few_strips_that_share_bytes_are_read() -> None:
+    assert images.decode(strips(100, 1_000, PACKBITS), 32).shape == (32, 32, 3)
+
+
+def packed_by_lzma(dictionary: int) -> bytes:
+    """Return a strip of zeros whose packer says how much memory unpacking it takes, as a power of two."""
+    data = lzma.compress(bytes(64), filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 2**dictionary}])
+    return tiff((8, 8), side=8, bits=8, packing=34925, data=data)
+
+
+def test_strip_of_lzma_takes_no_memory() -> None:
+    """It took a gigabyte; the packer may say up to four."""
+    code = "import resource, sys; from pupila import images, errors\n"
+    code += "size = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; data = sys.stdin.buffer.read()\n"
+    code += "before = size()\ntry: images.decode(data, 32)\nexcept errors.ImageError as error: print(error.code)\n"
+    code += "print(size() - before)"
+    found = run([sys.executable, "-c", code], input=packed_by_lzma(30), capture_output=True, check=True)
+    refusal, growth = found.stdout.split()
+    assert refusal == b"image_too_complex" and int(growth) < 50_000
 
 
 def test_two_sizes_of_which_decoders_take_one_are_refused() -> None:

@@ -53,6 +53,8 @@ BARS = (124, 116, 104)
 """Colour of the bars: the mean of ImageNet's pixels, so that the network sees next to nothing there."""
 STRIP = 2**20
 """Pixels of a big picture that are shrunk at once."""
+MAX_SIDE = 65_535
+"""Pixels of the longer side, as in JPEG and GIF: Pillow takes eight bytes more for each row, and a row is not cut."""
 
 # Our own limit is checked on the header and names the fix; Pillow's louder one stays as a second line of defence.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -270,6 +272,11 @@ def _open(data: bytes, limits: ImageLimits) -> _Opened:
         raise _failed(kind, data, error) from None
     if image.width * image.height > limits.max_pixels:
         raise _too_many_pixels(f"{image.width} x {image.height}", limits)
+    if max(image.size) > MAX_SIDE:
+        message = (
+            f"A side of {max(image.size):,} pixels is over the limit of {MAX_SIDE:,}. Cut it into several pictures."
+        )
+        raise ImageError("image_too_many_pixels", message)
     return _Opened(kind, data, image, passes, covered, wrong or note)
 
 
@@ -310,7 +317,7 @@ def _upright(image: Image.Image, size: int) -> Image.Image:
             image = wide.narrowed(image)
         if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
             image = image.convert("RGB")  # most programs leave its fourth byte empty, and mean no transparency
-        small = _to_rgb(_shrunk(image, size))
+        small = _small_rgb(image, size)
         return small if turn is None else small.transpose(turn)
     except Exception as error:  # Pillow raises ValueError, AssertionError and more
         raise _failed("", b"", error) from None
@@ -352,25 +359,26 @@ def _without_palette(image: Image.Image) -> Image.Image:
     return image.convert("RGB") if image.mode in ("P", "1") else image
 
 
-def _shrunk(image: Image.Image, size: int) -> Image.Image:
-    """Return a big picture at no less than four times the size, so that what follows costs little memory.
+def _small_rgb(image: Image.Image, size: int) -> Image.Image:
+    """Return a picture in RGB, a big one at no less than four times the size.
 
     Strip by strip, as copies in other modes take up to four times what the picture does.
     """
-    factor = min(image.size) // (4 * size)
-    if factor <= 1:
-        return _without_palette(image)
+    factor = max(1, min(image.size) // (4 * size))
     width, height = image.size
     rows = factor * max(1, STRIP // (factor * width))
-    strips = [
-        _without_palette(image.crop((0, top, width, min(top + rows, height)))).reduce(factor)
-        for top in range(0, height, rows)
-    ]
-    small = Image.new(strips[0].mode, (strips[0].width, sum(strip.height for strip in strips)))
+    if height <= rows:
+        return _reduced(image, factor)
+    strips = (_reduced(image.crop((0, top, width, min(top + rows, height))), factor) for top in range(0, height, rows))
+    small = Image.new("RGB", (-(-width // factor), -(-height // factor)))
     for number, strip in enumerate(strips):
         small.paste(strip, (0, number * rows // factor))
-    small.info = strips[0].info
     return small
+
+
+def _reduced(image: Image.Image, factor: int) -> Image.Image:
+    plain = _without_palette(image)
+    return _to_rgb(plain.reduce(factor) if factor > 1 else plain)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

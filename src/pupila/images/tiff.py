@@ -23,6 +23,11 @@ MAX_TIMES = 2
 """How often the largest picture that is allowed all tiles may cover: those at its edges hang over them."""
 MAX_BITS = 64
 """Bits a pixel of the largest tile: four colours of 16."""
+MAX_SHARED, SHARED_SLACK = 8, 2**20
+"""How many times the bytes of the file all tiles or strips may have, and how many more: some programs write alike ones
+once. Decoders go through all bytes of each, also of those that they do not need."""
+LZMA = 34925
+"""A packing whose decoder takes as much memory as the file says, up to 4 GiB, whatever it unpacks to."""
 
 
 def directory(data: bytes, tags: tuple[int, ...] = READ, most: int = limits.MAX_VALUES) -> dict[int, tuple[int, ...]]:
@@ -43,10 +48,12 @@ def directory(data: bytes, tags: tuple[int, ...] = READ, most: int = limits.MAX_
 def check_tiles(data: bytes, max_pixels: int) -> int:
     """Return how many pixels the tiles or strips cover.
 
-    Raises PixelsError if those or the bytes of one tile are far more than a picture of so many pixels has, and what
-    directory() raises.
+    Raises PixelsError if those or the bytes of one tile are far more than a picture of so many pixels has, ExcessError
+    if all of them have far more bytes than the file or may take any memory, and what directory() raises.
     """
-    tags = {tag: max(numbers) for tag, numbers in directory(data).items()}
+    numbers = directory(data)
+    _check_parts(numbers, len(data))
+    tags = {tag: max(values) for tag, values in numbers.items()}
     width, height = tags.get(WIDTH, 0), tags.get(HEIGHT, 0)
     tile_width, tile_height = tags.get(TILE_WIDTH, 0), tags.get(TILE_HEIGHT, 0)
     if not tile_width or not tile_height:
@@ -58,6 +65,18 @@ def check_tiles(data: bytes, max_pixels: int) -> int:
     if covered > MAX_TIMES * max_pixels or tile * tags.get(BITS, 1) * tags.get(SAMPLES, 1) > MAX_BITS * max_pixels:
         raise limits.PixelsError("What its tiles or strips cover")
     return covered
+
+
+def _check_parts(tags: dict[int, tuple[int, ...]], size: int) -> None:
+    packing = tags.get(PACKING, (1,))
+    if LZMA in packing:
+        raise limits.ExcessError("tiles or strips packed by LZMA, which may take any memory")
+    for starts, lengths in ((STRIPS, LENGTHS), (TILES, TILE_LENGTHS)):
+        places = tags.get(starts, ())
+        unsaid = () if packing == (1,) else (size,) * len(places)  # libtiff takes as much as there is
+        pairs = zip(places, tags.get(lengths, unsaid), strict=False)
+        if sum(max(0, min(length, size - start)) for start, length in pairs) > MAX_SHARED * size + SHARED_SLACK:
+            raise limits.ExcessError("more tiles or strips than bytes, as many of them share bytes")
 
 
 def is_raw(data: bytes) -> bool:

@@ -4,6 +4,7 @@ Names in a zip archive without the UTF-8 flag, in a tar archive or on a disk are
 each code page of Windows is tried, and the readings are compared: a right one has letters, in plausible places.
 """
 
+import bisect
 import io
 import os
 import posixpath
@@ -172,8 +173,18 @@ def without_run_folders(files: Sequence[SourceFile]) -> tuple[list[SourceFile], 
     runs = sorted(folder for folder, names in beside.items() if any(known <= names for known in RUN_FILES))
     if not runs:
         return list(files), []
-    kept = [file for file in files if not any(file.parts[: len(run)] == run for run in runs)]
+    tops: list[tuple[str, ...]] = []
+    for run in runs:
+        if not tops or run[: len(tops[-1])] != tops[-1]:  # else it lies in one
+            tops.append(run)
+    kept = [file for file in files if not _is_below(file.parts, tops)]
     return kept, [f"Ignored {_listed('folder', ['/'.join(run) for run in runs])} that Pupila wrote."]
+
+
+def _is_below(parts: tuple[str, ...], folders: Sequence[tuple[str, ...]]) -> bool:
+    """Return whether a file lies below one of the folders, which are sorted and do not lie in each other."""
+    at = bisect.bisect_right(folders, parts)
+    return at > 0 and parts[: len(folders[at - 1])] == folders[at - 1]
 
 
 @dataclass

@@ -19,8 +19,10 @@ MAX_RATIO = 100
 """Times its compressed size that a body may have; deflate can reach 1,032, and no picture or JSON of pictures does."""
 FREE = 2**20
 """Bytes that may come of any body, whatever the ratio."""
-STEP = 2**18
-"""Bytes that are inflated at a time."""
+STEP = 2**14
+"""Bytes that are inflated at a time: they become 16 MiB at most."""
+ZEROS = re.compile(rb"\0*")
+"""What may fill up a body behind its end."""
 MAX_MEMBERS = 100
 """Pieces that a gzip body may be put together from."""
 WINDOW = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
@@ -60,19 +62,20 @@ def is_zlib(body: bytes) -> bool:
 
 def inflate(body: bytes, window: int, limit: int) -> bytes:
     """Return the inflated body, of at most `limit` bytes; several gzip members are one body (RFC 1952, 2.2)."""
-    found = bytearray()
+    found, at = bytearray(), 0
     for _ in range(MAX_MEMBERS):
         stream = zlib.decompressobj(window)
         while not stream.eof:
-            found += stream.decompress(body, STEP)
-            body = stream.unconsumed_tail
+            if at == len(body):
+                raise inflate_failed("compressed", "it breaks off before its end")
+            piece = body[at : at + STEP]  # what is left of it is copied each time
+            found += stream.decompress(piece, limit + 1 - len(found))
             if len(found) > limit:
                 message = f"The body inflates to more than {limit:,} bytes, the most for its size. Send it in parts."
                 raise RequestError(413, "body_too_large", message)
-            if not body and not stream.eof:
-                raise inflate_failed("compressed", "it breaks off before its end")
-        body = stream.unused_data.lstrip(b"\0")
-        if not body:
+            at += len(piece) - len(stream.unused_data)
+        at = ZEROS.match(body, at).end()  # type: ignore[union-attr]  # which matches nothing, too
+        if at == len(body):
             return bytes(found)
         if window < 16:
             break
