@@ -181,6 +181,14 @@ def test_missing_path_is_named(root: Path) -> None:
         load(root)
 
 
+def test_mistyped_path_is_answered_with_what_lies_there(root: Path) -> None:
+    (root.parent / "photos").mkdir()
+    with pytest.raises(DataError, match="Did you mean 'photos'"):
+        load(root.parent / "phots")
+    with pytest.raises(DataError, match="Check the path"):
+        load(root / "phots")
+
+
 def test_mistyped_name_is_answered_with_the_right_one() -> None:
     with pytest.raises(DataError, match="Did you mean 'cifar10'"):
         load_dataset("cifar-10")

@@ -92,6 +92,7 @@ def _rows(manifest: "Manifest") -> Iterator[tuple[str, str]]:
         minutes, epochs = recipe.get("minutes", 0), recipe.get("epochs", 0)
         budget = counted(round(minutes, 2), "minute") if minutes else counted(epochs, "epoch")
         yield "recipe", f"{recipe.get('name')}, {budget}, seed {recipe.get('seed')}"
-    yield "unknown", "marked" if manifest.unknown_threshold is not None else "not marked: no threshold was fitted"
+    marked = "pictures that look like none of the classes are marked"
+    yield "unknown", marked if manifest.unknown_threshold is not None else "not marked: no threshold was fitted"
     yield "made with", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
     yield "more", "--json shows every field"

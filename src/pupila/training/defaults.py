@@ -52,12 +52,13 @@ class ResolvedRecipe:
 
 def resolve(recipe: Recipe, stats: DatasetStats, found: InputChoice | None = None) -> ResolvedRecipe:
     """Choose what the recipe leaves open; `found`: what features chose, if they were asked."""
-    chosen, given = [], []
+    chosen, given, open_keys = [], [], dict(CHOOSERS)
     if found is not None:
+        del open_keys["network_size"], open_keys["flip_average"]
         flip, smaller = "on" if found.flip_average else "off", _smaller(recipe, stats, found.network_size)
         recipe = replace(recipe, network_size=found.network_size, flip_average=flip, progressive=smaller)
         chosen.append(f"network_size = {found.network_size}, flip_average = {recipe.flip_average}: {found.reason}")
-    for key, choose in CHOOSERS.items():
+    for key, choose in open_keys.items():
         if getattr(recipe, key) not in (0, "auto"):
             given.append(f"{key} = {_shown(getattr(recipe, key))}: the recipe says so.")
             continue

@@ -67,6 +67,14 @@ def source_name(given: str | Path) -> str:
     return stem(path) or "data"
 
 
+def _beside(path: Path) -> list[str]:
+    """Return the names of what lies where `path` would."""
+    try:
+        return [other.name for other in path.parent.iterdir()]
+    except OSError:
+        return []
+
+
 def _find(given: str | Path) -> Found:
     if ADDRESS.match(str(given)):
         raise DataError(_about_address(str(given)))
@@ -76,7 +84,7 @@ def _find(given: str | Path) -> Found:
             return _folder(path, path.name or "data", lambda _: True)
         status = path.stat()
     except FileNotFoundError as error:
-        fix = did_you_mean(str(given), NAMES, "Check the path.")
+        fix = did_you_mean(path.name, [*NAMES, *_beside(path)], "Check the path.")
         raise DataError(f"{given}: there is no such file or folder, nor a data set of that name. {fix}") from error
     except OSError as error:
         where = error.filename or given
