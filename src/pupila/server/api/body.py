@@ -118,6 +118,9 @@ def count(body: bytes, sign: bytes) -> int:
 MAX_HEAD = 4096
 """Characters before the comma of a data: URL: its parameters may hold a file's name."""
 ADDRESS = re.compile(r"\s*(https?|ftp|file|s3|gs|blob):", re.IGNORECASE)
+LEFT_OVER = re.compile(r"(?:data:[^,]{0,100},)?(undefined|null|None|NaN|\[object \w{1,40}\])")
+HEXADECIMAL = re.compile("(ffd8ff|89504e47|47494638|52494646)[0-9a-f]{10}", re.IGNORECASE)
+"""How JPEG, PNG, GIF and WebP begin: no picture's base64 does."""
 FILE_NAME = re.compile(
     r"[^\n]{0,250}\.(jpe?g|jpe|jfif|png|webp|gif|bmp|tiff?|avif|hei[cf]|hif|p[bgnp]m|mpo)(\?\S{0,200})?\s*",
     re.IGNORECASE,
@@ -147,6 +150,10 @@ def from_base64(value: Any) -> bytes:
         value = value["b64"]  # as TensorFlow Serving writes bytes in JSON
     if not isinstance(value, str):
         raise Base64Error(f"This is {kind_of(value)}, not a string of base64. {HOW_TO}")
+    if left_over := LEFT_OVER.fullmatch(value):
+        raise Base64Error(f"This is {left_over[1]!r}, what a program writes in place of a value it lacks. {HOW_TO}")
+    if HEXADECIMAL.match(value):
+        raise Base64Error(f"This is hexadecimal, not base64. {HOW_TO}")
     try:
         return base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError):  # not in the plain form
