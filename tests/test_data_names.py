@@ -63,6 +63,7 @@ def pets(first: str, second: str, encoding: str) -> dict[bytes, bytes]:
         ("cp850", "1ª série", "2ª série"),
         ("cp1252", "nº 1", "nº 2"),
         ("cp850", "10° graus", "20° graus"),
+        ("cp850", "Conforme", "Não conforme"),
         ("cp1252", "fotos \u2013 2020", "cão"),
         ("cp1252", "l\u2019été", "d\u2019hiver"),
     ],
@@ -158,9 +159,11 @@ def test_no_reading_is_taken_for_sure_that_is_not() -> None:
         ("cp1254", "kuş", "ağaç"),
         ("cp874", "แมว", "หมา"),
         ("koi8-r", "кошка", "собака"),
+        ("cp852", "kůň", "žába"),
+        ("cp1250", "kůň", "žába"),
     ],
 )
-def test_names_in_other_scripts_are_not_taken_for_cyrillic_or_czech(
+def test_names_of_other_languages_are_asked_about_and_not_taken_for_cyrillic_or_czech(
     tmp_path: Path, encoding: str, first: str, second: str
 ) -> None:
     path = zip_with_raw_names(tmp_path / "pets.zip", pets(first, second, encoding))

@@ -70,7 +70,7 @@ SCRIPTS = {
 LAST = frozenset("ςךםןףץ")
 """Letters that stand at the end of a word only."""
 ODD_PAIRS = re.compile(
-    "ã(?![eo]|$|[^\\w])|õ(?!e)|[äå][oe]|öe|[ãõ]\\w*[ãõ]|ç.*[äö]|[äö].*ç|ò(?=\\w)|[áàâ]a", re.IGNORECASE
+    "ã(?![eo]|$|[^\\w])|õ(?!e)|[äå][oe]|öe|[ãõ]\\w*[ãõ]|ç.*[äö]|[äö].*ç|ò(?=\\w)|[áàâ]a|[ùû][òô]", re.IGNORECASE
 )
 """Where Portuguese has no tilde, or German and the Nordic languages no umlaut: in these cp860 and cp850 differ."""
 MOST = 0.6
@@ -373,13 +373,13 @@ def _cost_of(letter: str, before: str, after: str) -> float:
         return 0.2
     if not letter.isalpha() and not (script == "THAI" and unicodedata.category(letter) == "Mn"):
         return 3.0
-    beside = any(other.isascii() and other.isalpha() for other in (before[1], after))
+    beside = any("LATIN" in unicodedata.name(other, "") for other in (before[1], after))
     if script != "LATIN":
         odd = beside or before[1].isdigit() or (letter.isupper() and before[1].islower())
         misplaced = letter in LAST and (after.isalpha() or not before[1].isalpha())
         return SCRIPTS.get(script, 0.8) + (2.0 if odd else 0.0) + (4.0 if misplaced else 0.0)
     odd_case = before[1].islower() if letter.isupper() else after.isupper() or (before.isupper() and before.isalpha())
-    odd_case = odd_case or before[1].isdigit()
+    odd_case = odd_case or before[1].isdigit() or (letter.isupper() and before[1].isupper() and after.islower())
     return (0.0 if letter in COMMON else 0.1 if letter in NORTHERN else 0.5) + (2.0 if odd_case else 0.0)
 
 
