@@ -98,6 +98,15 @@ def test_names_that_could_mean_several_things_are_asked_about_and_the_command_an
         load(path, name_encoding="xyz")
 
 
+def test_name_that_is_utf_8_by_chance_is_read_as_the_others_are(tmp_path: Path) -> None:
+    files = pets("小狗", "小貓", "gbk")
+    assert "小貓".encode("gbk").decode() == "С؈"  # noqa: RUF001 - that is the point
+    path = zip_with_raw_names(tmp_path / "pets.zip", files)
+    assert set(load(path, name_encoding="gbk").train.classes) == {"小狗", "小貓"}
+    mixed = {**pets("maçã", "pão", "cp1252"), "cão/picture333.png".encode(): picture(9)}
+    assert set(load(zip_with_raw_names(tmp_path / "more.zip", mixed)).train.classes) == {"maçã", "pão", "cão"}
+
+
 def test_info_zips_unicode_names_are_believed(tmp_path: Path) -> None:
     path = tmp_path / "pets.zip"
     with zipfile.ZipFile(path, "w") as archive:

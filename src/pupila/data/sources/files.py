@@ -5,6 +5,7 @@ each code page of Windows is tried, and the readings are compared: a right one h
 """
 
 import bisect
+import functools
 import io
 import os
 import posixpath
@@ -304,15 +305,21 @@ def is_undecoded(name: str) -> bool:
 
 
 def name_decoder(encoding: str) -> Callable[[str], str]:
-    """Return a function that decodes what utf8_name() could not; raises LookupError for an unknown encoding."""
+    """Return a function that decodes what utf8_name() could not, or could by chance only.
+
+    Raises LookupError for an unknown encoding.
+    """
     try:
         b"a".decode(encoding)
     except UnicodeDecodeError as error:
         raise LookupError(encoding) from error
 
+    @functools.cache
     def decoded(name: str) -> str:
         raw = name.encode("utf-8", "surrogateescape")
-        return composed(raw.decode(encoding, "replace")).replace("/", "_")
+        read = composed(raw.decode(encoding, "replace")).replace("/", "_")
+        by_chance = _implausibility(read) + 1 < _implausibility(name)  # a few pairs of letters are UTF-8 of others
+        return read if is_undecoded(name) or by_chance else name
 
     return decoded
 

@@ -160,7 +160,7 @@ def with_decoded_names(files: SourceFiles, encoding: str | None, where: str) -> 
     except LookupError as error:
         raise DataError(f"{encoding}: is no encoding that is known. Give one like cp850, cp1252 or cp932.") from error
     entries = [
-        file._replace(parts=tuple([decoded(part) if is_undecoded(part) else part for part in file.parts]))
+        file._replace(parts=tuple([part if part.isascii() else decoded(part) for part in file.parts]))
         for file in files.entries
     ]
     return replace(files, entries=entries, notes=(*files.notes, *notes))
