@@ -20,7 +20,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from harness import BEFORE, HERE, OPTIONS, RIVALS, cpu_seconds, draw, running
+from harness import BEFORE, HERE, OPTIONS, RIVALS, cpu_seconds, draw, running, url_of
 
 CONNECTIONS = (1, 8, 64)
 SIDES = ("limit", "ours", "plain", "gunicorn-sync", "gunicorn-gthread", *RIVALS, *OPTIONS, BEFORE)
@@ -86,7 +86,7 @@ def measure(side: str, model: Path, picture: Path, pictures: int, seconds: int) 
         rate, cpu = limit(model, picture, seconds)
         return [Measured(side, count, rate / pictures, 0, 0, 0, cpu * pictures) for count in CONNECTIONS]
     with running(side, model) as (process, port):
-        load(port, picture, pictures, 8, 1)  # warm
+        load(url_of(side, port), picture, pictures, 8, 1)  # warm
         return [one_load(side, process, port, picture, pictures, count, seconds) for count in CONNECTIONS]
 
 
@@ -95,7 +95,7 @@ def one_load(
 ) -> Measured:
     """Load a running side once, and note what its processes used."""
     before = cpu_seconds(process.pid)
-    output = load(port, picture, pictures, count, seconds)
+    output = load(url_of(side, port), picture, pictures, count, seconds)
     used = cpu_seconds(process.pid) - before
     requests = int(re.search(r"(\d+) requests in", output)[1])  # type: ignore[index]
     per_second = float(re.search(r"Requests/sec:\s+([\d.]+)", output)[1])  # type: ignore[index]
@@ -105,11 +105,11 @@ def one_load(
     return Measured(side, count, per_second, latency("50%", output), latency("99%", output), failed, cpu)
 
 
-def load(port: int, picture: Path, pictures: int, connections: int, seconds: int) -> str:
+def load(url: str, picture: Path, pictures: int, connections: int, seconds: int) -> str:
     """Run wrk and return what it prints."""
     environment = {**os.environ, "PICTURE": str(picture), "PICTURES": str(pictures)}
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "20s", "--latency"]
-    command += ["-s", str(HERE / "post.lua"), f"http://127.0.0.1:{port}/predict"]
+    command += ["-s", str(HERE / "post.lua"), f"{url}/predict"]
     return subprocess.run(
         command, env=environment, capture_output=True, text=True, check=True, timeout=seconds + 30
     ).stdout

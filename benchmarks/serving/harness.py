@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ import psutil
 
 HERE = Path(__file__).resolve().parent
 RIVALS = ("litserve", "bentoml", "granian", "waitress")
-OPTIONS = ("ours-cors", "ours-keys", "ours-collect")
+OPTIONS = ("ours-cors", "ours-keys", "ours-collect", "ours-tls")
 """This server with one option switched on."""
 BEFORE = "before"
 """An older version of this server: BEFORE_PYTHON names an interpreter of an environment that has it installed."""
@@ -110,12 +111,18 @@ def descendants(pid: int) -> list[int]:
         return []
 
 
+def url_of(side: str, port: int) -> str:
+    """Return where a side that is running here answers."""
+    return f"{'https' if side == 'ours-tls' else 'http'}://127.0.0.1:{port}"
+
+
 def wait_for(process: subprocess.Popen[bytes], port: int, side: str, log: IO[bytes]) -> None:
     """Wait until a side answers anything at all over HTTP."""
     limit_at = time.monotonic() + START_SECONDS
     while time.monotonic() < limit_at and process.poll() is None:
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=1).close()
+            anybody = ssl._create_unverified_context()  # noqa: S323 - the certificate is its own
+            urllib.request.urlopen(f"{url_of(side, port)}/healthz", timeout=1, context=anybody).close()
             return
         except urllib.error.HTTPError:
             return

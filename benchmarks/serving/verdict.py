@@ -25,7 +25,7 @@ from pathlib import Path
 
 from chaos import ask
 from compare import CONNECTIONS, load, one_load, usable
-from harness import HERE, OPTIONS, RIVALS, descendants, draw, draw_photo, end, free_port, resident, running
+from harness import HERE, OPTIONS, RIVALS, descendants, draw, draw_photo, end, free_port, resident, running, url_of
 
 RATIOS = {
     "before": (0.95, 0.95, 0.95),
@@ -106,7 +106,7 @@ def measure(side: str, model: Path, files: Files, seconds: int, found: Found) ->
         measure_limit(model, files, seconds, found)
         return
     with running(side, model) as (process, port):
-        load(port, files.small, 1, 8, 1)  # warm
+        load(url_of(side, port), files.small, 1, 8, 1)  # warm
         for count in CONNECTIONS:
             one = one_load(side, process, port, files.small, 1, count, seconds)
             for name, value in (("small", one.per_second), ("p50", one.p50), ("p99", one.p99), ("failed", one.failed)):
