@@ -232,8 +232,9 @@ def test_help_of_every_command_is_in_portuguese(path: tuple[str, ...]) -> None:
         main, [*path, "--help"], prog_name="pupila"
     )
     assert shown.exit_code == 0
-    assert shown.output.startswith("Uso: pupila") and "Mostra esta mensagem e sai." in shown.output
-    english = re.compile(r"\b(the|of|with|and|is|are|this|default|Options|Commands|Examples)\b")
+    assert shown.output.startswith(" ".join(["Uso: pupila", *path, "[OPÇÕES]"]))
+    assert "Mostra esta mensagem e sai." in shown.output
+    english = re.compile(r"\b(the|of|with|and|is|are|this|default|Options|Commands|Examples|OPTIONS|COMMAND|ARGS)\b")
     assert [line for line in shown.output.splitlines() if english.search(line)] == []
 
 

@@ -42,9 +42,10 @@ LABELS = frozenset(
 """Calls and keywords whose text may be of one word."""
 ALONE = (
     "Usage: {0}", "Examples:", "[default: {0}]", "[default: {0}; {1}]", "[required]", "Commands:", "Options:",
+    "[OPTIONS]", "COMMAND", "[ARGS]...",
     "File", "Directory", "Path", "{0:.1f} s", "{0:.1f} : 1", "'{0}' and '{1}'", "{0}/ and {1}/",
     "{0:.3f} to {1:.3f}", "{0:.3f} ({1:.3f} to {2:.3f})",
-    "model", "classes", "accuracy", "pictures", "weights", "recipe", "unknown", "marked", "more", "train", "validation",
+    "model", "classes", "accuracy", "pictures", "weights", "recipe", "unknown", "more", "train", "validation",
     "test", "all", "held out", "none",
     "copy", "link", "loss", "training", "temperature", "leaked", "listed", "agreement",
     "boxes", "parts", "width", "height", "label", "surer", "trials", "failed", "examples/s", "run", "epochs", "folder",

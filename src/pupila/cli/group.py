@@ -30,6 +30,7 @@ class HelpFormatter(click.HelpFormatter):
 
     def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
         """Write how a command is called."""
+        args = " ".join(map(translated, args.split()))
         super().write_usage(prog, args, translated(prefix or "Usage:").strip() + " ")
 
     def write_heading(self, heading: str) -> None:
