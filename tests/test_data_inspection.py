@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from data_kit import as_a_plain_user, encode, scene, write_files
 from PIL import Image
@@ -137,6 +138,16 @@ def test_counts_sizes_formats_and_rotation_are_told(tmp_path: Path) -> None:
     assert survey.sizes == {(40, 80): 1, (64, 64): 1, (12, 300): 1, (50, 50): 1}
     assert [(item.name, item.reason) for item in survey.odd] == [("dog/3.png", "It has 12 x 300 pixels.")]
     assert [place.name for place in inspection.uniform] == ["dog/4.png"]
+
+
+def test_pictures_of_more_than_8_bits_are_named_in_plain_words(tmp_path: Path) -> None:
+    deep = Image.fromarray(np.asarray(scene(1).convert("L")).astype(np.uint16) * 16)
+    files = {f"{pet}/{n}.png": encode(scene(n)) for pet, n in (("cat", 1), ("dog", 2))}
+    survey = inspect_dataset(
+        write_files(tmp_path / "pets", {**files, "dog/3.png": encode(deep)}), cache=tmp_path
+    ).survey
+    reason = "It has more than 8 bits a pixel: the range that it uses is stretched to 8."
+    assert [(item.name, item.reason) for item in survey.odd] == [("dog/3.png", reason)]
 
 
 def test_imbalance_is_the_largest_class_over_the_smallest(tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ ENDINGS = {
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
 }
 """By format: what names end in."""
+DEEP_MODES = ("I", "F")
+"""What Pillow calls grey of 16 and 32 bits begins so."""
 PLAIN_MODES = frozenset(("RGB", "L", "P", "1", "RGBA", "LA"))
 """Stored in a way that any program shows alike."""
 TINY = 16
@@ -84,7 +86,9 @@ def _odd(entry: SourceFile, header: Header) -> str:
     reasons = []
     if entry.ending and entry.ending not in ENDINGS.get(header.format, (entry.ending,)):
         reasons.append(f"It is {header.format}, and its name ends in {entry.ending}.")
-    if header.mode not in PLAIN_MODES:
+    if header.mode.startswith(DEEP_MODES):
+        reasons.append("It has more than 8 bits a pixel: the range that it uses is stretched to 8.")
+    elif header.mode not in PLAIN_MODES:
         reasons.append(f"Its colours are stored as {header.mode}; they are turned into RGB.")
     if min(header.width, header.height) < TINY:
         reasons.append(f"It has {header.width} x {header.height} pixels.")
