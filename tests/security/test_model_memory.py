@@ -38,12 +38,12 @@ def status(name):
 
 Predictor.load(sys.argv[2])  # what is loaded once is not the file's
 Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-before, started, reason = status("VmRSS"), time.perf_counter(), ""
+before, started, reason = status("VmRSS"), time.process_time(), ""
 try:
     Predictor.load(sys.argv[1])
 except ModelError as error:
     reason = error.reason
-print(time.perf_counter() - started, status("VmHWM") - before, reason)
+print(time.process_time() - started, status("VmHWM") - before, reason)
 """
 
 
