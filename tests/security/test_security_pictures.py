@@ -97,8 +97,9 @@ def shared_bytes() -> bytes:
     """Return a HEIC with many items, all of them the same bytes of the file."""
     data = heif(dict.fromkeys(range(1, 401), b"hvc1"), contents={1: bytes(1_000)})
     at = data.index(b"iloc") + 12
+    place = data[at + 6 : at + 10] + struct.pack(">I", 1_000)
     for item in range(400):
-        data = data[: at + 14 * item + 10] + struct.pack(">I", 1_000) + data[at + 14 * item + 14 :]
+        data = data[: at + 14 * item + 6] + place + data[at + 14 * item + 14 :]
     return data
 
 
