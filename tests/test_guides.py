@@ -56,7 +56,10 @@ class Reader:
 
     def type(self, block: str) -> None:
         """Type a block: as a whole into a shell, or line by line if there is a command of pupila in it."""
-        lines = [line for line in block.splitlines() if line and not line.startswith((*ELSEWHERE, "#"))]
+        typed = [
+            line.removeprefix(".venv/bin/") for line in block.splitlines()
+        ]  # what `make` installs is installed here
+        lines = [line for line in typed if line and not line.startswith((*ELSEWHERE, "#"))]
         if not any(line.startswith("pupila ") for line in lines):
             self.shell("\n".join(lines))
             return
