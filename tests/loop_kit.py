@@ -58,7 +58,7 @@ class Small(nn.Module):
 
 def begun(network, recipe=TINY, balance=EVEN):
     """A run before its first step, which writes nothing by itself."""
-    files = _Files(Path("never-written"), 1e9, {}, None)
+    files = _Files(Path("never-written"), 1e9, {})
     return _begin(files, recipe, network, balance, resume=False, team=ALONE, outliers=None)
 
 

@@ -131,7 +131,7 @@ def test_training_that_version_1_left_unfinished_is_refused_with_the_fix(old: Pa
     options = ["--runs", str(old / "runs"), "--name", "photos-cut"]
     done = CliRunner().invoke(main, ["train", str(old / "photos"), *options, "--resume"])
     assert done.exit_code == 1 and done.output.count("Traceback") == 0
-    assert "leave --resume out" in done.output.splitlines()[-1]
+    assert "or another --name." in done.output.splitlines()[-1]
 
 
 def test_table_of_doubtful_labels_of_before_is_taken_by_training(old: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from pupila.server.process.scoreboard import CONNECTIONS, HEARTBEAT, READY, Scoreboard
 from pupila.server.transport.admission import STEP_BACK, Listener
-from pupila.server.transport.connection import START, ConnectionTable
+from pupila.server.transport.connection import START, TOGETHER, ConnectionTable
 
 ALL = 3
 FLOOD = 700
@@ -74,7 +74,7 @@ def test_flood_of_connections_is_taken_in_short_stretches(scoreboard: Scoreboard
         clients += [socket.create_connection(sock.getsockname()) for _ in range(FLOOD - 100)]
         listener.accept()
         sock.accept()[0].close()  # raises BlockingIOError if all were taken at once
-        assert len(pool) == FLOOD
+        assert FLOOD - TOGETHER < len(pool) <= FLOOD
         [end.close() for end in (*clients, *pool.open.values(), pool.selector)]
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 

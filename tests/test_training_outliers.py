@@ -100,7 +100,7 @@ def test_loss_by_outliers_is_the_distance_from_all_classes_alike(tmp_path):
     known, strange = logits[: len(batch.labels)], logits[len(batch.labels) :]
     evenly = functional.cross_entropy(strange, torch.full_like(strange, 1 / 3))
     expected = functional.cross_entropy(known, batch.labels) + 0.5 * evenly
-    files = _Files(tmp_path / "checkpoint", 60.0, {}, None)
+    files = _Files(tmp_path / "checkpoint", 60.0, {})
     run = _begin(files, recipe, network, EVEN, resume=False, team=ALONE, outliers=STRANGE.numpy())
     value, correct = _step(run, batch)
     assert value == pytest.approx(float(expected), rel=1e-4)

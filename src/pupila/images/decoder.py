@@ -313,7 +313,7 @@ def _upright(image: Image.Image, size: int) -> Image.Image:
     try:
         image.load()
         turn = TURNS.get(_orientation(image))
-        if wide.is_wide(image):
+        if image.mode in ("I", "F") or image.mode.startswith("I;16"):  # one colour of more than 8 bits
             image = wide.narrowed(image)
         if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
             image = image.convert("RGB")  # most programs leave its fourth byte empty, and mean no transparency

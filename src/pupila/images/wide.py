@@ -62,11 +62,6 @@ def span(low: float, high: float, floats: bool) -> tuple[float, float]:
     return low, high
 
 
-def is_wide(image: Image.Image) -> bool:
-    """True for a loaded picture of one colour whose values have more than 8 bits."""
-    return image.mode in ("I", "F") or image.mode.startswith("I;16")
-
-
 def narrowed(image: Image.Image) -> Image.Image:
     """Return a loaded picture of one colour with 8 bits a value."""
     values = np.asarray(image)

@@ -84,7 +84,12 @@ HANDLED = signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.S
 IGNORED = signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1, signal.SIGUSR2
 
 
-def serve(model: Path, settings: Settings, load: Callable[[Path], Predictor] = Predictor.load) -> None:
+def load_in_worker(path: Path) -> Predictor:
+    """Load a model file for a process that computes nothing else."""
+    return Predictor.load(path, flush_denormals=True)
+
+
+def serve(model: Path, settings: Settings, load: Callable[[Path], Predictor] = load_in_worker) -> None:
     """Serve a model file until SIGTERM or SIGINT; raises SettingsError or ModelError if it cannot be."""
     logging.basicConfig(format=LOG_FORMAT)
     logging.getLogger("pupila").setLevel(settings.log_level.upper())
