@@ -28,6 +28,9 @@ from pupila.errors import DataError, ImageError
 from pupila.images import tiff
 from pupila.server.addresses import TrustedProxies
 from pupila.server.api.body import Base64Error, decoded, from_base64
+from pupila.server.api.errors import RequestError
+from pupila.server.api.multipart import read_upload
+from pupila.server.settings import Settings
 from pupila.server.transport.connection import ConnectionTable
 from pupila.server.transport.parser import ProtocolError, parse_head
 
@@ -158,6 +161,31 @@ def test_texts_that_nearly_say_that_they_are_base64_take_no_time() -> None:
             from_base64(text)
     assert from_base64("data:image/png;name=a,b.png;base64;x=y,aGk=") == b"hi"
     assert time.process_time() - begun < SOON / 10
+
+
+BLANKS = " " * 2**21
+
+
+@pytest.mark.parametrize("text", [".gif?" * 40 + BLANKS + "x", BLANKS + "x?", BLANKS + "'x", "'" * 2**21 + "x"])
+def test_texts_that_nearly_name_a_file_let_other_threads_run(text: str) -> None:
+    """A run of blanks was gone through forty times within one call: 32 MB stopped a worker for 6 s, which ended it."""
+    begun = time.process_time()
+    with pytest.raises(Base64Error, match="is not of base64"):
+        from_base64(text)
+    assert time.process_time() - begun < SOON
+
+
+@pytest.mark.parametrize("text", [" \n https://example.org/a.jpg \n", ' "https://example.org/a.jpg"', "b' s3://a/b '"])
+def test_blanks_around_an_address_do_not_hide_it(text: str) -> None:
+    with pytest.raises(Base64Error, match="This is an address"):
+        from_base64(text)
+
+
+def test_inputs_without_a_file_are_counted_too() -> None:
+    part = b'--XX\r\nContent-Disposition: form-data; name="file"; filename=""\r\n\r\n\r\n'
+    with pytest.raises(RequestError) as caught:
+        read_upload("multipart/form-data; boundary=XX", part * 1_000 + b"--XX--\r\n", Settings())
+    assert caught.value.code == "too_many_parts"
 
 
 PLAIN = random.Random(1).randbytes(32 * 2**20)

@@ -117,15 +117,16 @@ def count(body: bytes, sign: bytes) -> int:
 
 MAX_HEAD = 4096
 """Characters before the comma of a data: URL: its parameters may hold a file's name."""
-ADDRESS = re.compile(r"\s*(https?|ftp|file|s3|gs|blob):", re.IGNORECASE)
+ADDRESS = re.compile(r"(https?|ftp|file|s3|gs|blob):", re.IGNORECASE)
+"""As FILE_NAME matched with texts without blanks at their ends: it would go through a run of those again and again, for
+seconds in which all threads wait."""
 LEFT_OVER = re.compile(r"(?:data:[^,]{0,100},)?(undefined|null|None|NaN|\[object \w{1,40}\])")
 HEXADECIMAL = re.compile("(ffd8ff|89504e47|47494638|52494646)[0-9a-f]{10}", re.IGNORECASE)
 """How JPEG, PNG, GIF and WebP begin: no picture's base64 does."""
 FILE_NAME = re.compile(
-    r"[^\n]{0,250}\.(jpe?g|jpe|jfif|png|webp|gif|bmp|tiff?|avif|hei[cf]|hif|p[bgnp]m|mpo)(\?\S{0,200})?\s*",
+    r"[^\n]{0,250}\.(jpe?g|jpe|jfif|png|webp|gif|bmp|tiff?|avif|hei[cf]|hif|p[bgnp]m|mpo)(\?\S{0,200})?",
     re.IGNORECASE,
 )
-QUOTED = re.compile(r"""\s*b?(['"])(.*)\1\s*""", re.DOTALL)
 BASE64_MARK = re.compile(r"(^|[;:])\s*base64\s*(;[^,]*)?,", re.IGNORECASE)
 """Ends what a data: URL says of its data; a file's name in it may hold commas. Searched for up to the last of these:
 where none follows, each beginning would be read to the end."""
@@ -162,11 +163,11 @@ def from_base64(value: Any) -> bytes:
 
 def decode_text(text: str) -> bytes:
     """Return the bytes of a string that is not plain base64; raises Base64Error."""
-    quoted = QUOTED.fullmatch(text)
-    text = quoted[2] if quoted else text
-    if quoted and "\\x" in text[:64]:
+    quoted = between_quotes(text)
+    if quoted is not None and "\\x" in quoted[:64]:
         raise Base64Error("This is how Python prints bytes, not base64. Send base64.b64encode(data).decode().")
-    if ADDRESS.match(text):
+    text = text if quoted is None else quoted
+    if ADDRESS.match(text.strip()):
         raise Base64Error(f"This is an address. The server fetches nothing. {HOW_TO}")
     mark = BASE64_MARK.search(text, 0, text.rfind(",", 0, MAX_HEAD) + 1)
     if mark:
@@ -176,9 +177,16 @@ def decode_text(text: str) -> bytes:
         return decode_percent(head, text[len(head) + 1 :])
     if head.lstrip().lower().startswith("data:"):
         raise Base64Error("This data: URL has no comma, after which its data begin.")
-    if FILE_NAME.fullmatch(text):
+    if FILE_NAME.fullmatch(text.strip()):
         raise Base64Error(f"This is the name of a file. {HOW_TO}")
     return decode_letters(text)
+
+
+def between_quotes(text: str) -> str | None:
+    """Return what stands between quotes, as programs print a text or bytes; None if there are none around it."""
+    plain = text.strip().removeprefix("b")
+    is_quoted = len(plain) > 1 and plain[0] in ("'", '"') and plain[-1] == plain[0]
+    return plain[1:-1] if is_quoted else None
 
 
 def decode_percent(head: str, data: str) -> bytes:

@@ -66,6 +66,8 @@ def parse_query(text: str, allowed: Iterable[str]) -> dict[str, str]:
 PART_NAME = "file"
 MAX_PART_HEADER = 8192
 MAX_FILENAME = 255
+MAX_NOT_CHOSEN = 100
+"""Inputs of a form in which no file was chosen that do not count as pictures."""
 MAX_JSON_VALUES = 10_000
 HOW_TO = "Send pictures as multipart parts named 'file', as a raw image/* body, or as JSON {\"images\": [base64, ...]}."
 
@@ -167,7 +169,7 @@ def read_form(content_type: str, body: bytes, settings: Settings, names: tuple[s
     others: set[str] = set()
     not_chosen = 0
     for count, (header, start, end) in enumerate(split_multipart(boundary_of(content_type), body)):
-        if count - len(fields) - not_chosen >= settings.max_parts:
+        if count - len(fields) - min(not_chosen, MAX_NOT_CHOSEN) >= settings.max_parts:
             raise too_many_parts(settings)
         name, filename = names_of(header)
         if name in FIELDS and not filename:
@@ -200,12 +202,12 @@ def file_of(index: int, data: bytes) -> bytes:
             raise RequestError.of_parts([BadPart(index, "", "base64_malformed", str(error))], index + 1) from error
     text = ""
     with contextlib.suppress(UnicodeDecodeError):
-        text = data.decode() if len(data) <= bodies.MAX_HEAD else ""
+        text = data.decode().strip() if len(data) <= bodies.MAX_HEAD else ""
     if bodies.ADDRESS.match(text):
         message = f"Part {index} holds an address. The server fetches nothing: send the file, as -F file=@photo.jpg"
         raise RequestError(400, "no_picture", message)
     if len(data) <= MAX_FILENAME and (is_name := bodies.FILE_NAME.fullmatch(text)):
-        name = is_name[0].strip().lstrip("@")
+        name = is_name[0].lstrip("@")
         how = shlex.join(["-F", f"file=@{name}"])
         message = f"Part {index} holds the text {name!r} and no file. Did you forget the @? Write {how}"
         raise RequestError(400, "no_picture", message)
