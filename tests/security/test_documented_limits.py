@@ -6,7 +6,7 @@ import pytest
 
 from pupila import manifest
 from pupila.data.layouts import arrays, parquet, tables
-from pupila.data.sources import archive
+from pupila.data.sources import archive, files
 from pupila.feedback import store
 from pupila.images import boxes, decoder, limits, tiff
 from pupila.model_file import cost as costs
@@ -30,7 +30,8 @@ NAMED = {
     "archive (tar, zip)": [
         f"{archive.TOTAL_BYTES // GIB} GiB", f"{archive.RATIO} times", f"{archive.MEMBERS:,} members",
         f"{archive.MEMBER_BYTES // MIB} MiB a member", f"{archive.HEADER_BYTES // 1024} KiB of header records",
-        f"{archive.DIRECTORY_BYTES // MIB} MiB of a zip's directory",
+        f"{archive.DIRECTORY_BYTES // MIB} MiB of a zip's directory", f"names of {files.LONGEST} letters",
+        f"{archive.LONGEST_PATH:,} with their folders",
     ],
     "table (CSV, JSON)": [
         f"{tables.MAX_BYTES // MIB} MiB", f"JSON {tables.MAX_JSON_BYTES // MIB} MiB", f"{tables.MAX_ROWS:,} rows",

@@ -17,11 +17,12 @@ from pathlib import Path
 
 import pytest
 import requests
+from data_kit import make_zip
 from heif_kit import box, full
 from server_kit import picture, serving, wait_until, write_model
 
 from pupila import images
-from pupila.data.layouts import arrays, labelled
+from pupila.data.layouts import arrays, labelled, tables
 from pupila.data.sources import archive, files
 from pupila.data.sources.files import SourceFile
 from pupila.errors import DataError, ImageError
@@ -151,6 +152,30 @@ def test_names_and_labels_of_any_length_take_no_time() -> None:
     assert labelled.sort_labelled({"train": [marked]})["train"][0].category == MARKS
     assert labelled.split_of(MARKS) is None and labelled.alike([MARKS, f"{MARKS}2"]) == []
     assert files.name_readings([(b"\x87" * 60_000).decode("utf-8", "surrogateescape")])
+    assert time.process_time() - begun < SOON
+
+
+def test_names_that_no_folder_could_hold_are_left_out(tmp_path: Path) -> None:
+    """What looks at names takes the square of their length: a few kilobytes of tar.gz took days."""
+    long = "_" * 65_000
+    members = {
+        "a/" + "_" * 251 + ".png": b"1",
+        f"a/{long}.png": b"2",
+        f"{long}/1.png": b"3",
+        "a/" * 2_100 + "1.png": b"4",
+    }
+    found = archive.read_archive(make_zip(tmp_path / "long.zip", members))
+    assert [entry.source for entry in found.entries] == [b"1"]
+    assert {(len(item.name) > 4_096, item.reason) for item in found.skipped} == {
+        (False, "Its name is longer than file systems take.")
+    }
+
+
+def test_long_cell_of_a_table_is_looked_through_once() -> None:
+    """Where an address could begin at each letter, one of 8 MB took hours."""
+    content = json.dumps({"a" * 200_000 + ".png": "cat", "b.png": "dog"}).encode()
+    begun = time.process_time()
+    tables.find_tables([SourceFile(("labels.json",), content), SourceFile(("b.png",), b"")])
     assert time.process_time() - begun < SOON
 
 

@@ -60,7 +60,8 @@ NESTED = "?"
 """Stands for a list or an object in JSON."""
 SAMPLE = 1000
 """Rows looked at to find the folder that a table speaks of."""
-ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+ADDRESS = re.compile(r"\A[A-Za-z][A-Za-z0-9+.-]+://")
+"""Looked for at the beginning only: from each letter of a long cell on it would be read to the end."""
 BEFORE_HEADING = re.compile(r"#\s|sep=.\s*$", re.IGNORECASE)
 """Lines above the heading: comments, and what tells Excel the mark between the columns."""
 LABEL_STUDIO = re.compile(r"(?P<before>.*/)?(?:[0-9a-f]{8}-)(?P<name>[^/]+)")

@@ -20,7 +20,7 @@ from typing import IO, Any, BinaryIO
 from pupila import images
 from pupila._files import is_hidden
 from pupila.data.dataset import Skipped
-from pupila.data.sources.files import PICTURES, SourceFile, SourceFiles, parts_of
+from pupila.data.sources.files import LONGEST, PICTURES, SourceFile, SourceFiles, parts_of
 from pupila.errors import DataError
 from pupila.progress import progress_bar
 
@@ -39,6 +39,8 @@ RECORD_LENGTH = 20
 """Bytes within which a pax record has said how long it is."""
 GLOBAL_RECORDS = 1000
 """Pax records that hold for all members: each member gets a copy."""
+LONGEST_PATH = 4096
+"""Letters of a member's name with its folders: Linux takes no more bytes."""
 HEAD_BYTES = 4096
 """Looked at to say what a file is that is no archive."""
 DIRECTORY_BYTES = 64 * 2**20
@@ -191,10 +193,11 @@ def unpack(file: BinaryIO, size: int, where: str, budget: UnpackBudget) -> Sourc
             for name, data in _members(file, where, budget):
                 parts = parts_of(name)
                 if parts and not any(map(is_hidden, parts)):
-                    if isinstance(data, str):
-                        skipped.append(Skipped("/".join(parts), data))
+                    content = _too_long(name, parts) or data
+                    if isinstance(content, str):
+                        skipped.append(Skipped("/".join(parts)[:LONGEST_PATH], content))
                     else:
-                        entries[parts] = SourceFile(parts, data)
+                        entries[parts] = SourceFile(parts, content)
                 if file.tell() - seen > STEP:
                     bar.update(file.tell() - seen)
                     seen = file.tell()
@@ -207,6 +210,12 @@ def unpack(file: BinaryIO, size: int, where: str, budget: UnpackBudget) -> Sourc
         reason = str(error) or type(error).__name__
         raise DataError(f"{where}: the archive is cut off or damaged ({reason}). Copy or download it again.") from error
     return SourceFiles(list(entries.values()), skipped=skipped)
+
+
+def _too_long(name: str, parts: tuple[str, ...]) -> str:
+    """Say so of a name that no folder could hold: what looks at names may take the square of their length."""
+    is_longer = len(name) > LONGEST_PATH or max(map(len, parts)) > LONGEST
+    return "Its name is longer than file systems take." if is_longer else ""
 
 
 def stem(path: Path) -> str:
