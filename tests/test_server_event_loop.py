@@ -1,8 +1,10 @@
 """Whose a connection is, and what one of them can do to the others: real sockets, an admission that takes notes."""
 
 import socket
+import time
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -196,3 +198,34 @@ def test_address_that_asks_too_often_without_a_key_waits_for_the_next_tick(loop:
     loop.reactor.begin_tick()
     loop.reactor.take(0)
     assert loop.admission.requests == ["/1"]
+
+
+def test_answer_that_a_thread_may_be_sending_is_left_to_it(loop: Fixture) -> None:
+    """A client that asked too often got parts of its answer twice, as the loop sent them, too."""
+    loop.client.sendall(GET % 1)
+    loop.reactor.take(1)
+    loop.admission.unkeyed[loop.connection.line] = UNKEYED
+    loop.client.sendall(GET % 2)
+    loop.reactor.take(1)
+    loop.connection.out = b"an answer"
+    loop.reactor.begin_tick()
+    assert loop.connection.out == b"an answer" and loop.connection.watched == READ
+    loop.reactor.take(1)
+    assert loop.connection.buffer and loop.admission.requests == ["/1"]
+
+
+class Pieces(socket.socket):
+    """Takes 16 KiB at a time, as TLS does, and sends them nowhere."""
+
+    def send(self, data: Any, _: int = 0, /) -> int:
+        return min(len(memoryview(data)), 16 * 1024)
+
+
+def test_long_answer_is_copied_once_however_small_the_pieces() -> None:
+    """What was left was copied for each: 20 MB stopped the loop for a second."""
+    with Pieces() as sock:
+        connection = Connection(sock, "10.0.0.1", 0.0, 60.0, 1000)
+        connection.out = bytes(20 * 2**20)
+        begun = time.process_time()
+        assert connection.send(b"the end") and not connection.out
+        assert time.process_time() - begun < 0.2

@@ -226,14 +226,16 @@ class Connection:
     def send(self, data: bytes) -> bool:
         """Send what the socket takes now, and keep the rest; False if the client is gone."""
         self.out += data
+        sent = 0
         try:
-            while self.out:
-                self.out = self.out[self.sock.send(self.out) :]
+            while sent < len(self.out):  # what is left is copied once: TLS takes pieces of 16 KiB
+                sent += self.sock.send(memoryview(self.out)[sent:])
                 self.taken = time.monotonic()
         except BlockingIOError:
             pass
         except OSError:
             return False
+        self.out = self.out[sent:]
         return True
 
     def close(self) -> None:

@@ -151,9 +151,13 @@ class Reactor:
         self.admission.unkeyed.clear()
         parked, self.parked = self.parked, []
         for connection, events in parked:
-            if connection in self.pool:
+            if connection not in self.pool:
+                continue
+            if connection.request is None:
                 self.pool.settle(connection)
-                self.due.add(connection, events)
+            elif not connection.ended and len(connection.buffer) <= PIPELINED:
+                self.pool.watch(connection, READ)  # and no more: the thread that answers it may be sending just now
+            self.due.add(connection, events)
 
     def woken(self) -> None:
         """Somebody has posted."""

@@ -143,14 +143,14 @@ class TlsSocket:
             count += piece
         return count
 
-    def send(self, data: bytes) -> int:
+    def send(self, data: memoryview) -> int:
         """Send the beginning of `data`, and return how much; raises BlockingIOError if the socket takes no more now.
 
         Who gets that calls again with data that begins in the same way, as with any non-blocking socket.
         """
         with self._lock:
             try:
-                return self._sock.send(memoryview(data)[:RECORD])
+                return self._sock.send(data[:RECORD])
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 raise BlockingIOError from None
 
