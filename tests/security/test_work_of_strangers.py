@@ -188,6 +188,16 @@ def test_texts_that_nearly_say_that_they_are_base64_take_no_time() -> None:
     assert time.process_time() - begun < SOON / 10
 
 
+def test_lines_that_begin_as_the_boundary_does_are_counted() -> None:
+    """Each was looked at, in a body of 64 MB of them for five seconds."""
+    head = b'--XX\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    few, many = (head + b"\r\n--XXY" * count + b"\r\n--XX--\r\n" for count in (900, 1_100))
+    assert len(read_upload("multipart/form-data; boundary=XX", few, Settings()).parts[0].data) == 900 * 7
+    with pytest.raises(RequestError, match="lines of its data begin as its boundary does") as caught:
+        read_upload("multipart/form-data; boundary=XX", many, Settings())
+    assert caught.value.code == "multipart_malformed"
+
+
 BLANKS = " " * 2**21
 
 

@@ -65,6 +65,8 @@ def parse_query(text: str, allowed: Iterable[str]) -> dict[str, str]:
 
 PART_NAME = "file"
 MAX_PART_HEADER = 8192
+MAX_NO_DELIMITERS = 1_000
+"""Lines of a part's data that begin with the boundary and go on: each takes half a microsecond."""
 MAX_FILENAME = 255
 MAX_NOT_CHOSEN = 100
 """Inputs of a form in which no file was chosen that do not count as pictures."""
@@ -238,15 +240,15 @@ def split_multipart(boundary: bytes, body: bytes) -> Iterator[tuple[bytes, int, 
 def find_delimiter(delimiter: bytes, body: bytes, start: int) -> int:
     """Return where the next whole delimiter line begins, or -1: data may hold the boundary followed by other bytes."""
     at = body.find(delimiter, start)
-    while at >= 0:
+    for _ in range(MAX_NO_DELIMITERS):
         after = at + len(delimiter)
-        if body[after : after + 2] in (b"\r\n", b"--"):
+        if at < 0 or body[after : after + 2] in (b"\r\n", b"--"):
             return at
         line_end = body.find(b"\r\n", after, after + 80)
         if line_end >= 0 and not body[after:line_end].strip(b" \t"):
             return at
         at = body.find(delimiter, after)
-    return -1
+    raise malformed("lines of its data begin as its boundary does")
 
 
 def boundary_of(content_type: str) -> bytes:
