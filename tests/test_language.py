@@ -147,7 +147,7 @@ def test_every_message_is_found_again_when_it_is_put_together(monkeypatch: pytes
          "VAZAMENTO: 3 de 120 imagens de teste (2,50%) também em outra parte; idênticas bit a bit: 1. Uma "
          "métrica de teste é otimista."),
         ("Error: Invalid value for 'FOLDER': Directory 'x' does not exist.",
-         "Erro: Valor inválido para 'FOLDER': O diretório 'x' não existe."),
+         "Erro: Valor inválido para 'FOLDER': A pasta 'x' não existe."),
         ("cat                      0.912   0.900     1,234", "cat                      0,912   0,900     1.234"),
         ("digits-quick  0,950  quick  1  0,2  128", "digits-quick  0,950  quick  1  0,2  128"),
         ("no.onnx: cannot be read (No such file or directory). Give the path of a .onnx model file.",
@@ -156,7 +156,7 @@ def test_every_message_is_found_again_when_it_is_put_together(monkeypatch: pytes
         ("marked as unknown: 5% of validation pictures, 100% of noise, 71% of small crops",
          "marcadas como desconhecidas: 5% das imagens de validação, 100% do ruído, 71% dos recortes pequenos"),
         ("Confidence: changed. The mean is 0.49, in the reference 0.74. (G = 95, p < 0.0001)",
-         "Confiança: mudou. A média é 0,49, na referência 0,74. (G = 95, p < 0,0001)"),
+         "Confiança: mudou. A média é 0,49; na referência, 0,74. (G = 95, p < 0,0001)"),
         ("a.job: the job was begun with something else (new files: 'a', 'b'; choices a row (--top): 1 then, 3 now). Go "
          "on with what it was begun with, or remove that folder to begin anew.",
          "a.job: o trabalho começou com outros dados ou opções (arquivos novos: 'a', 'b'; classes por linha (--top): 1 "
