@@ -48,7 +48,7 @@ def step(logits, labels, weight=1.0, balance=EVEN, outlier_weight=0.0, recipe=TI
     """What one real step says of these logits; the last ones, beyond the labels, are of outliers."""
     network = Small(classes=logits.shape[1], logits=torch.from_numpy(logits))
     pictures = torch.zeros(len(logits), 3, 8, 8)
-    batch = Batch(pictures, torch.from_numpy(labels), weight, len(labels), outlier_weight)
+    batch = Batch(pictures, torch.from_numpy(labels), torch.arange(len(labels)), weight, len(labels), outlier_weight)
     return _step(begun(network, recipe, balance), batch)
 
 
@@ -105,7 +105,7 @@ LOSS = st.one_of(st.floats(0.1, 3), st.floats(10, 60), st.sampled_from([300.0, 1
 def test_diverged_is_a_loss_that_is_not_finite_or_far_above_for_long(losses):
     network = Small(classes=2)
     run = begun(network, replace(TINY, learning_rate=0.0001))
-    batch = Batch(torch.zeros(1, 3, 8, 8), torch.tensor([0]), 1.0, 1)
+    batch = Batch(torch.zeros(1, 3, 8, 8), torch.tensor([0]), torch.tensor([0]), 1.0, 1)
     diverged = None
     for number, loss in enumerate(losses):
         network.logits, before = losing(loss), network.fc.weight.detach().clone()

@@ -71,7 +71,7 @@ def fixed(recipe: Recipe, channels_last: bool = True) -> Iterator[Batch]:
     size = recipe.network_size
     pictures = torch.randn(recipe.batch_size, 3, size, size).contiguous(memory_format=layout)
     labels = torch.from_numpy(LABELS[: recipe.batch_size])
-    return itertools.repeat(Batch(pictures, labels, 1.0, len(labels)))
+    return itertools.repeat(Batch(pictures, labels, torch.arange(len(labels)), 1.0, len(labels)))
 
 
 def ours(recipe: Recipe) -> Iterator[Batch]:
@@ -86,7 +86,7 @@ def theirs(recipe: Recipe, channels_last: bool = True) -> Iterator[Batch]:
     layout = torch.channels_last if channels_last else torch.contiguous_format
     loader = DataLoader(PilPictures(recipe.network_size), recipe.batch_size, shuffle=True, num_workers=2)
     for pictures, labels in itertools.chain.from_iterable(itertools.repeat(loader)):
-        yield Batch(pictures.contiguous(memory_format=layout), labels, 1.0, len(labels))
+        yield Batch(pictures.contiguous(memory_format=layout), labels, torch.arange(len(labels)), 1.0, len(labels))
 
 
 def trainer(

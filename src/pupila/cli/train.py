@@ -68,6 +68,7 @@ PATH = click.Path(path_type=Path)
     help="Folder of a server's --feedback-dir: adds its corrected pictures.",
 )  # fmt: skip
 @click.option("--outliers", type=PATH, help="Folder or archive of pictures of none of the classes.")
+@click.option("--teacher", type=PATH, help="Model file that knows the classes: its answers are learned, too.")
 @click.option("--explain", is_flag=True, help="Say what would be chosen and why, and train nothing.")
 @click.option("--workers", type=click.IntRange(1, 4096), default=1, help="Processes that share each batch.")
 @cluster_option("Put the workers {where}.")
@@ -88,6 +89,7 @@ def train(
     log: str | None,
     feedback: Path | None,
     outliers: Path | None,
+    teacher: Path | None,
     explain: bool,
     workers: int,
     cluster: str | None,
@@ -104,7 +106,7 @@ def train(
 
     given = {"weights": weights, "epochs": epochs, "minutes": minutes, "seed": seed}
     values = {key: value for key, value in given.items() if value is not None}
-    pictures = TrainingData(data or "", size, labels, feedback, outliers)
+    pictures = TrainingData(data or "", size, labels, feedback, outliers, teacher)
     job = partial(TrainJob, checkpoint_seconds=checkpoint_seconds, tensorboard=bool(log))
     if resume:
         folder, record = _to_resume(runs, name, data)

@@ -19,6 +19,7 @@ from pupila.training.loop.device import pick_device
 from pupila.training.loop.head import InputChoice, choose_framing, choose_input
 from pupila.training.outliers import Outliers, read_outliers
 from pupila.training.run_folder import TrainingData
+from pupila.training.teacher import Teacher, read_teacher
 from pupila.training.weights import Start, starting_network
 
 log = logging.getLogger("pupila.training")
@@ -37,6 +38,7 @@ class Prepared:
     """What people have said of a server's answers: in `training` already."""
     outliers: Outliers | None = None
     """Pictures of none of the classes."""
+    teacher: Teacher | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -46,7 +48,7 @@ class Prepared:
     @property
     def identity(self) -> dict[str, Any]:
         """What a run must agree with to be gone on with."""
-        more = [part.fingerprint for part in (self.corrections, self.outliers) if part is not None]
+        more = [part.fingerprint for part in (self.corrections, self.outliers, self.teacher) if part is not None]
         fingerprint = " ".join([self.splits.fingerprint, *more])
         return {"recipe": self.recipe.to_dict(), "data": fingerprint, "weights": self.start.origin}
 
@@ -55,6 +57,8 @@ def prepare(data: TrainingData, recipe: Recipe, team: Team = ALONE) -> Prepared:
     """Load and split the data, load the weights, choose what the recipe leaves open; says what it found."""
     if data.outliers is not None and recipe.trains == "head":
         raise TrainingError("--outliers teach the whole network, and trains=head fits only its last layer.")
+    if data.teacher is not None and recipe.trains == "head":
+        raise TrainingError("--teacher teaches the whole network, and trains=head fits only its last layer.")
     if recipe.trains == "head" and recipe.weights == "none":
         raise TrainingError("trains=head builds on trained weights, and there are none. Use --set trains=all.")
 
@@ -76,7 +80,7 @@ def prepare(data: TrainingData, recipe: Recipe, team: Team = ALONE) -> Prepared:
     resolved = resolve(recipe, stats, _asked(start, training, recipe, stats))
     for reason in resolved.chosen:
         log.info(reason)
-    corrections = outliers = None
+    corrections = outliers = teacher = None
     with team.first_on_the_machine():
         if data.feedback is not None:  # never to be added to what judges
             judging = [part for part in (validation, splits.validation, splits.test) if part is not None]
@@ -87,7 +91,10 @@ def prepare(data: TrainingData, recipe: Recipe, team: Team = ALONE) -> Prepared:
             own = [part for part in (training, validation, splits.test) if part is not None]
             outliers = read_outliers(data.outliers, own, splits.framing)
             log.info(f"{data.outliers}: {outliers.describe()}")
-    return Prepared(splits, training, validation, start, resolved, corrections, outliers)
+        if data.teacher is not None:
+            teacher = read_teacher(data.teacher, training)
+            log.info(f"{data.teacher}: {teacher.describe()}")
+    return Prepared(splits, training, validation, start, resolved, corrections, outliers, teacher)
 
 
 def _asked(start: Start, training: Dataset, recipe: Recipe, stats: DatasetStats) -> InputChoice | None:

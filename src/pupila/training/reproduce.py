@@ -78,10 +78,11 @@ def _check_data(record: Record, framing: str) -> None:
 
 
 def _added(data: Mapping[str, Any]) -> dict[str, str]:
-    """Return what a model file says of the pictures beside the data set's own, by the option that gave them."""
+    """Return what a model file says of what taught it beside the data set, by the option that gave it."""
     options = {"--feedback-dir": "feedback", "--outliers": "outliers"}
     added = {option: data[name] for option, name in options.items() if name in data}
-    return {key: f"{counted(one['pictures'], 'picture')} ({one['fingerprint'][:12]})" for key, one in added.items()}
+    said = {key: f"{counted(one['pictures'], 'picture')} ({one['fingerprint'][:12]})" for key, one in added.items()}
+    return said | ({"--teacher": data["teacher"]["version"]} if "teacher" in data else {})
 
 
 def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

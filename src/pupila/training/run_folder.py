@@ -22,7 +22,7 @@ CHECKPOINT = "checkpoint.safetensors"
 LOCK = ".lock"
 TRACES = ("recipe.json", RECORD, "metrics.jsonl", CHECKPOINT, "model.onnx", "results.json", "report.html")
 """Files of which one at least is in a folder that a run has written to."""
-PATHS = ("labels", "feedback", "outliers")
+PATHS = ("labels", "feedback", "outliers", "teacher")
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class TrainingData:
     """A folder of corrected pictures to add."""
     outliers: Path | None = None
     """Pictures that show none of the classes."""
+    teacher: Path | None = None
+    """A model file whose answers are learned, too."""
 
 
 @dataclass(frozen=True)

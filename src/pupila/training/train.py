@@ -169,7 +169,7 @@ def _fitted(prepared: Prepared, job: TrainJob, on_epoch: OnEpoch, team: Team, be
         recipe, network, prepared.training, prepared.validation, checkpoint, head=head,
         spent=time.monotonic() - begun, reserve=LAST_MODEL * first,
         identity=prepared.identity, resume=job.resume, checkpoint_seconds=job.checkpoint_seconds, on_epoch=on_epoch,
-        team=team, outliers=None if prepared.outliers is None else prepared.outliers.pictures,
+        team=team, outliers=None if prepared.outliers is None else prepared.outliers.pictures, teacher=prepared.teacher,
     )  # fmt: skip
 
 
@@ -190,6 +190,7 @@ def _export(prepared: Prepared, fitted: Fitted, recipe: Recipe, path: Path) -> E
     return export(
         fitted, recipe, prepared.training, prepared.validation, path, splits=prepared.splits,
         origin=prepared.start.origin, corrections=prepared.corrections, outliers=prepared.outliers,
+        teacher=prepared.teacher,
     )  # fmt: skip
 
 
@@ -238,10 +239,10 @@ def begin_or_go_on(job: TrainJob, prepared: Prepared) -> None:
         if not checkpoint.exists():
             logger.info(f"{folder}: was stopped before its first checkpoint, and begins anew.")
     data, splits = job.data, prepared.splits
-    labels, feedback, outliers = (path and path.expanduser().absolute() for path in (getattr(data, k) for k in PATHS))
+    paths = {name: path and path.expanduser().absolute() for name in PATHS for path in [getattr(data, name)]}
     record = Record(
-        source_of(data.source), data.size, labels, feedback, outliers, splits.fingerprint,
-        torch.get_num_threads(), prepared.identity,
+        source_of(data.source), data.size, fingerprint=splits.fingerprint, threads=torch.get_num_threads(),
+        identity=prepared.identity, **paths,
     )  # fmt: skip
     write_text(folder / "recipe.json", json.dumps(prepared.recipe.to_dict(), indent=2))
     record.write(folder)

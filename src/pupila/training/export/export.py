@@ -36,6 +36,7 @@ from pupila.training.loop.class_weights import Balance, balance_for
 from pupila.training.loop.fit import Fitted
 from pupila.training.loop.resnet import enlarged
 from pupila.training.outliers import Outliers
+from pupila.training.teacher import Teacher
 
 log = logging.getLogger("pupila.training")
 
@@ -98,15 +99,17 @@ def export(
     origin: str,
     corrections: Corrections | None = None,
     outliers: Outliers | None = None,
+    teacher: Teacher | None = None,
 ) -> Exported:
     """Write the model file at `path`; prints size, time and accuracy of each precision.
 
-    corrections: those that are in `training`, and outliers, those beside it: the manifest tells of them.
+    corrections: those that are in `training`; outliers and teacher: what was learned from beside it. The manifest tells
+    of them.
 
     Raises TrainingError if the file answers validation pictures otherwise than the network does, or the disk is full.
     """
     draft = _draft(fitted, recipe, training, validation, splits, origin, path.stem)
-    for name, more in {"feedback": corrections, "outliers": outliers}.items():
+    for name, more in {"feedback": corrections, "outliers": outliers, "teacher": teacher}.items():
         if more is not None:
             draft = replace(draft, data={**draft.data, name: more.to_manifest()})
     state = {name: value.numpy() for name, value in fitted.network.state_dict().items()}

@@ -25,6 +25,8 @@ class Batch:
     pictures: Tensor
     labels: Tensor
     """int64: the classes of the first pictures. The others, outliers, show none of the classes; see outliers.py."""
+    rows: Tensor
+    """int64: the places of the first pictures among all that are trained on."""
     weight: float
     """What the mean loss by the labels counts for in that of the whole batch: 1, or less if workers share it."""
     count: int
@@ -80,7 +82,7 @@ def batches(
         chosen, draw = order[first:end], generator(recipe.seed, epoch, number)
         part = team.part(len(chosen))
         x, shown = augmented(pictures, chosen, part, recipe, epoch, draw, size), labels[chosen[part]]
-        yield Batch(x, shown, len(shown) / len(chosen), len(chosen))
+        yield Batch(x, shown, chosen[part], len(shown) / len(chosen), len(chosen))
 
 
 def augmented(

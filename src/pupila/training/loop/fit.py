@@ -37,6 +37,7 @@ from pupila.training.loop.optim import learning_rate, set_learning_rate, sgd
 from pupila.training.loop.resnet import ResNet18, enlarged
 from pupila.training.loop.signals import StopSignals
 from pupila.training.outliers import exposed
+from pupila.training.teacher import SHARE, Teacher
 
 CHECKPOINT_SECONDS = 60.0
 """Between two checkpoints: what a killed run loses at most."""
@@ -96,6 +97,7 @@ class _Run:
     balance: Balance
     team: Team
     outliers: Tensor | None
+    teacher: Teacher | None
     forward: nn.Module
     """The network as it is called in training: with several workers its backward pass averages their gradients."""
     saved: float
@@ -144,6 +146,7 @@ def fit(
     on_epoch: OnEpoch = lambda _: None,
     team: Team = ALONE,
     outliers: Pixels | None = None,
+    teacher: Teacher | None = None,
     head: Row | None = None,
     spent: float = 0.0,
     reserve: float = 0.0,
@@ -151,7 +154,8 @@ def fit(
     """Train until there is a reason to end, see above; return the best epoch's weights.
 
     identity: what a checkpoint must agree with to be resumed. team: the workers that share each batch. outliers:
-    pictures uint8 [M, H, W, 3] of none of the classes, to be answered with doubt. head: metrics of the network as it
+    pictures uint8 [M, H, W, 3] of none of the classes, to be answered with doubt. teacher: what is
+    learned beside the labels. head: metrics of the network as it
     is, if its last layer is fitted: epoch 0, which the others have to beat. spent, reserve: seconds of a budget in
     minutes that are over, and that are kept for what follows; of each a quarter of the budget at most counts, so that
     half of it is left to train.
@@ -160,7 +164,7 @@ def fit(
     """
     files = _Files(checkpoint, checkpoint_seconds, identity)
     team.check(smallest_batch(len(train), recipe.batch_size), len(validation))
-    run = _begin(files, recipe, network, balance_for(recipe, train), resume, team, outliers)
+    run = _begin(files, recipe, network, balance_for(recipe, train), resume, team, outliers, teacher)
     if not run.position.steps:
         quarter = 60 * recipe.minutes / 4
         run.position.seconds = team.firsts(min(spent, quarter))
@@ -289,7 +293,7 @@ def set_training_mode(network: ResNet18, recipe: Recipe) -> None:
 
 def _begin(
     files: _Files, recipe: Recipe, network: ResNet18, balance: Balance, resume: bool, team: Team,
-    outliers: Pixels | None,
+    outliers: Pixels | None, teacher: Teacher | None = None,
 ) -> _Run:  # fmt: skip
     keep_memory()
     device = pick_device()
@@ -298,7 +302,7 @@ def _begin(
     forward = team.wrapped(network)
     strange = None if outliers is None else torch.from_numpy(outliers).to(device)
     run = _Run(
-        recipe, device, network, optimizer, Position(), {}, files, balance, team, strange, forward,
+        recipe, device, network, optimizer, Position(), {}, files, balance, team, strange, teacher, forward,
         time.monotonic(), math.log(network.fc.out_features),
     )  # fmt: skip
     if resume and files.checkpoint.exists():
@@ -366,6 +370,8 @@ def _step(run: _Run, batch: Batch) -> tuple[float, int]:
         logits = run.forward(batch.pictures).float()
     logits, strange = logits.split([len(batch.labels), len(logits) - len(batch.labels)])
     loss = run.balance.loss(logits, batch.labels, run.recipe.label_smoothing) * batch.weight
+    if run.teacher is not None:
+        loss = (1 - SHARE) * loss + SHARE * run.teacher.loss(logits, batch.rows) * batch.weight
     if len(strange):  # the cross entropy with all classes equally likely
         loss = loss - run.recipe.outlier_loss * batch.outlier_weight * strange.log_softmax(1).mean()
     right = int((logits.argmax(1) == batch.labels).sum())
