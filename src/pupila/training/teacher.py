@@ -25,6 +25,9 @@ TEMPERATURE = 2.0
 """Both sides' logits are divided by it, so that small probabilities count; the loss times its square keeps the size of
 its gradients, as in the paper."""
 
+GUESSING = 1.2
+"""In multiples of one divided by the classes: share of right answers up to which a model knows nothing of them."""
+
 
 @dataclass(frozen=True, eq=False)
 class Teacher:
@@ -72,7 +75,7 @@ def read_teacher(path: Path, training: Dataset) -> Teacher:
         pictures = np.stack([images.resize(picture, side) for picture in pictures])
     logits = predict_scores(predictor, pictures)[:, columns]
     accuracy = float((logits.argmax(1) == training.labels).mean())
-    if accuracy < 2 / len(columns) and len(columns) > 2:
+    if accuracy <= GUESSING / len(columns):
         raise DataError(
             f"{path}: names only {100 * accuracy:.0f}% of the pictures as their labels do, so that it would teach what "
             "is wrong. Give a model that was trained on these classes."
