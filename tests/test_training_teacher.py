@@ -33,7 +33,7 @@ def plain(labels, size=32):
 def test_its_answers_are_found_by_the_classes_names(tmp_path):
     model = write_model(tmp_path / "colours.onnx")
     teacher = read_teacher(model, plain([0, 1, 2, 2]))
-    assert teacher.accuracy == 1 and teacher.version == Predictor.load(model).version
+    assert teacher.accuracy == 1 and teacher.fingerprint == Predictor.load(model).version
     predictor = Predictor.load(model)
     for row, label in enumerate([0, 1, 2, 2]):
         logits = predictor.logits(plain([label]).images)[0]

@@ -18,15 +18,13 @@ from pupila.data import Dataset
 from pupila.errors import DataError
 from pupila.evaluation.evaluate import bind, predict_scores
 from pupila.predictor import Predictor
+from pupila.training.loop.class_weights import GUESSING
 
 SHARE = 0.8
 """Of the loss; the labels have the rest."""
 TEMPERATURE = 2.0
 """Both sides' logits are divided by it, so that small probabilities count; the loss times its square keeps the size of
 its gradients, as in the paper."""
-
-GUESSING = 1.2
-"""In multiples of one divided by the classes: share of right answers up to which a model knows nothing of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,19 +34,14 @@ class Teacher:
     probabilities: Tensor
     """float32 [N, K], at TEMPERATURE, on the CPU."""
     name: str
-    version: str
-    """Of its file."""
+    fingerprint: str
+    """The version of its file, by which it is told from another."""
     accuracy: float
     """Share of these pictures for which it names the label."""
 
-    @property
-    def fingerprint(self) -> str:
-        """What tells this teacher from another one."""
-        return self.version
-
     def to_manifest(self) -> dict[str, Any]:
         """Return what a model file says of it."""
-        return {"name": self.name, "version": self.version, "accuracy": round(self.accuracy, 4)}
+        return {"name": self.name, "version": self.fingerprint, "accuracy": round(self.accuracy, 4)}
 
     def describe(self) -> str:
         """Return what a person should know of it, in one line."""

@@ -24,6 +24,7 @@ from pupila.recipe import Recipe
 from pupila.training.distributed.process_group import ALONE, Team
 from pupila.training.export.export import Exported, export
 from pupila.training.loop.checkpoint import check_identity
+from pupila.training.loop.class_weights import GUESSING
 from pupila.training.loop.device import pick_device, usable_threads
 from pupila.training.loop.fit import CHECKPOINT_SECONDS, Fitted, OnEpoch, Row, fit
 from pupila.training.loop.head import fit_head
@@ -52,8 +53,6 @@ FIRST_MODEL_MINUTES = 1.0
 LAST_MODEL = 2.0
 """Time that the last model file and the report take, in multiples of the first one's, which has one precision."""
 METRICS = "metrics.jsonl"
-GUESSING = 1.2
-"""In multiples of one divided by the classes: mean recall up to which nothing has been learned."""
 WORTH_SAYING = 0.02
 """Difference of accuracy and balanced accuracy from which an epoch's line gives both."""
 

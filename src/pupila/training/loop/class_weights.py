@@ -13,6 +13,9 @@ from pupila.data import Dataset
 from pupila.data.quality.class_balance import class_weights, remedy
 from pupila.recipe import Recipe
 
+GUESSING = 1.2
+"""In multiples of one divided by the classes: accuracy or mean recall up to which a model only guesses."""
+
 
 @dataclass(frozen=True)
 class Balance:
