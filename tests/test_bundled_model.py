@@ -43,6 +43,11 @@ def test_smaller_file_cost_at_most_a_third_of_a_point():
     assert float(figures[1]) - float(figures[2]) <= 0.003
 
 
+def test_answers_are_the_same_on_every_processor():
+    """Without VNNI, x86-64 adds products of 8 bits in 16 and saturates: 0.9385 on the test pictures in place of 0.9518."""
+    assert Predictor.load(bundled_model()).check_golden() < 0.001
+
+
 def test_card_is_of_this_file():
     assert Predictor.load(bundled_model()).version in CARD.read_text()
 
@@ -53,7 +58,7 @@ def test_accuracy_is_the_cards():
     on_card = json.loads(re.search(r'\{"accuracy": [0-9.]+, "n": 10000', CARD.read_text())[0] + "}")
     assert scores.n == 10000 and scores.accuracy >= 0.94
     assert scores.ece <= 0.010
-    assert scores.accuracy == pytest.approx(on_card["accuracy"], abs=0.002)  # int8 rounds otherwise on other processors
+    assert scores.accuracy == pytest.approx(on_card["accuracy"], abs=0.0005)
 
 
 WANTED = ("horse", "dog", "frog")

@@ -103,6 +103,7 @@ class Predictor:
             options.inter_op_num_threads = 1
             options.log_severity_level = 4
             options.add_session_config_entry("session.set_denormal_as_zero", str(int(flush_denormals)))
+            options.add_session_config_entry("session.x64quantprecision", "1")  # exact int8 sums on CPUs without VNNI
             session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
             _check_shapes(session, manifest)
             return cls(session, manifest, hashlib.sha256(data).hexdigest()[:12], together)
