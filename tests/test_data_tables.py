@@ -179,3 +179,14 @@ def test_table_of_something_else_among_many_folders_costs_little() -> None:
     started = time.process_time()
     assert find_tables([*entries, table]) == ([], [])
     assert time.process_time() - started < 2  # 0.02 s where no folder is looked into, 6 s if each of them is
+
+
+@pytest.mark.parametrize("row", ["{n},cat", "/home/ana/{n}.jpg,cat"])
+def test_many_tables_beside_many_pictures_cost_little(row: str) -> None:
+    pictures = [SourceFile((f"class{n % 20:02d}", f"{n}.jpg"), "") for n in range(10_000)]
+    text = "".join(row.format(n=n) + "\n" for n in range(3)).encode()
+    started = time.process_time()
+    find_tables([*pictures, *(SourceFile((f"{n}.csv",), text) for n in range(300))])
+    assert (
+        time.process_time() - started < 5
+    )  # half a second where pictures are indexed once, a minute if for each table

@@ -6,6 +6,7 @@ A table counts only if most of its rows name pictures that are there, by their p
 import codecs
 import contextlib
 import csv
+import functools
 import io
 import itertools
 import json
@@ -73,6 +74,8 @@ BOXES = frozenset(("xmin", "ymin", "x_min", "y_min", "x1", "y1", "bbox", "bbox_x
 SEVERAL = re.compile(r"[|;,]")
 """What stands between the labels of a picture that has several."""
 Cells = Sequence[str]
+Named = tuple[tuple[str, ...], SourceFile]
+"""The path of a picture, without its ending too, and the picture."""
 
 
 class LabelRow(NamedTuple):
@@ -98,6 +101,36 @@ class LabelTable:
     """A heading that says where in a picture something is; empty if there is none."""
 
 
+class _Pictures:
+    """The pictures of a data set, indexed once for all its tables: there may be thousands of either."""
+
+    def __init__(self, pictures: Sequence[SourceFile]) -> None:
+        self.names = {name.casefold() for picture in pictures for name in (picture.file, picture.stem)}
+        """With and without ending, whatever the capitals."""
+        self.folders = {folder for picture in pictures for folder in picture.parts[:-1]}
+        """Names of the folders that they lie in, at whatever depth."""
+        self._below: dict[tuple[str, ...], list[SourceFile]] = {(): []}
+        for picture in pictures:
+            for depth in range(len(picture.parts)):
+                self._below.setdefault(picture.parts[:depth], []).append(picture)
+        self.by_folder = functools.lru_cache(maxsize=1)(self._by_folder)  # tables of one folder follow each other
+        self.by_file = functools.lru_cache(maxsize=2)(self._by_file)  # of that folder and of all
+
+    def _by_file(self, folder: tuple[str, ...]) -> dict[str, list[Named]]:
+        """Index those below a folder by the names of their files, with and without ending, whatever the capitals."""
+        found: dict[str, list[Named]] = {}
+        for entry in self._below.get(folder, []):
+            for name in {entry.file, entry.stem}:
+                found.setdefault(name.casefold(), []).append(((*entry.parts[:-1], name), entry))
+        return found
+
+    def _by_folder(self, home: tuple[str, ...]) -> list[tuple[tuple[str, ...], dict[str, SourceFile]]]:
+        """Return a folder and those directly in it, in order, each with its pictures by their paths in it."""
+        deep = len(home) + 1
+        inner = {picture.parts[:deep] for picture in self._below.get(home, []) if len(picture.parts) > deep}
+        return [(folder, _by_name(self._below.get(folder, []), len(folder))) for folder in sorted({home, *inner})]
+
+
 class TableError(Exception):
     """Why a table is not used, as the end of a sentence."""
 
@@ -105,12 +138,11 @@ class TableError(Exception):
 def find_tables(entries: Sequence[SourceFile]) -> tuple[list[LabelTable], list[str]]:
     """Return the tables of labels that name the pictures, and a sentence on each that seems to be one and does not."""
     found = [entry for entry in entries if entry.ending in (*TABLES, LIST, JSON)]
-    pictures = [entry for entry in entries if entry.may_be_picture] if found else []
-    names = {name.casefold() for e in pictures for name in (e.file, e.stem)}
+    pictures = _Pictures([entry for entry in entries if entry.may_be_picture] if found else [])
     for ending in (LIST, JSON):  # boxes or notes, one for each picture, are no lists of all
-        lists = [e for e in found if e.ending == ending and e.file.partition(".")[0].casefold() not in names]
+        lists = [e for e in found if e.ending == ending and e.file.partition(".")[0].casefold() not in pictures.names]
         found = [e for e in found if e.ending != ending] + (lists if len(lists) <= MAX_LISTS else [])
-    bound = [(entry, _bind(entry, pictures, names)) for entry in found]
+    bound = [(entry, _bind(entry, pictures)) for entry in found]
     splits = splits_of_files([entry for entry, table in bound if isinstance(table, LabelTable)])
     tables = [table for _, table in bound if isinstance(table, LabelTable)]
     tables = [replace(table, split=split or "train") for table, split in zip(tables, splits, strict=True)]
@@ -160,11 +192,11 @@ def by_tables(tables: Sequence[LabelTable], entries: Sequence[SourceFile], where
     return DetectedLayout(layout, sort_labelled(splits), notes=notes, skipped=skipped)
 
 
-def _bind(entry: SourceFile, pictures: Sequence[SourceFile], names: Set[str]) -> LabelTable | str:
+def _bind(entry: SourceFile, pictures: _Pictures) -> LabelTable | str:
     """Return the table with the pictures of the folder that its rows speak of; if most rows name none, why not.
 
-    The reason is empty where the file may well be something else than a table of labels. `names` are those of all the
-    pictures, with and without ending: where they do not have those in the rows, no folder is looked into.
+    The reason is empty where the file may well be something else than a table of labels. Where no picture has a name
+    that is in the rows, no folder is looked into.
     """
     if "submission" in entry.file.casefold():  # beside Kaggle's labels lies one that calls every test picture cat
         return f"{entry.name} is not used: going by its name, it holds answers and no labels."
@@ -173,11 +205,11 @@ def _bind(entry: SourceFile, pictures: Sequence[SourceFile], names: Set[str]) ->
     except TableError as error:
         return f"{entry.name} is not used: {error}."
     if not rows or (len(rows) > 1 and all(row.label == NESTED for row in rows[1:])):
-        return _without_label(entry, names)
+        return _without_label(entry, pictures.names)
     sample = [_key(row.file) for row in rows[:: max(1, len(rows) // SAMPLE)]]
-    if _half(sample, {folder for picture in pictures for folder in picture.parts[:-1]}):
+    if _half(sample, pictures.folders):
         return ""  # it says what the folders mean
-    there = 2 * sum(_may_name(key, names) for key in sample) >= len(sample)
+    there = 2 * sum(_may_name(key, pictures.names) for key in sample) >= len(sample)
     named = _best_folder(entry, pictures, sample) if there else {}
     note = ""
     sure = sure or (ending_of(rows[0].file) in PICTURES and bool({"/", "\\"} & set(rows[0].file)))
@@ -257,28 +289,24 @@ def _lost(entry: SourceFile, rows: Sequence[LabelRow], named: Mapping[str, Sourc
 
 
 def _by_ends(
-    entry: SourceFile, rows: Sequence[LabelRow], sample: Sequence[str], pictures: Sequence[SourceFile]
+    entry: SourceFile, rows: Sequence[LabelRow], sample: Sequence[str], pictures: _Pictures
 ) -> tuple[dict[str, SourceFile], str]:
     """Match rows by the ends of their paths with what lies below the table's folder, else with all pictures.
 
     Also returned is, where most of them match none, what fits several pictures alike.
     """
     keys, home = [_key(row.file) for row in rows], entry.parts[:-1]
-    named, twice = _by_tail(keys, [picture for picture in pictures if picture.parts[: len(home)] == home])
+    named, twice = _by_tail(keys, pictures.by_file(home))
     if home and not _half(sample, named):
-        named, twice = _by_tail(keys, pictures)
+        named, twice = _by_tail(keys, pictures.by_file(()))
     return named, "" if _half(sample, named) else twice
 
 
-def _by_tail(keys: Iterable[str], pictures: Sequence[SourceFile]) -> tuple[dict[str, SourceFile], str]:
+def _by_tail(keys: Iterable[str], by_name: Mapping[str, Sequence[Named]]) -> tuple[dict[str, SourceFile], str]:
     """Match paths of another machine, or addresses, by the longest common end that only one picture has.
 
     Also returned is the first of those that several pictures fit alike, as a sentence.
     """
-    by_name: dict[str, list[tuple[tuple[str, ...], SourceFile]]] = {}
-    for entry in pictures:
-        for name in {entry.file, entry.stem}:
-            by_name.setdefault(name.casefold(), []).append(((*entry.parts[:-1], name), entry))
     found, twice = {}, ""
     for key in keys:
         parts = tuple(key.split("/"))
@@ -302,21 +330,14 @@ def _common_end(one: Sequence[str], two: Sequence[str]) -> tuple[int, int]:
     return len(list(alike)), len(list(same))
 
 
-def _best_folder(table: SourceFile, pictures: Sequence[SourceFile], sample: Sequence[str]) -> Mapping[str, SourceFile]:
+def _best_folder(table: SourceFile, pictures: _Pictures, sample: Sequence[str]) -> Mapping[str, SourceFile]:
     """Return the pictures of the table's folder, or of one in it, by name: of that where most of the sample are found.
 
     Of folders that are equally good it is the one that the table's name begins with.
     """
     home = table.parts[:-1]
-    folders: dict[tuple[str, ...], list[SourceFile]] = {home: []}
-    for picture in pictures:
-        if picture.parts[: len(home)] == home:
-            folders[home].append(picture)
-            if len(picture.parts) > len(home) + 1:
-                folders.setdefault(picture.parts[: len(home) + 1], []).append(picture)
     best: tuple[int, bool, Mapping[str, SourceFile]] = (-1, False, {})
-    for folder, files in sorted(folders.items(), key=itemgetter(0)):
-        named = _by_name(files, len(folder))
+    for folder, named in pictures.by_folder(home):
         begins = folder != home and table.file.casefold().startswith(folder[-1].casefold())
         best = max(best, (sum(key in named for key in sample), begins, named), key=itemgetter(0, 1))
     return best[2]
