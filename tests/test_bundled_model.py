@@ -44,7 +44,7 @@ def test_smaller_file_cost_at_most_a_third_of_a_point():
 
 
 def test_answers_are_the_same_on_every_processor():
-    """Without VNNI, x86-64 adds products of 8 bits in 16 and saturates: 0.9385 on the test pictures in place of 0.9518."""
+    """Without VNNI, x86-64 adds products in 16 bits and saturates: 0.9385 of the test pictures in place of 0.9518."""
     assert Predictor.load(bundled_model()).check_golden() < 0.001
 
 
