@@ -89,21 +89,57 @@ def inflate_failed(coding: str, reason: str) -> RequestError:
 
 MAX_BYTES = 32 * 2**20
 MAX_BYTES_BEYOND_ASCII = 8 * 2**20
+MAX_LISTS = 250_000
+"""Lists and objects: those of 60 pictures of 64 x 64 with a list for each pixel."""
+MAX_QUOTES = 40_000
+"""Around texts and names: 10,000 of each. A million names in one object take a second."""
+MAX_ESCAPES = 1_500_000
+"""Backslashes, which take up to 30 ns each: base64 has some for each line break, or one for each "/" or "+"."""
+MAX_DIGITS = 100
+"""Characters of a number: Python's time for a whole number grows with the square of its digits."""
 MANY = 1_000
 
 
 def parse(body: bytes, most: int, instead: str) -> Any:
     """Return the document; `instead` says how to send more than `most` values, or a bigger body.
 
-    Raises RequestError for what is over a limit, and ValueError or RecursionError for what is no JSON.
+    While a document is read no other thread of the process runs, except at each number: see whole(). Whatever is
+    within the limits takes some 0.2 s between two of them, a half of it Python's garbage collection. Raises
+    RequestError for what is over a limit, and ValueError or RecursionError for what is no JSON.
     """
     limit = MAX_BYTES if body.isascii() else MAX_BYTES_BEYOND_ASCII
     if len(body) > limit:
         message = f"JSON of {len(body):,} bytes is over the limit of {limit:,}. {instead}"
         raise RequestError(413, "body_too_large", message)
-    if sum(count(body, sign) for sign in (b",", b"[", b"{")) > most:  # each value comes after one of these, or a key
-        raise RequestError(413, "json_too_many_values", f"The JSON has more than {most:,} values. {instead}")
-    return json.loads(body)
+    lists, quotes, escapes = count(body, b"[") + count(body, b"{"), count(body, b'"'), count(body, b"\\")
+    values = lists + count(body, b",")  # each value comes after one of these, or a key
+    for found, limit, name in (
+        (values, most, "values"),
+        (lists, MAX_LISTS, "lists and objects"),
+        (quotes, MAX_QUOTES, "quotation marks"),
+        (escapes, MAX_ESCAPES, "backslashes"),
+    ):
+        if found > limit:
+            raise RequestError(413, "json_too_many_values", f"The JSON has more than {limit:,} {name}. {instead}")
+    return json.loads(body, parse_int=whole, parse_float=fraction)
+
+
+def whole(text: str) -> int:
+    """Return a whole number of a document; raises RequestError. Other threads get a turn: it is Python."""
+    return int(short(text))
+
+
+def fraction(text: str) -> float:
+    """Return any other number of a document, as whole() does."""
+    return float(short(text))
+
+
+def short(text: str) -> str:
+    """Return a number as it is written; raises RequestError if that is long."""
+    if len(text) > MAX_DIGITS:
+        message = f"A number of {len(text):,} characters is over the limit of {MAX_DIGITS}."
+        raise RequestError(400, "json_malformed", message)
+    return text
 
 
 def count(body: bytes, sign: bytes) -> int:
@@ -131,6 +167,8 @@ BASE64_MARK = re.compile(r"(^|[;:])\s*base64\s*(;[^,]*)?,", re.IGNORECASE)
 """Ends what a data: URL says of its data; a file's name in it may hold commas. Searched for up to the last of these:
 where none follows, each beginning would be read to the end."""
 FOREIGN = re.compile(r"[^A-Za-z0-9+/]")
+PIECE = 2**20
+"""Letters that are looked through without a pause: other threads wait meanwhile."""
 REPLACED = (
     *(("\\n", ""), ("\\r", ""), ("\\/", "/"), ("\n", ""), ("\r", ""), ("\t", "")),
     *(("%2B", "+"), ("%2b", "+"), ("%2F", "/"), ("%2f", "/"), ("%3D", "="), ("%3d", "=")),
@@ -198,11 +236,13 @@ def decode_percent(head: str, data: str) -> bytes:
 
 def decode_letters(text: str) -> bytes:
     """Return the bytes of base64 in either alphabet, perhaps wrapped or without padding."""
+    if sum(map(text.count, "% \n\r\t\\")) > MAX_ESCAPES:
+        raise Base64Error(f"Over {MAX_ESCAPES:,} of its characters are blanks, percent signs or backslashes. {HOW_TO}")
     for written, meant in REPLACED:
         text = text.replace(written, meant)
     text = with_plus_signs(text).rstrip("=")
-    wrong = FOREIGN.search(text)
-    if wrong:
+    pieces = (FOREIGN.search(text, at, at + PIECE) for at in range(0, len(text), PIECE))
+    if wrong := next(filter(None, pieces), None):
         raise Base64Error(f"The character {wrong[0]!r} is not of base64 there. {HOW_TO}")
     if len(text) % 4 == 1:
         raise Base64Error(f"The base64 is cut off: {len(text):,} characters cannot be whole bytes. Send all of it.")

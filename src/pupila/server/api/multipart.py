@@ -300,7 +300,14 @@ def read_json(body: bytes, settings: Settings) -> Upload:
         raise RequestError.of_parts(bad, len(encoded))
     refuse_typos(document.keys() - FIELDS - {"images"})
     given = {name: document[name] for name in FIELDS if document.get(name) is not None}
-    return Upload(parts, {name: str(int(v) if isinstance(v, bool) else v) for name, v in given.items()})
+    return Upload(parts, {name: as_field(value) for name, value in given.items()})
+
+
+def as_field(value: Any) -> str:
+    """Return a JSON value as the query string would give it."""
+    if isinstance(value, list | dict):
+        return bodies.kind_of(value)  # which may be long if it is written out
+    return str(int(value) if isinstance(value, bool) else value)
 
 
 def refuse_typos(names: Iterable[str]) -> None:
