@@ -14,6 +14,7 @@ from pupila.model_file import reader
 from pupila.server import Settings
 from pupila.server.api import feedback
 from pupila.server.transport import event_loop, parser
+from pupila.training import state_file, weights
 
 PAGE = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
 ROWS = {line.split(" | ")[0].lstrip("| "): line for line in PAGE.splitlines() if line.startswith("| ")}
@@ -40,6 +41,11 @@ NAMED = {
     "arrays (`.npz`, idx)": [
         f"idx {arrays.MAX_BYTES // GIB} GiB", f"{parquet.MAX_ROWS:,} pictures",
         f"headers of {arrays.MAX_HEADER:,} bytes", f"{arrays.MAX_INSTRUCTIONS:,} instructions",
+    ],
+    "weights to start from (`.pth`, `.safetensors`)": [
+        f"{weights.MAX_BYTES // MIB} MiB", f"{state_file.MAX_RECORDS:,} records",
+        f"{state_file.MAX_INSTRUCTIONS:,} instructions", f"{state_file.MAX_DEPTH} deep",
+        f"{weights.MAX_HEADER // MIB} MiB of names",
     ],
     "table (parquet)": ["as archives", f"{parquet.MAX_ROWS:,} rows", f"{parquet.BATCH} rows"],
     "JSON, sent to a server": [f"feedback {feedback.MAX_BODY // 1024} KiB"],

@@ -15,11 +15,14 @@ from pupila.data.sources.download import cache_folder, download
 from pupila.errors import DownloadError, ModelError
 from pupila.models import bundled_backbone
 from pupila.training.loop.resnet import ResNet18
+from pupila.training.state_file import checked
 
 log = logging.getLogger("pupila.training")
 
 IMAGENET_URL = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
 IMAGENET_SHA256_PREFIX = "f37072fd"  # the published file carries the start of its hash in its name
+MAX_BYTES, MAX_HEADER = 256 * 2**20, 2**20
+"""Of a file of weights, of which a ResNet-18 needs 45 MiB, and of the names and shapes in a .safetensors file."""
 
 
 @dataclass(frozen=True)
@@ -101,29 +104,44 @@ def _auto(url: str) -> tuple[dict[str, Tensor] | None, str]:
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a .safetensors file, or a .pth state dict without running any code that its pickle may hold."""
-    if not path.exists():
+    if not path.is_file():
         raise ModelError(f"{path}: there is no such weights file. Weights are imagenet, bundled, none, or a path.")
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise ModelError(
+            f"{path}: has {size / 2**20:,.0f} MiB, and {MAX_BYTES // 2**20} are read at most. Give the weights of a "
+            "ResNet-18, which have 45."
+        )
     try:
         if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
+            return _safetensors(path)
+        state = torch.load(checked(path.read_bytes()), map_location="cpu", weights_only=True)
     except (SafetensorError, Exception) as error:  # torch.load raises a dozen types on a damaged or hostile file
         raise ModelError(f"{path}: is damaged or not a weights file. Download it again.") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
         raise ModelError(f"{path}: is not a plain state dict. Save it with: torch.save(model.state_dict(), path)")
     return state
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    with path.open("rb") as file:
+        if int.from_bytes(file.read(8), "little") > MAX_HEADER:
+            raise ValueError(f"a header of over {MAX_HEADER:,} bytes")
+    return dict(load_file(path))
 
 
 def _load_backbone(network: ResNet18, state: dict[str, Tensor], origin: str) -> None:
     """Copy all but the head. A deeper network has all of ResNet-18's tensors and more, and is refused as well."""
     own = network.state_dict()
-    backbone = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-    backbone = {name: value for name, value in backbone.items() if not name.startswith("fc.")}
-    wrong = [name for name in own if not name.startswith("fc.") and not name.endswith("num_batches_tracked")]
-    wrong = [name for name in wrong if name not in backbone or backbone[name].shape != own[name].shape]
+    backbone = {name: value for name, value in state.items() if not name.startswith("fc.")}
+    wanted = {name: value.shape for name, value in own.items() if not name.startswith("fc.")}
+    wrong = [name for name in wanted if name not in backbone and not name.endswith("num_batches_tracked")]
+    wrong += [name for name, shape in wanted.items() if name in backbone and backbone[name].shape != shape]
     wrong += sorted(backbone.keys() - own.keys())
     if wrong:
         raise ModelError(
             f"{origin}: is not a ResNet-18: {wrong[0]} is missing, of another shape, or too many ({len(wrong)} such)."
         )
-    network.load_state_dict({**own, **{name: backbone[name] for name in backbone.keys() & own.keys()}})
+    network.load_state_dict({**own, **backbone})

@@ -1,0 +1,96 @@
+"""Checks a .pth file before PyTorch reads it: what its records unpack to, and what its pickle would do.
+
+PyTorch runs no code of a file, but it packs out, nests and shares what the file says: a kilobyte can take hours.
+"""
+
+import io
+import pickletools
+import re
+import zipfile
+from typing import IO
+
+MAX_RECORDS = 10_000
+"""Of a file: one a tensor and a few more."""
+MAX_INSTRUCTIONS = 100_000
+"""Of a pickle: that of ResNet-18 has 5,000, that of ResNet-152 some 40,000."""
+MAX_DEPTH = 20
+"""Of what lies in each other: tensors in a state dict need 7."""
+MAKERS = re.compile(
+    r"collections OrderedDict|torch\._utils (_rebuild_tensor_v2|_rebuild_parameter)|torch [A-Z][A-Za-z0-9]*Storage"
+)
+LEGACY_PICKLES = 5
+"""Of the form before PyTorch 1.6: its number, its version, the machine, the state dict, the names of its numbers."""
+ZIP_START, ZIP_ENTRY = b"PK\x03\x04", b"PK\x01\x02"
+IN_PLACE = frozenset(("SETITEM", "SETITEMS", "APPEND", "APPENDS", "BUILD"))
+EMPTY = frozenset(("EMPTY_DICT", "EMPTY_LIST", "EMPTY_SET", "EMPTY_TUPLE"))
+
+
+def checked(data: bytes) -> io.BytesIO:
+    """Return the content of a .pth file for torch.load(), a zip with the records that were looked at, and no others.
+
+    Raises ValueError and what zipfile and pickletools raise if it is damaged or no plain state dict.
+    """
+    if data.startswith(ZIP_START):
+        return _checked_zip(data)
+    file = io.BytesIO(data)
+    for _ in range(LEGACY_PICKLES):
+        _check_pickle(file)
+    file.seek(0)
+    return file
+
+
+def _checked_zip(data: bytes) -> io.BytesIO:
+    if data.count(ZIP_ENTRY) > MAX_RECORDS:
+        raise ValueError(f"it has over {MAX_RECORDS:,} records")
+    copy = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive, zipfile.ZipFile(copy, "w") as plain:
+        members = {member.filename: member for member in archive.infolist()}
+        sizes = sum(member.file_size for member in members.values())
+        if sizes > len(data) or any(member.compress_type for member in members.values()):
+            raise ValueError("its records are packed, or share their bytes")
+        for name, member in members.items():
+            content = archive.read(member)
+            if name.casefold().endswith("data.pkl"):  # PyTorch finds it whatever the capitals
+                _check_pickle(io.BytesIO(content))
+            plain.writestr(name, content)
+    copy.seek(0)
+    return copy
+
+
+def _check_pickle(file: IO[bytes]) -> None:
+    """Read the instructions up to the end of one pickle without executing them.
+
+    Raises ValueError if it calls anything but what makes tensors, nests deeply, or uses anything that it has put
+    together in several places: the hash of a pair of the same pairs, and so on, takes a power of their number.
+    """
+    levels: list[list[int]] = [[]]  # the depth of each value: a level for each mark
+    memo: dict[object, int] = {}
+    for count, (instruction, argument, _) in enumerate(pickletools.genops(file)):
+        name, before = instruction.name, instruction.stack_before
+        if count == MAX_INSTRUCTIONS:
+            raise ValueError(f"its pickle has over {MAX_INSTRUCTIONS:,} instructions")
+        if name == "GLOBAL" and not MAKERS.fullmatch(str(argument)):
+            raise ValueError(f"its pickle asks for {argument}")
+        if name == "MARK":
+            levels.append([])
+        elif name.endswith("PUT"):
+            memo[argument] = levels[-1][-1]
+        elif name.endswith("GET"):
+            if memo[argument]:
+                raise ValueError("its pickle uses a value in several places")
+            levels[-1].append(0)
+        else:
+            marked = levels.pop() if pickletools.markobject in before else []
+            fixed = before.index(pickletools.markobject) if pickletools.markobject in before else len(before)
+            taken = [levels[-1].pop() for _ in range(fixed)][::-1] + marked
+            depth = _depth(name, taken)
+            if depth > MAX_DEPTH:
+                raise ValueError(f"its pickle is nested over {MAX_DEPTH} deep")
+            levels[-1] += [depth] * len(instruction.stack_after)
+
+
+def _depth(name: str, taken: list[int]) -> int:
+    """Return how deep the value of an instruction is nested: 0 for a number or a text."""
+    if name in IN_PLACE:
+        return max(taken[0], 1 + max(taken[1:], default=0))
+    return 1 + max(taken, default=0) if taken or name in EMPTY else 0

@@ -1,0 +1,111 @@
+"""A weights file of a stranger is refused before it takes time or memory; what PyTorch writes is read."""
+
+import io
+import struct
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from pupila.errors import ModelError
+from pupila.training import state_file
+from pupila.training.loop.resnet import ResNet18
+from pupila.training.weights import MAX_BYTES, MAX_HEADER, read_weights, starting_network
+
+START, STOP = b"\x80\x02}", b"K\x01s."
+"""A dictionary, and the end that puts a 1 at the key before it."""
+PAIR_OF_PAIRS = b"K\x01\x85q\0" + b"".join(b"h%c\x86q%c" % (i, i + 1) for i in range(60))
+HOSTILE = {
+    "a key whose hash takes 2^60 steps": START + PAIR_OF_PAIRS + STOP,
+    "a key nested beyond the stack": START + b"K\x01" + b"\x85" * 99_000 + STOP,
+    "instructions without end": START + b"K\x01K\x01s" * 40_000 + b".",
+    "an OrderedDict of a dictionary, again and again": b"\x80\x02ccollections\nOrderedDict\nq\0}q\1(h\0h\1\x85R" + STOP,
+    "a call that PyTorch allows, and no state dict needs": b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R.",
+}
+
+
+def packed(pickled: bytes, name: str = "data.pkl", kind: int = zipfile.ZIP_STORED, filling: int = 0) -> bytes:
+    """Return a .pth as torch.save writes it, with another pickle in it."""
+    saved, made = io.BytesIO(), io.BytesIO()
+    torch.save({"a": torch.zeros(1)}, saved)
+    with zipfile.ZipFile(saved) as source, zipfile.ZipFile(made, "w", kind) as target:
+        for member in source.namelist():
+            if member.endswith("data.pkl"):
+                target.writestr(member.replace("data.pkl", name), pickled)
+            else:
+                target.writestr(member, source.read(member) + bytes(filling))
+    return made.getvalue()
+
+
+def written(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+@pytest.mark.parametrize("name", ["data.pkl", "DATA.PKL"])
+def test_pickle_that_takes_time_or_memory_is_refused(tmp_path: Path, what: str, name: str) -> None:
+    with pytest.raises(ModelError, match=r"bad\.pth: is damaged or not a weights file") as refused:
+        read_weights(written(tmp_path / "bad.pth", packed(HOSTILE[what], name)))
+    assert str(refused.value.__cause__).startswith("its pickle ")
+
+
+def test_pickle_of_the_old_form_is_checked_too(tmp_path: Path) -> None:
+    saved = io.BytesIO()
+    torch.save({"a": torch.zeros(1)}, saved, _use_new_zipfile_serialization=False)
+    start = saved.getvalue().index(b"\x80\x02}q\0X\1\0\0\0aq\1")
+    bad = saved.getvalue()[:start] + HOSTILE["a key whose hash takes 2^60 steps"] + saved.getvalue()[start:]
+    with pytest.raises(ModelError) as refused:
+        read_weights(written(tmp_path / "old.pth", bad))
+    assert str(refused.value.__cause__).startswith("its pickle ")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_whole_network_in_either_form_is_read(tmp_path: Path, zipped: bool) -> None:
+    network = ResNet18(3)
+    torch.save(network.state_dict(), tmp_path / "mine.pth", _use_new_zipfile_serialization=zipped)
+    start = starting_network(str(tmp_path / "mine.pth"), 2, 0)
+    assert torch.equal(start.network.layer4[1].conv2.weight, network.layer4[1].conv2.weight)
+
+
+def test_records_that_unpack_to_more_are_refused(tmp_path: Path) -> None:
+    bad = packed(b"\x80\x02}.", kind=zipfile.ZIP_DEFLATED, filling=10**7)
+    with pytest.raises(ModelError) as refused:
+        read_weights(written(tmp_path / "bomb.pth", bad))
+    assert "packed" in str(refused.value.__cause__)
+
+
+def test_many_records_are_refused(tmp_path: Path) -> None:
+    bad = packed(b"\x80\x02}.") + state_file.ZIP_ENTRY * state_file.MAX_RECORDS
+    with pytest.raises(ModelError) as refused:
+        read_weights(written(tmp_path / "many.pth", bad))
+    assert "records" in str(refused.value.__cause__)
+
+
+@pytest.mark.parametrize("name", ["large.pth", "large.safetensors"])
+def test_larger_file_than_any_network_of_this_kind_is_not_opened(tmp_path: Path, name: str) -> None:
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    with pytest.raises(ModelError, match="has 256 MiB, and 256 are read at most"):
+        read_weights(tmp_path / name)
+
+
+def test_long_header_of_safetensors_is_refused(tmp_path: Path) -> None:
+    data = save({"a": torch.zeros(1)})
+    length = int.from_bytes(data[:8], "little")
+    header = data[8 : 8 + length] + b" " * MAX_HEADER
+    long = struct.pack("<Q", len(header)) + header + data[8 + length :]
+    with pytest.raises(ModelError, match="is damaged"):
+        read_weights(written(tmp_path / "long.safetensors", long))
+
+
+@pytest.mark.parametrize("name", ["conv1.weight", "bn1.num_batches_tracked", "another"])
+def test_shapes_are_compared_before_numbers_are_converted(tmp_path: Path, name: str) -> None:
+    state: dict[str, Tensor] = {**ResNet18(2).state_dict()}
+    state[name] = torch.zeros(1, dtype=torch.float16).as_strided((10**6, 10**7), (0, 0))  # 40 TB as float32
+    torch.save(state, tmp_path / "huge.pth")
+    with pytest.raises(ModelError, match=f"is not a ResNet-18: {name} is missing, of another shape"):
+        starting_network(str(tmp_path / "huge.pth"), 2, 0)
