@@ -1,11 +1,15 @@
 """Batch prediction of pictures that lie elsewhere, in stores that speak S3."""
 
+import select
+import shutil
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
 
 import pytest
 from batch_kit import fill
@@ -13,7 +17,7 @@ from click.testing import CliRunner
 from server_kit import CLASSES, write_model
 
 from pupila.batch import predict_all
-from pupila.batch.listing import walk_address
+from pupila.batch.listing import shown_name, walk_address
 from pupila.cli import main
 from pupila.errors import DataError
 
@@ -62,7 +66,7 @@ class Store(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
-        file = self.root / parts.path.lstrip("/")
+        file = self.root / unquote(parts.path).lstrip("/")
         if "list-type" in parts.query:
             self.answer(200, self.listing(file, parse_qs(parts.query)), "application/xml")
         elif not file.is_file():
@@ -80,7 +84,7 @@ class Store(BaseHTTPRequestHandler):
         below = {key[: key.index("/", len(prefix)) + 1] for key in keys if delimiter and "/" in key[len(prefix) :]}
         keys = [key for key in keys if not delimiter or "/" not in key[len(prefix) :]]
         content = "".join(
-            f"<Contents><Key>{key}</Key><Size>{(bucket / key).stat().st_size}</Size>"
+            f"<Contents><Key>{escape(key)}</Key><Size>{(bucket / key).stat().st_size}</Size>"
             "<LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>"
             for key in keys
         ) + "".join(f"<CommonPrefixes><Prefix>{name}</Prefix></CommonPrefixes>" for name in sorted(below))
@@ -125,27 +129,60 @@ def answered_from(address: str, model: Path, out: Path) -> list[tuple[str, str]]
     rows = table(out)
     assert [row["error"] for row in rows] == [None] * len(rows)
     assert all(row["path"].startswith(address.partition("?")[0]) for row in rows)
-    return [(row["path"].partition("?")[0].rpartition("/")[2], row["category"]) for row in rows]
+    return [(row["path"].rpartition("/")[2], row["category"]) for row in rows]
 
 
 EXPECTED = [(f"{i:04d}.png", CLASSES[i % len(CLASSES)]) for i in range(6)]
 
 
-def test_pictures_of_a_store_that_speaks_s3_are_answered(
-    pictures: Path, model: Path, tmp_path: Path, serve: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def store(pictures: Path, serve: Any, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the address of a store's root, with the options by which it is reached."""
     pytest.importorskip("pyarrow")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     Store.root = pictures.parent
-    address = f"s3://bucket/photos/?scheme=http&region=us-east-1&endpoint_override=127.0.0.1:{serve(Store)}"
+    return f"s3://bucket/?scheme=http&region=us-east-1&endpoint_override=127.0.0.1:{serve(Store)}"
+
+
+def test_pictures_of_a_store_that_speaks_s3_are_answered(store: str, model: Path, tmp_path: Path) -> None:
+    address = store.replace("/?", "/photos/?")
     assert answered_from(address, model, tmp_path / "a.parquet") == EXPECTED
 
 
-def test_address_where_nothing_is_ends_in_one_sentence(tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow")
+def test_name_of_an_object_never_says_which_server_is_asked(
+    store: str, pictures: Path, model: Path, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        elsewhere = f"endpoint_override=127.0.0.1:{other.getsockname()[1]}&scheme=http&tls_ca_dir_path="
+        names = [f"0.png?{elsewhere}", "#1.png", "2%2F.png", "%3F3.png", "a ?#%41&=+.png"]
+        (pictures / "odd").mkdir()
+        for name in names:
+            shutil.copy(pictures / "photos" / "deep" / "0000.png", pictures / "odd" / name)
+        found = answered_from(store.replace("/?", "/odd/?"), model, tmp_path / "a.parquet")
+        assert sorted(found) == sorted((name, CLASSES[0]) for name in names)
+        assert not select.select([other], [], [], 0)[0]
+
+
+def test_folder_of_a_store_may_have_signs_of_an_address_in_its_name(
+    store: str, pictures: Path, model: Path, tmp_path: Path
+) -> None:
+    (pictures / "photos").rename(pictures / "a#b%20c")
+    assert answered_from(store.replace("/?", "/a#b%20c/?"), model, tmp_path / "a.parquet") == EXPECTED
+
+
+def test_table_and_messages_do_not_tell_the_key_to_a_store() -> None:
+    assert shown_name(b"s3://ID:SECRET@bucket/a/?scheme=http\0/a/b?c.png") == "s3://ID@bucket/a/b?c.png"
+    assert shown_name(b"abfs://box@name.dfs.core.windows.net/\0/b.png") == "abfs://box@name.dfs.core.windows.net/b.png"
+
+
+def test_address_where_nothing_is_ends_in_one_sentence(store: str) -> None:
     with pytest.raises(DataError, match="there is no such file"):
-        list(walk_address(f"file://{tmp_path}/nowhere/"))
+        list(walk_address(store.replace("/?", "/nowhere/?")))
+
+
+@pytest.mark.parametrize("address", ["gopher://host/photos/", "file:///photos/", "s3://bucket/\0/x"])
+def test_other_addresses_are_refused(address: str) -> None:
     with pytest.raises(DataError, match="fetch the pictures first"):
-        list(walk_address("gopher://host/photos/"))
+        list(walk_address(address))

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pupila.batch.listing import Walk, identities
+from pupila.batch.listing import Walk, identities, shown_name
 from pupila.errors import DataError, ImageError
 from pupila.prediction import Choice, Prediction
 
@@ -141,7 +141,7 @@ class BatchJob:
             found.append(f"choices a row (--top): {before.top} then, {now.top} now")
         for kind, query in DIFFERENCES.items():
             count = self._number(f"SELECT count(*) FROM ({query})")  # noqa: S608 - one of three
-            names = [repr(os.fsdecode(path)) for (path,) in self._sql.execute(f"{query} LIMIT {NAMED_AT_MOST}")]
+            names = [repr(shown_name(path)) for (path,) in self._sql.execute(f"{query} LIMIT {NAMED_AT_MOST}")]
             if names:
                 more = f" and {count - len(names):,} more" if count > len(names) else ""
                 found.append(f"{kind}: {', '.join(names)}{more}")

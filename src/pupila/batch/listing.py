@@ -5,7 +5,8 @@ about its content: every other file is listed, so that none is left out without 
 
 An address is one of a store that pyarrow opens, with its options: s3://bucket/photos/ is Amazon's,
 s3://bucket/photos/?endpoint_override=host:9000&scheme=http any that speaks S3's language. Keys come from the
-environment, as AWS's own tools take them.
+environment, as AWS's own tools take them. A file of a store is listed as `address NUL path`: what the person gave says
+which store is opened, and a path that others chose is only looked up in it, never read as part of an address.
 """
 
 import functools
@@ -16,13 +17,16 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pupila._files import RUN_FILES, is_hidden
 from pupila.errors import DataError, MissingExtraError, PupilaError
 
-STORES = ("s3", "gs", "gcs", "abfs", "hdfs", "file")
-URL = re.compile(r"[a-z][a-z0-9+.-]+://.")
+STORES = ("s3", "gs", "gcs", "abfs", "hdfs")
+BETWEEN = "\0"
+"""Stands between the address of a store and a path in it; no path of a disk holds it."""
+PASSWORD = re.compile(":[^@]*@")
+"""In an address, before the bucket."""
 Identity = tuple[int, int]
 """Device and inode: tells a file or folder from all others, however its path is spelled."""
 
@@ -113,16 +117,26 @@ def files_below(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def is_url(path: str) -> bool:
-    """Tell an address from a path of this machine."""
-    return URL.match(path) is not None
+def is_stored(path: str) -> bool:
+    """Tell a listed file of a store from a path of this machine."""
+    return BETWEEN in path
 
 
-def read_address(url: str, most: int) -> bytes:
-    """Return a file's content, but no more than `most` bytes; raises OSError."""
+def shown_name(path: bytes) -> str:
+    """Return a listed file's name for tables and messages: what is no UTF-8 escaped, and no options of an address."""
+    address, between, key = path.decode("utf-8", "backslashreplace").partition(BETWEEN)
+    if not between:
+        return address
+    parts = _split(address)
+    return f"{parts.scheme}://{PASSWORD.sub('@', parts.netloc)}{key}"
+
+
+def read_stored(path: str, most: int) -> bytes:
+    """Return the content of a listed file of a store, but no more than `most` bytes; raises OSError."""
+    address, _, key = path.partition(BETWEEN)
     try:
-        store, root = _opened(url)
-        with store.open_input_stream(root + urlsplit(url).path, compression=None) as file:
+        store, root = _opened(address)
+        with store.open_input_stream(root + key, compression=None) as file:
             return bytes(file.read(most))
     except OSError:
         raise
@@ -131,12 +145,12 @@ def read_address(url: str, most: int) -> bytes:
 
 
 def walk_address(url: str) -> Iterator[tuple[bytes, bytes]]:
-    """Yield address and stamp of the file, or of each file below the folder that is not hidden.
+    """Yield the listed name and the stamp of the file, or of each file below the folder that is not hidden.
 
     Raises DataError if there is none, or if it is of a kind that is not read.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in STORES:
+    parts = _split(url)
+    if parts.scheme not in STORES or BETWEEN in url:
         known = ", ".join(f"{scheme}://" for scheme in STORES)
         raise DataError(f"{url}: is not read. Use one of {known}, or fetch the pictures first and give their folder.")
     try:
@@ -153,14 +167,18 @@ def walk_address(url: str) -> Iterator[tuple[bytes, bytes]]:
     if not files:
         raise DataError(f"{url}: there is no such file or folder. Check the address; a folder ends in a slash.")
     for file in files:
-        address = parts._replace(path=file.path.removeprefix(root), fragment="").geturl()
-        yield address.encode(), f"{file.size}:{file.mtime_ns}".encode()
+        name = f"{url}{BETWEEN}{file.path.removeprefix(root)}"
+        yield name.encode(), f"{file.size}:{file.mtime_ns}".encode()
+
+
+def _split(url: str) -> SplitResult:
+    """Split an address; # is a letter of its path."""
+    return urlsplit(url, allow_fragments=False)
 
 
 def _opened(url: str) -> tuple[Any, str]:
     """Return pyarrow's view of the store that has an address, and what paths in it begin with."""
-    parts = urlsplit(url)
-    return _store(parts._replace(path="/", fragment="").geturl())
+    return _store(_split(url)._replace(path="/").geturl())
 
 
 @functools.cache

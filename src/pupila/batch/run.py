@@ -15,6 +15,7 @@ from pupila._files import publish, sync
 from pupila._workers import usable_cores
 from pupila.batch import table
 from pupila.batch.job import About, BatchJob
+from pupila.batch.listing import shown_name
 from pupila.batch.sorting import Sorting, placements, sort
 from pupila.batch.worker import Workers
 from pupila.errors import DataError, ImageError
@@ -184,7 +185,7 @@ def _count(job: BatchJob, classes: Sequence[str], summary: Summary) -> None:
         if isinstance(answer, ImageError):
             summary.failed += 1
             if summary.failed <= FAILURES_SHOWN:
-                summary.failures.append(f"{path.decode(errors='backslashreplace')}: {answer}")
+                summary.failures.append(f"{shown_name(path)}: {answer}")
         else:
             summary.unknown += answer.unknown
             counts[answer.category_index] += 1

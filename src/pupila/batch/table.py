@@ -12,7 +12,6 @@ import functools
 import importlib
 import itertools
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 from pupila._files import CsvWriter
 from pupila.batch.job import BatchJob, FileAnswer, from_line
+from pupila.batch.listing import shown_name
 from pupila.errors import DataError, ImageError, MissingExtraError
 
 Value = str | int | float | bool | None
@@ -43,7 +43,7 @@ def columns(top: int) -> list[str]:
 
 def row(path: bytes, answer: FileAnswer, top: int) -> TableRow:
     """Return the values of one file's row."""
-    name = path.decode("utf-8", "backslashreplace")
+    name = shown_name(path)
     if isinstance(answer, ImageError):
         return [name, None, None, None, None, answer.code, str(answer), *[None] * (2 * (top - 1))]
     more = [value for choice in answer.top[1:] for value in (choice.category, choice.confidence)]
@@ -141,7 +141,7 @@ def check_submission(job: BatchJob) -> None:
 
 def picture_id(path: bytes) -> int:
     """Return the number that a file is named by: 17 for test/17.png; raises DataError if it is not."""
-    name = Path(os.fsdecode(path))
+    name = Path(shown_name(path))
     if not re.fullmatch(r"[0-9]{1,19}", name.stem) or int(name.stem) > LARGEST_ID:
         raise DataError(f"{name}: a submission needs files named by numbers, such as 17.png. Give only those.")
     return int(name.stem)

@@ -14,7 +14,7 @@ from pathlib import Path
 from pupila import images
 from pupila._workers import RefusedError, Worker, WorkerPool, serve
 from pupila.batch.job import FileAnswer, to_line
-from pupila.batch.listing import is_url, read_address
+from pupila.batch.listing import is_stored, read_stored
 from pupila.errors import ImageError, ModelError
 from pupila.images import DEFAULT_LIMITS, Pixels
 from pupila.prediction import Prediction
@@ -65,9 +65,9 @@ def _decode(path: str, predictor: Predictor) -> Pixels | ImageError:
 
 
 def _read(path: str) -> bytes:
-    """Return the content of a file or address; never waits for a pipe, and never reads a device."""
-    if is_url(path):
-        return read_address(path, DEFAULT_LIMITS.max_bytes + 1)
+    """Return the content of a listed file; never waits for a pipe, and never reads a device."""
+    if is_stored(path):
+        return read_stored(path, DEFAULT_LIMITS.max_bytes + 1)
     if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - called often
         raise OSError(0, "not a regular file")
     return images.read(path)

@@ -17,7 +17,7 @@ import ray
 from ray.exceptions import RayError
 
 from pupila.batch import Summary, predict_all
-from pupila.batch.listing import is_url
+from pupila.batch.listing import is_stored
 from pupila.batch.worker import Workers
 from pupila.cluster.connect import HERE, connected, cpus
 from pupila.errors import DataError
@@ -60,7 +60,7 @@ class Nodes:
         waiting: deque[tuple[list[list[str]], Any]] = deque()
         most = AHEAD * cpus()
         while task := list(itertools.islice(chunks, TASK)):
-            found = [[path if is_url(path) else os.path.abspath(path) for path in chunk] for chunk in task]  # noqa: PTH100
+            found = [[path if is_stored(path) else os.path.abspath(path) for path in chunk] for chunk in task]  # noqa: PTH100
             waiting.append((task, answer.remote(*self._about, found)))
             if len(waiting) > most:
                 yield from _answered(*waiting.popleft())
