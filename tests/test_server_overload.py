@@ -1,5 +1,7 @@
 """More requests than can be answered: the rest are told so at once, and those accepted keep their deadline."""
 
+import contextlib
+import http.client
 import subprocess
 import sys
 import time
@@ -93,6 +95,24 @@ def test_slow_requests_do_not_make_short_ones_look_slow(server: Running) -> None
         short = [response.status_code for _ in range(3) for response, _ in flood(server, 30)]
         assert Counter(short) == {200: 90}
         assert Counter(response.status_code for response, _ in heavy.result()) == {200: 7}
+
+
+@pytest.mark.parametrize("server", [(1000, 0.001), (4, 0.001)], indirect=True)
+def test_large_requests_of_one_address_wait_behind_the_first_of_another(server: Running) -> None:
+    """Each takes 0.5 s, two at a time; where only four may wait, one of those gives way."""
+
+    def ask(address: str) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20, source_address=(address, 0))
+        with contextlib.closing(connection):
+            connection.request("POST", "/predict", picture() + bytes(600_000), {"Content-Type": "image/png"})
+            return connection.getresponse().status
+
+    with ThreadPoolExecutor(6) as pool:
+        many = [pool.submit(ask, "127.0.0.1") for _ in range(6)]
+        time.sleep(0.3)
+        assert ask("127.0.0.2") == 200
+        assert not all(one.done() for one in many)
+        assert {one.result() for one in many} <= {200, 503}
 
 
 @pytest.mark.parametrize("server", [(1000, 0.001)], indirect=True)

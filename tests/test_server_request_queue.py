@@ -14,7 +14,7 @@ def measured(*looks: tuple[float, int, bool]) -> RequestQueue:
         while len(queue):
             queue.get()
         if waiting:
-            queue.put(0)
+            queue.put("a", object())
         queue.taken = taken
         queue.measure(now)
     return queue
@@ -22,8 +22,8 @@ def measured(*looks: tuple[float, int, bool]) -> RequestQueue:
 
 def delay(queue: RequestQueue, waiting: int) -> float:
     while len(queue) < waiting:
-        queue.put(0)
-    return queue.delay
+        queue.put("a", object())
+    return queue.delay("a")
 
 
 def steady(rate: int) -> RequestQueue:
@@ -64,12 +64,34 @@ def test_what_was_foretold_is_forgotten_once_nothing_has_waited_for_a_while() ->
 def test_queue_refuses_what_it_cannot_answer_in_time_and_says_when_to_come_back() -> None:
     queue, now = RequestQueue(most=10), time.monotonic()
     queue.rate = 2.0
-    assert queue.retry_after(now + 1) is None
+    assert queue.retry_after("a", now + 1) is None
     for job in range(6):
-        queue.put(job)
-    assert queue.retry_after(now + 30) is None
-    assert queue.retry_after(now + 2.5) == pytest.approx(3.0)
-    for job in range(4):
-        queue.put(job)
-    assert queue.retry_after(now + 60) == pytest.approx(5.0)
+        queue.put("a", job)
+    assert queue.retry_after("a", now + 30) is None
+    assert queue.retry_after("a", now + 2.5) == pytest.approx(3.0)
+    for job in range(6, 10):
+        queue.put("a", job)
+    assert queue.retry_after("a", now + 60) == pytest.approx(5.0)
     assert [queue.get() for _ in range(3)] == [0, 1, 2]
+
+
+def test_tenth_request_of_one_client_waits_behind_the_first_of_another() -> None:
+    queue, now = RequestQueue(most=20), time.monotonic()
+    queue.rate = 1.0
+    for number in range(10):
+        queue.put("many", number)
+    assert queue.retry_after("many", now + 5) == 10.0 and queue.retry_after("one", now + 5) is None
+    queue.put("one", "first")
+    assert [queue.get() for _ in range(3)] == [0, "first", 1] and len(queue) == 8
+
+
+def test_who_has_most_in_a_full_queue_gives_way_to_who_has_less() -> None:
+    queue, later = RequestQueue(most=4), time.monotonic() + 60
+    for number in range(4):
+        queue.put("many", number)
+    assert queue.retry_after("many", later) is not None and queue.give_way("many") is None
+    for given, number in ((3, 0), (2, 1)):
+        assert queue.retry_after("few", later) is None and queue.give_way("few") == given
+        queue.put("few", f"few {number}")
+    assert queue.retry_after("few", later) is not None and queue.give_way("few") is None
+    assert [queue.get() for _ in range(6)] == [0, "few 0", 1, "few 1", None, None]

@@ -260,6 +260,21 @@ def test_requests_in_work_leave_places_to_others(pool: ConnectionTable) -> None:
         assert admission.executor.in_work == 7
 
 
+def test_request_in_work_gives_way_to_another_address_where_places_are_scarce(pool: ConnectionTable) -> None:
+    with ExitStack() as stack:
+        admission = admission_of(pool, Settings(max_connections=8))
+        for address in ["10.0.0.1"] * 7 + ["10.0.0.2"]:
+            connection = added(pool, stack, address)
+            connection.begin(time.monotonic(), 10)
+            connection.buffer += b"GET /docs HTTP/1.1\r\nHost: a\r\n\r\n"
+            connection.head_arrived()
+            request = connection.take(time.monotonic())
+            assert request is not None
+            admission.dispatch(connection, request)
+        answered = [connection.peer for connection in pool.open.values() if connection.out]
+        assert answered == ["10.0.0.1"] and admission.executor.in_work == 7
+
+
 def admission_of(pool: ConnectionTable, settings: Settings) -> AdmissionControl:
     """Return a worker's, whose threads do not run."""
     log = RequestLog(Telemetry(), None)

@@ -251,12 +251,13 @@ class AdmissionControl:
         connection.body_bytes = min(connection.body_bytes, len(request.context.body or b""))
         access = request.context.access
         if request.context.route != "health" and (access is None or access.refusal is None):
-            queue = self.executor.queue_of(request)
-            delay = queue.retry_after(request.context.deadline)
+            queue, line = self.executor.queue_of(request), connection.queue_line
+            delay = queue.retry_after(line, request.context.deadline)
             has_key = not self.access.keys or (access is not None and access.key is not None)
             most = IN_WORK if has_key else UNKEYED_IN_WORK
-            if self.executor.in_work >= most * self.settings.max_connections:
-                delay = queue.delay
+            full = self.executor.in_work >= most * self.settings.max_connections
+            if delay is None and full and not (has_key and self.executor.make_room(line)):
+                delay = queue.delay(line)
             if delay is None:
                 self.executor.submit(queue, connection, request)
                 return

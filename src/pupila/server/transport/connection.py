@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Request:
     """A request that has arrived completely."""
 
@@ -119,6 +119,16 @@ class Connection:
     def line(self) -> str:
         """With what it shares turns: a key, once it has shown a valid one, else its source."""
         return self.source if self.access is None or self.access.key is None else self.access.key.digest
+
+    @property
+    def asker(self) -> str:
+        """Who asks, as far as a client cannot choose it; a named proxy asks for its clients."""
+        return network_part(self.address if self.proxies.names(self.peer) else self.peer)
+
+    @property
+    def queue_line(self) -> str:
+        """With what its requests share turns in a queue: a key, else who asks."""
+        return self.asker if self.access is None or self.access.key is None else self.access.key.digest
 
     @property
     def fresh(self) -> bool:
@@ -350,8 +360,7 @@ class ConnectionTable:
         found: dict[str, list[Connection]] = {}
         for connection in self.open.values():
             if connection.is_held:
-                asks = connection.address if self.proxies.names(connection.peer) else connection.peer
-                found.setdefault(network_part(asks), []).append(connection)
+                found.setdefault(connection.asker, []).append(connection)
         return {address: sorted(mine, key=lambda one: one.held_since) for address, mine in found.items()}
 
     def longest_held(self, now: float) -> list[Connection]:

@@ -12,7 +12,7 @@ import logging
 import math
 import socket
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
 from wsgiref.types import WSGIApplication
 
@@ -27,6 +27,7 @@ from pupila.server.transport.connection import READ, WRITE, Connection, Connecti
 from pupila.server.transport.executor import Executor
 from pupila.server.transport.parser import ProtocolError
 from pupila.server.transport.tls import certificate_of
+from pupila.server.transport.turns import Turns
 
 GRACE = 0.2
 """Seconds after its deadline in which a request's own thread may still answer."""
@@ -47,31 +48,6 @@ PASS_SECONDS = 0.02
 """Seconds of one pass over ready connections, after which the loop looks at its clock."""
 
 
-class Turns:
-    """Which connection is dispatched next, and why: READ for what has come, WRITE to go on with what is here already.
-
-    Each address and each key has a line, and the lines take turns.
-    """
-
-    def __init__(self) -> None:
-        self._lines: OrderedDict[str, OrderedDict[tuple[Connection, int], None]] = OrderedDict()
-
-    def __bool__(self) -> bool:
-        return bool(self._lines)
-
-    def add(self, connection: Connection, events: int) -> None:
-        """Put a connection in line, once for each reason."""
-        self._lines.setdefault(connection.line, OrderedDict()).setdefault((connection, events & READ or WRITE))
-
-    def next(self) -> tuple[Connection, int]:
-        """Take who is next; then it is the next line's turn."""
-        name, line = self._lines.popitem(last=False)
-        turn, _ = line.popitem(last=False)
-        if line:
-            self._lines[name] = line
-        return turn
-
-
 class Reactor:
     """Dispatches ready sockets. Used by the I/O thread only, except `post` and `wake`, which any thread may call.
 
@@ -83,7 +59,8 @@ class Reactor:
         self.pool = pool
         self.idle = idle
         self.deadline = deadline
-        self.due = Turns()
+        self.due: Turns[tuple[Connection, int]] = Turns()
+        """Whom to dispatch, and why: READ for what has come, WRITE to go on with what is here already."""
         self.parked: list[tuple[Connection, int]] = []
         """Whose line has had its share of this TICK: they are not watched, and go on with the next."""
         self.posted: deque[Connection] = deque()
@@ -115,7 +92,7 @@ class Reactor:
         self.take_back()
         for key, events in self.pool.selector.select(0 if self.due else patience):
             if isinstance(key.data, Connection):
-                self.due.add(key.data, events)
+                self.put_in_line(key.data, events)
             else:
                 self.dispatch(key.data, events)
         self.take_back()
@@ -124,6 +101,10 @@ class Reactor:
             self.dispatch(*self.due.next())
             if time.monotonic() >= until:
                 return
+
+    def put_in_line(self, connection: Connection, events: int) -> None:
+        """Have a connection dispatched when it is its turn, once for each reason."""
+        self.due.add(connection.line, (connection, events & READ or WRITE))
 
     def dispatch(self, whose: Connection | Callable[[], None], events: int) -> None:
         """Dispatch one socket; a fault of ours in it must not end all others."""
@@ -157,7 +138,7 @@ class Reactor:
                 self.pool.settle(connection)
             elif not connection.ended and len(connection.buffer) <= PIPELINED:
                 self.pool.watch(connection, READ)  # and no more: the thread that answers it may be sending just now
-            self.due.add(connection, events)
+            self.put_in_line(connection, events)
 
     def woken(self) -> None:
         """Somebody has posted."""
@@ -179,7 +160,7 @@ class Reactor:
             if connection not in self.pool:
                 continue
             if connection.buffer or connection.ended:
-                self.due.add(connection, WRITE)
+                self.put_in_line(connection, WRITE)
 
     def receive(self, connection: Connection) -> None:
         """Read what has come."""
@@ -239,7 +220,7 @@ class Reactor:
             self.admission.dispatch(connection, request)
         elif connection.paused:
             self.pool.watch(connection, 0)  # what is here comes first
-            self.due.add(connection, WRITE)
+            self.put_in_line(connection, WRITE)
         elif connection.ended:  # nothing more comes
             self.pool.drop(connection)
 

@@ -7,13 +7,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from email.utils import formatdate
 from http import HTTPStatus
 from queue import SimpleQueue
 from typing import Any
 from wsgiref.types import WSGIApplication
 
-from pupila.server.api.auth import route_of
+from pupila.server.api.auth import Access, route_of
 from pupila.server.api.errors import QueueFullError, RequestError, request_error_of
 from pupila.server.api.predict import PredictMiddleware, PredictTask, is_predict
 from pupila.server.api.request_context import KEY, to_bytes
@@ -22,14 +23,18 @@ from pupila.server.observability.request_log import RequestLog
 from pupila.server.settings import Settings
 from pupila.server.transport.connection import Connection, Request
 from pupila.server.transport.parser import Head
+from pupila.server.transport.turns import Turns
 
 Job = tuple[Connection, Request]
 FORGET = 1.0
 """Seconds without anything waiting after which the forecast is forgotten: what comes then may be of another kind."""
 
 
-class RequestQueue(SimpleQueue[Job]):
-    """A bounded queue, first come, first served, with an estimate of its own: big pictures say nothing of small ones.
+class RequestQueue:
+    """A bounded queue in which addresses and keys take turns, with an estimate of its own for each.
+
+    One client's tenth request waits behind another's first, and where there is no room it gives way to that. Big
+    pictures say nothing of small ones.
 
     The estimate is requests taken up a second while others wait, averaged. What is done when nothing waits does not
     count.
@@ -46,9 +51,35 @@ class RequestQueue(SimpleQueue[Job]):
         self._taken_before = 0
         self._waited = False
         self._last_waited = 0.0
+        self._turns: Turns[Job] = Turns()
+        self._lock = threading.Lock()
+        self._calls: SimpleQueue[None] = SimpleQueue()
+        """One for each request that was put in; what has given way is called in vain."""
 
     def __len__(self) -> int:
-        return self.qsize()
+        return len(self._turns)
+
+    def put(self, line: str, job: Job) -> None:
+        """Put a request at the end of its client's line."""
+        with self._lock:
+            self._turns.add(line, job)
+        self._calls.put(None)
+
+    def get(self) -> Job | None:
+        """Wait for a request and take it; None if that has given way meanwhile."""
+        self._calls.get()
+        with self._lock:
+            return self._turns.next() if self._turns else None
+
+    def longest(self) -> int:
+        """Return how many requests wait of who has most here."""
+        with self._lock:
+            return self._turns.longest()
+
+    def give_way(self, line: str) -> Job | None:
+        """Take out the last request of who has most here, for one of this line; None if that would have as many."""
+        with self._lock:
+            return self._turns.give_way() if self._turns.can_give_way(line) else None
 
     def measure(self, now: float) -> None:
         """Take note of how fast it goes; to be called several times a second.
@@ -69,14 +100,17 @@ class RequestQueue(SimpleQueue[Job]):
         if not busy or progressed:
             self._since, self._taken_before = now, self.taken
 
-    @property
-    def delay(self) -> float:
-        """Seconds until what waits should have been taken up."""
-        return len(self) / self.rate if self.rate else 0.0
+    def delay(self, line: str) -> float:
+        """Seconds until one more of this line should be taken up."""
+        with self._lock:
+            return self._turns.ahead(line) / self.rate if self.rate else 0.0
 
-    def retry_after(self, deadline: float) -> float | None:
-        """Return None if one more can be answered by `deadline`, else the seconds until it may be."""
-        return self.delay if len(self) >= self.most or time.monotonic() + self.delay >= deadline else None
+    def retry_after(self, line: str, deadline: float) -> float | None:
+        """Return None if one more of this line can be answered by `deadline`, else the seconds until it may be."""
+        delay = self.delay(line)
+        with self._lock:
+            full = len(self._turns) >= self.most and not self._turns.can_give_way(line)
+        return delay if full or time.monotonic() + delay >= deadline else None
 
 
 log = logging.getLogger("pupila.server")
@@ -253,8 +287,12 @@ class Executor:
 
     def submit(self, queue: RequestQueue, connection: Connection, request: Request) -> None:
         """Queue a request that was admitted; the compute thread gets it with `flush`."""
-        queue.put((connection, request))
+        self._put(queue, connection, request, self.post)
         self._arrived += queue is self.compute
+
+    def make_room(self, line: str) -> bool:
+        """Refuse the last request of who has most in any one queue, for one of this line; False if that has as many."""
+        return self._refuse_last(max(self.queues, key=RequestQueue.longest), line, self.post)
 
     def flush(self) -> None:
         """Give the compute thread what has come in this pass, at once, so that it becomes one batch."""
@@ -270,13 +308,14 @@ class Executor:
     @property
     def waiting(self) -> int:
         """Requests that no thread has taken up, but for those of this pass, which the compute thread does not know."""
-        return sum(map(len, self.queues)) - self._arrived
+        return max(0, sum(map(len, self.queues)) - self._arrived)
 
     def _begin(self) -> Computation | None:
         """Begin the next request of the compute queue, in the compute thread; return what it has computed."""
-        connection, request = self.compute.get()
-        if self.predict is None or not self._take(request, self.compute):
+        job = self.compute.get()
+        if job is None or self.predict is None or not self._take(job[1], self.compute):
             return None
+        connection, request = job
         try:
             task = PredictTask(self.predict.state, environ_of(request, self.server))
             task.begin()
@@ -335,13 +374,37 @@ class Executor:
 
     def _pass_on(self, connection: Connection, request: Request, task: PredictTask) -> bool:
         """Queue a request with large pictures for the threads of those; False if that would take too long."""
-        delay = self.large.retry_after(request.context.deadline)
+        delay = self.large.retry_after(connection.queue_line, request.context.deadline)
         if delay is not None:
             task.fail(QueueFullError(delay))
             return False
         request.taken, request.task = False, task
         del self.running[id(request)]  # so that a long queue does not look like a thread that hangs
-        self.large.put((connection, request))
+        self._put(self.large, connection, request, self._done.append)
+        return True
+
+    def _put(
+        self, queue: RequestQueue, connection: Connection, request: Request, deliver: Callable[[Connection], None]
+    ) -> None:
+        """Put a request into a queue; if that is full, the last of who has most there is refused, and delivered."""
+        if len(queue) >= queue.most:
+            self._refuse_last(queue, connection.queue_line, deliver)
+        queue.put(connection.queue_line, (connection, request))
+
+    def _refuse_last(self, queue: RequestQueue, line: str, deliver: Callable[[Connection], None]) -> bool:
+        """Answer the last request of who has most in a queue with 503, for one of this line; False if there is none."""
+        job = queue.give_way(line)
+        if job is None:
+            return False
+        connection, request = job
+        task, error = request.task, QueueFullError(queue.delay(connection.queue_line))
+        if request.claim.locked():
+            return True
+        if task is None:
+            request.context.access = replace(request.context.access or Access(), refusal=error)
+        else:
+            task.fail(error)
+        self._answer(connection, request, task, deliver)
         return True
 
     def _take(self, request: Request, queue: RequestQueue) -> bool:
@@ -371,7 +434,7 @@ class Executor:
 
     def _work(self, queue: RequestQueue) -> None:
         while True:
-            connection, request = queue.get()
-            if self._take(request, queue):
-                self._answer(connection, request, request.task, self.deliver)
-            del connection, request  # or an idle thread would keep the last body in memory
+            job = queue.get()
+            if job is not None and self._take(job[1], queue):
+                self._answer(*job, job[1].task, self.deliver)
+            del job  # or an idle thread would keep the last body in memory
