@@ -22,7 +22,7 @@ from server_kit import Running, launch, serving, wait_for_url, write_model
 
 from pupila import images
 from pupila.feedback import Answered, Store
-from pupila.feedback.schema import ROW_BYTES
+from pupila.feedback.schema import ROW_BYTES, on_disk
 
 WRITES = 1000
 CLIENTS = 4
@@ -118,7 +118,7 @@ def test_no_acknowledged_correction_is_lost_and_nothing_is_left_half_written(fol
 def write_once(kept: Path, number: int) -> None:
     """All kinds of writing: new pictures, one that is there already, a correction, and the oldest make room."""
     store = Store(kept)
-    room = 6 * (2000 + ROW_BYTES)
+    room = 6 * (on_disk(2000) + ROW_BYTES)
     pictures = [(f"n{number}-{place}", picture_of(100 * number + place)) for place in range(3)]
     pictures.append((f"n{number}-again", picture_of(0)))
     store.add([Answered(name, 0, data, "red", 0.5, False, "m1", 0.0) for name, data in pictures], room)

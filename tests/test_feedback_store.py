@@ -22,7 +22,7 @@ from pupila import images
 from pupila.cli import main
 from pupila.errors import DataError
 from pupila.feedback import Answered, Store
-from pupila.feedback.schema import ROW_BYTES
+from pupila.feedback.schema import BLOCK_BYTES, LOG_BYTES, ROW_BYTES, on_disk
 from pupila.feedback.strip import clean, strip
 
 SECRET = b"Rua das Flores 1"
@@ -39,6 +39,10 @@ def noise(seed: int, size: int = 24) -> bytes:
     """A picture file that no other seed gives."""
     pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
     return images.encode_png(pixels)
+
+
+EACH = on_disk(len(noise(1))) + ROW_BYTES
+"""What a picture with its answer is counted as."""
 
 
 def answered(seed: int, request: str = "", confidence: float = 0.5, **other: object) -> Answered:
@@ -135,6 +139,7 @@ def test_store_of_version_1_is_migrated_and_its_pictures_have_no_owner(tmp_path:
     fresh = Store(tmp_path / "fresh", create=True)
     old = Store(tmp_path)
     assert schema_of(old).keys() == schema_of(fresh).keys()
+    assert old.counts().bytes == 3 * EACH + ROW_BYTES
     assert old._database.execute("SELECT corrected FROM size").fetchone() == (2 * ROW_BYTES + size_of_corrected(old),)
     old.delete()
     assert old._database.execute("SELECT bytes, corrected FROM size").fetchone() == (0, 0)
@@ -145,7 +150,7 @@ def schema_of(store: Store) -> dict[str, str]:
 
 
 def size_of_corrected(store: Store) -> int:
-    return sum(len(store.read(kept) or b"") for kept in store.corrected())
+    return sum(on_disk(len(store.read(kept) or b"")) for kept in store.corrected())
 
 
 def test_review_begins_with_unknown_and_least_sure_pictures_each_once(store: Store) -> None:
@@ -282,40 +287,37 @@ def test_damaged_database_and_one_of_another_version_are_refused(store: Store, t
 
 
 def test_oldest_uncorrected_pictures_make_room(store: Store) -> None:
-    each = len(noise(1)) + ROW_BYTES
     for seed in range(6):
-        store.add([answered(seed)], max_bytes=4 * each + each // 2)
+        store.add([answered(seed)], max_bytes=4 * EACH + EACH // 2)
         if seed == 0:
             correct(store, "r0", 0, "blue", 1.0)
     assert {kept.request for kept in [*store.uncertain(10), *store.corrected()]} == {"r0", "r3", "r4", "r5"}
     assert len(files(store)) == 4
-    assert store.counts().bytes <= 4 * each + each // 2
+    assert store.counts().bytes <= 4 * EACH + EACH // 2
 
 
 def test_corrected_pictures_are_not_deleted_for_new_ones(store: Store) -> None:
-    each = len(noise(1)) + ROW_BYTES
     store.add([answered(1)])
     correct(store, "r1", 0, "blue", 1.0)
     for seed in range(2, 6):
-        store.add([answered(seed)], max_bytes=2 * each)
+        store.add([answered(seed)], max_bytes=2 * EACH)
     assert {kept.request for kept in [*store.uncertain(10), *store.corrected()]} == {"r1", "r5"}
 
 
 def test_corrected_pictures_have_a_share_and_who_sends_most_of_them_loses_them_first(store: Store) -> None:
-    each = len(noise(1)) + ROW_BYTES
     store.add([answered(0, owner="anna")])
     correct(store, "r0", 0, "blue", 1.0)
     for seed in range(1, 20):
-        store.add([answered(seed, owner="flood")], max_bytes=8 * each)
+        store.add([answered(seed, owner="flood")], max_bytes=8 * EACH)
         correct(store, f"r{seed}", 0, "blue", 1.0 + seed)
-    store.add([answered(20, owner="anna")], max_bytes=8 * each)
+    store.add([answered(20, owner="anna")], max_bytes=8 * EACH)
     assert [kept.request for kept in store.corrected()] == ["r19", "r18", "r17", "r16", "r15", "r0"]
     assert [kept.request for kept in store.uncertain(10)] == ["r20"]
 
 
 def test_picture_that_another_answer_needs_stays_when_one_goes(store: Store) -> None:
     store.add([answered(1, "old"), answered(2), answered(1, "new")])
-    store.add([], max_bytes=2 * (len(noise(1)) + ROW_BYTES) + 100)
+    store.add([], max_bytes=2 * EACH + 100)
     kept = first(store, "new", 0)
     assert first(store, "old", 0) is None
     assert kept is not None
@@ -324,17 +326,53 @@ def test_picture_that_another_answer_needs_stays_when_one_goes(store: Store) -> 
 
 def test_one_picture_sent_for_ever_does_not_grow_without_end(store: Store) -> None:
     for seed in range(50):
-        store.add([answered(1, f"a{seed}")], max_bytes=5 * ROW_BYTES + len(noise(1)))
+        store.add([answered(1, f"a{seed}")], max_bytes=5 * ROW_BYTES + on_disk(len(noise(1))))
     assert store.counts().answers == 5
 
 
 def test_size_is_that_of_files_and_rows(store: Store) -> None:
     store.add([answered(1), answered(2), answered(1, "again")])
     store.delete("r2")
-    assert store.counts().bytes == len(noise(1)) + 2 * ROW_BYTES
+    assert store.counts().bytes == EACH + ROW_BYTES
+
+
+def taken(path: Path) -> int:
+    """Return the bytes that files and folders take on the disk."""
+    return sum(512 * one.stat().st_blocks for one in [path, *path.rglob("*")])
+
+
+def test_what_is_counted_is_what_the_folder_takes_on_the_disk_without_its_log(store: Store) -> None:
+    room = 2**19
+    for start in (0, 100):
+        store.add([answered(seed, data=noise(seed, 4)) for seed in range(start, start + 100)], max_bytes=room)
+    store._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert room - EACH < store.counts().bytes <= room
+    assert room / 2 < taken(store.path) <= room + 40 * BLOCK_BYTES  # nine times that where files' lengths were counted
+
+
+def test_log_is_cut_back_once_it_is_in_the_database(store: Store) -> None:
+    log = store.path / "feedback.sqlite-wal"
+    with store._writing() as database:
+        database.execute("CREATE TABLE large AS SELECT zeroblob(?)", (3 * LOG_BYTES,))
+    assert log.stat().st_size > 3 * LOG_BYTES
+    for seed in range(2):
+        store.add([answered(seed)])
+    assert log.stat().st_size <= LOG_BYTES
 
 
 # Deleting
+
+
+def test_deleting_one_answer_does_not_look_at_all_files(store: Store) -> None:
+    store.add([answered(1, "a"), answered(2, "b")])
+    left = store.pictures / ("ab" * 32 + ".png")
+    left.write_bytes(noise(9))
+    kept = first(store, "a", 0)
+    assert kept is not None
+    assert store.delete(number=kept.id) == 1
+    assert len(files(store)) == 2  # only a look at all files finds the one without a row
+    store.delete("b")
+    assert files(store) == set()
 
 
 def test_one_picture_is_deleted_wherever_it_was_sent(store: Store) -> None:
@@ -396,9 +434,8 @@ def test_disk_that_fills_up_keeps_no_unfinished_picture(store: Store) -> None:
 
 
 def test_sample_for_drift_has_each_picture_once_and_none_that_eviction_left_over(store: Store) -> None:
-    each = len(noise(1)) + ROW_BYTES
     for seed in range(5):
-        store.add([answered(seed)], max_bytes=3 * each + each // 2)
+        store.add([answered(seed)], max_bytes=3 * EACH + EACH // 2)
         if seed == 0:
             correct(store, "r0", 0, "blue", 1.0)
     store.add([answered(4, "again"), answered(7, model="m2")])

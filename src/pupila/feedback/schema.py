@@ -10,8 +10,13 @@ from pupila.errors import DataError
 
 WAIT = 5.0
 """Seconds to wait for another process that is writing."""
+LOG_BYTES = 4 * 2**20
+"""Bytes that the write-ahead log keeps once its content is in the database; these are not counted."""
+BLOCK_BYTES = 4096
+"""What a file takes at least: file systems give room in blocks."""
 ROW_BYTES = 512
-"""What a row and its index entries are counted as: without it, one picture sent for ever would fill the disk."""
+"""What a row, its index entries and a file's name are counted as: a picture's take some 160 bytes, and those of an
+answer 280, or 460 if all names are as long as they may be."""
 
 VERSION_1 = """
 CREATE TABLE pictures (
@@ -61,7 +66,16 @@ END;
 """
 """`owner` is the name of the API key that sent the picture, empty without keys, and NULL in rows of version 1.
 `size.corrected` is the size of the corrected answers, each counted with its picture."""
-SCRIPTS = (VERSION_1, VERSION_2)
+VERSION_3 = """
+UPDATE pictures SET bytes = (bytes + BLOCK_BYTES - 1) / BLOCK_BYTES * BLOCK_BYTES + ROW_BYTES;
+UPDATE size SET
+    bytes = (SELECT coalesce(sum(bytes), 0) FROM pictures) + ROW_BYTES * (SELECT count(*) FROM answers),
+    corrected = (
+        SELECT coalesce(sum(bytes + ROW_BYTES), 0) FROM answers JOIN pictures USING (sha256) WHERE corrected IS NOT NULL
+    );
+"""
+"""`pictures.bytes` is what a picture takes on the disk: see on_disk(). It was the length of its file."""
+SCRIPTS = (VERSION_1, VERSION_2, VERSION_3)
 """A database of version N has been made by the first N of these."""
 VERSION = len(SCRIPTS)
 
@@ -128,10 +142,16 @@ class Counts:
     none: int
     """Of those corrected: none of the classes."""
     bytes: int
+    """On the disk, as they are counted."""
 
 
 COLUMNS = tuple(field.name for field in fields(Kept))
 """As the store's tables call them."""
+
+
+def on_disk(length: int) -> int:
+    """Return how many bytes a picture whose file has this length is counted as."""
+    return -(-length // BLOCK_BYTES) * BLOCK_BYTES + ROW_BYTES
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -144,6 +164,7 @@ def connect(path: Path) -> sqlite3.Connection:
     try:
         connection = sqlite3.connect(path, timeout=WAIT, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA secure_delete = ON")
         version = _prepare(connection)
@@ -160,7 +181,7 @@ def connect(path: Path) -> sqlite3.Connection:
 def _prepare(connection: sqlite3.Connection) -> int:
     """Make what is missing of the tables; return their version."""
     while (version := _version(connection)) < VERSION:
-        script = SCRIPTS[version].replace("ROW_BYTES", str(ROW_BYTES))
+        script = SCRIPTS[version].replace("ROW_BYTES", str(ROW_BYTES)).replace("BLOCK_BYTES", str(BLOCK_BYTES))
         try:
             connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {version + 1}; COMMIT;")
         except sqlite3.OperationalError:

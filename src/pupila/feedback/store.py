@@ -3,7 +3,7 @@
 Several threads and processes may use one store. All writing, of files too, happens inside a write transaction of the
 database: there is one writer at a time, and its lock goes with its process, however that ends. Files are whole and on
 the disk before the rows that name them. So a process killed at any instruction leaves at most files without a row,
-which `recover` deletes, and with it every `delete`.
+which `recover` deletes.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pupila._files import sync, write_file
 from pupila.errors import DataError
-from pupila.feedback.schema import COLUMNS, Answered, Counts, Kept, connect
+from pupila.feedback.schema import COLUMNS, Answered, Counts, Kept, connect, on_disk
 from pupila.feedback.strip import Clean, clean
 from pupila.images import DEFAULT_LIMITS, DecodeLock, ImageLimits, no_lock
 
@@ -88,8 +88,8 @@ class Store:
     ) -> int:
         """Keep pictures and their answers, all or none, durably; return how many: one that cannot be read is left out.
 
-        Beyond `max_bytes` the oldest uncorrected ones are deleted, and corrected ones beyond their share of it. `lock`:
-        see images.decode(). Raises sqlite3.Error or OSError if the disk is full or does not answer.
+        Beyond `max_bytes` on the disk the oldest uncorrected ones are deleted, and corrected ones beyond their share of
+        it. `lock`: see images.decode(). Raises sqlite3.Error or OSError if the disk is full or does not answer.
         """
         cleaned = [(item, clean(item.data, limits, lock)) for item in answered]
         good = [(item, picture) for item, picture in cleaned if picture is not None]
@@ -130,8 +130,9 @@ class Store:
     ) -> int:
         """Delete the pictures that all of this is true of, with nothing given everything; return how many answers.
 
-        The same picture goes wherever else it was sent, by this owner if one is given. Files that an interrupted write
-        has left go, too: nobody can say whose they are.
+        The same picture goes wherever else it was sent, by this owner if one is given. Unless it is one answer's, by
+        its number, files that an interrupted write has left go, too: nobody can say whose they are, and to find them
+        takes a look at all files.
         """
         chosen = {"request": request, "picture": picture, "id": number, "owner": owner}
         wanted = " AND ".join(["TRUE", *(f"{name} = :{name}" for name, value in chosen.items() if value is not None)])
@@ -142,7 +143,8 @@ class Store:
             gone = sum(database.execute(remove, {"sha256": name, "owner": owner}).rowcount for (name,) in names)
             unused = [file for name in names for file in _forget(database, *name)]
         self._delete_files(unused)
-        self.recover()
+        if number is None:
+            self.recover()
         with self._lock:
             self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # or it would stay in the log for a while
         return gone
@@ -281,7 +283,7 @@ class Store:
 
 
 def _insert(database: sqlite3.Connection, item: Answered, picture: Clean) -> None:
-    entry = (picture.sha256, picture.kind, len(picture.data))
+    entry = (picture.sha256, picture.kind, on_disk(len(picture.data)))
     database.execute("INSERT OR IGNORE INTO pictures VALUES (?, ?, ?)", entry)
     answer = (item.request, item.picture, picture.sha256, item.category, item.confidence, item.unknown)
     database.execute(
