@@ -43,6 +43,16 @@ def fill_with_links(root: Path, count: int, targets: Sequence[Path]) -> Path:
     return root
 
 
+def link_to_each_other(root: Path, count: int) -> Path:
+    """Make so many folders with a picture and a link to each of the others: the number of paths is their factorial."""
+    for one in range(count):
+        (root / f"{one}").mkdir(parents=True)
+        (root / f"{one}" / "p.png").write_bytes(picture())
+        for other in range(count):
+            (root / f"{one}" / f"to{other}").symlink_to(root / f"{other}")
+    return root
+
+
 def start(model: Path, folder: Path, out: Path) -> subprocess.Popen[str]:
     """Start a job in a process of its own; it prints the most KiB of memory that it and one of its children took."""
     command = [sys.executable, "-c", SCRIPT, str(model), str(folder), str(out)]

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from batch_kit import fill
+from batch_kit import fill, link_to_each_other
 from PIL import Image
 from server_kit import CLASSES, encode, picture, write_model
 
-from pupila.batch import predict_all
+from pupila.batch import files_below, predict_all
 from pupila.batch.run import CHUNK
 from pupila.batch.table import columns
 from pupila.errors import DataError, MissingExtraError, ModelError
@@ -151,6 +151,15 @@ def test_hidden_files_are_counted_and_own_output_among_the_pictures_is_passed_ov
     assert (summary.files, summary.hidden) == (4, 5)
     names = [Path(row["path"]).relative_to(folder).as_posix() for row in rows_of(folder / "out.csv")]
     assert names == ["0000.png", "0001.png", "0002.png", "also/0000.png"]
+
+
+def test_folders_that_all_link_to_each_other_end_in_one_sentence(model: Path, tmp_path: Path) -> None:
+    folder = link_to_each_other(tmp_path / "photos", 9)
+    with pytest.raises(DataError, match="links to folders lead on and on"):
+        predict_all(model, [folder], tmp_path / "out.csv")
+    with pytest.raises(DataError, match="links to folders lead on and on"):
+        files_below([folder])
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_name_that_is_no_utf8_is_written_readably(model: Path, tmp_path: Path) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from batch_kit import link_to_each_other
 from click.testing import CliRunner
 from data_kit import make_folder, make_tar, picture, scene, write_files
 
+from pupila._files import WAYS_AT_MOST
 from pupila.cli import main
 from pupila.data import Splits, load_dataset, split
 from pupila.data.decode import decode_pictures
@@ -75,12 +77,17 @@ def test_link_to_itself_is_listed(root: Path) -> None:
 
 
 def test_folders_that_all_link_to_each_other_end_in_one_sentence(root: Path) -> None:
-    for one in range(9):
-        (root / f"{one}").mkdir(parents=True)
-        for other in range(9):
-            (root / f"{one}" / f"to{other}").symlink_to(root / f"{other}")
     with pytest.raises(DataError, match="links to folders lead on and on"):
-        list_folder(root)
+        list_folder(link_to_each_other(root, 9))
+
+
+def test_many_links_to_different_folders_are_followed(root: Path) -> None:
+    for number in range(WAYS_AT_MOST + 1):
+        (root.parent / "elsewhere" / f"{number}").mkdir(parents=True)
+        (root.parent / "elsewhere" / f"{number}" / "p.png").touch()
+        root.mkdir(exist_ok=True)
+        (root / f"{number}").symlink_to(root.parent / "elsewhere" / f"{number}")
+    assert len(list_folder(root).entries) == WAYS_AT_MOST + 1
 
 
 def test_sample_submission_of_kaggle_labels_nothing(root: Path) -> None:

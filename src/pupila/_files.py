@@ -1,4 +1,4 @@
-"""Files: atomic writes, tables as CSV that a spreadsheet can open or as text, and litter.
+"""Files: atomic writes, tables as CSV that a spreadsheet can open or as text, walks along links, and litter.
 
 Atomic: the content goes to a temporary file beside the target, is flushed to the disk (fsync), and is renamed into
 place. Readers see the old file or the new one.
@@ -8,16 +8,22 @@ import csv
 import fcntl
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from pupila._language import cell, translated
+from pupila.errors import DataError
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a cell begins with that spreadsheets take for a formula."""
 
+Identity = tuple[int, int]
+"""Device and inode: tells a file or folder from all others, however its path is spelled."""
+WAYS_AT_MOST = 100
+"""Paths to one folder that a walk follows: a few folders that link to each other make millions."""
 Stamp = tuple[int, int, int]
 """Inode, size and time of change: differ whenever a file was renamed into place or written to."""
 LONGEST_NAME = 200
@@ -160,6 +166,25 @@ def text_table(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
+
+
+class Ways:
+    """Says which folders a walk enters that follows links: not in circles, and not without end."""
+
+    def __init__(self) -> None:
+        self._ways: Counter[Identity] = Counter()
+
+    def enters(self, folder: Identity, above: Container[Identity], path: str | bytes) -> bool:
+        """Return whether a folder does not lie within itself; raises DataError if too many paths lead to it."""
+        if folder in above:
+            return False
+        self._ways[folder] += 1
+        if self._ways[folder] > WAYS_AT_MOST:
+            raise DataError(
+                f"{os.fsdecode(path)}: links to folders lead on and on, to this one by over {WAYS_AT_MOST:,} paths. "
+                "Remove such links."
+            )
+        return True
 
 
 def is_hidden(name: str) -> bool:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from pupila._files import RUN_FILES, is_hidden
+from pupila._files import RUN_FILES, Identity, Ways, is_hidden
 from pupila.errors import DataError, MissingExtraError, PupilaError
 
 STORES = ("s3", "gs", "gcs", "abfs", "hdfs")
@@ -27,8 +27,6 @@ BETWEEN = "\0"
 """Stands between the address of a store and a path in it; no path of a disk holds it."""
 PASSWORD = re.compile(":[^@]*@")
 """In an address, before the bucket."""
-Identity = tuple[int, int]
-"""Device and inode: tells a file or folder from all others, however its path is spelled."""
 
 
 def identities(paths: Sequence[Path | str]) -> frozenset[Identity]:
@@ -41,7 +39,8 @@ class Walk:
     """Yields (path, stamp) of each file at or below the given paths, in no particular order.
 
     The stamp changes with the file's size or time of change. A dangling link, and a folder that cannot be listed, are
-    yielded too: they get a row with the reason. Links to folders are followed, but not in circles.
+    yielded too: they get a row with the reason. Links to folders are followed, but not in circles; DataError is raised
+    if they lead on and on.
     """
 
     def __init__(self, paths: Sequence[Path | str], without: frozenset[Identity] = frozenset()) -> None:
@@ -53,6 +52,7 @@ class Walk:
         """Files and folders passed over so far: hidden ones, litter, and folders that Pupila wrote."""
         self._paths = paths
         self._without = without
+        self._ways = Ways()
 
     def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
         folders: list[tuple[bytes, frozenset[Identity]]] = []
@@ -84,10 +84,11 @@ class Walk:
     ) -> Iterator[tuple[bytes, bytes]]:
         status = _status(path)
         here = (status.st_dev, status.st_ino) if status else None
-        if here is not None and (here in self._without or here in above):
+        if here is not None and here in self._without:
             return
         if here is not None and status is not None and stat.S_ISDIR(status.st_mode) and os.access(path, os.R_OK):
-            folders.append((path, above | {here}))
+            if self._ways.enters(here, above, path):
+                folders.append((path, above | {here}))
         else:
             yield path.removeprefix(b"./"), _stamp(status)
 

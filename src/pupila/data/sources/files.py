@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
 from pupila._arguments import counted, first_few
-from pupila._files import RUN_FILES, is_hidden
+from pupila._files import RUN_FILES, Identity, Ways, is_hidden
 from pupila.data.dataset import Skipped
 from pupila.errors import DataError
 
@@ -43,12 +43,10 @@ PICTURES = frozenset(
 """Usual endings of picture files. They decide nothing about what is in a file."""
 LONGEST = 255
 """Letters of a name that are looked at closely, as file systems take no more: some of that takes their square."""
-LINKED_AT_MOST = 10_000
-"""Links to folders that are followed: a few folders that link to each other make millions of paths."""
 HIDDEN, EMPTY, CLOSED, CLOUD = "hidden folder", "empty folder", "closed", "cloud"
 """Kinds of what is passed over."""
 
-Waiting = tuple[str, tuple[str, ...], frozenset[tuple[int, int]]]
+Waiting = tuple[str, tuple[str, ...], frozenset[Identity]]
 """A folder still to be looked into, its name within the data set, and the identities of those above it."""
 CODE_PAGES = (
     "cp850", "cp437", "cp860", "cp865", "cp861", "cp1252", "cp852", "cp1250", "cp866", "cp1251", "koi8-r", "cp857",
@@ -204,12 +202,12 @@ def list_folder(root: Path) -> SourceFiles:
 
     Links are followed, but not in circles. Raises OSError, and DataError if they lead on and on, or for closed folders.
     """
-    listing, linked = _Listing(), 0
+    listing, ways = _Listing(), Ways()
     waiting: list[Waiting] = [(str(root), (), frozenset())]
     while waiting:  # and no recursion: folders may be nested deeper than Python's calls
         folder, above, seen = waiting.pop()
         here, items = _items(folder, above, listing)
-        if here in seen:
+        if any(here) and not ways.enters(here, seen, folder):
             continue
         if above and any(item.name == "pyvenv.cfg" for item in items):  # packages of Python, with pictures in them
             listing.passed[HIDDEN].append("/".join(above))
@@ -219,10 +217,7 @@ def list_folder(root: Path) -> SourceFiles:
         for item in items:
             parts = (*above, item.name if item.name.isascii() else utf8_name(os.fsencode(item.name)))
             if _take(item, parts, listing):
-                linked += item.is_symlink()
                 waiting.append((item.path, parts, seen | {here}))
-        if linked > LINKED_AT_MOST:
-            raise DataError(f"{root}: over {LINKED_AT_MOST:,} links to folders lead on and on. Remove such links.")
     if closed := listing.passed[CLOSED]:
         raise DataError(
             f"{root}: {_listed('folder', sorted(closed))} cannot be read: there is no permission. "
@@ -236,9 +231,7 @@ def list_folder(root: Path) -> SourceFiles:
     return SourceFiles(sorted(listing.files), notes, sorted(listing.skipped, key=lambda skipped: skipped.name))
 
 
-def _items(
-    folder: str, above: tuple[str, ...], listing: _Listing
-) -> tuple[tuple[int, int], Sequence[os.DirEntry[str]]]:
+def _items(folder: str, above: tuple[str, ...], listing: _Listing) -> tuple[Identity, Sequence[os.DirEntry[str]]]:
     """Return a folder's identity and what is in it; nothing if it may not be read, or was removed a moment ago."""
     try:
         status = os.stat(folder)  # noqa: PTH116 - no Path for each of many
