@@ -83,7 +83,7 @@ def test_store_holds_the_lock_while_it_decodes(kind: str, tmp_path: Path) -> Non
     store = Store(tmp_path / "kept", create=True)
     assert store.add([Answered("r", 0, ANEW[kind], "red", 1.0, False, "m", 0.0)], lock=lock) == 1
     store.close()
-    assert held == [1000 * 700]
+    assert held == [50_000_000 if kind == "TIFF" else 1000 * 700]  # a rare format counts as the largest picture
 
 
 def test_collector_waits_until_no_other_thread_decodes_a_large_picture(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ A Predictor may be called from several threads at once.
 import base64
 import hashlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, overload
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pupila import images
 from pupila._arguments import PathLike, as_path, check_top, name_of, one_picture, several
 from pupila.errors import ImageError, ModelError
-from pupila.images import DEFAULT_LIMITS, DecodeLock, ImageLimits, PilImage, Pixels, no_lock
+from pupila.images import DEFAULT_LIMITS, ImageLimits, PilImage, Pixels
 from pupila.manifest import METADATA_KEY, Manifest, check_seal
 from pupila.model_file import cost, reader
 from pupila.prediction import Choice, Prediction
@@ -29,7 +29,12 @@ GOLDEN_TOLERANCE = 0.05
 BATCH = 32
 """Pictures of a list that are computed together."""
 
+GOLDEN_BYTES = 2**20
+"""Bytes of a golden picture at most."""
+PNG = b"\x89PNG\r\n\x1a\n"
+
 Floats = NDArray[np.float32]
+Decoder = Callable[[Any, int, ImageLimits, str], Pixels]
 Picture = PathLike | bytes | IO[bytes] | PilImage | NDArray[np.uint8]
 """What predict() takes for one picture; an array is uint8 [H, W, 3], RGB, of any size."""
 
@@ -136,19 +141,22 @@ class Predictor:
         size = self.manifest.input_size
         try:
             data = base64.b64decode(png, validate=True)
+            if not data.startswith(PNG) or len(data) > GOLDEN_BYTES:
+                raise ValueError("another format")
             header = images.header(data)
-            if (header.format, header.width, header.height) != ("PNG", size, size):
+            if (header.width, header.height) != (size, size):
                 raise ValueError("another size")
             return images.decode(data, size)
         except (ImageError, ValueError) as error:
             raise ModelError(f"Its golden picture {number} is no PNG of {size} x {size}. Export it again.") from error
 
-    def decode(self, source: bytes | Path, limits: ImageLimits = DEFAULT_LIMITS, lock: DecodeLock = no_lock) -> Pixels:
+    def decode(self, source: bytes | Path, limits: ImageLimits = DEFAULT_LIMITS, by: Decoder = images.decode) -> Pixels:
         """Return a picture file as the graph takes it, uint8 [H, W, 3]; raises as images.decode() does.
 
-        The one place where a model's size and framing meet a picture: serving, batch and evaluation decode here.
+        The one place where a model's size and framing meet a picture: serving, batch and evaluation decode here. `by`
+        is called as images.decode() is, for callers who decode elsewhere or under conditions.
         """
-        return images.decode(source, self.manifest.input_size, limits, self.manifest.framing, lock)
+        return by(source, self.manifest.input_size, limits, self.manifest.framing)
 
     def logits(self, pictures: NDArray[np.uint8]) -> Floats:
         """Return float32 [N, K] for uint8 [N, H, W, 3], H = W = manifest.input_size."""

@@ -5,7 +5,7 @@ walked through in a loop, each where it belongs; a file whose boxes cannot be re
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pupila.images.limits import SLACK, ExcessError, PixelsError, check_directories
@@ -20,6 +20,12 @@ CONTAINERS = {(b"", b"meta"): 4, (b"meta", b"iprp"): 0, (b"iprp", b"ipco"): 0, (
 """Boxes of boxes, by what they stand in, and how many bytes stand before those."""
 SINGLE = (b"meta", b"iprp", b"ipco", b"iinf", b"iref", b"iloc", b"idat")
 """Boxes of which there is one: decoders differ in which of several they take."""
+MAX_FRAMES = 4
+"""Frames in the coded data of one picture: decoders go through them up to the first that is shown. An AVIF that
+sharpens while it loads has up to four, others have one."""
+HEVC = b"hvc1"
+CODED = (HEVC, b"av01")
+"""Kinds of items that decoders are there for."""
 GAIN_MAPPED = b"tmap"
 """A picture put together from another and a gain map, either of which may be put together from tiles."""
 
@@ -47,6 +53,8 @@ class Items:
     """Where the content of each box of tracks begins."""
     data: int = 0
     """Where the box of small data begins."""
+    prefixes: set[int] = field(default_factory=set)
+    """Bytes before each part of a picture coded as HEVC that say how long it is."""
     read: int = 0
 
     def count(self, number: int = 1) -> None:
@@ -81,6 +89,7 @@ def check(data: bytes, max_pixels: int) -> bytes:
     if copied > len(data) + SLACK:
         raise ExcessError("more metadata than bytes, as many pictures share it")
     check_directories(_metadata(memoryview(data), items))
+    _check_frames(memoryview(data), items)
     return _without_tracks(data, items) if items.tracks else data
 
 
@@ -139,6 +148,8 @@ def _walk(data: memoryview, items: Items) -> None:
         if parent == b"ipco":
             items.areas.append(_number(content, 4, 4) * _number(content, 8, 4) if name == b"ispe" else 0)
             items.lengths.append(len(content) if name == b"colr" else 0)
+            if name == b"hvcC":
+                items.prefixes.add(1 + (_number(content, 21, 1) & 3))
             continue
         if name in SINGLE and (parent, name) in seen:
             raise ExcessError(f"more than one box {name.decode()}")
@@ -253,10 +264,58 @@ def _extents(content: memoryview, items: Items) -> None:
 
 def _metadata(data: memoryview, items: Items) -> list[memoryview]:
     """Return the EXIF blocks, without what stands before their header; one may stand in several places."""
+    blocks = _contents(data, items, (b"Exif",)).values()
+    return [block[4 + int.from_bytes(block[:4], "big") :] for block in blocks]
+
+
+def _contents(data: memoryview, items: Items, kinds: Sequence[bytes]) -> dict[int, memoryview]:
+    """Return the bytes of the items of some kinds. An item without a length goes on to the end of the file."""
     parts: dict[int, list[memoryview]] = defaultdict(list)
     for item, method, start, length in items.extents:
-        if items.kinds.get(item) == b"Exif":
+        if items.kinds.get(item) in kinds:
             start += items.data if method == 1 else 0
-            parts[item].append(data[start : start + length])
-    blocks = [memoryview(b"".join(places)) for places in parts.values()]
-    return [block[4 + int.from_bytes(block[:4], "big") :] for block in blocks]
+            parts[item].append(data[start : start + length] if length else data[start:])
+    return {item: places[0] if len(places) == 1 else memoryview(b"".join(places)) for item, places in parts.items()}
+
+
+def _check_frames(data: memoryview, items: Items) -> None:
+    """Raise ExcessError for a coded picture of many frames: a few bytes each, and each may be as large as a picture."""
+    coded = {item for item, kind in items.kinds.items() if kind in CODED}
+    if len(items.prefixes) > 1 or any(item in coded and method > 1 for item, method, _, _ in items.extents):
+        raise ExcessError("coded pictures of several kinds, or within others")
+    prefix = min(items.prefixes, default=4)
+    for item, content in _contents(data, items, CODED).items():
+        parts = _units(content, prefix) if items.kinds[item] == HEVC else _obus(content)
+        frames = 0
+        for is_frame in parts:
+            items.count()
+            frames += is_frame
+            if frames > MAX_FRAMES:
+                raise ExcessError(f"more than {MAX_FRAMES} frames in one picture")
+
+
+def _units(content: memoryview, prefix: int) -> Iterator[bool]:
+    """Yield for each NAL unit (ITU-T H.265, 7.3.1) whether a frame begins with it."""
+    at = 0
+    while at + prefix + 2 < len(content):
+        start, length = at + prefix, _number(content, at, prefix)
+        yield content[start] >> 1 < 32 and content[start + 2] >= 0x80  # a slice, the first of its picture
+        at = start + length
+
+
+def _obus(content: memoryview) -> Iterator[bool]:
+    """Yield for each open bitstream unit (AV1 specification, 5.3) whether it is a frame, or the header of one."""
+    at = 0
+    while at < len(content):
+        head = content[at]
+        at += 2 if head & 4 else 1
+        length = len(content)
+        if head & 2:
+            length = shift = 0
+            more = True
+            while more and shift < 56:
+                byte = _number(content, at, 1)
+                length |= (byte & 127) << shift
+                at, shift, more = at + 1, shift + 7, byte >= 128
+        yield head >> 3 & 15 in (3, 6)
+        at += length

@@ -30,11 +30,14 @@ Pixels = NDArray[np.uint8]
 """uint8 [H, W, 3], RGB."""
 PilImage = Image.Image
 DecodeLock = Callable[[int], AbstractContextManager[None]]
-"""Called with the decode cost in pixels: width x height, times scans / 10 for a JPEG of more than 10; may block."""
+"""Called with what decoding costs, in pixels; may block. Width x height, times scans / 10 for a JPEG of more than 10,
+and as many as are allowed for a file of a rare format, before it is looked into."""
 FRAMINGS = ("squash", "letterbox")
 """How a photo that is not square becomes one: its sides scaled each for itself, or both alike with bars beside it."""
 USUAL_SCANS = 10
 """Scans of a progressive JPEG as programs write it."""
+READING = 32
+"""How many pixels of a JPEG are read in the time in which one is decoded: a smaller scale skips none of them."""
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -99,8 +102,6 @@ class _Opened(NamedTuple):
     data: bytes
     image: Image.Image
     passes: int
-    covered: int
-    """Pixels that its tiles cover at least, where those may be more than the picture has."""
     note: str
 
 
@@ -147,18 +148,27 @@ def _decoded(data: bytes, size: int, limits: ImageLimits, lock: DecodeLock) -> I
 
     The lock is held until the block ends.
     """
-    file = _open(data, limits)
+    with contextlib.ExitStack() as held:
+        rare = formats.is_rare(data)
+        if rare:
+            held.enter_context(lock(limits.max_pixels))  # already its header may cost much
+        file = _open(data, limits)
+        reduced, pixels = _draft(file, size)
+        if not rare:
+            held.enter_context(lock(pixels))
+        yield _upright(_load(file, reduced), size)
+
+
+def _draft(file: _Opened, size: int) -> tuple[tuple[int, int] | None, int]:
+    """Have a big JPEG decoded at 1/2, 1/4 or 1/8, never below twice the size; return which size, and what it costs."""
     image = file.image
-    pixels = image.width * image.height * max(file.passes, USUAL_SCANS) // USUAL_SCANS
+    pixels = whole = image.width * image.height * max(file.passes, USUAL_SCANS) // USUAL_SCANS
     reduced = (2 * size, 2 * size) if min(image.size) >= 4 * size else None
-    if reduced is not None:  # JPEG only: decodes at 1/2, 1/4 or 1/8, never below twice the size
+    if reduced is not None:
         image.draft("RGB", reduced)
     if file.passes == 1 and "progressive" not in image.info:  # else all coefficients are kept, at whatever scale
-        pixels = image.width * image.height
-    if file.kind == "AVIF":  # whose header may say less than there is: at most 550 MiB
-        pixels = limits.max_pixels
-    with lock(max(pixels, file.covered)):
-        yield _upright(_load(file, reduced), size)
+        pixels = max(image.width * image.height, whole // READING)
+    return reduced, pixels
 
 
 @_without_history
@@ -261,7 +271,8 @@ def _open(data: bytes, limits: ImageLimits) -> _Opened:
         passes = count_passes(kind, data)
         if kind in ("HEIF", "AVIF"):
             data = boxes.check(data, limits.max_pixels)
-        covered = tiff.check_tiles(data, limits.max_pixels) if kind == "TIFF" else 0
+        if kind == "TIFF":
+            tiff.check_tiles(data, limits.max_pixels)
         data, wrong = formats.without_wrong_texts(data) if kind == "PNG" else (data, "")
         image, note = formats.open_header(kind, data)
     except PixelsError as error:
@@ -277,7 +288,7 @@ def _open(data: bytes, limits: ImageLimits) -> _Opened:
             f"A side of {max(image.size):,} pixels is over the limit of {MAX_SIDE:,}. Cut it into several pictures."
         )
         raise ImageError("image_too_many_pixels", message)
-    return _Opened(kind, data, image, passes, covered, wrong or note)
+    return _Opened(kind, data, image, passes, wrong or note)
 
 
 def _too_many_bytes(size: int, limits: ImageLimits) -> ImageError:

@@ -85,6 +85,11 @@ JUNK = bytes(range(1, 97, 2))
 """Stands for the rest of a JPEG that may be cut off: it changes the pixels if there was a rest."""
 
 
+def is_rare(data: bytes) -> bool:
+    """True for the formats whose decoders cannot be bounded by how a file is built, and for what Python decodes."""
+    return _kind_of(data) not in (None, "JPEG", "PNG", "WEBP")
+
+
 def sniff(data: bytes) -> str:
     """Return which of FORMATS but MPO, which is a JPEG, a file is; raises ImageError that names what it is instead."""
     kind = _kind_of(data)

@@ -65,7 +65,9 @@ SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12:
 WHOLE = (1, 3, 4, 6, 8, 9, 13, 16, 17, 18)
 """Types of whole numbers."""
 BYTES = (1, 2, 6, 7)
-"""Types that decoders keep as bytes; of the others each value becomes a number."""
+"""Types that decoders keep as bytes, but for what says how the pixels are stored; each other value becomes a number."""
+STORAGE = range(254, 340)
+"""Entries that say how the pixels are stored, where their bytes are numbers."""
 XMP_ORIENTATION = re.compile(rb"""tiff:Orientation\s*(?:=\s*["']|>\s*)([1-8])""")
 HEADERS = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
 
@@ -168,7 +170,8 @@ def check_directories(blocks: Iterable[memoryview]) -> None:
                 if total > len(block) + SLACK:
                     raise ExcessError("more metadata than bytes, as many entries share them")
                 most = MAX_COLOURS if entry.tag == PALETTE else MAX_VALUES
-                if entry.kind not in BYTES and entry.values > most and there >= entry.values:  # else it is damaged
+                numbers = entry.kind not in BYTES or entry.tag in STORAGE
+                if numbers and entry.values > most and there >= entry.values:  # else it is damaged
                     raise ExcessError(f"more than {MAX_VALUES:,} values or strips in an entry")
 
 

@@ -45,11 +45,11 @@ def directory(data: bytes, tags: tuple[int, ...] = READ, most: int = limits.MAX_
     return found
 
 
-def check_tiles(data: bytes, max_pixels: int) -> int:
-    """Return how many pixels the tiles or strips cover.
+def check_tiles(data: bytes, max_pixels: int) -> None:
+    """Raise PixelsError if the tiles or strips cover, or one has bytes for, far more than a picture of so many pixels.
 
-    Raises PixelsError if those or the bytes of one tile are far more than a picture of so many pixels has, ExcessError
-    if all of them have far more bytes than the file or may take any memory, and what directory() raises.
+    Raises ExcessError if there are more of them than the picture has, if all have far more bytes than the file or may
+    take any memory, and what directory() raises.
     """
     numbers = directory(data)
     _check_parts(numbers, len(data))
@@ -59,12 +59,14 @@ def check_tiles(data: bytes, max_pixels: int) -> int:
     if not tile_width or not tile_height:
         tile_width, tile_height = width, min(tags.get(ROWS_PER_STRIP, height), height)
     if not tile_width or not tile_height:
-        return 0  # for decoders to refuse
+        return  # for decoders to refuse
     tile = tile_width * tile_height
-    covered = tile * math.ceil(width / tile_width) * math.ceil(height / tile_height)
+    parts = math.ceil(width / tile_width) * math.ceil(height / tile_height)
+    covered = tile * parts
+    if max(len(numbers.get(STRIPS, ())), len(numbers.get(TILES, ()))) > parts * max(1, tags.get(SAMPLES, 1)):
+        raise limits.ExcessError("more tiles or strips than cover it")
     if covered > MAX_TIMES * max_pixels or tile * tags.get(BITS, 1) * tags.get(SAMPLES, 1) > MAX_BITS * max_pixels:
         raise limits.PixelsError("What its tiles or strips cover")
-    return covered
 
 
 def _check_parts(tags: dict[int, tuple[int, ...]], size: int) -> None:

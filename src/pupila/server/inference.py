@@ -4,9 +4,9 @@ The compute thread takes what waits in the queue, begins it (small pictures are 
 `batch` items of one kind together. A batch takes one item of each request in rotation: a request of many pictures
 delays a single one by no more than one picture a batch. Nothing waits for a batch to fill.
 
-Decoding is bounded in memory: one large picture at a time in each worker. A file of a few kilobytes may hold fifty
-megapixels, which take hundreds of megabytes while they are decoded; and a worker has one core, so that decoding two
-such pictures at once saves no time.
+Decoding is bounded: what may take more than milliseconds, which are large pictures and rare formats, is decoded by a
+process of its own, one at a time for each worker. A file of a few kilobytes may hold fifty megapixels, which take
+hundreds of megabytes while they are decoded, or what keeps its decoder busy for minutes.
 """
 
 import logging
@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from queue import Empty, SimpleQueue
 from typing import NamedTuple, TypeVar
 
@@ -26,8 +25,9 @@ from numpy.typing import NDArray
 
 from pupila import images
 from pupila.errors import ImageError
+from pupila.images.process import DecodingProcess
 from pupila.prediction import Prediction
-from pupila.predictor import Floats, Predictor
+from pupila.predictor import Decoder, Floats, Predictor
 from pupila.server.api.errors import BadPart, DeadlineError, QueueFullError, RequestError
 from pupila.server.api.multipart import Part
 from pupila.server.api.request_context import RequestContext
@@ -233,17 +233,22 @@ def guarded(call: Callable[[], Value]) -> Value | None:
 
 
 SMALL = 500_000
-"""Pixels up to which a picture needs no lock: it takes milliseconds, and about two megabytes."""
+"""Pixels up to which a picture is decoded where it is needed: it takes milliseconds, and about two megabytes."""
 LARGE_IMAGE = threading.Lock()
-"""The worker's: held by its threads, that of the collector among them, whenever they decode a large picture."""
+"""The worker's: held while a large picture is decoded, by the process for them or by the collector."""
 
 
 class LargeImageError(Exception):
-    """The picture is not small; never leaves the classifier, which then leaves the picture to another thread."""
+    """The picture is not small; never leaves the classifier, which then leaves it to another thread and process."""
+
+
+def small_only(data: bytes, size: int, limits: images.ImageLimits, framing: str) -> images.Pixels:
+    """Decode as images.decode() does; raises LargeImageError for what may take more than milliseconds."""
+    return images.decode(data, size, limits, framing, reject_large)
 
 
 def reject_large(pixels: int) -> AbstractContextManager[None]:
-    """Admit small pictures only, for the compute thread; raises LargeImageError for others."""
+    """Admit small pictures only; raises LargeImageError for others."""
     if pixels > SMALL:
         raise LargeImageError
     return images.no_lock(pixels)
@@ -292,21 +297,31 @@ class Decoding:
         if len(self.parts) > FEW:
             return False
         try:
-            self._decode(reject_large)
+            self._decode(small_only)
         except LargeImageError:
             return False
         return True
 
     def decode_all(self) -> None:
-        """Decode what is left, one large picture of the whole worker at a time. Raises DeadlineError."""
-        self._decode(partial(large_image_lock, deadline=self._context.deadline))
+        """Decode what is left, large pictures in a process of their own, one at a time. Raises DeadlineError."""
+        self._decode(self._decode_any)
 
-    def _decode(self, lock: images.DecodeLock) -> None:
+    def _decode_any(self, data: bytes, size: int, limits: images.ImageLimits, framing: str) -> images.Pixels:
+        try:
+            return small_only(data, size, limits, framing)
+        except LargeImageError:
+            pass
+        try:
+            return self._classifier.large.decode(data, size, limits, framing, deadline=self._context.deadline)
+        except TimeoutError:
+            raise DeadlineError from None
+
+    def _decode(self, by: Decoder) -> None:
         for part in self.parts[len(self.found) :]:
             if time.monotonic() >= self._context.deadline:
                 raise DeadlineError
             try:
-                self.found.append(self.predictor.decode(part.data, self._classifier.limits, lock))
+                self.found.append(self.predictor.decode(part.data, self._classifier.limits, by))
             except ImageError as error:
                 self.found.append(error.with_traceback(None))  # which holds the picture and itself
         self._context.end_stage("decode")
@@ -337,6 +352,7 @@ class Classifier:
     ) -> None:
         self.predictor = predictor
         self.limits = settings.image_limits
+        self.large = DecodingProcess(LARGE_IMAGE)
         self.on_batch = on_batch
         self.batcher = Batcher(self._compute, BATCH, settings.max_waiting)
 

@@ -1,0 +1,137 @@
+"""What may keep a decoder busy is decoded by a process that can be ended: nobody else waits, and the worker lives."""
+
+import functools
+import io
+import struct
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from server_kit import picture, serving, write_model
+
+from pupila import images
+from pupila.errors import ImageError
+from pupila.images.process import SECONDS, DecodingProcess
+
+LIMITS = images.DEFAULT_LIMITS
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@functools.cache
+def many_scans() -> bytes:
+    """Return a JPEG of 48 megapixels whose last scan comes 80 times more: each goes through all pixels."""
+    whole = encoded(Image.linear_gradient("L").resize((8000, 6000)), "JPEG", progressive=True)
+    last = whole.rindex(b"\xff\xda")
+    return whole[:-2] + whole[last:-2] * 80 + whole[-2:]
+
+
+def strips(number: int, kind: int = 4) -> bytes:
+    """Return a TIFF without packing whose strips begin a byte apart; kind: of the numbers that say where."""
+    rows = [
+        (256, 4, 1, 490), (257, 4, 1, 490), (258, 3, 1, 1), (259, 3, 1, 1), (262, 3, 1, 0), (273, kind, number, 200),
+        (278, 4, 1, 489),
+    ]  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", *row) for row in rows)
+    head = b"II*\0\x08\0\0\0" + struct.pack("<H", len(rows)) + entries + bytes(4)
+    size = 4 if kind == 4 else 1
+    places = b"".join((200 + n).to_bytes(4, "little")[:size] for n in range(number))
+    return head.ljust(200, b"\0") + places + bytes(62 * 490)
+
+
+def repeated(kind: str, frames: int) -> bytes:
+    """Return a HEIC or AVIF file whose one picture holds so many frames, of which the content is left empty."""
+    item, setup, frame = {
+        "AVIF": (b"av01", b"av1C\x81\0\x0c\0", b"\x32\x01\0"),
+        "HEIC": (b"hvc1", b"hvcC" + bytes(21) + b"\x03\0", b"\0\0\0\4\x26\x01\x80\0"),
+    }[kind]
+
+    def box(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content) + 8) + name + content
+
+    def full(name: bytes, content: bytes, version: int = 0) -> bytes:
+        return box(name, struct.pack(">I", version << 24) + content)
+
+    data, brand = frame * frames, b"avif" if kind == "AVIF" else b"heic"
+    start = box(b"ftyp", brand + bytes(4) + b"mif1" + brand)
+
+    def meta(at: int) -> bytes:
+        properties = box(setup[:4], setup[4:]) + full(b"ispe", struct.pack(">II", 64, 64))
+        owned = full(b"ipma", struct.pack(">IHBBB", 1, 1, 2, 0x81, 2))
+        kinds = full(b"iinf", b"\0\1" + full(b"infe", struct.pack(">HH", 1, 0) + item + b"\0", 2))
+        place = full(b"iloc", b"\x44\0" + struct.pack(">HHHHII", 1, 1, 0, 1, at, len(data)))
+        handler = full(b"hdlr", bytes(4) + b"pict" + bytes(13))
+        described = box(b"iprp", box(b"ipco", properties) + owned)
+        return full(b"meta", handler + full(b"pitm", b"\0\1") + kinds + described + place)
+
+    return start + meta(len(start) + len(meta(0)) + 8) + box(b"mdat", data)
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (strips(1000), "more tiles or strips than cover it"),
+        (strips(30_000, kind=1), "more than 20,000 values or strips"),
+        (repeated("AVIF", 5), "more than 4 frames"),
+        (repeated("HEIC", 5), "more than 4 frames"),
+    ],
+    ids=["strips", "strips by bytes", "AVIF", "HEIC"],
+)
+def test_file_whose_parts_are_decoded_again_and_again_is_refused(data: bytes, why: str) -> None:
+    begun = time.process_time()
+    with pytest.raises(ImageError, match=why):
+        images.decode(data, 64)
+    assert time.process_time() - begun < 0.3
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "HEIC"])
+def test_few_frames_are_left_to_the_decoder(kind: str) -> None:
+    with pytest.raises(ImageError, match="damaged"):
+        images.decode(repeated(kind, 4), 64)
+
+
+def test_process_decodes_as_this_one_does() -> None:
+    process, image = DecodingProcess(threading.Lock()), Image.effect_noise((900, 700), 60).convert("RGB")
+    for kind in ("PNG", "TIFF", "AVIF", "JPEG"):
+        data = encoded(image, kind)
+        pixels = process.decode(data, 48, LIMITS, "letterbox", deadline=time.monotonic() + 60)
+        assert (pixels == images.decode(data, 48, framing="letterbox")).all()
+    with pytest.raises(ImageError, match="damaged") as caught:
+        process.decode(data[:3000], 48, LIMITS, "squash", deadline=time.monotonic() + 60)
+    assert caught.value.code == "image_truncated"
+
+
+def test_deadline_ends_what_is_being_decoded_and_the_next_picture_is_decoded() -> None:
+    process, small = DecodingProcess(threading.Lock()), encoded(Image.new("RGB", (9, 9), "red"), "PNG")
+    process.decode(small, 32, LIMITS, "squash", deadline=time.monotonic() + 60)
+    large, begun = many_scans(), time.monotonic()
+    with pytest.raises(TimeoutError):
+        process.decode(large, 32, LIMITS, "squash", deadline=begun + 0.5)
+    assert time.monotonic() - begun < 2
+    assert process.decode(small, 32, LIMITS, "squash", deadline=time.monotonic() + 60).max() == 255
+
+
+def test_others_are_answered_while_a_picture_takes_all_that_it_may(tmp_path: Path) -> None:
+    hostile, friendly = many_scans(), picture()
+    with serving(write_model(tmp_path / "m.onnx"), tmp_path / "log", '{"port": 0, "workers": 1}') as server:
+        answers: list[int] = []
+        sender = threading.Thread(target=lambda: answers.append(server.predict(hostile, timeout=60).status_code))
+        sender.start()
+        slowest, times = 0.0, 0
+        while sender.is_alive():
+            begun = time.monotonic()
+            assert server.predict(friendly, timeout=30).status_code == 200
+            slowest, times = max(slowest, time.monotonic() - begun), times + 1
+        assert answers[0] in (413, 504)  # by processor time, or on a busy machine by the clock
+        assert times > 5 and slowest < 2
+        assert "heartbeat" not in (tmp_path / "log").read_text()
+
+
+def test_seconds_are_fewer_than_a_request_has() -> None:
+    assert SECONDS < 10
