@@ -7,6 +7,7 @@ from PIL import Image, ImageOps
 
 from pupila import images
 from pupila.data.dataset import Pictures
+from pupila.data.quality import duplicates
 from pupila.data.quality.duplicates import DuplicatePair, centred, find_duplicates, shrink
 
 SIZE = 32
@@ -69,3 +70,35 @@ def test_copies_of_any_size_are_compared_at_one(size: int) -> None:
     assert small.shape == (1, 32, 32, 3)
     reference = shrink(images.resize(np.asarray(scene(1, 224)), 32)[np.newaxis], 32)
     assert float(np.sum(centred(small) * centred(reference))) > 0.97
+
+
+def test_copies_of_a_picture_are_found_near_to_another_one_too() -> None:
+    near = stored(scene(7), "JPEG", quality=60)
+    train, test = np.stack([near, stored(scene(3))]), np.stack([stored(scene(7)), near, stored(scene(7))])
+    found = find_duplicates([train, test])
+    assert {(pair.first, pair.second): pair.exact for pair in found} == {
+        (0, 3): True, (2, 4): True, (0, 2): False, (0, 4): False, (2, 3): False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("different", [False, True])
+def test_crowd_of_equal_pictures_has_as_many_pairs_as_pictures(different: bool) -> None:
+    crowd = np.repeat(stored(scene(1))[np.newaxis], 600, axis=0)
+    if different:  # in two pixels of one corner, whose mean is the same: exactly alike from afar
+        crowd[:, 0, :2] = 0
+        for pixel, colour in np.ndindex(2, 2):
+            number = np.arange(600) // (1, 30)[colour] % 30
+            crowd[:, 0, pixel, colour] = number if pixel else 30 - number
+    found = find_duplicates([crowd])
+    assert {pair.second for pair in found} == set(range(1, 600))
+    assert len(found) <= (duplicates.CROWD * 600 if different else 599)
+
+
+def test_near_pairs_of_many_copies_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "MOST", 50)
+    one, other = (
+        np.repeat(picture[np.newaxis], 200, axis=0) for picture in (stored(scene(1)), stored(scene(1), "JPEG"))
+    )
+    found = find_duplicates([one, other])
+    assert sum(pair.exact for pair in found) == 398
+    assert 0 < sum(not pair.exact for pair in found) <= 50

@@ -5,9 +5,10 @@ time grows with the square of their number: two to three minutes for 60,000 on t
 on 32 x 32 copies. How the thresholds were chosen, and what they find: docs/experiments-data.md.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import blake2b
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,12 +32,14 @@ DETAIL = 0.8
 CROWD = 16
 """Pictures of a tile that one picture is compared with, at most, the likest first: scans and X-rays are all alike from
 afar, and comparing all their pairs closely would take hours."""
+SAME = 1e-3
+"""Difference of correlations that says nothing."""
 TILE = 4096
-MOST = 1_000_000
-"""Pairs kept: beyond, the data set is one of nearly equal pictures (frames of a film), and no list of all helps."""
+MOST = 100_000
+"""Near pairs kept: beyond, the data set is one of nearly equal pictures (frames of a film), no list of which helps."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class DuplicatePair:
     """Two pictures that are one, by their rows; first < second."""
 
@@ -50,12 +53,30 @@ class DuplicatePair:
 
 
 def find_duplicates(pictures: Sequence[Pictures]) -> list[DuplicatePair]:
-    """Return all pairs among the pictures of several parts, taken one after the other; the most similar first."""
-    fine = np.concatenate([shrink(part, FINE) for part in pictures])
+    """Return the pairs among the pictures of several parts, taken one after the other; the most similar first.
+
+    Of pictures with the same pixels each is paired with the first one. That one alone is compared with others, and what
+    is found is paired with all of them. In a crowd of pictures that are all alike each has its likest pairs only.
+    """
     exact = _exact([picture for part in pictures for picture in part])
-    pairs = {(pair.first, pair.second): pair for pair in _near(fine)}
-    pairs.update({(pair.first, pair.second): pair for pair in exact})
-    return sorted(pairs.values(), key=lambda pair: (-pair.exact, -pair.similarity, pair.first, pair.second))
+    copies: dict[int, list[int]] = {}
+    for pair in exact:
+        copies.setdefault(pair.first, []).append(pair.second)
+    fine = np.concatenate([shrink(part, FINE) for part in pictures])
+    single = np.setdiff1d(np.arange(len(fine)), [pair.second for pair in exact])
+    near = (replace(p, first=int(single[p.first]), second=int(single[p.second])) for p in _near(fine[single]))
+    pairs = {(pair.first, pair.second): pair for pair in islice(_with_copies(near, copies), MOST)}
+    found = [*exact, *pairs.values()]
+    return sorted(found, key=lambda pair: (-pair.exact, -pair.similarity, pair.first, pair.second))
+
+
+def _with_copies(near: Iterable[DuplicatePair], copies: Mapping[int, Sequence[int]]) -> Iterator[DuplicatePair]:
+    """Yield each pair, and with each of its pictures the exact copies of the other one."""
+    for pair in near:
+        yield pair
+        for one, other in ((pair.first, pair.second), (pair.second, pair.first)):
+            for copy in copies.get(other, ()):
+                yield replace(pair, first=min(one, copy), second=max(one, copy))
 
 
 def copies_of(pictures: Pictures, others: Pictures) -> NDArray[np.bool_]:
@@ -128,33 +149,33 @@ def _near(fine: Pictures) -> Iterator[DuplicatePair]:
     coarse = centred(shrink(fine, COARSE))
     mirrored = centred(shrink(np.ascontiguousarray(fine[:, :, ::-1]), COARSE))
     starts = range(0, len(fine), TILE)
-    found = 0
     with progress_bar("comparing pictures", len(starts) * (len(starts) + 1) // 2) as bar:
         for top in starts:
             for left in range(top, len(fine), TILE):
                 for flip, others in ((False, coarse), (True, mirrored)):
-                    for pair in _confirm(fine, _propose(coarse, others, top, left), flip):
-                        found += 1
-                        yield pair
+                    yield from _confirm(fine, _propose(coarse, others, top, left), flip)
                 bar.update(1)
-                if found > MOST:
-                    return
 
 
 def _propose(coarse: Floats, others: Floats, top: int, left: int) -> tuple[Rows, Rows]:
-    """Return the rows of the pairs in one tile that are alike from afar, each pair once, no picture with itself."""
+    """Return the rows of the pairs in one tile that are alike from afar, each pair once, no picture with itself.
+
+    They are CROWD a row at most: of pictures that are equally like, those that stand next behind it.
+    """
     likeness = coarse[top : top + TILE] @ others[left : left + TILE].T
     close = likeness >= PROPOSED
-    if not close.any():
-        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+    if top == left:
+        close = np.triu(close, 1)
     crowded = np.flatnonzero(close.sum(axis=1) > CROWD)
     if len(crowded):
-        least = -np.partition(-likeness[crowded], CROWD - 1, axis=1)[:, CROWD - 1 : CROWD]
-        close[crowded] &= likeness[crowded] >= least
+        columns = np.arange(close.shape[1], dtype=np.float32)
+        behind = (columns - columns[crowded % len(columns), np.newaxis]) % len(columns) * np.float32(SAME / TILE)
+        values = np.where(close[crowded], likeness[crowded] - behind, -1)
+        likest = np.argpartition(values, -CROWD, axis=1)[:, -CROWD:]
+        close[crowded] = False
+        close[crowded[:, np.newaxis], likest] = True
     first, second = np.nonzero(close)
-    first, second = first + top, second + left
-    once = first < second
-    return first[once], second[once]
+    return first + top, second + left
 
 
 def _confirm(fine: Pictures, proposed: tuple[Rows, Rows], flip: bool) -> Iterator[DuplicatePair]:
