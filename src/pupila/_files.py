@@ -5,6 +5,7 @@ place. Readers see the old file or the new one.
 """
 
 import csv
+import errno
 import fcntl
 import os
 import secrets
@@ -78,10 +79,28 @@ def write_file(path: Path, content: bytes | str, mode: int = 0o666) -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def open_own(path: Path, flags: int, mode: int = 0o666) -> int:
+    """Return a descriptor of a file of Pupila's own, made if it is not there and never opened through a link.
+
+    Raises OSError that names the link: in a folder that came from somebody else, it may lead to any file of the user.
+    """
+    try:
+        return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, mode)
+    except OSError:
+        refuse_link(path)
+        raise
+
+
+def refuse_link(path: Path) -> None:
+    """Raise OSError if the path is a link."""
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, f"{path.name} is a link, and nothing is written through it: remove it", str(path))
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock file at this path: other processes wait. Some network file systems know no locks."""
-    with path.open("w") as file:
+    with os.fdopen(open_own(path, os.O_RDWR), "rb") as file:
         with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pupila._files import open_own
 from pupila._language import translated
 
 if TYPE_CHECKING:
@@ -91,7 +93,7 @@ def quiet_log() -> Iterator[None]:
 def printing_to(folder: Path) -> Iterator[None]:
     """Add what is printed and logged in this process, errors too, to the folder's log.txt, line by line."""
     folder.mkdir(parents=True, exist_ok=True)
-    log = (folder / LOG).open("a", encoding="utf-8", buffering=1)
+    log = os.fdopen(open_own(folder / LOG, os.O_WRONLY | os.O_APPEND), "a", encoding="utf-8", buffering=1)
     with log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log), printed_log():
         yield
 

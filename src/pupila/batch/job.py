@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pupila._files import open_own, refuse_link
 from pupila.batch.listing import Walk, identities, shown_name
 from pupila.errors import DataError, ImageError
 from pupila.prediction import Choice, Prediction
@@ -85,7 +86,9 @@ class BatchJob:
 
     def __enter__(self) -> "BatchJob":
         self.folder.mkdir(exist_ok=True)
-        self._lock = (self.folder / "lock").open("wb")
+        for path in (self.folder, *(self.folder / name for name in NAMES)):
+            refuse_link(path)
+        self._lock = os.fdopen(open_own(self.folder / "lock", os.O_RDWR), "rb")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -10,6 +10,7 @@ written, a warning says so, and loading goes on.
 import hashlib
 import json
 import logging
+import os
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from pupila._files import locked
+from pupila._files import locked, open_own, write_file
 from pupila.data.dataset import Dataset, Skipped, Splits
 from pupila.errors import DataError
 
@@ -46,7 +47,7 @@ class DatasetCache:
     def save(self, splits: Splits, size_was_chosen: bool) -> None:
         """Keep the data set, whole or not at all; on failure, say so in one line on standard error."""
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(0o700, parents=True, exist_ok=True)
             ready = self._folder / ".unfinished"
             with locked(self._folder / ".lock"):
                 try:
@@ -55,7 +56,7 @@ class DatasetCache:
                 finally:
                     ready.unlink(missing_ok=True)
             if size_was_chosen:
-                (self._folder / "size").write_text(str(splits.train.size))
+                write_file(self._folder / "size", str(splits.train.size), 0o600)
         except OSError as error:
             log.warning(f"Warning: the decoded pictures were not cached in {self._folder} ({error.strerror}).")
 
@@ -75,7 +76,7 @@ def _write(splits: Splits, path: Path) -> None:
     arrays: dict[str, Any] = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
     for name, part in splits.parts().items():
         arrays |= {name: part.images, f"{name}-labels": part.labels}
-    with path.open("wb") as file:
+    with os.fdopen(open_own(path, os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as file:
         np.savez(file, **arrays)
 
 

@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from pupila._files import write_file
+from pupila._files import open_own, write_file
 from pupila.data.sources.source import NAMES, source_name
 from pupila.errors import TrainingError
 
@@ -197,7 +197,7 @@ def locked(folder: Path) -> Iterator[None]:
 def _take(path: Path) -> int:
     """Return the lock's descriptor. The file may be removed between open and lock: then it is opened again."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = open_own(path, os.O_RDWR)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -236,13 +236,13 @@ def write_mislabelled(folder: Path, found: Mislabelled) -> tuple[Path, Path]:
     byte order mark, by which spreadsheets know UTF-8.
     """
     page_path, table_path = folder / PAGE, folder / TABLE
-    if table_path.exists():
+    if table_path.exists() or table_path.is_symlink():
         raise DataError(f"{table_path}: is there already, and may hold corrections. Choose another folder.")
     html.write_page(
         page_path, f"{found.name}: likely wrong labels", f"{found.looked_at:,} labels looked at", _doubts(found)
     )
     try:
-        with table_path.open("w", encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        with table_path.open("x", encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             writer = CsvWriter(file)
             writer.writerow(("path", "label", "suggested", "score"))
             writer.writerows((d.path, d.label, d.suggested, f"{d.score:.4f}") for d in found.doubts)

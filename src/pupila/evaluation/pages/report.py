@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pupila._arguments import counted
+from pupila._files import write_file
 from pupila.data import Dataset
 from pupila.evaluation.evaluate import Evaluation, score_dataset
 from pupila.evaluation.metrics import Int64, reliability
@@ -177,7 +178,7 @@ def _expert_figures(subject: Subject) -> str:
 
 def _plot(folder: Path, name: str, png: bytes, description: str, large: bool = False) -> str:
     """Write a plot into the folder and return it as HTML."""
-    (folder / name).write_bytes(png)
+    write_file(folder / name, png)
     return html.plot(png, description, large)
 
 
