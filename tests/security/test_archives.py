@@ -187,6 +187,28 @@ def test_parquet_that_repeats_one_large_picture_stays_within_memory(tmp_path: Pa
     assert "needs far more memory than its size" in said and seconds < 5 and mib < 1500
 
 
+def test_parquet_files_of_one_data_set_have_one_budget(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    image = pyarrow.array([bytes(MIB)] * 60)
+    table = pyarrow.table({"image": image, "label": pyarrow.array(["cat", "dog"] * 30)})
+    for number in range(20):
+        parquet.write_table(table, tmp_path / f"train-{number}.parquet", compression="zstd")
+    said, seconds, mib = cost(tmp_path)
+    assert "unpacks to over 128 MiB" in said and seconds < 5 and mib < 500
+
+
+def test_small_parquet_is_read_by_the_command_within_its_limit_of_memory(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / "pets.parquet").write_bytes(parquet_file([picture(number, 8, 8) for number in range(8)]))
+    command = [sys.executable, "-m", "pupila", "data", str(tmp_path / "pets.parquet")]
+    environment = {key: value for key, value in os.environ.items() if key != "ARROW_DEFAULT_MEMORY_POOL"}
+    environment |= {"PUPILA_CACHE": str(tmp_path / "cache"), "NO_COLOR": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert "balanced enough" in done.stdout and done.returncode == 0, done.stderr
+
+
 TABLES = {
     "deep.json": b"[" * 500_000,
     "wide.csv": b"path,label" + b"," * 3 * MIB + b"\n",

@@ -201,7 +201,7 @@ def _split_arrays(
 def check_rows(count: int, where: str) -> None:
     """Raise DataError if arrays or a table in parquet have too many pictures."""
     if count > MAX_ROWS:
-        raise DataError(f"{where} has over {MAX_ROWS:,} rows. Cut it into several files.")
+        raise DataError(f"{where} has over {MAX_ROWS:,} rows. Cut it into several data sets.")
 
 
 def _about_pointers(count: int) -> str:

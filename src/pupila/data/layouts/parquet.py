@@ -18,7 +18,8 @@ from pupila.errors import DataError, MissingExtraError
 IMAGE_COLUMNS = ("image", "img", "picture", "photo")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "target")
 LEAST_BYTES, BATCH, THRIFT_BYTES = 2**30, 64, 16 * 2**20
-"""Of one file: memory that reading it may take in any case, rows at once, and bytes of its description."""
+"""Memory that reading takes beside the pictures, rows at once, and bytes of one file's description."""
+POOL = "ARROW_DEFAULT_MEMORY_POOL"
 OUT_OF_MEMORY = ("bad_alloc", "Failed to launch worker thread")
 
 
@@ -56,13 +57,19 @@ def by_parquet(entries: Sequence[SourceFile], where: str) -> DetectedLayout:
     files = sorted((entry for entry in entries if entry.ending == ".parquet"), key=lambda entry: entry.parts)
     splits: dict[str, list[LabelledFile]] = {}
     skipped: list[Skipped] = []
-    for file, split in zip(files, _splits(files, where), strict=True):
-        for labelled in _read(file, f"{where}: {file.name}"):
-            if labelled.entry.source == b"" or not labelled.category:
-                missing = "label" if labelled.entry.source else "bytes of a picture"
-                skipped.append(Skipped(labelled.entry.name, f"Its row holds no {missing}."))
-            else:
-                splits.setdefault(split, []).append(labelled)
+    named, arrow = _splits(files, where), _pyarrow()
+    budget, rows = UnpackBudget(where, sum(file.size() for file in files)), 0
+    reserved = 0 if arrow.default_memory_pool().backend_name == "system" else LEAST_BYTES
+    with _limited_memory(budget.bytes + LEAST_BYTES + reserved):
+        for file, split in zip(files, named, strict=True):
+            found = _read(arrow, file, f"{where}: {file.name}", budget, rows)
+            rows += len(found)
+            for labelled in found:
+                if labelled.entry.source == b"" or not labelled.category:
+                    missing = "label" if labelled.entry.source else "bytes of a picture"
+                    skipped.append(Skipped(labelled.entry.name, f"Its row holds no {missing}."))
+                else:
+                    splits.setdefault(split, []).append(labelled)
     if not splits.get("train"):
         raise DataError(f"{where}: {files[0].name} holds no training pictures. Add one, named train.parquet.")
     return DetectedLayout("parquet", sort_labelled(splits), skipped=skipped)
@@ -80,25 +87,29 @@ def _splits(files: Sequence[SourceFile], where: str) -> list[str]:
     return [split or "train" for split in splits]
 
 
-def _read(file: SourceFile, where: str) -> list[LabelledFile]:
+def _pyarrow() -> Any:
+    """Return pyarrow with its own memory pool left out, where it is not yet loaded: that reserves 1 GiB at once."""
+    os.environ.setdefault(POOL, "system")
     try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
+        import pyarrow
+        import pyarrow.parquet
     except ImportError as error:
         raise MissingExtraError("Reading parquet", "parquet") from error
+    return pyarrow
+
+
+def _read(arrow: Any, file: SourceFile, where: str, budget: UnpackBudget, rows: int) -> list[LabelledFile]:
+    """Read one file; `rows`: those of the files before it. The budget is that of all files."""
     source = io.BytesIO(file.source) if isinstance(file.source, bytes) else file.source
-    budget = UnpackBudget(where, file.size())
+    limits = {"thrift_string_size_limit": THRIFT_BYTES, "thrift_container_size_limit": MAX_ROWS}
     try:
-        with (
-            _limited_memory(max(budget.bytes, LEAST_BYTES)),
-            ParquetFile(source, thrift_string_size_limit=THRIFT_BYTES, thrift_container_size_limit=MAX_ROWS) as opened,
-        ):
-            check_rows(opened.metadata.num_rows, where)
+        with arrow.parquet.ParquetFile(source, **limits) as opened:
+            check_rows(rows + opened.metadata.num_rows, where)
             names = opened.schema_arrow.names
             image, label = _column(names, IMAGE_COLUMNS, where), _column(names, LABEL_COLUMNS, where)
             classes = _class_names(opened.schema_arrow.metadata or {}, label)
             return _rows(opened, image, label, classes, file, where, budget)
-    except (ArrowException, MemoryError, OSError, ValueError, OverflowError, RecursionError) as error:
+    except (arrow.ArrowException, MemoryError, OSError, ValueError, OverflowError, RecursionError) as error:
         if isinstance(error, MemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY):
             raise DataError(f"{where} needs far more memory than its size. Cut it into several files.") from error
         raise DataError(f"{where} is cut off or damaged ({error}). Copy or download it again.") from error
