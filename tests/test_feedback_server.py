@@ -27,7 +27,17 @@ from pupila.prediction import Prediction
 from pupila.predictor import Predictor
 from pupila.server import Settings, create_app
 from pupila.server.api.auth import ApiKey, digest_of
-from pupila.server.api.feedback_writer import DROPPED, KEPT, PENDING, QUEUE_PICTURES, Collector, new_table
+from pupila.server.api.feedback_writer import (
+    DROPPED,
+    KEPT,
+    MARKS,
+    PENDING,
+    QUEUE_PICTURES,
+    RING,
+    Collector,
+    mark_of,
+    new_table,
+)
 from pupila.server.api.multipart import Part
 
 ME = {"Authorization": "Bearer secret"}
@@ -329,6 +339,34 @@ def test_feedback_waits_for_a_picture_that_is_being_written_even_if_nothing_else
     assert len(found) == 1
     assert found[0].category == "red"
     collector.close()
+
+
+def test_feedback_on_what_no_worker_is_about_to_write_does_not_wait(tmp_path: Path) -> None:
+    table = new_table(2)
+    one, other = (Collector(Settings(feedback_dir=tmp_path / "kept"), table, slot) for slot in (0, 1))
+    one._writer = Slow(tmp_path / "kept")
+    part, answer = red(tmp_path)
+    one.offer("r", [part], [answer], "m1")
+    assert table.holds(MARKS, mark_of("r", 0))
+    start = time.monotonic()
+    assert other.find("never-given-out", 0, "", start + 60) == other.find("r", 1, "", start + 60) == []
+    assert one._row[PENDING] == 1
+    assert len(other.find("r", 0, "", time.monotonic() + 60)) == 1
+    one.close()
+    assert not any(one._row[MARKS:])
+
+
+def test_names_of_what_waits_go_once_it_is_written_or_its_worker_is_gone(tmp_path: Path) -> None:
+    table = new_table(1)
+    table.row(0)[MARKS] = mark_of("lost", 0)
+    collector = Collector(Settings(feedback_dir=tmp_path / "kept"), table)
+    part, answer = red(tmp_path)
+    for number in range(10):
+        collector.offer(f"r{number}", [part] * 70, [answer] * 70, "m1")
+        assert len(collector.find(f"r{number}", 69, "", time.monotonic() + 60)) == 1
+    collector.close()
+    assert collector._entered == 700 > RING
+    assert not any(collector._row[MARKS:])
 
 
 def test_queue_is_bounded_and_what_does_not_fit_is_not_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -4,6 +4,7 @@ A request leaves its pictures in a queue in memory and goes on. One thread of ea
 store. The queue is short: what does not fit is not kept, so that a slow disk costs pictures and never an answer.
 """
 
+import hashlib
 import logging
 import sqlite3
 import threading
@@ -16,7 +17,7 @@ from pupila.feedback import Answered, Kept, Store
 from pupila.prediction import Prediction
 from pupila.server.api.multipart import Part
 from pupila.server.inference import large_image_lock
-from pupila.server.process.scoreboard import DROPPED, KEPT, PENDING, SharedTable
+from pupila.server.process.scoreboard import DROPPED, KEPT, MARKS, PENDING, SharedTable
 from pupila.server.settings import Settings
 
 log = logging.getLogger("pupila.server")
@@ -24,12 +25,14 @@ log = logging.getLogger("pupila.server")
 QUEUE_PICTURES = 256
 QUEUE_BYTES = 32 * 2**20
 BATCH_PICTURES = 64
+RING = QUEUE_PICTURES + BATCH_PICTURES
+"""Pictures that wait at most: in the queue, and taken from it."""
 BATCH_BYTES = 4 * 2**20
 """Written in one transaction: few enough that feedback, which waits for it, does not wait long."""
 GATHER = 0.1
 """Seconds that a picture waits for others: written with fifteen others it costs a quarter of one written alone."""
 PATIENCE = 2.0
-"""Seconds that feedback waits for a picture that another worker may be about to write."""
+"""Seconds that feedback waits for a picture that any worker is about to write."""
 SILENCE = 60.0
 """Seconds between two log entries of one kind about pictures that are not kept."""
 LAST_WORDS = 10.0
@@ -38,7 +41,13 @@ LAST_WORDS = 10.0
 
 def new_table(workers: int) -> SharedTable:
     """Return the counts that the workers share: made before the fork."""
-    return SharedTable(workers, 3)
+    return SharedTable(workers, MARKS + RING)
+
+
+def mark_of(request: str, picture: int) -> float:
+    """Return what stands for a picture while it waits: a whole number from 1, of 48 bits."""
+    digest = hashlib.blake2b(f"{request} {picture}".encode(), digest_size=6).digest()
+    return 1.0 + int.from_bytes(digest)
 
 
 def prepare(settings: Settings) -> None:
@@ -81,9 +90,12 @@ class Collector:
         self.table = table or new_table(1)
         self._row = self.table.row(slot)
         self._row[PENDING] = 0.0  # the worker that had this row has lost its queue
+        self._row[MARKS:] = memoryview(bytes(8 * RING)).cast("d")
         self._queue: deque[Answered] = deque()
         self._bytes = 0
         self._in_work = 0
+        self._entered = 0
+        """Pictures that have come into the queue so far."""
         self._changed = threading.Condition()
         self._closing = False
         self._silent_until: dict[str, float] = {}
@@ -118,10 +130,10 @@ class Collector:
                 self._changed.notify_all()  # the writer waits for the first picture, and then for a full batch
 
     def find(self, request: str, picture: int, owner: str | None, deadline: float) -> list[Kept]:
-        """Do as `Store.of_request`, but wait for a picture that any worker is about to write."""
-        until = min(deadline, time.monotonic() + PATIENCE)
+        """Do as `Store.of_request`, but wait for this picture if any worker is about to write it."""
+        until, mark = min(deadline, time.monotonic() + PATIENCE), mark_of(request, picture)
         while True:
-            waits = self.table.sum(PENDING) > 0  # asked before looking: what is written in between is found
+            waits = self.table.holds(MARKS, mark)  # asked before looking: what is written in between is found
             kept = self.store.of_request(request, picture, owner)
             if kept or not waits or time.monotonic() >= until:
                 return kept
@@ -142,6 +154,8 @@ class Collector:
         if full or self._closing:
             self._row[DROPPED] += 1
             return
+        self._row[MARKS + self._entered % RING] = mark_of(item.request, item.picture)
+        self._entered += 1
         self._queue.append(item)
         self._bytes += len(item.data)
 
@@ -170,6 +184,9 @@ class Collector:
                 self._row[DROPPED] += len(batch) - kept
                 self._in_work = 0
                 self._count_pending()
+                written = self._entered - len(self._queue)
+                for number in range(written - len(batch), written):
+                    self._row[MARKS + number % RING] = 0.0
 
     def _complain(self, message: str, error: Exception | None = None) -> None:
         """Log why pictures are not kept: a disk that is full stays full for a while, and its log shall not grow."""

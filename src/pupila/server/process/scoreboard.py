@@ -31,6 +31,11 @@ class SharedTable:
         """Return the sum of a column over all rows."""
         return sum(self._cells[column : self.rows * self.columns : self.columns])
 
+    def holds(self, first: int, value: float) -> bool:
+        """Return whether a row has this value in one of its columns from `first` on."""
+        table = np.frombuffer(self._memory, np.float64, self.rows * self.columns)
+        return bool((table.reshape(self.rows, self.columns)[:, first:] == value).any())
+
     def sums(self) -> list[float]:
         """Return the sums of all columns: a hundred times as fast as one after the other."""
         table = np.frombuffer(self._memory, np.float64, self.rows * self.columns)
@@ -39,8 +44,9 @@ class SharedTable:
 
 
 PID, HEARTBEAT, DUE, READY, CONNECTIONS, WAITING, LEAVING, STARTS = range(8)
-PENDING, KEPT, DROPPED = range(3)
-"""Columns of feedback_writer.py's table: pictures that wait to be written, were written, were given up."""
+PENDING, KEPT, DROPPED, MARKS = range(4)
+"""Columns of feedback_writer.py's table: pictures that wait to be written, were written, were given up. From MARKS on
+the names of those that wait, in a ring."""
 
 FRESH = 1.0
 """Seconds without a heartbeat after which a worker does not count as alive."""
