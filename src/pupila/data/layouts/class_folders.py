@@ -61,12 +61,17 @@ def by_class_folders(found: FilesByFolder, where: str) -> DetectedLayout:
 
 def unwrap(found: FilesByFolder) -> FilesByFolder:
     """Leave out folders that hold all the others: an archive often has its own name as the first one."""
-    while len({folder[0] for folder in found if folder}) == 1 and not split_folders(found) and max(map(len, found)) > 1:
-        inside: dict[tuple[str, ...], list[SourceFile]] = {}
-        for folder, files in found.items():  # what lies beside the top folder now lies beside those in it
-            inside.setdefault(folder[1:], []).extend(files)
-        found = inside
-    return found
+    longest = max(found, key=len, default=())
+    common, depth = len(longest), 0
+    for folder in found:
+        while folder[:common] != longest[: min(common, len(folder))]:
+            common -= 1
+    while depth < min(common, len(longest) - 1) and not splits_among(longest[depth : depth + 1]):
+        depth += 1
+    inside: dict[tuple[str, ...], list[SourceFile]] = {}
+    for folder, files in found.items():  # what lies beside the top folder now lies beside those in it
+        inside.setdefault(folder[depth:], []).extend(files)
+    return inside if depth else found
 
 
 def split_folders(found: FilesByFolder) -> dict[str, str]:
@@ -96,9 +101,12 @@ def _without_copies(found: FilesByFolder) -> tuple[FilesByFolder, list[str]]:
     inside: dict[str, set[str]] = {}
     for folder in filter(None, found):
         inside.setdefault(folder[0], set()).add(folder[1] if len(folder) > 1 else "")
-    copies = {top for top, names in inside.items() if len(names) > 1 and names <= inside.keys() - {top}}
-    counts = {top: sum(len(files) for folder, files in found.items() if folder[:1] == (top,)) for top in sorted(copies)}
-    return {folder: files for folder, files in found.items() if folder[:1] not in {(top,) for top in copies}}, [
+    copies = {top for top, names in inside.items() if len(names) > 1 and top not in names and names <= inside.keys()}
+    counts = dict.fromkeys(sorted(copies), 0)
+    for folder, files in found.items():
+        if folder and folder[0] in copies:
+            counts[folder[0]] += len(files)
+    return {folder: files for folder, files in found.items() if not folder or folder[0] not in copies}, [
         f"{top}/ was left out ({counted(count, 'picture')}): it holds again the folders that lie beside it."
         for top, count in counts.items()
     ]
