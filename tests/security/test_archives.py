@@ -82,6 +82,10 @@ TARS = {
     "global records": b"".join(
         record(tarfile.XGLTYPE, b"".join(pax(b"k%d%d=v" % (n, k)) for k in range(2000))) + END[:512] for n in range(20)
     ),
+    "one link for all": record(tarfile.XGLTYPE, pax(b"linkpath=" + b"ab/" * 40_000))
+    + record(tarfile.SYMTYPE, b"", "a/1.png") * 5000,
+    "one name for all": record(tarfile.XGLTYPE, pax(b"path=" + b"a/" * 60_000)) + END[:512] * 2000,
+    "deep names": (record(tarfile.GNUTYPE_LONGNAME, b"a/" * 2000 + b"1.png\0") + END[:512]) * 500,
     "members without end": END[:512] * 300_000,
 }
 

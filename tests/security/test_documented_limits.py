@@ -32,7 +32,8 @@ NAMED = {
         f"{archive.TOTAL_BYTES // GIB} GiB", f"{archive.RATIO} times", f"{archive.MEMBERS:,} members",
         f"{archive.MEMBER_BYTES // MIB} MiB a member", f"{archive.HEADER_BYTES // 1024} KiB of header records",
         f"{archive.DIRECTORY_BYTES // MIB} MiB of a zip's directory", f"names of {files.LONGEST} letters",
-        f"{archive.LONGEST_PATH:,} with their folders",
+        f"{archive.LONGEST_PATH:,} with their folders", f"{files.DEEPEST} folders", f"{archive.PART_BYTES} more",
+        f"{archive.GLOBAL_RECORDS} such records and {archive.GLOBAL_LETTERS:,} letters",
     ],
     "table (CSV, JSON)": [
         f"{tables.MAX_BYTES // MIB} MiB", f"JSON {tables.MAX_JSON_BYTES // MIB} MiB", f"{tables.MAX_ROWS:,} rows",

@@ -22,7 +22,7 @@ from heif_kit import box, full
 from server_kit import picture, serving, wait_until, write_model
 
 from pupila import images
-from pupila.data.layouts import arrays, labelled, tables
+from pupila.data.layouts import arrays, class_folders, labelled, tables
 from pupila.data.sources import archive, files
 from pupila.data.sources.files import SourceFile
 from pupila.errors import DataError, ImageError
@@ -169,6 +169,44 @@ def test_names_that_no_folder_could_hold_are_left_out(tmp_path: Path) -> None:
     assert {(len(item.name) > 4_096, item.reason) for item in found.skipped} == {
         (False, "Its name is longer than file systems take.")
     }
+
+
+def test_files_deep_in_folders_are_left_out_of_archives_and_folders(tmp_path: Path) -> None:
+    shallow, deep = "a/" * files.DEEPEST + "1.png", "a/" * files.DEEPEST + "b/1.png"
+    packed = archive.read_archive(make_zip(tmp_path / "deep.zip", {shallow: b"1", deep: b"2"}))
+    path = tmp_path / "data" / deep
+    path.parent.mkdir(parents=True)
+    (tmp_path / "data" / shallow).write_bytes(b"1")
+    path.write_bytes(b"2")
+    listed = files.list_folder(tmp_path / "data")
+    assert [entry.name for entry in packed.entries] == [entry.name for entry in listed.entries] == [shallow]
+    assert [(item.name, item.reason) for item in packed.skipped] == [(deep, files.TOO_DEEP)]
+    assert [(item.name, item.reason) for item in listed.skipped] == [(deep.removesuffix("/1.png"), files.TOO_DEEP)]
+
+
+def test_names_of_members_are_counted_as_what_they_take() -> None:
+    budget = archive.UnpackBudget("x.tar", 1)
+    with pytest.raises(DataError, match="unpacks to over"):
+        for _ in range(100_000):  # of 32 letters each, and 16 objects
+            budget.take_name("\u0101/" * 16)
+
+
+def test_folders_that_hold_all_others_are_left_out_in_one_go() -> None:
+    above = ("a",) * (files.DEEPEST - 2)
+    found = {(*above, f"{number}", "b"): [SourceFile((f"{number}",), b"")] for number in range(40_000)}
+    begun = time.process_time()
+    assert class_folders.unwrap(found).keys() == {(f"{number}", "b") for number in range(40_000)}
+    assert time.process_time() - begun < 0.5
+
+
+def test_folders_are_compared_with_those_beside_them_once() -> None:
+    """Each of so many holds two of the others: to ask that takes no square of their number."""
+    count = 20_000
+    found = {(f"{n}", f"{(n + k) % count}"): [SourceFile((f"{n}",), b"")] for n in range(count) for k in (1, 2)}
+    begun = time.process_time()
+    with pytest.raises(DataError, match="in no class folder"):
+        class_folders.by_class_folders(found, "x")
+    assert time.process_time() - begun < 5
 
 
 def test_long_cell_of_a_table_is_looked_through_once() -> None:

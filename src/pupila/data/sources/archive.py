@@ -9,10 +9,11 @@ import lzma
 import posixpath
 import re
 import struct
+import sys
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -20,7 +21,7 @@ from typing import IO, Any, BinaryIO
 from pupila import images
 from pupila._files import is_hidden
 from pupila.data.dataset import Skipped
-from pupila.data.sources.files import LONGEST, PICTURES, SourceFile, SourceFiles, parts_of
+from pupila.data.sources.files import DEEPEST, LONGEST, PICTURES, TOO_DEEP, SourceFile, SourceFiles, parts_of
 from pupila.errors import DataError
 from pupila.progress import progress_bar
 
@@ -37,10 +38,13 @@ LONG_NUMBER = re.compile(rb"[0-9]{65}")
 """In pax records: the time that tarfile takes for a number goes with the square of its digits."""
 RECORD_LENGTH = 20
 """Bytes within which a pax record has said how long it is."""
-GLOBAL_RECORDS = 1000
-"""Pax records that hold for all members: each member gets a copy."""
+GLOBAL_RECORDS, GLOBAL_LETTERS = 100, 16_384
+"""Of pax records that hold for all members: each member is given all of them."""
 LONGEST_PATH = 4096
 """Letters of a member's name with its folders: Linux takes no more bytes."""
+PART_BYTES = 200
+"""What a folder in a member's name takes: a few letters become an object, and most layouts keep it twice."""
+TOO_LONG = "Its name is longer than file systems take."
 HEAD_BYTES = 4096
 """Looked at to say what a file is that is no archive."""
 DIRECTORY_BYTES = 64 * 2**20
@@ -78,7 +82,7 @@ def free_memory() -> float:
 
 
 class UnpackBudget:
-    """What an archive, and those inside it, may still cost in members and in unpacked bytes."""
+    """What an archive, and those inside it, may still cost in members, their names and unpacked bytes."""
 
     def __init__(self, where: str, packed: int) -> None:
         """`packed`: bytes of the archive; a message begins with `where`."""
@@ -104,6 +108,10 @@ class UnpackBudget:
         self._members -= count
         if self._members < 0:
             self.refuse(f"holds over {MEMBERS:,} files, which are not read out of an archive")
+
+    def take_name(self, name: str) -> None:
+        """Count a member's name as what it takes in memory, whether it is kept or not; raises as take_bytes does."""
+        self.take_bytes(sys.getsizeof(name) + PART_BYTES * (1 + name.count("/")))
 
     def refuse(self, reason: str) -> None:
         """Raise DataError."""
@@ -191,11 +199,12 @@ def unpack(file: BinaryIO, size: int, where: str, budget: UnpackBudget) -> Sourc
         with progress_bar("reading", size) as bar:
             seen = 0
             for name, data in _members(file, where, budget):
-                parts = parts_of(name)
-                if parts and not any(map(is_hidden, parts)):
-                    content = _too_long(name, parts) or data
+                unfit = _unfit(name)
+                parts = () if unfit else parts_of(name)
+                if unfit or (parts and not any(map(is_hidden, parts))):
+                    content = unfit or (TOO_LONG if max(map(len, parts)) > LONGEST else data)
                     if isinstance(content, str):
-                        skipped.append(Skipped("/".join(parts)[:LONGEST_PATH], content))
+                        skipped.append(Skipped(name[:LONGEST_PATH], content))
                     else:
                         entries[parts] = SourceFile(parts, content)
                 if file.tell() - seen > STEP:
@@ -212,10 +221,11 @@ def unpack(file: BinaryIO, size: int, where: str, budget: UnpackBudget) -> Sourc
     return SourceFiles(list(entries.values()), skipped=skipped)
 
 
-def _too_long(name: str, parts: tuple[str, ...]) -> str:
-    """Say so of a name that no folder could hold: what looks at names may take the square of their length."""
-    is_longer = len(name) > LONGEST_PATH or max(map(len, parts)) > LONGEST
-    return "Its name is longer than file systems take." if is_longer else ""
+def _unfit(name: str) -> str:
+    """Say so of a name that no folder could hold, or none has, before it is split: each part of it costs."""
+    if len(name) > LONGEST_PATH:
+        return TOO_LONG
+    return TOO_DEEP if name.count("/") > DEEPEST else ""
 
 
 def stem(path: Path) -> str:
@@ -265,21 +275,19 @@ def _tar_members(stream: _BoundedStream, budget: UnpackBudget) -> Iterator[tuple
     ) as archive:  # fmt: skip
         while (member := archive.next()) is not None:
             archive.members = []  # it would keep all of them
-            budget.take_members()
-            if len(archive.pax_headers) > GLOBAL_RECORDS:
-                budget.refuse(f"has over {GLOBAL_RECORDS:,} records for all its files, which no real archive has")
+            _count_member(member, archive.pax_headers, budget)
             stream.header_left = HEADER_BYTES
-            if member.size < 0:
-                raise tarfile.ReadError(f"a file of {member.size:,} bytes")
             if member.issparse() or (member.isreg() and member.size > MEMBER_BYTES):
                 yield member.name, _too_large(member.size)
             elif member.isreg():
                 stream.seek(member.offset_data)
-                data = held[posixpath.normpath(member.name)] = stream.content(member.size)
+                data = stream.content(member.size)
                 if len(data) < member.size:
                     raise tarfile.ReadError("unexpected end of data")
+                if not _unfit(member.name):
+                    held[posixpath.normpath(member.name)] = data
                 yield member.name, data
-            elif member.islnk() or member.issym():
+            elif (member.islnk() or member.issym()) and not _unfit(member.name) and not _unfit(member.linkname):
                 home = posixpath.dirname(member.name) if member.issym() else ""
                 links.append((member.name, posixpath.normpath(posixpath.join(home, member.linkname))))
     for name, target in links:
@@ -288,12 +296,25 @@ def _tar_members(stream: _BoundedStream, budget: UnpackBudget) -> Iterator[tuple
             yield name, held[target]
 
 
+def _count_member(member: tarfile.TarInfo, shared: Mapping[str, str], budget: UnpackBudget) -> None:
+    """Count a member with its names; raises DataError for one too many, or for what all members share."""
+    budget.take_members()
+    budget.take_name(member.name)
+    if member.linkname:
+        budget.take_name(member.linkname)
+    if len(shared) > GLOBAL_RECORDS or sum(map(len, shared.values())) > GLOBAL_LETTERS:
+        budget.refuse(f"has over {GLOBAL_RECORDS} records for all its files, or long ones, as no real archive has")
+    if member.size < 0:
+        raise tarfile.ReadError(f"a file of {member.size:,} bytes")
+
+
 def _zip_members(file: BinaryIO, where: str, budget: UnpackBudget) -> Iterator[tuple[str, bytes | str]]:
     check_directory(file, budget)
     with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             if member.flag_bits & 0x1:
                 raise DataError(f"{where}: is encrypted. Unpack it and give the folder.")
+            budget.take_name(member.filename)
             if member.is_dir():
                 continue
             if member.file_size > MEMBER_BYTES:

@@ -43,6 +43,9 @@ PICTURES = frozenset(
 """Usual endings of picture files. They decide nothing about what is in a file."""
 LONGEST = 255
 """Letters of a name that are looked at closely, as file systems take no more: some of that takes their square."""
+DEEPEST = 64
+"""Folders within each other that a file may lie in: each costs memory and time for every file."""
+TOO_DEEP = f"It lies in over {DEEPEST} folders within each other."
 HIDDEN, EMPTY, CLOSED, CLOUD = "hidden folder", "empty folder", "closed", "cloud"
 """Kinds of what is passed over."""
 
@@ -258,9 +261,11 @@ def _take(item: os.DirEntry[str], parts: tuple[str, ...], listing: _Listing) -> 
         elif item.name.startswith(".") and item.name.endswith(".icloud"):
             listing.passed[CLOUD].append("/".join(parts))
     elif folder:
-        if ending_of(item.name) in PICTURES:
-            listing.skipped.append(Skipped("/".join(parts), "It is a folder with the name of a picture."))
-        return True
+        deep = len(parts) > DEEPEST
+        if deep or ending_of(item.name) in PICTURES:
+            reason = TOO_DEEP if deep else "It is a folder with the name of a picture."
+            listing.skipped.append(Skipped("/".join(parts), reason))
+        return not deep
     elif file:
         try:
             status = item.stat()
