@@ -207,6 +207,55 @@ def test_who_takes_nothing_of_an_answer_makes_room_and_who_takes_it_slowly_does_
         assert pool.evict() and not pool.open
 
 
+class Looking(ConnectionTable):
+    """Counts how often it goes through all connections."""
+
+    looks = 0
+
+    def held(self) -> dict[str, list[Connection]]:
+        self.looks += 1
+        return super().held()
+
+
+@pytest.fixture
+def looking() -> Iterator[Looking]:
+    """Yield a table of connections that counts, of which an address may hold sixteen."""
+    pool = Looking(memoryview(bytearray(64)).cast("d"), 60, 1000, share=16)
+    yield pool
+    for connection in list(pool.open.values()):
+        pool.drop(connection)
+    pool.selector.close()
+
+
+def half_sent(pool: ConnectionTable, stack: ExitStack, addresses: int, count: int) -> list[Connection]:
+    """Add connections with half-sent bodies in turn from so many addresses, the oldest first."""
+    found = [added(pool, stack, f"10.0.0.{number % addresses}") for number in range(count)]
+    for number, connection in enumerate(found):
+        connection.started = 1.0 + number / 1000
+        connection.buffer += HALF_BODY
+        connection.head_arrived()
+    return found
+
+
+@pytest.mark.parametrize("addresses", [200, 50, 5])
+def test_making_room_for_many_goes_through_all_connections_a_few_times(looking: Looking, addresses: int) -> None:
+    with ExitStack() as stack:
+        connections = half_sent(looking, stack, addresses, 200)
+        for _ in range(100):
+            assert looking.evict()
+        assert looking.looks <= 20
+        assert list(looking.open.values()) == connections[100:]  # the oldest have gone, of each address as many
+
+
+def test_who_goes_on_after_a_look_is_not_closed_for_others(looking: Looking) -> None:
+    with ExitStack() as stack:
+        connections = half_sent(looking, stack, 40, 80)
+        assert looking.evict()
+        connections[1].finish(time.monotonic(), 60)
+        assert looking.evict()
+        assert list(looking.open.values()) == [connections[1], *connections[3:]]
+
+
 def test_addresses_of_one_network_of_ipv6_share_their_places(pool: ConnectionTable) -> None:
     with ExitStack() as stack:
         for number in range(5):

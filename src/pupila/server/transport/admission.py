@@ -97,7 +97,7 @@ class Listener:
     def accept(self) -> None:
         """Take the connections that wait, but give a worker that has fewer a start, once for each.
 
-        For ACCEPT_SECONDS at a stretch, as making room for one looks at all others; what is left is reported again.
+        For ACCEPT_SECONDS at a stretch, as making room looks at all others; the rest is reported again.
         """
         begun = time.monotonic()
         given = begun < self.away_until + TICK

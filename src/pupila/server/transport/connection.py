@@ -2,11 +2,12 @@
 
 import contextlib
 import heapq
+import itertools
 import selectors
 import socket
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import InitVar, dataclass, field
 from operator import itemgetter
@@ -266,8 +267,8 @@ LINGER = 5.0
 """Seconds in which a client that is refused may go on sending, so that it sees the answer and not a broken pipe."""
 SCARCE = 8
 """Where places are scarce, an address keeps one of so many places of its share."""
-TOGETHER = 16
-"""Connections of an address with more than its share of all places that are closed at once: finding them takes time."""
+LOOK = 20
+"""A look for connections to close finds up to one in so many: it goes through all of them, which takes milliseconds."""
 STAYS = 4
 """Rank of connections that are closed for no other, see `rank_of`."""
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
@@ -291,6 +292,10 @@ class ConnectionTable:
     open: dict[int, Connection] = field(default_factory=dict)
     places: Counter[str] = field(default_factory=Counter)
     """How many of those each source has."""
+    leaving: "deque[tuple[int, object]]" = field(default_factory=deque)
+    """Whom the last look found to close for others, by number, and in what state; who goes first is first."""
+    looked: float = 0.0
+    """When that was."""
 
     def __len__(self) -> int:
         return len(self.open)
@@ -329,21 +334,36 @@ class ConnectionTable:
         return "" if peer == UNIX or self.proxies.names(peer) else network_part(peer)
 
     def evict(self) -> bool:
-        """Close connections in favour of another; False if there is none that may be closed.
+        """Close a connection in favour of another; False if there is none that may be closed.
 
         Those of the address that has most places, if that is more than its share, before any of others. First go those
         that were refused, then half-sent heads, answers of which nothing is taken, and those between two requests; of
         each the oldest, not before START. Then the oldest of the address that holds most places, or of all.
+
+        What a look has found holds for START seconds, of each connection as long as it stays as it was.
         """
         now = time.monotonic()
+        if now > self.looked + START:
+            self.leaving.clear()
+        while self.leaving or self.look(now):
+            fd, state = self.leaving.popleft()
+            connection = self.open.get(fd)
+            if connection is not None and state_of(connection, now) == state:
+                self.drop(connection)
+                return True
+        return False
+
+    def look(self, now: float) -> bool:
+        """Find connections to close in favour of others; return whether there are any."""
+        most = max(1, len(self) // LOOK)
         source, count = max(self.places.items(), key=itemgetter(1), default=("", 0))
         crowd = [one for one in self.open.values() if one.source == source] if count > self.share else []
-        chosen = self.closable(crowd, now, TOGETHER)
+        chosen = self.closable(crowd, now, min(most, count - self.share))
         if not crowd:
-            chosen = self.closable(self.open.values(), now, 1)
-        chosen = chosen or self.longest_held(now) or self.closable(self.open.values(), now, 1)
-        for connection in chosen:
-            self.drop(connection)
+            chosen = self.closable(self.open.values(), now, most)
+        chosen = chosen or self.longest_held(now, most) or self.closable(self.open.values(), now, most)
+        self.leaving.extend((connection.fd, state_of(connection, now)) for connection in chosen)
+        self.looked = now
         return bool(chosen)
 
     def closable(self, among: Iterable[Connection], now: float, most: int) -> list[Connection]:
@@ -363,17 +383,22 @@ class ConnectionTable:
                 found.setdefault(connection.asker, []).append(connection)
         return {address: sorted(mine, key=lambda one: one.held_since) for address, mine in found.items()}
 
-    def longest_held(self, now: float) -> list[Connection]:
-        """Return the oldest of the address that holds most places; if none holds more than it may keep, that of all.
+    def longest_held(self, now: float, most: int) -> list[Connection]:
+        """Return up to so many, each the oldest of the address that then holds most places.
 
-        Who began less than UPLOAD seconds ago is spared; beyond its share, less than START.
+        If none holds more than it may keep, the oldest of all. Who began less than UPLOAD seconds ago is spared; beyond
+        its share, less than START.
         """
-        held = self.held()
-        most = max(held.values(), key=len, default=[])
-        if len(most) > max(1, self.share // SCARCE):
-            return most[:1] if most[0].held_since <= now - (START if len(most) > self.share else UPLOAD) else []
-        late = (one for mine in held.values() for one in mine if one.held_until < now)
-        return heapq.nsmallest(1, late, key=lambda one: one.held_until)
+        held, keeps = self.held(), max(1, self.share // SCARCE)
+        sizes = ((len(mine) - gone, one) for mine in held.values() for gone, one in enumerate(mine))
+        first = heapq.nlargest(most, (found for found in sizes if found[0] > keeps), key=itemgetter(0))
+        if first:
+            late = itertools.takewhile(
+                lambda found: found[1].held_since <= now - (START if found[0] > self.share else UPLOAD), first
+            )
+            return [one for _, one in late]
+        over = (one for mine in held.values() for one in mine if one.held_until < now)
+        return heapq.nsmallest(most, over, key=lambda one: one.held_until)
 
     def limit_shares(self, now: float) -> None:
         """Drop what addresses hold beyond their share, the oldest first; bodies and answers have UPLOAD seconds.
@@ -439,6 +464,12 @@ class ConnectionTable:
     def body_bytes(self) -> int:
         """Return the memory that is reserved for bodies."""
         return sum(connection.body_bytes for connection in self.open.values())
+
+
+def state_of(connection: Connection, now: float) -> object:
+    """Return what changes with anything that a client does and that has to do with closing its connection."""
+    rank, _ = rank_of(connection, now)
+    return rank, connection.is_held, connection.started, connection.since, connection.taken
 
 
 def rank_of(connection: Connection, now: float) -> tuple[int, float]:
