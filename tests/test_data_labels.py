@@ -1,10 +1,14 @@
 """Corrected labels: taken by name, refused where they fit nothing, and seen in the fingerprint."""
 
+import time
+
 import numpy as np
 import pytest
 from data_kit import make_folder
 
+from pupila._arguments import nearest
 from pupila.data import load_dataset
+from pupila.data.dataset import assemble
 from pupila.data.quality.labels import relabelled
 from pupila.errors import DataError
 
@@ -82,3 +86,21 @@ def test_row_that_fits_nothing_is_named(splits, tmp_path, lines, words):
 def test_table_that_is_missing_is_named(splits, tmp_path):
     with pytest.raises(DataError, match=r"none\.csv: cannot be read"):
         relabelled(splits, tmp_path / "none.csv")
+
+
+def test_nearest_name_is_looked_for_only_for_the_rows_that_are_named(tmp_path):
+    names = [f"cat/{'picture-of-something-nice-' * 5}{row:03d}.png" for row in range(300)]
+    images, labels = np.zeros((300, 8, 8, 3), np.uint8), np.arange(300, dtype=np.int64) % 2
+    splits = assemble("pets", ("cat", "dog"), {"train": (images, labels, names)})
+    path = table(tmp_path, "path,label", *(f"{name}.jpeg,cat" for name in names), *["dog/1.png,cow"] * 200)
+    begun = time.process_time()
+    with pytest.raises(DataError, match=r"there is no picture '.*000\.png\.jpeg' \(did you mean .* and 696 more"):
+        relabelled(splits, path)
+    assert time.process_time() - begun < 5
+
+
+def test_nearest_of_many_long_names_is_looked_for_among_the_first():
+    names = [f"{'picture-of-something-nice-' * 5}{row:05d}" for row in range(10_000)]
+    begun = time.process_time()
+    assert nearest(names[7], names)
+    assert time.process_time() - begun < 4

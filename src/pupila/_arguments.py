@@ -15,8 +15,8 @@ from typing import Any
 PathLike = str | os.PathLike[str]
 LONGEST = 100
 """Letters of an unknown name that are compared: it can come from a stranger, and comparing takes their square."""
-MOST = 10_000
-"""Known names that are looked at."""
+MOST, MOST_LETTERS = 10_000, 250_000
+"""Known names that are looked at, and letters of all of them."""
 PICTURES = "Give a path, bytes, an open file, a PIL image, a uint8 array [H, W, 3], or a list of these."
 
 
@@ -88,7 +88,13 @@ def name_of(value: object, place: int | None) -> str:
 
 def nearest(word: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
     """Return the known name most like `word`, whatever the case of its letters, or None if none is like it."""
-    known = {name.casefold(): name for name in reversed(list(itertools.islice(names, MOST)))}
+    known: dict[str, str] = {}
+    letters = 0
+    for name in itertools.islice(names, MOST):
+        letters += len(name)
+        if letters > MOST_LETTERS:
+            break
+        known.setdefault(name.casefold(), name)
     near = difflib.get_close_matches(word[:LONGEST].casefold(), known, 1, cutoff)
     return known[near[0]] if near else None
 

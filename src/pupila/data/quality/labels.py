@@ -84,18 +84,24 @@ def _check(fixes: list[Fix], places: Mapping[str, tuple[str, int]], splits: Spli
     classes = splits.train.classes
     uses = Counter(fix.path for fix in fixes)
     parts = splits.parts()
-    wrong = [f"there is no picture {_near(fix.path, places)}" for fix in fixes if fix.path not in places]
-    wrong += [f"there is no class {_near(fix.label, classes)}" for fix in fixes if fix.label not in classes]
-    wrong += [f"'{path}' has {count} rows" for path, count in uses.items() if count > 1]
+    pictures = [fix.path for fix in fixes if fix.path not in places]
+    known = set(classes)
+    labels = [fix.label for fix in fixes if fix.label not in known]
+    others = [f"'{path}' has {count} rows" for path, count in uses.items() if count > 1]
     for fix in fixes:
         if fix.was and fix.path in places:
             part, row = places[fix.path]
             now = classes[int(parts[part].labels[row])]
             if now != fix.was:
-                wrong.append(f"'{fix.path}' was '{fix.was}' and is '{now}' by now")
+                others.append(f"'{fix.path}' was '{fix.was}' and is '{now}' by now")
+    # The nearest name is looked for among all, which takes time: for those alone that are named.
+    wrong = [f"there is no picture {_near(path, places)}" for path in pictures[:NAMED_AT_MOST]]
+    wrong += [f"there is no class {_near(label, classes)}" for label in labels[: NAMED_AT_MOST - len(wrong)]]
+    wrong += others[: NAMED_AT_MOST - len(wrong)]
     if wrong:
-        more = f" and {len(wrong) - NAMED_AT_MOST:,} more" if len(wrong) > NAMED_AT_MOST else ""
-        raise DataError(f"{table}: {'; '.join(wrong[:NAMED_AT_MOST])}{more}. Correct these rows, or remove them.")
+        left = len(pictures) + len(labels) + len(others) - len(wrong)
+        more = f" and {left:,} more" if left else ""
+        raise DataError(f"{table}: {'; '.join(wrong)}{more}. Correct these rows, or remove them.")
 
 
 def _near(name: str, names: Mapping[str, object] | tuple[str, ...]) -> str:
