@@ -22,13 +22,18 @@ import sys, time
 from pathlib import Path
 from pupila.predictor import Predictor
 from pupila.server import Settings, serve
+from pupila.server.inference import LARGE_IMAGE, LargeImageError, small_only
 
 class Slow(Predictor):
-    def decode(self, source, limits, gate):
-        time.sleep(0.5 if len(source) > 500_000 else 0)
-        with gate(10_000_000 if 50_000 < len(source) < 500_000 else 1):
-            time.sleep(0.5 if 50_000 < len(source) < 500_000 else 0)
-        return super().decode(source, limits, gate)
+    def decode(self, source, limits, by):
+        if not 50_000 < len(source) < 500_000:
+            time.sleep(0.5 if len(source) > 500_000 else 0)
+            return super().decode(source, limits, by)
+        if by is small_only:
+            raise LargeImageError
+        with LARGE_IMAGE:
+            time.sleep(0.5)
+        return super().decode(source, limits)
 
     def scores(self, pictures):
         time.sleep(float(sys.argv[3]) * len(pictures))

@@ -27,6 +27,7 @@ SECONDS = 5
 """Of processor time for one picture: a progressive JPEG of 50 megapixels takes one to three."""
 MEMORY = 900 * 2**20
 """Bytes beside what the process has before the first picture: a WebP of 50 megapixels takes 800 MiB."""
+LATE = b"late"
 NICE = 5
 """Lets small pictures and answers go first where there is too little processor time for all."""
 
@@ -49,7 +50,7 @@ class DecodingProcess:
         if not self._lock.acquire(timeout=_left(deadline)):
             raise TimeoutError
         try:
-            head = {"size": size, "limits": astuple(limits), "framing": framing, "seconds": _left(deadline)}
+            head = {"size": size, "limits": astuple(limits), "framing": framing, "deadline": deadline}
             answer = self._process().ask(json.dumps(head).encode() + b"\n" + data)
         except DiedError:
             if not _left(deadline):
@@ -61,6 +62,8 @@ class DecodingProcess:
             raise ImageError("image_too_complex", message) from None
         finally:
             self._lock.release()
+        if answer == LATE:
+            raise TimeoutError
         if answer.startswith(b"["):
             raise ImageError(*json.loads(answer))
         return np.frombuffer(answer, np.uint8, offset=1).reshape(size, size, 3)
@@ -82,11 +85,13 @@ def _end(worker: Worker) -> None:
 
 
 def _answer(message: bytes) -> bytes:
-    """Return a line end and the pixels, or the code and the text of an ImageError as JSON."""
+    """Return a line end and the pixels, or the code and the text of an ImageError as JSON, or LATE."""
     head, _, data = message.partition(b"\n")
     job = json.loads(head)
+    if not _left(job["deadline"]):
+        return LATE
     try:
-        with _bounded(job["seconds"]):
+        with _bounded(_left(job["deadline"])):
             pixels = images.decode(data, job["size"], images.ImageLimits(*job["limits"]), job["framing"])
     except ImageError as error:
         return json.dumps([error.code, str(error)]).encode()

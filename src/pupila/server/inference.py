@@ -294,8 +294,10 @@ class Decoding:
 
     def decode_small(self) -> bool:
         """Decode as far as it takes milliseconds, and return whether that was all. Raises DeadlineError."""
-        if len(self.parts) > FEW:
-            return False
+        return len(self.parts) <= FEW and self.decode_until_large()
+
+    def decode_until_large(self) -> bool:
+        """Decode what is left up to the first large picture, and return whether there is none. Raises DeadlineError."""
         try:
             self._decode(small_only)
         except LargeImageError:

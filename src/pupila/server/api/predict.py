@@ -66,12 +66,13 @@ class PredictTask:
     None of them raises: whatever goes wrong becomes the response.
     """
 
-    __slots__ = ("_context", "_decoding", "_query", "_state", "environ", "is_large", "response")
+    __slots__ = ("_begun", "_context", "_decoding", "_query", "_state", "environ", "is_large", "response")
 
     def __init__(self, state: AppState, environ: dict[str, Any]) -> None:
         self._state = state
         self._context = context_of(environ)
         self.environ = environ
+        self._begun = False
         self.is_large = False
         """Decoding what is left may take long."""
         self.response: WsgiResponse | None = None
@@ -79,7 +80,7 @@ class PredictTask:
 
     def begin(self) -> None:
         """Read the request, and decode its pictures if they are few and small."""
-        state, environ = self._state, self.environ
+        state, environ, self._begun = self._state, self.environ, True
         try:
             authorize(environ, state)
             context, body = begin_inference(environ, state)
@@ -105,9 +106,19 @@ class PredictTask:
         except Exception as error:
             self.fail(error)
 
+    def decode_until_large(self) -> bool:
+        """Decode up to the first picture that may take long; return whether there is none, or the task has failed."""
+        if not self._begun:
+            self.begin()
+        try:
+            self.is_large = self.response is None and self.is_large and not self._decoding.decode_until_large()
+        except Exception as error:
+            self.fail(error)
+        return self.response is not None or not self.is_large
+
     def run(self) -> WsgiResponse:
         """Do all that is left in this thread, which may wait."""
-        if self.response is None and not self.is_large:
+        if not self._begun:
             self.begin()
         if self.response is not None:
             return self.response

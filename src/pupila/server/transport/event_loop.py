@@ -31,7 +31,7 @@ from pupila.server.transport.turns import Turns
 
 GRACE = 0.2
 """Seconds after its deadline in which a request's own thread may still answer."""
-STUCK = 1.0
+STUCK = 2.0
 """Seconds after its deadline from which a request that still runs means that this process must be replaced."""
 HEAD_TIMEOUT = 5.0
 """Seconds from a request's first byte to the end of its head."""

@@ -223,6 +223,8 @@ LARGE = 524288
 LIGHT_THREADS = 4
 INFERENCE_THREADS = 4
 LARGE_THREADS = 2
+SLOW_THREADS = 2
+"""They wait for the one process that decodes what may take long: not the threads of ordinary photos."""
 STORE_THREADS = 2
 """They wait for a disk, which may hang: not the threads of quick answers."""
 
@@ -230,8 +232,9 @@ STORE_THREADS = 2
 class Executor:
     """A fixed number of threads: memory and contention stay the same however many clients there are.
 
-    The compute thread answers POST /predict, several requests together. Requests with large bodies or large pictures,
-    other protocols' inference, what is kept, and all other routes have threads of their own.
+    The compute thread answers POST /predict, several requests together. Requests with large bodies or many pictures,
+    those whose decoding may take long, other protocols' inference, what is kept, and all other routes have threads of
+    their own.
     """
 
     def __init__(
@@ -258,10 +261,10 @@ class Executor:
         """Whether answers ask the client to open a new connection: true while draining."""
         self.running: dict[int, Request] = {}
         """The requests in work, by their identity."""
-        self.compute, self.light, self.inference, self.large, self.store = (
-            RequestQueue(settings.max_waiting) for _ in range(5)
+        self.compute, self.light, self.inference, self.large, self.slow, self.store = (
+            RequestQueue(settings.max_waiting) for _ in range(6)
         )
-        self.queues = self.compute, self.light, self.inference, self.large, self.store
+        self.queues = self.compute, self.light, self.inference, self.large, self.slow, self.store
         self._done: list[Connection] = []
         """Whose responses the compute thread has ready."""
         self._arrived = 0
@@ -269,7 +272,7 @@ class Executor:
 
     def start(self) -> None:
         """Start the threads; they end with the process."""
-        counts = LIGHT_THREADS, INFERENCE_THREADS, LARGE_THREADS, STORE_THREADS
+        counts = LIGHT_THREADS, INFERENCE_THREADS, LARGE_THREADS, SLOW_THREADS, STORE_THREADS
         for queue, count in zip(self.queues[1:], counts, strict=True):
             for _ in range(count):
                 threading.Thread(target=self._work, args=(queue,), daemon=True).start()
@@ -329,7 +332,7 @@ class Executor:
                 if computation is not None:
                     return computation
                 task.finish(None)
-            if task.response is not None or not self._pass_on(connection, request, task):
+            if task.response is not None or not self._pass_on(self.large, connection, request, task, self._done.append):
                 self._answer(connection, request, task, self._done.append)
         except Exception:
             self._fail(connection, self._done.append)
@@ -372,15 +375,40 @@ class Executor:
                 self.post(connection)
             self.wake()
 
-    def _pass_on(self, connection: Connection, request: Request, task: PredictTask) -> bool:
-        """Queue a request with large pictures for the threads of those; False if that would take too long."""
-        delay = self.large.retry_after(connection.queue_line, request.context.deadline)
+    def _answer_large(self, connection: Connection, request: Request) -> None:
+        """Answer a request that was taken up, or leave it to the threads of those whose decoding may take long."""
+        task = request.task
+        try:
+            if task is None and self.predict is not None and is_predict(request.head.method, request.head.path):
+                task = PredictTask(self.predict.state, environ_of(request, self.server))
+            if (
+                task is not None
+                and not task.decode_until_large()
+                and self._pass_on(self.slow, connection, request, task, self.deliver)
+            ):
+                return
+        except Exception:
+            self._fail(connection, self.deliver)
+            self.running.pop(id(request), None)
+            return
+        self._answer(connection, request, task, self.deliver)
+
+    def _pass_on(
+        self,
+        queue: RequestQueue,
+        connection: Connection,
+        request: Request,
+        task: PredictTask,
+        deliver: Callable[[Connection], None],
+    ) -> bool:
+        """Queue a request for threads that may take longer; False if they would take too long."""
+        delay = queue.retry_after(connection.queue_line, request.context.deadline)
         if delay is not None:
             task.fail(QueueFullError(delay))
             return False
         request.taken, request.task = False, task
         del self.running[id(request)]  # so that a long queue does not look like a thread that hangs
-        self._put(self.large, connection, request, self._done.append)
+        self._put(queue, connection, request, deliver)
         return True
 
     def _put(
@@ -436,5 +464,8 @@ class Executor:
         while True:
             job = queue.get()
             if job is not None and self._take(job[1], queue):
-                self._answer(*job, job[1].task, self.deliver)
+                if queue is self.large:
+                    self._answer_large(*job)
+                else:
+                    self._answer(*job, job[1].task, self.deliver)
             del job  # or an idle thread would keep the last body in memory
