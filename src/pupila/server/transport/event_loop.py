@@ -24,10 +24,9 @@ from pupila.server.process.scoreboard import DUE, HEARTBEAT, LEAVING, READY, WAI
 from pupila.server.settings import Settings
 from pupila.server.transport.admission import TICK, AdmissionControl, Listener
 from pupila.server.transport.connection import READ, WRITE, Connection, ConnectionTable
-from pupila.server.transport.executor import Executor
+from pupila.server.transport.executor import Executor, Turns
 from pupila.server.transport.parser import ProtocolError
 from pupila.server.transport.tls import certificate_of
-from pupila.server.transport.turns import Turns
 
 GRACE = 0.2
 """Seconds after its deadline in which a request's own thread may still answer."""
