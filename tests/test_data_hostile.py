@@ -90,6 +90,18 @@ def test_many_links_to_different_folders_are_followed(root: Path) -> None:
     assert len(list_folder(root).entries) == WAYS_AT_MOST + 1
 
 
+def test_links_that_lead_to_many_files_again_end_in_one_sentence(root: Path) -> None:
+    """Each path costs memory: ten folders of 300 files, with 90 links to each, took as much as 270,000 files."""
+    for number in range(10):
+        (root / f"{number}").mkdir(parents=True)
+        for index in range(300):
+            (root / f"{number}" / f"{index}.png").touch()
+        for link in range(90):
+            (root / f"{number}-{link}").symlink_to(f"{number}")
+    with pytest.raises(DataError, match="links lead to folders again, and in them to over 250,000 files"):
+        list_folder(root)
+
+
 def test_sample_submission_of_kaggle_labels_nothing(root: Path) -> None:
     files = {f"train/{n}.png": picture(n) for n in (1, 2)} | {f"test/{n}.png": picture(n + 9) for n in (1, 2, 3)}
     sample = "id,label\n1,cat\n2,cat\n3,cat\n"

@@ -25,6 +25,8 @@ Identity = tuple[int, int]
 """Device and inode: tells a file or folder from all others, however its path is spelled."""
 WAYS_AT_MOST = 100
 """Paths to one folder that a walk follows: a few folders that link to each other make millions."""
+AGAIN_AT_MOST = 250_000
+"""Files and folders that are listed again, by another path: as many as an archive may hold."""
 Stamp = tuple[int, int, int]
 """Inode, size and time of change: differ whenever a file was renamed into place or written to."""
 LONGEST_NAME = 200
@@ -192,15 +194,25 @@ class Ways:
 
     def __init__(self) -> None:
         self._ways: Counter[Identity] = Counter()
+        self._again = 0
 
-    def enters(self, folder: Identity, above: Container[Identity], path: str | bytes) -> bool:
-        """Return whether a folder does not lie within itself; raises DataError if too many paths lead to it."""
+    def enters(self, folder: Identity, above: Container[Identity], path: str | bytes, holds: int = 0) -> bool:
+        """Return whether a folder does not lie within itself.
+
+        Raises DataError if too many paths lead to it, or to what all folders hold; `holds` counts that of this one.
+        """
         if folder in above:
             return False
         self._ways[folder] += 1
         if self._ways[folder] > WAYS_AT_MOST:
             raise DataError(
                 f"{os.fsdecode(path)}: links to folders lead on and on, to this one by over {WAYS_AT_MOST:,} paths. "
+                "Remove such links."
+            )
+        self._again += holds if self._ways[folder] > 1 else 0
+        if self._again > AGAIN_AT_MOST:
+            raise DataError(
+                f"{os.fsdecode(path)}: links lead to folders again, and in them to over {AGAIN_AT_MOST:,} files. "
                 "Remove such links."
             )
         return True

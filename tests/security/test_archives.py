@@ -159,6 +159,18 @@ def test_zip_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path: Path) -
     assert "unpacks to over 128 MiB" in cost(nested)[0]
 
 
+def test_zip_of_many_extra_fields_is_refused_before_they_are_read(tmp_path: Path) -> None:
+    """For each of them zipfile copies all that follow."""
+    path = tmp_path / "extra.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(60):
+            member = zipfile.ZipInfo(f"a/{number}.png")
+            member.extra = b"\0\7\0\0" * 16_000
+            archive.writestr(member, b"")
+    said, seconds, mib = cost(path)
+    assert "over 4 KiB of extra fields" in said and seconds < 1 and mib < 50
+
+
 def test_archives_within_archives_are_opened_one_level_deep(tmp_path: Path) -> None:
     inner = make_zip(tmp_path / "0.zip", {"a/1.png": picture(1), "b/1.png": picture(2)}).read_bytes()
     for depth in range(1, 30):

@@ -22,7 +22,7 @@ from heif_kit import box, full
 from server_kit import picture, serving, wait_until, write_model
 
 from pupila import images
-from pupila.data.layouts import arrays, class_folders, labelled, tables
+from pupila.data.layouts import arrays, class_folders, labelled, masks, tables
 from pupila.data.sources import archive, files
 from pupila.data.sources.files import SourceFile
 from pupila.errors import DataError, ImageError
@@ -189,6 +189,13 @@ def test_names_of_members_are_counted_as_what_they_take() -> None:
     with pytest.raises(DataError, match="unpacks to over"):
         for _ in range(100_000):  # of 32 letters each, and 16 objects
             budget.take_name("\u0101/" * 16)
+
+
+def test_names_of_marks_alone_are_searched_for_those_of_masks_once() -> None:
+    begun = time.process_time()
+    assert not any(masks.MASK_NAME.fullmatch("_" * 250) for _ in range(1000))
+    assert time.process_time() - begun < 0.5
+    assert masks.MASK_NAME.fullmatch("cat_1__mask_2")[1] == "cat_1"
 
 
 def test_folders_that_hold_all_others_are_left_out_in_one_go() -> None:

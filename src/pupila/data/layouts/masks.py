@@ -10,7 +10,7 @@ from pupila.data.layouts.labelled import MASKS, words_of
 from pupila.data.sources.files import SourceFile
 from pupila.errors import ImageError
 
-MASK_NAME = re.compile(rf"(.+?)[ _.-]+(?:{'|'.join(sorted(MASKS))})(?:[ _.-]?\d+)?")
+MASK_NAME = re.compile(rf"(.+?)(?<![ _.-])[ _.-]+(?:{'|'.join(sorted(MASKS))})(?:[ _.-]?\d+)?")
 """What follows a picture's name in that of its mask, as in cat_1_mask or cat_1_mask_2."""
 SURE = re.compile("mask|seg|trimap|truth|matte")
 """What the names of folders hold that are for masks only; `labels` may be others."""

@@ -49,6 +49,8 @@ HEAD_BYTES = 4096
 """Looked at to say what a file is that is no archive."""
 DIRECTORY_BYTES = 64 * 2**20
 """Of the list of members at the end of a zip."""
+ENTRY_BYTES, EXTRA_BYTES = 46, 4096
+"""Of an entry in that list without name and comment, and of its extra fields: zipfile takes the square of those."""
 STEP = 2**20
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".zip")
@@ -325,7 +327,7 @@ def _zip_members(file: BinaryIO, where: str, budget: UnpackBudget) -> Iterator[t
 
 
 def check_directory(file: BinaryIO, budget: UnpackBudget) -> None:
-    """Count the members in the list at the end of a zip, before an object is made of each."""
+    """Count the members in the list at the end of a zip, before an object is made of each; raises DataError."""
     record: Any = zipfile._EndRecData(file)  # type: ignore[attr-defined]  # what ZipFile itself believes
     if record is None:
         raise zipfile.BadZipFile("the list of its files, which stands at the end, is missing")
@@ -333,8 +335,14 @@ def check_directory(file: BinaryIO, budget: UnpackBudget) -> None:
     if size > DIRECTORY_BYTES:
         budget.refuse(f"has a list of files of {size / 2**20:,.0f} MiB")
     file.seek(max(0, end - size - (ZIP64_ENDS if record[0] == ZIP64_END else 0)))
-    count = file.read(size).count(ZIP_ENTRY)
-    budget.take_members(count)
+    listed = file.read(size)
+    budget.take_members(listed.count(ZIP_ENTRY))
+    at = 0
+    while at + ENTRY_BYTES <= len(listed):
+        name, extra, comment = struct.unpack_from("<3H", listed, at + 28)
+        if extra > EXTRA_BYTES:
+            budget.refuse(f"has over {EXTRA_BYTES // 2**10} KiB of extra fields for one file, as no real archive has")
+        at += ENTRY_BYTES + name + extra + comment
     file.seek(0)
 
 
@@ -348,11 +356,12 @@ def _zip_name(member: zipfile.ZipInfo) -> str:
 
 def _unicode_path(extra: bytes) -> str:
     """Return the UTF-8 name that Info-ZIP writes beside the one in a code page; empty if there is none."""
-    while len(extra) >= 4:
-        kind, size = struct.unpack_from("<HH", extra)
+    at = 0
+    while at + 4 <= len(extra):
+        kind, size = struct.unpack_from("<HH", extra, at)
         if kind == UNICODE_PATH:
-            return extra[9 : 4 + size].decode("utf-8", "replace")
-        extra = extra[4 + size :]
+            return extra[at + 9 : at + 4 + size].decode("utf-8", "replace")
+        at += 4 + size
     return ""
 
 

@@ -79,6 +79,11 @@ MOST = 0.6
 """Implausibility a letter up to which a reading is believed."""
 MARGIN = 0.4
 """Implausibility a letter by which the best reading must be better than the next one that differs."""
+JUDGED, JUDGED_LETTERS = 2000, 50_000
+"""Names that an encoding is judged by, and bytes beyond ASCII in them: more decide nothing else."""
+BEYOND_ASCII = bytes(range(0x80, 0x100))
+BY_CHANCE = 8
+"""Bytes that a name in UTF-8 has more than letters, and may be in another encoding all the same."""
 SHOWN = 3
 
 
@@ -210,7 +215,7 @@ def list_folder(root: Path) -> SourceFiles:
     while waiting:  # and no recursion: folders may be nested deeper than Python's calls
         folder, above, seen = waiting.pop()
         here, items = _items(folder, above, listing)
-        if any(here) and not ways.enters(here, seen, folder):
+        if any(here) and not ways.enters(here, seen, folder, len(items)):
             continue
         if above and any(item.name == "pyvenv.cfg" for item in items):  # packages of Python, with pictures in them
             listing.passed[HIDDEN].append("/".join(above))
@@ -285,11 +290,12 @@ def _listed(kind: str, names: Sequence[str]) -> str:
 
 
 class NameReading(NamedTuple):
-    """One way to read the names, and how implausible it is: 0 for common letters in usual places."""
+    """One way to read names, each of them, and how implausible it is: 0 for common letters in usual places."""
 
     cost: float
     encoding: str
     names: tuple[str, ...]
+    costs: tuple[float, ...]
 
 
 def utf8_name(raw: bytes) -> str:
@@ -316,25 +322,41 @@ def name_decoder(encoding: str) -> Callable[[str], str]:
     def decoded(name: str) -> str:
         raw = name.encode("utf-8", "surrogateescape")
         read = composed(raw.decode(encoding, "replace")).replace("/", "_")
-        by_chance = _implausibility(read) + 1 < _implausibility(name)  # a few pairs of letters are UTF-8 of others
-        return read if is_undecoded(name) or by_chance else name
+        if is_undecoded(name):
+            return read
+        few = len(raw) - len(name) <= BY_CHANCE
+        return read if few and _implausibility(read) + 1 < _implausibility(name) else name
 
     return decoded
 
 
 def name_readings(names: Iterable[str]) -> list[NameReading]:
-    """Return the different ways to read names that are not UTF-8, the most plausible first."""
+    """Return the different ways to read names that are not UTF-8, the most plausible first.
+
+    Of many names some are judged; all of them can be decoded in each way.
+    """
     raw = [name.encode("utf-8", "surrogateescape")[:LONGEST] for name in sorted(set(names))]
+    judged, letters = _judged(raw)
     readings: dict[tuple[str, ...], NameReading] = {}
-    letters = max(1, sum(byte >= 0x80 for name in raw for byte in name))
     for encoding in CODE_PAGES:
         try:
-            read = tuple(composed(name.decode(encoding)) for name in raw)
+            read = tuple(composed(name.decode(encoding)) for name in judged)
+            if len(judged) < len(raw):
+                b"\n".join(raw).decode(encoding)
         except UnicodeDecodeError:
             continue
         if read not in readings:
-            readings[read] = NameReading(sum(map(_implausibility, read)) / letters, encoding, read)
+            costs = tuple(map(_implausibility, read))
+            readings[read] = NameReading(sum(costs) / max(1, letters), encoding, read, costs)
     return sorted(readings.values(), key=lambda reading: reading.cost)
+
+
+def _judged(raw: Sequence[bytes]) -> tuple[Sequence[bytes], int]:
+    """Return names spread evenly over all, as many as are judged, and how many bytes beyond ASCII they have."""
+    names = raw[:: max(1, -(-len(raw) // JUDGED))]
+    while (letters := sum(len(name) - len(name.translate(None, BEYOND_ASCII)) for name in names)) > JUDGED_LETTERS:
+        names = names[::2]
+    return names, letters
 
 
 def sure_encoding(readings: Sequence[NameReading]) -> str | None:
@@ -343,9 +365,9 @@ def sure_encoding(readings: Sequence[NameReading]) -> str | None:
         return None
     best = readings[0]
     for other in readings[1:]:
-        pairs = [(one, two) for one, two in zip(best.names, other.names, strict=True) if one != two]
-        worse = sum(_implausibility(two) - _implausibility(one) for one, two in pairs)
-        if worse < MARGIN * sum(_differing(one, two) for one, two in pairs):
+        pairs = zip(best.names, other.names, best.costs, other.costs, strict=True)
+        differing = [(_differing(one, two), more - less) for one, two, less, more in pairs if one != two]
+        if sum(more for _, more in differing) < MARGIN * sum(letters for letters, _ in differing):
             return None
     return best.encoding
 
@@ -359,26 +381,32 @@ def _differing(one: str, two: str) -> int:
 
 def _implausibility(name: str) -> float:
     """Return the sum over the letters outside ASCII: signs, mixed scripts and capitals within a word cost most."""
-    cost, padded = 0.0, f"  {name} "
-    for index, letter in enumerate(name):
-        if not letter.isascii():
-            cost += _cost_of(letter, padded[index : index + 2], padded[index + 3])
-    latin = sum(letter in COMMON or "LATIN" in unicodedata.name(letter, "") for letter in name if not letter.isascii())
-    own = sum(letter.isalpha() and letter.isascii() for letter in name)
+    padded = f"  {name} "
+    at = [index for index, letter in enumerate(name) if letter > "\x7f"]
+    cost = sum(_cost_of(name[index], padded[index : index + 2], padded[index + 3]) for index in at)
     cost += len(ODD_PAIRS.findall(name)) / 2
-    return cost + (float(latin) if latin > max(1, 3 * own) else 0.0)  # hardly any word has accents only
+    latin = sum(name[index] in COMMON or "LATIN" in _unicode_name(name[index]) for index in at)
+    if latin < 2 or latin <= 3 * sum(letter.isalpha() and letter.isascii() for letter in name):
+        return cost
+    return cost + latin  # hardly any word has accents only
 
 
+@functools.lru_cache(2**12)
+def _unicode_name(letter: str) -> str:
+    return unicodedata.name(letter, "")
+
+
+@functools.lru_cache(2**14)
 def _cost_of(letter: str, before: str, after: str) -> float:
     """Return how implausible a letter is between the two before it and the one after it."""
     if letter in ORDINALS:  # 1ª, nº
         return 0.0 if before[1].isdigit() or before[1] in "nN." else 3.0
-    script = unicodedata.name(letter, "").partition(" ")[0]
+    script = _unicode_name(letter).partition(" ")[0]
     if letter in TYPESET:
         return 0.2
     if not letter.isalpha() and not (script == "THAI" and unicodedata.category(letter) == "Mn"):
         return 3.0
-    beside = any("LATIN" in unicodedata.name(other, "") for other in (before[1], after))
+    beside = "LATIN" in _unicode_name(before[1]) or "LATIN" in _unicode_name(after)
     if script != "LATIN":
         odd = beside or before[1].isdigit() or (letter.isupper() and before[1].islower())
         misplaced = letter in LAST and (after.isalpha() or not before[1].isalpha())
