@@ -275,8 +275,8 @@ LARGE = 524288
 LIGHT_THREADS = 4
 INFERENCE_THREADS = 4
 LARGE_THREADS = 2
-SLOW_THREADS = 2
-"""They wait for the one process that decodes what may take long: not the threads of ordinary photos."""
+SLOW_THREADS = 1
+"""It waits for the one process that decodes what may take long; what a second one took would be out of its turn."""
 STORE_THREADS = 2
 """They wait for a disk, which may hang: not the threads of quick answers."""
 
