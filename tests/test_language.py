@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -281,3 +282,16 @@ def test_english_is_what_a_plain_locale_means_and_loads_nothing_of_the_catalogue
     environment = {**os.environ, "LC_ALL": "C", "PUPILA_LANG": ""}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and "Usage:" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a b" + "." * 1500, "[default: ; ] " * 21 + "x", "a" + " " * 50_000 + "b", "a" + "  1" * 9000 + " x"],
+    ids=["signs", "messages", "blanks", "figures"],
+)
+def test_text_that_could_be_read_in_many_ways_takes_no_time(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PUPILA_LANG", "pt_BR")
+    translated("The catalogue is read once.")
+    begun = time.process_time()
+    assert translated(text)[:1] == text[:1]
+    assert time.process_time() - begun < 3

@@ -9,13 +9,14 @@ import functools
 import itertools
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 CATALOGUE = Path(__file__).parent / "locale" / "pt_BR" / "LC_MESSAGES" / "pupila.po"
 FIELD = re.compile(r"\{(\w+)(?:!(t))?(?::([^{}]*))?\}")
 """In a message: a field with its name, `!t` (translate even one word), and the format of a figure."""
-FIGURE = r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?%?|nan|-?inf"
+FIGURE = r"[-+]?\d+(?:,\d+)*(?:\.\d+)?(?:e[-+]?\d+)?%?|nan|-?inf"
 ROW = re.compile(r"(.*?\S)(\s(?:\s+[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?%?)+)")
 """A row of a table on a terminal: a name, and figures."""
 WORD = re.compile(r"[^\W\d_]{2,}")
@@ -24,12 +25,16 @@ BREAK = re.compile(r"(?<=[.!?:)\]])\s+|\s+(?=[(\[])|(?<=[(\[])|(?=[)\]])|[,;] ")
 """Where a text may go over from one message to the next."""
 FAR = 12
 """Breaks that one message may go over when it is not the whole text."""
+SIGNS = (".", ":", ",", ";")
+"""What may end a message."""
 SEVERAL = re.compile(r"[.!?:;,](?:\s|$)")
 """In what a field holds: a sign that it holds other messages, too."""
 UNLIKELY = (False, False, 12)
 """The rank up to which a match is taken for chance."""
-LONG = 4_000
-"""Letters beyond which a text is a list of names."""
+LONG = 2_000
+"""Letters beyond which a line is a list of names, or somebody's trick."""
+EFFORT = 50_000
+"""Letters of all texts that are looked up to translate one line; what is left then stays as it is."""
 
 
 class Message(NamedTuple):
@@ -62,7 +67,7 @@ def translated(text: str) -> str:
     """Return a text for people in their language, line by line; what is not known stays as it is."""
     if language() == "en":
         return text
-    return "\n".join(map(_line, text.split("\n")))
+    return "\n".join(_line(line, _Effort(EFFORT)) for line in text.split("\n"))
 
 
 def cell(text: str) -> str:
@@ -77,25 +82,39 @@ def _swapped(text: str) -> str:
     return text.translate({ord(","): ".", ord("."): ","})
 
 
-def _line(line: str) -> str:
+@dataclass
+class _Effort:
+    """What may still be done for one line: texts in texts can be read in more ways than there is time for."""
+
+    letters: int
+
+    def allows(self, text: str) -> bool:
+        """Return whether a text may be looked up, too, and count it."""
+        self.letters -= len(text) + 1
+        return self.letters >= 0
+
+
+def _line(line: str, effort: _Effort) -> str:
     text = line.strip()
+    if len(text) > LONG:
+        return line
     start = line.index(text)
     row = ROW.fullmatch(text)
-    shown = row[1] + _swapped(row[2]) if row else _message(text) or _pieces(text)
+    shown = row[1] + _swapped(row[2]) if row else _message(text, effort) or _pieces(text, effort)
     return line[:start] + shown + line[start + len(text) :]
 
 
-def _pieces(text: str) -> str:
+def _pieces(text: str, effort: _Effort) -> str:
     """Translate a text that is several messages, or a message and a name: at each place the longest one that fits."""
     done = ""
-    while text and len(text) <= LONG:
+    while text:
         name, colon, reason = text.partition(": ")
-        if colon and " " in reason and _message(text) is None and _message(reason) is not None:
-            shown = _message(name) if " " in name else None
+        if colon and " " in reason and _message(text, effort) is None and _message(reason, effort):
+            shown = _message(name, effort) if " " in name else None
             done, text = f"{done}{shown or name}: ", reason
         breaks = [end for end in itertools.islice(BREAK.finditer(text), FAR) if end.end()]
         for head, rest in [(text, ""), *((text[: end.start()], text[end.end() :]) for end in reversed(breaks))]:
-            found = _message(head) if " " in head else None
+            found = _message(head, effort) if " " in head else None
             if found is not None:
                 done += found + text[len(head) : len(text) - len(rest)]
                 text = rest
@@ -106,30 +125,32 @@ def _pieces(text: str) -> str:
     return done + text
 
 
-def _message(text: str) -> str | None:
+def _message(text: str, effort: _Effort) -> str | None:
     """Return the translation of the message that the text is most likely an instance of."""
     catalogue = _catalogue()
     if text in catalogue.whole:
         return catalogue.whole[text]
+    if not effort.allows(text):
+        return None
     near = [message for word in {*WORD.findall(text), ""} for message in catalogue.by_word.get(word, ())]
     fits = [message for message in near if all(literal in text for literal in message.literals)]
     found = [(message, match) for message in fits if (match := _pattern(message.msgid).fullmatch(text))]
     likely = max(found, key=lambda pair: _rank(*pair), default=None)
     if likely is not None and _rank(*likely) > UNLIKELY:
-        return _filled(*likely)
-    return _beside(text)
+        return _filled(*likely, effort)
+    return _beside(text, effort)
 
 
-def _beside(text: str) -> str | None:
+def _beside(text: str, effort: _Effort) -> str | None:
     """Return the translation of a message with a figure before or after it, or with a sign that ends it."""
     first, _, rest = text.partition(" ")
     start, _, last = text.rpartition(" ")
     if rest and re.fullmatch(FIGURE, first):
-        found, shown = _message(rest), f"{_swapped(first)} {{}}"
+        found, shown = _message(rest, effort), f"{_swapped(first)} {{}}"
     elif " " in start and re.fullmatch(FIGURE, last):
-        found, shown = _message(start), f"{{}} {_swapped(last)}"
-    elif text.endswith((".", ":", ",", ";")):
-        found, shown = _message(text[:-1]), f"{{}}{text[-1]}"
+        found, shown = _message(start, effort), f"{{}} {_swapped(last)}"
+    elif text[-1:] in SIGNS and text[-2:-1] not in SIGNS:
+        found, shown = _message(text[:-1], effort), f"{{}}{text[-1]}"
     else:
         return None
     return found and shown.format(found)
@@ -141,7 +162,7 @@ def _rank(message: Message, match: re.Match[str]) -> tuple[bool, bool, int]:
     return alone, not message.msgid.startswith("{"), sum(map(len, message.literals))
 
 
-def _filled(message: Message, found: re.Match[str]) -> str:
+def _filled(message: Message, found: re.Match[str], effort: _Effort) -> str:
     """Put what the fields hold into the translation: figures as Portuguese writes them, messages translated."""
     formats = {field[1]: field[3] for field in FIELD.finditer(message.msgid)}
 
@@ -149,17 +170,27 @@ def _filled(message: Message, found: re.Match[str]) -> str:
         text = found[f"_{field[1]}"]
         if formats[field[1]]:
             return text if field.string[: field.start()].endswith("=") else _swapped(text)  # as in --set lr=0.1
-        return _line(text) if field[2] or " " in text.strip() else text
+        return _line(text, effort) if field[2] or " " in text.strip() else text
 
     return FIELD.sub(value, message.msgstr)
 
 
 @functools.cache
 def _pattern(msgid: str) -> re.Pattern[str]:
+    """Return what fits the instances of a message, in time that grows with their length.
+
+    A field ends where what follows it, up to the next field that holds any text, fits first: looking further could not
+    help the rest to fit. Only the last one must reach the end.
+    """
     first, *parts = FIELD.split(msgid)
-    fields = zip(parts[::4], parts[2::4], parts[3::4], strict=True)
-    groups = (f"(?P<_{name}>{FIGURE if form else '.*?'}){re.escape(after)}" for name, form, after in fields)
-    return re.compile(re.escape(first) + "".join(groups), re.DOTALL)
+    steps = [re.escape(first)]
+    for name, form, after in zip(parts[::4], parts[2::4], parts[3::4], strict=True):
+        if form:
+            steps[-1] += f"(?P<_{name}>{FIGURE}){re.escape(after)}"
+        else:
+            steps.append(f"(?P<_{name}>.*?){re.escape(after)}")
+    *steps, last = steps
+    return re.compile("".join(f"(?>{step})" for step in steps) + last, re.DOTALL)
 
 
 @functools.cache
