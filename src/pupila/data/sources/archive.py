@@ -43,7 +43,7 @@ GLOBAL_RECORDS, GLOBAL_LETTERS = 100, 16_384
 LONGEST_PATH = 4096
 """Letters of a member's name with its folders: Linux takes no more bytes."""
 PART_BYTES = 200
-"""What a folder in a member's name takes: a few letters become an object, and most layouts keep it twice."""
+"""What a folder in a member's name takes, or a pax record: a few letters become an object, and more than one."""
 TOO_LONG = "Its name is longer than file systems take."
 HEAD_BYTES = 4096
 """Looked at to say what a file is that is no archive."""
@@ -145,6 +145,10 @@ class _BoundedStream:
         self._ahead = self.read(size)
         return self._ahead
 
+    def take_records(self, count: int) -> None:
+        """Count pax records, which may have five bytes each, as what they take."""
+        self._budget.take_bytes(PART_BYTES * count)
+
     def content(self, size: int) -> bytes:
         """Read a member's content."""
         return self._budget.read(self._file, size)
@@ -166,13 +170,14 @@ class _Member(tarfile.TarInfo):
 
     def _proc_pax(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
         stream: Any = archive.fileobj
-        records, at = stream.look_ahead(self._block(self.size)), 0  # type: ignore[attr-defined]
+        records, at, count = stream.look_ahead(self._block(self.size)), 0, 0  # type: ignore[attr-defined]
         while at < len(records) and records[at]:
             length = records[at : at + RECORD_LENGTH].partition(b" ")[0]
             end = at + (int(length) if length.isdigit() else 0)
             if records.find(b"=", at, end) < 0 or records[end - 1 : end] != b"\n":
                 raise tarfile.ReadError("a pax record does not end where it says")
-            at = end
+            at, count = end, count + 1
+        stream.take_records(count)
         if LONG_NUMBER.search(records):
             raise tarfile.ReadError("a pax record holds a number of over 64 digits")
         made: tarfile.TarInfo = super()._proc_pax(archive)  # type: ignore[misc]
