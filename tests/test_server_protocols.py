@@ -238,7 +238,7 @@ def test_json_of_a_million_values_is_refused_in_favour_of_a_binary_tensor(client
 @pytest.mark.parametrize("path", [INFER, "/predictions/colours"])
 def test_big_picture_counts_once_against_a_keys_rate(tmp_path: Path, path: str) -> None:
     secret, key = new_key("ann")
-    settings = Settings(api_keys=(dataclasses.replace(key, rate=0.5),))
+    settings = Settings(api_keys=(dataclasses.replace(key, rate=0.05),))
     client = create_app(Predictor.load(write_model(tmp_path / "colours.onnx")), settings).test_client()
     big = picture("red", size=(1_000, 1_000))
     body, headers = binary_request("files", "BYTES", [1], struct.pack("<I", len(big)) + big)
