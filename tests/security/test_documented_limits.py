@@ -39,6 +39,7 @@ NAMED = {
     "table (CSV, JSON)": [
         f"{tables.MAX_BYTES // MIB} MiB", f"JSON {tables.MAX_JSON_BYTES // MIB} MiB", f"{tables.MAX_ROWS:,} rows",
         f"{tables.MAX_COLUMNS:,} columns", f"{tables.MAX_LINE // MIB} MiB a line",
+        f"each picture {tables.MAX_NESTED} times",
     ],
     "arrays (`.npz`, idx)": [
         f"idx {arrays.MAX_BYTES // GIB} GiB", f"{parquet.MAX_ROWS:,} pictures",

@@ -3,6 +3,7 @@
 A table counts only if most of its rows name pictures that are there, by their paths or by the ends of these.
 """
 
+import bisect
 import codecs
 import contextlib
 import csv
@@ -15,7 +16,7 @@ import sys
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from operator import itemgetter
+from operator import attrgetter
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
@@ -56,9 +57,11 @@ LIST, JSON, MAX_LISTS = ".txt", ".json", 10
 """Endings of lists of a path and a label a line, with a space between, and of JSON; and how many of them are read."""
 MAX_BYTES, MAX_JSON_BYTES, MAX_LINE, MAX_ROWS, MAX_COLUMNS = 64 * 2**20, 8 * 2**20, 2**20, 2_000_000, 10_000
 """Larger tables are not read: what Python makes of their cells takes many times their bytes."""
-FEW_TITLES, FEW_ROWS, MAX_REASONS = 10, 50, 3
+FEW_TITLES, FEW_ROWS, MAX_REASONS, FEW_CELLS = 10, 50, 3, 1_000_000
 NESTED = "?"
 """Stands for a list or an object in JSON."""
+MAX_NESTED, MAX_ALIKE = 20, 20
+"""Folders with tables that a picture is below, on an average, and pictures that a path may fit alike."""
 SAMPLE = 1000
 """Rows looked at to find the folder that a table speaks of."""
 ADDRESS = re.compile(r"\A[A-Za-z][A-Za-z0-9+.-]+://")
@@ -74,8 +77,16 @@ BOXES = frozenset(("xmin", "ymin", "x_min", "y_min", "x1", "y1", "bbox", "bbox_x
 SEVERAL = re.compile(r"[|;,]")
 """What stands between the labels of a picture that has several."""
 Cells = Sequence[str]
-Named = tuple[tuple[str, ...], SourceFile]
-"""The path of a picture, without its ending too, and the picture."""
+
+
+class Named(NamedTuple):
+    """A picture by one of its names."""
+
+    above: tuple[str, ...]
+    """The folders that it lies in, from the last one up, whatever their capitals."""
+    path: tuple[str, ...]
+    """Its path, without its ending too."""
+    entry: SourceFile
 
 
 class LabelRow(NamedTuple):
@@ -109,26 +120,63 @@ class _Pictures:
         """With and without ending, whatever the capitals."""
         self.folders = {folder for picture in pictures for folder in picture.parts[:-1]}
         """Names of the folders that they lie in, at whatever depth."""
-        self._below: dict[tuple[str, ...], list[SourceFile]] = {(): []}
-        for picture in pictures:
-            for depth in range(len(picture.parts)):
-                self._below.setdefault(picture.parts[:depth], []).append(picture)
-        self.by_folder = functools.lru_cache(maxsize=1)(self._by_folder)  # tables of one folder follow each other
-        self.by_file = functools.lru_cache(maxsize=2)(self._by_file)  # of that folder and of all
+        self._pictures = sorted(pictures, key=attrgetter("parts"))
+        self._left = MAX_NESTED * len(pictures)
+        self.in_folders = functools.lru_cache(maxsize=1)(self._in_folders)  # tables of one folder follow each other
+        self.by_file = functools.lru_cache(maxsize=1)(self._by_file)
+        self.by_file_everywhere = functools.cache(functools.partial(self._by_file, ()))
+
+    def _below(self, folder: tuple[str, ...]) -> Sequence[SourceFile]:
+        """Return those below a folder; raises TableError if so many have been asked for that it would take hours."""
+        start = bisect.bisect_left(self._pictures, folder, key=attrgetter("parts"))
+        end = bisect.bisect_right(self._pictures, folder, key=lambda picture: picture.parts[: len(folder)])
+        self._left -= end - start if folder else 0
+        if self._left < 0:
+            raise TableError("there are tables in too many folders within each other")
+        return self._pictures[start:end]
 
     def _by_file(self, folder: tuple[str, ...]) -> dict[str, list[Named]]:
-        """Index those below a folder by the names of their files, with and without ending, whatever the capitals."""
+        """Index those below a folder by the names of their files, with and without ending, whatever the capitals.
+
+        Those of one name are sorted by the folders above them, from the last one up.
+        """
         found: dict[str, list[Named]] = {}
-        for entry in self._below.get(folder, []):
+        for entry in self._below(folder):
+            above = _upwards(entry.parts[:-1])
             for name in {entry.file, entry.stem}:
-                found.setdefault(name.casefold(), []).append(((*entry.parts[:-1], name), entry))
+                found.setdefault(name.casefold(), []).append(Named(above, (*entry.parts[:-1], name), entry))
+        for named in found.values():
+            named.sort(key=attrgetter("above"))
         return found
 
-    def _by_folder(self, home: tuple[str, ...]) -> list[tuple[tuple[str, ...], dict[str, SourceFile]]]:
-        """Return a folder and those directly in it, in order, each with its pictures by their paths in it."""
-        deep = len(home) + 1
-        inner = {picture.parts[:deep] for picture in self._below.get(home, []) if len(picture.parts) > deep}
-        return [(folder, _by_name(self._below.get(folder, []), len(folder))) for folder in sorted({home, *inner})]
+    def _in_folders(self, home: tuple[str, ...]) -> "_Folders":
+        return _Folders(home, self._below(home))
+
+
+class _Folders:
+    """A folder and those directly in it, in order, and which of them have a picture by its path in it."""
+
+    def __init__(self, home: tuple[str, ...], pictures: Sequence[SourceFile]) -> None:
+        self.folders: dict[tuple[str, ...], list[SourceFile]] = {home: list(pictures)}
+        for picture in pictures:
+            if len(picture.parts) > len(home) + 1:
+                self.folders.setdefault(picture.parts[: len(home) + 1], []).append(picture)
+        self._holders: dict[str, list[tuple[str, ...]]] = {}
+        for folder, files in self.folders.items():
+            for name in _by_name(files, len(folder)):
+                self._holders.setdefault(name, []).append(folder)
+        self.named = functools.cache(self._named)
+
+    def holding(self, sample: Iterable[str]) -> Mapping[tuple[str, ...], int]:
+        """Return how many of the paths there are in each folder."""
+        found: Counter[tuple[str, ...]] = Counter()
+        for key, count in Counter(sample).items():
+            for folder in self._holders.get(key, ()):
+                found[folder] += count
+        return found
+
+    def _named(self, folder: tuple[str, ...]) -> dict[str, SourceFile]:
+        return _by_name(self.folders[folder], len(folder))
 
 
 class TableError(Exception):
@@ -142,7 +190,7 @@ def find_tables(entries: Sequence[SourceFile]) -> tuple[list[LabelTable], list[s
     for ending in (LIST, JSON):  # boxes or notes, one for each picture, are no lists of all
         lists = [e for e in found if e.ending == ending and e.file.partition(".")[0].casefold() not in pictures.names]
         found = [e for e in found if e.ending != ending] + (lists if len(lists) <= MAX_LISTS else [])
-    bound = [(entry, _bind(entry, pictures)) for entry in found]
+    bound = _bind_all(found, pictures)
     splits = splits_of_files([entry for entry, table in bound if isinstance(table, LabelTable)])
     tables = [table for _, table in bound if isinstance(table, LabelTable)]
     tables = [replace(table, split=split or "train") for table, split in zip(tables, splits, strict=True)]
@@ -152,6 +200,22 @@ def find_tables(entries: Sequence[SourceFile]) -> tuple[list[LabelTable], list[s
     more = len(reasons) - MAX_REASONS
     rest = [f"{more:,} more tables are not used."] if more > 0 else []
     return tables, [*reasons[:MAX_REASONS], *rest, *unread]
+
+
+def _bind_all(found: Sequence[SourceFile], pictures: _Pictures) -> list[tuple[SourceFile, LabelTable | str]]:
+    """Return each table or the reason why it is none, in their order; read are those of one folder after the other."""
+    bound: dict[tuple[str, ...], LabelTable | str] = {}
+    left = MAX_ROWS
+    for entry in sorted(found, key=lambda entry: entry.parts[:-1]):
+        try:
+            table = _bind(entry, pictures)
+            left -= len(table.rows) if isinstance(table, LabelTable) else 0
+            if left < 0:
+                raise TableError(f"the tables have over {MAX_ROWS:,} rows together")
+            bound[entry.parts] = table
+        except TableError as error:
+            bound[entry.parts] = f"{entry.name} is not used: {error}."
+    return [(entry, bound[entry.parts]) for entry in found]
 
 
 def pixels_in(entries: Iterable[SourceFile]) -> str:
@@ -196,14 +260,11 @@ def _bind(entry: SourceFile, pictures: _Pictures) -> LabelTable | str:
     """Return the table with the pictures of the folder that its rows speak of; if most rows name none, why not.
 
     The reason is empty where the file may well be something else than a table of labels. Where no picture has a name
-    that is in the rows, no folder is looked into.
+    that is in the rows, no folder is looked into. Raises TableError for other reasons.
     """
     if "submission" in entry.file.casefold():  # beside Kaggle's labels lies one that calls every test picture cat
         return f"{entry.name} is not used: going by its name, it holds answers and no labels."
-    try:
-        rows, sure = _rows(entry)
-    except TableError as error:
-        return f"{entry.name} is not used: {error}."
+    rows, sure = _rows(entry)
     if not rows or (len(rows) > 1 and all(row.label == NESTED for row in rows[1:])):
         return _without_label(entry, pictures.names)
     sample = [_key(row.file) for row in rows[:: max(1, len(rows) // SAMPLE)]]
@@ -298,7 +359,7 @@ def _by_ends(
     keys, home = [_key(row.file) for row in rows], entry.parts[:-1]
     named, twice = _by_tail(keys, pictures.by_file(home))
     if home and not _half(sample, named):
-        named, twice = _by_tail(keys, pictures.by_file(()))
+        named, twice = _by_tail(keys, pictures.by_file_everywhere())
     return named, "" if _half(sample, named) else twice
 
 
@@ -308,26 +369,44 @@ def _by_tail(keys: Iterable[str], by_name: Mapping[str, Sequence[Named]]) -> tup
     Also returned is the first of those that several pictures fit alike, as a sentence.
     """
     found, twice = {}, ""
-    for key in keys:
+    for key in dict.fromkeys(keys):
         parts = tuple(key.split("/"))
         written = [text for one in _as_uploaded(parts[-1].casefold()) for text in (one, one.rpartition(".")[0])]
-        fitting = next((by_name[text] for text in written if text in by_name), [])[:SAMPLE]
-        if len(fitting) > 1:
-            best = max(_common_end(path, parts) for path, _ in fitting)
-            fitting = [(path, entry) for path, entry in fitting if _common_end(path, parts) == best]
+        fitting = _nearest(next((by_name[text] for text in written if text in by_name), []), parts)
         if len(fitting) == 1:
-            found[key] = fitting[0][1]
+            found[key] = fitting[0].entry
         elif fitting and not twice:
-            twice = f"'{key}' can be {fitting[0][1].name} or {fitting[1][1].name}"
+            twice = f"'{key}' can be {fitting[0].entry.name} or {fitting[1].entry.name}"
     return found, twice
+
+
+def _upwards(folders: Sequence[str]) -> tuple[str, ...]:
+    return tuple(folder.casefold() for folder in reversed(folders))
+
+
+def _nearest(named: Sequence[Named], parts: Sequence[str]) -> Sequence[Named]:
+    """Return those of a name that have most folders at their ends in common with a path: of few, as it is written."""
+    above, key = _upwards(parts[:-1]), attrgetter("above")
+    at = bisect.bisect_left(named, above, key=key)
+    beside = named[max(0, at - 1) : at + 1]
+    count = max((_alike_from_the_start(one.above, above) for one in beside), default=0)
+    start = bisect.bisect_left(named, above[:count], key=lambda one: one.above[:count])
+    end = bisect.bisect_right(named, above[:count], key=lambda one: one.above[:count])
+    fitting = named[start : min(end, start + MAX_ALIKE + 1)]
+    if not 1 < len(fitting) <= MAX_ALIKE:
+        return fitting
+    best = max(_common_end(one.path, parts) for one in fitting)
+    return [one for one in fitting if _common_end(one.path, parts) == best]
+
+
+def _alike_from_the_start(one: Sequence[str], two: Sequence[str]) -> int:
+    return len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, two, strict=False))))
 
 
 def _common_end(one: Sequence[str], two: Sequence[str]) -> tuple[int, int]:
     """Return how many parts two paths have in common at their ends: whatever their capitals, and as written."""
-    pairs = list(zip(reversed(one), reversed(two), strict=False))
-    alike = itertools.takewhile(lambda pair: pair[0].casefold() == pair[1].casefold(), pairs)
-    same = itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
-    return len(list(alike)), len(list(same))
+    alike = _alike_from_the_start(_upwards(one), _upwards(two))
+    return alike, _alike_from_the_start(tuple(reversed(one)), tuple(reversed(two)))
 
 
 def _best_folder(table: SourceFile, pictures: _Pictures, sample: Sequence[str]) -> Mapping[str, SourceFile]:
@@ -336,11 +415,13 @@ def _best_folder(table: SourceFile, pictures: _Pictures, sample: Sequence[str]) 
     Of folders that are equally good it is the one that the table's name begins with.
     """
     home = table.parts[:-1]
-    best: tuple[int, bool, Mapping[str, SourceFile]] = (-1, False, {})
-    for folder, named in pictures.by_folder(home):
-        begins = folder != home and table.file.casefold().startswith(folder[-1].casefold())
-        best = max(best, (sum(key in named for key in sample), begins, named), key=itemgetter(0, 1))
-    return best[2]
+    inner = pictures.in_folders(home)
+    held = inner.holding(sample)
+    most = max(held.values(), default=0)
+    equal = sorted(folder for folder, count in held.items() if count == most) or [home]
+    name = table.file.casefold()
+    begun = (folder for folder in equal if folder != home and name.startswith(folder[-1].casefold()))
+    return inner.named(next(begun, equal[0]))
 
 
 def _by_name(pictures: Sequence[SourceFile], above: int) -> dict[str, SourceFile]:
@@ -379,12 +460,13 @@ def _collect(tables: Iterable[LabelTable], where: str) -> tuple[dict[str, list[L
     skipped = []
     for table in tables:
         _check_splits(table, where)
+        gone, bare = f"{table.name} names it, and there is no such picture.", f"{table.name} gives it no label."
         for row in table.rows:
             entry = table.pictures.get(_key(row.file))
             if entry is None:
-                skipped.append(Skipped(_key(row.file), f"{table.name} names it, and there is no such picture."))
+                skipped.append(Skipped(_key(row.file), gone))
             elif not row.label:
-                skipped.append(Skipped(entry.name, f"{table.name} gives it no label."))
+                skipped.append(Skipped(entry.name, bare))
             else:
                 split = splits.setdefault(split_of(row.split) or table.split, {})
                 known = split.setdefault(entry.name, LabelledFile(row.label, entry.name, entry))
@@ -540,12 +622,24 @@ def _encoding_of(data: bytes) -> str:
 def csv_lines(data: bytes) -> Iterator[Cells]:
     """Yield the heading and the rows of a table with commas, semicolons or tabs, in any usual encoding.
 
-    Raises csv.Error.
+    Raises csv.Error, also for quotes that join lines to one that is too long.
     """
     lines = itertools.dropwhile(BEFORE_HEADING.match, text_lines(data))
     first = next(lines, "")
     delimiter = max(",;\t|", key=first.count)
-    yield from csv.reader(itertools.chain([first], lines), delimiter=delimiter)
+    joined = 0
+
+    def counted_lines() -> Iterator[str]:
+        nonlocal joined
+        for line in itertools.chain([first], lines):
+            joined += len(line)
+            if joined > MAX_LINE:
+                raise csv.Error("a line is too long")
+            yield line
+
+    for row in csv.reader(counted_lines(), delimiter=delimiter):
+        yield row
+        joined = 0
 
 
 def text_lines(data: bytes) -> Iterator[str]:
@@ -576,6 +670,7 @@ def _json_lines(data: bytes, kind: str) -> Iterator[Cells]:
             content = [{"file": name, "label": label} for label, names in content.items() for name in names]
         objects = iter(content if isinstance(content, list) else [])
     heads: list[str] = []
+    left = max(len(data), FEW_CELLS)
     for item in objects:
         if item == {}:
             yield []  # counts as a row
@@ -585,6 +680,9 @@ def _json_lines(data: bytes, kind: str) -> Iterator[Cells]:
         if not heads:
             heads = list(item)
             yield heads
+        left -= len(heads)
+        if left < 0:  # a table in which they are all written has more bytes
+            raise TableError("most of its objects lack most keys of the first")
         yield [_cell(item.get(head)) for head in heads]
 
 

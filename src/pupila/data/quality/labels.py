@@ -7,7 +7,7 @@ both made the same.
 
 import csv
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,14 +16,14 @@ import numpy as np
 from pupila._arguments import counted, nearest
 from pupila._files import unescaped
 from pupila.data.dataset import Splits, fingerprint
-from pupila.data.layouts.tables import TableError, table_lines
+from pupila.data.layouts.tables import MAX_COLUMNS, TableError, table_lines
 from pupila.data.sources.files import SourceFile
 from pupila.errors import DataError
 
 NAMED_AT_MOST = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Fix:
     """One row: a picture's name, its new label, and the label that the table was made for, if it says so."""
 
@@ -63,20 +63,27 @@ def relabelled(splits: Splits, table: Path) -> Splits:
 def read_fixes(table: Path) -> list[Fix]:
     """Read a table of labels; raises DataError if it cannot be read or is none."""
     try:
-        entry = SourceFile(("labels.csv",), str(table))
-        heads, *lines = [line for line in table_lines(entry) if any(line)] or [[]]
+        return list(_fixes(table))
     except (OSError, csv.Error, TableError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(
             f"{table}: cannot be read as a table of labels ({reason}). Give a CSV of path,label."
         ) from error
+
+
+def _fixes(table: Path) -> Iterator[Fix]:
+    lines = filter(any, table_lines(SourceFile(("labels.csv",), str(table))))
+    heads = next(lines, [])
     missing = [name for name in ("path", "label") if name not in heads]
     if missing:
         raise DataError(f"{table}: has no column '{missing[0]}'. Its first line must be path,label.")
+    if len(heads) > MAX_COLUMNS:
+        raise TableError(f"it has over {MAX_COLUMNS:,} columns")
     new = "suggested" if "suggested" in heads else "label"
-    rows = [dict(zip(heads, line, strict=False)) for line in lines]
-    cells = [{name: unescaped(row.get(name, "")) for name in ("path", "label", new)} for row in rows]
-    return [Fix(row["path"], row[new], row["label"] if new != "label" else "") for row in cells]
+    for line in lines:
+        row = dict(zip(heads, line, strict=False))
+        path, label, was = (unescaped(row.get(name, "")) for name in ("path", new, "label"))
+        yield Fix(path, label, was if new != "label" else "")
 
 
 def _check(fixes: list[Fix], places: Mapping[str, tuple[str, int]], splits: Splits, table: Path) -> None:

@@ -1,0 +1,96 @@
+"""Tables of a stranger take time by their bytes: never by rows times columns, folders or pictures."""
+
+import json
+import time
+import tracemalloc
+
+import pytest
+
+from pupila.data.layouts import tables
+from pupila.data.layouts.tables import find_tables
+from pupila.data.sources.files import SourceFile
+
+
+def pictures(*paths: str) -> list[SourceFile]:
+    return [SourceFile(tuple(path.split("/")), "") for path in paths]
+
+
+def table(path: str, *rows: str, head: str = "path,label") -> SourceFile:
+    return SourceFile(tuple(path.split("/")), "\n".join([head, *rows, ""]).encode())
+
+
+def reasons(*entries: SourceFile, seconds: float = 6) -> list[str]:
+    """Look for tables, and fail if that takes more of the processor's time."""
+    begun = time.process_time()
+    found = find_tables(entries)[1]
+    assert time.process_time() - begun < seconds
+    return found
+
+
+def test_objects_that_lack_the_keys_of_the_first_are_no_table() -> None:
+    first = json.dumps({"path": "0", "label": "a", **{f"{key:x}": 0 for key in range(9_000)}})
+    lines = table("t.jsonl", *['{"":0}'] * 20_000, head=first)
+    [reason] = reasons(*pictures("p/0.png", "p/1.png"), lines)
+    assert reason == "t.jsonl is not used: most of its objects lack most keys of the first."
+
+
+def test_objects_that_lack_some_keys_are_read() -> None:
+    rows = [json.dumps({"path": f"{number}.png", "label": "cat"}) for number in range(5)]
+    first = json.dumps({"path": "0.png", "label": "cat", "by": "Ana", "note": "", "camera": "x"})
+    [found], _ = find_tables(
+        [*pictures(*(f"{number}.png" for number in range(5))), table("t.jsonl", *rows, head=first)]
+    )
+    assert len(found.rows) == 6
+
+
+@pytest.mark.parametrize("row", ["z/x.jpg,a", "z{n}/x.jpg,a"])
+def test_ends_of_paths_that_fit_thousands_of_pictures_are_not_compared_with_each(row: str) -> None:
+    found = pictures(*(f"p{number}/x.jpg" for number in range(1_000)))
+    [reason] = reasons(*found, table("t.csv", *(row.format(n=number) for number in range(5_000))))
+    assert "can be p" in reason
+
+
+def test_ends_of_paths_find_one_of_thousands_of_pictures() -> None:
+    found = pictures(*(f"p{number}/in/x.jpg" for number in range(1_000)), "P7/in/x.jpg", "Q/x.JPG")
+    rows = ["/home/ana/p7/in/x.jpg,a", "/home/ana/P7/in/x.jpg,b", "/home/ana/p8/In/X.jpg,a", "C:\\q\\x.jpeg,b"]
+    [made], _ = find_tables([*found, table("t.csv", *rows)])
+    keys = [tables._key(row.file) for row in made.rows]
+    assert [made.pictures[key].name for key in keys] == ["p7/in/x.jpg", "P7/in/x.jpg", "p8/in/x.jpg", "Q/x.JPG"]
+
+
+def test_tables_beside_thousands_of_folders_do_not_look_into_each() -> None:
+    found = pictures(*(f"p{number}/1.jpg" for number in range(20_000)))
+    rows = [f"a{number}/1.jpg,a" for number in range(1_000)]
+    assert len(reasons(*found, *(table(f"{number}.csv", *rows) for number in range(20)))) == 4
+
+
+def test_tables_in_folders_within_each_other_are_bounded() -> None:
+    chain = ["/".join(["d"] * depth) for depth in range(1, 301)]
+    found = pictures(*(f"{chain[-1]}/{number}.jpg" for number in range(1_000)))
+    said = reasons(*found, *(table(f"{folder}/t.csv", "1.jpg,a", "2.jpg,b") for folder in chain))
+    assert any("too many folders within each other" in reason for reason in said)
+
+
+def test_table_beside_deep_folders_takes_little_memory() -> None:
+    found = pictures(*(f"p{number}/{'d/' * 1_500}{number}.jpg" for number in range(60)))
+    tracemalloc.start()
+    find_tables([*found, table("t.csv", "1.jpg,a")])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * 2**20
+
+
+def test_rows_of_all_tables_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "MAX_ROWS", 10)
+    rows = [f"{number}.jpg,{'ab'[number % 2]}" for number in range(6)]
+    found = pictures(*(f"{number}.jpg" for number in range(6)))
+    made, said = find_tables([*found, table("train.csv", *rows), table("test.csv", *rows)])
+    assert [one.name for one in made] == ["train.csv"]
+    assert said == ["test.csv is not used: the tables have over 10 rows together."]
+
+
+def test_quotes_do_not_join_lines_to_one_beyond_the_limit() -> None:
+    text = b"path,label\n" + (b"," * 400_000 + b'"\n"') * 4
+    with pytest.raises(tables.csv.Error, match="a line is too long"):
+        list(tables.csv_lines(text))
+    assert len(list(tables.csv_lines(b'path,label\n"a\nb.jpg",c\n' * 200_000))) == 400_000
