@@ -4,17 +4,20 @@ import os
 import signal
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 from batch_kit import children_of
-from data_kit import make_folder, picture
+from data_kit import make_folder, picture, write_files
 
 from pupila import images
 from pupila._workers import usable_cores
 from pupila.data import load_dataset
-from pupila.data.decode import CHUNK, FEW, decode_pictures, resize_pictures
+from pupila.data.decode import CHUNK, FEW, decode_pictures, read_pictures, resize_pictures
+from pupila.data.layouts.detect import detect_layout
+from pupila.data.sources.files import list_folder
 from pupila.errors import DataError
 from pupila.images import DEFAULT_LIMITS, ImageLimits
 
@@ -33,6 +36,21 @@ def test_unreadable_pictures_are_skipped_listed_and_counted(tmp_path: Path) -> N
     assert splits.train.counts().tolist() == [2, 2]
     expected = images.decode(root / "dog" / "002.png", 32)
     assert np.array_equal(splits.train.images[3], expected)
+
+
+def test_one_picture_that_cannot_be_read_costs_no_copy_of_the_others(tmp_path: Path) -> None:
+    files = {f"{pet}/{number}.png": picture(number) for pet in ("cat", "dog") for number in range(120)}
+    root = tmp_path / "pets"
+    write_files(root, files | {"cat/15.png": b"", "dog/0.png": b"", "dog/99.png": b""})
+    arranged = detect_layout(list_folder(root), "pets")
+    tracemalloc.start()
+    splits = read_pictures(arranged, "pets", "pets", 224, DEFAULT_LIMITS)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(splits.train) == 237 and peak < 1.75 * 240 * 224 * 224 * 3  # one of them takes 0.5 while it is decoded
+    for index in (3, 118, 119, 236):
+        expected = images.decode((root / splits.train.names[index]).read_bytes(), 224)
+        assert (splits.train.images[index] == expected).all()
 
 
 def test_picture_over_the_limits_is_skipped(tmp_path: Path) -> None:

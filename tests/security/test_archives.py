@@ -21,6 +21,7 @@ import pytest
 from data_kit import make_tar, make_zip, picture
 
 from pupila.data import load_dataset
+from pupila.data.layouts import arrays
 from pupila.errors import DataError
 
 MIB = 2**20
@@ -34,6 +35,7 @@ CODE = """
 import sys, time
 from pathlib import Path
 from pupila.data import load_dataset
+from pupila.data.layouts import arrays
 from pupila.errors import DataError
 load = lambda path: load_dataset(Path(path), 8, cache=Path(sys.argv[2]))
 try: load('/nowhere')
@@ -336,6 +338,39 @@ def test_tiny_pictures_of_idx_files_are_counted(tmp_path: Path) -> None:
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(numbers, 1))
     said, seconds, _ = cost(tmp_path)
     assert "over 2,000,000 rows" in said and seconds < 2
+
+
+def idx(*shape: int) -> bytes:
+    return b"\0\0\x08" + struct.pack(f">B{len(shape)}I", len(shape), *shape)
+
+
+def test_idx_file_that_is_a_hole_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "train-images-idx3-ubyte").open("wb") as file:
+        file.write(idx(3000, 1000, 1000))
+        file.truncate(3 * 1024 * MIB)
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(3000) + bytes(3000))
+    said, seconds, mib = cost(tmp_path)
+    assert "it has 3,072 MiB, and 1024 are read at most" in said and seconds < 1 and mib < 50
+
+
+def test_idx_files_of_a_data_set_are_counted_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrays, "MAX_BYTES", 1000)
+    for split, side in (("train", 10), ("t10k", 9)):
+        images = gzip.compress(idx(6, side, side) + bytes(6 * side**2))
+        (tmp_path / f"{split}-images-idx3-ubyte.gz").write_bytes(images)
+        (tmp_path / f"{split}-labels-idx1-ubyte").write_bytes(idx(6) + b"\0\1" * 3)
+    with pytest.raises(DataError, match="cannot be read"):
+        load_dataset(tmp_path, 8, cache=tmp_path / "cache")
+    monkeypatch.setattr(arrays, "MAX_BYTES", 1200)
+    assert len(load_dataset(tmp_path, 8, cache=tmp_path / "cache").train) == 6
+
+
+def test_cifar_files_of_a_folder_have_a_limit(tmp_path: Path) -> None:
+    for name in ("train.bin", "test.bin", "fine_label_names.txt"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(200 * MIB)
+    said, seconds, mib = cost(tmp_path)
+    assert "it has 600 MiB, and 256 are read at most" in said and seconds < 1 and mib < 50
 
 
 def parquet_file(pictures: list[bytes]) -> bytes:

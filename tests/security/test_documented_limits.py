@@ -42,7 +42,8 @@ NAMED = {
         f"each picture {tables.MAX_NESTED} times",
     ],
     "arrays (`.npz`, idx)": [
-        f"idx {arrays.MAX_BYTES // GIB} GiB", f"{parquet.MAX_ROWS:,} pictures",
+        f"idx {arrays.MAX_BYTES // GIB} GiB", f"CIFAR {arrays.MAX_CIFAR_BYTES // MIB} MiB",
+        f"{parquet.MAX_ROWS:,} pictures",
         f"headers of {arrays.MAX_HEADER:,} bytes", f"{arrays.MAX_INSTRUCTIONS:,} instructions",
     ],
     "weights to start from (`.pth`, `.safetensors`)": [

@@ -192,10 +192,18 @@ def _split_arrays(
         rows = [row for row in range(start, end) if row not in failed]
         chosen = [members[row - start] for row in rows]
         _check_readable(members, chosen, failed, start, f"{where}: {split}")
-        pixels = images[start:end] if len(chosen) == len(members) else images[rows]  # a view where it can be
+        pixels = keep_rows(images[start:end], [row - start for row in rows])
         labels = np.asarray([numbers[item.category] for item in chosen], dtype=np.int64)
         parts[split] = pixels, labels, [f"{item.category}/{item.name}" for item in chosen]
     return parts
+
+
+def keep_rows(pictures: Pictures, rows: Sequence[int]) -> Pictures:
+    """Return some of the pictures, in rising order, as a view: they are moved up, since a copy may not fit."""
+    for place, row in enumerate(rows):
+        if place != row:
+            pictures[place] = pictures[row]
+    return pictures[: len(rows)]
 
 
 def check_rows(count: int, where: str) -> None:

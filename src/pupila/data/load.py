@@ -14,7 +14,7 @@ import numpy as np
 from pupila._arguments import PathLike, as_text
 from pupila.data.cache import DatasetCache
 from pupila.data.dataset import Splits, assemble
-from pupila.data.decode import decode_pictures, read_pictures, resize_pictures
+from pupila.data.decode import decode_pictures, keep_rows, read_pictures, resize_pictures
 from pupila.data.decode_worker import UNREADABLE
 from pupila.data.layouts import arrays
 from pupila.data.layouts.arrays import find_arrays, find_version, read_arrays, read_cifar
@@ -171,10 +171,8 @@ def read_unlabelled(source: Path, size: int, framing: str = "squash") -> Unlabel
     pictures, failed = decode_pictures([entry.source for entry in entries], size, DEFAULT_LIMITS, framing)
     if len(failed) == len(entries):
         raise DataError(f"{source}: none of its pictures can be read ({entries[0].name}: {failed[0]}).")
-    readable = np.ones(len(entries), dtype=np.bool_)
-    readable[list(failed)] = False
-    names = tuple(entry.name for entry, good in zip(entries, readable, strict=True) if good)
-    return Unlabelled(pictures[readable], names, len(failed))
+    readable = [row for row in range(len(entries)) if row not in failed]
+    return Unlabelled(keep_rows(pictures, readable), tuple(entries[row].name for row in readable), len(failed))
 
 
 WHITEST = 16

@@ -12,7 +12,7 @@ import pickletools
 import re
 import struct
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -35,8 +35,8 @@ PICTURE_KEY = re.compile(rf"(?:(?P<before>\w+)[_.])??(?P<kind>{'|'.join(IMAGE_KE
 IDX_NAMES = {"train": "train", "t10k": "test", "test": "test", "valid": "validation", "val": "validation"}
 IDX_KINDS = (b"-images-idx3-ubyte", b"-labels-idx1-ubyte")
 CLASS_KEYS = ("class_names", "label_names", "names", "categories")
-MAX_BYTES = 2**30
-"""Of one idx file."""
+MAX_BYTES, MAX_CIFAR_BYTES = 2**30, 256 * 2**20
+"""Of the idx files of a data set, also unpacked, and of CIFAR's, which have 178 MiB."""
 MAX_HEADER = 10_000
 """Bytes that say what an array is."""
 SIDE = 32
@@ -214,26 +214,35 @@ def _idx_kind(entry: SourceFile) -> bytes | None:
 
 def _idx_parts(files: Sequence[SourceFile]) -> dict[str, tuple[Array, Array]]:
     found: dict[str, dict[bytes, Array]] = {}
+    left = MAX_BYTES
     for file in files:
         kind = _idx_kind(file) or b""
         split = IDX_NAMES.get(file.file.partition("-")[0].casefold())
         if split:
-            found.setdefault(split, {})[kind] = _idx(file, 3 if kind == IDX_KINDS[0] else 1)
+            values = found.setdefault(split, {})[kind] = _idx(file, 3 if kind == IDX_KINDS[0] else 1, left)
+            left -= values.nbytes
     return {split: (pair[IDX_KINDS[0]], pair[IDX_KINDS[1]]) for split, pair in found.items() if len(pair) == 2}
 
 
-def _idx(file: SourceFile, axes: int) -> Array:
+def _idx(file: SourceFile, axes: int, most: int) -> Array:
     """Read one file: two zeros, the type 8 for bytes, the number of axes, their lengths, the values."""
+    _check_size([file], most)
     data = file.read()
     if data.startswith(b"\x1f\x8b"):
-        most = max(RATIO_FROM, RATIO * len(data))
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as opened:
-            data = opened.read(min(most, MAX_BYTES))
+            data = opened.read(min(most, max(RATIO_FROM, RATIO * len(data))))
     if data[:4] != bytes((0, 0, 8, axes)):
         raise ValueError(f"it is no idx file of bytes in {axes} axes")
     shape = struct.unpack_from(f">{axes}I", data, 4)
     values = np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * axes)
     return values[: math.prod(shape)].reshape(shape)
+
+
+def _check_size(files: Iterable[SourceFile], most: int) -> None:
+    """Raise ValueError if files together have more bytes: outside of an archive a hole counts, and costs nothing."""
+    size = sum(file.size() for file in files)
+    if size > most:
+        raise ValueError(f"it has {size / 2**20:,.0f} MiB, and {most // 2**20} are read at most")
 
 
 @dataclass(frozen=True)
@@ -295,6 +304,7 @@ def read_cifar(version: CifarVersion, entries: Sequence[SourceFile], name: str, 
     if missing:
         raise DataError(f"{where}: lacks {missing[0]} of {title}. Unpack it again, or give the archive itself.")
     try:
+        _check_size([files[file] for file in (*version.train, version.test, version.names)], MAX_CIFAR_BYTES)
         train = [version.read(files[file]) for file in version.train]
         test = [version.read(files[version.test])]
         classes = tuple(version.read_names(files[version.names]))
