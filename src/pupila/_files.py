@@ -8,6 +8,7 @@ import csv
 import errno
 import fcntl
 import os
+import re
 import secrets
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
@@ -18,8 +19,11 @@ from typing import IO
 from pupila._language import cell, translated
 from pupila.errors import DataError
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a cell begins with that spreadsheets take for a formula."""
+FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20", "\t", "\r")
+"""What a cell begins with that spreadsheets take for a formula: full-width signs, too."""
+BEGINNING = r"(?:(?<![^;,|\t\r\n])%s(?=[ '\x22]*[=+@\uff1d\uff0b\uff0d\uff20-])|\A%s(?='*[\t\r]))"
+"""Where a formula begins in a text: at its start, and after a sign at which another program may split the line."""
+PLAIN, ESCAPED = re.compile(BEGINNING.replace("%s", "")), re.compile(BEGINNING.replace("%s", "'"))
 
 Identity = tuple[int, int]
 """Device and inode: tells a file or folder from all others, however its path is spelled."""
@@ -142,7 +146,7 @@ def sync(path: Path) -> None:
 
 
 class CsvWriter:
-    """Writes rows as RFC 4180 with line ends of \\n. Text that looks like a formula gets an apostrophe in front."""
+    """Writes rows as RFC 4180 with line ends of \\n. What looks like a formula gets an apostrophe in front."""
 
     def __init__(self, file: IO[str], delimiter: str = ",") -> None:
         self._file = file
@@ -164,12 +168,12 @@ class CsvWriter:
 
 def escaped(text: str) -> str:
     """Return a cell's text; a number is none of a formula's beginnings, whatever its sign."""
-    return f"'{text}" if text.lstrip("'").startswith(FORMULA) and not is_number(text) else text
+    return text if is_number(text) else PLAIN.sub("'", text)
 
 
 def unescaped(text: str) -> str:
     """Return what `escaped` was given."""
-    return text[1:] if text[:1] == "'" and text.lstrip("'").startswith(FORMULA) else text
+    return ESCAPED.sub("", text)
 
 
 def is_number(text: str) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from server_kit import serving, wait_until, write_model
 
-from pupila._files import FORMULA, CsvWriter, escaped, unescaped
+from pupila._files import BEGINNING, FORMULA, CsvWriter, escaped, unescaped
 from pupila.batch.job import About, BatchJob, to_line
 from pupila.batch.listing import walk_address
 from pupila.batch.table import SUBMISSION, submission_rows, write_csv
@@ -20,7 +20,8 @@ from pupila.errors import DataError
 from pupila.prediction import Choice, Prediction
 
 SOURCE = Path(__file__).parents[2] / "src" / "pupila"
-FORMULAS = ["=1+1", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "=cmd|' /C calc'!A0"]
+FORMULAS = ["=1+1", "+1+1", "-1+1", "@SUM(A1)", "\tx", "\rx", "=cmd|' /C calc'!A0", "\uff1d1", "\uff0b1", "\uff0d1"]
+WITHIN = ["a;=HYPERLINK(A1)|'", "a\t=1", "\t=1", "a, @x", 'b;"=1', "c|\uff1d1", "d;'=1", "e\n-1", ";;=1", "=1;=2"]
 
 
 @pytest.mark.parametrize("text", FORMULAS)
@@ -30,7 +31,17 @@ def test_text_that_looks_like_a_formula_gets_an_apostrophe(text: str, tmp_path: 
         assert list(csv.reader(file))[1] == [f"'{text}", "-0.5"]
 
 
-@pytest.mark.parametrize("text", [*FORMULAS, "'=1", "''-x", "'", "'-5", "-5"])
+@pytest.mark.parametrize("delimiter", ";,|\t")
+@pytest.mark.parametrize("text", WITHIN)
+def test_formula_within_a_cell_is_none_wherever_a_program_splits(text: str, delimiter: str, tmp_path: Path) -> None:
+    write_csv(tmp_path / "t.csv", ["path", "category"], [["a", text]])
+    with (tmp_path / "t.csv").open(newline="") as file:
+        assert not [cell for row in csv.reader(file, delimiter=delimiter) for cell in row if cell.startswith(FORMULA)]
+    split = re.split(r"[;,|\t\n]", (tmp_path / "t.csv").read_text())
+    assert not [cell for cell in split if cell.lstrip(' "').startswith(FORMULA)]
+
+
+@pytest.mark.parametrize("text", [*FORMULAS, *WITHIN, "'=1", "''-x", "'", "'-5", "-5"])
 def test_what_was_written_is_read_back(text: str) -> None:
     assert unescaped(escaped(text)) == text
 
@@ -56,8 +67,8 @@ def test_no_csv_is_written_without_that() -> None:
     assert writers == ["_files.py"]
     assert CsvWriter.__doc__
     page = (SOURCE / "server" / "api" / "page" / "save.js").read_text()
-    signs = "".join(FORMULA).encode("unicode_escape").decode().replace("-", r"\-")
-    assert re.findall(r"/\^\[(.+?)\]/", page) == [signs]
+    for part in (r"[ '\x22]*[=+@\uff1d\uff0b\uff0d\uff20-])", r"(?='*[\t\r])", r";,|\t\r\n])"):
+        assert part in page and part in BEGINNING
 
 
 def test_access_log_is_not_for_everybody_and_readyz_names_no_folder(tmp_path: Path) -> None:

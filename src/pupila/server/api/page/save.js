@@ -21,8 +21,11 @@ function row({ file, answer, state, problem }) {
   return [file.name, answer.category, SEPARATOR === ";" ? confidence.replace(".", ",") : confidence, answer.unknown ? "yes" : "", ""];
 }
 
-/** Return a cell, quoted where it must be; a text that a spreadsheet would take for a formula gets an apostrophe. */
+// Where a formula begins: at the start of a cell, and after a sign at which another program may split the line.
+const FORMULA = /(^|[;,|\t\r\n])(?=[ '\x22]*[=+@\uff1d\uff0b\uff0d\uff20-])/g;
+
+/** Return a cell, quoted where it must be; what a spreadsheet would take for a formula gets an apostrophe. */
 function cell(value) {
-  const text = /^[=+\-@\t\r]/.test(value) ? `'${value}` : value;
+  const text = value.replace(FORMULA, "$1'").replace(/^(?='*[\t\r])/, "'");
   return /["\r\n,;]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
