@@ -84,9 +84,10 @@ def test_rows_of_all_tables_are_counted_together(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(tables, "MAX_ROWS", 10)
     rows = [f"{number}.jpg,{'ab'[number % 2]}" for number in range(6)]
     found = pictures(*(f"{number}.jpg" for number in range(6)))
-    made, said = find_tables([*found, table("train.csv", *rows), table("test.csv", *rows)])
+    unread = SourceFile(("valid.csv",), "/nowhere")
+    made, said = find_tables([*found, table("train.csv", *rows), table("test.csv", *rows), unread])
     assert [one.name for one in made] == ["train.csv"]
-    assert said == ["test.csv is not used: the tables have over 10 rows together."]
+    assert said == [f"{name}.csv is not used: the tables have over 10 rows together." for name in ("test", "valid")]
 
 
 def test_quotes_do_not_join_lines_to_one_beyond_the_limit() -> None:

@@ -208,9 +208,9 @@ def _bind_all(found: Sequence[SourceFile], pictures: _Pictures) -> list[tuple[So
     left = MAX_ROWS
     for entry in sorted(found, key=lambda entry: entry.parts[:-1]):
         try:
-            table = _bind(entry, pictures)
+            table = _bind(entry, pictures) if left >= 0 else ""
             left -= len(table.rows) if isinstance(table, LabelTable) else 0
-            if left < 0:
+            if left < 0:  # the next ones are not even read
                 raise TableError(f"the tables have over {MAX_ROWS:,} rows together")
             bound[entry.parts] = table
         except TableError as error:
