@@ -198,6 +198,18 @@ def test_names_of_marks_alone_are_searched_for_those_of_masks_once() -> None:
     assert masks.MASK_NAME.fullmatch("cat_1__mask_2")[1] == "cat_1"
 
 
+def test_names_that_nearly_share_their_ends_are_compared_once() -> None:
+    names = ["x" + "_" * 40 + f"{number}" + "_" * 40 for number in range(10_000)]
+    names += [
+        "x" + "_" * i + split + "_" * j for i in range(1, 41) for j in range(1, 41) for split in ("train", "test")
+    ]
+    begun = time.process_time()
+    assert labelled.splits_among(names) == {"x_train_": "train", "x_test_": "test"}
+    assert time.process_time() - begun < 3
+    assert labelled.splits_among(["a_train_b", "a_test_b", "ab"]) == {}
+    assert labelled.splits_among(["a_train_b", "a_test_b"]) == {"a_train_b": "train", "a_test_b": "test"}
+
+
 def test_folders_that_hold_all_others_are_left_out_in_one_go() -> None:
     above = ("a",) * (files.DEEPEST - 2)
     found = {(*above, f"{number}", "b"): [SourceFile((f"{number}",), b"")] for number in range(40_000)}

@@ -219,8 +219,11 @@ def _by_common_ends(readings: Mapping[str, str]) -> dict[str, str]:
         match = WITHIN.fullmatch(text)
         if match and (split := split_of(match["split"])):
             groups.setdefault((match["before"], match["after"]), {})[name] = split
+    ahead = [end(readings.values(), default="") for end in (min, max)]  # what these two begin with, all others do
+    back = [end((text[::-1] for text in readings.values()), default="") for end in (min, max)]
     for (before, after), found in groups.items():
-        shared = all(text.startswith(before) and text.endswith(after) for text in readings.values())
+        shared = all(text.startswith(before) for text in ahead)
+        shared = shared and all(text.startswith(after[::-1]) for text in back)
         if shared and len(set(found.values())) > 1 and "train" in found.values():
             return found
     return {}
