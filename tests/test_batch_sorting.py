@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -185,3 +186,9 @@ def test_names_that_steer_a_terminal_are_written_out(model: Path, tmp_path: Path
     summary = sort(model, tmp_path / "photos", said)
     assert "photos/a\\n\\x1b[2J\\u202egnp.png to " in said[0]
     assert "bad\\r\U0001f408.png: " in summary.to_text()
+
+
+def test_many_classes_have_folders_at_once() -> None:
+    begun = time.process_time()
+    assert len(set(folders_of([f"class {number}" for number in range(20_000)]))) == 20_000
+    assert time.process_time() - begun < 3

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 LOG = "log.txt"
 """Where a run's folder has what was printed in another process."""
-STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, ends of lines, changes of the direction of writing, and bytes that are no text."""
 
 

@@ -6,6 +6,8 @@ import os
 import re
 import select
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -95,3 +97,18 @@ def test_web_server_is_refused_and_not_asked(scheme: str) -> None:
         with pytest.raises(DataError, match="fetch the pictures first"):
             list(walk_address(f"{scheme}://127.0.0.1:{server.getsockname()[1]}/photos/"))
         assert not select.select([server], [], [], 0)[0]
+
+
+def test_pipe_in_a_folder_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    os.mkfifo(tmp_path / "photos" / "pipe.png")
+    command = [
+        sys.executable,
+        "-m",
+        "pupila",
+        "predict",
+        str(write_model(tmp_path / "m.onnx")),
+        str(tmp_path / "photos"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "pipe.png: " in done.stdout and "not a regular file" in done.stdout

@@ -27,3 +27,11 @@ def test_what_is_said_or_logged_keeps_its_lines_and_nothing_that_steers(capsys: 
     say(f"one{TITLE}\ntwo")
     PlainHandler().emit(logging.LogRecord("pupila", logging.INFO, "", 0, f"three{TITLE}\nfour", (), None))
     assert capsys.readouterr().out == f"one{PLAIN}\ntwo\nthree{PLAIN}\nfour\n"
+
+
+@pytest.mark.parametrize("language", ["en", "pt_BR"])
+def test_wrong_usage_repeats_a_name_as_text(language: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PUPILA_LANG", language)
+    done = CliRunner().invoke(main, ["predict", f"a{TITLE}\u200e\u061c.onnx"])
+    assert done.exit_code == 2 and rf"a{PLAIN}\u200e\u061c.onnx" in done.output
+    assert "\x1b" not in CliRunner().invoke(main, ["predict", f"--{TITLE}"]).output

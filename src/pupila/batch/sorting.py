@@ -63,12 +63,13 @@ def placements(job: BatchJob, classes: Sequence[str], sorting: Sorting) -> Itera
 def folders_of(classes: Sequence[str]) -> list[str]:
     """Return a folder name a class, each different: the class's own, made harmless where a path would be."""
     names: list[str] = []
+    taken: set[str] = set()
     for index, category in enumerate(classes):
         name = re.sub(r"[/\\\0]|^[._]", "-", category) or "-"
-        taken = {other.lower() for other in names}
         while name.lower() in taken:
             name = f"{name}-{index}"
         names.append(name)
+        taken.add(name.lower())
     return names
 
 

@@ -56,7 +56,7 @@ def predict(predictor: Predictor, paths: Sequence[str], top: int) -> list[FileAn
 
 def _decode(path: str, predictor: Predictor) -> Pixels | ImageError:
     try:
-        return predictor.decode(_read(path))
+        return predictor.decode(read(path))
     except ImageError as error:
         return error.with_traceback(None)  # which holds the picture
     except OSError as error:
@@ -64,7 +64,7 @@ def _decode(path: str, predictor: Predictor) -> Pixels | ImageError:
         return ImageError("file_unreadable", reason)
 
 
-def _read(path: str) -> bytes:
+def read(path: str) -> bytes:
     """Return the content of a listed file; never waits for a pipe, and never reads a device."""
     if is_stored(path):
         return read_stored(path, DEFAULT_LIMITS.max_bytes + 1)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pupila._language import language, translated
+from pupila._language import translated
 from pupila.errors import PupilaError
 from pupila.progress import printed_log, shown
 
@@ -68,16 +68,16 @@ class PupilaGroup(UncutGroup):
     """Turns the errors that a user can act on into one sentence and an exit code."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Run the command line; what click says of wrong usage is translated, too."""
+        """Run the command line; what click says of wrong usage is shown as all else is: translated, and only text."""
         run: Callable[..., Any] = super().main
-        if language() == "en" or not extra.get("standalone_mode", True):
+        if not extra.get("standalone_mode", True):
             return run(*args, **extra)
         try:
             sys.exit(run(*args, **{**extra, "standalone_mode": False}))
         except click.ClickException as error:
             text = io.StringIO()
             error.show(text)
-            click.echo(translated(text.getvalue()), err=True, nl=False)
+            click.echo(shown(text.getvalue()), err=True, nl=False)
             sys.exit(error.exit_code)
         except click.Abort:
             click.echo(translated("Aborted!"), err=True)

@@ -113,7 +113,7 @@ def _print_answers(model: Path, paths: Sequence[Path], top: int, as_json: bool) 
 
     failed, predictor = False, Predictor.load(model)
     for path in files_below(paths):
-        answer = _answer(predictor, path, top)
+        answer = _answer(predictor, path, top, named=path in paths)
         failed |= isinstance(answer, PupilaError)
         click.echo(_answer_json(path, answer) if as_json else shown(printable(_answer_text(path, answer))))
     return failed
@@ -133,13 +133,16 @@ def _model_and_paths(arguments: Sequence[Path | str]) -> tuple[Path, Sequence[Pa
     return bundled_model(), arguments
 
 
-def _answer(predictor: "Predictor", path: Path, top: int) -> "Prediction | ImageError":
+def _answer(predictor: "Predictor", path: Path, top: int, named: bool) -> "Prediction | ImageError":
+    """Answer a picture; a pipe is waited for only if a person has named it, and not if it lies in a folder."""
     from pupila import images
+    from pupila.batch.worker import read
     from pupila.errors import ImageError
 
     try:
         is_piped = path == STANDARD_INPUT
-        data = sys.stdin.buffer.read(images.DEFAULT_LIMITS.max_bytes + 1) if is_piped else images.read(path)
+        find = images.read if named else read
+        data = sys.stdin.buffer.read(images.DEFAULT_LIMITS.max_bytes + 1) if is_piped else find(str(path))
         return predictor.predict(data, top)
     except ImageError as error:
         return error
