@@ -42,7 +42,7 @@ COUNTED = re.compile(r"\{\d+:,\} (?:\w+ )?(?:pictures|answers|files|classes|epoc
 ALWAYS_MANY = (
     "pictures of {1} x {2} pixels need", "served pictures against", "fewer than", "pictures give steps", "shown in all",
     "pictures to train on", "cross-validated on features", "labels and {3:,} names", "names for {1:,} pictures",
-    "holds over", "has over", "times through", "such pairs",
+    "holds over", "has over", "have over", "to over", "times through", "such pairs",
 )  # fmt: skip
 """Parts of messages with limits, and with figures that are more than one."""
 
