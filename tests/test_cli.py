@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,12 @@ def test_predict_prints_unknown(tmp_path):
     done = pupila("predict", tmp_path / "white.png")
     assert done.output.endswith(" (unknown: it looks like none of the classes)\n")
     assert json.loads(pupila("predict", tmp_path / "white.png", "--json").output)["unknown"] is True
+
+
+def test_predict_takes_no_time_by_the_square_of_its_paths():
+    started = time.process_time()
+    done = pupila("predict", *(f"nowhere/{number}.png" for number in range(8_000)))
+    assert done.output.count("\n") == 8_000 and time.process_time() - started < 6
 
 
 def test_model_alone_is_no_picture():

@@ -111,9 +111,9 @@ def _print_answers(model: Path, paths: Sequence[Path], top: int, as_json: bool) 
     from pupila.predictor import Predictor
     from pupila.progress import printable
 
-    failed, predictor = False, Predictor.load(model)
+    failed, predictor, named = False, Predictor.load(model), frozenset(paths)
     for path in files_below(paths):
-        answer = _answer(predictor, path, top, named=path in paths)
+        answer = _answer(predictor, path, top, named=path in named)
         failed |= isinstance(answer, PupilaError)
         click.echo(_answer_json(path, answer) if as_json else shown(printable(_answer_text(path, answer))))
     return failed
