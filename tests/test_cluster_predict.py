@@ -3,6 +3,7 @@
 import select
 import shutil
 import socket
+import sqlite3
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +18,7 @@ from click.testing import CliRunner
 from server_kit import CLASSES, write_model
 
 from pupila.batch import predict_all
+from pupila.batch.job import About, BatchJob
 from pupila.batch.listing import shown_name, walk_address
 from pupila.cli import main
 from pupila.errors import DataError
@@ -170,6 +172,39 @@ def test_folder_of_a_store_may_have_signs_of_an_address_in_its_name(
 ) -> None:
     (pictures / "photos").rename(pictures / "a#b%20c")
     assert answered_from(store.replace("/?", "/a#b%20c/?"), model, tmp_path / "a.parquet") == EXPECTED
+
+
+def test_file_below_several_addresses_has_one_row(store: str, model: Path, tmp_path: Path) -> None:
+    addresses = [store.replace("/?", path) for path in ("/photos/?", "/photos/deep/?", "/photos/deep/0000.png?", "?")]
+    assert predict_all(model, addresses, tmp_path / "a.parquet", say=lambda _: None).files == len(EXPECTED)
+    assert [row["category"] for row in table(tmp_path / "a.parquet")] == [category for _, category in EXPECTED]
+
+
+def interrupted(address: str, out: Path) -> About:
+    """Leave a job with one answer; return what it is about."""
+    with BatchJob(out) as job:
+        about = job.begin([address], [], About("model", "1", 1))
+        job.answer(next(job.unanswered(1)), b"[0,0,1.0]\n")
+    return about
+
+
+def test_job_goes_on_with_another_address_of_the_same_files(store: str, tmp_path: Path) -> None:
+    about = interrupted(store.replace("/?", "/photos/?"), tmp_path / "a.csv")
+    with BatchJob(tmp_path / "a.csv") as job:
+        assert job.begin([store.replace("/?", "/photos?")], [], About("model", "1", 1)) == about
+        assert job.answered() == 1
+
+
+@pytest.mark.parametrize("then", ["/photos/deep/0000.png?{}", "/photos/deep/?{}\0/photos/deep/0000.png"])
+def test_job_of_a_version_that_named_files_otherwise_says_so(store: str, then: str, tmp_path: Path) -> None:
+    address = store.replace("/?", "/photos/deep/0000.png?")
+    interrupted(address, tmp_path / "a.csv")
+    earlier = "s3://bucket" + then.format(address.partition("?")[2])
+    with sqlite3.connect(tmp_path / "a.csv.unfinished" / "job.sqlite") as database:
+        database.execute("UPDATE files SET path = ?", [earlier.encode()])
+    database.close()
+    with BatchJob(tmp_path / "a.csv") as job, pytest.raises(DataError, match="by an earlier version"):
+        job.begin([address], [], About("model", "1", 1))
 
 
 def test_table_and_messages_do_not_tell_the_key_to_a_store() -> None:

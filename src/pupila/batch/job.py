@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pupila._files import open_own, refuse_link
-from pupila.batch.listing import Walk, identities, shown_name
+from pupila.batch.listing import Walk, identities, is_listed_so, shown_name
 from pupila.errors import DataError, ImageError
 from pupila.prediction import Choice, Prediction
 
@@ -37,6 +37,8 @@ DIFFERENCES = {
     "files that are gone": "SELECT path FROM files WHERE path NOT IN (SELECT path FROM now) ORDER BY path",
     "changed files": "SELECT path FROM now JOIN files USING (path) WHERE now.stamp != files.stamp ORDER BY path",
 }
+STORED = "SELECT path FROM files WHERE instr(path, CAST('://' AS BLOB)) LIMIT 1"
+"""One of a store, which speaks for all: no path of a disk holds two slashes within."""
 NAMED_AT_MOST = 3
 DIGITS = 6
 """Decimals of a confidence: more than float32 holds."""
@@ -116,6 +118,11 @@ class BatchJob:
         """List the files and return what the job is about; if it was begun before, it must be about the same."""
         walk = Walk(paths, identities([*without, self.folder]))
         row = self._sql.execute("SELECT * FROM about").fetchone()
+        if not all(is_listed_so(path) for (path,) in self._sql.execute(STORED)):
+            raise DataError(
+                f"{self.folder}: the job was begun by an earlier version of Pupila, which named files of a store in "
+                "another way. Remove that folder to begin anew."
+            )
         with self._sql:
             table = "files (path, stamp)" if row is None else "now"
             self._sql.executemany(f"INSERT OR IGNORE INTO {table} VALUES (?, ?)", walk)  # noqa: S608 - one of two

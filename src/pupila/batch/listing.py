@@ -5,8 +5,9 @@ about its content: every other file is listed, so that none is left out without 
 
 An address is one of a store that pyarrow opens, with its options: s3://bucket/photos/ is Amazon's,
 s3://bucket/photos/?endpoint_override=host:9000&scheme=http any that speaks S3's language. Keys come from the
-environment, as AWS's own tools take them. A file of a store is listed as `address NUL path`: what the person gave says
-which store is opened, and a path that others chose is only looked up in it, never read as part of an address.
+environment, as AWS's own tools take them. A file of a store is listed as `root NUL path`, whichever address led to it:
+the root, with the options that the person gave, says which store is opened, and a path that others chose is only looked
+up in it, never read as part of an address.
 """
 
 import functools
@@ -24,7 +25,7 @@ from pupila.errors import DataError, MissingExtraError, PupilaError
 
 STORES = ("s3", "gs", "gcs", "abfs", "hdfs")
 BETWEEN = "\0"
-"""Stands between the address of a store and a path in it; no path of a disk holds it."""
+"""Stands between the root of a store and a path in it; no path of a disk holds it."""
 PASSWORD = re.compile(":[^@]*@")
 """In an address, before the bucket."""
 
@@ -123,6 +124,12 @@ def is_stored(path: str) -> bool:
     return BETWEEN in path
 
 
+def is_listed_so(path: bytes) -> bool:
+    """Tell the name of a file of a store from those of earlier versions, which held the address that led to it."""
+    address, between, _ = path.decode("utf-8", "backslashreplace").partition(BETWEEN)
+    return bool(between) and address == _root(address)
+
+
 def shown_name(path: bytes) -> str:
     """Return a listed file's name for tables and messages: what is no UTF-8 escaped, and no options of an address."""
     address, between, key = path.decode("utf-8", "backslashreplace").partition(BETWEEN)
@@ -136,7 +143,7 @@ def read_stored(path: str, most: int) -> bytes:
     """Return the content of a listed file of a store, but no more than `most` bytes; raises OSError."""
     address, _, key = path.partition(BETWEEN)
     try:
-        store, root = _opened(address)
+        store, root = _store(address)
         with store.open_input_stream(root + key, compression=None) as file:
             return bytes(file.read(most))
     except OSError:
@@ -155,7 +162,7 @@ def walk_address(url: str) -> Iterator[tuple[bytes, bytes]]:
         known = ", ".join(f"{scheme}://" for scheme in STORES)
         raise DataError(f"{url}: is not read. Use one of {known}, or fetch the pictures first and give their folder.")
     try:
-        store, root = _opened(url)
+        store, root = _store(_root(url))
         found = [store.get_file_info(root + parts.path.rstrip("/"))]
         if not found[0].is_file:
             selector = importlib.import_module("pyarrow.fs").FileSelector
@@ -168,7 +175,7 @@ def walk_address(url: str) -> Iterator[tuple[bytes, bytes]]:
     if not files:
         raise DataError(f"{url}: there is no such file or folder. Check the address; a folder ends in a slash.")
     for file in files:
-        name = f"{url}{BETWEEN}{file.path.removeprefix(root)}"
+        name = f"{_root(url)}{BETWEEN}{file.path.removeprefix(root)}"
         yield name.encode(), f"{file.size}:{file.mtime_ns}".encode()
 
 
@@ -177,14 +184,17 @@ def _split(url: str) -> SplitResult:
     return urlsplit(url, allow_fragments=False)
 
 
-def _opened(url: str) -> tuple[Any, str]:
-    """Return pyarrow's view of the store that has an address, and what paths in it begin with."""
-    return _store(_split(url)._replace(path="/").geturl())
+def _root(url: str) -> str:
+    """Return the address of a store's root, with the options: all that says which store is opened, and how."""
+    return _split(url)._replace(path="/").geturl()
 
 
 @functools.cache
 def _store(url: str) -> tuple[Any, str]:
-    """Open a store once a process: a client keeps its connections. Raises MissingExtraError, and what pyarrow does."""
+    """Return pyarrow's view of the store with this root, and what paths in it begin with.
+
+    It is opened once a process: a client keeps its connections. Raises MissingExtraError, and what pyarrow does.
+    """
     try:
         files = importlib.import_module("pyarrow.fs")
     except ModuleNotFoundError as error:
