@@ -102,3 +102,13 @@ def test_near_pairs_of_many_copies_are_bounded(monkeypatch: pytest.MonkeyPatch) 
     found = find_duplicates([one, other])
     assert sum(pair.exact for pair in found) == 398
     assert 0 < sum(not pair.exact for pair in found) <= 50
+
+
+def test_leaks_are_found_beside_more_pairs_within_train_than_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames of films, the same scenes in both parts: train, which is looked at first, has far more pairs."""
+    monkeypatch.setattr(duplicates, "MOST", 60)
+    draw = np.random.default_rng(0)
+    scenes = [draw.integers(0, 256, (16, 16, 3)).repeat(2, 0).repeat(2, 1) for _ in range(3)]
+    frames = [np.clip(scene + draw.normal(0, 3, (32, 32, 3)), 0, 255).astype(np.uint8) for scene in scenes * 20]
+    pairs = find_duplicates([np.stack(frames[:48]), np.stack(frames[48:])])
+    assert {pair.second for pair in pairs if pair.first < 48 <= pair.second} == set(range(48, 60))

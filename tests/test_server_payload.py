@@ -248,7 +248,7 @@ def test_other_threads_run_while_many_numbers_are_read(number: bytes) -> None:
     [
         (b"{%s}" % b",".join(b'"%d":0' % n for n in range(20_001)), "more than 40,000 quotation marks"),
         (b'["%s"]' % (b"\\n" * 1_500_001), "more than 1,500,000 backslashes"),
-        (b"[%s]" % (b"{}," * 250_000 + b"{}"), "more than 250,000 lists and objects"),
+        (b"[%s]" % (b"{}," * 260_000 + b"{}"), "more than 260,000 lists and objects"),
         (b"[%s]" % (b"7" * 101), "A number of 101 characters is over the limit of 100"),
         (b"[-0.%s]" % (b"7" * 98), "A number of 101 characters is over the limit of 100"),
         (("[%s]" % ("7" * 4_300)).encode("utf-16"), "A number of 4,300 characters"),

@@ -43,7 +43,11 @@ class RefusedError(Exception):
 
 
 class DiedError(Exception):
-    """The process ended before its answer was complete; another one has taken its place."""
+    """The process ended before its answer was complete; another one has taken its place. `code` is how it ended."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
 
 
 class _ClosedError(Exception):
@@ -61,7 +65,7 @@ class Worker:
 
     def _start(self) -> subprocess.Popen[bytes]:
         paths = os.pathsep.join(path for path in sys.path if path)  # finds this very pupila
-        environment = {**os.environ, "PYTHONPATH": paths}
+        environment = {"OPENBLAS_NUM_THREADS": "1", **os.environ, "PYTHONPATH": paths}  # NumPy would start one a core
         command = [sys.executable, "-P", "-W", "ignore", *self._arguments]
         pipe = subprocess.PIPE
         return subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, pass_fds=self._shared)
@@ -82,7 +86,7 @@ class Worker:
         if self._killed:
             raise _ClosedError
         self._process = self._start()
-        raise DiedError
+        raise DiedError(process.returncode)
 
     def kill(self) -> None:
         """End the process at once, and start no other."""

@@ -2,7 +2,11 @@
 
 import functools
 import io
+import os
+import signal
 import struct
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -26,10 +30,16 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 
 @functools.cache
 def many_scans() -> bytes:
-    """Return a JPEG of 48 megapixels whose last scan comes 80 times more: each goes through all pixels."""
-    whole = encoded(Image.linear_gradient("L").resize((8000, 6000)), "JPEG", progressive=True)
+    """Return a JPEG of 48 megapixels whose last scan comes 85 times more: each goes through all pixels.
+
+    It has no end, so that it is decoded twice more: 13 seconds of processor time on a Zen 3.
+    """
+    noise, image = Image.effect_noise((800, 600), 1), Image.new("L", (8000, 6000))
+    for place in range(100):
+        image.paste(noise, (place % 10 * 800, place // 10 * 600))
+    whole = encoded(image, "JPEG", quality=5, progressive=True)
     last = whole.rindex(b"\xff\xda")
-    return whole[:-2] + whole[last:-2] * 80 + whole[-2:]
+    return whole[:-2] + whole[last:-2] * 85
 
 
 def strips(number: int, kind: int = 4) -> bytes:
@@ -135,3 +145,39 @@ def test_others_are_answered_while_a_picture_takes_all_that_it_may(tmp_path: Pat
 
 def test_seconds_are_fewer_than_a_request_has() -> None:
     assert SECONDS < 10
+
+
+def test_process_that_somebody_else_ended_is_replaced_without_a_word_to_the_sender() -> None:
+    process, data = DecodingProcess(threading.Lock()), encoded(Image.new("RGB", (9, 9), "red"), "TIFF")
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV):
+        assert process.decode(data, 32, LIMITS, "squash", deadline=time.monotonic() + 60)[0, 0].tolist() == [255, 0, 0]
+        assert process._worker is not None
+        os.kill(process._worker._process.pid, number)
+        time.sleep(0.1)
+    assert process.decode(data, 32, LIMITS, "squash", deadline=time.monotonic() + 60)[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "WEBP"])
+def test_long_texts_beside_the_pixels_are_no_numbers(kind: str) -> None:
+    image, tags = Image.new("RGB", (40, 30), "red"), Image.Exif()
+    tags[270] = "<OME>" + 60_000 * "x"
+    data = encoded(image, kind, exif=tags) if kind == "WEBP" else encoded(image, kind, description=tags[270])
+    assert images.decode(data, 32)[0, 0, 0] > 200
+
+
+def test_one_strip_too_many_is_passed_over() -> None:
+    whole = encoded(Image.new("L", (40, 60), 9), "TIFF", compression="tiff_adobe_deflate", strip_size=320)
+    assert images.decode(whole, 32).shape == (32, 32, 3)
+
+
+def test_limit_of_data_that_a_service_has_is_kept() -> None:
+    code = (
+        "import resource, threading, time\n"
+        "resource.setrlimit(resource.RLIMIT_DATA, (700 * 2**20,) * 2)\n"
+        "from pupila import images\nfrom pupila.images.process import DecodingProcess\n"
+        "png = images.encode_png(__import__('numpy').zeros((800, 900, 3), 'uint8'))\n"
+        "process = DecodingProcess(threading.Lock())\n"
+        "print(process.decode(png, 32, images.DEFAULT_LIMITS, 'squash', deadline=time.monotonic() + 60).shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "(32, 32, 3)\n"

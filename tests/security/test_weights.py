@@ -48,7 +48,7 @@ def written(path: Path, data: bytes) -> Path:
 @pytest.mark.parametrize("what", HOSTILE)
 @pytest.mark.parametrize("name", ["data.pkl", "DATA.PKL"])
 def test_pickle_that_takes_time_or_memory_is_refused(tmp_path: Path, what: str, name: str) -> None:
-    with pytest.raises(ModelError, match=r"bad\.pth: is damaged or not a weights file") as refused:
+    with pytest.raises(ModelError, match=r"bad\.pth: is (damaged or|not a plain)") as refused:
         read_weights(written(tmp_path / "bad.pth", packed(HOSTILE[what], name)))
     assert str(refused.value.__cause__).startswith("its pickle ")
 
@@ -109,3 +109,14 @@ def test_shapes_are_compared_before_numbers_are_converted(tmp_path: Path, name: 
     torch.save(state, tmp_path / "huge.pth")
     with pytest.raises(ModelError, match=f"is not a ResNet-18: {name} is missing, of another shape"):
         starting_network(str(tmp_path / "huge.pth"), 2, 0)
+
+
+def test_checkpoint_of_a_training_is_told_from_a_damaged_file(tmp_path: Path) -> None:
+    network = ResNet18(3)
+    groups = [{"params": [value], "betas": (0.9, 0.99)} for value in network.parameters()]
+    state = torch.optim.Adam(groups).state_dict()
+    for number, more in enumerate(({"optimizer": state}, {"shape": torch.Size([1])}, {"kind": torch.float16})):
+        path = tmp_path / f"{number}.pth"
+        torch.save({"state_dict": network.state_dict(), **more}, path)
+        with pytest.raises(ModelError, match="is not a plain state dict"):
+            read_weights(path)

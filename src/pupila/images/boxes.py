@@ -78,8 +78,8 @@ def check(data: bytes, max_pixels: int) -> bytes:
     if _largest(items) > MAX_TIMES * max_pixels:
         raise PixelsError("All that it is put together from")
     lengths: dict[int, int] = defaultdict(int)
-    for item, _, _, length in items.extents:
-        lengths[item] += length
+    for item, _, start, length in items.extents:
+        lengths[item] += length or max(0, len(data) - start)  # which goes on to the end of the file
     if sum(lengths.values()) > len(data) + SLACK:
         if any(method == 0 and start + length > len(data) for _, method, start, length in items.extents):
             raise IndexError  # it is cut off

@@ -151,7 +151,7 @@ def _decoded(data: bytes, size: int, limits: ImageLimits, lock: DecodeLock) -> I
     with contextlib.ExitStack() as held:
         rare = formats.is_rare(data)
         if rare:
-            held.enter_context(lock(limits.max_pixels))  # already its header may cost much
+            held.enter_context(lock(max(limits.max_pixels, DEFAULT_LIMITS.max_pixels)))  # its header may cost much
         file = _open(data, limits)
         reduced, pixels = _draft(file, size)
         if not rare:

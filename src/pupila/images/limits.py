@@ -65,9 +65,9 @@ SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12:
 WHOLE = (1, 3, 4, 6, 8, 9, 13, 16, 17, 18)
 """Types of whole numbers."""
 BYTES = (1, 2, 6, 7)
-"""Types that decoders keep as bytes, but for what says how the pixels are stored; each other value becomes a number."""
-STORAGE = range(254, 340)
-"""Entries that say how the pixels are stored, where their bytes are numbers."""
+"""Types that decoders keep as bytes; each value of the others becomes a number."""
+STORAGE, SMALL_NUMBERS = range(254, 340), (1, 6)
+"""Entries that say how the pixels are stored, and the types of bytes that are numbers there."""
 XMP_ORIENTATION = re.compile(rb"""tiff:Orientation\s*(?:=\s*["']|>\s*)([1-8])""")
 HEADERS = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
 
@@ -170,7 +170,7 @@ def check_directories(blocks: Iterable[memoryview]) -> None:
                 if total > len(block) + SLACK:
                     raise ExcessError("more metadata than bytes, as many entries share them")
                 most = MAX_COLOURS if entry.tag == PALETTE else MAX_VALUES
-                numbers = entry.kind not in BYTES or entry.tag in STORAGE
+                numbers = entry.kind not in BYTES or (entry.tag in STORAGE and entry.kind in SMALL_NUMBERS)
                 if numbers and entry.values > most and there >= entry.values:  # else it is damaged
                     raise ExcessError(f"more than {MAX_VALUES:,} values or strips in an entry")
 

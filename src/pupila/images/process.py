@@ -6,10 +6,12 @@ picture may take is bounded by the kernel: processor time and time by the clock 
 
 import contextlib
 import json
+import logging
 import os
 import re
 import resource
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -23,10 +25,13 @@ from pupila import images
 from pupila._workers import DiedError, Worker, serve
 from pupila.errors import ImageError
 
+log = logging.getLogger("pupila.server")
+
 SECONDS = 5
-"""Of processor time for one picture: a progressive JPEG of 50 megapixels takes one to three."""
+"""Of processor time for one picture: a progressive JPEG of 50 megapixels takes one to three. Where more pixels are
+allowed, this and the memory grow with them."""
 MEMORY = 900 * 2**20
-"""Bytes beside what the process has before the first picture: a WebP of 50 megapixels takes 800 MiB."""
+"""Bytes beside what the process has before the picture: a WebP of 50 megapixels takes 800 MiB."""
 LATE = b"late"
 NICE = 5
 """Lets small pictures and answers go first where there is too little processor time for all."""
@@ -51,28 +56,48 @@ class DecodingProcess:
             raise TimeoutError
         try:
             head = {"size": size, "limits": astuple(limits), "framing": framing, "deadline": deadline}
-            answer = self._process().ask(json.dumps(head).encode() + b"\n" + data)
-        except DiedError:
-            if not _left(deadline):
-                raise TimeoutError from None
-            message = (
-                f"Decoding the picture takes more than {SECONDS} seconds or more memory than one may have. "
-                "Save it again with another program, or make it smaller."
-            )
-            raise ImageError("image_too_complex", message) from None
+            answer = self._ask(json.dumps(head).encode() + b"\n" + data, deadline)
         finally:
             self._lock.release()
         if answer == LATE:
             raise TimeoutError
+        if not answer:
+            message = (
+                f"Decoding the picture takes more than {_seconds(limits):g} seconds or more memory than one may have. "
+                "Save it again with another program, or make it smaller."
+            )
+            raise ImageError("image_too_complex", message)
         if answer.startswith(b"["):
             raise ImageError(*json.loads(answer))
         return np.frombuffer(answer, np.uint8, offset=1).reshape(size, size, 3)
+
+    def _ask(self, job: bytes, deadline: float) -> bytes:
+        """Return the answer; nothing where the picture has ended the process. Somebody else may have, once."""
+        for _ in range(2):
+            try:
+                return self._process().ask(job)
+            except DiedError as error:
+                if not _left(deadline):
+                    return LATE
+                if -error.code in (signal.SIGALRM, signal.SIGPROF):
+                    break
+                log.warning("the process that decodes large pictures has ended with code %d", error.code)
+        return b""
 
     def _process(self) -> Worker:
         if self._worker is None:
             self._worker = Worker([__file__])
             weakref.finalize(self, _end, self._worker)
         return self._worker
+
+
+def _seconds(limits: images.ImageLimits) -> float:
+    return SECONDS * _times(limits)
+
+
+def _times(limits: images.ImageLimits) -> float:
+    """Return how many times what is usual a picture may take, where more pixels than usual are allowed."""
+    return max(1.0, limits.max_pixels / images.DEFAULT_LIMITS.max_pixels)
 
 
 def _left(deadline: float) -> float:
@@ -90,35 +115,43 @@ def _answer(message: bytes) -> bytes:
     job = json.loads(head)
     if not _left(job["deadline"]):
         return LATE
+    limits = images.ImageLimits(*job["limits"])
     try:
-        with _bounded(_left(job["deadline"])):
-            pixels = images.decode(data, job["size"], images.ImageLimits(*job["limits"]), job["framing"])
+        with _bounded(_left(job["deadline"]), limits):
+            pixels = images.decode(data, job["size"], limits, job["framing"])
     except ImageError as error:
         return json.dumps([error.code, str(error)]).encode()
     return b"\n" + pixels.tobytes()
 
 
 @contextlib.contextmanager
-def _bounded(seconds: float) -> Iterator[None]:
-    """End this process where the block takes more than so many seconds, or SECONDS of processor time."""
+def _bounded(seconds: float, limits: images.ImageLimits) -> Iterator[None]:
+    """End this process where the block takes more than so many seconds or too much processor time; bound its memory."""
+    before, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    taken = re.search(r"VmData:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    if taken:
+        most = int(taken[1]) * 1024 + round(MEMORY * _times(limits))
+        most = most if before == resource.RLIM_INFINITY else min(most, before)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
     signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
-    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, _seconds(limits))
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.setitimer(signal.ITIMER_PROF, 0)
+        resource.setrlimit(resource.RLIMIT_DATA, (before, hard))
 
 
 def main() -> None:
     """Answer jobs; only ever called in a process of its own."""
     for number in (signal.SIGALRM, signal.SIGPROF):
         signal.signal(number, signal.SIG_DFL)  # which ends the process, whatever runs in it
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the worker answers what it has, and then closes our input
     with contextlib.suppress(OSError):  # a service may be kept from it
         os.nice(NICE)
-    taken = re.search(r"VmData:\s*(\d+) kB", Path("/proc/self/status").read_text())
-    if taken:
-        resource.setrlimit(resource.RLIMIT_DATA, (int(taken[1]) * 1024 + MEMORY,) * 2)
+    sys.stderr = os.fdopen(os.dup(2), "w")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff prints what strangers send
     serve(_answer)
 
 

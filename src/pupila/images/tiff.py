@@ -20,7 +20,8 @@ READ = (
 """What is looked at: the numbers of all entries would take twenty times the file's bytes."""
 RAW = DNG_VERSION, SUBFILE_TYPE, SUB_IFDS = 50706, 254, 330
 MAX_TIMES = 2
-"""How often the largest picture that is allowed all tiles may cover: those at its edges hang over them."""
+"""How often the largest picture that is allowed all tiles may cover, as those at its edges hang over them; and how many
+times the tiles or strips that a picture needs it may have, as some programs write one too many."""
 MAX_BITS = 64
 """Bits a pixel of the largest tile: four colours of 16."""
 MAX_SHARED, SHARED_SLACK = 8, 2**20
@@ -63,7 +64,8 @@ def check_tiles(data: bytes, max_pixels: int) -> None:
     tile = tile_width * tile_height
     parts = math.ceil(width / tile_width) * math.ceil(height / tile_height)
     covered = tile * parts
-    if max(len(numbers.get(STRIPS, ())), len(numbers.get(TILES, ()))) > parts * max(1, tags.get(SAMPLES, 1)):
+    there = max(len(numbers.get(STRIPS, ())), len(numbers.get(TILES, ())))
+    if there > MAX_TIMES * parts * max(1, tags.get(SAMPLES, 1)):
         raise limits.ExcessError("more tiles or strips than cover it")
     if covered > MAX_TIMES * max_pixels or tile * tags.get(BITS, 1) * tags.get(SAMPLES, 1) > MAX_BITS * max_pixels:
         raise limits.PixelsError("What its tiles or strips cover")

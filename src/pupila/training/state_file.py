@@ -16,19 +16,26 @@ MAX_INSTRUCTIONS = 100_000
 MAX_DEPTH = 20
 """Of what lies in each other: tensors in a state dict need 7."""
 MAKERS = re.compile(
-    r"collections OrderedDict|torch\._utils (_rebuild_tensor_v2|_rebuild_parameter)|torch [A-Z][A-Za-z0-9]*Storage"
+    r"collections OrderedDict|torch\._utils _rebuild_(tensor|tensor_v2|parameter|parameter_with_state)"
+    r"|torch\.nn\.parameter Parameter|torch (Size|[A-Z][A-Za-z0-9]*Storage)"
 )
 LEGACY_PICKLES = 5
 """Of the form before PyTorch 1.6: its number, its version, the machine, the state dict, the names of its numbers."""
 ZIP_START, ZIP_ENTRY = b"PK\x03\x04", b"PK\x01\x02"
 IN_PLACE = frozenset(("SETITEM", "SETITEMS", "APPEND", "APPENDS", "BUILD"))
+FLAT = frozenset(("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"))
+"""What makes values that may be used again where only numbers lie in them, as the settings of optimizers are."""
 EMPTY = frozenset(("EMPTY_DICT", "EMPTY_LIST", "EMPTY_SET", "EMPTY_TUPLE"))
+
+
+class NotPlainError(ValueError):
+    """The file holds something else than names and tensors; says what."""
 
 
 def checked(data: bytes) -> io.BytesIO:
     """Return the content of a .pth file for torch.load(), a zip with the records that were looked at, and no others.
 
-    Raises ValueError and what zipfile and pickletools raise if it is damaged or no plain state dict.
+    Raises NotPlainError, and ValueError and what zipfile and pickletools raise if it is damaged or hostile.
     """
     if data.startswith(ZIP_START):
         return _checked_zip(data)
@@ -60,25 +67,27 @@ def _checked_zip(data: bytes) -> io.BytesIO:
 def _check_pickle(file: IO[bytes]) -> None:
     """Read the instructions up to the end of one pickle without executing them.
 
-    Raises ValueError if it calls anything but what makes tensors, nests deeply, or uses anything that it has put
-    together in several places: the hash of a pair of the same pairs, and so on, takes a power of their number.
+    Raises ValueError if it nests deeply, NotPlainError if it calls anything but what makes tensors, or uses what it has
+    put together in several places: the hash of a pair of the same pairs, and so on, takes a power of their number.
     """
     levels: list[list[int]] = [[]]  # the depth of each value: a level for each mark
-    memo: dict[object, int] = {}
+    memo: dict[object, tuple[int, str]] = {}
+    made = ""
     for count, (instruction, argument, _) in enumerate(pickletools.genops(file)):
         name, before = instruction.name, instruction.stack_before
         if count == MAX_INSTRUCTIONS:
             raise ValueError(f"its pickle has over {MAX_INSTRUCTIONS:,} instructions")
         if name == "GLOBAL" and not MAKERS.fullmatch(str(argument)):
-            raise ValueError(f"its pickle asks for {argument}")
+            raise NotPlainError(f"its pickle asks for {argument}")
         if name == "MARK":
             levels.append([])
         elif name.endswith("PUT"):
-            memo[argument] = levels[-1][-1]
+            memo[argument] = levels[-1][-1], made
         elif name.endswith("GET"):
-            if memo[argument]:
-                raise ValueError("its pickle uses a value in several places")
-            levels[-1].append(0)
+            depth, made = memo[argument]
+            if depth and not (depth == 1 and made in FLAT):
+                raise NotPlainError("its pickle uses a value in several places")
+            levels[-1].append(depth)
         else:
             marked = levels.pop() if pickletools.markobject in before else []
             fixed = before.index(pickletools.markobject) if pickletools.markobject in before else len(before)
@@ -87,6 +96,7 @@ def _check_pickle(file: IO[bytes]) -> None:
             if depth > MAX_DEPTH:
                 raise ValueError(f"its pickle is nested over {MAX_DEPTH} deep")
             levels[-1] += [depth] * len(instruction.stack_after)
+            made = name
 
 
 def _depth(name: str, taken: list[int]) -> int:

@@ -15,7 +15,7 @@ from pupila.data.sources.download import cache_folder, download
 from pupila.errors import DownloadError, ModelError
 from pupila.models import bundled_backbone
 from pupila.training.loop.resnet import ResNet18
-from pupila.training.state_file import checked
+from pupila.training.state_file import NotPlainError, checked
 
 log = logging.getLogger("pupila.training")
 
@@ -116,13 +116,19 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return _safetensors(path)
         state = torch.load(checked(path.read_bytes()), map_location="cpu", weights_only=True)
+    except NotPlainError as error:
+        raise _not_plain(path) from error
     except (SafetensorError, Exception) as error:  # torch.load raises a dozen types on a damaged or hostile file
         raise ModelError(f"{path}: is damaged or not a weights file. Download it again.") from error
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
     ):
-        raise ModelError(f"{path}: is not a plain state dict. Save it with: torch.save(model.state_dict(), path)")
+        raise _not_plain(path)
     return state
+
+
+def _not_plain(path: Path) -> ModelError:
+    return ModelError(f"{path}: is not a plain state dict. Save it with: torch.save(model.state_dict(), path)")
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:

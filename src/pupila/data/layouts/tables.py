@@ -57,7 +57,7 @@ LIST, JSON, MAX_LISTS = ".txt", ".json", 10
 """Endings of lists of a path and a label a line, with a space between, and of JSON; and how many of them are read."""
 MAX_BYTES, MAX_JSON_BYTES, MAX_LINE, MAX_ROWS, MAX_COLUMNS = 64 * 2**20, 8 * 2**20, 2**20, 2_000_000, 10_000
 """Larger tables are not read: what Python makes of their cells takes many times their bytes."""
-FEW_TITLES, FEW_ROWS, MAX_REASONS, FEW_CELLS = 10, 50, 3, 1_000_000
+FEW_TITLES, FEW_ROWS, MAX_REASONS, FEW_CELLS = 10, 50, 3, 20_000_000
 NESTED = "?"
 """Stands for a list or an object in JSON."""
 MAX_NESTED, MAX_ALIKE = 20, 20

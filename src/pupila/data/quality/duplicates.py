@@ -8,7 +8,6 @@ on 32 x 32 copies. How the thresholds were chosen, and what they find: docs/expe
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +35,8 @@ SAME = 1e-3
 """Difference of correlations that says nothing."""
 TILE = 4096
 MOST = 100_000
-"""Near pairs kept: beyond, the data set is one of nearly equal pictures (frames of a film), no list of which helps."""
+"""Near pairs kept within the parts, and as many between them: beyond, the data set is one of nearly equal pictures
+(frames of a film), no list of which helps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +65,22 @@ def find_duplicates(pictures: Sequence[Pictures]) -> list[DuplicatePair]:
     fine = np.concatenate([shrink(part, FINE) for part in pictures])
     single = np.setdiff1d(np.arange(len(fine)), [pair.second for pair in exact])
     near = (replace(p, first=int(single[p.first]), second=int(single[p.second])) for p in _near(fine[single]))
-    pairs = {(pair.first, pair.second): pair for pair in islice(_with_copies(near, copies), MOST)}
+    parts = np.repeat(np.arange(len(pictures)), [len(part) for part in pictures])
+    pairs = {(pair.first, pair.second): pair for pair in _at_most(MOST, _with_copies(near, copies), parts)}
     found = [*exact, *pairs.values()]
     return sorted(found, key=lambda pair: (-pair.exact, -pair.similarity, pair.first, pair.second))
+
+
+def _at_most(most: int, pairs: Iterable[DuplicatePair], parts: Rows) -> Iterator[DuplicatePair]:
+    """Yield so many pairs within the parts, and so many between them: those are what tells of leaks."""
+    left = {True: most, False: most}
+    for pair in pairs:
+        within = bool(parts[pair.first] == parts[pair.second])
+        if left[within]:
+            left[within] -= 1
+            yield pair
+        elif not any(left.values()):
+            return
 
 
 def _with_copies(near: Iterable[DuplicatePair], copies: Mapping[int, Sequence[int]]) -> Iterator[DuplicatePair]:

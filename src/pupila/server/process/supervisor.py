@@ -39,6 +39,7 @@ from pupila.server.process.scoreboard import (
     DUE,
     HEARTBEAT,
     LEAVING,
+    MARKS,
     PENDING,
     PID,
     READY,
@@ -366,7 +367,9 @@ class Supervisor:
                 self.delay_starts()
             self.give_up(f"No worker can start: the last one has ended with {name_of_end(code)}. See the log.")
         self.scoreboard.clear(worker.slot)
-        self.keeping.row(worker.slot)[PENDING] = 0.0  # its queue is gone with it
+        row = self.keeping.row(worker.slot)  # its queue is gone with it
+        row[PENDING] = 0.0
+        row[MARKS:] = memoryview(bytes(8 * len(row[MARKS:]))).cast("d")
 
     def give_up(self, reason: str, first: bool = False) -> None:
         """End the server for this reason if there has been no worker for long, or never one and `first` is enough."""

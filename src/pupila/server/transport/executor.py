@@ -334,6 +334,8 @@ class Executor:
         threads = route_of(request.head.path).threads
         if threads == "store":
             return self.store
+        if threads == "inference" and not is_predict(request.head.method, request.head.path):
+            return self.inference  # whose pictures may take long, whatever their size
         if len(request.context.body or b"") >= LARGE or "HTTP_CONTENT_ENCODING" in request.head.headers:
             return self.large
         if self.predict is not None and is_predict(request.head.method, request.head.path):
