@@ -204,7 +204,7 @@ def test_json_that_is_accepted_is_read_in_a_moment(make: Callable[[], bytes], mo
 
 
 @pytest.mark.parametrize(
-    "large", [b'["%s"]' % (b"A" * 2**23), b'["%s"]' % (b"\\n" * 200_000), b"[%s]" % (b"[]," * 30_000 + b"0")], ids=len
+    "large", [b'["%s"]' % (b"A" * 2**23), b'["%s"]' % (b"\\n" * 300_000), b"[%s]" % (b"[]," * 200_000 + b"0")], ids=len
 )
 def test_large_documents_are_read_one_at_a_time_and_small_ones_do_not_wait_for_them(large: bytes) -> None:
     read: list[bytes] = []
