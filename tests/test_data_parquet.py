@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from data_kit import picture, write_files
 
-from pupila.data import load_dataset
+from pupila.data import decode, load_dataset
+from pupila.data.layouts import parquet as layout
+from pupila.data.sources.archive import free_memory
 from pupila.errors import DataError, MissingExtraError
 
 
@@ -69,6 +71,29 @@ def test_damaged_parquet_says_so(tmp_path: Path) -> None:
     (tmp_path / "pets.parquet").write_bytes((tmp_path / "pets.parquet").read_bytes()[:-9])
     with pytest.raises(DataError, match=r"pets\.parquet.* is cut off or damaged"):
         load_dataset(tmp_path / "pets.parquet", 8, cache=tmp_path / "cache")
+
+
+def test_shards_may_take_what_memory_is_free() -> None:
+    free = free_memory()
+    if 4 * 2**30 < free < float("inf"):
+        assert free / 2 < layout.Budget("pets", 2**40).bytes < free
+
+
+def test_shards_that_need_more_memory_than_is_free_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "LEAST_BYTES", 2**60)
+    monkeypatch.setattr(layout, "RATIO_FROM", 2**10)
+    for number in range(4):
+        write_parquet(tmp_path / "pets" / f"train-{number}.parquet", ["dog", "cat"])
+    with pytest.raises(DataError, match=r"pets: its pictures need over 0 MiB .*fewer of them, or a machine with more"):
+        load_dataset(tmp_path / "pets", 8, cache=tmp_path / "cache")
+
+
+def test_too_many_rows_are_those_of_all_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "MAX_ROWS", 5)
+    for number in range(3):
+        write_parquet(tmp_path / "pets" / f"train-{number}.parquet", ["dog", "cat"])
+    with pytest.raises(DataError, match=r"/pets has over 5 rows"):
+        load_dataset(tmp_path / "pets", 8, cache=tmp_path / "cache")
 
 
 def test_without_pyarrow_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,10 @@ NAMED = {
         f"{state_file.MAX_INSTRUCTIONS:,} instructions", f"{state_file.MAX_DEPTH} deep",
         f"{weights.MAX_HEADER // MIB} MiB of names",
     ],
-    "table (parquet)": ["as archives", f"{parquet.MAX_ROWS:,} rows", f"{parquet.BATCH} rows"],
+    "table (parquet)": [
+        f"{archive.RATIO} times", f"{parquet.LEAST_BYTES // GIB} GiB left", f"{archive.TOTAL_BYTES // GIB} GiB where",
+        f"{parquet.MAX_ROWS:,} rows", f"{parquet.BATCH} rows",
+    ],
     "JSON, sent to a server": [f"feedback {feedback.MAX_BODY // 1024} KiB"],
     "request head": [
         f"{parser.MAX_HEAD // 1024} KiB", f"{parser.MAX_HEADERS} headers", f"{event_loop.HEAD_TIMEOUT:g} seconds",

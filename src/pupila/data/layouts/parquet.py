@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any
 from pupila.data.dataset import Skipped
 from pupila.data.decode import MAX_ROWS, check_rows
 from pupila.data.layouts.labelled import DetectedLayout, LabelledFile, some, sort_labelled, splits_of_files
-from pupila.data.sources.archive import UnpackBudget
+from pupila.data.sources.archive import RATIO, RATIO_FROM, TOTAL_BYTES, free_memory
 from pupila.data.sources.files import SourceFile, parts_of
 from pupila.errors import DataError, MissingExtraError
 
@@ -21,6 +22,39 @@ LEAST_BYTES, BATCH, THRIFT_BYTES = 2**30, 64, 16 * 2**20
 """Memory that reading takes beside the pictures, rows at once, and bytes of one file's description."""
 POOL = "ARROW_DEFAULT_MEMORY_POOL"
 OUT_OF_MEMORY = ("bad_alloc", "Failed to launch worker thread")
+
+
+class Budget:
+    """What all parquet files of one data set together may have in rows and take in memory."""
+
+    def __init__(self, where: str, packed: int) -> None:
+        """`packed`: bytes of the files; a message begins with `where`."""
+        free = free_memory()
+        room = free - LEAST_BYTES if math.isfinite(free) else TOTAL_BYTES
+        self._where, self._rows, self._likely = where, 0, max(RATIO_FROM, RATIO * packed)
+        self.bytes = int(min(self._likely, max(RATIO_FROM, room)))
+        self._bytes_left = self.bytes
+
+    def take_rows(self, count: int) -> None:
+        """Raise DataError if the files have more rows than they may."""
+        self._rows += count
+        check_rows(self._rows, self._where)
+
+    def take_bytes(self, count: int) -> None:
+        """Raise DataError if the pictures take more than there is, or than such files hold."""
+        self._bytes_left -= count
+        if self._bytes_left >= 0:
+            return
+        mib = self.bytes / 2**20
+        if self.bytes == self._likely:
+            raise DataError(
+                f"{self._where}: its pictures unpack to over {mib:,.0f} MiB, far more than its files have. "
+                "Give each picture once, as JPEG or PNG."
+            )
+        raise DataError(
+            f"{self._where}: its pictures need over {mib:,.0f} MiB of memory. Use fewer of them, or a machine with "
+            "more memory."
+        )
 
 
 @contextmanager
@@ -58,13 +92,11 @@ def by_parquet(entries: Sequence[SourceFile], where: str) -> DetectedLayout:
     splits: dict[str, list[LabelledFile]] = {}
     skipped: list[Skipped] = []
     named, arrow = _splits(files, where), _pyarrow()
-    budget, rows = UnpackBudget(where, sum(file.size() for file in files)), 0
+    budget = Budget(where, sum(file.size() for file in files))
     reserved = 0 if arrow.default_memory_pool().backend_name == "system" else LEAST_BYTES
     with _limited_memory(budget.bytes + LEAST_BYTES + reserved):
         for file, split in zip(files, named, strict=True):
-            found = _read(arrow, file, f"{where}: {file.name}", budget, rows)
-            rows += len(found)
-            for labelled in found:
+            for labelled in _read(arrow, file, f"{where}: {file.name}", budget):
                 if labelled.entry.source == b"" or not labelled.category:
                     missing = "label" if labelled.entry.source else "bytes of a picture"
                     skipped.append(Skipped(labelled.entry.name, f"Its row holds no {missing}."))
@@ -98,13 +130,13 @@ def _pyarrow() -> Any:
     return pyarrow
 
 
-def _read(arrow: Any, file: SourceFile, where: str, budget: UnpackBudget, rows: int) -> list[LabelledFile]:
-    """Read one file; `rows`: those of the files before it. The budget is that of all files."""
+def _read(arrow: Any, file: SourceFile, where: str, budget: Budget) -> list[LabelledFile]:
+    """Read one file; the budget is that of all files."""
     source = io.BytesIO(file.source) if isinstance(file.source, bytes) else file.source
     limits = {"thrift_string_size_limit": THRIFT_BYTES, "thrift_container_size_limit": MAX_ROWS}
     try:
         with arrow.parquet.ParquetFile(source, **limits) as opened:
-            check_rows(rows + opened.metadata.num_rows, where)
+            budget.take_rows(opened.metadata.num_rows)
             names = opened.schema_arrow.names
             image, label = _column(names, IMAGE_COLUMNS, where), _column(names, LABEL_COLUMNS, where)
             classes = _class_names(opened.schema_arrow.metadata or {}, label)
@@ -116,7 +148,7 @@ def _read(arrow: Any, file: SourceFile, where: str, budget: UnpackBudget, rows: 
 
 
 def _rows(
-    opened: Any, image: str, label: str, classes: Sequence[str], file: SourceFile, where: str, budget: UnpackBudget
+    opened: Any, image: str, label: str, classes: Sequence[str], file: SourceFile, where: str, budget: Budget
 ) -> list[LabelledFile]:
     found: list[LabelledFile] = []
     for batch in opened.iter_batches(batch_size=BATCH, columns=[image, label], use_threads=False):
