@@ -13,7 +13,7 @@ from pupila.errors import ImageError
 from pupila.images import formats
 from pupila.images.limits import MAX_SLOW
 
-SOON = 2.0
+SOON = 4.0
 """Seconds of processor time: Pillow's decoders take from ten up."""
 
 

@@ -35,7 +35,7 @@ from pupila.server.settings import Settings
 from pupila.server.transport.connection import ConnectionTable
 from pupila.server.transport.parser import ProtocolError, parse_head
 
-SOON = 0.1
+SOON = 0.25
 """Seconds of processor time."""
 
 
@@ -215,7 +215,7 @@ def test_folders_that_hold_all_others_are_left_out_in_one_go() -> None:
     found = {(*above, f"{number}", "b"): [SourceFile((f"{number}",), b"")] for number in range(40_000)}
     begun = time.process_time()
     assert class_folders.unwrap(found).keys() == {(f"{number}", "b") for number in range(40_000)}
-    assert time.process_time() - begun < 0.5
+    assert time.process_time() - begun < 2
 
 
 def test_folders_are_compared_with_those_beside_them_once() -> None:
