@@ -88,8 +88,8 @@ def repeated(kind: str, frames: int) -> bytes:
     [
         (strips(1000), "more tiles or strips than cover it"),
         (strips(30_000, kind=1), "more than 20,000 values or strips"),
-        (repeated("AVIF", 5), "more than 4 frames"),
-        (repeated("HEIC", 5), "more than 4 frames"),
+        (repeated("AVIF", 5), "more than 4 coded frames"),
+        (repeated("HEIC", 5), "more than 4 coded frames"),
     ],
     ids=["strips", "strips by bytes", "AVIF", "HEIC"],
 )

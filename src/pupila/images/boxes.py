@@ -282,7 +282,7 @@ def _check_frames(data: memoryview, items: Items) -> None:
     """Raise ExcessError for a coded picture of many frames: a few bytes each, and each may be as large as a picture."""
     coded = {item for item, kind in items.kinds.items() if kind in CODED}
     if len(items.prefixes) > 1 or any(item in coded and method > 1 for item, method, _, _ in items.extents):
-        raise ExcessError("coded pictures of several kinds, or within others")
+        raise ExcessError("coded data of several kinds, or within other data")
     prefix = min(items.prefixes, default=4)
     for item, content in _contents(data, items, CODED).items():
         parts = _units(content, prefix) if items.kinds[item] == HEVC else _obus(content)
@@ -291,7 +291,7 @@ def _check_frames(data: memoryview, items: Items) -> None:
             items.count()
             frames += is_frame
             if frames > MAX_FRAMES:
-                raise ExcessError(f"more than {MAX_FRAMES} frames in one picture")
+                raise ExcessError(f"more than {MAX_FRAMES} coded frames")
 
 
 def _units(content: memoryview, prefix: int) -> Iterator[bool]:

@@ -33,6 +33,7 @@ allowed, this and the memory grow with them."""
 MEMORY = 900 * 2**20
 """Bytes beside what the process has before the picture: a WebP of 50 megapixels takes 800 MiB."""
 LATE = b"late"
+"""The answer to a job whose deadline is over."""
 NICE = 5
 """Lets small pictures and answers go first where there is too little processor time for all."""
 
@@ -63,8 +64,8 @@ class DecodingProcess:
             raise TimeoutError
         if not answer:
             message = (
-                f"Decoding the picture takes more than {_seconds(limits):g} seconds or more memory than one may have. "
-                "Save it again with another program, or make it smaller."
+                f"Decoding it takes more than {_seconds(limits):g} seconds of processor time or "
+                f"{_memory(limits) >> 20:,} MiB. Save it again with another program, or make it smaller."
             )
             raise ImageError("image_too_complex", message)
         if answer.startswith(b"["):
@@ -72,7 +73,10 @@ class DecodingProcess:
         return np.frombuffer(answer, np.uint8, offset=1).reshape(size, size, 3)
 
     def _ask(self, job: bytes, deadline: float) -> bytes:
-        """Return the answer; nothing where the picture has ended the process. Somebody else may have, once."""
+        """Return the answer; LATE at the deadline, and nothing where the picture has ended the process.
+
+        A process that ended for another reason, as where the system was out of memory, is asked once more.
+        """
         for _ in range(2):
             try:
                 return self._process().ask(job)
@@ -93,6 +97,10 @@ class DecodingProcess:
 
 def _seconds(limits: images.ImageLimits) -> float:
     return SECONDS * _times(limits)
+
+
+def _memory(limits: images.ImageLimits) -> int:
+    return round(MEMORY * _times(limits))
 
 
 def _times(limits: images.ImageLimits) -> float:
@@ -130,7 +138,7 @@ def _bounded(seconds: float, limits: images.ImageLimits) -> Iterator[None]:
     before, hard = resource.getrlimit(resource.RLIMIT_DATA)
     taken = re.search(r"VmData:\s*(\d+) kB", Path("/proc/self/status").read_text())
     if taken:
-        most = int(taken[1]) * 1024 + round(MEMORY * _times(limits))
+        most = int(taken[1]) * 1024 + _memory(limits)
         most = most if before == resource.RLIM_INFINITY else min(most, before)
         resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
     signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
