@@ -12,6 +12,7 @@ from training_kit import TINY, colours, noise
 from pupila import images
 from pupila.data import Splits
 from pupila.errors import ModelError, TrainingError
+from pupila.evaluation import evaluate
 from pupila.images.decoder import BARS
 from pupila.predictor import Predictor
 from pupila.training.export import export as exporting
@@ -22,6 +23,8 @@ from pupila.training.loop.fit import Fitted
 from pupila.training.loop.resnet import ResNet18, enlarged
 
 TRAINING, VALIDATION = colours(90), colours(30, seed=1)
+JUDGED_BESIDES = len(TRAINING)
+"""Training pictures that the gate looks at besides: all, as there are fewer than it wants."""
 SPLITS = Splits("colours", TRAINING, VALIDATION, None, (), "0" * 64)
 
 
@@ -151,12 +154,49 @@ def test_gate_keeps_float32_and_says_so(trained, tmp_path, monkeypatch, caplog):
     assert "float32 is kept" in caplog.text
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_of_many_validation_pictures_some_decide_and_the_chosen_file_answers_all_once(
+    trained, tmp_path, monkeypatch, precision
+):
+    asked = []
+
+    def counting(predictor, pictures, *rest):
+        asked.append((predictor.manifest.precision, len(pictures)))
+        return evaluate.predict_features(predictor, pictures, *rest)
+
+    monkeypatch.setattr(exporting, "MOST_JUDGED", 7)
+    monkeypatch.setattr(exporting, "predict_features", counting)
+    done = exported(trained, tmp_path, export=precision)
+    gate = JUDGED_BESIDES if precision == "int8" else 0
+    chosen = done.predictor.manifest.precision
+    assert asked[: len(done.candidates)] == [(each.precision, 7 + gate) for each in done.candidates]
+    assert asked[len(done.candidates)] == (chosen, len(VALIDATION) - 7)
+    again = evaluate.score_dataset(done.predictor, VALIDATION)
+    np.testing.assert_allclose(done.evaluation.logits, again.logits, atol=1e-4)
+    np.testing.assert_allclose(done.evaluation.unknown, again.unknown, atol=1e-3)
+    assert done.evaluation.accuracy == again.accuracy and done.evaluation.interval == again.interval
+    assert done.predictor.manifest.metrics["accuracy"] == pytest.approx(again.accuracy)
+
+
+def test_expected_seconds_grow_with_what_is_asked_and_the_mirror_image():
+    network, few, many = random_network(), colours(30), colours(3000)
+
+    def expected(training, validation, size=32, flip="off"):
+        recipe = replace(TINY, network_size=size, flip_average=flip)
+        return min(exporting.expected_seconds(network, recipe, training, validation) for _ in range(3))
+
+    least = expected(few, few)
+    assert exporting.FIXED_SECONDS < least < expected(many, few) < expected(many, many)
+    assert least < expected(few, few, size=96) and expected(many, many) < expected(many, many, flip="on")
+    assert all(module.training is False for module in network.modules())
+
+
 def test_single_validation_picture_does_not_decide_what_is_kept():
     few, many = VALIDATION.take(range(10)), colours(1200)
-    pictures = exporting._gate_pictures(many, few)
+    pictures = exporting._with_training_pictures(few, many)
     assert len(pictures) == exporting.JUDGED and (pictures.images[:10] == few.images).all()
     assert (pictures.counts() > 250).all()
-    assert exporting._gate_pictures(TRAINING, many) is many
+    assert exporting._with_training_pictures(many, TRAINING) is many
     exact, close, far = (exporting.Candidate("", *[None] * 4, 0.0, judged, 0, 0.0) for judged in (0.9, 0.898, 0.896))
     assert exporting._choose([exact, close], 10, 990) is close
     assert exporting._choose([exact, far], 10, 990) is exact

@@ -133,9 +133,10 @@ def test_a_budget_that_the_last_layer_has_used_up_leaves_no_epoch(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spent", "reserve", "counted"), [(0.0, 0.0, (0, 0)), (90.0, 30.0, (90, 30)), (9999.0, 9999.0, (150, 150))]
+    ("spent", "reserve", "counted"),
+    [(0.0, 0.0, (0, 0)), (90.0, 30.0, (90, 30)), (400.0, 200.0, (400, 140)), (9999.0, 9999.0, (540, 0))],
 )
-def test_what_comes_before_and_after_counts_but_half_of_the_minutes_are_left_to_train(
+def test_what_comes_before_and_after_counts_and_a_tenth_of_the_minutes_is_left_to_train(
     tmp_path, spent, reserve, counted
 ):
     recipe = replace(TINY, minutes=10.0, max_epochs=1)

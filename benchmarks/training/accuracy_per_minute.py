@@ -5,9 +5,9 @@
 
 Every combination of --sizes, --weights, --minutes and --seeds is trained within its minutes and then scored on the test
 split. A row is written as soon as it is known, and one that is there is not done again: stop and go on as you like, on
-another machine if need be. The minutes are those of a machine that trains 290 pictures/s at 64 px; --rate says what this
-one does (the first line of throughput.py --size 64), and each training gets so many more or fewer minutes by the clock.
-Nothing else should run beside it.
+another machine if need be. The minutes are those of a machine that trains 290 pictures/s at 64 px; --rate says what
+this one does (the first line of throughput.py --size 64), and each training gets so many more or fewer minutes by the
+clock. Nothing else should run beside it.
 """
 
 import argparse
@@ -89,7 +89,8 @@ def train(data: str, size: str, weights: str, minutes: str, seed: str, sample: i
     cost = {name: (float(size), float(ms)) for name, size, ms, _ in PRECISION.findall(printed)}
     row: Row = {
         "size": int(size), "weights": weights, "minutes": float(minutes), "seed": int(seed), "sample": sample,
-        "rate": rate, "accuracy": scores["accuracy"], "n": scores["n"], "ece": scores["ece"], "wall_seconds": round(seconds, 1),
+        "rate": rate, "accuracy": scores["accuracy"], "n": scores["n"], "ece": scores["ece"],
+        "wall_seconds": round(seconds, 1),
         "pictures": sum(epoch["pictures"] for epoch in epochs), "milliseconds": {k: v[1] for k, v in cost.items()},
         "megabytes": {k: v[0] for k, v in cost.items()},
         "command": shlex.join(["pupila", words[0], Path(data).name, *words[2:]]),

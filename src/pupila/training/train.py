@@ -22,12 +22,12 @@ from pupila.evaluation.pages.report import ProgressPage, write_report
 from pupila.progress import quiet_log
 from pupila.recipe import Recipe
 from pupila.training.distributed.process_group import ALONE, Team
-from pupila.training.export.export import Exported, export
+from pupila.training.export.export import Exported, expected_seconds, export
 from pupila.training.loop.checkpoint import check_identity
 from pupila.training.loop.class_weights import GUESSING
 from pupila.training.loop.device import pick_device, usable_threads
 from pupila.training.loop.fit import CHECKPOINT_SECONDS, Fitted, OnEpoch, Row, fit
-from pupila.training.loop.head import fit_head
+from pupila.training.loop.head import at_most, fit_head
 from pupila.training.prepare import Prepared, prepare
 from pupila.training.run_folder import (
     CHECKPOINT,
@@ -48,10 +48,10 @@ from pupila.training.weights import save_backbone
 
 logger = logging.getLogger("pupila.training")
 
-FIRST_MODEL_MINUTES = 1.0
-"""Budget from which a first model file is written before the network as a whole is trained."""
-LAST_MODEL = 2.0
-"""Time that the last model file and the report take, in multiples of the first one's, which has one precision."""
+FIRST_MODEL_MINUTES = 3.0
+"""Budget from which a first model file is written before the whole network is trained: a shorter one is over soon."""
+FIRST_MODEL_PICTURES = 500
+"""Validation pictures at most that the first model is measured on, and training pictures that it remembers some of."""
 METRICS = "metrics.jsonl"
 WORTH_SAYING = 0.02
 """Difference of accuracy and balanced accuracy from which an epoch's line gives both."""
@@ -161,35 +161,34 @@ def _fitted(prepared: Prepared, job: TrainJob, on_epoch: OnEpoch, team: Team, be
     if recipe.trains == "head" and head is not None:
         on_epoch([head])
         return Fitted(network.cpu().eval(), recipe.network_size, 0, [head], head["pictures"] / head["seconds"])
-    first = 0.0
-    if head is not None and team.leads and recipe.minutes >= FIRST_MODEL_MINUTES:
-        first = _first_model(prepared, head, job.folder / "model.onnx")
+    reserve = 0.0
+    if team.leads and recipe.minutes:
+        if head is not None and recipe.minutes >= FIRST_MODEL_MINUTES:
+            _first_model(prepared, head, job.folder / "model.onnx")
+        reserve = expected_seconds(network, recipe, prepared.training, prepared.validation)
     return fit(
         recipe, network, prepared.training, prepared.validation, checkpoint, head=head,
-        spent=time.monotonic() - begun, reserve=LAST_MODEL * first,
+        spent=time.monotonic() - begun, reserve=reserve,
         identity=prepared.identity, resume=job.resume, checkpoint_seconds=job.checkpoint_seconds, on_epoch=on_epoch,
         team=team, outliers=None if prepared.outliers is None else prepared.outliers.pictures, teacher=prepared.teacher,
     )  # fmt: skip
 
 
-def _first_model(prepared: Prepared, head: Row, path: Path) -> float:
-    """Write a model file with the fitted last layer, to be served while training goes on and until it is replaced.
-
-    Returns the seconds that it took.
-    """
-    begun = time.monotonic()
+def _first_model(prepared: Prepared, head: Row, path: Path) -> None:
+    """Write a model file with the fitted last layer, to be served while training goes on and until it is replaced."""
     network = copy.deepcopy(prepared.start.network).cpu().eval()
     fitted = Fitted(network, prepared.recipe.network_size, 0, [head], 0.0)
-    _export(prepared, fitted, replace(prepared.recipe, export="float32"), path)
+    few = replace(prepared, validation=at_most(prepared.validation, FIRST_MODEL_PICTURES, prepared.recipe.seed))
+    recipe = replace(prepared.recipe, export="float32")
+    _export(few, fitted, recipe, path, prototype_pictures=FIRST_MODEL_PICTURES)
     logger.info(f"A first model is ready; a server takes over the finished one by itself: {serve_command(path)}")
-    return time.monotonic() - begun
 
 
-def _export(prepared: Prepared, fitted: Fitted, recipe: Recipe, path: Path) -> Exported:
+def _export(prepared: Prepared, fitted: Fitted, recipe: Recipe, path: Path, **options: int) -> Exported:
     return export(
         fitted, recipe, prepared.training, prepared.validation, path, splits=prepared.splits,
         origin=prepared.start.origin, corrections=prepared.corrections, outliers=prepared.outliers,
-        teacher=prepared.teacher,
+        teacher=prepared.teacher, **options,
     )  # fmt: skip
 
 
@@ -201,8 +200,8 @@ def _publish(prepared: Prepared, fitted: Fitted, job: TrainJob) -> TrainResult:
     save_backbone(fitted.network, folder / "backbone.safetensors")
     exported = _export(prepared, fitted, prepared.recipe, folder / "model.onnx")
     report = write_report(
-        folder, exported.predictor, prepared.validation, rows, kept=rows[fitted.best_epoch]["epoch"],
-        source=Path(job.data.source).expanduser(),
+        folder, exported.predictor, prepared.validation, rows, exported.evaluation,
+        kept=rows[fitted.best_epoch]["epoch"], source=Path(job.data.source).expanduser(),
     )  # fmt: skip
     logger.info(f"wrote {exported.path} and {report}")
     return TrainResult(exported.path, folder, report, fitted, exported)

@@ -4,6 +4,7 @@ The file is published by renaming only after it has answered real validation pic
 """
 
 import base64
+import copy
 import logging
 import platform
 import statistics
@@ -24,7 +25,7 @@ from pupila._files import write_file
 from pupila.data import Dataset, Splits
 from pupila.errors import TrainingError
 from pupila.evaluation.drift import answers_of, reference_of
-from pupila.evaluation.evaluate import predict_features
+from pupila.evaluation.evaluate import Evaluation, predict_features
 from pupila.evaluation.metrics import fit_temperature, score
 from pupila.evaluation.unknown import UnknownScore, find_prototypes, fit_unknown, made_pictures, threshold
 from pupila.feedback.corrections import Corrections
@@ -34,7 +35,7 @@ from pupila.recipe import Recipe
 from pupila.training.export import graph
 from pupila.training.loop.class_weights import Balance, balance_for
 from pupila.training.loop.fit import Fitted
-from pupila.training.loop.resnet import enlarged
+from pupila.training.loop.resnet import ResNet18, enlarged
 from pupila.training.outliers import Outliers
 from pupila.training.teacher import Teacher
 
@@ -42,8 +43,8 @@ log = logging.getLogger("pupila.training")
 
 GATE = 0.003
 """Accuracy that a smaller file may lose; beyond it float32 is kept."""
-JUDGED = 1000
-"""Pictures that the gate looks at, at least, if there are so many: of 100, a single one would decide."""
+JUDGED, MOST_JUDGED = 1000, 3000
+"""Pictures that the gate looks at, at least, if there are so many: of 100, a single one would decide; and at most."""
 PARITY_PICTURES = 256
 PARITY_TOLERANCE = 1e-3
 """Largest difference of a probability between torch and the float32 file; measured differences are near 1e-5."""
@@ -56,6 +57,11 @@ which the bundled model marks 5.1 % where it marks 5.0 % of those that it was va
 ROUNDING = 0.01
 """Added to the unknown threshold, since the graph computes in float32; scores are of the order of 1."""
 TIMED_CALLS = 50
+TRIED = 32
+"""Pictures that expected_seconds() asks the network about."""
+SLOWER, FIXED_SECONDS = 1.5, 4.0
+"""What a picture takes of the file, in multiples of what it takes of the network in torch, and what takes the same
+whatever there is to ask: building, quantising, plots. Measured at 64 and 96 px on two cores."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +72,12 @@ class Candidate:
     predictor: Predictor
     model: onnx.ModelProto
     logits: NDArray[np.float32]
+    """Of the validation pictures that the gate looks at, at most MOST_JUDGED."""
     features: NDArray[np.float32]
     accuracy: float
-    """What epochs were chosen by: balanced accuracy where the classes are uneven."""
+    """What epochs were chosen by, of these pictures: balanced accuracy where the classes are uneven."""
     judged: float
-    """The same over the validation pictures and those that the gate looks at besides."""
+    """The same over them and the training pictures that the gate looks at besides."""
     size_bytes: int
     milliseconds: float
     """Of one picture on one thread, median."""
@@ -83,6 +90,8 @@ class Exported:
     path: Path
     predictor: Predictor
     """The file, loaded again and verified."""
+    evaluation: Evaluation
+    """Its answers on the validation pictures."""
     candidates: tuple[Candidate, ...]
     parity: float
     """Largest difference of a probability between the float32 file, from encoded pictures on, and the torch model."""
@@ -100,11 +109,12 @@ def export(
     corrections: Corrections | None = None,
     outliers: Outliers | None = None,
     teacher: Teacher | None = None,
+    prototype_pictures: int = PROTOTYPE_PICTURES,
 ) -> Exported:
     """Write the model file at `path`; prints size, time and accuracy of each precision.
 
     corrections: those that are in `training`; outliers and teacher: what was learned from beside it. The manifest tells
-    of them.
+    of them. prototype_pictures: training pictures at most that the unknown score's prototypes are found from.
 
     Raises TrainingError if the file answers validation pictures otherwise than the network does, or the disk is full.
     """
@@ -115,8 +125,10 @@ def export(
     state = {name: value.numpy() for name, value in fitted.network.state_dict().items()}
     full = graph.build(state, training.size, fitted.network_size, flip_average=recipe.flip_average == "on")
     balance = balance_for(recipe, training)
-    pictures = validation if recipe.export == "float32" else _gate_pictures(training, validation)
-    judge = partial(_judge, draft=draft, pictures=pictures, validated=len(validation), balance=balance)
+    judged = np.linspace(0, len(validation) - 1, min(len(validation), MOST_JUDGED)).astype(np.int64)
+    some = validation.take(judged)
+    pictures = some if recipe.export == "float32" else _with_training_pictures(some, training)
+    judge = partial(_judge, draft=draft, pictures=pictures, validated=len(some), balance=balance)
     exact = judge("float32", full)
     parity = _check_parity(fitted, recipe, exact.predictor, validation)
     candidates = [exact]
@@ -124,15 +136,30 @@ def export(
         spread = training.images[:: max(len(training) // 512, 1)]  # over the whole set, whatever its order
         if (quantised := graph.int8(full, spread)) is not None:
             candidates.append(judge("int8", quantised))
-    chosen = _choose(candidates, len(validation), len(pictures) - len(validation))
-    temperature = fit_temperature(chosen.logits, validation.labels)
-    unknown = _fit_unknown(chosen, training, temperature)
-    manifest = replace(_complete(chosen, draft, validation, unknown), sha256=UNSEALED)
+    chosen = _choose(candidates, len(some), len(pictures) - len(some))
+    logits, features = _all_answers(chosen, validation, judged)
+    unknown = _fit_unknown(chosen.predictor, training, prototype_pictures, logits, features, validation.labels)
+    scores = score(logits, validation.labels, validation.classes, unknown.temperature)
+    evaluation = Evaluation(logits, validation.labels, scores, unknown(logits, features).astype(np.float32))
+    manifest = replace(_complete(chosen, draft, validation, evaluation, unknown), sha256=UNSEALED)
     model = graph.with_unknown(chosen.model, unknown)
     unsealed = graph.with_metadata(model, {METADATA_KEY: manifest.to_json()}).SerializeToString()
     _publish(sealed(unsealed), path)
-    _report(candidates, chosen, parity, manifest)
-    return Exported(path, Predictor.load(path), tuple(candidates), parity)
+    _report(candidates, chosen, len(some), parity, manifest)
+    return Exported(path, Predictor.load(path), evaluation, tuple(candidates), parity)
+
+
+def expected_seconds(network: ResNet18, recipe: Recipe, training: Dataset, validation: Dataset) -> float:
+    """Return about how long export() will take and the report after it, from what a picture takes in torch."""
+    pictures = enlarged(torch.from_numpy(validation.images[:TRIED]), recipe.network_size)
+    still = copy.deepcopy(network).cpu().eval()
+    with torch.inference_mode():
+        still(pictures)  # the first time takes longer
+        begun = time.perf_counter()
+        still(pictures)
+        each = (time.perf_counter() - begun) / len(pictures) * (2 if recipe.flip_average == "on" else 1)
+    asked = min(len(validation), MOST_JUDGED) + 0.6 * (len(validation) + min(len(training), PROTOTYPE_PICTURES))
+    return FIXED_SECONDS + SLOWER * each * asked
 
 
 def _draft(
@@ -163,7 +190,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
 
 
-def _gate_pictures(training: Dataset, validation: Dataset) -> Dataset:
+def _with_training_pictures(validation: Dataset, training: Dataset) -> Dataset:
     """Return the validation pictures, and where they are fewer than JUDGED, training pictures from all over the set."""
     wanted = min(JUDGED - len(validation), len(training))
     if wanted <= 0:
@@ -233,22 +260,43 @@ def _choose(candidates: list[Candidate], validated: int, besides: int) -> Candid
     return exact
 
 
-def _fit_unknown(chosen: Candidate, training: Dataset, temperature: float) -> UnknownScore:
+def _all_answers(
+    chosen: Candidate, validation: Dataset, judged: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return logits [N, K] and features [N, 512] of all validation pictures, of which the `judged` rows are known."""
+    rest = np.setdiff1d(np.arange(len(validation)), judged)
+    if not len(rest):
+        return chosen.logits, chosen.features
+    order = np.argsort(np.concatenate([judged, rest]))
+    more = predict_features(chosen.predictor, validation.images[rest])
+    known = chosen.logits, chosen.features
+    logits, features = (np.concatenate(pair)[order] for pair in zip(known, more, strict=True))
+    return logits, features
+
+
+def _fit_unknown(
+    predictor: Predictor,
+    training: Dataset,
+    most: int,
+    logits: NDArray[np.float32],
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+) -> UnknownScore:
     """Fit the unknown score to the file's own answers: prototypes of training pictures, scales of validation."""
-    rows = np.linspace(0, len(training) - 1, min(PROTOTYPE_PICTURES, len(training))).astype(np.int64)
+    rows = np.linspace(0, len(training) - 1, min(most, len(training))).astype(np.int64)
     some = training.take(rows)
-    _, features = predict_features(chosen.predictor, some.images)
-    prototypes = find_prototypes(features, some.labels, len(training.classes))
-    return fit_unknown(prototypes, chosen.logits, chosen.features, temperature)
+    _, of_training = predict_features(predictor, some.images)
+    prototypes = find_prototypes(of_training, some.labels, len(training.classes))
+    return fit_unknown(prototypes, logits, features, fit_temperature(logits, labels))
 
 
-def _complete(chosen: Candidate, draft: Manifest, validation: Dataset, unknown: UnknownScore) -> Manifest:
+def _complete(
+    chosen: Candidate, draft: Manifest, validation: Dataset, evaluation: Evaluation, unknown: UnknownScore
+) -> Manifest:
     """Add what is measured on the chosen file's own answers, from the scores to the golden set."""
-    temperature = unknown.temperature
-    scores = score(chosen.logits, validation.labels, validation.classes, temperature)
-    known = unknown(chosen.logits, chosen.features)
+    temperature, known = unknown.temperature, evaluation.unknown
     limit = threshold(known, KNOWN) + ROUNDING
-    answers = answers_of(np.column_stack([chosen.logits, known]), temperature, limit)
+    answers = answers_of(np.column_stack([evaluation.logits, known]), temperature, limit)
     made = made_pictures(validation.images, draft.input_size)
     marked = {kind: unknown(*predict_features(chosen.predictor, pictures)) > limit for kind, pictures in made.items()}
     shares = {"validation pictures": known > limit, **marked}
@@ -261,7 +309,7 @@ def _complete(chosen: Candidate, draft: Manifest, validation: Dataset, unknown: 
         reference=reference_of(answers, validation.classes, "validation"),
         metrics={
             "split": "validation",
-            **scores.summary(),
+            **evaluation.scores.summary(),
             "milliseconds": round(chosen.milliseconds, 3),
             "marked_unknown": {kind: round(float(share.mean()), 4) for kind, share in shares.items()},
         },
@@ -292,12 +340,14 @@ def _publish(data: bytes, path: Path) -> None:
         ) from error
 
 
-def _report(candidates: list[Candidate], chosen: Candidate, parity: float, manifest: Manifest) -> None:
+def _report(candidates: list[Candidate], chosen: Candidate, pictures: int, parity: float, manifest: Manifest) -> None:
+    """Print what each precision takes and reaches, and what is marked as unknown."""
     for candidate in candidates:
         name = f"{'*' if candidate is chosen else ' '} {candidate.precision}"
         log.info(
             f"{name}: {candidate.size_bytes / 1e6:.1f} MB, "
-            f"{candidate.milliseconds:.2f} ms a picture on one thread, valid acc {candidate.accuracy:.4f}"
+            f"{candidate.milliseconds:.2f} ms a picture on one thread, "
+            f"valid acc {candidate.accuracy:.4f} on {pictures:,}"
         )
     log.info(f"parity with the training model: largest probability difference {parity:.1e}")
     shares = ", ".join(f"{share:.0%} of {kind}" for kind, share in manifest.metrics["marked_unknown"].items())

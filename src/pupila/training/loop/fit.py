@@ -44,6 +44,8 @@ CHECKPOINT_SECONDS = 60.0
 
 COOLDOWN = 0.1
 """Share of the run in which the rate falls to zero once validation is flat."""
+LEAST_TRAINED = 0.1
+"""Share of a budget in minutes that is left to train, whatever comes before and after."""
 PATIENCE = 6
 """Epochs without a better validation score, at least, that count as flat."""
 DIVERGED = 10.0
@@ -157,8 +159,7 @@ def fit(
     pictures uint8 [M, H, W, 3] of none of the classes, to be answered with doubt. teacher: what is
     learned beside the labels. head: metrics of the network as it
     is, if its last layer is fitted: epoch 0, which the others have to beat. spent, reserve: seconds of a budget in
-    minutes that are over, and that are kept for what follows; of each a quarter of the budget at most counts, so that
-    half of it is left to train.
+    minutes that are over, and that are kept for what follows; a tenth of the budget is left to train whatever they are.
     Raises TrainingError if the checkpoint cannot be written or belongs to another run, or if the run was stopped, or
     its loss diverged, before there was a model.
     """
@@ -166,9 +167,9 @@ def fit(
     team.check(smallest_batch(len(train), recipe.batch_size), len(validation))
     run = _begin(files, recipe, network, balance_for(recipe, train), resume, team, outliers, teacher)
     if not run.position.steps:
-        quarter = 60 * recipe.minutes / 4
-        run.position.seconds = team.firsts(min(spent, quarter))
-        run.position.reserve = team.firsts(min(reserve, quarter))
+        most = (1 - LEAST_TRAINED) * 60 * recipe.minutes
+        run.position.seconds = team.firsts(min(spent, most))
+        run.position.reserve = team.firsts(min(reserve, most - run.position.seconds))
     if head is not None and not run.position.rows:
         _count_head(run, head)
         on_epoch(run.position.rows)

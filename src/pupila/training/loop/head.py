@@ -33,8 +33,8 @@ FOLDS = 3
 TRIAL_PICTURES = 1000
 TRIAL_COST = 12_000
 """Pictures of 64 px that all trials together may cost; a picture costs by its area. About 15 s of two cores."""
-HEAD_COST = 20_000
-"""The same for the features that the last layer is fitted on: about 25 s."""
+HEAD_COST, HEAD_COST_A_MINUTE = 20_000, 12_000
+"""The same for the features that the last layer is fitted on: about 25 s, and a quarter of a short budget."""
 GAIN = 0.005
 """Accuracy that the best size must be ahead of a smaller one to be taken."""
 CLEARLY = 0.02
@@ -124,8 +124,9 @@ def fit_head(recipe: Recipe, network: ResNet18, training: Dataset, validation: D
     begun = time.monotonic()
     network.to(pick_device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
     each = cost(recipe.network_size)
-    used = at_most(training, int(HEAD_COST / each), recipe.seed)
-    features = all_features(network, used, recipe, mirrored=2 * each * len(used) <= HEAD_COST)
+    most = min(HEAD_COST, HEAD_COST_A_MINUTE * recipe.minutes) if recipe.minutes else HEAD_COST
+    used = at_most(training, int(most / each), recipe.seed)
+    features = all_features(network, used, recipe, mirrored=2 * each * len(used) <= most)
     balance, classes = balance_for(recipe, training), len(training.classes)
     loss, (x, labels) = mean_loss(balance), features.all()
     trial = features.take(torch.linspace(0, len(used) - 1, min(len(used), TRIAL_PICTURES)).long())
