@@ -40,7 +40,7 @@ def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[s
 
 COUNTED = re.compile(r"\{\d+:,\} (?:\w+ )?(?:pictures|answers|files|classes|epochs|rows|pairs|trials|runs|minutes)\b")
 ALWAYS_MANY = (
-    "pictures of {1} x {2} pixels need", "served pictures against", "fewer than", "pictures give steps", "shown in all",
+    "served pictures against", "fewer than", "pictures give steps", "shown in all",
     "pictures to train on", "cross-validated on features", "labels and {3:,} names", "names for {1:,} pictures",
     "holds over", "has over", "have over", "to over", "times through", "such pairs",
 )  # fmt: skip

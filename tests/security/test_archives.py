@@ -195,6 +195,55 @@ def test_sparse_and_large_members_are_left_out(tmp_path: Path) -> None:
     assert "64 are read at most" in splits.skipped[0].reason
 
 
+def test_what_an_archive_within_an_archive_unpacks_to_is_measured_by_what_came(tmp_path: Path) -> None:
+    """Of 5 MiB it might unpack to 500: and those 5 are a few hundred bytes themselves."""
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for number in range(5):
+            archive.writestr(f"a/{number}.png", bytes(40 * MIB))
+        archive.writestr("pad.txt", bytes(5 * MIB), compress_type=zipfile.ZIP_STORED)
+    path = make_tar(tmp_path / "a.tar.xz", {"a.zip": inner.getvalue()})
+    assert "unpacks to over 128 MiB" in cost(path)[0]
+    arrays_file = io.BytesIO()
+    with zipfile.ZipFile(arrays_file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("x.npy", header_of((200, 1024, 1024)) + bytes(200 * MIB))
+        archive.writestr("y.npy", labels(200))
+        archive.writestr("pad.txt", bytes(5 * MIB), compress_type=zipfile.ZIP_STORED)
+    path = make_tar(tmp_path / "b.tar.xz", {"a.npz": arrays_file.getvalue()})
+    assert "unpacks to over 128 MiB" in cost(path)[0]
+
+
+def test_parquet_within_an_archive_is_measured_by_what_came(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    buffer = io.BytesIO()
+    with parquet.ParquetWriter(
+        buffer, pyarrow.schema([("image", pyarrow.binary()), ("label", pyarrow.string())]), compression="zstd"
+    ) as out:
+        for number in range(20):
+            out.write_table(pyarrow.table({"image": [bytes(10 * MIB)], "label": ["ab"[number % 2]]}))
+        out.add_key_value_metadata({"pad": "a" * 5 * MIB})
+    path = make_tar(tmp_path / "a.tar.xz", {"train.parquet": buffer.getvalue()})
+    assert "unpack to over 128 MiB" in cost(path)[0]
+
+
+def test_lists_of_nothing_in_parquet_are_refused_before_they_are_objects(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    each = 10_000_000
+    nothing = pyarrow.ListArray.from_arrays(pyarrow.array([0, each], pyarrow.int32()), pyarrow.nulls(each))
+    image = pyarrow.StructArray.from_arrays([pyarrow.array([b"x"]), nothing], ["bytes", "path"])
+    for name, columns in {
+        "image": {"image": image, "label": ["cat"]}, "label": {"image": [b"x"], "label": nothing},
+    }.items():  # fmt: skip
+        path = tmp_path / f"{name}.parquet"
+        parquet.write_table(pyarrow.table(columns), path)
+        said, seconds, mib = cost(path)
+        assert f"has lists in the column '{name}'" in said and seconds < 2 and mib < 100, (said, seconds, mib)
+
+
 def test_parquet_that_repeats_one_large_picture_stays_within_memory(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
@@ -287,6 +336,13 @@ ARRAYS = {
         lambda: {
             "x.npy": header_of((2, 8, 8)) + bytes(128), "y.npy": labels(2),
             "names.npy": header_of((20 * MIB,), "|S1") + b"a" * 20 * MIB,
+        },
+        "over 2,000,000 rows",
+    ),
+    "more labels than are read": (
+        lambda: {
+            "x.npy": header_of((8 * MIB, 1, 1)) + bytes(8 * MIB), "y.npy": labels(8 * MIB),
+            "names.npy": header_of((2,), "|S1") + b"ab",
         },
         "over 2,000,000 rows",
     ),
@@ -388,7 +444,23 @@ def test_array_packed_in_a_way_that_is_not_known_is_refused(tmp_path: Path) -> N
     data = bytearray(make_zip(tmp_path / "x.npz", {"x.npy": b"", "y.npy": b""}).read_bytes())
     data[8] = data[data.index(b"PK\x01\x02") + 10] = 97
     (tmp_path / "x.npz").write_bytes(data)
-    assert "x.npz cannot be read (That compression method is not supported)" in cost(tmp_path / "x.npz")[0]
+    assert "is packed in another way than deflate" in cost(tmp_path / "x.npz")[0]
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("name", ["cat/1.png", "x.npy"])
+def test_zip_packed_so_that_python_unpacks_it_without_a_limit_is_refused(
+    tmp_path: Path, method: int, name: str
+) -> None:
+    path = tmp_path / ("a.npz" if name == "x.npy" else "a.zip")
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr(name, bytes(120 * MIB))
+    data = bytearray(path.read_bytes())
+    at = data.rindex(b"PK\x01\x02")
+    struct.pack_into("<2L", data, at + 20, struct.unpack_from("<L", data, at + 20)[0], 1)  # it says that it has a byte
+    path.write_bytes(data)
+    said, seconds, mib = cost(path)
+    assert "is packed in another way than deflate" in said and mib < 50 and seconds < 1, (said, seconds, mib)
 
 
 def seeds(folder: Path) -> dict[str, bytes]:

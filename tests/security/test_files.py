@@ -6,9 +6,11 @@ import os
 import re
 import select
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,70 @@ def test_formula_within_a_cell_is_none_wherever_a_program_splits(text: str, deli
 @pytest.mark.parametrize("text", [*FORMULAS, *WITHIN, "'=1", "''-x", "'", "'-5", "-5"])
 def test_what_was_written_is_read_back(text: str) -> None:
     assert unescaped(escaped(text)) == text
+
+
+STRANGE = {
+    "a trigger": "CREATE TRIGGER a AFTER INSERT ON now BEGIN INSERT INTO files VALUES ('secret', '-', NULL); END",
+    "another table": "CREATE TABLE more (path)",
+    "a view": "DROP TABLE now; CREATE VIEW now AS SELECT path, stamp FROM files",
+}
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_job_of_tables_that_are_not_ours_is_refused(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "7.png").touch()
+    with BatchJob(tmp_path / "t.csv") as job:
+        job.begin([tmp_path / "7.png"], [], About("m", "v", 1))
+        job.answer([str(tmp_path / "7.png")], b"[0,0,1.0]\n")
+    with closing(sqlite3.connect(job.folder / "job.sqlite")) as sql:
+        sql.executescript(STRANGE[kind])
+    with pytest.raises(DataError, match="no job that you began"), BatchJob(tmp_path / "t.csv"):
+        pass
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_job_answers_only_what_its_paths_hold(begun: bool, tmp_path: Path) -> None:
+    (tmp_path / "7.png").touch()
+    with BatchJob(tmp_path / "t.csv") as job:
+        about = job.begin([tmp_path / "7.png"], [], About("m", "v", 1))
+        job.answer([str(tmp_path / "7.png")], b"[0,0,1.0]\n")
+    with closing(sqlite3.connect(job.folder / "job.sqlite")) as sql:
+        sql.execute("INSERT INTO now VALUES (CAST('/home/ana/secret' AS BLOB), x'2d')")
+        sql.execute("INSERT INTO files SELECT path, stamp, NULL FROM now")
+        sql.execute("UPDATE files SET answer = '[0,0,1.0]'")
+        sql.execute("UPDATE about SET files = 2" if begun else "DELETE FROM about")
+        sql.commit()
+    with BatchJob(tmp_path / "t.csv") as job:
+        if begun:
+            with pytest.raises(DataError, match="files that are gone: '/home/ana/secret'"):
+                job.begin([tmp_path / "7.png"], [], About("m", "v", 1))
+        else:
+            assert job.begin([tmp_path / "7.png"], [], About("m", "v", 1)) == about
+            assert list(job.paths()) == [os.fsencode(tmp_path / "7.png")] and job.answered() == 0
+
+
+def test_journal_beside_a_job_is_not_played_back(tmp_path: Path) -> None:
+    (tmp_path / "7.png").touch()
+    (tmp_path / "t.csv.unfinished").mkdir()
+    (tmp_path / "t.csv.unfinished" / "job.sqlite-journal").write_bytes(bytes(600))
+    with BatchJob(tmp_path / "t.csv") as job:
+        assert not (job.folder / "job.sqlite-journal").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_job_in_a_folder_of_another_account_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv.unfinished").mkdir()
+    os.chown(tmp_path / "t.csv.unfinished", 12_345, 12_345)
+    with pytest.raises(DataError, match="no job that you began"), BatchJob(tmp_path / "t.csv"):
+        pass
+
+
+def test_addresses_are_shown_without_what_opens_their_store() -> None:
+    pytest.importorskip("pyarrow")
+    for address in ("s3://me:secret@bucket/a/?nonsense=secret", "ftp://me:secret@host/a?key=secret"):
+        with pytest.raises(DataError) as caught:
+            list(walk_address(address))
+        assert "secret" not in str(caught.value) and "/a" in str(caught.value)
 
 
 @pytest.mark.parametrize("text", [*FORMULAS, 'a,"b"', "a\nb"])

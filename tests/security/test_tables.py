@@ -90,6 +90,19 @@ def test_rows_of_all_tables_are_counted_together(monkeypatch: pytest.MonkeyPatch
     assert said == [f"{name}.csv is not used: the tables have over 10 rows together." for name in ("test", "valid")]
 
 
+@pytest.mark.parametrize("rows", [["a" + ",a" * 100_000], ["ab" + ",ab" * 100_000] * 49])
+def test_columns_of_any_table_are_bounded(rows: list[str]) -> None:
+    wide = table("t.csv", *rows, head="suggested" + ",x" * 100_000)
+    assert reasons(*pictures("cat/a.jpg"), wide, seconds=0.5) == [
+        "t.csv is not used: it has over 2,000,000 rows or 10,000 columns."
+    ]
+
+
+def test_headings_are_compared_once() -> None:
+    row = "a" + ",a" * 9_000
+    assert reasons(*pictures("cat/a.jpg"), table("t.csv", row, head="suggested" + ",x" * 9_000), seconds=0.5) == []
+
+
 def test_quotes_do_not_join_lines_to_one_beyond_the_limit() -> None:
     text = b"path,label\n" + (b"," * 400_000 + b'"\n"') * 4
     with pytest.raises(tables.csv.Error, match="a line is too long"):

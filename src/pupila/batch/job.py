@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pupila._files import open_own, refuse_link
-from pupila.batch.listing import Walk, identities, is_listed_so, shown_name
+from pupila.batch.listing import Walk, identities, shown_name
 from pupila.errors import DataError, ImageError
 from pupila.prediction import Choice, Prediction
 
@@ -37,8 +37,7 @@ DIFFERENCES = {
     "files that are gone": "SELECT path FROM files WHERE path NOT IN (SELECT path FROM now) ORDER BY path",
     "changed files": "SELECT path FROM now JOIN files USING (path) WHERE now.stamp != files.stamp ORDER BY path",
 }
-STORED = "SELECT path FROM files WHERE instr(path, CAST('://' AS BLOB)) LIMIT 1"
-"""One of a store, which speaks for all: no path of a disk holds two slashes within."""
+TABLES = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name"
 NAMED_AT_MOST = 3
 DIGITS = 6
 """Decimals of a confidence: more than float32 holds."""
@@ -87,7 +86,10 @@ class BatchJob:
         self.result = self.folder / "result"
 
     def __enter__(self) -> "BatchJob":
-        self.folder.mkdir(exist_ok=True)
+        try:
+            self.folder.mkdir(0o700)
+        except FileExistsError:
+            self._check_own(self.folder.stat().st_uid == os.geteuid())
         for path in (self.folder, *(self.folder / name for name in NAMES)):
             refuse_link(path)
         self._lock = os.fdopen(open_own(self.folder / "lock", os.O_RDWR), "rb")
@@ -96,13 +98,26 @@ class BatchJob:
         except BlockingIOError:
             self._lock.close()
             raise DataError(f"{self.folder}: another process works on it. Wait for it, or end it.") from None
+        (self.folder / "job.sqlite-journal").unlink(missing_ok=True)  # is never ours, and can have any file removed
         self._sql = sqlite3.connect(self.folder / "job.sqlite")
         try:
             self._sql.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {SCHEMA}")
-        except sqlite3.Error:  # no database
+            self._check_tables()
+        except (sqlite3.Error, DataError):  # no database, or not ours
             self._close()
             raise
         return self
+
+    def _check_tables(self) -> None:
+        """Raise DataError for a database that may have come with the pictures: its triggers could add any file."""
+        with contextlib.closing(sqlite3.connect(":memory:")) as ours:
+            ours.executescript(SCHEMA)
+            alike = ours.execute(TABLES).fetchall() == self._sql.execute(TABLES).fetchall()
+        self._check_own(alike and self._sql.execute("PRAGMA integrity_check").fetchone() == ("ok",))
+
+    def _check_own(self, own: bool) -> None:
+        if not own:
+            raise DataError(f"{self.folder}: is no job that you began. Remove that folder to begin anew.")
 
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(sqlite3.Error):
@@ -118,14 +133,10 @@ class BatchJob:
         """List the files and return what the job is about; if it was begun before, it must be about the same."""
         walk = Walk(paths, identities([*without, self.folder]))
         row = self._sql.execute("SELECT * FROM about").fetchone()
-        if not all(is_listed_so(path) for (path,) in self._sql.execute(STORED)):
-            raise DataError(
-                f"{self.folder}: the job was begun by an earlier version of Pupila, which named files of a store in "
-                "another way. Remove that folder to begin anew."
-            )
         with self._sql:
-            table = "files (path, stamp)" if row is None else "now"
-            self._sql.executemany(f"INSERT OR IGNORE INTO {table} VALUES (?, ?)", walk)  # noqa: S608 - one of two
+            table = "files" if row is None else "now"
+            self._sql.execute(f"DELETE FROM {table}")  # noqa: S608 - one of two; only what the walk finds is answered
+            self._sql.executemany(f"INSERT OR IGNORE INTO {table} (path, stamp) VALUES (?, ?)", walk)  # noqa: S608
             if row is None:
                 files = self._number("SELECT count(*) FROM files")
                 row = (about.model, about.version, about.top, files, walk.hidden)

@@ -124,18 +124,14 @@ def is_stored(path: str) -> bool:
     return BETWEEN in path
 
 
-def is_listed_so(path: bytes) -> bool:
-    """Tell the name of a file of a store from those of earlier versions, which held the address that led to it."""
-    address, between, _ = path.decode("utf-8", "backslashreplace").partition(BETWEEN)
-    return bool(between) and address == _root(address)
-
-
 def shown_name(path: bytes) -> str:
     """Return a listed file's name for tables and messages: what is no UTF-8 escaped, and no options of an address."""
     address, between, key = path.decode("utf-8", "backslashreplace").partition(BETWEEN)
-    if not between:
-        return address
-    parts = _split(address)
+    return _without_secrets(address, key) if between else address
+
+
+def _without_secrets(url: str, key: str) -> str:
+    parts = _split(url)
     return f"{parts.scheme}://{PASSWORD.sub('@', parts.netloc)}{key}"
 
 
@@ -158,9 +154,10 @@ def walk_address(url: str) -> Iterator[tuple[bytes, bytes]]:
     Raises DataError if there is none, or if it is of a kind that is not read.
     """
     parts = _split(url)
+    shown = _without_secrets(url, parts.path)
     if parts.scheme not in STORES or BETWEEN in url:
         known = ", ".join(f"{scheme}://" for scheme in STORES)
-        raise DataError(f"{url}: is not read. Use one of {known}, or fetch the pictures first and give their folder.")
+        raise DataError(f"{shown}: is not read. Use one of {known}, or fetch the pictures first and give their folder.")
     try:
         store, root = _store(_root(url))
         found = [store.get_file_info(root + parts.path.rstrip("/"))]
@@ -170,10 +167,11 @@ def walk_address(url: str) -> Iterator[tuple[bytes, bytes]]:
     except PupilaError:
         raise
     except Exception as error:  # pyarrow's own
-        raise DataError(f"{url}: cannot be listed ({_reason(error)}). Check the address and your rights.") from error
+        reason = _reason(error).replace(_root(url), shown)
+        raise DataError(f"{shown}: cannot be listed ({reason}). Check the address and your rights.") from error
     files = [file for file in found if file.is_file and not is_hidden(file.base_name)]
     if not files:
-        raise DataError(f"{url}: there is no such file or folder. Check the address; a folder ends in a slash.")
+        raise DataError(f"{shown}: there is no such file or folder. Check the address; a folder ends in a slash.")
     for file in files:
         name = f"{_root(url)}{BETWEEN}{file.path.removeprefix(root)}"
         yield name.encode(), f"{file.size}:{file.mtime_ns}".encode()

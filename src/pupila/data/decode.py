@@ -13,12 +13,13 @@ from typing import IO
 import numpy as np
 
 from pupila import images
+from pupila._arguments import counted
 from pupila._workers import Worker, WorkerPool, usable_cores
 from pupila.data import decode_worker
 from pupila.data.dataset import Pictures, Skipped, SplitArrays, Splits, assemble
 from pupila.data.decode_worker import Sources, decode_into, pack
 from pupila.data.layouts.labelled import DetectedLayout, LabelledFile, alike, class_names, odd_names
-from pupila.data.sources.archive import free_memory
+from pupila.data.sources.archive import check_memory
 from pupila.errors import DataError, ImageError
 from pupila.images import ImageLimits
 from pupila.progress import progress_bar
@@ -105,13 +106,9 @@ def _decoded(
 
 
 def _check_memory(count: int, size: int) -> None:
-    """Raise DataError if so many pictures would not fit: the system would end this process without a word."""
-    needed, free = count * size * size * 3, free_memory()
-    if needed > free:
-        raise DataError(
-            f"{count:,} pictures of {size} x {size} pixels need {needed / 2**30:,.1f} GiB of memory, and "
-            f"{free / 2**30:,.1f} are free. Use fewer pictures, or a smaller size: half of it needs a quarter."
-        )
+    """Raise DataError if so many pictures would not fit."""
+    fix = "Use fewer pictures, or a smaller size: half of it needs a quarter."
+    check_memory(count * size * size * 3, f"{counted(count, 'picture')} of {size} x {size} pixels", fix)
 
 
 def sample_sides(sources: Sources, limits: ImageLimits) -> list[tuple[int, int]]:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pupila._arguments import counted
+from pupila.data.sources.archive import check_memory
 from pupila.errors import DataError, ModelError
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
@@ -23,6 +25,8 @@ Z_95 = 1.959963984540054
 """97.5 % quantile of the normal distribution: 95 % lie within it on both sides."""
 BINS = 15
 """As in Guo et al., so that figures can be compared."""
+COPIES = 6
+"""Of the confusion matrix: what is written and drawn of it takes so many times its numbers."""
 COLDEST, HOTTEST = 0.01, 100.0
 """Where the temperature is searched: far beyond any that a trained network has needed."""
 
@@ -119,9 +123,10 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 
 
 def confusion_matrix(answers: Int64, labels: Int64, classes: int) -> Int64:
-    """Count each pair of truth (row) and answer (column): int64 [K, K]."""
+    """Count each pair of truth (row) and answer (column): int64 [K, K]. Raises DataError if it would not fit."""
+    check_memory(8.0 * COPIES * classes**2, f"The confusions of {counted(classes, 'class')}", "Use fewer classes.")
     pairs = np.bincount(labels * classes + answers, minlength=classes * classes)
-    return pairs.reshape(classes, classes).astype(np.int64)
+    return pairs.reshape(classes, classes).astype(np.int64, copy=False)
 
 
 def top_k_accuracy(logits: Floats, labels: Int64, k: int) -> float:

@@ -11,7 +11,6 @@ import math
 import pickletools
 import re
 import struct
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 from pupila.data.dataset import Pictures, SplitArrays, Splits, assemble
 from pupila.data.decode import check_rows, choose_size, resize_pictures
 from pupila.data.layouts.labelled import natural_order, some, split_of
-from pupila.data.sources.archive import DAMAGED, RATIO, RATIO_FROM, UnpackBudget, check_directory
+from pupila.data.sources.archive import DAMAGED, RATIO, RATIO_FROM, UnpackBudget, open_zip
 from pupila.data.sources.files import SourceFile
 from pupila.errors import DataError
 from pupila.images.wide import eight_bits
@@ -110,6 +109,7 @@ def _numpy_parts(files: Sequence[SourceFile], where: str) -> dict[str, tuple[Arr
             f"{where}: {files[0].name} holds the arrays {shapes}. Name the pictures x or x_train, uint8 [N, H, H, 3] "
             "or [N, H, H], and the labels y or y_train, as many."
         )
+    check_rows(sum(len(labels) for _, labels in parts.values()), where)
     names = next((arrays[key] for key in CLASS_KEYS if key in arrays), None)
     if names is None or names.dtype.kind not in "US":
         return parts
@@ -124,15 +124,14 @@ def _numpy_parts(files: Sequence[SourceFile], where: str) -> dict[str, tuple[Arr
 
 def _numpy_arrays(files: Sequence[SourceFile], where: str) -> dict[str, Array]:
     """Return the arrays by name: those of the .npz files, or each .npy; of train.npz beside test.npz with _train."""
-    budget = UnpackBudget(f"{where}: {files[0].name}", sum(file.size() for file in files))
+    budget = UnpackBudget(f"{where}: {files[0].name}", sum(file.packed() for file in files))
     arrays: dict[str, Array] = {}
     for file in files:
         with file.open() as opened:
             if file.ending == ".npy":
                 arrays[file.stem] = _npy(opened, budget)
                 continue
-            check_directory(opened, budget)
-            with zipfile.ZipFile(opened) as archive:
+            with open_zip(opened, budget) as archive:
                 for member in archive.infolist():
                     if member.filename.endswith(".npy"):
                         name = member.filename.removesuffix(".npy") + (f"_{file.stem}" if len(files) > 1 else "")
@@ -230,7 +229,7 @@ def _idx(file: SourceFile, axes: int, most: int) -> Array:
     data = file.read()
     if data.startswith(b"\x1f\x8b"):
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as opened:
-            data = opened.read(min(most, max(RATIO_FROM, RATIO * len(data))))
+            data = opened.read(min(most, max(RATIO_FROM, RATIO * file.packed())))
     if data[:4] != bytes((0, 0, 8, axes)):
         raise ValueError(f"it is no idx file of bytes in {axes} axes")
     shape = struct.unpack_from(f">{axes}I", data, 4)

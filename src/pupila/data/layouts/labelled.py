@@ -11,6 +11,7 @@ from pupila._arguments import first_few
 from pupila.data.dataset import Skipped
 from pupila.data.sources.files import SourceFile, composed, display_name, plain_name
 from pupila.errors import DataError
+from pupila.manifest import MAX_CLASSES
 
 WORDS = {
     "train": ("train", "training"),
@@ -132,7 +133,9 @@ def class_names(splits: Mapping[str, Sequence[LabelledFile]], where: str) -> tup
 
 
 def check_class_count(classes: Collection[str], where: str, one_class: bool = False) -> None:
-    """Raise DataError if there is one class only, unless that is enough."""
+    """Raise DataError if there is one class only, unless that is enough, or if there are more than a model may have."""
+    if len(classes) > MAX_CLASSES:
+        raise DataError(f"{where}: has over {MAX_CLASSES:,} classes, and a model has no more. Leave some out.")
     if len(classes) < 2 and not one_class:
         only = next(iter(classes), "")
         raise DataError(f"{where}: has one class only, {_quoted(only)}. Put a folder of another class beside it.")

@@ -92,7 +92,7 @@ def by_parquet(entries: Sequence[SourceFile], where: str) -> DetectedLayout:
     splits: dict[str, list[LabelledFile]] = {}
     skipped: list[Skipped] = []
     named, arrow = _splits(files, where), _pyarrow()
-    budget = Budget(where, sum(file.size() for file in files))
+    budget = Budget(where, sum(file.packed() for file in files))
     reserved = 0 if arrow.default_memory_pool().backend_name == "system" else LEAST_BYTES
     with _limited_memory(budget.bytes + LEAST_BYTES + reserved):
         for file, split in zip(files, named, strict=True):
@@ -138,7 +138,11 @@ def _read(arrow: Any, file: SourceFile, where: str, budget: Budget) -> list[Labe
         with arrow.parquet.ParquetFile(source, **limits) as opened:
             budget.take_rows(opened.metadata.num_rows)
             names = opened.schema_arrow.names
+            leaves = map(opened.schema.column, range(len(opened.schema)))
+            repeated = {leaf.path.partition(".")[0] for leaf in leaves if leaf.max_repetition_level}
             image, label = _column(names, IMAGE_COLUMNS, where), _column(names, LABEL_COLUMNS, where)
+            for column in {image, label} & repeated:  # lists of nothing have no bytes that a budget could count
+                raise DataError(f"{where} has lists in the column '{column}'. Keep one picture and one label a row.")
             classes = _class_names(opened.schema_arrow.metadata or {}, label)
             return _rows(opened, image, label, classes, file, where, budget)
     except (arrow.ArrowException, MemoryError, OSError, ValueError, OverflowError, RecursionError) as error:

@@ -309,11 +309,13 @@ def _without_label(entry: SourceFile, names: Set[str]) -> str:
         heads, *lines = itertools.islice(table_lines(entry), FEW_ROWS)
     except (TableError, csv.Error, OSError, ValueError, RecursionError):
         return ""
+    if OURS & set(map(folded, heads)):
+        return ""
     if entry.ending == LIST and _may_name(_key(heads[0]), names):  # it begins with a picture: a list without labels
         return ""
     for index, head in enumerate(heads):
         cells = [_key(line[index]).rpartition("/")[2].casefold() for line in lines if len(line) > index]
-        if cells and sum(cell in names for cell in cells) > len(cells) / 2 and not OURS & set(map(folded, heads)):
+        if cells and sum(cell in names for cell in cells) > len(cells) / 2:
             return (
                 f"{entry.name} is not used: its column '{head.strip()}' names pictures, and none is known to hold "
                 "labels. Call the columns path and label."
@@ -497,7 +499,7 @@ def _rows(entry: SourceFile) -> tuple[list[LabelRow], bool]:
     try:
         lines = table_lines(entry)
         first = next(lines, None)
-        if not first or len(first) > MAX_COLUMNS:
+        if not first:
             return [], False
         heads = [folded(cell.strip()) for cell in first]
         if OURS & set(heads):
@@ -591,8 +593,8 @@ def table_lines(entry: SourceFile) -> Iterator[Cells]:
     else:
         lines = _json_lines(data, kind) if kind in (JSON, ".jsonl") else csv_lines(data)
     for count, line in enumerate(lines):
-        if count > MAX_ROWS:
-            raise TableError(f"it has over {MAX_ROWS:,} rows")
+        if count > MAX_ROWS or len(line) > MAX_COLUMNS:
+            raise TableError(f"it has over {MAX_ROWS:,} rows or {MAX_COLUMNS:,} columns")
         if line:
             yield line
 

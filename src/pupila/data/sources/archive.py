@@ -6,6 +6,7 @@ Nothing is unpacked to disk, so no member's path or link can do harm.
 import bz2
 import gzip
 import lzma
+import os
 import posixpath
 import re
 import struct
@@ -64,6 +65,8 @@ ZIP_START, ZIP_ENTRY, ZIP64_END = b"PK\x03\x04", b"PK\x01\x02", b"PK\x06\x06"
 ZIP64_ENDS = 76
 """Bytes of what a large zip has between its list of members and its end."""
 UTF8_FLAG, UNICODE_PATH = 0x800, 0x7075
+PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Ways to pack that are read in a zip; Windows packs what is over 2 GB as deflate64, which is not."""
 DAMAGED = (
     tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, struct.error, EOFError, OSError,
     NotImplementedError, UnicodeDecodeError, RecursionError, MemoryError, ValueError, OverflowError,
@@ -81,6 +84,13 @@ def free_memory() -> float:
         used = dict(line.split() for line in Path("/sys/fs/cgroup/memory.stat").read_text().splitlines())["anon"]
         free = min(free, float(limit - int(used)))
     return free
+
+
+def check_memory(needed: float, what: str, fix: str) -> None:
+    """Raise DataError for what would not fit: the system would end this process without a word."""
+    free = free_memory()
+    if needed > free:
+        raise DataError(f"{what} need {needed / 2**30:,.1f} GiB of memory, and {free / 2**30:,.1f} are free. {fix}")
 
 
 class UnpackBudget:
@@ -198,12 +208,13 @@ def read_archive(path: Path) -> SourceFiles:
         raise DataError(f"{path}: cannot be read ({error.strerror}). Check its permissions.") from error
 
 
-def unpack(file: BinaryIO, size: int, where: str, budget: UnpackBudget) -> SourceFiles:
-    """Read an archive of so many bytes out of a file."""
+def unpack(file: BinaryIO, packed: int, where: str, budget: UnpackBudget) -> SourceFiles:
+    """Read an archive out of a file. `packed`: its bytes, in the archive that it came out of if it did."""
     entries: dict[tuple[str, ...], SourceFile] = {}  # of two members with one name the later counts, as when unpacking
     skipped: list[Skipped] = []
     try:
-        with progress_bar("reading", size) as bar:
+        with progress_bar("reading", file.seek(0, os.SEEK_END)) as bar:
+            file.seek(0)
             seen = 0
             for name, data in _members(file, where, budget):
                 unfit = _unfit(name)
@@ -219,13 +230,12 @@ def unpack(file: BinaryIO, size: int, where: str, budget: UnpackBudget) -> Sourc
                     seen = file.tell()
     except DataError:
         raise
-    except NotImplementedError as error:  # Windows packs what is over 2 GB as deflate64
-        why = f"its files are packed in a way that is not read here ({error})"
-        raise DataError(f"{where}: {why}. Unpack it and give the folder.") from error
     except DAMAGED as error:
         reason = str(error) or type(error).__name__
         raise DataError(f"{where}: the archive is cut off or damaged ({reason}). Copy or download it again.") from error
-    return SourceFiles(list(entries.values()), skipped=skipped)
+    total = max(1, sum(len(entry.source) for entry in entries.values()))
+    shared = [e._replace(stamp=(1 + packed * len(e.source) // total, 0)) for e in entries.values()]
+    return SourceFiles(shared, skipped=skipped)
 
 
 def _unfit(name: str) -> str:
@@ -316,8 +326,7 @@ def _count_member(member: tarfile.TarInfo, shared: Mapping[str, str], budget: Un
 
 
 def _zip_members(file: BinaryIO, where: str, budget: UnpackBudget) -> Iterator[tuple[str, bytes | str]]:
-    check_directory(file, budget)
-    with zipfile.ZipFile(file) as archive:
+    with open_zip(file, budget) as archive:
         for member in archive.infolist():
             if member.flag_bits & 0x1:
                 raise DataError(f"{where}: is encrypted. Unpack it and give the folder.")
@@ -331,7 +340,19 @@ def _zip_members(file: BinaryIO, where: str, budget: UnpackBudget) -> Iterator[t
                 yield _zip_name(member), budget.read(content, member.file_size)
 
 
-def check_directory(file: BinaryIO, budget: UnpackBudget) -> None:
+def open_zip(file: BinaryIO, budget: UnpackBudget) -> zipfile.ZipFile:
+    """Open a zip of members that can be unpacked in part; raises DataError.
+
+    Of those packed by bzip2 or LZMA Python unpacks all that it has read: gigabytes from a few hundred bytes.
+    """
+    _check_directory(file, budget)
+    archive = zipfile.ZipFile(file)
+    if any(member.compress_type not in PACKED for member in archive.infolist()):
+        budget.refuse("is packed in another way than deflate, which zip and numpy.savez_compressed use")
+    return archive
+
+
+def _check_directory(file: BinaryIO, budget: UnpackBudget) -> None:
     """Count the members in the list at the end of a zip, before an object is made of each; raises DataError."""
     record: Any = zipfile._EndRecData(file)  # type: ignore[attr-defined]  # what ZipFile itself believes
     if record is None:

@@ -97,7 +97,8 @@ class SourceFile(NamedTuple):
     """Folders and file name, in Unicode normal form C: macOS would give the same name another spelling."""
     source: bytes | str
     stamp: tuple[int, int] = (0, 0)
-    """Of a listed file: its bytes and its time in nanoseconds, which tell whether it has changed."""
+    """Of a listed file: its bytes and its time in nanoseconds, which tell whether it has changed. Of one out of an
+    archive: its share in the archive's bytes, and 0."""
 
     @property
     def name(self) -> str:
@@ -127,6 +128,10 @@ class SourceFile(NamedTuple):
     def size(self) -> int:
         """Return the number of bytes; raises OSError."""
         return len(self.source) if isinstance(self.source, bytes) else os.stat(self.source).st_size  # noqa: PTH116
+
+    def packed(self) -> int:
+        """Return the bytes that it has where they are packed most: what it unpacks to is measured by them."""
+        return self.stamp[0] or self.size()
 
     def open(self) -> BinaryIO:
         """Open it; raises OSError."""

@@ -125,14 +125,14 @@ def _with_inner_archives(files: SourceFiles, where: str) -> SourceFiles:
     if any(file.may_be_picture for file in files.entries):
         example = f"Left out {counted(len(archives), 'archive')} beside the pictures, like {archives[0].name}"
         return replace(files, notes=(*files.notes, f"{example}: unpack such files if they belong to the data set."))
-    budget = UnpackBudget(where, sum(file.size() for file in archives))
+    budget = UnpackBudget(where, sum(file.packed() for file in archives))
     entries = [file for file in files.entries if not file.file.lower().endswith(SUFFIXES)]
     skipped = list(files.skipped)
     for file in archives:
         above = (*file.parts[:-1], CLASS_OF_ARCHIVE.sub("", stem(Path(file.file))))
         with file.open() as opened:
-            inner = unpack(opened, file.size(), f"{where}: {file.name}", budget)
-        entries += [SourceFile((*above, *entry.parts), entry.source) for entry in inner.entries]
+            inner = unpack(opened, file.packed(), f"{where}: {file.name}", budget)
+        entries += [entry._replace(parts=(*above, *entry.parts)) for entry in inner.entries]
         skipped += inner.skipped
     return SourceFiles(entries, files.notes, skipped)
 

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from pupila._arguments import counted
 from pupila.data import Dataset
+from pupila.data.sources.archive import check_memory
 from pupila.progress import progress_bar
 from pupila.recipe import Recipe
 from pupila.training.loop.class_weights import Balance
@@ -25,6 +27,9 @@ ITERATIONS = 40
 """Of L-BFGS at most; the loss hardly changes after 30."""
 PRIOR = 90.0
 """Weight decay times pictures. Measured with 900 pictures, where 0.1 was best of 0.003 to 1 (docs/experiments.md)."""
+
+COPIES = 6
+"""Of the logits: the loss and its gradients hold four, and two more are made of them; L-BFGS keeps its steps beside."""
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """From logits [N, K] and labels [N] to the mean loss."""
@@ -102,8 +107,12 @@ def fit_linear(
 ) -> Linear:
     """Fit a last layer to features [N, D] by L-BFGS on standardised features; the result takes them as they are.
 
-    decay / 2 times the squared weights of the standardised features is added to the loss.
+    decay / 2 times the squared weights of the standardised features is added to the loss. Raises DataError if that
+    would not fit into memory.
     """
+    needed = 4.0 * classes * (COPIES * len(x) + 2 * iterations * x.shape[1])
+    what = f"The answers to {counted(len(x), 'picture')} in {counted(classes, 'class')}"
+    check_memory(needed, what, "Use fewer classes.")
     mean, spread = x.mean(0), x.std(0, correction=0) + 1e-6
     x = (x - mean) / spread
     weight = torch.zeros(classes, x.shape[1], requires_grad=True)

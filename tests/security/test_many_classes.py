@@ -1,0 +1,31 @@
+"""Memory that goes with the square of the classes is asked for before it is taken: a class is a few bytes of a tar."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from pupila.data.layouts.labelled import check_class_count
+from pupila.errors import DataError
+from pupila.evaluation.metrics import confusion_matrix
+from pupila.manifest import MAX_CLASSES
+from pupila.training.loop.probe import fit_linear
+
+
+def test_more_classes_than_a_model_may_have_are_refused_before_a_picture_is_decoded() -> None:
+    names = [str(number) for number in range(MAX_CLASSES + 1)]
+    check_class_count(names[1:], "pets")
+    with pytest.raises(DataError, match=r"^pets: has over 20,000 classes, and a model has no more"):
+        check_class_count(names, "pets")
+
+
+def test_last_layer_that_would_not_fit_is_refused_before_it_is_made() -> None:
+    pictures = torch.zeros(1_000, 2)
+    with pytest.raises(DataError, match=r"1,000 pictures in 1,000,000,000 classes need [\d,.]+ GiB of memory"):
+        fit_linear(pictures, torch.zeros(1_000, dtype=torch.int64), 10**9, cross_entropy, 1.0)
+
+
+def test_confusions_that_would_not_fit_are_refused_before_they_are_counted() -> None:
+    none = np.zeros(1, dtype=np.int64)
+    with pytest.raises(DataError, match=r"confusions of 1,000,000 classes need [\d,.]+ GiB of memory"):
+        confusion_matrix(none, none, 10**6)
