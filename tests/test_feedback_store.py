@@ -23,7 +23,7 @@ from pupila.cli import main
 from pupila.errors import DataError
 from pupila.feedback import Answered, Store
 from pupila.feedback.schema import BLOCK_BYTES, LOG_BYTES, ROW_BYTES, on_disk
-from pupila.feedback.strip import clean, strip
+from pupila.images.strip import clean, strip
 
 SECRET = b"Rua das Flores 1"
 

@@ -1,6 +1,5 @@
-"""Big pictures wait for each other, so that memory stays bounded; small ones wait for none."""
+"""What is kept of large pictures is made one at a time, in a process of its own."""
 
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,55 +10,16 @@ from PIL import Image
 from server_kit import encode
 
 from pupila.feedback import Answered, Store
+from pupila.images.strip import clean
 from pupila.prediction import Choice, Prediction
 from pupila.server import Settings
-from pupila.server.api.errors import DeadlineError
 from pupila.server.api.feedback_writer import Collector
 from pupila.server.api.multipart import Part
-from pupila.server.inference import SMALL, large_image_lock
-
-BIG = 4 * SMALL
+from pupila.server.inference import LARGE_IMAGE
 
 
 def later(seconds: float = 60) -> float:
     return time.monotonic() + seconds
-
-
-def test_big_pictures_are_decoded_one_at_a_time() -> None:
-    counting, inside, seen = threading.Lock(), [0], list[int]()
-
-    def decode() -> None:
-        with large_image_lock(BIG, later()):
-            with counting:
-                inside[0] += 1
-                seen.append(inside[0])
-            time.sleep(0.02)
-            with counting:
-                inside[0] -= 1
-
-    threads = [threading.Thread(target=decode) for _ in range(10)]
-    [thread.start() for thread in threads]
-    [thread.join(60) for thread in threads]
-    assert seen == [1] * 10
-
-
-def test_waiting_ends_at_the_deadline() -> None:
-    with large_image_lock(BIG, later()), pytest.raises(DeadlineError), large_image_lock(BIG, later(0.05)):
-        pass
-    with large_image_lock(BIG, later()):
-        pass
-
-
-def test_small_pictures_wait_for_nobody() -> None:
-    with large_image_lock(BIG, later()), large_image_lock(SMALL, later(-1)):
-        pass
-
-
-def test_picture_that_fails_releases_the_lock() -> None:
-    with pytest.raises(ValueError, match="broken"), large_image_lock(BIG, later()):
-        raise ValueError("broken")
-    with large_image_lock(BIG, later(0.05)):
-        pass
 
 
 LARGE = Image.new("RGB", (1000, 700), "red")
@@ -81,15 +41,16 @@ def test_store_holds_the_lock_while_it_decodes(kind: str, tmp_path: Path) -> Non
         yield
 
     store = Store(tmp_path / "kept", create=True)
-    assert store.add([Answered("r", 0, ANEW[kind], "red", 1.0, False, "m", 0.0)], lock=lock) == 1
+    answered = Answered("r", 0, ANEW[kind], "red", 1.0, False, "m", 0.0)
+    assert store.add([answered], cleaner=lambda data: clean(data, lock=lock)) == 1
     store.close()
-    assert held == [50_000_000 if kind == "TIFF" else 1000 * 700]  # a rare format counts as the largest picture
+    assert held == ([50_000_000] * 2 if kind == "TIFF" else [1000 * 700])  # rare: as the largest one, header and all
 
 
 def test_collector_waits_until_no_other_thread_decodes_a_large_picture(tmp_path: Path) -> None:
     collector = Collector(Settings(feedback_dir=tmp_path / "kept"))
     result = Prediction((Choice("red", 0, 1.0),), False)
-    with large_image_lock(BIG, later()):
+    with LARGE_IMAGE:
         collector.offer("r", [Part("", ANEW["PNG"])], [result], "m")
         time.sleep(1)
         assert collector.store.counts().answers == 0
@@ -97,4 +58,19 @@ def test_collector_waits_until_no_other_thread_decodes_a_large_picture(tmp_path:
     while not collector.store.counts().answers:
         assert time.monotonic() < limit
         time.sleep(0.02)
+    collector.close()
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "AVIF", "PNG"])
+def test_collector_decodes_no_large_picture_itself(kind: str, tmp_path: Path) -> None:
+    collector = Collector(Settings(feedback_dir=tmp_path / "kept"))
+    data = encode(Image.effect_noise((1500, 1400), 90).convert("RGB"), kind)
+    begun, limit = time.process_time(), later()
+    collector.offer("r", [Part("", data)], [Prediction((Choice("red", 0, 1.0),), False)], "m")
+    while not collector.store.counts().answers:
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+    assert time.process_time() - begun < 0.2  # decoding it and writing it anew takes half a second and more
+    kept = collector.store.read(collector.store.of_request("r", 0)[0])
+    assert kept is not None and kept == clean(data).data  # type: ignore[union-attr]
     collector.close()

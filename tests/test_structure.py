@@ -56,7 +56,7 @@ EXCESSIVE = {
     "scans of a progressive JPEG": jpeg(101),
     "scans of a sequential JPEG": jpeg(101, 0xC1),
     "segments of a JPEG": inserted(picture("JPEG"), 2, segment(0xE1, b"Exif\0\0" + bytes(9)), 1_000),
-    "profiles of a PNG": inserted(picture("PNG"), 33, chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(10**6))), 65),
+    "profiles of a PNG": inserted(picture("PNG"), 33, chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(10**6))), 2),
     "texts of a PNG": inserted(picture("PNG"), 33, chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(9))), 65),
     "chunks of a PNG": inserted(picture("PNG"), 33, chunk(b"tEXt", b"k\0v"), 20_000),
     "blocks of a GIF": inserted(SMALL_GIF, GIF_PICTURE, b"!\xfe\1c\0", 10_001),

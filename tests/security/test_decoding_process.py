@@ -18,6 +18,7 @@ from server_kit import picture, serving, write_model
 from pupila import images
 from pupila.errors import ImageError
 from pupila.images.process import SECONDS, DecodingProcess
+from pupila.server.inference import LargeImageError, small_only
 
 LIMITS = images.DEFAULT_LIMITS
 
@@ -104,6 +105,44 @@ def test_file_whose_parts_are_decoded_again_and_again_is_refused(data: bytes, wh
 def test_few_frames_are_left_to_the_decoder(kind: str) -> None:
     with pytest.raises(ImageError, match="damaged"):
         images.decode(repeated(kind, 4), 64)
+
+
+def large_jpeg(frame: int, scan: bytes) -> bytes:
+    """Return a small file that says that it has 16 megapixels, in a frame of another kind or with another scan."""
+    data = encoded(Image.new("RGB", (16, 16)), "JPEG", subsampling=0)
+    at, begin = data.index(b"\xff\xc0"), data.index(b"\xff\xda")
+    head = data[:at] + bytes([0xFF, frame]) + data[at + 2 : at + 5] + struct.pack(">HH", 4000, 4000)
+    return head + data[at + 9 : begin] + (scan or data[begin : begin + 14]) + data[begin + 14 :]
+
+
+def lossless(transparency: bool) -> bytes:
+    """Return a WebP of 360,000 pixels that are coded without loss, or only their transparency."""
+    image = Image.new("RGBA", (600, 600), (9, 9, 9, 99))
+    image.putpixel((0, 0), (9, 9, 9, 0))
+    return encoded(image, "WEBP", lossless=not transparency)
+
+
+PLAIN = large_jpeg(0xC0, b"")
+LONG_TO_READ = {
+    "arithmetic codes": large_jpeg(0xC9, b""),
+    "arithmetic codes, progressive": large_jpeg(0xCA, b""),
+    "a scan of one component": large_jpeg(0xC0, b"\xff\xda\0\x08\1\1\0\0\x3f\0"),
+    "lossless": lossless(False),
+    "lossless transparency": lossless(True),
+    "megabytes that say nothing": b"\xff\xd8" + b"\xff" * (5 * 2**20),
+    "megabytes behind the picture": PLAIN + bytes(5 * 2**20),
+}
+
+
+@pytest.mark.parametrize("name", LONG_TO_READ)
+def test_small_file_that_takes_long_is_left_to_the_process(name: str) -> None:
+    with pytest.raises(LargeImageError):
+        small_only(LONG_TO_READ[name], 32, LIMITS, "squash")
+
+
+def test_ordinary_photo_is_not() -> None:
+    assert small_only(encoded(Image.new("RGB", (4000, 3900)), "JPEG"), 32, LIMITS, "squash").shape == (32, 32, 3)
+    assert small_only(encoded(Image.new("RGB", (240, 240)), "WEBP", lossless=True), 32, LIMITS, "squash").max() == 0
 
 
 def test_process_decodes_as_this_one_does() -> None:

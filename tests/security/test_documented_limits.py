@@ -8,10 +8,10 @@ from pupila import manifest
 from pupila.data.layouts import arrays, parquet, tables
 from pupila.data.sources import archive, files
 from pupila.feedback import store
-from pupila.images import boxes, decoder, limits, tiff
+from pupila.images import boxes, decoder, formats, limits, tiff
 from pupila.model_file import cost as costs
 from pupila.model_file import reader
-from pupila.server import Settings
+from pupila.server import Settings, inference
 from pupila.server.api import feedback
 from pupila.server.transport import event_loop, parser
 from pupila.training import state_file, weights
@@ -23,6 +23,7 @@ NAMED = {
     "picture, sent to a server": [
         f"{Settings().max_part_bytes // MIB} MiB", f"{limits.MAX_SCANS} scans", f"{limits.MAX_SEGMENTS:,} segments",
         f"{limits.MAX_BLOCKS:,} chunks", f"{limits.FILLING} filling bytes", f"{limits.MAX_PACKED} packed texts",
+        f"{formats.LONG // MIB} MiB and {inference.SMALL:,} pixels", f"counts {limits.CODES // decoder.USUAL_SCANS} times",
         f"{boxes.MAX_BOXES:,} boxes", f"{boxes.MAX_ITEMS:,} items", f"{boxes.MAX_BOXES:,} parts of parts",
         f"{tiff.MAX_BITS} bits", f"{tiff.MAX_SHARED} times the file", f"{decoder.MAX_SIDE:,} pixels; ",
         f"{limits.MAX_SLOW_PIXELS:,} pixels of a BMP packed as runs",

@@ -11,7 +11,7 @@ from server_kit import encode
 
 from pupila import images
 from pupila.errors import ImageError
-from pupila.feedback.strip import clean, strip
+from pupila.images.strip import clean, strip
 
 MARKER = b"Rua-das-Flores-17"
 XMP = b"\xff\xe1\0\x13" + MARKER

@@ -150,6 +150,10 @@ HOSTILE = {
     "PNG": png_with(b"eXIf", shared_values()),
     "PNG, many": png_with(b"eXIf", shared_values(250, 10), 100),
     "JPEG": jpeg_with(shared_values()),
+    "JPEG, EXIF named twice": jpeg_with(b"Exif\0\0" + shared_values()),
+    "JPEG, EXIF behind what is like it": jpeg_of(
+        (0xE1, b"ExifXX" + bytes(8)), (0xE1, b"Exif\0\0" + shared_values(1500, 30_000))
+    ),
     "JPEG, resources by the thousand": jpeg_of(*[(0xED, RESOURCES)] * 5),
     "JPEG, tables by the thousand": jpeg_of(*[(0xDB, bytes(65 * 1_000))] * 5),
     "JPEG, colours by the thousand": jpeg_of(*[(0xC0, b"\x08\0\x20\0\x20\3" + b"\1\x11\0" * 20_000)] * 5),

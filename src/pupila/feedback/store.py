@@ -10,14 +10,13 @@ import contextlib
 import shlex
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from pupila._files import sync, write_file
 from pupila.errors import DataError
 from pupila.feedback.schema import COLUMNS, Answered, Counts, Kept, connect, on_disk
-from pupila.feedback.strip import Clean, clean
-from pupila.images import DEFAULT_LIMITS, DecodeLock, ImageLimits, no_lock
+from pupila.images.strip import Clean, clean
 
 DATABASE = "feedback.sqlite"
 CORRECTED_SHARE = 0.75
@@ -83,16 +82,14 @@ class Store:
         self,
         answered: Sequence[Answered],
         max_bytes: int | None = None,
-        limits: ImageLimits = DEFAULT_LIMITS,
-        lock: DecodeLock = no_lock,
+        cleaner: Callable[[bytes], Clean | None] = clean,
     ) -> int:
         """Keep pictures and their answers, all or none, durably; return how many: one that cannot be read is left out.
 
         Beyond `max_bytes` on the disk the oldest uncorrected ones are deleted, and corrected ones beyond their share of
-        it. `lock`: see images.decode(). Raises sqlite3.Error or OSError if the disk is full or does not answer.
+        it. `cleaner` does what clean() does. Raises sqlite3.Error or OSError if the disk is full or does not answer.
         """
-        cleaned = [(item, clean(item.data, limits, lock)) for item in answered]
-        good = [(item, picture) for item, picture in cleaned if picture is not None]
+        good = [(item, picture) for item in answered if (picture := cleaner(item.data)) is not None]
         try:
             with self._writing() as database:
                 self._write_files([picture for _, picture in good])

@@ -31,7 +31,7 @@ Pixels = NDArray[np.uint8]
 PilImage = Image.Image
 DecodeLock = Callable[[int], AbstractContextManager[None]]
 """Called with what decoding costs, in pixels; may block. Width x height, times scans / 10 for a JPEG of more than 10,
-and as many as are allowed for a file of a rare format, before it is looked into."""
+and as many as are allowed for a long file or one of a rare format, before it is looked into."""
 FRAMINGS = ("squash", "letterbox")
 """How a photo that is not square becomes one: its sides scaled each for itself, or both alike with bars beside it."""
 USUAL_SCANS = 10
@@ -151,12 +151,16 @@ def _decoded(data: bytes, size: int, limits: ImageLimits, lock: DecodeLock) -> I
     with contextlib.ExitStack() as held:
         rare = formats.is_rare(data)
         if rare:
-            held.enter_context(lock(max(limits.max_pixels, DEFAULT_LIMITS.max_pixels)))  # its header may cost much
+            held.enter_context(lock(_most(limits)))  # its header may cost much
         file = _open(data, limits)
         reduced, pixels = _draft(file, size)
         if not rare:
             held.enter_context(lock(pixels))
         yield _upright(_load(file, reduced), size)
+
+
+def _most(limits: ImageLimits) -> int:
+    return max(limits.max_pixels, DEFAULT_LIMITS.max_pixels)
 
 
 def _draft(file: _Opened, size: int) -> tuple[tuple[int, int] | None, int]:
@@ -166,7 +170,7 @@ def _draft(file: _Opened, size: int) -> tuple[tuple[int, int] | None, int]:
     reduced = (2 * size, 2 * size) if min(image.size) >= 4 * size else None
     if reduced is not None:
         image.draft("RGB", reduced)
-    if file.passes == 1 and "progressive" not in image.info:  # else all coefficients are kept, at whatever scale
+    if file.passes == 1:  # else all coefficients are kept, at whatever scale
         pixels = max(image.width * image.height, whole // READING)
     return reduced, pixels
 
@@ -213,10 +217,14 @@ def resize(pixels: Pixels, size: int) -> Pixels:
 
 
 @_without_history
-def header(source: bytes | Path | str, limits: ImageLimits = DEFAULT_LIMITS) -> Header:
-    """Return what the header says; raises as decode() does, for nothing that comes after the header."""
+def header(source: bytes | Path | str, limits: ImageLimits = DEFAULT_LIMITS, lock: DecodeLock = no_lock) -> Header:
+    """Return what the header says; raises as decode() does, for nothing that comes after the header.
+
+    `lock` is that of decode(), asked only where a header may cost much.
+    """
     data = read(source, limits) if isinstance(source, str | Path) else source
-    file = _open(data, limits)
+    with lock(_most(limits)) if formats.is_rare(data) else nullcontext():
+        file = _open(data, limits)
     image = file.image
     note = "It has no end marker." if formats.lacks_end(file.kind, data) else file.note
     return Header(image.format or "", image.mode, image.width, image.height, _orientation(image), note)

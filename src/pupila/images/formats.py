@@ -81,13 +81,19 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", "
 RARE_FRAMES = (0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF)
 END = b"\xff\xd9"
 """A JPEG's last marker."""
+LONG = 4 * 2**20
+"""Bytes beyond which even looking for the parts of a file takes a while."""
 JUNK = bytes(range(1, 97, 2))
 """Stands for the rest of a JPEG that may be cut off: it changes the pixels if there was a rest."""
 
 
 def is_rare(data: bytes) -> bool:
-    """True for the formats whose decoders cannot be bounded by how a file is built, and for what Python decodes."""
-    return _kind_of(data) not in (None, "JPEG", "PNG", "WEBP")
+    """True for formats whose decoders cannot be bounded by how a file is built or are in Python, and for long files.
+
+    Of what is no picture none is rare: nothing of it is read.
+    """
+    kind = _kind_of(data)
+    return kind is not None and (len(data) > LONG or kind not in ("JPEG", "PNG", "WEBP"))
 
 
 def sniff(data: bytes) -> str:

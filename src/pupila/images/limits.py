@@ -22,14 +22,19 @@ MAX_BLOCKS = 20_000
 MAX_PACKED = 64
 """Packed texts and colour profiles of a PNG: each may unpack to a megabyte."""
 
-TINY = 4096
-"""Bytes up to which counting what looks like a scan is quicker than walking."""
-
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 """A JPEG's next marker; zero bytes and restarts are part of a scan."""
-START_OF_SCAN, START_OF_PICTURE, END_OF_PICTURE, TABLES, PHOTOSHOP = 0xDA, 0xD8, 0xD9, 0xDB, 0xED
+START_OF_SCAN, START_OF_PICTURE, END_OF_PICTURE, SAYS_NOTHING = 0xDA, 0xD8, 0xD9, 0x01
+TABLES, PHOTOSHOP, METADATA, SEVERAL = 0xDB, 0xED, 0xE1, 0xE2
+NAMES = {METADATA: b"Exif\0\0", SEVERAL: b"MPF\0"}
+"""What segments with directories begin with, by their marker."""
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
+PROGRESSIVE, HUFFMAN = (0xC2, 0xC6, 0xCA, 0xCE), (0xC0, 0xC1, 0xC2)
+CODES = 80
+"""Passes that one counts as whose codes may take much by themselves: the arithmetic ones of a JPEG, and those of a
+lossless WebP or of its transparency, of which each 16 pixels may have tables of their own."""
+WINDOW = 2**20
+"""Bytes that are searched in one go: other threads wait meanwhile."""
 PACKED = (b"iCCP", b"zTXt", b"iTXt")
 PLAIN = (b"1", b"2", b"3")
 MAX_SLOW, MAX_SLOW_PIXELS = 4 * 2**20, 4_000_000
@@ -68,6 +73,8 @@ BYTES = (1, 2, 6, 7)
 """Types that decoders keep as bytes; each value of the others becomes a number."""
 STORAGE, SMALL_NUMBERS = range(254, 340), (1, 6)
 """Entries that say how the pixels are stored, and the types of bytes that are numbers there."""
+EXIF = re.compile(rb"(?:Exif\0\0)*+")
+"""Stands before a block, at times twice, and is passed over."""
 XMP_ORIENTATION = re.compile(rb"""tiff:Orientation\s*(?:=\s*["']|>\s*)([1-8])""")
 HEADERS = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
 
@@ -150,7 +157,8 @@ def entries(block: memoryview, layout: TiffLayout, at: int) -> Iterator[TiffEntr
 def check_directories(blocks: Iterable[memoryview]) -> None:
     """Raise ExcessError if reading the directories of a file's blocks costs far more than they have bytes."""
     number = 0
-    for block in blocks:
+    for named in blocks:
+        block = _nameless(named)
         first = first_directory(block)
         if first is None:
             continue
@@ -177,7 +185,7 @@ def check_directories(blocks: Iterable[memoryview]) -> None:
 
 def exif_orientation(exif: bytes, xmp: bytes = b"") -> int:
     """Return the orientation that EXIF says, or else XMP; what is damaged or neither counts as 1, upright."""
-    block = memoryview(exif)[6 if exif[:6] == b"Exif\0\0" else 0 :]
+    block = _nameless(memoryview(exif))
     first = first_directory(block) if len(exif) <= MAX_BLOCK else None
     if first is not None:
         layout, at = first
@@ -189,10 +197,15 @@ def exif_orientation(exif: bytes, xmp: bytes = b"") -> int:
     return int(found[1]) if found else 1
 
 
+def _nameless(block: memoryview) -> memoryview:
+    found = EXIF.match(block)
+    return block[found.end() :] if found else block
+
+
 def count_passes(kind: str, data: bytes) -> int:
     """Return how often decoding goes through all pixels: the scans of a JPEG that it keeps in memory, else 1.
 
-    Raises ExcessError. A damaged file is left to the decoder.
+    The former are 2 at least, and slow codes count CODES times. Raises ExcessError; what is damaged is the decoder's.
     """
     if kind == "JPEG":
         return _jpeg(data)
@@ -204,6 +217,7 @@ def count_passes(kind: str, data: bytes) -> int:
         check_directories([memoryview(data)])
     elif kind == "WEBP":
         _webp(data)
+        return CODES if b"VP8L" in data or b"ALPH" in data else 1
     elif kind == "PPM":
         _ppm(data)
     elif kind == "BMP":
@@ -223,29 +237,29 @@ def jpeg_frame(data: bytes) -> bytes:
 
 def _jpeg(data: bytes) -> int:
     """Count the scans; one that holds all components at once is the only one that is read."""
-    if len(data) < TINY and data.count(b"\xff\xda") < 2:
-        return 1
     scans = segments = 0
-    components, progressive = b"", False
-    blocks: list[tuple[bytes, memoryview]] = []
+    components, progressive, kept, times = b"", False, 1, 1
+    blocks: list[tuple[int, memoryview]] = []
     for kind, at, filling in _markers(data):
         segments += 1 + _parts(data, kind, at) + (0 if scans else filling // FILLING)
         if segments > MAX_SEGMENTS:
             raise ExcessError(f"more than {MAX_SEGMENTS:,} segments")
         if scans and kind == END_OF_PICTURE:
             break
-        if kind in (0xE1, 0xE2):
-            blocks += _directories(data, at)
+        if kind in NAMES:
+            blocks += _directories(data, kind, at)
         if kind in FRAMES:
             components, progressive = data[at + 7 : at + 8], kind in PROGRESSIVE
+            times = times if kind in HUFFMAN else CODES
         elif kind == START_OF_SCAN:
             scans += 1
             if not progressive and scans == 1 and data[at + 2 : at + 3] == components:
                 break
+            kept = 2  # all coefficients are, until the last scan is read
             if scans > MAX_SCANS:
                 raise ExcessError(f"more than {MAX_SCANS} scans")
     check_directories(_joined(blocks))
-    return max(scans, 1)
+    return max(scans, kept) * times
 
 
 def _markers(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -254,11 +268,16 @@ def _markers(data: bytes) -> Iterator[tuple[int, int, int]]:
     Decoders go on behind an end that comes before any scan.
     """
     at = 2
-    while found := MARKER.search(data, at):
+    while at < len(data):
+        found = MARKER.search(data, at, at + WINDOW)
+        if found is None:
+            yield SAYS_NOTHING, at, min(WINDOW, len(data) - at)
+            at += WINDOW - 1
+            continue
         kind = data[found.start() + 1]
         yield kind, found.end(), found.start() - at
         at = found.end()
-        if kind not in (0x01, START_OF_PICTURE, END_OF_PICTURE):  # which have no length
+        if kind not in (SAYS_NOTHING, START_OF_PICTURE, END_OF_PICTURE):  # which have no length
             at += int.from_bytes(data[at : at + 2], "big")
     yield END_OF_PICTURE, len(data), max(0, len(data) - at)
 
@@ -271,21 +290,19 @@ def _parts(data: bytes, kind: int, at: int) -> int:
     return length // 65 if kind == TABLES else length // 3 if kind in FRAMES else 0
 
 
-def _joined(segments: list[tuple[bytes, memoryview]]) -> list[memoryview]:
+def _joined(segments: list[tuple[int, memoryview]]) -> list[memoryview]:
     """Return the blocks of a JPEG's segments: Pillow joins those of EXIF, which may be cut into several."""
-    parts = [content for name, content in segments if name == b"Exif"]
+    parts = [content for kind, content in segments if kind == METADATA]
     if sum(map(len, parts)) > MAX_BLOCK:
         raise ExcessError(f"more than {MAX_BLOCK:,} bytes of EXIF")
-    others = [content for name, content in segments if name != b"Exif"]
+    others = [content for kind, content in segments if kind != METADATA]
     return [*others, parts[0] if len(parts) == 1 else memoryview(b"".join(parts))]
 
 
-def _directories(data: bytes, at: int) -> Iterator[tuple[bytes, memoryview]]:
-    """Yield the name and the content of a JPEG's segment if it holds EXIF or the directory of an MPO."""
-    end = at + int.from_bytes(data[at : at + 2], "big")
-    name = data[at + 2 : at + 6]
-    if name in (b"Exif", b"MPF\0"):
-        yield name, memoryview(data)[at + (8 if name == b"Exif" else 6) : end]
+def _directories(data: bytes, kind: int, at: int) -> Iterator[tuple[int, memoryview]]:
+    """Yield the kind and the content of a JPEG's segment if Pillow finds EXIF or the directory of an MPO in it."""
+    if data.startswith(NAMES[kind], at + 2):
+        yield kind, memoryview(data)[at + 2 + len(NAMES[kind]) : at + int.from_bytes(data[at : at + 2], "big")]
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -298,16 +315,19 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _png(data: bytes) -> None:
-    packed = 0
+    packed = profiles = 0
     blocks = []
     for number, (kind, start, end) in enumerate(png_chunks(data), 1):
         packed += kind in PACKED
+        profiles += kind == b"iCCP"
         if number > MAX_BLOCKS:
             raise ExcessError(f"more than {MAX_BLOCKS:,} chunks")
+        if profiles > 1:
+            raise ExcessError("more than 1 colour profile")
         if packed > MAX_PACKED:
             raise ExcessError(f"more than {MAX_PACKED} texts and profiles")
         if kind == b"eXIf":
-            blocks.append(_block(data, start, end))
+            blocks.append(memoryview(data)[start:end])
         if kind == b"IEND":
             break
     check_directories(blocks)
@@ -364,7 +384,7 @@ def _webp(data: bytes) -> None:
     for kind, start, end in chunks(data, FIRST_CHUNK, len(data)):
         number += 1
         if kind == b"EXIF":
-            blocks.append(_block(data, start, end))
+            blocks.append(memoryview(data)[start:end])
         inner = chunks(data, start + 16, min(end, len(data))) if kind == b"ANMF" else ()
         for part, _, _ in inner:
             number += 1
@@ -391,8 +411,3 @@ def first_frame(data: bytes) -> bytes | None:
                 (b"RIFF", length.to_bytes(4, "little"), b"WEBP", extended, memoryview(data)[start + 16 : end])
             )
     return None
-
-
-def _block(data: bytes, start: int, end: int) -> memoryview:
-    """Return an EXIF block that is part of a file, without the name before it."""
-    return memoryview(data)[start + 6 * data.startswith(b"Exif\0\0", start) : end]

@@ -24,6 +24,7 @@ import numpy as np
 from pupila import images
 from pupila._workers import DiedError, Worker, serve
 from pupila.errors import ImageError
+from pupila.images.strip import Clean, clean
 
 log = logging.getLogger("pupila.server")
 
@@ -53,10 +54,19 @@ class DecodingProcess:
 
         Raises ImageError as it does, and where the picture takes too much; TimeoutError at the deadline.
         """
+        answer = self._do({"size": size, "framing": framing}, data, limits, deadline)
+        return np.frombuffer(answer, np.uint8).reshape(size, size, 3)
+
+    def clean(self, data: bytes, limits: images.ImageLimits, *, deadline: float) -> Clean | None:
+        """Return what strip.clean() does; raises as decode()."""
+        kind, _, cleaned = self._do({}, data, limits, deadline).partition(b"\n")
+        return Clean(cleaned, kind.decode()) if kind else None
+
+    def _do(self, job: dict[str, int | str], data: bytes, limits: images.ImageLimits, deadline: float) -> bytes:
         if not self._lock.acquire(timeout=_left(deadline)):
             raise TimeoutError
         try:
-            head = {"size": size, "limits": astuple(limits), "framing": framing, "deadline": deadline}
+            head = {**job, "limits": astuple(limits), "deadline": deadline}
             answer = self._ask(json.dumps(head).encode() + b"\n" + data, deadline)
         finally:
             self._lock.release()
@@ -70,7 +80,7 @@ class DecodingProcess:
             raise ImageError("image_too_complex", message)
         if answer.startswith(b"["):
             raise ImageError(*json.loads(answer))
-        return np.frombuffer(answer, np.uint8, offset=1).reshape(size, size, 3)
+        return answer[1:]
 
     def _ask(self, job: bytes, deadline: float) -> bytes:
         """Return the answer; LATE at the deadline, and nothing where the picture has ended the process.
@@ -118,7 +128,7 @@ def _end(worker: Worker) -> None:
 
 
 def _answer(message: bytes) -> bytes:
-    """Return a line end and the pixels, or the code and the text of an ImageError as JSON, or LATE."""
+    """Return a line end and the pixels, or kind and content of a clean file; or an ImageError as JSON, or LATE."""
     head, _, data = message.partition(b"\n")
     job = json.loads(head)
     if not _left(job["deadline"]):
@@ -126,10 +136,12 @@ def _answer(message: bytes) -> bytes:
     limits = images.ImageLimits(*job["limits"])
     try:
         with _bounded(_left(job["deadline"]), limits):
-            pixels = images.decode(data, job["size"], limits, job["framing"])
+            if "size" in job:
+                return b"\n" + images.decode(data, job["size"], limits, job["framing"]).tobytes()
+            cleaned = clean(data, limits)
+            return b"\n%b\n%b" % (cleaned.kind.encode(), cleaned.data) if cleaned else b"\n"
     except ImageError as error:
         return json.dumps([error.code, str(error)]).encode()
-    return b"\n" + pixels.tobytes()
 
 
 @contextlib.contextmanager

@@ -10,12 +10,11 @@ hundreds of megabytes while they are decoded, or what keeps its decoder busy for
 """
 
 import logging
-import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import NamedTuple, TypeVar
@@ -235,7 +234,9 @@ def guarded(call: Callable[[], Value]) -> Value | None:
 SMALL = 500_000
 """Pixels up to which a picture is decoded where it is needed: it takes milliseconds, and about two megabytes."""
 LARGE_IMAGE = threading.Lock()
-"""The worker's: held while a large picture is decoded, by the process for them or by the collector."""
+"""The worker's: held while a large picture is decoded."""
+LARGE = DecodingProcess(LARGE_IMAGE)
+"""Decodes them, for answers and for what is kept."""
 
 
 class LargeImageError(Exception):
@@ -252,20 +253,6 @@ def reject_large(pixels: int) -> AbstractContextManager[None]:
     if pixels > SMALL:
         raise LargeImageError
     return images.no_lock(pixels)
-
-
-@contextmanager
-def large_image_lock(pixels: int, deadline: float = math.inf) -> Iterator[None]:
-    """Hold the lock while so many pixels are decoded, if they are many; raises DeadlineError at `deadline`."""
-    if pixels <= SMALL:
-        yield
-        return
-    if not LARGE_IMAGE.acquire(timeout=min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)):
-        raise DeadlineError
-    try:
-        yield
-    finally:
-        LARGE_IMAGE.release()
 
 
 BATCH = 8
@@ -314,7 +301,7 @@ class Decoding:
         except LargeImageError:
             pass
         try:
-            return self._classifier.large.decode(data, size, limits, framing, deadline=self._context.deadline)
+            return LARGE.decode(data, size, limits, framing, deadline=self._context.deadline)
         except TimeoutError:
             raise DeadlineError from None
 
@@ -354,7 +341,6 @@ class Classifier:
     ) -> None:
         self.predictor = predictor
         self.limits = settings.image_limits
-        self.large = DecodingProcess(LARGE_IMAGE)
         self.on_batch = on_batch
         self.batcher = Batcher(self._compute, BATCH, settings.max_waiting)
 

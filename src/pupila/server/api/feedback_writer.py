@@ -14,9 +14,10 @@ from collections.abc import Sequence
 
 from pupila.errors import DataError, ImageError, SettingsError
 from pupila.feedback import Answered, Kept, Store
+from pupila.images.strip import Clean, clean
 from pupila.prediction import Prediction
 from pupila.server.api.multipart import Part
-from pupila.server.inference import large_image_lock
+from pupila.server.inference import LARGE, LargeImageError, reject_large
 from pupila.server.process.scoreboard import DROPPED, KEPT, MARKS, PENDING, SharedTable
 from pupila.server.settings import Settings
 
@@ -35,6 +36,8 @@ PATIENCE = 2.0
 """Seconds that feedback waits for a picture that any worker is about to write."""
 SILENCE = 60.0
 """Seconds between two log entries of one kind about pictures that are not kept."""
+LARGE_SECONDS = 10.0
+"""For which a large picture waits for others and is read once more."""
 LAST_WORDS = 10.0
 """Seconds that a worker which ends has to write what is in its queue."""
 
@@ -175,8 +178,7 @@ class Collector:
         while batch := self._take():
             kept = 0
             try:
-                limit, limits = self._settings.feedback_max_bytes, self._settings.image_limits
-                kept = self._writer.add(batch, limit, limits, large_image_lock)
+                kept = self._writer.add(batch, self._settings.feedback_max_bytes, self._cleaned)
             except Exception as error:
                 self._complain("pictures cannot be kept in %s", error)
             with self._changed:
@@ -187,6 +189,18 @@ class Collector:
                 written = self._entered - len(self._queue)
                 for number in range(written - len(batch), written):
                     self._row[MARKS + number % RING] = 0.0
+
+    def _cleaned(self, data: bytes) -> Clean | None:
+        """Do as clean(): in the process for large pictures, unless it takes milliseconds."""
+        limits = self._settings.image_limits
+        try:
+            return clean(data, limits, reject_large)
+        except LargeImageError:
+            pass
+        try:
+            return LARGE.clean(data, limits, deadline=time.monotonic() + LARGE_SECONDS)
+        except (ImageError, TimeoutError):
+            return None
 
     def _complain(self, message: str, error: Exception | None = None) -> None:
         """Log why pictures are not kept: a disk that is full stays full for a while, and its log shall not grow."""

@@ -11,8 +11,8 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from pupila import images
 from pupila.errors import ImageError
+from pupila.images.decoder import DEFAULT_LIMITS, DecodeLock, ImageLimits, header, no_lock, plain_png
 from pupila.images.limits import FIRST_CHUNK, chunks
 
 LONGEST = 1024
@@ -43,14 +43,14 @@ class Clean:
         return hashlib.sha256(self.data).hexdigest()
 
 
-def clean(data: bytes, limits: images.ImageLimits, lock: images.DecodeLock = images.no_lock) -> Clean | None:
+def clean(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, lock: DecodeLock = no_lock) -> Clean | None:
     """Return the picture without metadata: the same file where its structure is known, else a PNG of its pixels.
 
     `lock`: see images.decode(). None if it cannot be read after all.
     """
     try:
-        stripped = strip(data, images.header(data, limits).orientation)
-        return stripped or Clean(images.plain_png(data, LONGEST, limits, lock), "png")
+        stripped = strip(data, header(data, limits, lock).orientation)
+        return stripped or Clean(plain_png(data, LONGEST, limits, lock), "png")
     except ImageError:
         return None
 
