@@ -14,7 +14,7 @@ import pytest
 from data_kit import as_a_plain_user, files_of, make_folder, make_tar, picture
 
 from pupila._files import locked
-from pupila.data import Splits, load_dataset
+from pupila.data import Splits, cache, load_dataset
 
 COUNTS = {"train/cat": 2, "train/dog": 2, "test/dog": 1}
 
@@ -161,3 +161,11 @@ def no_file_longer_than(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_disk_that_would_be_full_keeps_no_pictures(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cache, "ROOM", 2**80)
+    assert len(load(root).train) == 4
+    assert "were not cached" in caplog.text and not kept(root, "*.db")

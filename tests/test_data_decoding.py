@@ -94,6 +94,15 @@ def test_pixels_that_are_no_files_are_resized_as_files_are() -> None:
     assert resize_pictures(pixels, 20) is pixels
 
 
+def test_equal_pictures_are_decoded_once_and_stand_in_each_place() -> None:
+    one, two, bad = picture(1), picture(2), b"bad"
+    sources = [one, bytes(bytearray(one)), bad, two, one, bad, two, picture(3)]
+    pixels, failed = decode_pictures(sources, 9, DEFAULT_LIMITS)
+    assert set(failed) == {2, 5}
+    for source, found in zip(sources, pixels, strict=True):
+        assert (found == (0 if source == bad else images.decode(source, 9))).all()
+
+
 def test_process_that_is_killed_costs_no_picture() -> None:
     if usable_cores() < 2:
         pytest.skip("there is one core only, so nothing is decoded in other processes")
@@ -107,7 +116,7 @@ def test_process_that_is_killed_costs_no_picture() -> None:
 
     killer = threading.Thread(target=kill_one)
     killer.start()
-    pixels, failed = decode_pictures([picture()] * 8 * FEW, 9, DEFAULT_LIMITS)
+    pixels, failed = decode_pictures([picture() + b"%d" % number for number in range(8 * FEW)], 9, DEFAULT_LIMITS)
     killer.join()
     assert not failed
     assert (pixels == images.decode(picture(), 9)).all()

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data_kit import make_tar, make_zip, picture
+from PIL import Image
 
 from pupila.data import load_dataset
 from pupila.data.layouts import arrays
@@ -105,6 +106,11 @@ ODD = {
     "a file of size -1": (sized(END, -1)[:512] + bytes(300 * MIB), "a file of -1 bytes"),
     "a header of size -1": (sized(record(tarfile.XHDTYPE, b""), -600) + bytes(300 * MIB), "a size of -512 bytes"),
     "a pax size of -1": (record(tarfile.XHDTYPE, pax(b"size=-1")) + END[:512] + bytes(300 * MIB), "a file of -1 bytes"),
+    "a map of a sparse file for all": (
+        record(tarfile.XGLTYPE, pax(b"GNU.sparse.map=" + b",".join([b"0"] * 8_000)))
+        + (record(tarfile.XHDTYPE, b"") * 200 + END[:512]) * 100,
+        "a sparse file for all files",
+    ),
     "a long number": (record(tarfile.XHDTYPE, b"1" * 120_000) + END, "does not end where it says"),
     "a long number in a value": (record(tarfile.XHDTYPE, pax(b"comment=" + b"1" * 120_000)) + END, "over 64 digits"),
     "records that overlap": (record(tarfile.XHDTYPE, b"2 " * 60_000 + b"=") + END, "does not end where it says"),
@@ -242,6 +248,19 @@ def test_lists_of_nothing_in_parquet_are_refused_before_they_are_objects(tmp_pat
         parquet.write_table(pyarrow.table(columns), path)
         said, seconds, mib = cost(path)
         assert f"has lists in the column '{name}'" in said and seconds < 2 and mib < 100, (said, seconds, mib)
+
+
+def test_links_to_a_picture_that_takes_long_are_decoded_once(tmp_path: Path) -> None:
+    slow = io.BytesIO()
+    Image.new("1", (7_000, 7_000)).save(slow, "PNG")
+    path = make_tar(tmp_path / "a.tar", {"cat/0.png": slow.getvalue(), "dog/0.png": picture()})
+    with tarfile.open(path, "a") as archive:
+        for number in range(1, 200):
+            link = tarfile.TarInfo(f"cat/{number}.png")
+            link.type, link.linkname = tarfile.LNKTYPE, "cat/0.png"
+            archive.addfile(link)
+    said, seconds, _ = cost(path)
+    assert said == "('cat', 'dog')" and seconds < 3
 
 
 def test_parquet_that_repeats_one_large_picture_stays_within_memory(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pupila import manifest
+from pupila.data import cache
 from pupila.data.layouts import arrays, parquet, tables
 from pupila.data.sources import archive, files
 from pupila.feedback import store
@@ -56,6 +57,8 @@ NAMED = {
         f"{archive.RATIO} times", f"{parquet.LEAST_BYTES // GIB} GiB left", f"{archive.TOTAL_BYTES // GIB} GiB where",
         f"{parquet.MAX_ROWS:,} rows", f"{parquet.BATCH} rows",
     ],
+    "classes of a data set": [f"{manifest.MAX_CLASSES:,}, as a model"],
+    "picture, of a data set": [f"{archive.MEMBER_BYTES // MIB} MiB in", f"{cache.ROOM // GIB} GiB of the disk"],
     "JSON, sent to a server": [f"feedback {feedback.MAX_BODY // 1024} KiB"],
     "request head": [
         f"{parser.MAX_HEAD // 1024} KiB", f"{parser.MAX_HEADERS} headers", f"{event_loop.HEAD_TIMEOUT:g} seconds",

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 from batch_kit import fill
-from data_kit import make_folder
+from data_kit import make_folder, serving
 from server_kit import write_model
 
 from pupila._files import locked
 from pupila.batch import predict_all
 from pupila.batch.job import NAMES
 from pupila.data import load_dataset
-from pupila.errors import DataError, TrainingError
+from pupila.data.sources.download import download
+from pupila.errors import DataError, DownloadError, TrainingError
 from pupila.evaluation.pages.data_report import TABLE, Mislabelled, write_mislabelled
 from pupila.evaluation.pages.report import _plot
 from pupila.progress import LOG, printing_to
@@ -101,3 +102,11 @@ def test_table_of_doubts_is_not_written_through_a_dangling_link(tmp_path: Path) 
     with pytest.raises(DataError, match="is there already"):
         write_mislabelled(tmp_path, Mislabelled("photos", (), (), 0, 0, 0.0, "nothing"))
     assert not (tmp_path / "nothing").exists()
+
+
+def test_download_does_not_go_on_through_a_link(mine: Path, tmp_path: Path) -> None:
+    before = mine.read_bytes()
+    (tmp_path / "x.bin.part").symlink_to(mine)
+    with serving(before + b"more") as server, pytest.raises(DownloadError, match="is a link"):
+        download(server.url, tmp_path / "x.bin", sha256="0" * 64)
+    assert mine.read_bytes() == before

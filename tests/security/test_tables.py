@@ -71,6 +71,22 @@ def test_tables_in_folders_within_each_other_are_bounded() -> None:
     assert any("too many folders within each other" in reason for reason in said)
 
 
+def test_tables_of_a_name_that_thousands_of_folders_hold_are_bounded() -> None:
+    found = pictures(*(f"p{number}/1.jpg" for number in range(2_000)))
+    said = reasons(*found, *(table(f"{number}.csv", "1.jpg,a", "2.jpg,b") for number in range(2_000)), seconds=1.5)
+    assert any("pictures of one name in too many folders" in reason for reason in said)
+
+
+def test_labels_of_many_pieces_are_looked_at_one_by_one() -> None:
+    label = "|".join(["ab"] * 40_000)
+    rows = [tables.LabelRow("a.jpg", f"{number}{label}", "") for number in range(20)]
+    tracemalloc.start()
+    tables._unfit(rows)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * 2**20
+
+
 def test_table_beside_deep_folders_takes_little_memory() -> None:
     found = pictures(*(f"p{number}/{'d/' * 1_500}{number}.jpg" for number in range(60)))
     tracemalloc.start()

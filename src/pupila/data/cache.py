@@ -7,10 +7,12 @@ A cache can be deleted at any time: what is damaged shows in the checksums of th
 written, a warning says so, and loading goes on.
 """
 
+import errno
 import hashlib
 import json
 import logging
 import os
+import shutil
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +28,8 @@ log = logging.getLogger("pupila.data")
 
 VERSION = 6
 """Part of every key: raise it when the same files would give other pixels, labels or order than before."""
+ROOM = 2**30
+"""Bytes of the disk that are left to others."""
 
 
 class DatasetCache:
@@ -51,6 +55,9 @@ class DatasetCache:
             ready = self._folder / ".unfinished"
             with locked(self._folder / ".lock"):
                 try:
+                    needed = ROOM + sum(part.images.nbytes for part in splits.parts().values())
+                    if needed > shutil.disk_usage(self._folder).free:
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                     _write(splits, ready)
                     ready.replace(self._folder / f"{splits.train.size}.db")
                 finally:

@@ -70,19 +70,24 @@ def decode_pictures(
 ) -> tuple[Pictures, Failed]:
     """Return uint8 [N, size, size, 3] and, by index, the reason for each picture that could not be read.
 
-    One process a core decodes, or this one if there are few pictures.
+    One process a core decodes, or this one if there are few pictures. Of equal ones, as links in a tar are, one is.
     """
     _check_memory(len(sources), size)
-    shape, failed, count = (len(sources), size, size, 3), Failed(), _worker_count(len(sources))
-    with _nameless_file() as memory, progress_bar("decoding", len(sources)) as bar:
+    first: dict[bytes | str, int] = {}
+    places = [first.setdefault(source, len(first)) for source in sources]
+    shape, failed, count = (len(sources), size, size, 3), Failed(), _worker_count(len(first))
+    with _nameless_file() as memory, progress_bar("decoding", len(first)) as bar:
         memory.truncate(math.prod(shape) if count else 0)
         shared = mmap.mmap(memory.fileno(), 0) if count else bytearray(math.prod(shape))
         pixels = np.frombuffer(shared, dtype=np.uint8).reshape(shape)
-        for rows, reasons in _decoded(sources, pixels, count, memory.fileno(), limits, framing):
+        for rows, reasons in _decoded(list(first), pixels, count, memory.fileno(), limits, framing):
             failed.update((row, reason) for row, reason in zip(rows, reasons, strict=True) if reason)
             bar.update(len(rows))
     pixels[list(failed)] = 0  # a process may have ended in the middle of one
-    return pixels, failed
+    for row in range(len(sources) - 1, -1, -1):  # from the end: each place is at or before its row
+        if places[row] != row:
+            pixels[row] = pixels[places[row]]
+    return pixels, {row: failed[place] for row, place in enumerate(places) if place in failed}
 
 
 def _decoded(
@@ -106,9 +111,9 @@ def _decoded(
 
 
 def _check_memory(count: int, size: int) -> None:
-    """Raise DataError if so many pictures would not fit."""
+    """Raise DataError if so many pictures, and a copy in training and validation split, would not fit."""
     fix = "Use fewer pictures, or a smaller size: half of it needs a quarter."
-    check_memory(count * size * size * 3, f"{counted(count, 'picture')} of {size} x {size} pixels", fix)
+    check_memory(2 * count * size * size * 3, f"{counted(count, 'picture')} of {size} x {size} pixels", fix)
 
 
 def sample_sides(sources: Sources, limits: ImageLimits) -> list[tuple[int, int]]:

@@ -20,6 +20,7 @@ from torch import Tensor
 from pupila._arguments import counted
 from pupila.data import Dataset, Splits, load_dataset
 from pupila.data.quality.labels import picture_paths
+from pupila.data.sources.archive import check_memory
 from pupila.errors import DataError, TrainingError
 from pupila.evaluation.evaluate import predict_features
 from pupila.evaluation.metrics import Float64, Int64
@@ -40,6 +41,7 @@ NOISE = 0.055
 """Share of the labels that the last layers take to be any class: 1 in 20 wrong, where there are ten classes."""
 LARGEST = 96
 """Network size at most, where no model says another."""
+FIX = "Use fewer pictures."
 LEAST = 2 * FOLDS
 """Pictures a class needs: in each fold some to learn from and some to judge."""
 
@@ -67,6 +69,8 @@ def find_mislabelled(
 def _pool(splits: Splits) -> tuple[Dataset, list[str]]:
     """Join train and validation: the labels that training sees. The test split is not looked at."""
     named = {name: part for name, part in splits.parts().items() if name != "test"}
+    count = sum(map(len, named.values()))
+    check_memory(2 * sum(p.images.nbytes for p in named.values()), f"The copies of {counted(count, 'picture')}", FIX)
     images = np.concatenate([part.images for part in named.values()])
     labels = np.concatenate([part.labels for part in named.values()])
     paths = picture_paths(splits)

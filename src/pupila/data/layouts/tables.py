@@ -14,7 +14,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -127,13 +127,19 @@ class _Pictures:
         self.by_file_everywhere = functools.cache(functools.partial(self._by_file, ()))
 
     def _below(self, folder: tuple[str, ...]) -> Sequence[SourceFile]:
-        """Return those below a folder; raises TableError if so many have been asked for that it would take hours."""
+        """Return those below a folder; raises as take() does."""
         start = bisect.bisect_left(self._pictures, folder, key=attrgetter("parts"))
         end = bisect.bisect_right(self._pictures, folder, key=lambda picture: picture.parts[: len(folder)])
-        self._left -= end - start if folder else 0
-        if self._left < 0:
-            raise TableError("there are tables in too many folders within each other")
+        self.take(end - start if folder else 0)
         return self._pictures[start:end]
+
+    def take(self, looks: int) -> None:
+        """Raise TableError if so many pictures and folders have been looked at that it would take hours."""
+        self._left -= looks
+        if self._left < 0:
+            raise TableError(
+                "there are tables in too many folders within each other, or pictures of one name in too many folders"
+            )
 
     def _by_file(self, folder: tuple[str, ...]) -> dict[str, list[Named]]:
         """Index those below a folder by the names of their files, with and without ending, whatever the capitals.
@@ -150,13 +156,14 @@ class _Pictures:
         return found
 
     def _in_folders(self, home: tuple[str, ...]) -> "_Folders":
-        return _Folders(home, self._below(home))
+        return _Folders(home, self._below(home), self.take)
 
 
 class _Folders:
     """A folder and those directly in it, in order, and which of them have a picture by its path in it."""
 
-    def __init__(self, home: tuple[str, ...], pictures: Sequence[SourceFile]) -> None:
+    def __init__(self, home: tuple[str, ...], pictures: Sequence[SourceFile], take: Callable[[int], None]) -> None:
+        self._take = take
         self.folders: dict[tuple[str, ...], list[SourceFile]] = {home: list(pictures)}
         for picture in pictures:
             if len(picture.parts) > len(home) + 1:
@@ -171,7 +178,9 @@ class _Folders:
         """Return how many of the paths there are in each folder."""
         found: Counter[tuple[str, ...]] = Counter()
         for key, count in Counter(sample).items():
-            for folder in self._holders.get(key, ()):
+            holders = self._holders.get(key, ())
+            self._take(max(0, len(holders) - 1))
+            for folder in holders:
                 found[folder] += count
         return found
 
@@ -553,9 +562,8 @@ def _one_hot(lines: Iterable[Cells], heads: Cells, path: int, split: int | None)
 def _unfit(rows: Sequence[LabelRow]) -> str:
     """Say so if labels are put together from others, as in cat|dog, or are titles; empty if they are classes."""
     labels = Counter(row.label for row in rows)
-    pieces = {label: [piece.strip() for piece in SEVERAL.split(label)] for label in labels}
-    joined = {label for label, names in pieces.items() if len(names) > 1 and all(name in labels for name in names)}
-    several = sum(labels[label] for label in joined)
+    joined = (label for label in labels if SEVERAL.search(label))
+    several = sum(labels[label] for label in joined if all(name.strip() in labels for name in SEVERAL.split(label)))
     if several > len(rows) / 100:
         return _too_many_classes(several, len(rows))
     return "nearly every row has another label, as titles have" if len(labels) > max(len(rows) / 2, FEW_TITLES) else ""

@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pupila import images
+from pupila._arguments import counted
 from pupila.data.dataset import Pictures
+from pupila.data.sources.archive import check_memory
 from pupila.progress import progress_bar
 
 Floats = NDArray[np.float32]
@@ -57,7 +59,10 @@ def find_duplicates(pictures: Sequence[Pictures]) -> list[DuplicatePair]:
 
     Of pictures with the same pixels each is paired with the first one. That one alone is compared with others, and what
     is found is paired with all of them. In a crowd of pictures that are all alike each has its likest pairs only.
+    Raises DataError if the copies that are compared would not fit into memory.
     """
+    count = sum(map(len, pictures))
+    check_memory(3 * FINE * FINE * 3 * count, f"The copies of {counted(count, 'picture')}", "Use fewer pictures.")
     exact = _exact([picture for part in pictures for picture in part])
     copies: dict[int, list[int]] = {}
     for pair in exact:

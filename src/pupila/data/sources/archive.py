@@ -188,6 +188,8 @@ class _Member(tarfile.TarInfo):
                 raise tarfile.ReadError("a pax record does not end where it says")
             at, count = end, count + 1
         stream.take_records(count)
+        if self.type == tarfile.XGLTYPE and b"GNU.sparse" in records:  # they would be read again for each member
+            raise tarfile.ReadError("records of a sparse file for all files")
         if LONG_NUMBER.search(records):
             raise tarfile.ReadError("a pax record holds a number of over 64 digits")
         made: tarfile.TarInfo = super()._proc_pax(archive)  # type: ignore[misc]

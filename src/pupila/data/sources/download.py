@@ -11,7 +11,7 @@ import urllib.request
 from pathlib import Path
 
 from pupila._arguments import whole_number
-from pupila._files import locked
+from pupila._files import locked, open_own
 from pupila.errors import DownloadError
 from pupila.progress import progress_bar
 
@@ -115,7 +115,8 @@ def _receive(response: http.client.HTTPResponse, part: Path, start: int) -> bool
         start = 0  # the server does not resume, and sends it all
     length = whole_number(response.headers.get("Content-Length", ""))
     total = None if length is None else start + length
-    with response, part.open("r+b" if start else "wb") as file, progress_bar("downloading", total or 1) as bar:
+    flags = os.O_RDWR | (0 if start else os.O_TRUNC)
+    with response, os.fdopen(open_own(part, flags), "r+b") as file, progress_bar("downloading", total or 1) as bar:
         file.seek(start)
         bar.update(start if total else 0)
         while True:
