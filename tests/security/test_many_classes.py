@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy
 
 from pupila.data.layouts.labelled import check_class_count
 from pupila.errors import DataError
-from pupila.evaluation.metrics import confusion_matrix
+from pupila.evaluation.metrics import confusion_matrix, score
 from pupila.manifest import MAX_CLASSES
 from pupila.training.loop.probe import fit_linear
 
@@ -23,6 +23,12 @@ def test_last_layer_that_would_not_fit_is_refused_before_it_is_made() -> None:
     pictures = torch.zeros(1_000, 2)
     with pytest.raises(DataError, match=r"1,000 pictures in 1,000,000,000 classes need [\d,.]+ GiB of memory"):
         fit_linear(pictures, torch.zeros(1_000, dtype=torch.int64), 10**9, cross_entropy, 1.0)
+
+
+def test_answers_that_would_not_fit_as_probabilities_are_refused_before_they_are() -> None:
+    logits = np.broadcast_to(np.zeros(1, dtype=np.float32), (10**6, 10**6))
+    with pytest.raises(DataError, match=r"1,000,000 pictures in 1,000,000 classes need [\d,.]+ GiB of memory"):
+        score(logits, np.zeros(10**6, dtype=np.int64), [])
 
 
 def test_confusions_that_would_not_fit_are_refused_before_they_are_counted() -> None:

@@ -26,7 +26,7 @@ Z_95 = 1.959963984540054
 BINS = 15
 """As in Guo et al., so that figures can be compared."""
 COPIES = 6
-"""Of the confusion matrix: what is written and drawn of it takes so many times its numbers."""
+"""Of the confusion matrix, and of logits as float64: what is made of them takes so many times their numbers."""
 COLDEST, HOTTEST = 0.01, 100.0
 """Where the temperature is searched: far beyond any that a trained network has needed."""
 
@@ -219,9 +219,15 @@ def log_softmax(logits: Floats, temperature: float = 1.0) -> Float64:
 
 
 def check(logits: Floats, labels: Int64) -> None:
-    """Raise DataError if there is no picture, ModelError if a logit is not finite, ValueError if shapes disagree."""
+    """Raise DataError if there is no picture or no room for copies, ModelError if a logit is not finite.
+
+    ValueError if shapes disagree.
+    """
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise ValueError(f"Expected logits [N, K] and labels [N], got {list(logits.shape)} and {list(labels.shape)}.")
+    count, classes = logits.shape
+    what = f"The answers to {counted(count, 'picture')} in {counted(classes, 'class')}"
+    check_memory(8.0 * COPIES * logits.size, what, "Use fewer classes.")
     if not labels.size:
         raise DataError("There are no pictures to score. Give a data set with at least one.")
     if labels.min() < 0 or labels.max() >= logits.shape[1]:
