@@ -24,7 +24,8 @@ NAMED = {
     "picture, sent to a server": [
         f"{Settings().max_part_bytes // MIB} MiB", f"{limits.MAX_SCANS} scans", f"{limits.MAX_SEGMENTS:,} segments",
         f"{limits.MAX_BLOCKS:,} chunks", f"{limits.FILLING} filling bytes", f"{limits.MAX_PACKED} packed texts",
-        f"{formats.LONG // MIB} MiB and {inference.SMALL:,} pixels", f"counts {limits.CODES // decoder.USUAL_SCANS} times",
+        f"{formats.LONG // MIB} MiB and {inference.SMALL:,} pixels",
+        f"counts {limits.CODES // decoder.USUAL_SCANS} times",
         f"{boxes.MAX_BOXES:,} boxes", f"{boxes.MAX_ITEMS:,} items", f"{boxes.MAX_BOXES:,} parts of parts",
         f"{tiff.MAX_BITS} bits", f"{tiff.MAX_SHARED} times the file", f"{decoder.MAX_SIDE:,} pixels; ",
         f"{limits.MAX_SLOW_PIXELS:,} pixels of a BMP packed as runs",
