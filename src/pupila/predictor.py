@@ -31,6 +31,8 @@ BATCH = 32
 
 GOLDEN_BYTES = 2**20
 """Bytes of a golden picture at most."""
+MAX_MAP = 64
+"""Numbers a side of a class activation map: each is written into the answer."""
 PNG = b"\x89PNG\r\n\x1a\n"
 
 Floats = NDArray[np.float32]
@@ -102,7 +104,7 @@ class Predictor:
             manifest = Manifest.from_json(graph.metadata[METADATA_KEY])
             if manifest.sha256 != seal:
                 raise ModelError("The seal in its manifest is damaged. Copy or export the model again.")
-            together = cost.MAX_TOGETHER // cost.check(graph).numbers
+            needed = cost.check(graph)
             options = ort.SessionOptions()
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
@@ -110,8 +112,9 @@ class Predictor:
             options.add_session_config_entry("session.set_denormal_as_zero", str(int(flush_denormals)))
             options.add_session_config_entry("session.x64quantprecision", "1")  # exact int8 sums on CPUs without VNNI
             session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-            _check_shapes(session, manifest)
-            return cls(session, manifest, hashlib.sha256(data).hexdigest()[:12], together)
+            _check_shapes(session, manifest, needed.maps)
+            version, together = hashlib.sha256(data).hexdigest()[:12], cost.MAX_TOGETHER // needed.numbers
+            return cls(session, manifest, version, together)
         except ModelError:
             raise
         except Exception as error:  # ONNX Runtime has a dozen types of its own, and what a file holds may be anything
@@ -262,13 +265,15 @@ class Predictor:
         return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)] if len(parts) > 1 else parts[0]
 
 
-def _check_shapes(session: ort.InferenceSession, manifest: Manifest) -> None:
+def _check_shapes(session: ort.InferenceSession, manifest: Manifest, maps: tuple[int, ...]) -> None:
     """Raise ModelError unless the graph takes and gives what the manifest says."""
     inputs = {value.name: value.shape[1:] for value in session.get_inputs()}
     outputs = {value.name: value.shape[1:2] for value in session.get_outputs()}
     size, classes = manifest.input_size, len(manifest.classes)
     wanted = {"features"} if manifest.unknown_score == "energy" else {"features", "unknown"}
-    if inputs != {"images": [size, size, 3]} or outputs.get("logits") != [classes] or wanted - outputs.keys():
+    explained = len(maps) == 4 and maps[1] == classes and max(maps[2:]) <= MAX_MAP
+    taken = inputs == {"images": [size, size, 3]}
+    if not taken or not explained or outputs.get("logits") != [classes] or wanted - outputs.keys():
         raise ModelError("Its graph is not the one that its manifest describes. Export or copy the model again.")
 
 

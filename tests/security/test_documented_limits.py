@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pupila import manifest
+from pupila import manifest, predictor
 from pupila.data import cache
 from pupila.data.layouts import arrays, parquet, tables
 from pupila.data.sources import archive, files
@@ -67,7 +67,7 @@ NAMED = {
     "model file": [
         f"{reader.MAX_BYTES // MIB} MiB", f"{manifest.MAX_JSON_BYTES // MIB} MiB of manifest",
         f"{costs.MAX_NODES:,} operators", f"2^{costs.MAX_TOGETHER.bit_length() - 1} numbers",
-        f"{costs.MAX_SIDE:,} pixels", f"{manifest.MAX_GOLDEN} golden pictures",
+        f"{costs.MAX_SIDE:,} pixels", f"{predictor.MAX_MAP} numbers a side", f"{manifest.MAX_GOLDEN} golden pictures",
         f"{costs.MAX_WORK // 10**6:,} million", f"written counting as {costs.NUMBER_WORK}",
     ],
 }  # fmt: skip

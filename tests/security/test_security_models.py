@@ -3,6 +3,8 @@
 import base64
 import json
 import random
+import subprocess
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -14,13 +16,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from server_kit import Running, encode, launch, picture, serving, wait_until, write_model
+from server_kit import Running, encode, launch, picture, serving, wait_for_url, wait_until, write_model
 
 from pupila.errors import ModelError
 from pupila.manifest import METADATA_KEY, check_seal
 from pupila.model_file import cost as costs
 from pupila.model_file import reader
 from pupila.predictor import Predictor
+from pupila.server.model_versions import version_of
 
 SECRET = "what only the server may read"
 Change = Callable[[onnx.ModelProto], None]
@@ -70,6 +73,31 @@ def doubling(count: int) -> Change:
             model.graph.node.insert(1 + i, node)
 
     return change
+
+
+def mixing(model: onnx.ModelProto) -> None:
+    """Take the mean of no axes, which is that of all: the pictures computed together would see each other."""
+    model.opset_import[0].version = 17  # up to which the axes are no input
+    for node in model.graph.node:
+        if node.op_type == "ReduceMean":
+            del node.input[1:]
+            node.attribute.append(helper.make_attribute("axes", [2, 3]))
+        node.output[:] = ["first" if name == "logits" else name for name in node.output]
+    mixed = helper.make_node("ReduceMean", ["features"], ["mixed"], keepdims=1)
+    mixed.attribute.append(onnx.AttributeProto(name="axes", type=onnx.AttributeProto.INTS))
+    own = helper.make_node("ReduceMean", ["features"], ["own"], axes=[1], keepdims=1)
+    difference = helper.make_node("Sub", ["own", "mixed"], ["difference"])
+    one = helper.make_node("ReduceMean", ["difference"], ["one"], axes=[1], keepdims=1)
+    model.graph.node.extend([mixed, own, difference, one, helper.make_node("Add", ["first", "one"], ["logits"])])
+
+
+def huge_maps(model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        node.output[:] = ["maps" if name == "cam" else name for name in node.output]
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 1, 33, 33], np.float32), "factors"))
+    model.graph.node.append(helper.make_node("Resize", ["maps", "", "factors"], ["cam"], mode="nearest"))
+    for side in next(output for output in model.graph.output if output.name == "cam").type.tensor_type.shape.dim[2:]:
+        side.dim_value = 66
 
 
 def many_operators(model: onnx.ModelProto) -> None:
@@ -201,6 +229,10 @@ CHANGES: dict[str, Change] = {
     "pool with no step": operator("MaxPool", ["floats"], kernel_shape=[3, 3], strides=[0, 0]),
     "reshape to a huge shape": operator("Reshape", ["floats", "s"], {"s": np.full(4, 2**40, np.int64)}),
     "value that doubles": doubling(40),
+    "division that ends the process": operator("Div", ["a", "b"], {"a": np.array([-(2**63)]), "b": np.array([-1])}),
+    "places that are divided": operator("Div", ["a", "b"], {"a": np.array([-(2**63)]), "b": np.array([2])}),
+    "mean of all pictures": mixing,
+    "huge maps": huge_maps,
     "outer product": outer_product,
     "operators by the thousand": many_operators,
     "weight of a huge shape": huge_weight(2**20, 2**20),
@@ -367,6 +399,46 @@ def test_server_refuses_a_hostile_file_says_why_without_its_path_and_serves_on(
     new.write_bytes(good)
     new.replace(path)
     wait_until(lambda: "refused" not in server.get("/readyz").json())
+
+
+DEADLY = """
+import signal, sys
+from pathlib import Path
+from pupila.predictor import Predictor
+from pupila.server import Settings, serve
+
+def load(path):
+    predictor = Predictor.load(path)
+    if predictor.manifest.name == "deadly":
+        signal.raise_signal(signal.SIGFPE)
+    return predictor
+
+serve(Path(sys.argv[1]), Settings(port=0, workers=2), load)
+"""
+
+
+def test_file_that_ends_who_loads_it_ends_each_worker_once(tmp_path: Path) -> None:
+    path, log = write_model(tmp_path / "colours.onnx"), tmp_path / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen([sys.executable, "-c", DEADLY, str(path)], stdout=output, stderr=output, text=True)
+    try:
+        first, server = version_of(path), Running(process, wait_for_url(process, log), log)
+        wait_until(lambda: server.get("/readyz").json()["workers"] == 2)
+        write_model(tmp_path / "new", name="deadly").replace(path)
+        wait_until(
+            lambda: log.read_text().count("has ended with") == 2 and server.get("/readyz").json()["workers"] == 2
+        )
+        assert server.predict(picture()).headers["Pupila-Model"] == first
+        assert "has ended a process" in server.get("/readyz").json()["refused"]
+        write_model(tmp_path / "new", name="better").replace(path)
+        wait_until(lambda: server.predict(picture()).headers["Pupila-Model"] == version_of(path))
+        assert log.read_text().count("has ended with") == 2
+        write_model(path, name="deadly")
+    finally:
+        process.terminate()
+        process.wait(30)
+    begun = subprocess.run([sys.executable, "-c", DEADLY, str(path)], capture_output=True, text=True, timeout=25)
+    assert "Loading it has ended a process" in begun.stderr
 
 
 @pytest.mark.parametrize("name", ["external data, absolute", "golden picture that is no picture", "text"])

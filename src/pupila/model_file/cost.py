@@ -55,6 +55,8 @@ class Cost:
     """Or what takes as long, without the time to read and to write."""
     numbers: int
     """That are in memory together at most, in whatever order ONNX Runtime computes the operators."""
+    maps: Shape
+    """[1, K, h, w] of the class activation maps; () without."""
 
 
 def check(graph: Graph) -> Cost:
@@ -62,7 +64,7 @@ def check(graph: Graph) -> Cost:
     if len(graph.nodes) > MAX_NODES:
         raise ModelError(f"It has {len(graph.nodes):,} operators, over the limit of {MAX_NODES:,}. Export it again.")
     shape = _input(graph)
-    values = {**graph.weights, "images": Tensor(shape, fixed=False)}
+    values = {**graph.weights, "images": Tensor(shape, fixed=False, real=False)}
     multiplications = work = numbers = fixed = 0
     memory = _Memory()
     memory.add("pictures", (), ("images",), [shape])
@@ -75,7 +77,8 @@ def check(graph: Graph) -> Cost:
             numbers += size
             if size <= 0 or numbers > MAX_ALL_NUMBERS or work > MAX_WORK or name in values:
                 raise ModelError(f"Its operator {node.operator} makes {_much(size, work)}. Export the model again.")
-            values[name] = Tensor(shape, fixed=all(value.fixed for value in inputs))
+            real = REAL.get(node.operator, inputs[0].real) and (node.operator != "TopK" or name == node.outputs[0])
+            values[name] = Tensor(shape, fixed=all(value.fixed for value in inputs), real=real)
         if values[node.outputs[0]].fixed:
             fixed += sum(map(math.prod, results))
         else:
@@ -94,7 +97,7 @@ def check(graph: Graph) -> Cost:
             f"What it computes from its weights alone is {fixed:,} numbers, over the limit of {MAX_TOGETHER:,}. "
             "Export the model again."
         )
-    return Cost(multiplications, together)
+    return Cost(multiplications, together, values["cam"].shape if "cam" in graph.outputs else ())
 
 
 def _results(node: Node, values: dict[str, Tensor]) -> tuple[list[Tensor], list[Shape], int]:
@@ -212,7 +215,7 @@ def _scaled(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
 
 
 def _broadcast(_: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
-    _need(1 <= len(inputs) <= 2)
+    _need(1 <= len(inputs) <= 2 and all(tensor.real for tensor in inputs))  # the least whole number / -1 ends a process
     rank = max(len(tensor.shape) for tensor in inputs)
     shapes = [(1,) * (rank - len(tensor.shape)) + tensor.shape for tensor in inputs]
     result = tuple(max(sides) for sides in zip(*shapes, strict=True))
@@ -330,7 +333,7 @@ def _reduced(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
     cost = SLOW_WORK * math.prod(inputs[0].shape) if node.operator == "ReduceLogSumExp" else 0
     axes = _numbers(inputs[1]) if len(inputs) > 1 else node.attributes["axes"]
     shape = inputs[0].shape
-    _need(all(0 < axis < len(shape) for axis in axes))
+    _need(bool(axes) and all(0 < axis < len(shape) for axis in axes))  # of no axes all are reduced
     if node.attributes.get("keepdims", 1):
         return [tuple(1 if axis in axes else side for axis, side in enumerate(shape))], cost
     return [tuple(side for axis, side in enumerate(shape) if axis not in axes)], cost
@@ -345,6 +348,8 @@ RULES: dict[str, Rule] = {
     "Slice": _slice, "Split": _split, "Sqrt": _same, "Sub": _broadcast, "TopK": _top, "Transpose": _transpose,
 }  # fmt: skip
 """The operators that may occur."""
+REAL = {"Cast": True, "DequantizeLinear": True, "QuantizeLinear": False}
+"""Whether what an operator gives has fractions; other results are as the first input, but for the places of TopK."""
 WINDOW = {"kernel_shape", "strides", "pads", "dilations", "group", "ceil_mode", "count_include_pad", "auto_pad"}
 REDUCED = {"axes", "keepdims"}
 ATTRIBUTES: dict[str, set[str]] = {

@@ -88,6 +88,8 @@ class Tensor:
     """The numbers themselves, of a small weight."""
     fixed: bool = True
     """Whether it is a weight, or follows from weights alone."""
+    real: bool = True
+    """Whether its numbers have fractions."""
 
 
 @dataclass(frozen=True)
@@ -309,7 +311,7 @@ def _weight(tensor: Message) -> tuple[str, Tensor]:
     numbers = _numbers(tensor, _one(tensor, "data_type", 0))
     if count > MAX_VALUES or len(numbers) != count:
         raise ModelError(f"Its weight {name[:80]!r} has {len(numbers):,} numbers for {shape}. Copy or export it again.")
-    return name, Tensor(shape, numbers.reshape(shape) if count <= SMALL else None)
+    return name, Tensor(shape, numbers.reshape(shape) if count <= SMALL else None, real=numbers.dtype.kind == "f")
 
 
 def _numbers(tensor: Message, type_: int) -> NDArray[Any]:

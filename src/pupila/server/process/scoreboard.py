@@ -43,7 +43,7 @@ class SharedTable:
         return found
 
 
-PID, HEARTBEAT, DUE, READY, CONNECTIONS, WAITING, LEAVING, STARTS = range(8)
+PID, HEARTBEAT, DUE, READY, CONNECTIONS, WAITING, LEAVING, STARTS, LOADING = range(9)
 PENDING, KEPT, DROPPED, MARKS = range(4)
 """Columns of feedback_writer.py's table: pictures that wait to be written, were written, were given up. From MARKS on
 the names of those that wait, in a ring."""
@@ -56,10 +56,10 @@ class Scoreboard(SharedTable):
     """Rows of the columns named above; times are of time.monotonic, which all processes share."""
 
     def __init__(self, workers: int) -> None:
-        super().__init__(workers, 8)
+        super().__init__(workers, 9)
 
     def clear(self, slot: int) -> None:
-        """Forget the worker that used this row, but not how many there were."""
+        """Forget the worker that used this row, but not how many there were, and which file the last was loading."""
         row = self.row(slot)
         for column in range(STARTS):
             row[column] = 0.0

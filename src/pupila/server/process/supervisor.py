@@ -39,6 +39,7 @@ from pupila.server.process.scoreboard import (
     DUE,
     HEARTBEAT,
     LEAVING,
+    LOADING,
     MARKS,
     PENDING,
     PID,
@@ -82,6 +83,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 GONE = 1.0
 """Seconds that killed workers have to be gone: one that waits for a disk cannot be waited for."""
 HANDLED = signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM
+FAULTS = signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV
+"""What a process ends with by a fault of its own."""
 IGNORED = signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1, signal.SIGUSR2
 
 
@@ -366,6 +369,8 @@ class Supervisor:
             if worker.born >= self.next_start:  # else its end belongs to those that have caused the pause
                 self.delay_starts()
             self.give_up(f"No worker can start: the last one has ended with {name_of_end(code)}. See the log.")
+        if -code not in FAULTS:  # as where the system is short of memory
+            self.scoreboard.row(worker.slot)[LOADING] = 0.0
         self.scoreboard.clear(worker.slot)
         row = self.keeping.row(worker.slot)  # its queue is gone with it
         row[PENDING] = 0.0
@@ -445,6 +450,22 @@ class Supervisor:
             log.error("a new worker cannot load the model: %s", error, exc_info=not foreseen)
         return 0 if foreseen else 1
 
+    def loader(self, row: "memoryview[float]") -> Callable[[Path], Predictor]:
+        """Return what loads a model, but not the file that the worker before in this row was loading when it ended."""
+        deadly = row[LOADING]
+
+        def load(path: Path) -> Predictor:
+            number = 1.0 + hash(stamp_of(path)) % 2**48
+            if number == deadly:
+                raise ModelError("Loading it has ended a process. Export or copy it again.", path)
+            row[LOADING] = number
+            try:
+                return self.load_model(path)
+            finally:
+                row[LOADING] = 0.0
+
+        return load
+
     def load(self, slot: int) -> tuple[Flask, RequestLog, Collector | None]:
         """Load the model in a worker, after the fork: ONNX Runtime's threads do not survive one.
 
@@ -454,12 +475,13 @@ class Supervisor:
         request_log = RequestLog(Telemetry(self.counts, slot), self.settings.access_log, tracer)
         stamp = stamp_of(self.model)
         fallback = self.original if self.ready_at is not None else None
-        predictor, self.health.refused = load_first(self.model, self.load_model, fallback)
+        load = self.loader(self.scoreboard.row(slot))
+        predictor, self.health.refused = load_first(self.model, load, fallback)
         collector = None
         if self.settings.feedback_dir is not None:
             replaces = self.scoreboard.sum(STARTS) > self.wanted
             collector = Collector(self.settings, self.keeping, slot, replaces)
         app = create_app(predictor, self.settings, self.health, request_log, self.access, collector)
-        about = self.model, app.extensions[EXTENSION].classifier, self.health, self.load_model, stamp
+        about = self.model, app.extensions[EXTENSION].classifier, self.health, load, stamp
         HotReloader(*about, request_log.telemetry.forget_classes).start()
         return app, request_log, collector
