@@ -166,7 +166,7 @@ def test_class_without_a_readable_picture_says_why(root: Path) -> None:
 
 
 def test_more_pixels_than_memory_are_refused_before_they_are_decoded() -> None:
-    with pytest.raises(DataError, match=r"30 pictures of 100000 x 100000 pixels need 838\.2 GiB of memory"):
+    with pytest.raises(DataError, match=r"30 pictures of 100000 x 100000 pixels need 1,676\.4 GiB of memory"):
         decode_pictures([picture()] * 30, 100_000, DEFAULT_LIMITS)
 
 
