@@ -12,8 +12,10 @@ from starlette.types import Receive, Send
 from pupila.errors import SettingsError
 from pupila.predictor import Predictor
 from pupila.server import Settings, create_app
+from pupila.server.api.auth import new_key
 
 pytest.importorskip("ray")
+SECRET, KEY = new_key("ann")
 pytestmark = pytest.mark.filterwarnings("ignore:.*`Field`:DeprecationWarning")  # Ray Serve's own, at its import
 
 
@@ -36,12 +38,12 @@ def asked(pieces: list[bytes], query: str = "", headers: Sequence[tuple[bytes, b
 
 
 def test_replica_answers_as_the_application_does(models: tuple[Path, Path]) -> None:
-    from pupila.cluster.serve import answer, environ_of
+    from pupila.cluster.serve import Replica
 
     predictor = Predictor.load(models[0])
     app = create_app(predictor, Settings())
-    environ = asyncio.run(environ_of(asked([picture("blue")], "top=2", [(b"content-type", b"image/png")]), 10_000))
-    response = answer(app, environ)
+    replica = Replica(str(models[0]), predictor.version, Settings())
+    response = asyncio.run(replica(asked([picture("blue")], "top=2", [(b"content-type", b"image/png")])))
     assert (response.status_code, response.headers["Pupila-Model"]) == (200, predictor.version)
     same = app.test_client().post("/predict?top=2", data=picture("blue"), content_type="image/png")
     assert response.body == same.data
@@ -51,12 +53,11 @@ def test_replica_answers_as_the_application_does(models: tuple[Path, Path]) -> N
 def test_body_over_the_limit_is_not_kept_and_is_refused_as_everywhere(
     models: tuple[Path, Path], headers: Sequence[tuple[bytes, bytes]]
 ) -> None:
-    from pupila.cluster.serve import answer, environ_of
+    from pupila.cluster.serve import Replica
 
-    request = asked([b"x" * 600, b"x" * 600], headers=[*headers, (b"a", b"b")])
-    environ = asyncio.run(environ_of(request, 1000))
-    assert (environ["wsgi.input"].read(), environ["CONTENT_LENGTH"], environ["HTTP_A"]) == (b"", "1200", "b")
-    response = answer(create_app(Predictor.load(models[0]), Settings(max_body_bytes=1000)), environ)
+    pieces = [b"x" * 600] * 3
+    replica = Replica(str(models[0]), Predictor.load(models[0]).version, Settings(max_body_bytes=1000))
+    response = asyncio.run(replica(asked(pieces, headers=headers)))
     assert (response.status_code, b"body_too_large" in response.body) == (413, True)
 
 
@@ -86,7 +87,7 @@ def heard_by(method: str, path: str, messages: list[dict[str, object]], lost: in
             await send({"type": "http.response.body", "body": b"answer"})
 
     async def receive() -> dict[str, object]:
-        return next(coming)
+        return next(coming, None) or await asyncio.sleep(60)
 
     async def send(message: dict[str, object]) -> None:
         statuses.extend([message["status"]] if message["type"] == "http.response.start" else [])
@@ -108,19 +109,65 @@ GONE = [{"type": "http.disconnect"}]
         ("POST", "/predict", TWO_PIECES, 0, [b"picture"], [200]),
         ("POST", "/predict", TWO_PIECES, 2, [b"picture"] * 3, [200]),
         ("POST", "/predict", TWO_PIECES, 9, [b"picture"] * 4, [500]),
-        ("POST", "/feedback", TWO_PIECES, 1, [b"picture"], [500]),
-        ("POST", "/predict", GONE, 1, [b""], []),
+        ("POST", "/feedback", TWO_PIECES, 1, [b""], [500]),
+        ("GET", "/healthz", TWO_PIECES, 0, [b""], [200]),
+        ("POST", "/predict", GONE, 1, [], []),
+        ("POST", "/predict", [TWO_PIECES[0], *GONE], 1, [], []),
+        ("POST", "/predict", TWO_PIECES[:1], 0, [], [408]),
     ],
 )
-def test_request_that_was_lost_is_given_again_as_it_was(
-    method: str, path: str, messages: list[dict[str, object]], lost: int, bodies: list[bytes], statuses: list[int]
+def test_request_that_was_lost_is_given_again_as_it_was_once_it_is_here(
+    method: str,
+    path: str,
+    messages: list[dict[str, object]],
+    lost: int,
+    bodies: list[bytes],
+    statuses: list[int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("PUPILA_REQUEST_TIMEOUT", "0.5")
     assert heard_by(method, path, messages, lost) == (bodies, statuses)
 
 
 def test_request_that_is_too_large_to_keep_is_given_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pupila.cluster.retries.KEPT", 6)
+    monkeypatch.setattr("pupila.cluster.retries.KEPT", 3)
     assert heard_by("POST", "/predict", TWO_PIECES, 1) == ([b"picture"], [])
+
+
+def test_request_is_refused_where_all_requests_together_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pupila.cluster.retries.ALL_KEPT", 100_000)
+    large = [{"type": "http.request", "body": bytes(60_000), "more_body": more} for more in (True, False)]
+    assert heard_by("POST", "/predict", large, 0) == ([], [503])
+    assert heard_by("POST", "/predict", TWO_PIECES, 0) == ([b"picture"], [200])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("POST", "/predict", [], 401),
+        ("POST", "/predict", [(b"x-api-key", SECRET.encode()), (b"content-type", b"text/plain")], 415),
+        ("POST", "/predict", [(b"x-api-key", SECRET.encode()), (b"content-length", b"99000000")], 413),
+        ("POST", "/predict", [(b"x-api-key", SECRET.encode())], 408),
+        ("POST", "/feedback", [(b"x-api-key", SECRET.encode())], 404),
+        ("GET", "/healthz", [], 200),
+    ],
+)
+def test_replica_waits_for_no_body_that_is_refused_or_not_read(
+    models: tuple[Path, Path], method: str, path: str, headers: Sequence[tuple[bytes, bytes]], status: int
+) -> None:
+    from pupila.cluster.serve import Replica
+
+    replica = Replica(str(models[0]), Predictor.load(models[0]).version, Settings(api_keys=(KEY,), request_timeout=0.5))
+
+    async def receive() -> dict[str, object]:
+        return await asyncio.sleep(60)
+
+    async def ask() -> int:
+        request = Request({**asked([], headers=headers).scope, "method": method, "path": path}, receive)
+        async with asyncio.timeout(5):
+            return (await replica(request)).status_code
+
+    assert asyncio.run(ask()) == status
 
 
 @pytest.mark.parametrize(("given", "wanted"), [(408, 504), (503, 503), (200, 200)])

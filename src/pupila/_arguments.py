@@ -17,6 +17,8 @@ LONGEST = 100
 """Letters of an unknown name that are compared: it can come from a stranger, and comparing takes their square."""
 MOST, MOST_LETTERS = 10_000, 250_000
 """Known names that are looked at, and letters of all of them."""
+MOST_UNKNOWN = 100
+"""Unknown names of one request or file that are compared: more are refused as they are."""
 PICTURES = "Give a path, bytes, an open file, a PIL image, a uint8 array [H, W, 3], or a list of these."
 
 

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
-from pupila._arguments import PathLike, as_text, did_you_mean, unknown_key
+from pupila._arguments import MOST_UNKNOWN, PathLike, as_text, did_you_mean, unknown_key
 from pupila.errors import RecipeError
 
 ALIASES = {"lr": "learning_rate", "wd": "weight_decay", "batch": "batch_size", "px": "network_size"}
@@ -20,6 +20,8 @@ GONE = {"cutmix": 0.0, "ema": 0.0, "head_factor": 1.0}
 """Keys of earlier versions, each with the value that changed nothing: with that one it is still read."""
 OPEN = ("network_size", "batch_size", "learning_rate", "layer_decay", "epochs", "max_epochs")
 """Keys that may be 0: then training chooses them from the data."""
+MAX_LETTERS = 2**20
+"""Of a recipe's file."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,10 @@ class Recipe:
         """Check keys and types; `where` begins the error message."""
         fields = {field.name: field for field in dataclasses.fields(cls)}
         values = {key: value for key, value in values.items() if key not in GONE or value != GONE[key]}
-        mistakes = [unknown_key(key, fields.keys() | ALIASES.keys()) for key in values if key not in fields]
+        unknown = [key for key in values if key not in fields]
+        if len(unknown) > MOST_UNKNOWN:
+            raise RecipeError(f"{where}: has {len(unknown):,} unknown keys. Give a recipe: see pupila recipes")
+        mistakes = [unknown_key(key, fields.keys() | ALIASES.keys()) for key in unknown]
         typed: dict[str, Any] = {}
         for key in values.keys() & fields.keys():
             try:
@@ -176,13 +181,22 @@ def load_recipe(name: PathLike, overrides: Iterable[str] = ()) -> Recipe:
     name = as_text(name, "A recipe")
     path = Path(name)
     try:
-        text = path.read_text(encoding="utf-8") if path.suffix == ".toml" else read_shipped(name)
+        text = _read(path) if path.suffix == ".toml" else read_shipped(name)
         values = tomllib.loads(text)
     except OSError as error:
         raise RecipeError(f"{name}: cannot be read ({error.strerror}).") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RecipeError(f"{name}: is not valid TOML ({error}).") from error
     return Recipe.from_dict({"name": path.stem, **values}, path.name).override(overrides)
+
+
+def _read(path: Path) -> str:
+    """Return a recipe's text; raises OSError, UnicodeDecodeError, or RecipeError if it is too long for one."""
+    with path.open(encoding="utf-8") as file:
+        text = file.read(MAX_LETTERS + 1)
+    if len(text) > MAX_LETTERS:
+        raise RecipeError(f"{path}: is too long for a recipe. Give a file of at most {MAX_LETTERS:,} letters.")
+    return text
 
 
 def full_names(values: Mapping[str, Any]) -> dict[str, Any]:

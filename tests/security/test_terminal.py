@@ -9,7 +9,7 @@ from server_kit import write_model
 
 from pupila.cli import main
 from pupila.cli.group import say
-from pupila.progress import PlainHandler
+from pupila.progress import LOG, PlainHandler
 
 TITLE = "\x1b]0;owned\x07\x9b2J\u202e"
 PLAIN = r"\x1b]0;owned\x07\x9b2J\u202e"
@@ -35,3 +35,10 @@ def test_wrong_usage_repeats_a_name_as_text(language: str, monkeypatch: pytest.M
     done = CliRunner().invoke(main, ["predict", f"a{TITLE}\u200e\u061c.onnx"])
     assert done.exit_code == 2 and rf"a{PLAIN}\u200e\u061c.onnx" in done.output
     assert "\x1b" not in CliRunner().invoke(main, ["predict", f"--{TITLE}"]).output
+
+
+def test_log_of_a_node_is_shown_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    connect = pytest.importorskip("pupila.cluster.connect")
+    with connect.shown(tmp_path):
+        (tmp_path / LOG).write_text(f"one{TITLE}\ntwo\n")
+    assert capsys.readouterr().out == f"one{PLAIN}\ntwo\n"

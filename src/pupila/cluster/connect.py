@@ -17,7 +17,7 @@ import ray
 from ray.exceptions import AuthenticationError
 
 from pupila.errors import SettingsError, TrainingError
-from pupila.progress import LOG
+from pupila.progress import LOG, printable_lines
 from pupila.recipe import Recipe
 
 HERE = "here"
@@ -132,5 +132,5 @@ def _follow(log: Path, place: int, over: threading.Event) -> None:
             new = file.read()
         whole = new[: new.rfind(b"\n") + 1]
         place += len(whole)
-        sys.stdout.write(whole.decode(errors="replace"))
+        sys.stdout.write(printable_lines(whole.decode(errors="replace")))
         sys.stdout.flush()

@@ -1,32 +1,45 @@
-"""Retries in Ray Serve's proxies: a request whose replica was lost is given to another one.
+"""What Ray Serve's proxies do first: bodies are read to their end before a replica is taken up, and within bounds.
 
-Ray runs `middlewares` in its proxies, as the environment variable in HOOK names it.
+A request whose replica was lost is given to another one. Ray runs `middlewares` in its proxies, as the environment
+variable in HOOK names it.
 """
 
+import asyncio
+import os
 from collections.abc import Sequence
 
 from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pupila.server.api.errors import DeadlineError, QueueFullError, RequestError
+from pupila._arguments import whole_number
+from pupila.server.api.auth import route_of
+from pupila.server.api.errors import DeadlineError, QueueFullError, RequestError, too_slow
 from pupila.server.api.request_context import to_bytes
+from pupila.server.transport.admission import SENDING, SMALL
 
-ANSWERED_AGAIN = ("/predict", "/predictions/", "/v2/")
-"""What may be asked twice besides GET: where answering changes nothing."""
 TRIES = 4
 """How often a request is given to a replica before its client gets an error."""
 HOOK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": f"{__name__}:middlewares"}
 KEPT = 64 * 2**20
 """Bytes of a request that a proxy remembers, to be able to ask again: the server's own limit, if it is not raised."""
+ALL_KEPT = 256 * 2**20
+"""Bytes of all its requests together."""
+UPLOAD = "PUPILA_REQUEST_TIMEOUT"
+"""Environment variable: seconds that a body may take."""
 LOST = RequestError(500, "internal_error", "The server failed on this request. It has been logged.")
 FROM_RAY = {408: DeadlineError(), 503: QueueFullError(1)}
 """By the status that Ray itself answers with, as plain text: what the server answers in the same case."""
 
 
 def repeatable(method: str, path: str) -> bool:
-    """Return whether such a request may be asked twice."""
-    return method == "GET" or path.startswith(ANSWERED_AGAIN)
+    """Return whether such a request may be asked twice: where answering changes nothing."""
+    return method == "GET" or reads_body(method, path)
+
+
+def reads_body(method: str, path: str) -> bool:
+    """Return whether the body of such a request is looked at: feedback is off on a cluster."""
+    return method in SENDING and route_of(path).body == "large"
 
 
 def response(status: int, headers: Sequence[tuple[str, str]], body: bytes) -> Response:
@@ -40,6 +53,7 @@ def problem(error: RequestError) -> Response:
     """Answer as pupila.server does when something is wrong."""
     body = to_bytes(error.to_json())
     headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body))), *error.headers()]
+    headers.append(("Connection", "close"))  # its body may not have been read
     return response(error.status, headers, body)
 
 
@@ -53,13 +67,40 @@ class Retries:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._seconds = float(os.environ.get(UPLOAD) or 10)
+        self._kept = 0
+        """Bytes of all requests."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request, begun, replaced = KeptRequest(receive), False, None
+        request = KeptRequest(receive, scope)
+        try:
+            refusal = await self._read(request)
+            if refusal is not None:
+                await problem(refusal)(scope, receive, send)
+            elif not request.gone:
+                await self._ask(request, scope, receive, send)
+        finally:
+            self._kept -= len(request.body)
+
+    async def _read(self, request: "KeptRequest") -> RequestError | None:
+        """Read the body as far as it is kept: so a slow one takes up no replica. Return why that was given up."""
+        try:
+            async with asyncio.timeout(self._seconds):
+                while not (request.whole or request.gone) and len(request.body) < request.most:
+                    self._kept += await request.more()
+                    if self._kept > ALL_KEPT and len(request.body) > SMALL:
+                        return QueueFullError(1)
+        except TimeoutError:
+            return too_slow(self._seconds)
+        return None
+
+    async def _ask(self, request: "KeptRequest", scope: Scope, receive: Receive, send: Send) -> None:
+        """Give a request to what is behind it, until there is an answer."""
+        begun, replaced = False, None
 
         async def watched(message: Message) -> None:
             nonlocal begun, replaced
@@ -71,9 +112,10 @@ class Retries:
 
         for _ in range(TRIES if repeatable(scope["method"], scope["path"]) else 1):
             await self._app(scope, request.from_the_start(), watched)
-            if begun or not request.whole:
+            over = begun or request.gone or not request.whole
+            if over:
                 break
-        if replaced is not None or (request.whole and not begun):
+        if replaced is not None or not over:
             await problem(replaced or LOST)(scope, receive, send)
 
 
@@ -87,26 +129,40 @@ def is_plain_text(message: Message) -> bool:
 class KeptRequest:
     """What a client has sent, to be read several times."""
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, scope: Scope) -> None:
         self._receive = receive
-        self._messages: list[Message] = []
-        self._size = 0
-        self.whole = True
-        """False once there was too much to keep, or when the client has gone."""
+        length = whole_number(dict(scope.get("headers", ())).get(b"content-length", b"").decode("latin-1")) or 0
+        self.most = KEPT if length <= KEPT else 0
+        """Bytes that are kept; what is longer goes on as it comes, once."""
+        self.body = bytearray()
+        self.whole = not reads_body(scope["method"], scope["path"])
+        """Nothing of the body is to come, or is to be read."""
+        self.gone = False
+        """The client is."""
+
+    async def more(self) -> int:
+        """Keep what comes next; return how many bytes."""
+        message = await self._next()
+        piece = message.get("body", b"")
+        self.whole = not (self.gone or message.get("more_body"))
+        self.body += piece
+        return len(piece)
+
+    async def _next(self) -> Message:
+        message = await self._receive()
+        self.gone |= message["type"] == "http.disconnect"
+        return message
 
     def from_the_start(self) -> Receive:
-        """Return what reads all messages, those that were read before first."""
-        before = iter(tuple(self._messages))
+        """Return what reads all that was sent, what is kept first."""
+        kept = [{"type": "http.request", "body": bytes(self.body), "more_body": not self.whole}]
 
         async def receive() -> Message:
-            return next(before, None) or await self._more()
+            if kept:
+                return kept.pop()
+            message = await self._next()
+            while self.whole and not self.gone:  # of a body that nobody reads
+                message = await self._next()
+            return message
 
         return receive
-
-    async def _more(self) -> Message:
-        message = await self._receive()
-        self._size += len(message.get("body", b""))
-        self.whole &= self._size <= KEPT and message["type"] != "http.disconnect"
-        if self.whole:
-            self._messages.append(message)
-        return message

@@ -10,7 +10,9 @@ import asyncio
 import contextlib
 import io
 import logging
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +27,17 @@ from werkzeug.wrappers import Response as WSGIResponse
 
 from pupila._arguments import whole_number
 from pupila.cluster.connect import HERE, connected, cpus
-from pupila.cluster.retries import HOOK, response
+from pupila.cluster.retries import HOOK, UPLOAD, reads_body, response
 from pupila.errors import ModelError, SettingsError
 from pupila.models import bundled_model
 from pupila.predictor import Predictor
 from pupila.server import Settings, create_app
+from pupila.server.api.auth import AccessControl, route_of
+from pupila.server.api.errors import too_slow
+from pupila.server.api.request_context import KEY, RequestContext
 from pupila.server.model_versions import warm_up
+from pupila.server.transport.admission import body_refusal
+from pupila.server.transport.parser import Head
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -53,33 +60,43 @@ class Replica:
         if predictor.version != version:
             raise ModelError(f"{path}: is version {predictor.version} here, and {version} where it was deployed.")
         warm_up(predictor)
-        self._app = create_app(predictor, settings)
-        self._most = settings.max_body_bytes
+        self._access = AccessControl(settings.api_keys, settings.cors_origins)
+        self._app = create_app(predictor, settings, access=self._access)
+        self._settings = settings
         self._threads = ThreadPoolExecutor(ONGOING, "answering")
 
     async def __call__(self, request: Request) -> Response:
         """Answer one request; several at a time share the computation."""
-        environ = await environ_of(request, self._most)
+        environ = await environ_of(request, self._settings, self._access)
         return await asyncio.get_running_loop().run_in_executor(self._threads, answer, self._app, environ)
 
 
-async def environ_of(request: Request, most: int) -> dict[str, Any]:
-    """Return a request as WSGI's environment; a body of more than `most` bytes is not kept, only its length."""
-    length, body = whole_number(request.headers.get("content-length", "")) or 0, bytearray()
-    if length <= most:
-        async for piece in request.stream():
-            body += piece
-            if len(body) > most:
-                break
-        length = len(body)
+async def environ_of(request: Request, settings: Settings, access: AccessControl) -> dict[str, Any]:
+    """Return a request as WSGI's environment, with what was decided about it before its body is read."""
     environ = EnvironBuilder(
         query_string=request.url.query,
         method=request.method,
         headers=[(name, value) for name, value in request.headers.items() if name != "transfer-encoding"],
-        input_stream=io.BytesIO(body if length <= most else b""),
         environ_base={"REMOTE_ADDR": request.client.host if request.client else ""},
     ).get_environ()
-    return {**environ, "PATH_INFO": request.url.path.encode().decode("latin-1"), "CONTENT_LENGTH": str(length)}
+    path = request.url.path.encode().decode("latin-1")
+    context = RequestContext(route_of(path).name, time.monotonic() + settings.request_timeout, environ["REMOTE_ADDR"])
+    context.access = access.decide(request.method, path, environ)
+    length = whole_number(request.headers.get("content-length", "")) or 0
+    head = Head(request.method, "", path, "", "", environ, length, False, False, False)
+    refusal, body = context.access.refusal or body_refusal(head, settings), bytearray()
+    if refusal is None and reads_body(request.method, path):
+        try:
+            async with asyncio.timeout(settings.request_timeout):
+                async for piece in request.stream():
+                    body += piece
+                    if len(body) > settings.max_body_bytes:
+                        break
+        except TimeoutError:
+            refusal = too_slow(settings.request_timeout)
+    context.access = replace(context.access, refusal=refusal)
+    found = {"PATH_INFO": path, "CONTENT_LENGTH": str(len(body)), "wsgi.input": io.BytesIO(body), KEY: context}
+    return {**environ, **found}
 
 
 def answer(app: "WSGIApplication", environ: dict[str, Any]) -> Response:
@@ -130,13 +147,14 @@ def serve_on_cluster(model: Path, settings: Settings, address: str = HERE) -> st
     with connected(address, start=False):
         made = application(model, settings, settings.workers or cpus(), cpus())
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        seconds = str(settings.request_timeout)
         slow = contextlib.suppress(TimeoutError)  # on a busy machine proxies take longer than the minute that Ray waits
         try:
             with slow:
                 serve.start(
                     ProxyLocation.EveryNode,
                     HTTPOptions(host=settings.host, port=settings.port, request_timeout_s=settings.request_timeout),
-                    controller_options={"runtime_env": {"env_vars": {**HOOK, **PATIENCE}}},
+                    controller_options={"runtime_env": {"env_vars": {**HOOK, **PATIENCE, UPLOAD: seconds}}},
                 )  # fmt: skip
             _check_address(settings)
             with slow:

@@ -2,6 +2,8 @@
 
 import logging
 import math
+import time
+import traceback
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +14,10 @@ from pupila.errors import ImageError
 
 log = logging.getLogger("pupila.server")
 
+SILENCE = 60.0
+"""Seconds between two tracebacks of one fault in the log; between them it gets a line."""
+silent_until: dict[tuple[object, ...], float] = {}
+"""By the fault's type and place in the code."""
 STATUS_OF_IMAGE_ERROR = {
     "image_empty": 400,
     "image_unrecognised": 415,
@@ -98,9 +104,20 @@ class DeadlineError(RequestError):
         super().__init__(504, "deadline_exceeded", "The answer was not ready by the request's deadline.")
 
 
+def too_slow(seconds: float, what: str = "The request") -> RequestError:
+    """Say that too little of a request has come in time; `what` begins the sentence."""
+    return RequestError(408, "upload_too_slow", f"{what} did not arrive within {seconds:g} seconds.")
+
+
 def request_error_of(error: Exception) -> RequestError:
     """Return what the client is answered: a fault of the server's own is logged, and the client sees nothing of it."""
     if isinstance(error, RequestError):
         return error
-    log.error("unexpected fault", exc_info=error)
+    now, steps = time.monotonic(), list(traceback.walk_tb(error.__traceback__))
+    kind = type(error), *((frame.f_code, line) for frame, line in steps[-1:])
+    if now < silent_until.get(kind, 0.0):  # who can bring it about may do so again and again
+        log.error("unexpected fault again: %s", type(error).__name__)
+    else:
+        silent_until[kind] = now + SILENCE
+        log.error("unexpected fault", exc_info=error)
     return RequestError(500, "internal_error", "The server failed on this request. It has been logged.")

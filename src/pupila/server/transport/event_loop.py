@@ -17,8 +17,8 @@ from collections.abc import Callable
 from wsgiref.types import WSGIApplication
 
 from pupila.server.addresses import NOBODY, TrustedProxies
-from pupila.server.api.auth import AccessControl
-from pupila.server.api.errors import DeadlineError, RequestError
+from pupila.server.api.auth import AccessControl, route_of
+from pupila.server.api.errors import DeadlineError, too_slow
 from pupila.server.observability.request_log import RequestLog
 from pupila.server.process.scoreboard import DUE, HEARTBEAT, LEAVING, READY, WAITING, Health, Scoreboard
 from pupila.server.settings import Settings
@@ -306,7 +306,10 @@ class EventLoop:
             due = min(due, self.check(connection, now))
         self.pool.limit_shares(now)
         self.reactor.begin_tick()
-        self.stuck = any(now > request.context.deadline + STUCK for request in list(self.executor.running.values()))
+        self.stuck = any(
+            now > request.context.deadline + STUCK and route_of(request.head.path).threads != "store"
+            for request in list(self.executor.running.values())
+        )  # what waits for a disk would wait in another worker, too
         for queue in self.executor.queues:
             queue.measure(now)
         self.row[HEARTBEAT] = now
@@ -333,5 +336,4 @@ class EventLoop:
 
     def refuse_slow(self, connection: Connection, what: str, seconds: float) -> None:
         """Refuse a request of which too little has come."""
-        message = f"{what} did not arrive within {seconds:g} seconds."
-        self.admission.refuse(connection, RequestError(408, "upload_too_slow", message))
+        self.admission.refuse(connection, too_slow(seconds, what))
