@@ -347,7 +347,7 @@ def test_feedback_on_what_no_worker_is_about_to_write_does_not_wait(tmp_path: Pa
     one._writer = Slow(tmp_path / "kept")
     part, answer = red(tmp_path)
     one.offer("r", [part], [answer], "m1")
-    assert table.holds(MARKS, mark_of("r", 0))
+    assert table.holds(MARKS, mark_of("r", 0, ""))
     start = time.monotonic()
     assert other.find("never-given-out", 0, "", start + 60) == other.find("r", 1, "", start + 60) == []
     assert one._row[PENDING] == 1
@@ -358,7 +358,7 @@ def test_feedback_on_what_no_worker_is_about_to_write_does_not_wait(tmp_path: Pa
 
 def test_names_of_what_waits_go_once_it_is_written_or_its_worker_is_gone(tmp_path: Path) -> None:
     table = new_table(1)
-    table.row(0)[MARKS] = mark_of("lost", 0)
+    table.row(0)[MARKS] = mark_of("lost", 0, "")
     collector = Collector(Settings(feedback_dir=tmp_path / "kept"), table)
     part, answer = red(tmp_path)
     for number in range(10):

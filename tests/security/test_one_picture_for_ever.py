@@ -2,14 +2,18 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from server_kit import picture
+from server_kit import picture, write_model
 
 from pupila.feedback import Answered, Store
 from pupila.feedback.store import SAME_PICTURE
+from pupila.predictor import Predictor
+from pupila.server import Settings, create_app
+from pupila.server.api.auth import ApiKey, digest_of
 
 SOON = 0.5
 """Seconds of processor time."""
@@ -51,3 +55,24 @@ def test_rows_of_before_go_with_the_next_answer_and_lists_are_quick(store: Store
     assert len(store.uncertain(50, owner="victim")) == 1 and len(store.corrected(50)) == 1
     assert time.process_time() - begun < SOON
     assert store.counts("sender").answers == SAME_PICTURE and store.counts("victim").answers == 400
+
+
+def test_list_ends_when_its_time_is_over_and_feedback_does_not_wait_for_it(store: Store, tmp_path: Path) -> None:
+    """Whoever lists from a great offset has the whole store looked through."""
+    store.add([ANSWER])
+    store._database.execute(COPY, ("sender", 400_000))
+    key = ApiKey("sender", digest_of("secret"))
+    settings = Settings(feedback_dir=store.path, api_keys=(key,), request_timeout=0.2)
+    app = create_app(Predictor.load(write_model(tmp_path / "colours.onnx")), settings)
+    headers = {"X-API-Key": "secret"}
+
+    def took(method: str, path: str, **options: object) -> tuple[float, int]:
+        begun = time.monotonic()
+        status = app.test_client().open(path, method=method, headers=headers, **options).status_code
+        return time.monotonic() - begun, status
+
+    with ThreadPoolExecutor() as pool:
+        lists = [pool.submit(took, "GET", "/review/pictures?offset=999999999") for _ in range(3)]
+        correction = {"request_id": "r", "picture": 0, "category": "blue"}
+        assert pool.submit(took, "POST", "/feedback", json=correction).result()[1] == 200
+        assert [(one.result()[0] < SOON, one.result()[1]) for one in lists] == [(True, 503)] * 3

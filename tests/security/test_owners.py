@@ -1,9 +1,11 @@
 """What is kept belongs to the key that sent it: a real server, and clients that claim what is not so."""
 
+import contextlib
 import json
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -15,7 +17,10 @@ import requests
 from server_kit import Running, picture, serving, wait_until, write_model
 
 from pupila.feedback import Store
+from pupila.server import Settings
 from pupila.server.api.auth import digest_of
+from pupila.server.api.feedback_writer import Collector, mark_of
+from pupila.server.process.scoreboard import MARKS
 
 LINES = [
     f"anna:{digest_of('anna')}:scope=predict,feedback",
@@ -233,3 +238,27 @@ def read_until(process: "subprocess.Popen[str]", condition: Callable[[str], bool
         assert time.monotonic() < limit
         text += process.stdout.readline()
     return text
+
+
+def test_worker_that_waits_for_the_disk_of_what_is_kept_stays(model: Path, tmp_path: Path) -> None:
+    settings = {"port": 0, "workers": 1, "feedback_dir": str(tmp_path / "kept"), "api_keys": LINES}
+    settings["request_timeout"] = 1.0
+    with serving(model, tmp_path / "log", json.dumps(settings)) as server:
+        name = send(server, "anna", "red")
+        kept_by(server, "anna", 1)
+        before = server.workers()
+        with contextlib.closing(sqlite3.connect(tmp_path / "kept" / "feedback.sqlite")) as database:
+            database.execute("BEGIN IMMEDIATE")
+            assert say(server, "anna", "blue", request_id=name, picture=0).status_code == 504
+            time.sleep(2.5)
+        assert server.workers() == before and "long past" not in server.log.read_text()
+
+
+def test_nobody_waits_for_the_picture_of_another_key(tmp_path: Path) -> None:
+    """Its mark shows that it is about to be written, which here it never is."""
+    collector = Collector(Settings(feedback_dir=tmp_path / "kept"))
+    collector._row[MARKS] = mark_of("r", 0, "anna")
+    for owner, waits in (("ben", False), (None, False), ("anna", True)):
+        begun = time.monotonic()
+        assert collector.find("r", 0, owner, begun + 0.5) == []
+        assert (time.monotonic() - begun > 0.4) == waits

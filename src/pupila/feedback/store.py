@@ -7,9 +7,11 @@ which `recover` deletes.
 """
 
 import contextlib
+import math
 import shlex
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -32,6 +34,8 @@ SAME_PICTURE = 50
 """Answers of one key about one picture that are kept: a list looks at all of them for each of them."""
 SAME_REQUEST = 100
 """Answers of one request id that are looked at."""
+STEPS = 10_000
+"""Of SQLite's between two looks at the clock: a millisecond."""
 FORGET_REPEATED = """
 WITH same AS (SELECT id, corrected FROM answers WHERE sha256 = :sha256 AND owner = :owner),
 last AS (SELECT id FROM same WHERE corrected IS NOT NULL ORDER BY corrected DESC, id DESC LIMIT 1)
@@ -46,7 +50,8 @@ ROWS = f"SELECT {', '.join(COLUMNS)} FROM answers JOIN pictures USING (sha256)"
 class Store:
     """One folder of collected pictures. Raises DataError where the folder or its database cannot be used."""
 
-    def __init__(self, path: Path, *, create: bool = False) -> None:
+    def __init__(self, path: Path, *, create: bool = False, patience: float = math.inf) -> None:
+        """patience: seconds after which looking something up ends with sqlite3.OperationalError."""
         if not create and not (path / DATABASE).exists():
             named = shlex.quote(str(path))
             raise DataError(
@@ -58,6 +63,7 @@ class Store:
             self._make_folder()
         self._database = connect(path / DATABASE)
         self._lock = threading.Lock()
+        self._patience = patience
 
     def _make_folder(self) -> None:
         """Make the folder, for its owner only. Raises DataError if it cannot be, or if it holds something else."""
@@ -263,8 +269,8 @@ class Store:
             "SELECT count(*), count(DISTINCT sha256), count(corrected), count(corrected) - count(correction),"
             f" (SELECT bytes FROM size) FROM answers WHERE {MINE}"
         )
-        with self._lock:
-            return Counts(*self._database.execute(query, {"owner": owner}).fetchone())
+        with self._reading() as database:
+            return Counts(*database.execute(query, {"owner": owner}).fetchone())
 
     def read(self, kept: Kept) -> bytes | None:
         """Return the picture file, None if it has been deleted meanwhile."""
@@ -274,9 +280,21 @@ class Store:
             return None
 
     def _rows(self, condition: str, **values: object) -> Iterator[Kept]:
-        with self._lock:
-            rows = self._database.execute(f"{ROWS} {condition}", values).fetchall()
+        with self._reading() as database:
+            rows = database.execute(f"{ROWS} {condition}", values).fetchall()
         return map(Kept.of, rows)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        end = time.monotonic() + self._patience
+        if not self._lock.acquire(timeout=min(self._patience, threading.TIMEOUT_MAX)):
+            raise sqlite3.OperationalError("interrupted")
+        try:
+            self._database.set_progress_handler(lambda: time.monotonic() > end, STEPS)
+            yield self._database
+        finally:
+            self._database.set_progress_handler(None, 0)
+            self._lock.release()
 
 
 def _insert(database: sqlite3.Connection, item: Answered, picture: Clean) -> None:

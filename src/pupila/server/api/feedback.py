@@ -93,12 +93,17 @@ def find_kept(collector: Collector, correction: Correction, key: ApiKey | None) 
 @feedback.get("/review/pictures")
 def pictures() -> Response:
     """List pictures to review, the most uncertain first, or those that were corrected, the latest first."""
-    store, owner = collecting().store, reach_of(reviewer())
+    store, owner = collecting().lists, reach_of(reviewer())
     show, limit, offset = read_listing(request.environ["QUERY_STRING"])
     listing = store.corrected if show == "corrected" else store.uncertain
-    counts = store.counts(owner)
+    try:
+        counts, listed = store.counts(owner), listing(limit, offset, owner)
+    except sqlite3.OperationalError as error:  # its time is over, or the disk's fault
+        log.warning("pictures could not be listed: %s", error)
+        message = "The pictures could not be listed in time. Ask for a smaller offset, or try again later."
+        raise RequestError(503, "overloaded", message, retry_after=1) from error
     document = {
-        "pictures": [entry(kept) for kept in listing(limit, offset, owner)],
+        "pictures": [entry(kept) for kept in listed],
         "classes": list(app_state().classifier.predictor.manifest.classes),
         "kept": counts.pictures,
         "corrected": counts.corrected,

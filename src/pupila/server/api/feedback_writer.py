@@ -47,9 +47,9 @@ def new_table(workers: int) -> SharedTable:
     return SharedTable(workers, MARKS + RING)
 
 
-def mark_of(request: str, picture: int) -> float:
-    """Return what stands for a picture while it waits: a whole number from 1, of 48 bits."""
-    digest = hashlib.blake2b(f"{request} {picture}".encode(), digest_size=6).digest()
+def mark_of(request: str, picture: int, owner: str) -> float:
+    """Return what stands for an owner's picture while it waits: a whole number from 1, of 48 bits."""
+    digest = hashlib.blake2b(f"{request} {picture} {owner}".encode(), digest_size=6).digest()
     return 1.0 + int.from_bytes(digest)
 
 
@@ -86,7 +86,9 @@ class Collector:
         if settings.feedback_dir is None:
             raise ValueError("There is no folder to collect in.")
         self.store = Store(settings.feedback_dir, create=True)
-        """For reading, and for feedback."""
+        """For single pictures, and for feedback."""
+        self.lists = Store(settings.feedback_dir, patience=settings.request_timeout / 4)
+        """For lists of many, which feedback does not wait for."""
         self._writer = Store(settings.feedback_dir)
         """The thread's own connection: reading does not wait for writing."""
         self._settings = settings
@@ -133,10 +135,11 @@ class Collector:
                 self._changed.notify_all()  # the writer waits for the first picture, and then for a full batch
 
     def find(self, request: str, picture: int, owner: str | None, deadline: float) -> list[Kept]:
-        """Do as `Store.of_request`, but wait for this picture if any worker is about to write it."""
-        until, mark = min(deadline, time.monotonic() + PATIENCE), mark_of(request, picture)
-        while True:
-            waits = self.table.holds(MARKS, mark)  # asked before looking: what is written in between is found
+        """Do as `Store.of_request`, but wait for this picture of this owner if any worker is about to write it."""
+        until = min(deadline, time.monotonic() + PATIENCE)
+        mark = None if owner is None else mark_of(request, picture, owner)
+        while True:  # asked before looking: what is written in between is found
+            waits = mark is not None and self.table.holds(MARKS, mark)
             kept = self.store.of_request(request, picture, owner)
             if kept or not waits or time.monotonic() >= until:
                 return kept
@@ -157,7 +160,7 @@ class Collector:
         if full or self._closing:
             self._row[DROPPED] += 1
             return
-        self._row[MARKS + self._entered % RING] = mark_of(item.request, item.picture)
+        self._row[MARKS + self._entered % RING] = mark_of(item.request, item.picture, item.owner)
         self._entered += 1
         self._queue.append(item)
         self._bytes += len(item.data)
