@@ -5,7 +5,8 @@ set -eu
 url=$1
 shift
 for picture in "$@"; do
-    set -- "$@" -F "file=@$picture"
+    quoted=$(printf '%s.' "$picture" | sed 's/[\\"]/\\&/g') # or curl would take what follows a ; or , for its own
+    set -- "$@" -F "file=@\"${quoted%.}\""
     shift
 done
 curl --silent --show-error "$@" "$url/predict?top=3&on_error=partial"

@@ -102,7 +102,10 @@ def test_embed_says_that_there_is_no_model(folder):
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_ask_with_curl_answers_the_good_ones_and_explains_the_bad_one(folder, server):
-    done = run("ask.sh", server.url, "a.jpg", "bad.jpg", "c.jpg", folder=folder)
+    hostile = 'c\\"\n.jpg,b.jpg;type=image/png'  # curl's own words in a name: no other file is sent
+    (folder / hostile).parent.mkdir(exist_ok=True)
+    shutil.copy(folder / "c.jpg", folder / hostile)
+    done = run("ask.sh", server.url, "a.jpg", "bad.jpg", hostile, folder=folder)
     assert done.returncode == 0, done.stderr
     red, bad, blue = json.loads(done.stdout)["predictions"]
     assert (red["category"], bad["error"]["code"], blue["category"]) == ("red", "image_unrecognised", "blue")

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import itertools
 import json
 import random
 import resource
@@ -9,6 +10,7 @@ import signal
 import socket
 import struct
 import time
+import tomllib
 import tracemalloc
 import zipfile
 import zlib
@@ -18,19 +20,28 @@ from pathlib import Path
 import pytest
 import requests
 from data_kit import make_zip
+from flask import Flask
 from heif_kit import box, full
 from server_kit import picture, serving, wait_until, write_model
+from werkzeug.http import parse_etags
+from werkzeug.test import EnvironBuilder
+from werkzeug.wrappers import Response
 
 from pupila import images
 from pupila.data.layouts import arrays, class_folders, labelled, masks, tables
 from pupila.data.sources import archive, files
 from pupila.data.sources.files import SourceFile
-from pupila.errors import DataError, ImageError
+from pupila.errors import DataError, ImageError, RecipeError
 from pupila.images import tiff
+from pupila.predictor import Predictor
+from pupila.recipe import MAX_LETTERS, load_recipe
 from pupila.server.addresses import TrustedProxies
 from pupila.server.api.body import Base64Error, decoded, from_base64
-from pupila.server.api.errors import RequestError
+from pupila.server.api.errors import RequestError, request_error_of
 from pupila.server.api.multipart import read_upload
+from pupila.server.api.request_context import RequestContext
+from pupila.server.app import create_app
+from pupila.server.observability.tracing import Tracer
 from pupila.server.settings import Settings
 from pupila.server.transport.connection import ConnectionTable
 from pupila.server.transport.parser import ProtocolError, parse_head
@@ -375,3 +386,86 @@ def test_two_reloads_at_once_replace_every_worker(tmp_path: Path) -> None:
         wait_until(lambda: len(server.workers()) == 4)
         server.process.send_signal(signal.SIGHUP)
         wait_until(lambda: len(server.workers()) == 2 and not before & set(server.workers()), 30)
+
+
+def test_many_unknown_names_are_refused_before_any_is_compared(tmp_path: Path) -> None:
+    """They are anagrams of a known one, whose likeness takes longest to rule out."""
+    names = ["rorre_no" + "".join(ends) for ends in itertools.product("0123456789abcdefghijk", repeat=3)]
+    begun = time.process_time()
+    body = json.dumps({"images": [], **dict.fromkeys(names, 0)}).encode()
+    with pytest.raises(RequestError, match="unknown fields are over the limit") as caught:
+        read_upload("application/json", body, Settings())
+    assert caught.value.status == 400
+    recipe = tmp_path / "r.toml"
+    recipe.write_text("\n".join(f"{name} = 1" for name in names))
+    with pytest.raises(RecipeError, match="9,261 unknown keys"):
+        load_recipe(recipe)
+    assert time.process_time() - begun < SOON
+    with pytest.raises(RequestError, match="Did you mean 'on_error'"):
+        read_upload("application/json", b'{"images": [], "onerror": 0}', Settings())
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "a = 1\n" + "#" * MAX_LETTERS], ids=["deep", "long"])
+def test_recipe_that_is_none_is_refused_in_a_sentence(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=r"not valid TOML|too long for a recipe"):
+        load_recipe(path)
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Flask:
+    path = write_model(tmp_path_factory.mktemp("model") / "colours.onnx")
+    return create_app(Predictor.load(path), Settings())
+
+
+@pytest.mark.parametrize("date", ["1 Jan 99999999999 00:00:00 GMT", "1 Jan 2020 00:00:00 +99999999999999999999"])
+def test_dates_in_headers_of_pages_are_not_read(app: Flask, date: str) -> None:
+    client = app.test_client()
+    given = {"If-Modified-Since": date, "Accept-Encoding": "gzip"}
+    page = client.get("/page/style.css", headers=given)
+    assert (page.status_code, page.headers["Content-Encoding"]) == (200, "gzip")
+    assert client.get("/page/style.css", headers={**given, "If-None-Match": page.headers["ETag"]}).status_code == 304
+
+
+def test_headers_of_pages_are_looked_at_in_part(app: Flask) -> None:
+    environ = EnvironBuilder("/page/style.css").get_environ()
+    environ |= {"HTTP_ACCEPT_ENCODING": "a;q=1," * 100_000, "HTTP_IF_NONE_MATCH": '"a",' * 100_000}
+    begun = time.process_time()
+    assert Response.from_app(app, environ).status_code == 200
+    assert time.process_time() - begun < SOON
+
+
+def test_headers_of_blanks_are_read_at_once_by_the_lowest_werkzeug_too() -> None:
+    begun = time.process_time()
+    parse_etags("x" + " " * 15_900 + "x")
+    assert time.process_time() - begun < SOON / 2
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert "werkzeug>=3.1.9" in project["dependencies"]  # 3.1.8 takes their square
+
+
+def test_prefix_of_a_proxy_may_have_any_letters(app: Flask) -> None:
+    raw = b"GET /openapi.json HTTP/1.1\r\nHost: a\r\nX-Forwarded-Prefix: /%E2%82%AC\r\n\r\n"
+    head = parse_head(raw, len(raw) - 2)
+    TrustedProxies(["10.0.0.1"]).apply(head, "10.0.0.1")
+    answer = app.test_client().get("/openapi.json", environ_overrides={"SCRIPT_NAME": head.prefix})
+    assert (answer.status_code, answer.json["servers"]) == (200, [{"url": "/\u20ac"}])
+
+
+def test_fault_that_comes_again_is_logged_in_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(3):
+        for given in ({}, []):
+            try:
+                given[0]
+            except Exception as error:
+                assert request_error_of(error).status == 500
+    assert [record.exc_info is None for record in caplog.records] == [False, False, True, True, True, True]
+
+
+def test_damaged_headers_of_traces_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    trace = pytest.importorskip("opentelemetry.sdk.trace")
+    parent = f"00-{'a' * 32}-{'b' * 16}-01"
+    request = RequestContext("predict", 0.0)
+    for request.parent in ((parent, "\x9b2J"), (parent, "A=" + "b" * 9_000), ("0" * 600, "")):
+        Tracer(trace.TracerProvider()).record(request, "POST", "/predict", 200, 0.0, 1.0)
+    assert caplog.records == []

@@ -188,7 +188,7 @@ class TrustedProxies:
             headers["HTTP_HOST"] = host
         prefix = headers.get("HTTP_X_FORWARDED_PREFIX", "").strip().rstrip("/")
         if PREFIX.fullmatch(prefix):
-            head.prefix = unquote(prefix)
+            head.prefix = unquote(prefix, "latin-1")  # each byte one character, as WSGI wants it
         return self.client(hops, peer)
 
     def client(self, hops: Sequence[str], peer: str) -> str:

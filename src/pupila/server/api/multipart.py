@@ -8,12 +8,12 @@ import contextlib
 import json
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
-from pupila._arguments import did_you_mean, nearest, whole_number
+from pupila._arguments import MOST_UNKNOWN, did_you_mean, nearest, whole_number
 from pupila.server.api import body as bodies
 from pupila.server.api.errors import BadPart, RequestError
 from pupila.server.settings import Settings
@@ -310,8 +310,11 @@ def as_field(value: Any) -> str:
     return str(int(value) if isinstance(value, bool) else value)
 
 
-def refuse_typos(names: Iterable[str]) -> None:
-    """Raise RequestError for a field that is nearly called like a parameter: it would pass unseen."""
+def refuse_typos(names: Collection[str]) -> None:
+    """Raise RequestError for a field that is nearly called like a parameter: it would pass unseen; or for too many."""
+    if len(names) > MOST_UNKNOWN:
+        message = f"{len(names):,} unknown fields are over the limit of {MOST_UNKNOWN}. Leave them out."
+        raise RequestError(400, "query_invalid", message)
     for name in sorted(names):
         near = nearest(name, ALLOWED, cutoff=0.75) if len(name) > 2 else None
         if near is not None:

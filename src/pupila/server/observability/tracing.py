@@ -70,6 +70,7 @@ class Tracer:
         self._provider = provider
         self._tracer = provider.get_tracer("pupila.server")
         self._propagator = TraceContextTextMapPropagator()
+        logging.getLogger("opentelemetry.trace").setLevel(logging.ERROR)  # it would repeat damaged headers as they are
 
     @classmethod
     def exporting(cls, url: str | None, worker: int) -> "Tracer":
