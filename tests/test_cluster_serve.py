@@ -47,6 +47,9 @@ def test_replica_answers_as_the_application_does(models: tuple[Path, Path]) -> N
     assert (response.status_code, response.headers["Pupila-Model"]) == (200, predictor.version)
     same = app.test_client().post("/predict?top=2", data=picture("blue"), content_type="image/png")
     assert response.body == same.data
+    form = b'--a\r\nContent-Disposition: form-data; name="file"\r\n\r\n' + picture("red") + b"\r\n--a--"
+    response = asyncio.run(replica(asked([form], "", [(b"content-type", b"multipart/form-data; boundary=a")])))
+    assert response.status_code == 200
 
 
 @pytest.mark.parametrize("headers", [[], [(b"content-length", b"1200")]])

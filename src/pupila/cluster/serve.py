@@ -77,6 +77,7 @@ async def environ_of(request: Request, settings: Settings, access: AccessControl
         query_string=request.url.query,
         method=request.method,
         headers=[(name, value) for name, value in request.headers.items() if name != "transfer-encoding"],
+        input_stream=io.BytesIO(),  # without one it would make a form, with a boundary of its own
         environ_base={"REMOTE_ADDR": request.client.host if request.client else ""},
     ).get_environ()
     path = request.url.path.encode().decode("latin-1")
