@@ -95,3 +95,16 @@ def test_who_has_most_in_a_full_queue_gives_way_to_who_has_less() -> None:
         queue.put("few", f"few {number}")
     assert queue.retry_after("few", later) is not None and queue.give_way("few") is None
     assert [queue.get() for _ in range(6)] == [0, "few 0", 1, "few 1", None, None]
+
+
+def test_request_of_many_turns_counts_with_all_of_them_and_shares_them_with_others() -> None:
+    queue, now = RequestQueue(most=20), time.monotonic()
+    queue.rate = 1.0
+    queue.put("many", "40", turns=40)
+    assert queue.delay("many") == 40.0 and queue.delay("one") == 1.0 and queue.delay("few", turns=3) == 5.0
+    assert queue.retry_after("one", now + 5) is None and queue.retry_after("many", now + 5) == 40.0
+    queue.put("many", "2", turns=2)
+    queue.put("one", "1")
+    assert queue.get() == "40"
+    queue.put("many", "40", turns=39, first=True)
+    assert [queue.get(), queue.get(), queue.get()] == ["1", "40", "2"]

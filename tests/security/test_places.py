@@ -1,12 +1,16 @@
 """No client without a key takes the places of others: unread answers, half-sent bodies, bodies that no route takes."""
 
 import contextlib
+import gzip
+import http.client
 import json
+import os
 import socket
 import struct
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -136,6 +140,28 @@ def test_body_of_a_request_that_its_client_gives_up_is_let_go(tmp_path: Path) ->
                 time.sleep(0.05)  # until all of it is there
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         assert server.memory() - before < 300
+
+
+def post(server: Running, host: str, path: str, name: str, *files: bytes) -> int:
+    """Send pictures from an address, and return the answer's status."""
+    form = requests.Request("POST", server.url + path, files=[(name, file) for file in files]).prepare()
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, 60, (host, 0))) as connection:
+        connection.request("POST", path, form.body, dict(form.headers))
+        return connection.getresponse().status
+
+
+def test_large_pictures_of_one_request_take_turns_with_those_of_others(tmp_path: Path) -> None:
+    """Whatever the protocol, and though one address has more requests than there are threads of any kind."""
+    settings = json.dumps({"port": 0, "workers": 1, "request_timeout": 30, "graceful_timeout": 1})
+    large, model = picture("red", size=(4_000, 4_000)), write_model(tmp_path / "colours.onnx")
+    with ThreadPoolExecutor(10) as pool, serving(model, tmp_path / "log", settings) as server:
+        ways = [("/predictions/colours", "data"), ("/predict", "file")]
+        many = [pool.submit(post, server, "127.0.0.1", *ways[n % 2], *[large] * 128) for n in range(10)]
+        time.sleep(1)
+        for path, name in ways:
+            assert post(server, "127.0.0.2", path, name, picture()) == 200
+            assert post(server, "127.0.0.2", path, name, large) == 200
+        assert {one.result() for one in many if one.done()} <= {503}
 
 
 @pytest.mark.parametrize(("allowed", "kept"), [([], 16), (["127.0.0.1"], 40), (["*"], 16)])
@@ -294,6 +320,50 @@ def test_refused_upload_keeps_nothing_of_its_body(pool: ConnectionTable) -> None
         assert connection.received == 0
 
 
+def uploading(admission: AdmissionControl, stack: ExitStack, peer: str, sent: int) -> Connection:
+    """Add a connection that has sent so much of a body of 1,000,000 bytes."""
+    connection = added(admission.pool, stack, peer)
+    connection.begin(time.monotonic(), 10)
+    connection.buffer += b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"
+    head = connection.head_arrived()
+    if head is not None and admission.begin(connection, head):
+        connection.buffer += bytes(sent)
+        admission.reserve(connection)
+    return connection
+
+
+def test_who_has_most_memory_for_bodies_gives_way_to_who_has_less(pool: ConnectionTable) -> None:
+    with ExitStack() as stack:
+        pool.max_buffered = 4_000_000
+        admission = admission_of(pool, Settings())
+        many = [uploading(admission, stack, "10.0.0.1", 800_000) for _ in range(4)]
+        assert uploading(admission, stack, "10.0.0.1", 100_000).closing  # an address does not give way to itself
+        other = uploading(admission, stack, "10.0.0.2", 900_000)
+        assert not other.closing and [one.closing for one in many].count(True) == 1
+        assert sum(one.body_bytes for one in pool.open.values()) == 4_000_000
+        request = next(one for one in many if not one.closing)
+        request.buffer += bytes(200_000)
+        admission.dispatch(
+            request, waiting := request.take(time.monotonic())
+        )  # it waits for a thread, and still gives way
+        third = [uploading(admission, stack, f"10.0.0.{number}", 900_000) for number in (3, 4)]
+        assert waiting.claim.locked() and request.closing and not any(one.closing for one in (other, *third))
+
+
+@pytest.mark.parametrize(("most", "status"), [(10_000_000, 503), (50_000_000, 415)])
+def test_body_that_inflates_counts_with_what_is_kept_of_it_while_it_waits(
+    tmp_path: Path, most: int, status: int
+) -> None:
+    """0.4 MB hold 20 MB beside a picture that has to wait for its turn."""
+    settings = json.dumps({"port": 0, "workers": 1, "max_buffered_bytes": most})
+    files = [("file", file) for file in [picture(size=(1_000, 600)), *[bytes(5_000_000)] * 4, os.urandom(300_000)]]
+    form = requests.Request("POST", "http://a", files=files).prepare()
+    headers = {"Content-Type": form.headers["Content-Type"], "Content-Encoding": "gzip"}
+    with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log", settings) as server:
+        url = server.url + "/predict"
+        assert requests.post(url, gzip.compress(form.body), headers=headers, timeout=60).status_code == status
+
+
 def test_requests_in_work_leave_places_to_others(pool: ConnectionTable) -> None:
     """Seven of eight, whichever queues they wait in; the next is refused."""
     with ExitStack() as stack:
@@ -327,7 +397,7 @@ def test_request_in_work_gives_way_to_another_address_where_places_are_scarce(po
 def admission_of(pool: ConnectionTable, settings: Settings) -> AdmissionControl:
     """Return a worker's, whose threads do not run."""
     log = RequestLog(Telemetry(), None)
-    executor = Executor(lambda *_: [], ("a", "80"), settings, log, lambda _: None, lambda: None)
+    executor = Executor(lambda *_: [], ("a", "80"), settings, log, lambda _: None, lambda: None, pool.reserve)
     listener = Listener(None, pool, Scoreboard(1), 10)  # whose socket nothing listens on
     return AdmissionControl(pool, listener, executor, log, settings, AccessControl())
 

@@ -319,7 +319,7 @@ def test_text_with_half_a_letter_is_no_fault_of_the_server() -> None:
 
 
 def test_who_leaves_answers_unread_longest_is_dropped() -> None:
-    pool = ConnectionTable(memoryview(bytearray(64)).cast("d"), 60, 1000, max_unsent=3_000_000)
+    pool = ConnectionTable(memoryview(bytearray(64)).cast("d"), 60, 1000, max_buffered=3_000_000)
     with ExitStack() as stack:
         for number in range(5):
             ours, _ = map(stack.enter_context, socket.socketpair())

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -260,10 +260,15 @@ BATCH = 8
 of the time of 8 alone, as the weights stay in the cache; 32 together hardly less, and they keep others waiting."""
 FEW = 4
 """Pictures of one request that the compute thread decodes; a request of more is left to a thread of its own."""
+TURN_SECONDS = 0.1
+"""Seconds for which the pictures of one request are decoded at a stretch where others wait for the same thread."""
 
 
 class Decoding:
-    """The pictures of one request on their way to pixels; uses one predictor, whatever replaces it meanwhile."""
+    """The pictures of one request on their way to pixels; uses one predictor, whatever replaces it meanwhile.
+
+    It takes several turns, see `decode`, and stands in the request's context meanwhile.
+    """
 
     def __init__(
         self,
@@ -271,49 +276,64 @@ class Decoding:
         parts: Sequence[Part],
         context: RequestContext,
         predictor: Predictor | None = None,
+        also: Any = None,
     ) -> None:
         self.predictor = predictor or classifier.predictor
         self.parts = parts
-        self.found: list[images.Pixels | ImageError] = []
-        """One a part, as far as they are decoded."""
+        self.also = also
+        """What else the route has read from the body."""
+        self.found: list[images.Pixels | ImageError | None] = [None] * len(parts)
+        """One a part; None as long as it is not decoded."""
+        self.left = deque(range(len(parts)))
+        """Which parts nobody has looked at yet."""
+        self.large: deque[int] = deque()
+        """Which parts may take long to decode, of the others."""
+        self.waits = False
+        """Whether another turn has to come."""
         self._classifier = classifier
         self._context = context
+        context.decoding = self
 
-    def decode_small(self) -> bool:
+    def decode_few(self) -> bool:
         """Decode as far as it takes milliseconds, and return whether that was all. Raises DeadlineError."""
-        return len(self.parts) <= FEW and self.decode_until_large()
+        return len(self.parts) <= FEW and self.decode()
 
-    def decode_until_large(self) -> bool:
-        """Decode what is left up to the first large picture, and return whether there is none. Raises DeadlineError."""
-        try:
-            self._decode(small_only)
-        except LargeImageError:
-            return False
-        return True
+    def decode(self) -> bool:
+        """Decode, and return whether that was all. Raises DeadlineError.
 
-    def decode_all(self) -> None:
-        """Decode what is left, large pictures in a process of their own, one at a time. Raises DeadlineError."""
-        self._decode(self._decode_any)
+        Under our own transport this is one turn: small pictures for TURN_SECONDS at most; large ones are left to
+        `decode_large`.
+        """
+        has_turns, begun, self.waits = self._context.started is not None, time.monotonic(), False
+        while self.left and not (has_turns and time.monotonic() >= begun + TURN_SECONDS):
+            self._decode(self.left, small_only)
+        while self.large and not has_turns:
+            self.decode_large()
+        self.waits = bool(self.left or self.large)
+        self._context.end_stage("decode")
+        return not self.waits
 
-    def _decode_any(self, data: bytes, size: int, limits: images.ImageLimits, framing: str) -> images.Pixels:
-        try:
-            return small_only(data, size, limits, framing)
-        except LargeImageError:
-            pass
+    def decode_large(self) -> None:
+        """Decode one large picture in the process for them. Raises DeadlineError."""
+        self._decode(self.large, self._decode_in_process)
+
+    def _decode_in_process(self, data: bytes, size: int, limits: images.ImageLimits, framing: str) -> images.Pixels:
         try:
             return LARGE.decode(data, size, limits, framing, deadline=self._context.deadline)
         except TimeoutError:
             raise DeadlineError from None
 
-    def _decode(self, by: Decoder) -> None:
-        for part in self.parts[len(self.found) :]:
-            if time.monotonic() >= self._context.deadline:
-                raise DeadlineError
-            try:
-                self.found.append(self.predictor.decode(part.data, self._classifier.limits, by))
-            except ImageError as error:
-                self.found.append(error.with_traceback(None))  # which holds the picture and itself
-        self._context.end_stage("decode")
+    def _decode(self, queue: deque[int], by: Decoder) -> None:
+        """Decode the next part of a queue."""
+        if time.monotonic() >= self._context.deadline:
+            raise DeadlineError
+        index = queue.popleft()
+        try:
+            self.found[index] = self.predictor.decode(self.parts[index].data, self._classifier.limits, by)
+        except LargeImageError:
+            self.large.append(index)
+        except ImageError as error:
+            self.found[index] = error.with_traceback(None)  # which holds the picture and itself
 
     def reject_bad(self) -> None:
         """Raise RequestError if a picture could not be decoded."""
@@ -325,7 +345,7 @@ class Decoding:
     @property
     def pictures(self) -> list[images.Pixels]:
         """The pictures that could be decoded."""
-        return [item for item in self.found if not isinstance(item, ImageError)]
+        return [item for item in self.found if item is not None and not isinstance(item, ImageError)]
 
     def answers(self, rows: Sequence[PictureOutputs], top: int) -> list[Prediction | ImageError]:
         """Return one answer or error a part, in order, from the graph's outputs for `pictures`."""

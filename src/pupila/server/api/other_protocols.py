@@ -5,28 +5,28 @@ clients call /ping and /predictions/NAME.
 """
 
 import struct
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from flask import Blueprint, Response, request
 from numpy.typing import NDArray
 
-from pupila import images
 from pupila._arguments import whole_number
 from pupila.predictor import Predictor
 from pupila.server.api import body as bodies
 from pupila.server.api import multipart
 from pupila.server.api.errors import RequestError
+from pupila.server.api.predict import NOT_YET
 from pupila.server.api.request_context import (
     RequestContext,
     app_state,
     begin_inference,
+    context_of,
     end_parsing,
     json_response,
     to_bytes,
 )
-from pupila.server.inference import BatchKey, Decoding, interpret
+from pupila.server.inference import BatchKey, Decoding, PictureOutputs, interpret
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """Bytes of JSON before the binary tensors, in requests and answers alike."""
@@ -90,21 +90,29 @@ def model_ready(name: str, version: str = "") -> Response:
 @oip.post("/models/<name>/versions/<version>/infer")
 def infer(name: str, version: str = "") -> Response:
     """Compute the outputs that are asked for."""
-    predictor, state = asked_for(name, version), app_state()
-    context, body = begin_inference(request.environ, state)
-    document, binary = split_body(body)
-    asked = id_of(document)
-    wanted = outputs_wanted(document)
-    tensor = input_tensor(document, binary, state.settings.max_parts)
-    end_parsing(context, state, len(tensor[1]))
-    pictures = pixels_of(tensor, predictor, context)
-    rows = state.classifier.compute(pictures, BatchKey(predictor, False), context)
+    context = context_of(request.environ)
+    decoding = context.decoding or read_inference(asked_for(name, version))
+    predictor, (asked, wanted) = decoding.predictor, decoding.also
+    if not decoding.decode():
+        return Response(status=NOT_YET)
+    rows = compute(decoding, context)
     context.record_answers(predictor, interpret(predictor, rows, 1))
     tensors = compute_outputs(predictor, np.stack([row.scores[:-1] for row in rows]))
     head = {"model_name": name, "model_version": predictor.version, "id": asked}
     response = encode(head, {n: tensors[n] for n in wanted}, wanted)
     response.headers["Pupila-Model"] = predictor.version
     return response
+
+
+def read_inference(predictor: Predictor) -> Decoding:
+    """Return the pictures of an inference request, with its id and the outputs to give; raises RequestError."""
+    state = app_state()
+    context, body = begin_inference(request.environ, state)
+    document, binary = split_body(body)
+    also = id_of(document), outputs_wanted(document)
+    tensor = input_tensor(document, binary, state.settings.max_parts)
+    end_parsing(context, state, len(tensor[1]))
+    return decoding_of(tensor, predictor, context, also)
 
 
 def asked_for(name: str, version: str) -> Predictor:
@@ -195,24 +203,25 @@ def files_of(entry: dict[str, Any], binary: bytes, count: int) -> list[bytes]:
     return found
 
 
-def pixels_of(tensor: tuple[str, Tensor], predictor: Predictor, context: RequestContext) -> list[images.Pixels]:
-    """Return pictures as the graph takes them; raises RequestError for any that cannot be."""
+def decoding_of(tensor: tuple[str, Tensor], predictor: Predictor, context: RequestContext, also: Any) -> Decoding:
+    """Return pictures on their way to what the graph takes; raises RequestError for pixels of another shape."""
     name, content = tensor
     size = predictor.manifest.input_size
-    if name == "images":
-        pixels = np.asarray(content)
-        if pixels.shape[1:] != (size, size, 3):
-            raise bad(f"'images' has the shape {list(pixels.shape)}, not [N, {size}, {size}, 3]")
-        return list(pixels)
-    return decoded([multipart.Part("", data) for data in content], predictor, context)
+    if name == "files":
+        parts = [multipart.Part("", data) for data in content]
+        return Decoding(app_state().classifier, parts, context, predictor, also)
+    pixels = np.asarray(content)
+    if pixels.shape[1:] != (size, size, 3):
+        raise bad(f"'images' has the shape {list(pixels.shape)}, not [N, {size}, {size}, 3]")
+    decoding = Decoding(app_state().classifier, [], context, predictor, also)
+    decoding.found = list(pixels)
+    return decoding
 
 
-def decoded(parts: Sequence[multipart.Part], predictor: Predictor, context: RequestContext) -> list[images.Pixels]:
-    """Return the pictures of files as the graph takes them; raises RequestError for any that cannot be."""
-    decoding = Decoding(app_state().classifier, parts, context, predictor)
-    decoding.decode_all()
+def compute(decoding: Decoding, context: RequestContext) -> list[PictureOutputs]:
+    """Return the graph's outputs for decoded pictures; raises RequestError for any that could not be decoded."""
     decoding.reject_bad()
-    return decoding.pictures
+    return app_state().classifier.compute(decoding.pictures, BatchKey(decoding.predictor, False), context)
 
 
 def compute_outputs(predictor: Predictor, logits: NDArray[np.float32]) -> dict[str, Tensor]:
@@ -297,7 +306,20 @@ def ping() -> Response:
 @torchserve.route("/predictions/<name>/<version>", methods=["POST", "PUT"])
 def predictions(name: str, version: str = "") -> Response:
     """Answer {class: probability} for one picture, as a raw body or the part 'data'; a list for several parts."""
-    predictor = asked_for(name, version)
+    context = context_of(request.environ)
+    decoding = context.decoding or read_pictures(asked_for(name, version))
+    if not decoding.decode():
+        return Response(status=NOT_YET)
+    found = interpret(decoding.predictor, compute(decoding, context), TOP)
+    context.record_answers(decoding.predictor, found)
+    documents = [{choice.category: choice.confidence for choice in answer.top} for answer in found]
+    response = json_response(documents[0] if len(documents) == 1 else documents)
+    response.headers["Pupila-Model"] = decoding.predictor.version
+    return response
+
+
+def read_pictures(predictor: Predictor) -> Decoding:
+    """Return the pictures of a request; raises RequestError."""
     state, kind = app_state(), request.environ.get("CONTENT_TYPE", "")
     context, body = begin_inference(request.environ, state)
     if kind.startswith("multipart/"):
@@ -306,10 +328,4 @@ def predictions(name: str, version: str = "") -> Response:
         own = kind if multipart.is_json(multipart.kind_of(kind)) else "image/*"  # curl -T sends any type
         parts = multipart.read_upload(own, body, state.settings).parts
     end_parsing(context, state, len(parts))
-    pictures = decoded(parts, predictor, context)
-    found = interpret(predictor, state.classifier.compute(pictures, BatchKey(predictor, False), context), TOP)
-    context.record_answers(predictor, found)
-    documents = [{choice.category: choice.confidence for choice in answer.top} for answer in found]
-    response = json_response(documents[0] if len(documents) == 1 else documents)
-    response.headers["Pupila-Model"] = predictor.version
-    return response
+    return Decoding(state.classifier, parts, context, predictor)

@@ -58,6 +58,8 @@ WsgiResponse = tuple[str, list[tuple[str, str]], bytes]
 
 
 JSON_TYPE = "Content-Type", "application/json"
+NOT_YET = "202 Accepted"
+"""Nobody gets this: the request waits for a turn of its pictures, see `Decoding.waits`."""
 
 
 class PredictTask:
@@ -66,31 +68,37 @@ class PredictTask:
     None of them raises: whatever goes wrong becomes the response.
     """
 
-    __slots__ = ("_begun", "_context", "_decoding", "_query", "_state", "environ", "is_large", "response")
+    __slots__ = ("_context", "_decoding", "_state", "environ", "is_begun", "response")
 
     def __init__(self, state: AppState, environ: dict[str, Any]) -> None:
         self._state = state
         self._context = context_of(environ)
         self.environ = environ
-        self._begun = False
-        self.is_large = False
-        """Decoding what is left may take long."""
+        self.is_begun = False
+        """All its pictures are decoded, which were few and small."""
         self.response: WsgiResponse | None = None
         """Once it is there, nothing more is to be done."""
 
     def begin(self) -> None:
         """Read the request, and decode its pictures if they are few and small."""
-        state, environ, self._begun = self._state, self.environ, True
         try:
-            authorize(environ, state)
-            context, body = begin_inference(environ, state)
-            parts, fields = multipart.read_upload(environ.get("CONTENT_TYPE", ""), body, state.settings)
-            self._query = Query.parse(environ.get("QUERY_STRING", ""), fields)
-            end_parsing(context, state, len(parts))
-            self._decoding = Decoding(state.classifier, parts, context)
-            self.is_large = not self._decoding.decode_small()
+            self._read()
+            self.is_begun = self._decoding.decode_few()
         except Exception as error:
             self.fail(error)
+
+    def _read(self) -> None:
+        """Read the request, unless that was done before it waited for a turn."""
+        state, environ = self._state, self.environ
+        authorize(environ, state)
+        if self._context.decoding is None:
+            context, body = begin_inference(environ, state)
+            parts, fields = multipart.read_upload(environ.get("CONTENT_TYPE", ""), body, state.settings)
+            query = Query.parse(environ.get("QUERY_STRING", ""), fields)
+            end_parsing(context, state, len(parts))
+            self._decoding = Decoding(state.classifier, parts, context, also=query)
+        else:
+            self._decoding = self._context.decoding
 
     def computation(self, done: Callable[[Computation], object]) -> Computation | None:
         """Return what is to be computed; None where that is nothing."""
@@ -106,37 +114,25 @@ class PredictTask:
         except Exception as error:
             self.fail(error)
 
-    def decode_until_large(self) -> bool:
-        """Decode up to the first picture that may take long; return whether there is none, or the task has failed."""
-        if not self._begun:
-            self.begin()
-        try:
-            self.is_large = self.response is None and self.is_large and not self._decoding.decode_until_large()
-        except Exception as error:
-            self.fail(error)
-        return self.response is not None or not self.is_large
-
     def run(self) -> WsgiResponse:
-        """Do all that is left in this thread, which may wait."""
-        if not self._begun:
-            self.begin()
+        """Do all that is left in this thread, which may wait, or what is left until the pictures' next turn."""
         if self.response is not None:
             return self.response
         try:
-            if self.is_large:
-                self._decoding.decode_all()
-            rows = self._state.classifier.compute(self._decoding.pictures, self._kind, self._context)
-            return self._answer(rows)
+            self._read()
+            if not self._decoding.decode():
+                return NOT_YET, [], b""
+            return self._answer(self._state.classifier.compute(self._decoding.pictures, self._kind, self._context))
         except Exception as error:
             return self.fail(error)
 
     @property
     def _kind(self) -> BatchKey:
-        return BatchKey(self._decoding.predictor, self._query.explain)
+        return BatchKey(self._decoding.predictor, self._decoding.also.explain)
 
     def _answer(self, rows: Sequence[PictureOutputs]) -> WsgiResponse:
         """Answer every picture of the request, in order."""
-        query, decoding = self._query, self._decoding
+        decoding, query = self._decoding, self._decoding.also
         if not query.partial:
             decoding.reject_bad()
         found = decoding.answers(rows, query.top or 1)

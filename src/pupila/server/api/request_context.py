@@ -25,7 +25,7 @@ from pupila.server.settings import Settings
 
 if TYPE_CHECKING:
     from pupila.server.api.feedback_writer import Collector
-    from pupila.server.inference import Classifier
+    from pupila.server.inference import Classifier, Decoding
 
 ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 EXTENSION = "pupila"
@@ -52,13 +52,15 @@ class RequestContext:
     address: str = ""
     """The client's."""
     body: bytes | None = None
-    """The whole body, within the limit; None where it is still to be read."""
+    """The whole body, within the limit, until it is read; None where it is still to be received."""
     started: float | None = None
     """When the first byte came; None under another server, which then logs no request: the application does."""
     arrived: float | None = None
     """When the last byte came."""
     access: Access | None = None
     """What was decided about the request; None before."""
+    decoding: "Decoding | None" = None
+    """How far its pictures have come, once the body is read."""
     headers: Sequence[tuple[str, str]] = SECURITY_HEADERS
     """Headers of the response that a view may replace."""
     request_id: str = ""
@@ -160,10 +162,10 @@ def end_parsing(context: RequestContext, state: AppState, count: int) -> None:
 
 
 def read_body(environ: dict[str, Any], settings: Settings) -> bytes:
-    """Return the whole body without its Content-Encoding, never more than the limit."""
-    sent = context_of(environ).body
-    if sent is None:
-        sent = read_sent(environ, settings.max_body_bytes)
+    """Return the whole body without its Content-Encoding, never more than the limit; it is kept no longer."""
+    context = context_of(environ)
+    sent = read_sent(environ, settings.max_body_bytes) if context.body is None else context.body
+    context.body = b""
     if "HTTP_CONTENT_ENCODING" not in environ:
         return sent
     return decoded(environ, sent, settings.max_body_bytes)

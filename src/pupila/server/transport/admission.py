@@ -6,8 +6,9 @@ place finds every client connected elsewhere. So a worker with clearly more conn
 
 Admission control answers, queues or refuses a request. Keys, rate limits, types and sizes are judged before the body
 is read. Memory is reserved for twice what has arrived, not for Content-Length, so that idle large uploads hold no
-quota. An upload that cannot double its reservation, or that could not end beside what is reserved when it begins, is
-answered with 503 and Retry-After (backpressure).
+quota. Where none is left, the largest body of who has most reserved gives way to who has less: uploads, and requests
+that wait for a thread. An upload that cannot double its reservation even so, or that could not end beside what is
+reserved when it begins, is answered with 503 and Retry-After (backpressure).
 """
 
 import contextlib
@@ -27,7 +28,7 @@ from pupila.server.observability.request_log import RequestLog
 from pupila.server.process.scoreboard import Scoreboard
 from pupila.server.settings import Settings
 from pupila.server.transport.connection import CONTINUE, LINGER, READ, START, Connection, ConnectionTable, Request
-from pupila.server.transport.executor import CLOSE, Executor, plain_response
+from pupila.server.transport.executor import CLOSE, SMALL, Executor, plain_response
 from pupila.server.transport.parser import Head
 
 log = logging.getLogger("pupila.server")
@@ -139,8 +140,6 @@ class Listener:
         self.sock.close()
 
 
-SMALL = 65536
-"""Bytes of a body that may come before any are reserved: the number of connections bounds them."""
 SENDING = ("POST", "PUT")
 """Methods with which bodies are read."""
 UNKEYED = 100
@@ -186,7 +185,9 @@ class AdmissionControl:
             connection.access = replace(connection.access, refusal=refusal)
             self.dispatch(connection, connection.leave_body(head, time.monotonic()))
             return False
-        if head.length > SMALL and not self.has_room(connection, head.length):
+        wanted, pool = head.length, self.pool
+        if wanted > SMALL and not pool.has_room(connection, wanted) and pool.gives_way(connection, wanted) is None:
+            self.refuse(connection, too_many_uploads())
             return False
         if head.expects_continue:
             connection.send(CONTINUE)
@@ -225,20 +226,13 @@ class AdmissionControl:
         if head is None or received <= SMALL:
             return True
         wanted = min(2 * received, self.settings.max_body_bytes if head.chunked else head.length)
-        if wanted > connection.body_bytes:
-            if not self.has_room(connection, wanted):
+        while wanted > connection.body_bytes and not self.pool.reserve(connection, wanted):
+            other = self.pool.gives_way(connection, wanted) or connection
+            if other.request is None or other.request.give_up():
+                self.refuse(other, too_many_uploads())
+            if other is connection:
                 return False
-            connection.body_bytes = wanted
         return True
-
-    def has_room(self, connection: Connection, wanted: int) -> bool:
-        """Return whether so many bytes could be reserved for a connection's body; it is refused if not."""
-        others = self.pool.body_bytes() - connection.body_bytes
-        if others + wanted <= self.settings.max_buffered_bytes:
-            return True
-        error = RequestError(503, "overloaded", "Too many big uploads at once. Try again later.", retry_after=1)
-        self.refuse(connection, error)
-        return False
 
     def dispatch(self, connection: Connection, request: Request) -> None:
         """Give a request to the executor, or answer at once if too much waits, or if it is about health.
@@ -263,6 +257,11 @@ class AdmissionControl:
                 return
             request.context.access = replace(access or Access(), refusal=QueueFullError(delay))
         self.executor.answer(connection, request, self.executor.post)
+
+
+def too_many_uploads() -> RequestError:
+    """Say that all memory for bodies is reserved."""
+    return RequestError(503, "overloaded", "Too many big uploads at once. Try again later.", retry_after=1)
 
 
 def body_limit(path: str, settings: Settings) -> int:

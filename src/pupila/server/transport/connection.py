@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import InitVar, dataclass, field
 from operator import itemgetter
 from selectors import EVENT_READ
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pupila.server.addresses import NOBODY, UNIX, TrustedProxies, network_part
 from pupila.server.api.auth import Access, route_of
@@ -20,9 +20,6 @@ from pupila.server.api.request_context import RequestContext
 from pupila.server.process.scoreboard import CONNECTIONS
 from pupila.server.transport.parser import HEAD_END, MAX_HEAD, Chunks, Head, ProtocolError, check_start, parse_head
 from pupila.server.transport.tls import HANDSHAKE, Certificate, TlsSocket
-
-if TYPE_CHECKING:
-    from pupila.server.api.predict import PredictTask
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -35,8 +32,6 @@ class Request:
     context: RequestContext
     taken: bool = False
     """A thread works on it."""
-    task: "PredictTask | None" = None
-    """How far it has come, while it waits for another thread."""
     claim: threading.Lock = field(default_factory=threading.Lock)
     """Who takes it answers the request: a thread that is done, or the event loop when the deadline has passed."""
 
@@ -44,7 +39,7 @@ class Request:
         """Claim the request for the event loop; what waits in a queue holds no memory then. False if it is answered."""
         if not self.claim.acquire(blocking=False):
             return False
-        self.context.body, self.task = b"", None
+        self.context.body, self.context.decoding = b"", None
         return True
 
 
@@ -286,8 +281,8 @@ class ConnectionTable:
     """For TLS; None where clients speak plain HTTP."""
     share: int = 128
     """Places that one address may have for requests half sent and answers half read together."""
-    max_unsent: int = 2**28
-    """Bytes of all answers together that their clients have not read yet."""
+    max_buffered: int = 2**28
+    """Bytes of all bodies together, and of all answers together that their clients have not read yet."""
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     open: dict[int, Connection] = field(default_factory=dict)
     places: Counter[str] = field(default_factory=Counter)
@@ -296,6 +291,8 @@ class ConnectionTable:
     """Whom the last look found to close for others, by number, and in what state; who goes first is first."""
     looked: float = 0.0
     """When that was."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held while memory for a body is reserved."""
 
     def __len__(self) -> int:
         return len(self.open)
@@ -411,11 +408,11 @@ class ConnectionTable:
                     self.drop(connection)
 
     def limit_unsent(self) -> None:
-        """Drop who has left an answer unread longest, until those of all others fit into `max_unsent` bytes."""
+        """Drop who has left an answer unread longest, until those of all others fit into `max_buffered` bytes."""
         unread = [connection for connection in self.open.values() if connection.out and connection.request is None]
         size = sum(len(connection.out) for connection in unread)
         for connection in sorted(unread, key=lambda connection: connection.since):
-            if size <= self.max_unsent:
+            if size <= self.max_buffered:
                 break
             size -= len(connection.out)
             self.drop(connection)
@@ -461,9 +458,31 @@ class ConnectionTable:
         self.row[CONNECTIONS] = len(self.open)
         connection.close()
 
-    def body_bytes(self) -> int:
-        """Return the memory that is reserved for bodies."""
-        return sum(connection.body_bytes for connection in self.open.values())
+    def has_room(self, connection: Connection, wanted: int) -> bool:
+        """Return whether memory for so many bytes of a connection's body is left."""
+        reserved = sum(one.body_bytes for one in list(self.open.values())) - connection.body_bytes
+        return reserved + wanted <= self.max_buffered
+
+    def reserve(self, connection: Connection, wanted: int) -> bool:
+        """Reserve memory for so many bytes of a connection's body if it is left. Any thread may call this."""
+        with self.lock:
+            if self.has_room(connection, wanted):
+                connection.body_bytes = wanted
+                return True
+        return False
+
+    def gives_way(self, connection: Connection, wanted: int) -> Connection | None:
+        """Return the largest body of who has most reserved, if that is more than the asker of a connection would have.
+
+        What a thread works on is none of them.
+        """
+        holding = [one for one in self.open.values() if one.body_bytes]
+        held = Counter({connection.queue_line: wanted - connection.body_bytes})
+        for one in holding:
+            held[one.queue_line] += one.body_bytes
+        giving = (one for one in holding if not one.request or not (one.request.taken or one.request.claim.locked()))
+        found = max(giving, key=lambda one: (held[one.queue_line], one.body_bytes), default=None)
+        return found if found is not None and held[found.queue_line] > held[connection.queue_line] else None
 
 
 def state_of(connection: Connection, now: float) -> object:

@@ -251,7 +251,8 @@ class EventLoop:
         self.reactor = Reactor(self.pool, settings.keepalive_timeout, settings.request_timeout)
         is_unix = listener.family == socket.AF_UNIX
         server = ("localhost", "80") if is_unix else (settings.host, str(listener.getsockname()[1]))
-        self.executor = Executor(app, server, settings, request_log, self.reactor.post, self.reactor.wake)
+        calls = self.reactor.post, self.reactor.wake, self.pool.reserve
+        self.executor = Executor(app, server, settings, request_log, *calls)
         self.admission = AdmissionControl(self.pool, self.listener, self.executor, request_log, settings, access)
         self.reactor.start(self.admission)
         self.draining = False

@@ -6,7 +6,7 @@ import logging
 import sys
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from email.utils import formatdate
@@ -19,7 +19,7 @@ from pupila.server.api.auth import Access, route_of
 from pupila.server.api.errors import QueueFullError, RequestError, request_error_of
 from pupila.server.api.predict import PredictMiddleware, PredictTask, is_predict
 from pupila.server.api.request_context import KEY, to_bytes
-from pupila.server.inference import Computation
+from pupila.server.inference import Computation, Decoding
 from pupila.server.observability.request_log import RequestLog
 from pupila.server.settings import Settings
 from pupila.server.transport.connection import Connection, Request
@@ -34,35 +34,50 @@ FORGET = 1.0
 class Turns(Generic[Item]):
     """What is next: each client has a line, and the lines take turns, so that none starves the others.
 
-    A line has each item once. Used by one thread at a time.
+    A line has each item once. One that takes several turns is put first again after each: what a client has begun is
+    done before the rest of its line. Used by one thread at a time.
     """
 
     def __init__(self) -> None:
-        self._lines: OrderedDict[str, OrderedDict[Item, None]] = OrderedDict()
+        self._lines: OrderedDict[str, OrderedDict[Item, int]] = OrderedDict()
+        """Each item with the turns that it takes."""
+        self._turns: Counter[str] = Counter()
+        """Of each line that is not empty."""
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
-    def add(self, line: str, item: Item) -> None:
-        """Put an item at the end of its line."""
+    def add(self, line: str, item: Item, turns: int = 1, first: bool = False) -> None:
+        """Put an item that takes so many turns at the end of its line, or at its beginning."""
         items = self._lines.setdefault(line, OrderedDict())
-        self._count += item not in items
-        items.setdefault(item)
+        if item in items:
+            return
+        items[item] = turns
+        items.move_to_end(item, last=not first)
+        self._turns[line] += turns
+        self._count += 1
 
     def next(self) -> Item:
         """Take what is next; then it is the next line's turn."""
-        name, line = self._lines.popitem(last=False)
-        item, _ = line.popitem(last=False)
+        name = next(iter(self._lines))
+        self._lines.move_to_end(name)
+        return self._take(name, last=False)
+
+    def _take(self, name: str, last: bool) -> Item:
+        """Take the first or the last of a line."""
+        line = self._lines[name]
+        item, turns = line.popitem(last)
         self._count -= 1
-        if line:
-            self._lines[name] = line
+        self._turns[name] -= turns
+        if not line:
+            del self._lines[name], self._turns[name]
         return item
 
-    def ahead(self, line: str) -> int:
-        """Return how many are taken before one that would be added to this line now."""
-        own = len(self._lines.get(line, ()))
-        return sum(min(len(each), own + 1) for each in self._lines.values())
+    def ahead(self, line: str, turns: int = 1) -> int:
+        """Return how many turns come before the last of one that would be added to this line now."""
+        own = self._turns[line] + turns
+        return own - 1 + sum(min(each, own) for name, each in self._turns.items() if name != line)
 
     def longest(self) -> int:
         """Return how many are in the longest line."""
@@ -74,12 +89,7 @@ class Turns(Generic[Item]):
 
     def give_way(self) -> Item:
         """Take out the last of the longest line."""
-        name = max(self._lines, key=lambda name: len(self._lines[name]))
-        item, _ = self._lines[name].popitem()
-        self._count -= 1
-        if not self._lines[name]:
-            del self._lines[name]
-        return item
+        return self._take(max(self._lines, key=lambda name: len(self._lines[name])), last=True)
 
 
 class RequestQueue:
@@ -88,15 +98,14 @@ class RequestQueue:
     One client's tenth request waits behind another's first, and where there is no room it gives way to that. Big
     pictures say nothing of small ones.
 
-    The estimate is requests taken up a second while others wait, averaged. What is done when nothing waits does not
-    count.
+    The estimate is turns taken a second while others wait, averaged. What is done when nothing waits does not count.
     """
 
     def __init__(self, most: int) -> None:
         self.most = most
         """How many may wait."""
         self.taken = 0
-        """How many have been taken up; counted by the thread that does it."""
+        """How many turns have been taken; counted by the thread that does it."""
         self.rate = 0.0
         """0 as long as nothing has waited."""
         self._since = 0.0
@@ -111,10 +120,10 @@ class RequestQueue:
     def __len__(self) -> int:
         return len(self._turns)
 
-    def put(self, line: str, job: Job) -> None:
-        """Put a request at the end of its client's line."""
+    def put(self, line: str, job: Job, turns: int = 1, first: bool = False) -> None:
+        """Put a request that takes so many turns at the end of its client's line, or at its beginning."""
         with self._lock:
-            self._turns.add(line, job)
+            self._turns.add(line, job, turns, first)
         self._calls.put(None)
 
     def get(self) -> Job | None:
@@ -152,14 +161,14 @@ class RequestQueue:
         if not busy or progressed:
             self._since, self._taken_before = now, self.taken
 
-    def delay(self, line: str) -> float:
-        """Seconds until one more of this line should be taken up."""
+    def delay(self, line: str, turns: int = 1) -> float:
+        """Seconds until the last of so many turns of one more of this line should be taken."""
         with self._lock:
-            return self._turns.ahead(line) / self.rate if self.rate else 0.0
+            return self._turns.ahead(line, turns) / self.rate if self.rate else 0.0
 
-    def retry_after(self, line: str, deadline: float) -> float | None:
+    def retry_after(self, line: str, deadline: float, turns: int = 1) -> float | None:
         """Return None if one more of this line can be answered by `deadline`, else the seconds until it may be."""
-        delay = self.delay(line)
+        delay = self.delay(line, turns)
         with self._lock:
             full = len(self._turns) >= self.most and not self._turns.can_give_way(line)
         return delay if full or time.monotonic() + delay >= deadline else None
@@ -270,6 +279,8 @@ def http_date(now: int) -> str:
     return formatdate(now, usegmt=True)
 
 
+SMALL = 65536
+"""Bytes of a body that need no reservation: the number of connections bounds them."""
 LARGE = 524288
 """Bytes of body from which a request goes to threads of its own: its decoding may take long, as may unpacking."""
 LIGHT_THREADS = 4
@@ -285,8 +296,8 @@ class Executor:
     """A fixed number of threads: memory and contention stay the same however many clients there are.
 
     The compute thread answers POST /predict, several requests together. Requests with large bodies or many pictures,
-    those whose decoding may take long, other protocols' inference, what is kept, and all other routes have threads of
-    their own.
+    pictures whose decoding may take long, other protocols' inference, what is kept, and all other routes have threads
+    of their own. One turn there is one picture that may take long, or TURN_SECONDS of others.
     """
 
     def __init__(
@@ -297,6 +308,7 @@ class Executor:
         request_log: RequestLog,
         post: Callable[[Connection], None],
         wake: Callable[[], None],
+        reserve: Callable[[Connection, int], bool],
     ) -> None:
         self.app = app
         middleware = getattr(app, "wsgi_app", None)
@@ -309,6 +321,8 @@ class Executor:
         """Called with a connection when its response is in `out`; from then on it is the event loop's again."""
         self.wake = wake
         """Has the event loop send what was posted."""
+        self.reserve = reserve
+        """Called with a connection and the bytes that its request keeps while it waits; False if there is no room."""
         self.closing = False
         """Whether answers ask the client to open a new connection: true while draining."""
         self.running: dict[int, Request] = {}
@@ -334,8 +348,6 @@ class Executor:
         threads = route_of(request.head.path).threads
         if threads == "store":
             return self.store
-        if threads == "inference" and not is_predict(request.head.method, request.head.path):
-            return self.inference  # whose pictures may take long, whatever their size
         if len(request.context.body or b"") >= LARGE or "HTTP_CONTENT_ENCODING" in request.head.headers:
             return self.large
         if self.predict is not None and is_predict(request.head.method, request.head.path):
@@ -344,7 +356,7 @@ class Executor:
 
     def submit(self, queue: RequestQueue, connection: Connection, request: Request) -> None:
         """Queue a request that was admitted; the compute thread gets it with `flush`."""
-        self._put(queue, connection, request, self.post)
+        self._put(queue, (connection, request), self.post)
         self._arrived += queue is self.compute
 
     def make_room(self, line: str) -> bool:
@@ -372,25 +384,27 @@ class Executor:
         job = self.compute.get()
         if job is None or self.predict is None or not self._take(job[1], self.compute):
             return None
-        connection, request = job
+        request = job[1]
         try:
             task = PredictTask(self.predict.state, environ_of(request, self.server))
             task.begin()
-            if task.response is None and not task.is_large:
+            if task.is_begun:
 
                 def ended(computation: Computation) -> None:
                     task.finish(computation)
-                    self._answer(connection, request, task, self._done.append)
+                    self._answer(job, task, self._done.append)
 
                 computation = task.computation(ended)
                 if computation is not None:
                     return computation
                 task.finish(None)
-            if task.response is not None or not self._pass_on(self.large, connection, request, task, self._done.append):
-                self._answer(connection, request, task, self._done.append)
+            decoding = request.context.decoding
+            if task.response is None and decoding is not None:
+                self._pass_on(job, decoding, self._done.append)
+            else:
+                self._answer(job, task, self._done.append)
         except Exception:
-            self._fail(connection, self._done.append)
-            self.running.pop(id(request), None)
+            self._fail(job, self._done.append)
         return None
 
     def answer(
@@ -400,16 +414,24 @@ class Executor:
         deliver: Callable[[Connection], None],
         task: PredictTask | None = None,
     ) -> None:
-        """Call the application and deliver its response, unless the event loop has answered at the deadline."""
+        """Call the application and deliver its response, unless the event loop has answered at the deadline.
+
+        What waits for another turn is queued for it.
+        """
         persistence = persistence_of(request.head, self.closing)
-        if task is None:
-            response = respond(self.app, environ_of(request, self.server), persistence)
-        else:
+        if task is not None:
             response = response_bytes(*task.run(), persistence)
+        else:
+            response = respond(self.app, environ_of(request, self.server), persistence)
+            decoding = request.context.decoding
+            if decoding is not None and decoding.waits:
+                self._pass_on((connection, request), decoding, deliver)
+                return
         if request.claim.acquire(blocking=False):
             self.request_log.record(request.context, request.head.method, request.head.path, int(response[9:12]))
             connection.out, connection.closing = response, persistence == CLOSE
             deliver(connection)
+        self.running.pop(id(request), None)
 
     def deliver(self, connection: Connection) -> None:
         """Send a response in this thread as far as the socket takes it, and give the connection back."""
@@ -429,65 +451,62 @@ class Executor:
                 self.post(connection)
             self.wake()
 
-    def _answer_large(self, connection: Connection, request: Request) -> None:
-        """Answer a request that was taken up, or leave it to the threads of those whose decoding may take long."""
-        task = request.task
-        try:
-            if task is None and self.predict is not None and is_predict(request.head.method, request.head.path):
-                task = PredictTask(self.predict.state, environ_of(request, self.server))
-            if (
-                task is not None
-                and not task.decode_until_large()
-                and self._pass_on(self.slow, connection, request, task, self.deliver)
-            ):
-                return
-        except Exception:
-            self._fail(connection, self.deliver)
-            self.running.pop(id(request), None)
+    def _pass_on(self, job: Job, decoding: Decoding, deliver: Callable[[Connection], None]) -> None:
+        """Queue a request for its next turn; refuse it if that would come too late, unless it has had one there."""
+        connection, request = job
+        queue, turns = (self.large, 1) if decoding.left else (self.slow, len(decoding.large))
+        if 0 < len(decoding.left) < len(decoding.parts):
+            self._put_back(queue, job)
             return
-        self._answer(connection, request, task, self.deliver)
+        delay = queue.retry_after(connection.queue_line, request.context.deadline, turns)
+        size = sum(len(part.data) for part in decoding.parts)
+        if delay is not None or (size > SMALL and not self.reserve(connection, size)):
+            self._refuse(job, QueueFullError(delay or 1), deliver)
+            return
+        self._rest(request)
+        self._put(queue, job, deliver, turns)
 
-    def _pass_on(
-        self,
-        queue: RequestQueue,
-        connection: Connection,
-        request: Request,
-        task: PredictTask,
-        deliver: Callable[[Connection], None],
-    ) -> bool:
-        """Queue a request for threads that may take longer; False if they would take too long."""
-        delay = queue.retry_after(connection.queue_line, request.context.deadline)
-        if delay is not None:
-            task.fail(QueueFullError(delay))
-            return False
-        request.taken, request.task = False, task
-        del self.running[id(request)]  # so that a long queue does not look like a thread that hangs
-        self._put(queue, connection, request, deliver)
-        return True
+    def _put_back(self, queue: RequestQueue, job: Job, turns: int = 1) -> None:
+        """Queue a request for its next turn, before all others of its client."""
+        self._rest(job[1])
+        queue.put(job[0].queue_line, job, turns, first=True)
 
-    def _put(
-        self, queue: RequestQueue, connection: Connection, request: Request, deliver: Callable[[Connection], None]
-    ) -> None:
+    def _rest(self, request: Request) -> None:
+        """Take a request out of those in work, so that a long queue does not look like a thread that hangs."""
+        request.taken = False
+        self.running.pop(id(request), None)
+
+    def _decode_large(self, job: Job) -> None:
+        """Decode one large picture of a request; then it waits for its next turn, or to be answered."""
+        decoding, left = job[1].context.decoding, 0
+        try:
+            if decoding is not None:  # else the event loop has just given it up
+                decoding.decode_large()
+                left = len(decoding.large)
+        except Exception as error:
+            self._refuse(job, request_error_of(error), self.deliver)
+            return
+        self._put_back(self.slow if left else self.large, job, left or 1)
+
+    def _put(self, queue: RequestQueue, job: Job, deliver: Callable[[Connection], None], turns: int = 1) -> None:
         """Put a request into a queue; if that is full, the last of who has most there is refused, and delivered."""
+        line = job[0].queue_line
         if len(queue) >= queue.most:
-            self._refuse_last(queue, connection.queue_line, deliver)
-        queue.put(connection.queue_line, (connection, request))
+            self._refuse_last(queue, line, deliver)
+        queue.put(line, job, turns)
 
     def _refuse_last(self, queue: RequestQueue, line: str, deliver: Callable[[Connection], None]) -> bool:
         """Answer the last request of who has most in a queue with 503, for one of this line; False if there is none."""
         job = queue.give_way(line)
-        if job is None:
-            return False
-        connection, request = job
-        task, error = request.task, QueueFullError(queue.delay(connection.queue_line))
-        if request.claim.locked():
-            return True
-        if task is None:
-            request.context.access = replace(request.context.access or Access(), refusal=error)
-        else:
-            task.fail(error)
-        self._answer(connection, request, task, deliver)
-        return True
+        if job is not None and not job[1].claim.locked():
+            self._refuse(job, QueueFullError(queue.delay(job[0].queue_line)), deliver)
+        return job is not None
+
+    def _refuse(self, job: Job, error: RequestError, deliver: Callable[[Connection], None]) -> None:
+        """Answer a request with an error, whatever it waits for."""
+        context = job[1].context
+        context.access, context.decoding = replace(context.access or Access(), refusal=error), None
+        self._answer(job, None, deliver)
 
     def _take(self, request: Request, queue: RequestQueue) -> bool:
         """Take a request up, unless the client is gone or its time is over."""
@@ -498,28 +517,26 @@ class Executor:
         self.running[id(request)] = request
         return True
 
-    def _answer(
-        self, connection: Connection, request: Request, task: PredictTask | None, deliver: Callable[[Connection], None]
-    ) -> None:
+    def _answer(self, job: Job, task: PredictTask | None, deliver: Callable[[Connection], None]) -> None:
         """Answer a request that was taken up, come what may."""
         try:
-            self.answer(connection, request, deliver, task)
+            self.answer(*job, deliver, task)
         except Exception:  # a thread that ends is missing ever after
-            self._fail(connection, deliver)
-        self.running.pop(id(request), None)
+            self._fail(job, deliver)
 
-    def _fail(self, connection: Connection, deliver: Callable[[Connection], None]) -> None:
+    def _fail(self, job: Job, deliver: Callable[[Connection], None]) -> None:
         """Drop the connection of a request that could not be answered."""
         log.exception("a request could not be answered")
-        connection.closing = True
-        deliver(connection)
+        job[0].closing = True
+        deliver(job[0])
+        self.running.pop(id(job[1]), None)
 
     def _work(self, queue: RequestQueue) -> None:
         while True:
             job = queue.get()
             if job is not None and self._take(job[1], queue):
-                if queue is self.large:
-                    self._answer_large(*job)
+                if queue is self.slow:
+                    self._decode_large(job)
                 else:
-                    self._answer(*job, job[1].task, self.deliver)
+                    self._answer(job, None, self.deliver)
             del job  # or an idle thread would keep the last body in memory
