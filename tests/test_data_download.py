@@ -33,6 +33,13 @@ def test_file_is_fetched_whole_and_leaves_no_part(target: Path, check: dict[str,
     assert not part_of(target).exists()
 
 
+def test_server_that_sends_without_end_fills_no_disk(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pupila.data.sources.download.MAX_BYTES", 200_000)
+    with serving(CONTENT) as server, pytest.raises(DownloadError, match="sends more than"):
+        download(server.url, target, sha256=SHA256)
+    assert not target.exists() and not part_of(target).exists()
+
+
 def test_file_that_is_there_is_not_fetched_again(target: Path) -> None:
     target.parent.mkdir()
     target.write_bytes(CONTENT)

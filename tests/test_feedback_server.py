@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import requests
 from PIL import Image
-from server_kit import CLASSES, Running, encode, picture, serving, signal_worker, write_model
+from server_kit import CLASSES, Running, encode, picture, serving, signal_worker, wait_until, write_model
 
 from pupila.errors import ImageError
 from pupila.feedback import Store
@@ -32,8 +32,8 @@ from pupila.server.api.feedback_writer import (
     KEPT,
     MARKS,
     PENDING,
+    QUEUE_BYTES,
     QUEUE_PICTURES,
-    RING,
     Collector,
     mark_of,
     new_table,
@@ -365,7 +365,6 @@ def test_names_of_what_waits_go_once_it_is_written_or_its_worker_is_gone(tmp_pat
         collector.offer(f"r{number}", [part] * 70, [answer] * 70, "m1")
         assert len(collector.find(f"r{number}", 69, "", time.monotonic() + 60)) == 1
     collector.close()
-    assert collector._entered == 700 > RING
     assert not any(collector._row[MARKS:])
 
 
@@ -378,12 +377,31 @@ def test_queue_is_bounded_and_what_does_not_fit_is_not_kept(tmp_path: Path, capl
     part, answer = red(tmp_path)
     collector.offer("many", [part] * 1000, [answer] * 1000, "m1")
     assert caplog.text.count("pictures come faster than they can be kept") == 1
-    assert len(collector._queue) <= QUEUE_PICTURES
+    assert collector._count() <= QUEUE_PICTURES
     while collector._row[PENDING] > 0:
         time.sleep(0.05)
     assert collector._row[KEPT] <= QUEUE_PICTURES
     assert collector.store.counts().answers == min(collector._row[KEPT], SAME_PICTURE)
     assert collector._row[KEPT] + collector._row[DROPPED] == 1005
+    collector.close()
+
+
+def test_one_client_keeps_no_others_pictures_out(tmp_path: Path) -> None:
+    table = new_table(1)
+    collector = Collector(Settings(feedback_dir=tmp_path / "kept"), table)
+    collector._writer = Slow(tmp_path / "kept")
+    part, answer = red(tmp_path)
+    huge = Part("", part.data + bytes(QUEUE_BYTES // 3))
+    for number in range(3):
+        collector.offer(f"many{number}", [part] * 300, [answer] * 300, "m1", "flood")
+        collector.offer(f"huge{number}", [huge] * 4, [answer] * 4, "m1", "huge")
+    collector.offer("one", [part], [answer], "m1", "anna")
+    assert table.holds(MARKS, mark_of("one", 0, "anna"))
+    assert [one.request for one in collector._queues["anna"]] == ["one"]
+    assert collector._count() <= QUEUE_PICTURES and collector._bytes <= QUEUE_BYTES
+    assert wait_until(lambda: collector.store.of_request("one", 0, "anna")) < 20
+    with collector._changed:
+        assert "flood" in collector._queues  # which came long before
     collector.close()
 
 

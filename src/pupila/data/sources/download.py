@@ -19,6 +19,9 @@ BLOCK = 2**18
 TIMEOUT = 30.0
 """Seconds without a single byte before the server counts as gone."""
 
+MAX_BYTES = 2**30
+"""Of one file: the largest has 163 MiB."""
+
 
 def cache_folder(cache: Path | None = None) -> Path:
     """Return where all that can be made or fetched again is kept: the argument, $PUPILA_CACHE, else ~/.cache/pupila."""
@@ -126,5 +129,8 @@ def _receive(response: http.client.HTTPResponse, part: Path, start: int) -> bool
                 return False
             if not block:
                 return total is None or file.tell() >= total
+            if file.tell() + len(block) > MAX_BYTES:
+                part.unlink()
+                raise DownloadError(f"{response.url}: sends more than {MAX_BYTES >> 30} GiB. Try from another network.")
             file.write(block)
             bar.update(len(block) if total else 0)

@@ -26,8 +26,8 @@ log = logging.getLogger("pupila.server")
 QUEUE_PICTURES = 256
 QUEUE_BYTES = 32 * 2**20
 BATCH_PICTURES = 64
-RING = QUEUE_PICTURES + BATCH_PICTURES
-"""Pictures that wait at most: in the queue, and taken from it."""
+PLACES = QUEUE_PICTURES + BATCH_PICTURES + 1
+"""Pictures that wait at most: in the queue, taken from it, and one that is about to give way."""
 BATCH_BYTES = 4 * 2**20
 """Written in one transaction: few enough that feedback, which waits for it, does not wait long."""
 GATHER = 0.1
@@ -44,7 +44,7 @@ LAST_WORDS = 10.0
 
 def new_table(workers: int) -> SharedTable:
     """Return the counts that the workers share: made before the fork."""
-    return SharedTable(workers, MARKS + RING)
+    return SharedTable(workers, MARKS + PLACES)
 
 
 def mark_of(request: str, picture: int, owner: str) -> float:
@@ -74,6 +74,11 @@ def clear_up(store: Store) -> None:
         log.warning("%s: %d files of an interrupted write are deleted", store.path, files)
 
 
+def _room(item: Answered) -> int:
+    """Return what a picture takes of the queue, which has so many bytes and so many places."""
+    return max(len(item.data), QUEUE_BYTES // QUEUE_PICTURES)
+
+
 class Collector:
     """One worker's. Raises DataError if the folder cannot be used.
 
@@ -95,12 +100,11 @@ class Collector:
         self.table = table or new_table(1)
         self._row = self.table.row(slot)
         self._row[PENDING] = 0.0  # the worker that had this row has lost its queue
-        self._row[MARKS:] = memoryview(bytes(8 * RING)).cast("d")
-        self._queue: deque[Answered] = deque()
+        self._row[MARKS:] = memoryview(bytes(8 * PLACES)).cast("d")
+        self._queues: dict[str, deque[Answered]] = {}
+        """By owner, the one whose turn it is first; none is empty."""
         self._bytes = 0
         self._in_work = 0
-        self._entered = 0
-        """Pictures that have come into the queue so far."""
         self._changed = threading.Condition()
         self._closing = False
         self._silent_until: dict[str, float] = {}
@@ -131,7 +135,7 @@ class Collector:
             self._count_pending()
             if self._thread is None:
                 self._start()
-            if len(self._queue) == len(answered) or len(self._queue) >= BATCH_PICTURES:
+            if self._count() == len(answered) or self._count() >= BATCH_PICTURES:
                 self._changed.notify_all()  # the writer waits for the first picture, and then for a full batch
 
     def find(self, request: str, picture: int, owner: str | None, deadline: float) -> list[Kept]:
@@ -153,20 +157,38 @@ class Collector:
         if self._thread is not None:
             self._thread.join(LAST_WORDS)
 
+    def _count(self) -> int:
+        return sum(map(len, self._queues.values()))
+
     def _enqueue(self, item: Answered) -> None:
-        full = len(self._queue) >= QUEUE_PICTURES or self._bytes + len(item.data) > QUEUE_BYTES
-        if full:
-            self._complain("pictures come faster than they can be kept in %s: some are not")
-        if full or self._closing:
+        """Take a picture in; where there is no room for it, the last of the owner that takes most of it gives way."""
+        if self._closing:
             self._row[DROPPED] += 1
             return
-        self._row[MARKS + self._entered % RING] = mark_of(item.request, item.picture, item.owner)
-        self._entered += 1
-        self._queue.append(item)
+        self._queues.setdefault(item.owner, deque()).append(item)
         self._bytes += len(item.data)
+        self._mark(0.0, mark_of(item.request, item.picture, item.owner))
+        while self._count() > QUEUE_PICTURES or self._bytes > QUEUE_BYTES:
+            self._complain("pictures come faster than they can be kept in %s: some are not")
+            item = self._leave(max(self._queues, key=lambda owner: sum(map(_room, self._queues[owner]))), last=True)
+            self._mark(mark_of(item.request, item.picture, item.owner), 0.0)
+            self._row[DROPPED] += 1
+
+    def _leave(self, owner: str, last: bool) -> Answered:
+        """Take an owner's first or last picture out; whoever has more has another turn behind all others."""
+        queue = self._queues.pop(owner)
+        item = queue.pop() if last else queue.popleft()
+        if queue:
+            self._queues[owner] = queue
+        self._bytes -= len(item.data)
+        return item
+
+    def _mark(self, before: float, after: float) -> None:
+        """Put the name of a picture that waits in place of another; 0 is that of none."""
+        self._row[MARKS + list(self._row[MARKS:]).index(before)] = after
 
     def _count_pending(self) -> None:
-        self._row[PENDING] = float(len(self._queue) + self._in_work)
+        self._row[PENDING] = float(self._count() + self._in_work)
 
     def _start(self) -> None:
         self._thread = threading.Thread(target=self._work, daemon=True, name="collector")
@@ -189,9 +211,8 @@ class Collector:
                 self._row[DROPPED] += len(batch) - kept
                 self._in_work = 0
                 self._count_pending()
-                written = self._entered - len(self._queue)
-                for number in range(written - len(batch), written):
-                    self._row[MARKS + number % RING] = 0.0
+                for item in batch:
+                    self._mark(mark_of(item.request, item.picture, item.owner), 0.0)
 
     def _cleaned(self, data: bytes) -> Clean | None:
         """Do as clean(): in the process for large pictures, unless it takes milliseconds."""
@@ -220,13 +241,11 @@ class Collector:
         """Wait for pictures and take some from the queue; empty once there are none and no more will come."""
         batch: list[Answered] = []
         with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._closing)
-            self._changed.wait_for(lambda: len(self._queue) >= BATCH_PICTURES or self._closing, GATHER)
-            size = 0
-            while self._queue and len(batch) < BATCH_PICTURES and size < BATCH_BYTES:
-                batch.append(self._queue.popleft())
-                size += len(batch[-1].data)
-            self._bytes -= size
+            self._changed.wait_for(lambda: self._queues or self._closing)
+            self._changed.wait_for(lambda: self._count() >= BATCH_PICTURES or self._closing, GATHER)
+            before = self._bytes
+            while self._queues and len(batch) < BATCH_PICTURES and before - self._bytes < BATCH_BYTES:
+                batch.append(self._leave(next(iter(self._queues)), last=False))
             self._in_work = len(batch)  # counted until they are written: feedback on them waits
             self._count_pending()
         return batch

@@ -46,7 +46,7 @@ class SharedTable:
 PID, HEARTBEAT, DUE, READY, CONNECTIONS, WAITING, LEAVING, STARTS, LOADING = range(9)
 PENDING, KEPT, DROPPED, MARKS = range(4)
 """Columns of feedback_writer.py's table: pictures that wait to be written, were written, were given up. From MARKS on
-the names of those that wait, in a ring."""
+the names of those that wait."""
 
 FRESH = 1.0
 """Seconds without a heartbeat after which a worker does not count as alive."""
