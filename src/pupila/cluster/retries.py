@@ -16,7 +16,8 @@ from pupila._arguments import whole_number
 from pupila.server.api.auth import route_of
 from pupila.server.api.errors import DeadlineError, QueueFullError, RequestError, too_slow
 from pupila.server.api.request_context import to_bytes
-from pupila.server.transport.admission import SENDING, SMALL
+from pupila.server.transport.admission import SENDING
+from pupila.server.transport.executor import SMALL
 
 TRIES = 4
 """How often a request is given to a replica before its client gets an error."""
