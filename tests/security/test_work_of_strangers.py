@@ -1,5 +1,6 @@
 """What a stranger sends costs little before it is refused: heads, boxes, lists and pickles made to cost much."""
 
+import contextlib
 import gzip
 import io
 import itertools
@@ -8,12 +9,14 @@ import random
 import resource
 import signal
 import socket
+import ssl
 import struct
 import time
 import tomllib
 import tracemalloc
 import zipfile
 import zlib
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -22,6 +25,7 @@ import requests
 from data_kit import make_zip
 from flask import Flask
 from heif_kit import box, full
+from proxy_kit import make_certificate
 from server_kit import picture, serving, wait_until, write_model
 from werkzeug.http import parse_etags
 from werkzeug.test import EnvironBuilder
@@ -45,6 +49,7 @@ from pupila.server.observability.tracing import Tracer
 from pupila.server.settings import Settings
 from pupila.server.transport.connection import ConnectionTable
 from pupila.server.transport.parser import ProtocolError, parse_head
+from pupila.server.transport.tls import TlsSocket, context_of
 
 SOON = 0.25
 """Seconds of processor time."""
@@ -469,3 +474,45 @@ def test_damaged_headers_of_traces_are_not_logged(caplog: pytest.LogCaptureFixtu
     for request.parent in ((parent, "\x9b2J"), (parent, "A=" + "b" * 9_000), ("0" * 600, "")):
         Tracer(trace.TracerProvider()).record(request, "POST", "/predict", 200, 0.0, 1.0)
     assert caplog.records == []
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> Iterator[tuple[socket.socket, TlsSocket, Path]]:
+    """Yield the two ends of a connection, none of which has said anything, and the server's certificate."""
+    certificate, key = make_certificate(tmp_path)
+    client, server = socket.socketpair()
+    client.setblocking(False)
+    server.setblocking(False)
+    with client, contextlib.closing(TlsSocket(server, context_of(certificate, key))) as sock:
+        yield client, sock, certificate
+
+
+def test_tls_records_without_data_end_a_connection(tls: tuple[socket.socket, TlsSocket, Path]) -> None:
+    """OpenSSL reads on while nothing else comes: requests for new keys, or here pieces of a long first message."""
+    client, sock, _ = tls
+    hello = b"\1\1\xff\0" + bytes(7_000)
+    client.send(b"".join(b"\x16\3\1\0\1%c" % byte for byte in hello))
+    with pytest.raises(ConnectionResetError):
+        sock.recv_into(memoryview(bytearray(2**18)), 2**18)
+
+
+def test_all_tls_records_that_are_received_are_read(tls: tuple[socket.socket, TlsSocket, Path]) -> None:
+    """What waited in OpenSSL's memory would be reported by no selector."""
+    client, sock, certificate = tls
+    buffer, received, sent = memoryview(bytearray(2**18)), ssl.MemoryBIO(), ssl.MemoryBIO()
+    speaks = ssl.create_default_context(cafile=certificate).wrap_bio(received, sent, server_hostname="localhost")
+    for _ in range(3):
+        with contextlib.suppress(ssl.SSLWantReadError):
+            speaks.do_handshake()
+        client.send(sent.read())
+        with contextlib.suppress(BlockingIOError):
+            sock.recv_into(buffer, 2**18)
+        with contextlib.suppress(BlockingIOError):
+            received.write(client.recv(2**16))
+    for _ in range(2_000):
+        speaks.write(b"x")
+    client.send(sent.read())
+    assert sock.recv_into(buffer, 2**18) == 2_000
+    assert sock.send(memoryview(b"answer")) == 6
+    received.write(client.recv(2**16))
+    assert speaks.read() == b"answer"

@@ -1,7 +1,7 @@
 """TLS (HTTPS) at the listening socket: a non-blocking handshake in the event loop, and certificates that are reloaded.
 
-`TlsSocket` has the methods of a non-blocking socket that a connection uses. It decrypts whole records, so that what the
-selector reports is all that there is: nothing waits unseen in OpenSSL's buffers.
+`TlsSocket` has the methods of a non-blocking socket that a connection uses. It decrypts all that it receives, so that
+what the selector reports is all that there is: nothing waits unseen in OpenSSL's buffers.
 """
 
 import contextlib
@@ -24,8 +24,10 @@ LOOK = 1.0
 """Seconds between two looks whether the certificate's files have changed."""
 RECORD = 16 * 1024
 """Bytes of the largest TLS record."""
-RECORDS = 64
-"""Records that are decrypted at a stretch: a client may send thousands of one byte each."""
+TURN = 4 * RECORD
+"""Encrypted bytes that are looked at at a stretch: a client may send thousands of records of one byte, or of none."""
+BARREN = 2 * RECORD
+"""Encrypted bytes without any data in them, such as requests for new keys, after which a connection ends."""
 PLAIN = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: 49\r\n\r\n"
     b"This port speaks TLS. Use an address of https://\n"
@@ -99,10 +101,22 @@ def certificate_of(certificate: Path | None, key: Path | None) -> Certificate | 
 
 
 class TlsSocket:
-    """A client's socket, encrypted; used by the I/O thread, and by one that answers a request."""
+    """A client's socket, encrypted; used by the I/O thread, and by one that answers a request.
+
+    OpenSSL reads from memory: from a socket it would go on for as long as a client sends records without data.
+    """
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
-        self._sock = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        self._sock = sock
+        self._received, self._encrypted = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._received, self._encrypted, server_side=True)
+        self._unsent = bytearray()
+        """Encrypted, and not taken by the kernel."""
+        self._owed = 0
+        """Bytes of the caller's among those."""
+        self._barren = 0
+        """Bytes received since the last data."""
+        self._ended = False
         self._lock = threading.Lock()
 
     def fileno(self) -> int:
@@ -110,38 +124,53 @@ class TlsSocket:
         return self._sock.fileno()
 
     def recv_into(self, buffer: memoryview, size: int) -> int:
-        """Read about `size` bytes, or 0 at the end; raises BlockingIOError if none are there, OSError if it is over.
+        """Read some `size` bytes, or 0 at the end; raises BlockingIOError if none are there, OSError if it is over.
 
-        OpenSSL's read goes on with the handshake until that is done.
+        `buffer` has room for RECORD more than TURN, so that nothing waits unseen. OpenSSL's read goes on with the
+        handshake until that is done.
         """
         with self._lock:
+            piece = self._sock.recv(min(size, TURN))
+            self._barren += len(piece)
             try:
-                return self._read(buffer[: max(size, RECORD)])
-            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                raise BlockingIOError from None
-            except ssl.SSLEOFError:
-                return 0
+                count = 0
+                for at in range(0, len(piece), RECORD):  # what is in memory once keeps its room
+                    self._received.write(piece[at : at + RECORD])
+                    count += self._read(buffer[count:])
+                if not piece:
+                    self._received.write_eof()
+                    count = self._read(buffer)
             except ssl.SSLError as error:
                 if error.reason == "HTTP_REQUEST":
-                    socket.socket.send(self._sock, PLAIN)
+                    self._sock.send(PLAIN)
                 raise ConnectionResetError from error
+            finally:
+                self._flush()
+            if count or self._ended:
+                self._barren = 0
+                return count
+            if self._barren > BARREN:
+                raise ConnectionResetError
+            raise BlockingIOError
 
     def _read(self, buffer: memoryview) -> int:
-        """Decrypt whole records only, so that nothing waits unseen in OpenSSL's buffers; 0 at the end."""
+        """Decrypt all whole records; return how many bytes that are."""
         count = 0
-        for _ in range(RECORDS):
-            if len(buffer) - count < RECORD:
-                break
-            try:
-                piece = self._sock.recv_into(buffer[count:])
-            except (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLEOFError):
-                if not count:
-                    raise
-                break
-            if not piece:
-                break
-            count += piece
+        with contextlib.suppress(ssl.SSLWantReadError):
+            with contextlib.suppress(ssl.SSLEOFError):
+                while piece := self._tls.read(len(buffer) - count, buffer[count:]):
+                    count += piece  # type: ignore[operator]  # into a buffer, it is a number
+            self._ended = True
         return count
+
+    def _flush(self) -> None:
+        """Send what is encrypted, as far as the kernel takes it; raises OSError if it is over."""
+        self._unsent += self._encrypted.read()
+        with contextlib.suppress(BlockingIOError):
+            while self._unsent:
+                del self._unsent[: self._sock.send(self._unsent)]
+        if len(self._unsent) > BARREN + TURN:  # answers to requests for new keys, which nobody reads
+            raise ConnectionResetError
 
     def send(self, data: memoryview) -> int:
         """Send the beginning of `data`, and return how much; raises BlockingIOError if the socket takes no more now.
@@ -150,14 +179,19 @@ class TlsSocket:
         """
         with self._lock:
             try:
-                return self._sock.send(data[:RECORD])
-            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                self._owed = self._owed or self._tls.write(data[:RECORD])
+            except ssl.SSLWantReadError:
                 raise BlockingIOError from None
+            self._flush()
+            if self._unsent:
+                raise BlockingIOError
+            sent, self._owed = self._owed, 0
+            return sent
 
     def shutdown(self, how: int) -> None:
         """Say that nothing more will be sent."""
         self._end()
-        socket.socket.shutdown(self._sock, how)
+        self._sock.shutdown(how)
 
     def close(self) -> None:
         """Close the socket."""
@@ -167,4 +201,7 @@ class TlsSocket:
     def _end(self) -> None:
         """Tell the client that this is the end, as far as that can be done at once."""
         with self._lock, contextlib.suppress(OSError, ValueError):  # also ssl's; ValueError: it has ended already
-            self._sock.unwrap()
+            try:
+                self._tls.unwrap()
+            finally:
+                self._flush()
