@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pupila._files import text_table
-from pupila.cli.group import data_sets, examples, json_option, models_here, say
+from pupila.cli.group import data_sets, examples, json_option, load_model, models_here, say
 from pupila.progress import printable_lines, shown
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def evaluate(model: Path, data: str, part: str | None, report: Path | None, as_j
     from pupila.evaluation.evaluate import evaluate as score
     from pupila.evaluation.pages.report import write_report
 
-    found = score(model, data, part)
+    found = score(load_model(model), data, part)
     result = {**found.to_json(), "model": str(model), "version": found.predictor.version}
     if report is not None:
         result["report"] = str(write_report(report, found.predictor, found.dataset, [], found, source=Path(data)))
@@ -99,9 +99,8 @@ def compare(
 def drift(model: Path, folder: Path, last: int, reference: str | None, as_json: bool) -> None:
     """Say whether the pictures that MODEL has served, as kept in FOLDER, are still like those it was judged on."""
     from pupila.evaluation import drift as drifting
-    from pupila.predictor import Predictor
 
-    predictor = Predictor.load(model)
+    predictor = load_model(model)
     expected = drifting.reference_for(predictor, reference)
     found = drifting.compare(_served(predictor, folder, last), expected, predictor.manifest.classes)
     if as_json:

@@ -22,6 +22,8 @@ from pupila.progress import printed_log, shown
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+    from pupila.predictor import Predictor
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -115,6 +117,13 @@ class RenamedOption(click.Option):
 def say(text: str) -> None:
     """Print a text in the reader's language."""
     click.echo(shown(text))
+
+
+def load_model(path: Path) -> "Predictor":
+    """Load a model file for a command, as a process that computes nothing else does: see Predictor.load()."""
+    from pupila.predictor import Predictor
+
+    return Predictor.load(path, flush_denormals=True)
 
 
 def json_option(command: Command) -> Command:

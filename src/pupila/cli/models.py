@@ -9,7 +9,7 @@ import click
 
 from pupila._arguments import counted
 from pupila._language import translated
-from pupila.cli.group import UncutGroup, examples, json_lines_option, json_option, models_here, say
+from pupila.cli.group import UncutGroup, examples, json_lines_option, json_option, load_model, models_here, say
 from pupila.progress import printable, shown
 
 if TYPE_CHECKING:
@@ -59,9 +59,7 @@ def models_rollback(model: Path) -> None:
 @json_option
 def inspect_(model: Path, as_json: bool) -> None:
     """Verify MODEL and show what it knows, how well, and what it was made from."""
-    from pupila.predictor import Predictor
-
-    predictor = Predictor.load(model)
+    predictor = load_model(model)
     manifest = predictor.manifest
     if as_json:
         click.echo(json.dumps({**manifest.without_golden(), "version": predictor.version}))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pupila.cli.group import cluster_option, examples, json_lines_option, models_here, say
+from pupila.cli.group import cluster_option, examples, json_lines_option, load_model, models_here, say
 from pupila.errors import PupilaError
 from pupila.progress import shown
 
@@ -108,10 +108,9 @@ def _predictor_of(cluster: str | None) -> "Callable[..., Summary]":
 def _print_answers(model: Path, paths: Sequence[Path], top: int, as_json: bool) -> bool:
     """Print a line a picture, and return whether one could not be read."""
     from pupila.batch import files_below
-    from pupila.predictor import Predictor
     from pupila.progress import printable
 
-    failed, predictor, named = False, Predictor.load(model), frozenset(paths)
+    failed, predictor, named = False, load_model(model), frozenset(paths)
     for path in files_below(paths):
         answer = _answer(predictor, path, top, named=path in named)
         failed |= isinstance(answer, PupilaError)
