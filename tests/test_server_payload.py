@@ -204,7 +204,14 @@ def test_json_that_is_accepted_is_read_in_a_moment(make: Callable[[], bytes], mo
 
 
 @pytest.mark.parametrize(
-    "large", [b'["%s"]' % (b"A" * 2**23), b'["%s"]' % (b"\\n" * 300_000), b"[%s]" % (b"[]," * 200_000 + b"0")], ids=len
+    "large",
+    [
+        b'["%s"]' % (b"A" * 2**23),
+        b'["%s"]' % (b"\\n" * 300_000),
+        b"[%s]" % (b"[]," * 200_000 + b"0"),
+        b"[%s]" % (b"1," * 30_000 + b"1"),
+    ],
+    ids=len,
 )
 def test_large_documents_are_read_one_at_a_time_and_small_ones_do_not_wait_for_them(large: bytes) -> None:
     read: list[bytes] = []
@@ -222,6 +229,12 @@ def test_large_documents_are_read_one_at_a_time_and_small_ones_do_not_wait_for_t
     thread.join(60)
     assert read
     assert gc.isenabled()
+
+
+def test_large_document_keeps_its_turn_until_it_has_been_worked_on() -> None:
+    with bodies.parsed(b"[%s]" % (b"1," * 30_000 + b"1"), V2, "") as document:
+        assert len(document) == 30_001 and bodies.ONE_AT_A_TIME.locked()
+    assert not bodies.ONE_AT_A_TIME.locked()
 
 
 @pytest.mark.parametrize("number", [b"1", b"0.12345678901234567e-300", b"7" * MAX_DIGITS], ids=len)

@@ -332,6 +332,16 @@ def uploading(admission: AdmissionControl, stack: ExitStack, peer: str, sent: in
     return connection
 
 
+@pytest.mark.parametrize("path", ["/v2/models/colours/infer", "/predictions/colours", "/predict"])
+def test_compressed_bodies_are_read_by_two_threads_in_any_protocol(pool: ConnectionTable, path: str) -> None:
+    with ExitStack() as stack:
+        executor, connection = admission_of(pool, Settings()).executor, added(pool, stack, "10.0.0.1")
+        connection.buffer += f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\n\r\n".encode()
+        connection.head_arrived()
+        request = connection.take(time.monotonic())
+        assert request is not None and executor.queue_of(request) is executor.large
+
+
 def test_who_has_most_memory_for_bodies_gives_way_to_who_has_less(pool: ConnectionTable) -> None:
     with ExitStack() as stack:
         pool.max_buffered = 4_000_000

@@ -94,6 +94,8 @@ MAX_BYTES = 32 * 2**20
 MAX_BYTES_BEYOND_ASCII = 8 * 2**20
 LARGE = 2**19
 """Bytes from which a document may be read in turn with others: shorter ones the compute thread reads, for all."""
+FEW_VALUES = 20_000
+"""Values up to which it may be, too: Python takes some 0.5 ms for a thousand of them."""
 MAX_LISTS = 260_000
 """Lists and objects: those of 60 pictures of 64 x 64, or of 27 of 96 x 96, with a list for each pixel."""
 MAX_QUOTES = 40_000
@@ -107,8 +109,11 @@ ONE_AT_A_TIME = threading.Lock()
 """Held while a document is read that is near a limit: several at once could keep all other threads for seconds."""
 
 
-def parse(body: bytes, most: int, instead: str) -> Any:
-    """Return the document; `instead` says how to send more than `most` values, or a bigger body.
+@contextlib.contextmanager
+def parsed(body: bytes, most: int, instead: str) -> Iterator[Any]:
+    """Give the document; `instead` says how to send more than `most` values, or a bigger body.
+
+    One of over FEW_VALUES, or near a limit, is read in turn with others, and worked on until the block ends.
 
     While a document is read no other thread of the process runs, except at each number: see whole(). Whatever is
     within the limits takes some 0.1 s between two of them. Raises RequestError for what is over a limit, and ValueError
@@ -128,9 +133,15 @@ def parse(body: bytes, most: int, instead: str) -> Any:
     ):
         if found > limit:
             raise RequestError(413, "json_too_many_values", f"The JSON has more than {limit:,} {name}. {instead}")
-    is_large = len(body) > LARGE and (len(body) > MAX_BYTES // 4 or max(lists / MAX_LISTS, escapes / MAX_ESCAPES) > 0.1)
-    with in_turn() if is_large else contextlib.nullcontext():
-        return json.loads(body, parse_int=whole, parse_float=fraction)
+    is_large = len(body) > MAX_BYTES // 4 or max(lists / MAX_LISTS, escapes / MAX_ESCAPES) > 0.1
+    with in_turn() if values > FEW_VALUES or (len(body) > LARGE and is_large) else contextlib.nullcontext():
+        yield json.loads(body, parse_int=whole, parse_float=fraction)
+
+
+def parse(body: bytes, most: int, instead: str) -> Any:
+    """Return what parsed() gives."""
+    with parsed(body, most, instead) as document:
+        return document
 
 
 @contextlib.contextmanager

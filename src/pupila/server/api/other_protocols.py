@@ -108,9 +108,7 @@ def read_inference(predictor: Predictor) -> Decoding:
     """Return the pictures of an inference request, with its id and the outputs to give; raises RequestError."""
     state = app_state()
     context, body = begin_inference(request.environ, state)
-    document, binary = split_body(body)
-    also = id_of(document), outputs_wanted(document)
-    tensor = input_tensor(document, binary, state.settings.max_parts)
+    also, tensor = read_body(body, state.settings.max_parts)
     end_parsing(context, state, len(tensor[1]))
     return decoding_of(tensor, predictor, context, also)
 
@@ -125,17 +123,17 @@ def asked_for(name: str, version: str) -> Predictor:
     return predictor
 
 
-def split_body(body: bytes) -> tuple[dict[str, Any], bytes]:
-    """Return the JSON part and the binary part of a request; raises RequestError."""
+def read_body(body: bytes, limit: int) -> tuple[tuple[str, dict[str, bool]], tuple[str, Tensor]]:
+    """Return the id and the wanted outputs of a request, and its input's name and content; raises RequestError."""
     stated = whole_number(request.headers.get(HEADER_LENGTH, ""))
     length = len(body) if stated is None else stated
     try:
-        document = bodies.parse(body[:length], MAX_JSON_VALUES, "Send the pictures as a binary tensor.")
+        with bodies.parsed(body[:length], MAX_JSON_VALUES, "Send the pictures as a binary tensor.") as document:
+            if not isinstance(document, dict) or not isinstance(document.get("inputs"), list):
+                raise bad("the request has no list 'inputs'")
+            return (id_of(document), outputs_wanted(document)), input_tensor(document, body[length:], limit)
     except (ValueError, RecursionError) as error:
         raise bad("the request's JSON cannot be read") from error
-    if not isinstance(document, dict) or not isinstance(document.get("inputs"), list):
-        raise bad("the request has no list 'inputs'")
-    return document, body[length:]
 
 
 def id_of(document: dict[str, Any]) -> str:
