@@ -427,6 +427,7 @@ class Executor:
             if decoding is not None and decoding.waits:
                 self._pass_on((connection, request), decoding, deliver)
                 return
+        request.context.decoding = None  # each holds the other, and the pictures with them
         if request.claim.acquire(blocking=False):
             self.request_log.record(request.context, request.head.method, request.head.path, int(response[9:12]))
             connection.out, connection.closing = response, persistence == CLOSE
