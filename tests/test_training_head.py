@@ -5,15 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize_scalar
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from torch import nn
-from training_kit import TINY, colours, noise
+from training_kit import TINY, colours, noise, whitening
 
 from pupila.data import Dataset
 from pupila.training.loop import head as heads
 from pupila.training.loop.class_weights import balance_for
-from pupila.training.loop.head import CLEARLY, GAIN, STRENGTHS, choose_input, fit_head
+from pupila.training.loop.head import CLEARLY, GAIN, WAYS, choose_input, fit_head
 from pupila.training.loop.probe import Features, cross_validated, features_of, fit_linear, folds_of, mean_loss
 from pupila.training.loop.probe import weight_decay as prior
 from pupila.training.loop.resnet import ResNet18
@@ -21,15 +22,11 @@ from pupila.training.loop.resnet import ResNet18
 pytestmark = pytest.mark.usefixtures("narrow")
 
 
-def standardised(x, by):
-    return (x - by.mean(0)) / (by.std(0) + 1e-6)
-
-
-def by_scikit_learn(x, labels, decay, other, **options):
-    """Probabilities for `other` by a regression on standardised x; decay as ours, beside a mean loss."""
-    x, other = x.astype(float), other.astype(float)
+def by_scikit_learn(x, labels, decay, other, whitened=False, **options):
+    """Probabilities for `other` by a regression on standardised or whitened x; decay as ours, beside a mean loss."""
+    mean, by = x.mean(0), whitening(x, labels) if whitened else np.diag(1 / (x.astype(float).std(0) + 1e-6))
     fitted = LogisticRegression(C=1 / (decay * len(x)), tol=1e-8, max_iter=5000, **options)
-    return fitted.fit(standardised(x, x), labels).predict_proba(standardised(other, x))
+    return fitted.fit((x - mean) @ by, labels).predict_proba((other - mean) @ by)
 
 
 @pytest.fixture(scope="module")
@@ -47,23 +44,32 @@ def hard(count, seed):
     return Dataset(np.clip(pictures, 0, 255).astype(np.uint8), labels, ("red", "green", "blue"))
 
 
+def loss_at_best_temperature(labels, answers):
+    def loss(log_temperature):
+        powers = answers ** np.exp(-log_temperature)
+        return log_loss(labels, powers / powers.sum(1, keepdims=True))
+
+    return minimize_scalar(loss, bounds=(-5, 5), method="bounded").fun
+
+
 @pytest.mark.parametrize("flip", ["off", "on"])
-def test_fitted_last_layer_is_the_regression_of_the_strength_that_loses_least(network, flip):
+def test_fitted_last_layer_is_the_regression_of_the_way_that_loses_least(network, flip):
     training, held_out, recipe = hard(60, 0), hard(30, 1), replace(TINY, flip_average=flip)
     plain, mirrored = (features_of(network, training, recipe, mirrored=way).numpy() for way in (False, True))
     fold, losses = folds_of(training.labels, heads.FOLDS), {}
     both, twice = np.concatenate([plain, mirrored]), np.tile(training.labels, 2)
-    for strength in STRENGTHS:
+    for whitened, strength in WAYS:
         answers = np.zeros((60, 3))
         for number in range(heads.FOLDS):
             out = fold == number
             kept = np.concatenate([plain[~out], mirrored[~out]]), np.tile(training.labels[~out], 2)
-            answers[out] = by_scikit_learn(*kept, strength * prior(60), plain[out])
-        losses[strength] = log_loss(training.labels, answers)
-    best = min(STRENGTHS, key=losses.get)
+            decay = strength * prior(60, whitened=whitened)
+            answers[out] = by_scikit_learn(*kept, decay, plain[out], whitened)
+        losses[whitened, strength] = loss_at_best_temperature(training.labels, answers)
+    whitened, strength = min(WAYS, key=losses.get)
     shown = [features_of(network, held_out, recipe, mirrored=way).numpy() for way in (False, True)]
     seen = shown[0] if flip == "off" else (shown[0] + shown[1]) / 2
-    expected = by_scikit_learn(both, twice, best * prior(60), seen)
+    expected = by_scikit_learn(both, twice, strength * prior(60, whitened=whitened), seen, whitened)
     row = fit_head(recipe, network, training, held_out)
     with torch.no_grad():
         ours = network.fc(torch.from_numpy(seen)).double().softmax(1).numpy()

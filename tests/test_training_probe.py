@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
-from training_kit import TINY, colours, noise
+from training_kit import TINY, colours, noise, whitening
 
 from pupila.data import Dataset
 from pupila.training.loop import head as heads
@@ -26,13 +26,43 @@ def clouds(count=120, dimensions=6, seed=0):
     return torch.from_numpy(x + 5).float(), torch.from_numpy(labels)
 
 
+@pytest.mark.parametrize("whitened", [False, True])
 @pytest.mark.parametrize("decay", [0.01, 0.1, 1.0])
-def test_fitted_layer_is_scikit_learns(decay):
+def test_fitted_layer_is_scikit_learns(decay, whitened):
     x, labels = clouds()
-    ours = fit_linear(x, labels, 3, functional.cross_entropy, decay, iterations=200)(x).softmax(1)
-    standard = (x - x.mean(0)) / x.std(0, correction=0)
-    theirs = LogisticRegression(C=1 / (decay * len(x)), tol=1e-10, max_iter=10_000).fit(standard, labels)
-    np.testing.assert_allclose(ours, theirs.predict_proba(standard), atol=2e-3)
+    ours = fit_linear(x, labels, 3, functional.cross_entropy, decay, iterations=200, whitened=whitened)(x).softmax(1)
+    by = whitening(x, labels) if whitened else np.diag(1 / x.double().numpy().std(0))
+    white = (x.double() - x.double().mean(0)).numpy() @ by
+    theirs = LogisticRegression(C=1 / (decay * len(x)), tol=1e-10, max_iter=10_000).fit(white, labels)
+    np.testing.assert_allclose(ours, theirs.predict_proba(white), atol=2e-3)
+
+
+@pytest.mark.parametrize("count", [3, 4, 6])
+def test_so_few_pictures_that_none_varies_within_its_class_do_no_harm(count):
+    x, labels = clouds(count)
+    layer = fit_linear(x, labels, 3, functional.cross_entropy, 1600 / (512 + count), whitened=True)
+    assert torch.isfinite(layer(x)).all() and layer.weight.abs().max() < 10
+    if count == 3:
+        assert (layer(x).argmax(1) == labels).all()
+
+
+def test_what_varies_within_classes_counts_less_than_what_tells_them_apart():
+    """Features that tell the classes apart and are all moved by the light, which a plain one takes for a class."""
+    draw = np.random.default_rng(1)
+
+    def rows(count):
+        labels = np.arange(count) % 2
+        light = 6 * draw.normal(size=(count, 1)) * np.ones((1, 20))
+        signal = np.where(labels[:, None] == np.arange(20) % 2, 0.5, 0.0)
+        return torch.from_numpy(light + signal + draw.normal(size=(count, 20)) * 0.7).float(), torch.from_numpy(labels)
+
+    x, labels = rows(24)
+    other, truth = rows(4000)
+    right = []
+    for way, decay in ((False, 3.75), (True, 0.5)):
+        answers = fit_linear(x, labels, 2, functional.cross_entropy, decay, whitened=way)(other).argmax(1)
+        right.append((answers == truth).double().mean())
+    assert right[1] > right[0] + 0.1
 
 
 def test_features_that_never_vary_do_no_harm():

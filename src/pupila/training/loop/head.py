@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from pupila.data import Dataset, Splits, sample
+from pupila.evaluation.metrics import fit_temperature
 from pupila.recipe import Recipe
 from pupila.training.loop.class_weights import balance_for, validation_scores
 from pupila.training.loop.device import pick_device
@@ -43,8 +44,8 @@ FEW = 5_000
 """Training pictures below which accuracy is scarcer than time, and too few to measure a small gain with."""
 BY_CHANCE = 0.01
 """Accuracy by which answers averaged with the mirror image may be behind and still be taken, where pictures are FEW."""
-STRENGTHS = (0.3, 1.0, 3.0)
-"""Weight decays to choose from, in multiples of weight_decay()."""
+WAYS = ((False, 0.3), (False, 1.0), (False, 3.0), (True, 0.03), (True, 0.1), (True, 0.3), (True, 1.0), (True, 3.0))
+"""Ways to fit the last layer to choose from: whether features are whitened, and multiples of weight_decay()."""
 
 
 @dataclass(frozen=True)
@@ -98,16 +99,21 @@ def _scores(features: Features, training: Dataset, recipe: Recipe) -> tuple[floa
     return plain, averaged
 
 
-def _strength(features: Features, training: Dataset, recipe: Recipe) -> float:
-    """Return which of STRENGTHS gives the lowest cross-validated loss: it varies less by chance than accuracy."""
+def _way_to_fit(features: Features, training: Dataset, recipe: Recipe) -> tuple[bool, float]:
+    """Return which of WAYS gives the lowest cross-validated loss: it varies less by chance than accuracy.
+
+    Of answers brought to the temperature that suits them, as a strong decay makes them unsure and not wrong.
+    """
     balance, classes = balance_for(recipe, training), len(training.classes)
-    loss, decay = mean_loss(balance), weight_decay(len(features.labels))
+    loss, pictures = mean_loss(balance), len(features.labels)
 
-    def held_out_loss(strength: float) -> float:
-        plain, _ = cross_validated(features, classes, loss, strength * decay, FOLDS)
-        return float(loss(plain, features.labels))
+    def held_out_loss(way: tuple[bool, float]) -> float:
+        whitened, strength = way
+        decay = strength * weight_decay(pictures, whitened=whitened)
+        plain, _ = cross_validated(features, classes, loss, decay, FOLDS, whitened=whitened)
+        return float(loss(plain / fit_temperature(plain.numpy(), features.labels.numpy()), features.labels))
 
-    return min(STRENGTHS, key=held_out_loss)
+    return min(WAYS, key=held_out_loss)
 
 
 def at_most(dataset: Dataset, count: int, seed: int) -> Dataset:
@@ -130,8 +136,9 @@ def fit_head(recipe: Recipe, network: ResNet18, training: Dataset, validation: D
     balance, classes = balance_for(recipe, training), len(training.classes)
     loss, (x, labels) = mean_loss(balance), features.all()
     trial = features.take(torch.linspace(0, len(used) - 1, min(len(used), TRIAL_PICTURES)).long())
-    strength = _strength(trial, training, recipe)
-    layer = fit_linear(x, labels, classes, loss, strength * weight_decay(len(used)))
+    whitened, strength = _way_to_fit(trial, training, recipe)
+    decay = strength * weight_decay(len(used), whitened=whitened)
+    layer = fit_linear(x, labels, classes, loss, decay, whitened=whitened)
     layer.put_into(network)
     held_out = all_features(network, validation, recipe, mirrored=recipe.flip_average == "on")
     logits = layer(x)

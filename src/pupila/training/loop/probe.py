@@ -25,11 +25,13 @@ from pupila.training.loop.resnet import ResNet18, enlarged
 BATCH = 250
 ITERATIONS = 40
 """Of L-BFGS at most; the loss hardly changes after 30."""
-PRIOR = 90.0
-"""Weight decay times pictures. Measured with 900 pictures, where 0.1 was best of 0.003 to 1 (docs/experiments.md)."""
-
+PRIOR, WHITENED_PRIOR, FEATURES = 90.0, 1600.0, 512
+"""Weight decay times pictures, and for whitened features times pictures and features together. Measured with 900
+pictures, where 0.1 was best of 0.003 to 1, and with 30 to 5,000 (docs/experiments.md)."""
 COPIES = 6
 """Of the logits: the loss and its gradients hold four, and two more are made of them; L-BFGS keeps its steps beside."""
+LEAST_WITHIN = 0.1
+"""Share of a feature's variance that is taken to lie within classes, at least: of one picture a class there is none."""
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """From logits [N, K] and labels [N] to the mean loss."""
@@ -97,24 +99,33 @@ def all_features(network: ResNet18, dataset: Dataset, recipe: Recipe, *, mirrore
     return Features(torch.from_numpy(dataset.labels), plain, flipped)
 
 
-def weight_decay(pictures: int) -> float:
+def weight_decay(pictures: int, *, whitened: bool = False) -> float:
     """Return the decay for so many pictures: a prior of constant strength beside a mean loss."""
-    return PRIOR / max(pictures, 1)
+    return WHITENED_PRIOR / (FEATURES + pictures) if whitened else PRIOR / max(pictures, 1)
 
 
 def fit_linear(
-    x: Tensor, labels: Tensor, classes: int, loss: Loss, decay: float, iterations: int = ITERATIONS
+    x: Tensor,
+    labels: Tensor,
+    classes: int,
+    loss: Loss,
+    decay: float,
+    iterations: int = ITERATIONS,
+    *,
+    whitened: bool = False,
 ) -> Linear:
     """Fit a last layer to features [N, D] by L-BFGS on standardised features; the result takes them as they are.
 
-    decay / 2 times the squared weights of the standardised features is added to the loss. Raises DataError if that
-    would not fit into memory.
+    decay / 2 times the squared weights of these features is added to the loss. whitened: they are made to vary alike
+    within the classes, too. Raises DataError if that would not fit into memory.
     """
     needed = 4.0 * classes * (COPIES * len(x) + 2 * iterations * x.shape[1])
     what = f"The answers to {counted(len(x), 'picture')} in {counted(classes, 'class')}"
     check_memory(needed, what, "Use fewer classes.")
     mean, spread = x.mean(0), x.std(0, correction=0) + 1e-6
     x = (x - mean) / spread
+    whitening = _whitening(x, labels, classes) if whitened else torch.eye(x.shape[1])
+    x = x @ whitening
     weight = torch.zeros(classes, x.shape[1], requires_grad=True)
     bias = torch.zeros(classes, requires_grad=True)
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=iterations, line_search_fn="strong_wolfe")
@@ -126,8 +137,25 @@ def fit_linear(
         return total
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
-    raw = weight.detach() / spread
+    raw = weight.detach() @ whitening / spread
     return Linear(raw, bias.detach() - raw @ mean)
+
+
+def _whitening(x: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Return [D, D], symmetric, by which standardised features [N, D] of one class vary alike in all directions.
+
+    So a decay holds the weights back most where pictures of one class differ anyway, as linear discriminant analysis
+    does. The covariance within the classes is shrunk towards a multiple of the identity (Ledoit and Wolf, "A
+    well-conditioned estimator for large-dimensional covariance matrices", 2004), as if that had been seen in 2 D rows.
+    """
+    rows, size = x.shape
+    means = torch.zeros(classes, size).index_add(0, labels, x) / labels.bincount(minlength=classes)[:, None]
+    residual = x - means[labels]
+    covariance = residual.T @ residual
+    identity = (covariance.diagonal().mean() / rows).clamp(min=LEAST_WITHIN) * torch.eye(size)
+    values, directions = torch.linalg.eigh((covariance + 2 * size * identity) / (rows + 2 * size))
+    whitening: Tensor = (directions * values.rsqrt()) @ directions.T
+    return whitening
 
 
 def mean_loss(balance: Balance) -> Loss:
@@ -144,13 +172,21 @@ def folds_of(labels: NDArray[np.int64], folds: int) -> NDArray[np.int64]:
 
 
 def cross_validated(
-    features: Features, classes: int, loss: Loss, decay: float, folds: int, iterations: int = ITERATIONS
+    features: Features,
+    classes: int,
+    loss: Loss,
+    decay: float,
+    folds: int,
+    iterations: int = ITERATIONS,
+    *,
+    whitened: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Return logits [N, K] by layers that were not fitted on the picture: of it, and averaged with its mirror image."""
     fold = torch.from_numpy(folds_of(features.labels.numpy(), folds))
     plain, averaged = (torch.zeros(len(fold), classes) for _ in range(2))
     for number in range(folds):
         held_out = fold == number
-        layer = fit_linear(*features.take(~held_out).all(), classes, loss, decay, iterations)
+        kept = features.take(~held_out).all()
+        layer = fit_linear(*kept, classes, loss, decay, iterations, whitened=whitened)
         plain[held_out], averaged[held_out] = layer(features.plain[held_out]), layer(features.averaged()[held_out])
     return plain, averaged
