@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -21,6 +22,7 @@ from server_kit import Running, picture, serving, wait_until, write_model
 from pupila.server.addresses import network_part
 from pupila.server.api.auth import AccessControl, new_key
 from pupila.server.api.errors import QueueFullError, RequestError
+from pupila.server.api.request_context import KEY as KEY_OF_CONTEXT
 from pupila.server.observability.request_log import RequestLog, Telemetry
 from pupila.server.process.scoreboard import Scoreboard
 from pupila.server.settings import Settings
@@ -340,6 +342,23 @@ def test_compressed_bodies_are_read_by_two_threads_in_any_protocol(pool: Connect
         connection.head_arrived()
         request = connection.take(time.monotonic())
         assert request is not None and executor.queue_of(request) is executor.large
+
+
+def test_refused_request_lets_go_of_its_pictures_at_once(pool: ConnectionTable) -> None:
+    """And not when cycles are collected, which may be never: the error would keep all frames."""
+    with ExitStack() as stack:
+        executor, connection = admission_of(pool, Settings()).executor, added(pool, stack, "10.0.0.1")
+
+        def app(environ: dict[str, Any], _: object) -> list[bytes]:
+            raise environ[KEY_OF_CONTEXT].access.refusal
+
+        executor.app = app
+        connection.buffer += PAGE
+        connection.head_arrived()
+        request, error = connection.take(time.monotonic()), QueueFullError(1)
+        assert request is not None
+        executor._refuse((connection, request), error, lambda _: None)
+        assert connection.out.startswith(b"HTTP/1.1 503") and error.__traceback__ is None
 
 
 def test_who_has_most_memory_for_bodies_gives_way_to_who_has_less(pool: ConnectionTable) -> None:

@@ -427,6 +427,7 @@ class Executor:
             if decoding is not None and decoding.waits:
                 self._pass_on((connection, request), decoding, deliver)
                 return
+        request.context.decoding = None  # each holds the other, and the pictures with them
         if request.claim.acquire(blocking=False):
             self.request_log.record(request.context, request.head.method, request.head.path, int(response[9:12]))
             connection.out, connection.closing = response, persistence == CLOSE
@@ -507,6 +508,7 @@ class Executor:
         context = job[1].context
         context.access, context.decoding = replace(context.access or Access(), refusal=error), None
         self._answer(job, None, deliver)
+        error.__traceback__ = error.__context__ = None  # which hold the pictures, and the context itself
 
     def _take(self, request: Request, queue: RequestQueue) -> bool:
         """Take a request up, unless the client is gone or its time is over."""
