@@ -144,6 +144,34 @@ def test_request_is_refused_where_all_requests_together_are_too_large(monkeypatc
     assert heard_by("POST", "/predict", TWO_PIECES, 0) == ([b"picture"], [200])
 
 
+def test_bytes_of_requests_that_come_at_once_are_counted_and_forgotten() -> None:
+    from pupila.cluster.retries import Retries
+
+    async def behind(*_: object) -> None:
+        pass
+
+    async def send(_: object) -> None:
+        pass
+
+    async def ask(retries: Retries, after: int) -> None:
+        coming = [{"type": "http.request", "body": b"piece", "more_body": more} for more in (False, True, True)]
+
+        async def receive() -> dict[str, object]:
+            await asyncio.sleep(0)
+            return coming.pop()
+
+        for _ in range(after):
+            await asyncio.sleep(0)
+        await retries({"type": "http", "method": "POST", "path": "/predict"}, receive, send)
+
+    async def ask_at_once() -> int:
+        retries = Retries(behind)
+        await asyncio.gather(*[ask(retries, after) for after in range(4)])
+        return retries._kept
+
+    assert asyncio.run(ask_at_once()) == 0
+
+
 @pytest.mark.parametrize(
     ("method", "path", "headers", "status"),
     [

@@ -92,7 +92,8 @@ class Retries:
         try:
             async with asyncio.timeout(self._seconds):
                 while not (request.whole or request.gone) and len(request.body) < request.most:
-                    self._kept += await request.more()
+                    count = await request.more()
+                    self._kept += count  # in a step of its own: other requests change it while this one waits
                     if self._kept > ALL_KEPT and len(request.body) > SMALL:
                         return QueueFullError(1)
         except TimeoutError:
