@@ -139,15 +139,18 @@ def test_file_that_is_no_archive_says_what_can_be_read(tmp_path: Path, content: 
         load(path)
 
 
-def test_encrypted_zip_says_so(tmp_path: Path) -> None:
-    path = make_zip(tmp_path / "pets.zip", {"cat/1.png": picture(1)})
+@pytest.mark.parametrize(("name", "method"), [("pets.zip", 0), ("pets.zip", 99), ("pets.npz", 0)])
+def test_encrypted_zip_says_so(tmp_path: Path, name: str, method: int) -> None:
+    path = make_zip(tmp_path / name, {"cat/1.png" if name.endswith("zip") else "x.npy": picture(1)})
     with zipfile.ZipFile(path) as archive:
         start = archive.start_dir
     data = bytearray(path.read_bytes())
     data[6] |= 1  # the flag for encryption, in the member's own header and in the directory
     data[start + 8] |= 1
+    if method:  # 7-Zip's and WinZip's AES
+        data[8], data[start + 10] = method, method
     path.write_bytes(data)
-    with pytest.raises(DataError, match="is encrypted"):
+    with pytest.raises(DataError, match=rf"{name}: is encrypted\. Unpack it and give the folder"):
         load(path)
 
 

@@ -344,6 +344,12 @@ def test_tables_of_pixels_are_named(root: Path) -> None:
     assert "fer.csv holds pixels as numbers, which is not read. Save them as arrays: numpy.savez(" in said
 
 
+def test_table_too_wide_to_be_read_is_named(root: Path) -> None:
+    heads = ",".join(["label", *(f"pixel{n}" for n in range(128 * 128))])
+    said = refusal(write_files(root, {"faces.csv": f"{heads}\n"}))
+    assert "faces.csv is not read: it has over" in said and "numpy.savez" in said
+
+
 def test_a_file_that_may_hold_the_labels_is_named_where_there_is_one_class(root: Path) -> None:
     make_folder(root, {"jpg": 2})
     write_files(root, {"labels.mat": "MATLAB"})

@@ -158,3 +158,28 @@ def test_mirror_image_is_averaged_where_each_half_knows_another_part():
 def test_mirror_image_that_shows_nothing_new_is_not_averaged():
     choice = choose_input(Colours(), colours(30), replace(TINY, flip_average="auto"), (32,))
     assert not choice.flip_average and "mirror image 1.000, alone 1.000" in choice.reason
+
+
+def test_of_very_many_classes_few_ways_are_tried(monkeypatch):
+    tried = []
+
+    def counted(features, classes, loss, decay, folds, *, whitened):
+        tried.append(whitened)
+        return torch.zeros(len(features.labels), classes), None
+
+    monkeypatch.setattr(heads, "cross_validated", counted)
+    for classes, ways in ((heads.MANY_CLASSES, WAYS), (heads.MANY_CLASSES + 1, heads.SURE_WAYS)):
+        data = Dataset(np.zeros((classes, 4, 4, 3), np.uint8), np.arange(classes), tuple(map(str, range(classes))))
+        features = Features(torch.arange(classes), torch.zeros(classes, 5))
+        tried.clear()
+        assert heads._way_to_fit(features, data, TINY) in ways
+        assert tried == [whitened for whitened, _ in ways]
+
+
+def test_short_budgets_try_and_fit_fewer_pictures(network):
+    training, held_out = hard(3000, 0), hard(30, 1)
+    used = [
+        fit_head(replace(TINY, minutes=minutes, network_size=64), network, training, held_out)["pictures"]
+        for minutes in (0.0, 0.05, 0.1)
+    ]
+    assert used == [3000, 600, 1200]

@@ -98,14 +98,17 @@ def test_epochs_that_are_asked_for_are_all_trained_however_flat_they_are(tmp_pat
 
 @given(
     epochs=st.integers(1, 50), most=st.integers(0, 50), minutes=st.sampled_from([0.0, 0.5, 10.0]),
-    steps=st.integers(0, 400), seconds=st.floats(0, 1000), reserve=st.floats(0, 7),
+    steps=st.integers(0, 400), seconds=st.floats(0, 1000), reserve=st.floats(0, 7), begun=st.floats(0, 50),
 )  # fmt: skip
-def test_progress_is_by_epochs_alone_or_by_minutes_and_most_epochs(epochs, most, minutes, steps, seconds, reserve):
+def test_progress_is_by_epochs_alone_or_by_minutes_and_most_epochs(
+    epochs, most, minutes, steps, seconds, reserve, begun
+):
     recipe = replace(TINY, epochs=epochs, max_epochs=most, minutes=minutes)
-    shares = [seconds / (60 * minutes - reserve)] if minutes else [steps / 8 / epochs]
+    left = 60 * minutes - reserve - begun
+    shares = [seconds / left if left > 0 else 1.0] if minutes else [steps / 8 / epochs]
     if minutes and most:
         shares.append(steps / 8 / most)
-    position = Position(steps=steps, seconds=seconds, reserve=reserve)
+    position = Position(steps=steps, seconds=begun + seconds, reserve=reserve, begun=begun)
     assert fits._progress(recipe, position, 8) == pytest.approx(max(shares))
 
 
@@ -143,6 +146,7 @@ def test_what_comes_before_and_after_counts_and_a_tenth_of_the_minutes_is_left_t
     scripted_run(recipe, [20], tmp_path, spent=spent, reserve=reserve)
     position, _ = load_checkpoint(tmp_path / "checkpoint.safetensors", {})
     assert position.reserve == counted[1] and counted[0] < position.seconds < counted[0] + 20
+    assert position.begun == counted[0]
 
 
 def test_pace_is_that_of_the_newest_epoch_and_what_is_left_of_epochs_or_minutes():

@@ -42,7 +42,7 @@ class Recipe:
     """Times to go through the training pictures; counts only where `minutes` is 0."""
     minutes: Annotated[float, 0, 100_000] = 0.0
     """Wall-clock budget of the whole run, from the first picture read to the report, in place of `epochs`; 0 for none.
-    At least half of it is spent on training, which ends sooner where validation stays flat."""
+    What comes before and after the steps counts, too; they end sooner where validation stays flat."""
     max_epochs: Annotated[int, 1, 10_000] = 0
     """With `minutes`: times to go through the training pictures at most."""
     batch_size: Annotated[int, 2, 65_536] = 128

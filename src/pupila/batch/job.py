@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import sqlite3
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,9 @@ class BatchJob:
         try:
             self.folder.mkdir(0o700)
         except FileExistsError:
-            self._check_own(self.folder.stat().st_uid == os.geteuid())
+            refuse_link(self.folder)
+            with tempfile.TemporaryFile(dir=self.folder) as made:  # some network disks call our files another user's
+                self._check_own(self.folder.stat().st_uid == os.fstat(made.fileno()).st_uid)
         for path in (self.folder, *(self.folder / name for name in NAMES)):
             refuse_link(path)
         self._lock = os.fdopen(open_own(self.folder / "lock", os.O_RDWR), "rb")

@@ -232,8 +232,12 @@ def pixels_in(entries: Iterable[SourceFile]) -> str:
     for entry in entries:
         if entry.ending in (".csv", ".tsv"):
             heads: Cells = ()
-            with contextlib.suppress(TableError, csv.Error, OSError, ValueError):
+            try:
                 heads = next(table_lines(entry), ())
+            except TableError as error:
+                return f"{entry.name} is not read: {error}. Pixels as numbers are read from arrays (numpy.savez)."
+            except (csv.Error, OSError, ValueError):
+                continue
             if {"pixels", "pixel0", "pixel1", "1x1"} & {head.strip().casefold() for head in heads}:
                 how = "numpy.savez('data.npz', x=pictures, y=labels)"
                 return f"{entry.name} holds pixels as numbers, which is not read. Save them as arrays: {how}"

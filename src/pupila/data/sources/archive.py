@@ -266,7 +266,7 @@ def _members(file: BinaryIO, where: str, budget: UnpackBudget) -> Iterator[tuple
     if _is_tar_header(head):  # asked first: a tar that holds a zip looks like a zip too
         return _tar_members(_BoundedStream(file, budget, free_seeks=True), budget)
     if zipfile.is_zipfile(file):
-        return _zip_members(file, where, budget)
+        return _zip_members(file, budget)
     if start.startswith(ZIP_START):
         raise zipfile.BadZipFile("the list of its files, which stands at the end, is missing")
     if Path(where).suffix.lower() in PICTURES:
@@ -327,11 +327,9 @@ def _count_member(member: tarfile.TarInfo, shared: Mapping[str, str], budget: Un
         raise tarfile.ReadError(f"a file of {member.size:,} bytes")
 
 
-def _zip_members(file: BinaryIO, where: str, budget: UnpackBudget) -> Iterator[tuple[str, bytes | str]]:
+def _zip_members(file: BinaryIO, budget: UnpackBudget) -> Iterator[tuple[str, bytes | str]]:
     with open_zip(file, budget) as archive:
         for member in archive.infolist():
-            if member.flag_bits & 0x1:
-                raise DataError(f"{where}: is encrypted. Unpack it and give the folder.")
             budget.take_name(member.filename)
             if member.is_dir():
                 continue
@@ -349,6 +347,8 @@ def open_zip(file: BinaryIO, budget: UnpackBudget) -> zipfile.ZipFile:
     """
     _check_directory(file, budget)
     archive = zipfile.ZipFile(file)
+    if any(member.flag_bits & 0x1 for member in archive.infolist()):
+        budget.refuse("is encrypted")
     if any(member.compress_type not in PACKED for member in archive.infolist()):
         budget.refuse("is packed in another way than deflate, which zip and numpy.savez_compressed use")
     return archive

@@ -27,13 +27,14 @@ from pupila.errors import TrainingError
 from pupila.evaluation.drift import answers_of, reference_of
 from pupila.evaluation.evaluate import Evaluation, predict_features
 from pupila.evaluation.metrics import fit_temperature, score
-from pupila.evaluation.unknown import UnknownScore, find_prototypes, fit_unknown, made_pictures, threshold
+from pupila.evaluation.unknown import COUNT, UnknownScore, find_prototypes, fit_unknown, made_pictures, threshold
 from pupila.feedback.corrections import Corrections
 from pupila.manifest import METADATA_KEY, UNSEALED, GoldenPicture, Manifest, sealed
 from pupila.predictor import Predictor
 from pupila.recipe import Recipe
 from pupila.training.export import graph
 from pupila.training.loop.class_weights import Balance, balance_for
+from pupila.training.loop.device import usable_threads
 from pupila.training.loop.fit import Fitted
 from pupila.training.loop.resnet import ResNet18, enlarged
 from pupila.training.outliers import Outliers
@@ -59,9 +60,9 @@ ROUNDING = 0.01
 TIMED_CALLS = 50
 TRIED = 32
 """Pictures that expected_seconds() asks the network about."""
-SLOWER, FIXED_SECONDS = 1.5, 4.0
-"""What a picture takes of the file, in multiples of what it takes of the network in torch, and what takes the same
-whatever there is to ask: building, quantising, plots. Measured at 64 and 96 px on two cores."""
+SLOWER, INT8, FIXED_SECONDS = 1.5, 0.6, 4.0
+"""What a picture takes of the file, in multiples of what it takes of the network in torch; what one takes in int8, in
+multiples of that; and what takes the same whatever there is to ask: building, plots."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,8 @@ def export(
     parity = _check_parity(fitted, recipe, exact.predictor, validation)
     candidates = [exact]
     if recipe.export == "int8":
-        spread = training.images[:: max(len(training) // 512, 1)]  # over the whole set, whatever its order
+        step = max(len(training) // graph.CALIBRATION_PICTURES, 1)
+        spread = training.images[::step]  # over the whole set, whatever its order
         if (quantised := graph.int8(full, spread)) is not None:
             candidates.append(judge("int8", quantised))
     chosen = _choose(candidates, len(some), len(pictures) - len(some))
@@ -158,8 +160,19 @@ def expected_seconds(network: ResNet18, recipe: Recipe, training: Dataset, valid
         begun = time.perf_counter()
         still(pictures)
         each = (time.perf_counter() - begun) / len(pictures) * (2 if recipe.flip_average == "on" else 1)
-    asked = min(len(validation), MOST_JUDGED) + 0.6 * (len(validation) + min(len(training), PROTOTYPE_PICTURES))
-    return FIXED_SECONDS + SLOWER * each * asked
+    rounded = INT8 if recipe.export == "int8" else 1.0
+    timed = TIMED_CALLS * usable_threads()  # on one thread
+    judged = min(len(validation), MOST_JUDGED)
+    gate = max(judged, min(JUDGED, len(validation) + len(training))) if recipe.export == "int8" else 0
+    exact = (
+        max(judged, gate)
+        + timed
+        + min(len(validation), PARITY_PICTURES)
+        + min(len(training), graph.CALIBRATION_PICTURES)
+    )
+    chosen = len(validation) - judged + min(len(training), PROTOTYPE_PICTURES) + 4 * COUNT
+    asked = exact + rounded * (gate + timed + chosen)
+    return FIXED_SECONDS + each * (SLOWER * asked + len(validation))  # the last epoch is validated, too
 
 
 def _draft(

@@ -49,6 +49,8 @@ class Position:
     """The schedule's rate at the last step."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     """One mapping of metrics an epoch."""
+    begun: float = 0.0
+    """Seconds that were over before the first step, where the schedule begins."""
 
 
 def save_checkpoint(

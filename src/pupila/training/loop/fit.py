@@ -171,8 +171,10 @@ def fit(
         run.position.seconds = team.firsts(min(spent, most))
         run.position.reserve = team.firsts(min(reserve, most - run.position.seconds))
     if head is not None and not run.position.rows:
-        _count_head(run, head)
+        _count_head(run, {name: team.firsts(value) for name, value in head.items()})
         on_epoch(run.position.rows)
+    if not run.position.steps:
+        run.position.begun = run.position.seconds
     pictures, labels = (torch.from_numpy(values).to(run.device) for values in (train.images, train.labels))
     steps_per_epoch = batch_count(len(train), recipe.batch_size)
     if team.size == 1:
@@ -316,11 +318,15 @@ def _begin(
 
 
 def _progress(recipe: Recipe, position: Position, steps_per_epoch: int) -> float:
-    """Return the share of the run that is over: of its epochs, or of its minutes and most epochs, what is further."""
+    """Return the share of the steps that is over: of their epochs, or of minutes and most epochs, what is further.
+
+    1 where the fitted last layer has used the minutes up.
+    """
     if not recipe.minutes:
         return position.steps / (recipe.epochs * steps_per_epoch)
     by_epochs = position.steps / (recipe.max_epochs * steps_per_epoch) if recipe.max_epochs else 0.0
-    return max(position.seconds / (60 * recipe.minutes - position.reserve), by_epochs)
+    left = 60 * recipe.minutes - position.reserve - position.begun
+    return max((position.seconds - position.begun) / left if left > 0 else 1.0, by_epochs)
 
 
 def _rate(recipe: Recipe, position: Position, progress: float) -> float:

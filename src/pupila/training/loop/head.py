@@ -32,8 +32,9 @@ log = logging.getLogger("pupila.training")
 
 FOLDS = 3
 TRIAL_PICTURES = 1000
-TRIAL_COST = 12_000
-"""Pictures of 64 px that all trials together may cost; a picture costs by its area. About 15 s of two cores."""
+TRIAL_COST, TRIAL_COST_A_MINUTE = 12_000, 6_000
+"""Pictures of 64 px that all trials together may cost; a picture costs by its area. About 15 s of two cores, and an
+eighth of a short budget."""
 HEAD_COST, HEAD_COST_A_MINUTE = 20_000, 12_000
 """The same for the features that the last layer is fitted on: about 25 s, and a quarter of a short budget."""
 GAIN = 0.005
@@ -46,6 +47,8 @@ BY_CHANCE = 0.01
 """Accuracy by which answers averaged with the mirror image may be behind and still be taken, where pictures are FEW."""
 WAYS = ((False, 0.3), (False, 1.0), (False, 3.0), (True, 0.03), (True, 0.1), (True, 0.3), (True, 1.0), (True, 3.0))
 """Ways to fit the last layer to choose from: whether features are whitened, and multiples of weight_decay()."""
+MANY_CLASSES, SURE_WAYS = 200, ((False, 1.0), (True, 0.1))
+"""Classes above which only two ways are tried, as each then takes seconds."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ def choose_input(network: ResNet18, training: Dataset, recipe: Recipe, sizes: Se
     pictures, where this sample has an error of a point (docs/experiments.md): there it is left out if it clearly loses.
     The last layer alone, on many pictures, is a first look, and does without.
     """
-    most = max(int(TRIAL_COST / sum(cost(size) for size in sizes)), 2 * len(training.classes))
+    spent = min(TRIAL_COST, TRIAL_COST_A_MINUTE * recipe.minutes) if recipe.minutes else TRIAL_COST
+    most = max(int(spent / sum(cost(size) for size in sizes)), 2 * len(training.classes))
     trial = at_most(training, min(TRIAL_PICTURES, most), recipe.seed)
     found: dict[int, tuple[float, Features]] = {}
     for size in sizes:
@@ -113,7 +117,7 @@ def _way_to_fit(features: Features, training: Dataset, recipe: Recipe) -> tuple[
         plain, _ = cross_validated(features, classes, loss, decay, FOLDS, whitened=whitened)
         return float(loss(plain / fit_temperature(plain.numpy(), features.labels.numpy()), features.labels))
 
-    return min(WAYS, key=held_out_loss)
+    return min(WAYS if classes <= MANY_CLASSES else SURE_WAYS, key=held_out_loss)
 
 
 def at_most(dataset: Dataset, count: int, seed: int) -> Dataset:
