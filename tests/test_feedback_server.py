@@ -386,6 +386,18 @@ def test_queue_is_bounded_and_what_does_not_fit_is_not_kept(tmp_path: Path, capl
     collector.close()
 
 
+def test_request_that_does_not_fit_wakes_a_writer_that_waits(tmp_path: Path) -> None:
+    collector = Collector(Settings(feedback_dir=tmp_path / "kept"))
+    part, answer = red(tmp_path)
+    collector.offer("first", [part], [answer], "m1")
+    assert wait_until(lambda: not collector._row[PENDING]) < 20
+    huge = Part("", part.data + bytes(QUEUE_BYTES // 3))
+    collector.offer("second", [huge] * 4, [answer] * 4, "m1")
+    assert wait_until(lambda: not collector._row[PENDING]) < 20
+    assert (collector._row[KEPT], collector._row[DROPPED]) == (3, 2)
+    collector.close()
+
+
 def test_one_client_keeps_no_others_pictures_out(tmp_path: Path) -> None:
     table = new_table(1)
     collector = Collector(Settings(feedback_dir=tmp_path / "kept"), table)

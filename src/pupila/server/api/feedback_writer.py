@@ -130,12 +130,13 @@ class Collector:
             if not isinstance(one, ImageError)
         ]
         with self._changed:
+            idle = not self._queues
             for item in answered:
                 self._enqueue(item)
             self._count_pending()
             if self._thread is None:
                 self._start()
-            if self._count() == len(answered) or self._count() >= BATCH_PICTURES:
+            if idle or self._count() >= BATCH_PICTURES:
                 self._changed.notify_all()  # the writer waits for the first picture, and then for a full batch
 
     def find(self, request: str, picture: int, owner: str | None, deadline: float) -> list[Kept]:
