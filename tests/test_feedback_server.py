@@ -32,6 +32,7 @@ from pupila.server.api.feedback_writer import (
     KEPT,
     MARKS,
     PENDING,
+    PLACES,
     QUEUE_BYTES,
     QUEUE_PICTURES,
     Collector,
@@ -395,6 +396,19 @@ def test_request_that_does_not_fit_wakes_a_writer_that_waits(tmp_path: Path) -> 
     collector.offer("second", [huge] * 4, [answer] * 4, "m1")
     assert wait_until(lambda: not collector._row[PENDING]) < 20
     assert (collector._row[KEPT], collector._row[DROPPED]) == (3, 2)
+    collector.close()
+
+
+def test_writer_goes_on_where_a_name_is_missing_of_what_waits(tmp_path: Path) -> None:
+    collector = Collector(Settings(feedback_dir=tmp_path / "kept"))
+    collector._writer = Slow(tmp_path / "kept")
+    part, answer = red(tmp_path)
+    collector.offer("first", [part], [answer], "m1")
+    with collector._changed:
+        collector._row[MARKS:] = memoryview(bytes(8 * PLACES)).cast("d")
+    assert wait_until(lambda: collector._row[KEPT] == 1) < 20
+    collector.offer("second", [part], [answer], "m1")
+    assert wait_until(lambda: collector._row[KEPT] == 2) < 20
     collector.close()
 
 

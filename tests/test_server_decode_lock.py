@@ -61,6 +61,25 @@ def test_collector_waits_until_no_other_thread_decodes_a_large_picture(tmp_path:
     collector.close()
 
 
+@pytest.mark.parametrize("ends", [True, False])
+def test_large_pictures_of_a_batch_that_take_too_long_take_no_others_along(
+    ends: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pupila.server.api.feedback_writer.LARGE_SECONDS", 60 if ends else 1)
+    collector = Collector(Settings(feedback_dir=tmp_path / "kept"))
+    result, small = Prediction((Choice("red", 0, 1.0),), False), encode(Image.new("RGB", (64, 64)), "PNG")
+    with LARGE_IMAGE:
+        collector.offer("r", [Part("", data) for data in [*ANEW.values(), small]], [result] * 4, "m")
+        begun = time.monotonic()
+        if ends:
+            collector.close()
+        while not collector.store.counts().answers:
+            assert time.monotonic() < begun + 2.5
+            time.sleep(0.02)
+    collector.close()
+    assert [kept.picture for kept in collector.store.of_request("r", 3)] == [3]
+
+
 @pytest.mark.parametrize("kind", ["TIFF", "GIF", "PNG"])
 def test_collector_decodes_no_large_picture_itself(kind: str, tmp_path: Path) -> None:
     collector = Collector(Settings(feedback_dir=tmp_path / "kept"))

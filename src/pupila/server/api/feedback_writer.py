@@ -36,8 +36,8 @@ PATIENCE = 2.0
 """Seconds that feedback waits for a picture that any worker is about to write."""
 SILENCE = 60.0
 """Seconds between two log entries of one kind about pictures that are not kept."""
-LARGE_SECONDS = 10.0
-"""For which a large picture waits for others and is read once more."""
+LARGE_SECONDS = 8.0
+"""For which the large pictures of a batch wait for others and are read once more, all together."""
 LAST_WORDS = 10.0
 """Seconds that a worker which ends has to write what is in its queue."""
 
@@ -107,6 +107,8 @@ class Collector:
         self._in_work = 0
         self._changed = threading.Condition()
         self._closing = False
+        self._until = 0.0
+        """When the large pictures of the batch in work must be read."""
         self._silent_until: dict[str, float] = {}
         """By log entry: from when on it may be written again."""
         self._thread: threading.Thread | None = None
@@ -202,11 +204,16 @@ class Collector:
             except Exception as error:
                 self._complain("what a worker has left in %s cannot be cleared up", error)
         while batch := self._take():
-            kept = 0
             try:
-                kept = self._writer.add(batch, self._settings.feedback_max_bytes, self._cleaned)
+                self._write(batch)
             except Exception as error:
                 self._complain("pictures cannot be kept in %s", error)
+
+    def _write(self, batch: Sequence[Answered]) -> None:
+        kept, self._until = 0, time.monotonic() + LARGE_SECONDS
+        try:
+            kept = self._writer.add(batch, self._settings.feedback_max_bytes, self._cleaned)
+        finally:
             with self._changed:
                 self._row[KEPT] += kept
                 self._row[DROPPED] += len(batch) - kept
@@ -216,14 +223,14 @@ class Collector:
                     self._mark(mark_of(item.request, item.picture, item.owner), 0.0)
 
     def _cleaned(self, data: bytes) -> Clean | None:
-        """Do as clean(): in the process for large pictures, unless it takes milliseconds."""
+        """Do as clean(): in the process for large pictures, unless it takes milliseconds; none where time is up."""
         limits = self._settings.image_limits
         try:
             return clean(data, limits, reject_large)
         except LargeImageError:
             pass
         try:
-            return LARGE.clean(data, limits, deadline=time.monotonic() + LARGE_SECONDS)
+            return None if self._closing else LARGE.clean(data, limits, deadline=self._until)
         except (ImageError, TimeoutError):
             return None
 
