@@ -1,28 +1,35 @@
 """No client without a key takes the places of others: unread answers, half-sent bodies, bodies that no route takes."""
 
 import contextlib
+import gc
 import gzip
 import http.client
+import io
 import json
 import os
 import socket
 import struct
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
 from server_kit import Running, picture, serving, wait_until, write_model
+from werkzeug.test import EnvironBuilder
 
+from pupila.predictor import Predictor
+from pupila.server import create_app
 from pupila.server.addresses import network_part
-from pupila.server.api.auth import AccessControl, new_key
-from pupila.server.api.errors import QueueFullError, RequestError
+from pupila.server.api.auth import Access, AccessControl, new_key
+from pupila.server.api.errors import DeadlineError, QueueFullError, RequestError, request_error_of
 from pupila.server.api.request_context import KEY as KEY_OF_CONTEXT
+from pupila.server.api.request_context import RequestContext
+from pupila.server.inference import BatchKey, Computation
 from pupila.server.observability.request_log import RequestLog, Telemetry
 from pupila.server.process.scoreboard import Scoreboard
 from pupila.server.settings import Settings
@@ -344,21 +351,41 @@ def test_compressed_bodies_are_read_by_two_threads_in_any_protocol(pool: Connect
         assert request is not None and executor.queue_of(request) is executor.large
 
 
-def test_refused_request_lets_go_of_its_pictures_at_once(pool: ConnectionTable) -> None:
-    """And not when cycles are collected, which may be never: the error would keep all frames."""
-    with ExitStack() as stack:
-        executor, connection = admission_of(pool, Settings()).executor, added(pool, stack, "10.0.0.1")
+class Body(io.BytesIO):
+    """Of which it can be seen whether anything holds it still."""
 
-        def app(environ: dict[str, Any], _: object) -> list[bytes]:
-            raise environ[KEY_OF_CONTEXT].access.refusal
 
-        executor.app = app
-        connection.buffer += PAGE
-        connection.head_arrived()
-        request, error = connection.take(time.monotonic()), QueueFullError(1)
-        assert request is not None
-        executor._refuse((connection, request), error, lambda _: None)
-        assert connection.out.startswith(b"HTTP/1.1 503") and error.__traceback__ is None
+@pytest.mark.parametrize("refusal", [None, QueueFullError(1)])
+@pytest.mark.parametrize(
+    "path",
+    ["/predict", "/v2/models/colours/infer", "/v2/models/a/b/infer", "/predictions/colours", "/predictions/a/b/c"],
+)
+def test_refused_request_lets_go_of_its_body_at_once(tmp_path: Path, path: str, refusal: RequestError | None) -> None:
+    """And not when cycles are collected, which may be never: an error holds all frames that it came through."""
+    app = create_app(Predictor.load(write_model(tmp_path / "colours.onnx")))
+    context, statuses = RequestContext("predict", time.monotonic() + 60, access=Access(refusal=refusal)), []
+    made = EnvironBuilder(path, method="POST", input_stream=Body(b"no picture"), content_length=10)
+    environ = {**made.get_environ(), KEY_OF_CONTEXT: context}
+    body = weakref.ref(environ["wsgi.input"])
+    gc.collect()
+    gc.disable()
+    try:
+        b"".join(app(environ, lambda status, _: statuses.append(status[:3])))
+        del environ, made, context
+        assert body() is None
+    finally:
+        gc.enable()
+    assert statuses[0] in (("503",) if refusal else ("400", "404", "415"))
+
+
+def test_computation_that_has_failed_is_not_held_by_its_own_error() -> None:
+    error = DeadlineError()
+    computation = Computation([], BatchKey(None, False), 0.0, print, error=error)
+    try:
+        computation.found()
+    except DeadlineError as raised:
+        assert request_error_of(raised) is error
+    assert error.__traceback__ is None
 
 
 def test_who_has_most_memory_for_bodies_gives_way_to_who_has_less(pool: ConnectionTable) -> None:

@@ -110,9 +110,25 @@ def too_slow(seconds: float, what: str = "The request") -> RequestError:
 
 
 def request_error_of(error: Exception) -> RequestError:
-    """Return what the client is answered: a fault of the server's own is logged, and the client sees nothing of it."""
+    """Return what the client is answered, and let go of all else that the error holds.
+
+    A fault of the server's own is logged, and the client sees nothing of it.
+    """
+    if not isinstance(error, RequestError):
+        log_fault(error)
+    let_go(error)
     if isinstance(error, RequestError):
         return error
+    return RequestError(500, "internal_error", "The server failed on this request. It has been logged.")
+
+
+def let_go(error: Exception) -> None:
+    """Forget where an error comes from: those frames hold the request's pictures, and some of them the error itself."""
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+
+
+def log_fault(error: Exception) -> None:
+    """Log a fault of the server's own, with its traceback once in SILENCE seconds."""
     now, steps = time.monotonic(), list(traceback.walk_tb(error.__traceback__))
     kind = type(error), *((frame.f_code, line) for frame, line in steps[-1:])
     if now < silent_until.get(kind, 0.0):  # who can bring it about may do so again and again
@@ -120,4 +136,3 @@ def request_error_of(error: Exception) -> RequestError:
     else:
         silent_until[kind] = now + SILENCE
         log.error("unexpected fault", exc_info=error)
-    return RequestError(500, "internal_error", "The server failed on this request. It has been logged.")

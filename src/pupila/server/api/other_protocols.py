@@ -15,7 +15,7 @@ from pupila._arguments import whole_number
 from pupila.predictor import Predictor
 from pupila.server.api import body as bodies
 from pupila.server.api import multipart
-from pupila.server.api.errors import RequestError
+from pupila.server.api.errors import RequestError, let_go
 from pupila.server.api.predict import NOT_YET
 from pupila.server.api.request_context import (
     RequestContext,
@@ -282,6 +282,7 @@ def bad(reason: str) -> RequestError:
 @oip.errorhandler(RequestError)
 def show(error: RequestError) -> Response:
     """This protocol's errors are one string."""
+    let_go(error)
     response = json_response({"error": str(error)}, error.status)
     response.headers.extend(error.headers())
     return response

@@ -18,7 +18,7 @@ from pupila.prediction import Prediction
 from pupila.predictor import Predictor
 from pupila.server.api.auth import Access, AccessControl, ApiKey, route_of
 from pupila.server.api.body import decoded, too_big_body
-from pupila.server.api.errors import RequestError
+from pupila.server.api.errors import RequestError, let_go
 from pupila.server.observability.request_log import RequestLog
 from pupila.server.process.scoreboard import Health
 from pupila.server.settings import Settings
@@ -210,6 +210,8 @@ def finish(response: Response, state: AppState) -> Response:
     """Add the headers of every response, and log the request."""
     response.headers.extend(closing_headers(request.environ, state))
     log_request(request.environ, response.status_code, state.request_log)
+    if request.routing_exception is not None:
+        let_go(request.routing_exception)  # which holds the request, that holds it
     return response
 
 

@@ -508,7 +508,6 @@ class Executor:
         context = job[1].context
         context.access, context.decoding = replace(context.access or Access(), refusal=error), None
         self._answer(job, None, deliver)
-        error.__traceback__ = error.__context__ = None  # which hold the pictures, and the context itself
 
     def _take(self, request: Request, queue: RequestQueue) -> bool:
         """Take a request up, unless the client is gone or its time is over."""
