@@ -3,7 +3,6 @@
 import select
 import shutil
 import socket
-import sqlite3
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -193,18 +192,6 @@ def test_job_goes_on_with_another_address_of_the_same_files(store: str, tmp_path
     with BatchJob(tmp_path / "a.csv") as job:
         assert job.begin([store.replace("/?", "/photos?")], [], About("model", "1", 1)) == about
         assert job.answered() == 1
-
-
-@pytest.mark.parametrize("then", ["/photos/deep/0000.png?{}", "/photos/deep/?{}\0/photos/deep/0000.png"])
-def test_job_of_a_version_that_named_files_otherwise_says_so(store: str, then: str, tmp_path: Path) -> None:
-    address = store.replace("/?", "/photos/deep/0000.png?")
-    interrupted(address, tmp_path / "a.csv")
-    earlier = "s3://bucket" + then.format(address.partition("?")[2])
-    with sqlite3.connect(tmp_path / "a.csv.unfinished" / "job.sqlite") as database:
-        database.execute("UPDATE files SET path = ?", [earlier.encode()])
-    database.close()
-    with BatchJob(tmp_path / "a.csv") as job, pytest.raises(DataError, match="by an earlier version"):
-        job.begin([address], [], About("model", "1", 1))
 
 
 def test_table_and_messages_do_not_tell_the_key_to_a_store() -> None:
