@@ -163,7 +163,7 @@ def test_mirror_image_that_shows_nothing_new_is_not_averaged():
 def test_of_very_many_classes_few_ways_are_tried(monkeypatch):
     tried = []
 
-    def counted(features, classes, loss, decay, folds, *, whitened):
+    def counted(features, classes, *_, whitened):
         tried.append(whitened)
         return torch.zeros(len(features.labels), classes), None
 
