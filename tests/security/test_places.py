@@ -420,6 +420,17 @@ def test_body_that_inflates_counts_with_what_is_kept_of_it_while_it_waits(
         assert requests.post(url, gzip.compress(form.body), headers=headers, timeout=60).status_code == status
 
 
+@pytest.mark.parametrize(("most", "status"), [(200_000, 503), (2_000_000, 200)])
+def test_pixels_of_small_files_count_while_they_wait_for_a_large_picture(
+    tmp_path: Path, most: int, status: int
+) -> None:
+    """100 files of a hundred bytes are 3 KiB each once they are decoded."""
+    settings = json.dumps({"port": 0, "workers": 1, "max_buffered_bytes": most})
+    files = [("file", file) for file in [picture(size=(1_000, 600)), *[picture()] * 99]]
+    with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log", settings) as server:
+        assert requests.post(server.url + "/predict", files=files, timeout=60).status_code == status
+
+
 def test_requests_in_work_leave_places_to_others(pool: ConnectionTable) -> None:
     """Seven of eight, whichever queues they wait in; the next is refused."""
     with ExitStack() as stack:

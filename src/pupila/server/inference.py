@@ -294,6 +294,12 @@ class Decoding:
         self._context = context
         context.decoding = self
 
+    @property
+    def size(self) -> int:
+        """Bytes that it holds at most: the files, and the pixels of each."""
+        pixels = 3 * self.predictor.manifest.input_size**2
+        return sum(len(part.data) + pixels for part in self.parts)
+
     def decode_few(self) -> bool:
         """Decode as far as it takes milliseconds, and return whether that was all. Raises DeadlineError."""
         return len(self.parts) <= FEW and self.decode()

@@ -453,16 +453,16 @@ class Executor:
             self.wake()
 
     def _pass_on(self, job: Job, decoding: Decoding, deliver: Callable[[Connection], None]) -> None:
-        """Queue a request for its next turn; refuse it if that would come too late, unless it has had one there."""
+        """Queue a request for its next turn; refuse it if memory is short, or its first there would come too late."""
         connection, request = job
         queue, turns = (self.large, 1) if decoding.left else (self.slow, len(decoding.large))
-        if 0 < len(decoding.left) < len(decoding.parts):
-            self._put_back(queue, job)
-            return
-        delay = queue.retry_after(connection.queue_line, request.context.deadline, turns)
-        size = sum(len(part.data) for part in decoding.parts)
-        if delay is not None or (size > SMALL and not self.reserve(connection, size)):
+        begun = 0 < len(decoding.left) < len(decoding.parts)
+        delay = None if begun else queue.retry_after(connection.queue_line, request.context.deadline, turns)
+        if delay is not None or (decoding.size > SMALL and not self.reserve(connection, decoding.size)):
             self._refuse(job, QueueFullError(delay or 1), deliver)
+            return
+        if begun:
+            self._put_back(queue, job)
             return
         self._rest(request)
         self._put(queue, job, deliver, turns)
