@@ -34,7 +34,7 @@ from pupila.server.observability.request_log import RequestLog, Telemetry
 from pupila.server.process.scoreboard import Scoreboard
 from pupila.server.settings import Settings
 from pupila.server.transport.admission import AdmissionControl, Listener
-from pupila.server.transport.connection import READ_ALL, UNREAD, Connection, ConnectionTable
+from pupila.server.transport.connection import CONTINUE, READ_ALL, UNREAD, WRITE, Connection, ConnectionTable
 from pupila.server.transport.executor import Executor
 
 SECRET, KEY = new_key("ann")
@@ -386,6 +386,20 @@ def test_computation_that_has_failed_is_not_held_by_its_own_error() -> None:
     except DeadlineError as raised:
         assert request_error_of(raised) is error
     assert error.__traceback__ is None
+
+
+def test_nothing_is_read_of_a_body_as_long_as_its_client_takes_no_answer(pool: ConnectionTable) -> None:
+    """Else it would be kept beside what is reserved."""
+    with ExitStack() as stack:
+        connection, admission = added(pool, stack, "10.0.0.1"), admission_of(pool, Settings())
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                connection.sock.send(bytes(65536))
+        connection.begin(time.monotonic(), 10)
+        connection.buffer += b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
+        head = connection.head_arrived()
+        assert head is not None and not admission.begin(connection, head)
+        assert connection in pool and connection.out == CONTINUE and connection.watched == WRITE
 
 
 def test_who_has_most_memory_for_bodies_gives_way_to_who_has_less(pool: ConnectionTable) -> None:

@@ -171,7 +171,8 @@ class AdmissionControl:
     def begin(self, connection: Connection, head: Head) -> bool:
         """Return whether a request goes on whose head has arrived; else it is refused before its body is read.
 
-        What is refused and here to its end is answered like any other request, and its connection lives on.
+        It goes on later where its client does not take `100 Continue` at once. What is refused and here to its end is
+        answered like any other request, and its connection lives on.
         """
         connection.access = self.access.decide(head.method, head.path, head.headers)
         if self.access.keys and (connection.access.key is None or connection.access.refusal is not None):
@@ -191,7 +192,8 @@ class AdmissionControl:
             return False
         if head.expects_continue:
             connection.send(CONTINUE)
-        return True
+            pool.settle(connection)
+        return connection in pool and not connection.out  # what comes after is read once that is sent
 
     def refuse(self, connection: Connection, error: RequestError) -> None:
         """Answer with an error in the application's place, and end the connection.
