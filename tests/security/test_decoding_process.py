@@ -209,6 +209,26 @@ def test_one_strip_too_many_is_passed_over() -> None:
     assert images.decode(whole, 32).shape == (32, 32, 3)
 
 
+def test_after_a_fork_each_side_has_a_process_of_its_own() -> None:
+    code = (
+        "import os, threading, time\n"
+        "from pupila import images\nfrom pupila.images.process import DecodingProcess\n"
+        "png = images.encode_png(__import__('numpy').zeros((8, 9, 3), 'uint8'))\n"
+        "process = DecodingProcess(threading.Lock())\n"
+        "def number():\n"
+        "    process.decode(png, 32, images.DEFAULT_LIMITS, 'squash', deadline=time.monotonic() + 60)\n"
+        "    return process._worker._process.pid\n"
+        "before, child = number(), os.fork()\n"
+        "same = number() == before\n"
+        "if child:\n"
+        "    print(os.waitpid(child, 0)[1], same, number() == before, flush=True)\n"
+        "else:\n"
+        "    raise SystemExit(same)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "0 True True\n", done.stderr
+
+
 def test_limit_of_data_that_a_service_has_is_kept() -> None:
     code = (
         "import resource, threading, time\n"

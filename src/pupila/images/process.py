@@ -40,12 +40,17 @@ NICE = 5
 
 
 class DecodingProcess:
-    """Decodes one picture at a time. The process starts with the first one, and ends with this object."""
+    """Decodes one picture at a time. The process starts with the first one, and ends with this object.
+
+    After a fork each side has a process of its own.
+    """
 
     def __init__(self, lock: threading.Lock) -> None:
         """lock: is held meanwhile, and by whoever else decodes large pictures."""
         self._lock = lock
         self._worker: Worker | None = None
+        self._owner = 0
+        """Which process has started it."""
 
     def decode(
         self, data: bytes, size: int, limits: images.ImageLimits, framing: str, *, deadline: float
@@ -99,9 +104,9 @@ class DecodingProcess:
         return b""
 
     def _process(self) -> Worker:
-        if self._worker is None:
-            self._worker = Worker([__file__])
-            weakref.finalize(self, _end, self._worker)
+        if self._worker is None or self._owner != os.getpid():
+            self._worker, self._owner = Worker([__file__]), os.getpid()
+            weakref.finalize(self, _end, self._worker, self._owner)
         return self._worker
 
 
@@ -122,9 +127,10 @@ def _left(deadline: float) -> float:
     return min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
 
 
-def _end(worker: Worker) -> None:
-    worker.kill()
-    worker.close()
+def _end(worker: Worker, owner: int) -> None:
+    if os.getpid() == owner:
+        worker.kill()
+        worker.close()
 
 
 def _answer(message: bytes) -> bytes:
