@@ -35,6 +35,7 @@ from pupila.server.process.scoreboard import Scoreboard
 from pupila.server.settings import Settings
 from pupila.server.transport.admission import AdmissionControl, Listener
 from pupila.server.transport.connection import CONTINUE, READ_ALL, UNREAD, WRITE, Connection, ConnectionTable
+from pupila.server.transport.event_loop import Reactor
 from pupila.server.transport.executor import Executor
 
 SECRET, KEY = new_key("ann")
@@ -418,6 +419,25 @@ def test_who_has_most_memory_for_bodies_gives_way_to_who_has_less(pool: Connecti
         )  # it waits for a thread, and still gives way
         third = [uploading(admission, stack, f"10.0.0.{number}", 900_000) for number in (3, 4)]
         assert waiting.claim.locked() and request.closing and not any(one.closing for one in (other, *third))
+
+
+def test_who_has_most_waiting_gives_way_to_what_a_thread_works_on(pool: ConnectionTable) -> None:
+    with ExitStack() as stack:
+        pool.max_buffered = 4_000_000
+        admission, reactor = admission_of(pool, Settings()), Reactor(pool, 60, 10)
+        reactor.start(admission)
+        for sock in (reactor.wake_reader, reactor.wake_writer):
+            stack.enter_context(sock)
+        many = [uploading(admission, stack, "10.0.0.1", 800_000) for _ in range(4)]
+        assert not reactor.reserve(added(pool, stack, "10.0.0.2"), 900_000)  # as none of them has arrived yet
+        for one in many:
+            one.buffer += bytes(200_000)
+            admission.dispatch(one, one.take(time.monotonic()))
+        assert not reactor.reserve(added(pool, stack, "10.0.0.1"), 900_000)  # an address does not give way to itself
+        other = added(pool, stack, "10.0.0.2")
+        assert reactor.reserve(other, 900_000) and other.body_bytes == 900_000
+        reactor.take_back()
+        assert [one.closing for one in many].count(True) == 1 and not other.closing
 
 
 @pytest.mark.parametrize(("most", "status"), [(10_000_000, 503), (50_000_000, 415)])

@@ -35,6 +35,11 @@ class Request:
     claim: threading.Lock = field(default_factory=threading.Lock)
     """Who takes it answers the request: a thread that is done, or the event loop when the deadline has passed."""
 
+    @property
+    def waits(self) -> bool:
+        """No thread works on it, and it is not answered."""
+        return not (self.taken or self.claim.locked())
+
     def give_up(self) -> bool:
         """Claim the request for the event loop; what waits in a queue holds no memory then. False if it is answered."""
         if not self.claim.acquire(blocking=False):
@@ -471,16 +476,16 @@ class ConnectionTable:
                 return True
         return False
 
-    def gives_way(self, connection: Connection, wanted: int) -> Connection | None:
+    def gives_way(self, connection: Connection, wanted: int, uploads: bool = True) -> Connection | None:
         """Return the largest body of who has most reserved, if that is more than the asker of a connection would have.
 
-        What a thread works on is none of them.
+        What a thread works on is none of them, nor what is arriving without `uploads`. Any thread may call this.
         """
-        holding = [one for one in self.open.values() if one.body_bytes]
+        holding = [one for one in list(self.open.values()) if one.body_bytes]
         held = Counter({connection.queue_line: wanted - connection.body_bytes})
         for one in holding:
             held[one.queue_line] += one.body_bytes
-        giving = (one for one in holding if not one.request or not (one.request.taken or one.request.claim.locked()))
+        giving = (one for one in holding if (uploads if (request := one.request) is None else request.waits))
         found = max(giving, key=lambda one: (held[one.queue_line], one.body_bytes), default=None)
         return found if found is not None and held[found.queue_line] > held[connection.queue_line] else None
 

@@ -22,7 +22,7 @@ from pupila.server.api.errors import DeadlineError, too_slow
 from pupila.server.observability.request_log import RequestLog
 from pupila.server.process.scoreboard import DUE, HEARTBEAT, LEAVING, READY, WAITING, Health, Scoreboard
 from pupila.server.settings import Settings
-from pupila.server.transport.admission import TICK, AdmissionControl, Listener
+from pupila.server.transport.admission import TICK, AdmissionControl, Listener, too_many_uploads
 from pupila.server.transport.connection import READ, WRITE, Connection, ConnectionTable
 from pupila.server.transport.executor import Executor, Turns
 from pupila.server.transport.parser import ProtocolError
@@ -48,7 +48,7 @@ PASS_SECONDS = 0.02
 
 
 class Reactor:
-    """Dispatches ready sockets. Used by the I/O thread only, except `post` and `wake`, which any thread may call.
+    """Dispatches ready sockets. Used by the I/O thread only, except `post`, `wake` and `reserve`.
 
     A connection is the I/O thread's, except while one of its requests is in work: it is then the thread's that answers,
     which posts it back with its response. Until then what comes is only kept.
@@ -64,6 +64,8 @@ class Reactor:
         """Whose line has had its share of this TICK: they are not watched, and go on with the next."""
         self.posted: deque[Connection] = deque()
         """Connections whose requests have been answered."""
+        self.given_up: deque[Connection] = deque()
+        """Whose requests have given way to others, and are to be refused."""
         self.scratch = memoryview(bytearray(RECEIVE))
         self.wake_reader, self.wake_writer = socket.socketpair()
         self.wake_reader.setblocking(False)
@@ -82,6 +84,22 @@ class Reactor:
         """End the selector's wait."""
         with contextlib.suppress(BlockingIOError):  # a full pipe wakes the loop just as well
             self.wake_writer.send(b"1")
+
+    def reserve(self, connection: Connection, wanted: int) -> bool:
+        """Reserve memory for a request that a thread works on; False if there is none. Any thread may call this.
+
+        Where none is left, the largest that waits of who has most reserved gives way to who has less.
+        """
+        while not self.pool.reserve(connection, wanted):
+            other = self.pool.gives_way(connection, wanted, uploads=False)
+            request = other.request if other is not None else None
+            if other is None or request is None:
+                return False
+            if request.give_up():
+                other.body_bytes = 0
+                self.given_up.append(other)
+                self.wake()
+        return True
 
     def take(self, patience: float) -> None:
         """Dispatch what is ready, for about PASS_SECONDS seconds; if nothing is, wait so long for something.
@@ -148,6 +166,8 @@ class Reactor:
     def take_back(self) -> None:
         """Send the responses that were posted; connections with more to do are dispatched next."""
         now = time.monotonic()
+        while self.given_up:
+            self.admission.refuse(self.given_up.popleft(), too_many_uploads())
         while self.posted:
             connection = self.posted.popleft()
             if connection.request is not None:  # it was not ended in the meantime
@@ -251,7 +271,7 @@ class EventLoop:
         self.reactor = Reactor(self.pool, settings.keepalive_timeout, settings.request_timeout)
         is_unix = listener.family == socket.AF_UNIX
         server = ("localhost", "80") if is_unix else (settings.host, str(listener.getsockname()[1]))
-        calls = self.reactor.post, self.reactor.wake, self.pool.reserve
+        calls = self.reactor.post, self.reactor.wake, self.reactor.reserve
         self.executor = Executor(app, server, settings, request_log, *calls)
         self.admission = AdmissionControl(self.pool, self.listener, self.executor, request_log, settings, access)
         self.reactor.start(self.admission)
