@@ -2,7 +2,6 @@
 
 import numpy as np
 from PIL import Image
-from scipy.linalg import sqrtm
 
 from pupila.data import Dataset
 from pupila.recipe import Recipe
@@ -39,6 +38,8 @@ def write_photos(folder, count=45, classes=("red", "green", "blue")):
 
 def whitening(x, labels):
     """By which features [N, D] are multiplied, the slow way, so that each class varies alike in all directions."""
+    from scipy.linalg import sqrtm  # the lowest versions are tested without it
+
     x, labels = np.asarray(x, float), np.asarray(labels)
     spread = x.std(0) + 1e-6
     covariance = np.zeros((x.shape[1], x.shape[1]))
