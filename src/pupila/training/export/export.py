@@ -153,13 +153,11 @@ def export(
 
 def expected_seconds(network: ResNet18, recipe: Recipe, training: Dataset, validation: Dataset) -> float:
     """Return about how long export() will take and the report after it, from what a picture takes in torch."""
-    pictures = enlarged(torch.from_numpy(validation.images[:TRIED]), recipe.network_size)
     still = copy.deepcopy(network).cpu().eval()
+    pictures = enlarged(torch.from_numpy(validation.images[:TRIED]), recipe.network_size)
     with torch.inference_mode():
-        still(pictures)  # the first time takes longer
-        begun = time.perf_counter()
-        still(pictures)
-        each = (time.perf_counter() - begun) / len(pictures) * (2 if recipe.flip_average == "on" else 1)
+        took = min(_seconds(lambda: still(pictures)) for _ in range(3))  # the least: other programs only add to it
+    each = took / len(pictures) * (2 if recipe.flip_average == "on" else 1)
     rounded = INT8 if recipe.export == "int8" else 1.0
     timed = TIMED_CALLS * usable_threads()  # on one thread
     judged = min(len(validation), MOST_JUDGED)
@@ -230,12 +228,13 @@ def _judge(
 
 
 def _milliseconds(call: Callable[[], object]) -> float:
-    times = []
-    for _ in range(TIMED_CALLS):
-        begun = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - begun)
-    return 1000 * statistics.median(times)
+    return 1000 * statistics.median(_seconds(call) for _ in range(TIMED_CALLS))
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
 
 
 def _check_parity(fitted: Fitted, recipe: Recipe, predictor: Predictor, validation: Dataset) -> float:
