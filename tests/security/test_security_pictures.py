@@ -122,7 +122,16 @@ def filled(filling: bytes, rest: bool = True) -> bytes:
     return data[:2] + filling + data[2:] * rest + bytes(5_000)
 
 
+def hidden_scans(count: int = 6_000) -> bytes:
+    """Return a JPEG with many scans behind a marker that decoders pass over where a scan has restarts."""
+    data = encode(Image.new("L", (600, 600)), "JPEG", progressive=True)
+    first = data.index(b"\xff\xda")
+    coded = data[first : first + 10] + b"\xff\x02\xff\xff\xff\xd0"
+    return data[:first] + b"\xff\xdd\0\4\0\1" + coded + b"\xff\xda\0\x08\1\1\0\0\0\x10" * count + bytes(5_540)
+
+
 HOSTILE = {
+    "JPEG, hidden scans": hidden_scans(),
     "HEIC, metadata of many pictures": described(),
     "HEIC, a profile of many pictures": profiled(),
     "JPEG, filling bytes": filled(b"\xff" * 100_000),

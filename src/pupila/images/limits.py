@@ -28,7 +28,8 @@ START_OF_SCAN, START_OF_PICTURE, END_OF_PICTURE, SAYS_NOTHING = 0xDA, 0xD8, 0xD9
 TABLES, PHOTOSHOP, METADATA, SEVERAL = 0xDB, 0xED, 0xE1, 0xE2
 NAMES = {METADATA: b"Exif\0\0", SEVERAL: b"MPF\0"}
 """What segments with directories begin with, by their marker."""
-FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+FIRST_FRAME = 0xC0
+FRAMES = frozenset(range(FIRST_FRAME, 0xD0)) - {0xC4, 0xC8, 0xCC}
 PROGRESSIVE, HUFFMAN = (0xC2, 0xC6, 0xCA, 0xCE), (0xC0, 0xC1, 0xC2)
 CODES = 80
 """Passes that one counts as whose codes may take much by themselves: the arithmetic ones of a JPEG, and those of a
@@ -265,7 +266,8 @@ def _jpeg(data: bytes) -> int:
 def _markers(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Yield each marker of a JPEG, the place behind it, and how many bytes before it say nothing; last its end.
 
-    Decoders go on behind an end that comes before any scan.
+    Decoders go on behind an end that comes before any scan, and, within a scan, behind a marker below those of frames,
+    whatever length it says.
     """
     at = 2
     while at < len(data):
@@ -277,7 +279,7 @@ def _markers(data: bytes) -> Iterator[tuple[int, int, int]]:
         kind = data[found.start() + 1]
         yield kind, found.end(), found.start() - at
         at = found.end()
-        if kind not in (SAYS_NOTHING, START_OF_PICTURE, END_OF_PICTURE):  # which have no length
+        if kind >= FIRST_FRAME and kind not in (START_OF_PICTURE, END_OF_PICTURE):  # which have no length
             at += int.from_bytes(data[at : at + 2], "big")
     yield END_OF_PICTURE, len(data), max(0, len(data) - at)
 
