@@ -3,10 +3,12 @@
 import io
 import struct
 import time
+import tomllib
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import pi_heif
 import pytest
 from heif_kit import HEIC, animation, as_phones_write, box, full, grid, heif, infe
 from PIL import Image
@@ -218,6 +220,13 @@ def test_heic_as_phones_write_it_is_read() -> None:
     assert images.decode(data, 32).shape == (32, 32, 3)
     assert images.header(data).width == 128
     assert images.decode(data + b"\0\0\0", 32).shape == images.decode(data + b"trailer of a phone", 32).shape
+
+
+def test_libheif_is_one_that_reads_no_overlay_beyond_its_bytes() -> None:
+    """CVE-2026-32882: before 1.22 what lay behind it in memory came into the pixels."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert "pi-heif>=1.4" in project["dependencies"]
+    assert tuple(map(int, pi_heif.libheif_version().split("."))) >= (1, 22)
 
 
 @pytest.mark.parametrize(

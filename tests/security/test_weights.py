@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -83,6 +84,20 @@ def test_many_records_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as refused:
         read_weights(written(tmp_path / "many.pth", bad))
     assert "records" in str(refused.value.__cause__)
+
+
+@pytest.mark.parametrize("order", [b"little", b"big"])
+def test_fewer_bytes_than_numbers_are_refused_by_the_lowest_pytorch_too(tmp_path: Path, order: bytes) -> None:
+    """Before PyTorch 2.10 such a file reads what lies behind it in memory, and where bytes are swapped writes there."""
+    saved, made = io.BytesIO(), io.BytesIO()
+    torch.save({"a": torch.zeros(1_000)}, saved)
+    with zipfile.ZipFile(saved) as source, zipfile.ZipFile(made, "w") as target:
+        for member in source.namelist():
+            target.writestr(member, order if member.endswith("byteorder") else source.read(member)[:200])
+    with pytest.raises(ModelError, match="damaged"):
+        read_weights(written(tmp_path / "short.pth", made.getvalue()))
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert any(needed.startswith("torch>=2.10,") for needed in project["optional-dependencies"]["train"])
 
 
 @pytest.mark.parametrize("name", ["large.pth", "large.safetensors"])
