@@ -388,6 +388,23 @@ def test_pictures_of_an_array_that_would_not_fit_when_enlarged_are_refused(tmp_p
         load_dataset(path, 4096, cache=tmp_path / "cache")
 
 
+@pytest.mark.parametrize("kind", ["labels", "names", "a table"])
+def test_names_of_classes_are_no_longer_than_in_a_model(tmp_path: Path, kind: str) -> None:
+    """Each letter took 72 bytes while they were put in order, and each label the room of the longest name."""
+    path = tmp_path / "x.npz"
+    if kind == "a table":
+        rows = [f"{number}.png,{'b' if number > 40 else f'{number}a' + '1a' * 60_000}" for number in range(100)]
+        table = "\n".join(["path,label", *rows]).encode()
+        path = make_tar(tmp_path / "x.tar", {"a.csv": table, **{f"{row}.png": picture(row) for row in range(100)}})
+    elif kind == "names":
+        names = np.array([b"a" * 100_000, b"b"])
+        np.savez_compressed(path, x=np.zeros((4000, 1, 1), np.uint8), y=np.arange(4000) % 2, names=names)
+    else:
+        np.savez_compressed(path, x=np.zeros((2, 8, 8), np.uint8), y=np.array([b"1a" * 2_000_000, b"b"]))
+    said, seconds, mib = cost(path)
+    assert "letters, and a model has 1,000 at most" in said and seconds < 3 and mib < 200, (said, seconds, mib)
+
+
 def test_gray_pictures_of_signed_numbers_take_little_more_than_themselves(tmp_path: Path) -> None:
     count, side = 1500, 256
     data = {"x.npy": header_of((count, side, side), "|i1") + bytes(count * side * side), "y.npy": labels(count)}

@@ -1,6 +1,7 @@
 """Loads a data set from a name, a folder or an archive: from the cache, or read and saved there."""
 
 import gc
+import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -83,7 +84,8 @@ class OpenedSource:
             return read_cifar(published, entries, name, self.where, size)
         if found := find_arrays(entries):
             return read_arrays(found, name, self.where, size)
-        check_class_count({item.category for item in self.layout.splits["train"]}, self.where, one_class)
+        items = itertools.chain.from_iterable(self.layout.splits.values())
+        check_class_count({item.category for item in items}, self.where, one_class)
         return read_pictures(self.layout, name, self.where, size, limits, framing)
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pupila.data.dataset import Pictures, SplitArrays, Splits, assemble
 from pupila.data.decode import check_rows, choose_size, resize_pictures
-from pupila.data.layouts.labelled import natural_order, some, split_of
+from pupila.data.layouts.labelled import check_class_count, natural_order, some, split_of
 from pupila.data.sources.archive import DAMAGED, RATIO, RATIO_FROM, UnpackBudget, open_zip
 from pupila.data.sources.files import SourceFile
 from pupila.errors import DataError
@@ -86,7 +86,9 @@ def read_arrays(files: Sequence[SourceFile], name: str, where: str, size: int | 
         raise DataError(f"{where}: {files[0].name} holds no training pictures with labels. Name them x and y.")
     labels = [label for _, label in parts.values()]
     check_rows(sum(map(len, labels)), where)
-    classes = tuple(sorted({str(value) for label in labels for value in np.unique(label).tolist()}, key=natural_order))
+    found = {str(value) for label in labels for value in np.unique(label).tolist()}
+    check_class_count(found, where, one_class=True)
+    classes = tuple(sorted(found, key=natural_order))
     numbers = {category: number for number, category in enumerate(classes)}
     side = size or choose_size([(shape[2], shape[1]) for shape in (parts["train"][0].shape,)])
     made = {
@@ -117,7 +119,7 @@ def _numpy_parts(files: Sequence[SourceFile], where: str) -> dict[str, tuple[Arr
     texts = [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names.tolist()]
     named = dict(enumerate(texts))
     return {
-        split: (images, np.asarray([named.get(value, str(value)) for value in labels.tolist()]))
+        split: (images, np.asarray([named.get(value, str(value)) for value in labels.tolist()], dtype=object))
         for split, (images, labels) in parts.items()
     }
 

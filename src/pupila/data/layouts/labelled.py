@@ -11,7 +11,7 @@ from pupila._arguments import first_few
 from pupila.data.dataset import Skipped
 from pupila.data.sources.files import SourceFile, composed, display_name, plain_name
 from pupila.errors import DataError
-from pupila.manifest import MAX_CLASSES
+from pupila.manifest import MAX_CLASSES, MAX_TEXT
 
 WORDS = {
     "train": ("train", "training"),
@@ -133,9 +133,14 @@ def class_names(splits: Mapping[str, Sequence[LabelledFile]], where: str) -> tup
 
 
 def check_class_count(classes: Collection[str], where: str, one_class: bool = False) -> None:
-    """Raise DataError if there is one class only, unless that is enough, or if there are more than a model may have."""
+    """Raise DataError for one class only, unless that is enough, and for more or longer ones than a model may have."""
     if len(classes) > MAX_CLASSES:
         raise DataError(f"{where}: has over {MAX_CLASSES:,} classes, and a model has no more. Leave some out.")
+    longest = max(map(len, classes), default=0)
+    if longest > MAX_TEXT:  # putting them in order takes a hundred times their letters
+        raise DataError(
+            f"{where}: the name of a class has {longest:,} letters, and a model has {MAX_TEXT:,} at most. Shorten it."
+        )
     if len(classes) < 2 and not one_class:
         only = next(iter(classes), "")
         raise DataError(f"{where}: has one class only, {_quoted(only)}. Put a folder of another class beside it.")
