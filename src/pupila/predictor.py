@@ -6,7 +6,7 @@ A Predictor may be called from several threads at once.
 import base64
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, overload
@@ -112,7 +112,7 @@ class Predictor:
             options.add_session_config_entry("session.set_denormal_as_zero", str(int(flush_denormals)))
             options.add_session_config_entry("session.x64quantprecision", "1")  # exact int8 sums on CPUs without VNNI
             session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-            _check_shapes(session, manifest, needed.maps)
+            _check_shapes(session, manifest, needed.outputs)
             version, together = hashlib.sha256(data).hexdigest()[:12], cost.MAX_TOGETHER // needed.numbers
             return cls(session, manifest, version, together)
         except ModelError:
@@ -265,15 +265,17 @@ class Predictor:
         return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)] if len(parts) > 1 else parts[0]
 
 
-def _check_shapes(session: ort.InferenceSession, manifest: Manifest, maps: tuple[int, ...]) -> None:
-    """Raise ModelError unless the graph takes and gives what the manifest says."""
+def _check_shapes(session: ort.InferenceSession, manifest: Manifest, outputs: Mapping[str, cost.Shape]) -> None:
+    """Raise ModelError unless the graph takes and gives what the manifest says: a row a picture."""
     inputs = {value.name: value.shape[1:] for value in session.get_inputs()}
-    outputs = {value.name: value.shape[1:2] for value in session.get_outputs()}
-    size, classes = manifest.input_size, len(manifest.classes)
-    wanted = {"features"} if manifest.unknown_score == "energy" else {"features", "unknown"}
-    explained = len(maps) == 4 and maps[1] == classes and max(maps[2:]) <= MAX_MAP
+    given = {value.name: value.shape[1:2] for value in session.get_outputs()}
+    size, classes, maps = manifest.input_size, len(manifest.classes), outputs.get("cam", ())
+    wanted = {"logits": (1, classes), "features": (1, *outputs.get("features", ())[1:2])}
+    wanted |= {} if manifest.unknown_score == "energy" else {"unknown": (1,)}
+    right = all(outputs.get(name) == shape for name, shape in wanted.items())
+    explained = len(maps) == 4 and maps[:2] == (1, classes) and max(maps[2:]) <= MAX_MAP
     taken = inputs == {"images": [size, size, 3]}
-    if not taken or not explained or outputs.get("logits") != [classes] or wanted - outputs.keys():
+    if not taken or not right or not explained or given["logits"] != [classes]:
         raise ModelError("Its graph is not the one that its manifest describes. Export or copy the model again.")
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,21 @@ def mixing(model: onnx.ModelProto) -> None:
     difference = helper.make_node("Sub", ["own", "mixed"], ["difference"])
     one = helper.make_node("ReduceMean", ["difference"], ["one"], axes=[1], keepdims=1)
     model.graph.node.extend([mixed, own, difference, one, helper.make_node("Add", ["first", "one"], ["logits"])])
+
+
+def instead(name: str, kind: str, *inputs: str, logits: Sequence[float] = (), **attributes: Any) -> Change:
+    """Put another output in the place of one, which is called "first" then, and keep one golden picture."""
+
+    def change(model: onnx.ModelProto) -> None:
+        for node in model.graph.node:
+            node.output[:] = ["first" if output == name else output for output in node.output]
+        model.graph.initializer.append(numpy_helper.from_array(np.zeros((1, 4), np.float32), "zeros"))
+        model.graph.node.append(helper.make_node(kind, inputs, [name], **attributes))
+        next(output for output in model.graph.output if output.name == name).type.tensor_type.shape.dim[0].Clear()
+        first = json.loads(model.metadata_props[0].value)["golden"][0]
+        golden(first["png"], logits or first["logits"])(model)
+
+    return change
 
 
 def huge_maps(model: onnx.ModelProto) -> None:
@@ -233,6 +248,9 @@ CHANGES: dict[str, Change] = {
     "places that are divided": operator("Div", ["a", "b"], {"a": np.array([-(2**63)]), "b": np.array([2])}),
     "mean of all pictures": mixing,
     "huge maps": huge_maps,
+    "logits that are no picture's": instead("logits", "Relu", "zeros", logits=[0.0] * 4),
+    "two rows of logits a picture": instead("logits", "Concat", "first", "first", axis=0),
+    "two maps a picture": instead("cam", "Concat", "first", "first", axis=0),
     "outer product": outer_product,
     "operators by the thousand": many_operators,
     "weight of a huge shape": huge_weight(2**20, 2**20),
@@ -381,7 +399,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 SWAPPED = ("external data, absolute", "Loop", "golden picture that is no picture", "a length beyond the end",
-           "manifest with a text for a number", "value that doubles")  # fmt: skip
+           "manifest with a text for a number", "value that doubles", "logits that are no picture's")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SWAPPED)

@@ -55,8 +55,8 @@ class Cost:
     """Or what takes as long, without the time to read and to write."""
     numbers: int
     """That are in memory together at most, in whatever order ONNX Runtime computes the operators."""
-    maps: Shape
-    """[1, K, h, w] of the class activation maps; () without."""
+    outputs: dict[str, Shape]
+    """Those that follow from the picture, by name."""
 
 
 def check(graph: Graph) -> Cost:
@@ -97,7 +97,8 @@ def check(graph: Graph) -> Cost:
             f"What it computes from its weights alone is {fixed:,} numbers, over the limit of {MAX_TOGETHER:,}. "
             "Export the model again."
         )
-    return Cost(multiplications, together, values["cam"].shape if "cam" in graph.outputs else ())
+    outputs = {name: values[name].shape for name in graph.outputs if not values[name].fixed}
+    return Cost(multiplications, together, outputs)
 
 
 def _results(node: Node, values: dict[str, Tensor]) -> tuple[list[Tensor], list[Shape], int]:
