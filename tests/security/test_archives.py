@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import io
+import itertools
 import json
 import lzma
 import os
@@ -453,8 +454,42 @@ def test_idx_files_of_a_data_set_are_counted_together(tmp_path: Path, monkeypatc
         (tmp_path / f"{split}-labels-idx1-ubyte").write_bytes(idx(6) + b"\0\1" * 3)
     with pytest.raises(DataError, match="cannot be read"):
         load_dataset(tmp_path, 8, cache=tmp_path / "cache")
-    monkeypatch.setattr(arrays, "MAX_BYTES", 1200)
+    monkeypatch.setattr(arrays, "MAX_BYTES", 1250)
     assert len(load_dataset(tmp_path, 8, cache=tmp_path / "cache").train) == 6
+
+
+def test_idx_files_count_as_what_they_unpack_to(tmp_path: Path) -> None:
+    """Of which they may use one picture: links made it thousands of times."""
+    members = {"train-images-idx3-ubyte.gz": gzip.compress(idx(1, 1, 1) + bytes(126 * MIB))}
+    path = make_tar(tmp_path / "a.tar", members)
+    with tarfile.open(path, "a") as archive:
+        for number in range(50):
+            link = tarfile.TarInfo(f"train-{number}-images-idx3-ubyte.gz")
+            link.type, link.linkname = tarfile.LNKTYPE, "train-images-idx3-ubyte.gz"
+            archive.addfile(link)
+    said, seconds, _ = cost(path)
+    assert "cannot be read" in said and seconds < 10, (said, seconds)
+
+
+def test_array_names_are_compared_in_time_that_grows_with_them(tmp_path: Path) -> None:
+    none, wide = header_of((0, 1, 1)), header_of((1, 4 * MIB), "<i8")
+    makers: dict[str, Callable[[], dict[str, bytes]]] = {
+        "long": lambda: {"x_" * 30_000 + "!.npy": none},
+        "many": lambda: {f"tra{'_' * (number % 100)}in{'_' * (number // 100)}_x.npy": none for number in range(10_000)},
+        "one row of labels": lambda: {
+            "train_y.npy": wide + bytes(32 * MIB),
+            **{
+                f"{name}_x.npy": header_of((1, 1, 1)) + b"1"
+                for name in map("".join, itertools.product("tT", "rR", "aA", "iI", "nN"))
+            },
+        },
+    }
+    for name, make in makers.items():
+        with zipfile.ZipFile(tmp_path / f"{name}.npz", "w", zipfile.ZIP_DEFLATED) as packed:
+            for member, data in make().items():
+                packed.writestr(member, data)
+        said, seconds, _ = cost(tmp_path / f"{name}.npz")
+        assert seconds < 4, (name, said[:200], seconds)
 
 
 def test_cifar_files_of_a_folder_have_a_limit(tmp_path: Path) -> None:

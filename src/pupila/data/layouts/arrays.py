@@ -23,7 +23,7 @@ from pupila.data.dataset import Pictures, SplitArrays, Splits, assemble
 from pupila.data.decode import check_rows, choose_size, resize_pictures
 from pupila.data.layouts.labelled import check_class_count, natural_order, some, split_of
 from pupila.data.sources.archive import DAMAGED, RATIO, RATIO_FROM, UnpackBudget, open_zip
-from pupila.data.sources.files import SourceFile
+from pupila.data.sources.files import LONGEST, SourceFile
 from pupila.errors import DataError
 from pupila.images.wide import eight_bits
 
@@ -145,15 +145,16 @@ def _numpy_arrays(files: Sequence[SourceFile], where: str) -> dict[str, Array]:
 def _paired(arrays: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
     """Return the pictures and labels by split: x_train and y_train, images and labels."""
     parts: dict[str, tuple[Array, Array]] = {}
+    by_name = {name.casefold(): array for name, array in arrays.items() if len(name) <= LONGEST}
     for key, images in arrays.items():
-        match = PICTURE_KEY.fullmatch(key.casefold())
+        match = PICTURE_KEY.fullmatch(key.casefold()) if len(key) <= LONGEST else None
         split = split_of(match["before"] or match["after"] or "train") if match else None
         pictures = _square(images)
         if match and split and pictures.ndim in (3, 4):
-            label = _label_beside(key, match["kind"], arrays)
+            label = _label_beside(key, match["kind"], by_name)
             if label is not None and len(label) == len(pictures):
                 parts[split] = pictures, label
-    return parts
+    return {split: (pictures, _numbers(label)) for split, (pictures, label) in parts.items()}
 
 
 def _square(images: Array) -> Array:
@@ -162,17 +163,18 @@ def _square(images: Array) -> Array:
     return images.reshape(len(images), side, side) if side > 1 and side**2 == images.shape[1] else images
 
 
-def _label_beside(key: str, kind: str, arrays: Mapping[str, Array]) -> Array | None:
-    by_name = {name.casefold(): array for name, array in arrays.items()}
-    for label in LABEL_KEYS:
-        found = by_name.get(key.casefold().replace(kind, label, 1) if kind != "arr_0" else "arr_1")
-        if found is not None and (found.ndim == 1 or (found.ndim == 2 and found.shape[1] == 1)):
-            values = found.reshape(-1)
-            whole = values.dtype.kind == "f" and bool((np.mod(values, 1) == 0).all())
-            return values.astype(np.int64) if whole else values
-        if found is not None and found.ndim == 2:
-            return np.asarray(found.argmax(axis=1))
-    return None
+def _label_beside(key: str, kind: str, by_name: Mapping[str, Array]) -> Array | None:
+    names = (key.casefold().replace(kind, label, 1) if kind != "arr_0" else "arr_1" for label in LABEL_KEYS)
+    return next((by_name[name] for name in names if name in by_name and by_name[name].ndim in (1, 2)), None)
+
+
+def _numbers(label: Array) -> Array:
+    """Return one label a picture, also of a row of figures for each, of which the largest counts."""
+    if label.ndim == 2 and label.shape[1] != 1:
+        return np.asarray(label.argmax(axis=1))
+    values = label.reshape(-1)
+    whole = values.dtype.kind == "f" and bool((np.mod(values, 1) == 0).all())
+    return values.astype(np.int64) if whole else values
 
 
 def _npy(opened: IO[bytes], budget: UnpackBudget) -> Array:
@@ -220,13 +222,16 @@ def _idx_parts(files: Sequence[SourceFile]) -> dict[str, tuple[Array, Array]]:
         kind = _idx_kind(file) or b""
         split = IDX_NAMES.get(file.file.partition("-")[0].casefold())
         if split:
-            values = found.setdefault(split, {})[kind] = _idx(file, 3 if kind == IDX_KINDS[0] else 1, left)
-            left -= values.nbytes
+            found.setdefault(split, {})[kind], size = _idx(file, 3 if kind == IDX_KINDS[0] else 1, left)
+            left -= size
     return {split: (pair[IDX_KINDS[0]], pair[IDX_KINDS[1]]) for split, pair in found.items() if len(pair) == 2}
 
 
-def _idx(file: SourceFile, axes: int, most: int) -> Array:
-    """Read one file: two zeros, the type 8 for bytes, the number of axes, their lengths, the values."""
+def _idx(file: SourceFile, axes: int, most: int) -> tuple[Array, int]:
+    """Read one file: two zeros, the type 8 for bytes, the number of axes, their lengths, the values.
+
+    Also returned is how many bytes it has, unpacked: its values may be a few of them.
+    """
     _check_size([file], most)
     data = file.read()
     if data.startswith(b"\x1f\x8b"):
@@ -236,7 +241,7 @@ def _idx(file: SourceFile, axes: int, most: int) -> Array:
         raise ValueError(f"it is no idx file of bytes in {axes} axes")
     shape = struct.unpack_from(f">{axes}I", data, 4)
     values = np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * axes)
-    return values[: math.prod(shape)].reshape(shape)
+    return values[: math.prod(shape)].reshape(shape), len(data)
 
 
 def _check_size(files: Iterable[SourceFile], most: int) -> None:
