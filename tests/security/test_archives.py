@@ -264,6 +264,23 @@ def test_links_to_a_picture_that_takes_long_are_decoded_once(tmp_path: Path) -> 
     assert said == "('cat', 'dog')" and seconds < 3
 
 
+def test_links_count_as_what_they_name(tmp_path: Path) -> None:
+    """One table under thousands of names was read for each."""
+    table = b"path,label\n" + b"x,y,z\n" * (30 * MIB // 6)
+    path = tmp_path / "a.tar.gz"
+    with tarfile.open(path, "w:gz", compresslevel=1) as archive:
+        for name, data in {"cat/0.png": picture(), "dog/0.png": picture(), "0.csv": table}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+        for number in range(1, 100):
+            link = tarfile.TarInfo(f"{number}.csv")
+            link.type, link.linkname = tarfile.LNKTYPE, "0.csv"
+            archive.addfile(link)
+    said, seconds, _ = cost(path)
+    assert "has links to over 128 MiB of its files" in said and seconds < 3, (said, seconds)
+
+
 def test_parquet_that_repeats_one_large_picture_stays_within_memory(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet

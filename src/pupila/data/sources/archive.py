@@ -100,7 +100,7 @@ class UnpackBudget:
         """`packed`: bytes of the archive; a message begins with `where`."""
         self._where, self._members = where, MEMBERS
         self.bytes = int(min(TOTAL_BYTES, max(RATIO_FROM, RATIO * packed), max(free_memory() / 2, RATIO_FROM)))
-        self._bytes_left = self.bytes
+        self._bytes_left = self._linked_left = self.bytes
 
     def read(self, file: IO[bytes], count: int) -> bytes:
         """Read so many bytes, or up to the end; raises as take_bytes does, and before reading."""
@@ -114,6 +114,12 @@ class UnpackBudget:
         self._bytes_left -= count
         if self._bytes_left < 0:
             self.refuse(f"unpacks to over {self.bytes / 2**20:,.0f} MiB, which is not done in memory")
+
+    def take_link(self, count: int) -> None:
+        """Raise DataError if links name far more than there is: it is held once, and looked at for each of them."""
+        self._linked_left -= count
+        if self._linked_left < 0:
+            self.refuse(f"has links to over {self.bytes / 2**20:,.0f} MiB of its files")
 
     def take_members(self, count: int = 1) -> None:
         """Raise DataError if there are more members than there may be."""
@@ -311,6 +317,7 @@ def _tar_members(stream: _BoundedStream, budget: UnpackBudget) -> Iterator[tuple
                 links.append((member.name, posixpath.normpath(posixpath.join(home, member.linkname))))
     for name, target in links:
         if target in held:
+            budget.take_link(len(held[target]))
             held[posixpath.normpath(name)] = held[target]
             yield name, held[target]
 
