@@ -58,7 +58,7 @@ NAMED = {
         f"{archive.RATIO} times", f"{parquet.LEAST_BYTES // GIB} GiB left", f"{archive.TOTAL_BYTES // GIB} GiB where",
         f"{parquet.MAX_ROWS:,} rows", f"{parquet.BATCH} rows",
     ],
-    "classes of a data set": [f"{manifest.MAX_CLASSES:,}, as a model"],
+    "classes of a data set": [f"{manifest.MAX_CLASSES:,}, with names of {manifest.MAX_TEXT:,} letters"],
     "picture, of a data set": [f"{archive.MEMBER_BYTES // MIB} MiB in", f"{cache.ROOM // GIB} GiB of the disk"],
     "JSON, sent to a server": [f"feedback {feedback.MAX_BODY // 1024} KiB"],
     "request head": [
