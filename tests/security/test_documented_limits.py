@@ -13,7 +13,7 @@ from pupila.images import boxes, decoder, formats, limits, tiff
 from pupila.model_file import cost as costs
 from pupila.model_file import reader
 from pupila.server import Settings, inference
-from pupila.server.api import feedback
+from pupila.server.api import feedback, predict
 from pupila.server.transport import event_loop, parser
 from pupila.training import state_file, weights
 
@@ -58,6 +58,7 @@ NAMED = {
         f"{archive.RATIO} times", f"{parquet.LEAST_BYTES // GIB} GiB left", f"{archive.TOTAL_BYTES // GIB} GiB where",
         f"{parquet.MAX_ROWS:,} rows", f"{parquet.BATCH} rows",
     ],
+    "memory for answers": [f"{predict.MAX_LISTED:,} probabilities"],
     "classes of a data set": [f"{manifest.MAX_CLASSES:,}, with names of {manifest.MAX_TEXT:,} letters"],
     "picture, of a data set": [f"{archive.MEMBER_BYTES // MIB} MiB in", f"{cache.ROOM // GIB} GiB of the disk"],
     "JSON, sent to a server": [f"feedback {feedback.MAX_BODY // 1024} KiB"],

@@ -16,7 +16,7 @@ from pupila.predictor import Predictor
 from pupila.server.api import body as bodies
 from pupila.server.api import multipart
 from pupila.server.api.errors import RequestError, let_go
-from pupila.server.api.predict import NOT_YET
+from pupila.server.api.predict import MAX_LISTED, NOT_YET
 from pupila.server.api.request_context import (
     RequestContext,
     app_state,
@@ -109,7 +109,10 @@ def read_inference(predictor: Predictor) -> Decoding:
     state = app_state()
     context, body = begin_inference(request.environ, state)
     also, tensor = read_body(body, state.settings.max_parts)
-    end_parsing(context, state, len(tensor[1]))
+    count, classes = len(tensor[1]), len(predictor.manifest.classes)
+    if count * classes > MAX_LISTED and any(OUTPUTS[n] == "FP32" and not is_binary for n, is_binary in also[1].items()):
+        raise bad(f"{count} x {classes:,} numbers are over {MAX_LISTED:,}: ask for binary_data, or for fewer")
+    end_parsing(context, state, count)
     return decoding_of(tensor, predictor, context, also)
 
 
