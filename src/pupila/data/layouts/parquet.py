@@ -4,6 +4,7 @@ import io
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ IMAGE_COLUMNS = ("image", "img", "picture", "photo")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "target")
 LEAST_BYTES, BATCH, THRIFT_BYTES = 2**30, 64, 16 * 2**20
 """Memory that reading takes beside the pictures, rows at once, and bytes of one file's description."""
+MAX_PARTS = 20
+"""Of a column: a picture has its bytes and a path."""
 POOL = "ARROW_DEFAULT_MEMORY_POOL"
 OUT_OF_MEMORY = ("bad_alloc", "Failed to launch worker thread")
 
@@ -138,11 +141,16 @@ def _read(arrow: Any, file: SourceFile, where: str, budget: Budget) -> list[Labe
         with arrow.parquet.ParquetFile(source, **limits) as opened:
             budget.take_rows(opened.metadata.num_rows)
             names = opened.schema_arrow.names
-            leaves = map(opened.schema.column, range(len(opened.schema)))
-            repeated = {leaf.path.partition(".")[0] for leaf in leaves if leaf.max_repetition_level}
+            leaves = [opened.schema.column(number) for number in range(len(opened.schema))]
+            parts = Counter(leaf.path.partition(".")[0] for leaf in leaves)
+            several = {leaf.path.partition(".")[0] for leaf in leaves if leaf.max_repetition_level}
+            several |= {column for column, count in parts.items() if count > MAX_PARTS}
             image, label = _column(names, IMAGE_COLUMNS, where), _column(names, LABEL_COLUMNS, where)
-            for column in {image, label} & repeated:  # lists of nothing have no bytes that a budget could count
-                raise DataError(f"{where} has lists in the column '{column}'. Keep one picture and one label a row.")
+            for column in {image, label} & several:  # what holds nothing has no bytes that a budget could count
+                raise DataError(
+                    f"{where} has lists or over {MAX_PARTS} parts in the column '{column}'. Keep one picture and one "
+                    "label a row."
+                )
             classes = _class_names(opened.schema_arrow.metadata or {}, label)
             return _rows(opened, image, label, classes, file, where, budget)
     except (arrow.ArrowException, MemoryError, OSError, ValueError, OverflowError, RecursionError) as error:
