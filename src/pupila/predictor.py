@@ -225,10 +225,16 @@ class Predictor:
         if not explain:
             return self.interpret(self.scores(batch), top)
         outputs = self.outputs(batch)
-        return self.interpret(outputs.scores, top, outputs.cam)
+        return self.interpret(outputs.scores, top, self.maps(outputs))
 
-    def interpret(self, scores: Floats, top: int = 1, cams: Iterable[Floats] | None = None) -> list[Prediction]:
-        """Turn scores [N, K + 1], see scores(), into N predictions, with explanations if there are activation maps."""
+    def maps(self, outputs: Outputs) -> Floats:
+        """Return the activation map of the class that each picture is answered with, float32 [N, h, w]."""
+        best = self.probabilities(outputs.logits).argmax(axis=1)
+        found: Floats = outputs.cam[np.arange(len(best)), best]
+        return found
+
+    def interpret(self, scores: Floats, top: int = 1, maps: Iterable[Floats] | None = None) -> list[Prediction]:
+        """Turn scores [N, K + 1], see scores(), into N predictions, with explanations if there are maps()."""
         if scores.shape[1] != len(self.manifest.classes) + 1:
             raise ValueError(f"Expected scores [N, {len(self.manifest.classes) + 1}], got {list(scores.shape)}.")
         threshold = self.manifest.unknown_threshold
@@ -240,8 +246,8 @@ class Predictor:
             order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
         classes = self.manifest.classes
         explained: Sequence[tuple[tuple[float, ...], ...] | None] = [None] * len(scores)
-        if cams is not None:
-            explained = [heat_map(cam[best]) for cam, best in zip(cams, order[:, 0], strict=True)]
+        if maps is not None:
+            explained = list(map(heat_map, maps))
         return [
             Prediction(tuple(Choice(classes[i], i, float(row[i])) for i in best), u, heat)
             for row, best, u, heat in zip(probabilities, order.tolist(), unknown.tolist(), explained, strict=True)

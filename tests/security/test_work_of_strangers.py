@@ -21,6 +21,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import requests
 from data_kit import make_zip
@@ -46,6 +47,7 @@ from pupila.server.api.errors import RequestError, request_error_of
 from pupila.server.api.multipart import read_upload
 from pupila.server.api.request_context import RequestContext
 from pupila.server.app import create_app
+from pupila.server.inference import BatchKey, Classifier, interpret
 from pupila.server.observability.tracing import Tracer
 from pupila.server.settings import Settings
 from pupila.server.transport.connection import ConnectionTable
@@ -382,6 +384,19 @@ def test_inference_does_not_repeat_a_long_id(tmp_path: Path) -> None:
             assert answer.status_code == 400 and "its id" in answer.json()["error"]
         wrong = f'{{"inputs": [{{"name": {nested}, "datatype": {nested}, "shape": [1]}}]}}'
         assert requests.post(url, data=wrong, timeout=20).status_code == 400
+
+
+def test_request_to_explain_keeps_the_maps_of_the_answered_classes_alone(tmp_path: Path) -> None:
+    """Those of 20,000 classes are 4 MB a picture, until all of a request are computed."""
+    predictor = Predictor.load(write_model(tmp_path / "colours.onnx"))
+    pictures = list(np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8))
+    context = RequestContext("predict", time.monotonic() + 60)
+    rows = Classifier(predictor, Settings()).compute(pictures, BatchKey(predictor, True), context)
+    held = {id(row.cam.base): row.cam.base.nbytes for row in rows if row.cam is not None and row.cam.base is not None}
+    assert sum(held.values()) == 8 * 2 * 2 * 4
+    assert [found.explanation for found in interpret(predictor, rows, 1)] == [
+        found.explanation for found in predictor.predict(pictures, explain=True)
+    ]
 
 
 @pytest.mark.parametrize("path", ["/predict?top=20000", "/v2/models/colours/infer"])

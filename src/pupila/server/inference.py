@@ -52,6 +52,7 @@ class PictureOutputs(NamedTuple):
 
     scores: Floats
     cam: Floats | None
+    """Of the class that is answered: those of all take megabytes where classes are many."""
 
 
 @dataclass(slots=True, eq=False)
@@ -387,7 +388,7 @@ class Classifier:
         if not key.explain:
             return [PictureOutputs(scores, None) for scores in key.predictor.scores(batch)]
         outputs = key.predictor.outputs(batch)
-        return [PictureOutputs(scores, cam) for scores, cam in zip(outputs.scores, outputs.cam, strict=True)]
+        return list(map(PictureOutputs, outputs.scores, key.predictor.maps(outputs)))
 
 
 def interpret(predictor: Predictor, rows: Sequence[PictureOutputs], top: int) -> list[Prediction]:
