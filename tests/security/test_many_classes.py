@@ -1,5 +1,7 @@
 """Memory that goes with the square of the classes is asked for before it is taken: a class is a few bytes of a tar."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from pupila.data.layouts.labelled import check_class_count
 from pupila.errors import DataError
+from pupila.evaluation import drift
 from pupila.evaluation.metrics import confusion_matrix, score
 from pupila.manifest import MAX_CLASSES
 from pupila.training.loop.probe import fit_linear
@@ -35,3 +38,14 @@ def test_confusions_that_would_not_fit_are_refused_before_they_are_counted() -> 
     none = np.zeros(1, dtype=np.int64)
     with pytest.raises(DataError, match=r"confusions of 1,000,000 classes need [\d,.]+ GiB of memory"):
         confusion_matrix(none, none, 10**6)
+
+
+def test_shuffles_of_many_classes_take_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    served, reference = np.arange(1000) % 3, np.arange(1000) % 5 + 1
+    tracemalloc.start()
+    found = drift.g_test(served, reference)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100 * 2**20
+    monkeypatch.setattr(drift, "TOGETHER", 10**8)
+    assert drift.g_test(served, reference) == found
