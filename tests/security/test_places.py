@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from server_kit import Running, picture, serving, wait_until, write_model
+from server_kit import CLASSES, Running, picture, serving, wait_until, write_model
 from werkzeug.test import EnvironBuilder
 
 from pupila.predictor import Predictor
@@ -27,9 +27,10 @@ from pupila.server import create_app
 from pupila.server.addresses import network_part
 from pupila.server.api.auth import Access, AccessControl, new_key
 from pupila.server.api.errors import DeadlineError, QueueFullError, RequestError, request_error_of
+from pupila.server.api.multipart import Part
 from pupila.server.api.request_context import KEY as KEY_OF_CONTEXT
 from pupila.server.api.request_context import RequestContext
-from pupila.server.inference import BatchKey, Computation
+from pupila.server.inference import BatchKey, Classifier, Computation, Decoding
 from pupila.server.observability.request_log import RequestLog, Telemetry
 from pupila.server.process.scoreboard import Scoreboard
 from pupila.server.settings import Settings
@@ -172,6 +173,33 @@ def test_large_pictures_of_one_request_take_turns_with_those_of_others(tmp_path:
             assert post(server, "127.0.0.2", path, name, picture()) == 200
             assert post(server, "127.0.0.2", path, name, large) == 200
         assert {one.result() for one in many if one.done()} <= {503}
+
+
+def test_pictures_of_one_request_are_computed_in_turns(tmp_path: Path) -> None:
+    """Six requests of 128 small ones had kept all threads for a second, and others' of some pictures waited for one."""
+    predictor, now = Predictor.load(write_model(tmp_path / "colours.onnx")), time.monotonic()
+    context = RequestContext("predict", now + 60, started=now)
+    parts = [Part("", picture(colour)) for colour in CLASSES * 10]
+    decoding, turns = Decoding(Classifier(predictor, Settings()), parts, context), [0]
+    while not decoding.decode():
+        pass
+    while not decoding.compute():
+        turns.append(len(decoding.rows))
+        assert decoding.waits and decoding.decode()
+    assert turns == [0, 16, 32]
+    assert [found.category for found in decoding.answers(decoding.rows, 1)] == [*CLASSES] * 10
+
+
+@pytest.mark.parametrize(("path", "name"), [("/predict", "file"), ("/predictions/colours", "data")])
+def test_request_of_several_turns_is_answered_in_order(keyed: Running, path: str, name: str) -> None:
+    files = [(name, picture(colour)) for colour in CLASSES * 10]
+    found = requests.post(keyed.url + path, files=files, headers={"X-API-Key": SECRET}, timeout=20).json()
+    named = (
+        [one["category"] for one in found["predictions"]]
+        if isinstance(found, dict)
+        else [next(iter(one)) for one in found]
+    )
+    assert named == [*CLASSES] * 10
 
 
 @pytest.mark.parametrize(("allowed", "kept"), [([], 16), (["127.0.0.1"], 40), (["*"], 16)])

@@ -263,12 +263,14 @@ FEW = 4
 """Pictures of one request that the compute thread decodes; a request of more is left to a thread of its own."""
 TURN_SECONDS = 0.1
 """Seconds for which the pictures of one request are decoded at a stretch where others wait for the same thread."""
+TURN_PICTURES = 2 * BATCH
+"""Pictures of one request that are computed at a stretch there: with those of other threads they take as long."""
 
 
 class Decoding:
-    """The pictures of one request on their way to pixels; uses one predictor, whatever replaces it meanwhile.
+    """The pictures of one request on their way to answers; uses one predictor, whatever replaces it meanwhile.
 
-    It takes several turns, see `decode`, and stands in the request's context meanwhile.
+    It takes several turns, see `decode` and `compute`, and stands in the request's context meanwhile.
     """
 
     def __init__(
@@ -289,8 +291,12 @@ class Decoding:
         """Which parts nobody has looked at yet."""
         self.large: deque[int] = deque()
         """Which parts may take long to decode, of the others."""
+        self.rows: list[PictureOutputs] = []
+        """What is computed, of the first of `pictures`."""
         self.waits = False
         """Whether another turn has to come."""
+        self.queued = False
+        """Whether it has been let into a queue for more than one turn."""
         self._classifier = classifier
         self._context = context
         context.decoding = self
@@ -317,7 +323,16 @@ class Decoding:
         while self.large and not has_turns:
             self.decode_large()
         self.waits = bool(self.left or self.large)
-        self._context.end_stage("decode")
+        if not self.rows:
+            self._context.end_stage("decode")
+        return not self.waits
+
+    def compute(self, explain: bool = False) -> bool:
+        """Compute what is decoded, and return whether that was all: one turn, as above. Raises as Batcher.run does."""
+        left = self.pictures[len(self.rows) :]
+        taken = left if self._context.started is None else left[:TURN_PICTURES]
+        self.rows += self._classifier.compute(taken, BatchKey(self.predictor, explain), self._context)
+        self.waits = len(taken) < len(left)
         return not self.waits
 
     def decode_large(self) -> None:

@@ -26,7 +26,7 @@ from pupila.server.api.request_context import (
     json_response,
     to_bytes,
 )
-from pupila.server.inference import BatchKey, Decoding, PictureOutputs, interpret
+from pupila.server.inference import Decoding, interpret
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """Bytes of JSON before the binary tensors, in requests and answers alike."""
@@ -93,11 +93,10 @@ def infer(name: str, version: str = "") -> Response:
     context = context_of(request.environ)
     decoding = context.decoding or read_inference(asked_for(name, version))
     predictor, (asked, wanted) = decoding.predictor, decoding.also
-    if not decoding.decode():
+    if not computed(decoding):
         return Response(status=NOT_YET)
-    rows = compute(decoding, context)
-    context.record_answers(predictor, interpret(predictor, rows, 1))
-    tensors = compute_outputs(predictor, np.stack([row.scores[:-1] for row in rows]))
+    context.record_answers(predictor, interpret(predictor, decoding.rows, 1))
+    tensors = compute_outputs(predictor, np.stack([row.scores[:-1] for row in decoding.rows]))
     head = {"model_name": name, "model_version": predictor.version, "id": asked}
     response = encode(head, {n: tensors[n] for n in wanted}, wanted)
     response.headers["Pupila-Model"] = predictor.version
@@ -219,10 +218,12 @@ def decoding_of(tensor: tuple[str, Tensor], predictor: Predictor, context: Reque
     return decoding
 
 
-def compute(decoding: Decoding, context: RequestContext) -> list[PictureOutputs]:
-    """Return the graph's outputs for decoded pictures; raises RequestError for any that could not be decoded."""
+def computed(decoding: Decoding) -> bool:
+    """Decode and compute, and return whether that was all; raises RequestError for what could not be decoded."""
+    if not decoding.decode():
+        return False
     decoding.reject_bad()
-    return app_state().classifier.compute(decoding.pictures, BatchKey(decoding.predictor, False), context)
+    return decoding.compute()
 
 
 def compute_outputs(predictor: Predictor, logits: NDArray[np.float32]) -> dict[str, Tensor]:
@@ -310,9 +311,9 @@ def predictions(name: str, version: str = "") -> Response:
     """Answer {class: probability} for one picture, as a raw body or the part 'data'; a list for several parts."""
     context = context_of(request.environ)
     decoding = context.decoding or read_pictures(asked_for(name, version))
-    if not decoding.decode():
+    if not computed(decoding):
         return Response(status=NOT_YET)
-    found = interpret(decoding.predictor, compute(decoding, context), TOP)
+    found = interpret(decoding.predictor, decoding.rows, TOP)
     context.record_answers(decoding.predictor, found)
     documents = [{choice.category: choice.confidence for choice in answer.top} for answer in found]
     response = json_response(documents[0] if len(documents) == 1 else documents)

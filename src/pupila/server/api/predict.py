@@ -126,9 +126,9 @@ class PredictTask:
             return self.response
         try:
             self._read()
-            if not self._decoding.decode():
+            if not (self._decoding.decode() and self._decoding.compute(self._decoding.also.explain)):
                 return NOT_YET, [], b""
-            return self._answer(self._state.classifier.compute(self._decoding.pictures, self._kind, self._context))
+            return self._answer(self._decoding.rows)
         except Exception as error:
             return self.fail(error)
 

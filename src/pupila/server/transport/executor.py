@@ -455,12 +455,14 @@ class Executor:
     def _pass_on(self, job: Job, decoding: Decoding, deliver: Callable[[Connection], None]) -> None:
         """Queue a request for its next turn; refuse it if memory is short, or its first there would come too late."""
         connection, request = job
-        queue, turns = (self.large, 1) if decoding.left else (self.slow, len(decoding.large))
-        begun = 0 < len(decoding.left) < len(decoding.parts)
+        is_slow = bool(decoding.large) and not decoding.left
+        queue, turns = (self.slow, len(decoding.large)) if is_slow else (self.large, 1)
+        begun = decoding.queued and not is_slow
         delay = None if begun else queue.retry_after(connection.queue_line, request.context.deadline, turns)
         if delay is not None or (decoding.size > SMALL and not self.reserve(connection, decoding.size)):
             self._refuse(job, QueueFullError(delay or 1), deliver)
             return
+        decoding.queued = True
         if begun:
             self._put_back(queue, job)
             return
