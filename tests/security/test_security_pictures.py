@@ -235,8 +235,10 @@ def test_libheif_is_one_that_reads_no_overlay_beyond_its_bytes() -> None:
         heif({1: b"hvc1"}, more_entries=box(b"infe", b"")),
         heif({1: b"hvc1"}, more=box(b"free", b"")[:7] + b"f" + b"\0\0\1\0free"),
         heif({1: b"hvc1"}, [(b"dimg", 1, [])]).replace(b"dimg\0\1\0\0", b"dimg\0\1\0\1"),
+        heif({1: b"hvc1", 2: b"Ex\xc8f"}, [(b"cdsc", 2, [1])]),
+        heif({1: b"hvc1"}, more_entries=full(b"infe", struct.pack(">HH4s", 2, 0, b"mime") + b"\0a/\xff\0", 2)),
     ],
-    ids=["entry", "length", "reference"],
+    ids=["entry", "length", "reference", "kind", "type of metadata"],  # the last two ended the process
 )
 def test_boxes_that_cannot_be_read_are_refused(data: bytes) -> None:
     with pytest.raises(ImageError) as caught:

@@ -67,7 +67,7 @@ class Items:
 def check(data: bytes, max_pixels: int) -> bytes:
     """Return what to decode; raises ExcessError if that may cost far more than a picture of so many pixels.
 
-    Raises IndexError for boxes that end before what they should hold.
+    Raises IndexError for boxes that end before what they should hold, and for kinds that are no text.
     """
     items = Items()
     _walk(memoryview(data), items)
@@ -209,7 +209,10 @@ def _kind(content: memoryview, items: Items) -> None:
     item = _number(content, 4, size)
     if item in items.kinds:
         raise ExcessError("more than one entry of an item")
-    items.kinds[item] = bytes(content[6 + size : 10 + size]) if version >= 2 else b""
+    kind, texts = bytes(content[6 + size : 10 + size]), bytes(content[10 + size :]).split(b"\0", 2)
+    if not kind.isascii() or (kind == b"mime" and not b"".join(texts[1:2]).isascii()):
+        raise IndexError  # pi-heif would end the process
+    items.kinds[item] = kind if version >= 2 else b""
 
 
 def _references(content: memoryview, items: Items) -> None:
