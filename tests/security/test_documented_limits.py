@@ -42,7 +42,7 @@ NAMED = {
     "table (CSV, JSON)": [
         f"{tables.MAX_BYTES // MIB} MiB", f"JSON {tables.MAX_JSON_BYTES // MIB} MiB", f"{tables.MAX_ROWS:,} rows",
         f"{tables.MAX_COLUMNS:,} columns", f"{tables.MAX_LINE // MIB} MiB a line",
-        f"each picture {tables.MAX_NESTED} times",
+        f"each picture {tables.MAX_NESTED} times", f"{tables.FEW_CELLS:,} in all tables",
     ],
     "arrays (`.npz`, idx)": [
         f"idx {arrays.MAX_BYTES // GIB} GiB", f"CIFAR {arrays.MAX_CIFAR_BYTES // MIB} MiB",

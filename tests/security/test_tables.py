@@ -34,6 +34,12 @@ def test_objects_that_lack_the_keys_of_the_first_are_no_table() -> None:
     assert reason == "t.jsonl is not used: most of its objects lack most keys of the first."
 
 
+def test_keys_that_objects_lack_are_counted_in_all_tables_together() -> None:
+    first = json.dumps({"path": "0", "label": "a", **{f"{key:x}": 0 for key in range(9_000)}})
+    found = [table(f"{number}.jsonl", *['{"":0}'] * 2_000, head=first) for number in range(20)]
+    assert len(reasons(*pictures("p/0.png", "p/1.png"), *found)) == 4  # three, and how many more
+
+
 def test_objects_that_lack_some_keys_are_read() -> None:
     rows = [json.dumps({"path": f"{number}.png", "label": "cat"}) for number in range(5)]
     first = json.dumps({"path": "0.png", "label": "cat", "by": "Ana", "note": "", "camera": "x"})
@@ -112,6 +118,12 @@ def test_columns_of_any_table_are_bounded(rows: list[str]) -> None:
     assert reasons(*pictures("cat/a.jpg"), wide, seconds=0.5) == [
         "t.csv is not used: it has over 2,000,000 rows or 10,000 columns."
     ]
+
+
+def test_tables_without_labels_are_looked_at_in_few_columns() -> None:
+    row = "a" + ",a" * 9_000
+    found = [table(f"{number}.csv", *[row] * 50, head="x" + ",x" * 9_000) for number in range(20)]
+    assert reasons(*pictures("cat/b.jpg"), *found, seconds=3) == []
 
 
 def test_headings_are_compared_once() -> None:

@@ -57,7 +57,7 @@ LIST, JSON, MAX_LISTS = ".txt", ".json", 10
 """Endings of lists of a path and a label a line, with a space between, and of JSON; and how many of them are read."""
 MAX_BYTES, MAX_JSON_BYTES, MAX_LINE, MAX_ROWS, MAX_COLUMNS = 64 * 2**20, 8 * 2**20, 2**20, 2_000_000, 10_000
 """Larger tables are not read: what Python makes of their cells takes many times their bytes."""
-FEW_TITLES, FEW_ROWS, MAX_REASONS, FEW_CELLS = 10, 50, 3, 20_000_000
+FEW_TITLES, FEW_ROWS, FEW_COLUMNS, MAX_REASONS, FEW_CELLS = 10, 50, 100, 3, 20_000_000
 NESTED = "?"
 """Stands for a list or an object in JSON."""
 MAX_NESTED, MAX_ALIKE = 20, 20
@@ -122,6 +122,7 @@ class _Pictures:
         """Names of the folders that they lie in, at whatever depth."""
         self._pictures = sorted(pictures, key=attrgetter("parts"))
         self._left = MAX_NESTED * len(pictures)
+        self.spare = Spare()
         self.in_folders = functools.lru_cache(maxsize=1)(self._in_folders)  # tables of one folder follow each other
         self.by_file = functools.lru_cache(maxsize=1)(self._by_file)
         self.by_file_everywhere = functools.cache(functools.partial(self._by_file, ()))
@@ -190,6 +191,13 @@ class _Folders:
 
 class TableError(Exception):
     """Why a table is not used, as the end of a sentence."""
+
+
+@dataclass
+class Spare:
+    """How many cells the tables of a data set may still leave out, beyond one a byte."""
+
+    left: int = FEW_CELLS
 
 
 def find_tables(entries: Sequence[SourceFile]) -> tuple[list[LabelTable], list[str]]:
@@ -277,9 +285,9 @@ def _bind(entry: SourceFile, pictures: _Pictures) -> LabelTable | str:
     """
     if "submission" in entry.file.casefold():  # beside Kaggle's labels lies one that calls every test picture cat
         return f"{entry.name} is not used: going by its name, it holds answers and no labels."
-    rows, sure = _rows(entry)
+    rows, sure = _rows(entry, pictures.spare)
     if not rows or (len(rows) > 1 and all(row.label == NESTED for row in rows[1:])):
-        return _without_label(entry, pictures.names)
+        return _without_label(entry, pictures)
     sample = [_key(row.file) for row in rows[:: max(1, len(rows) // SAMPLE)]]
     if _half(sample, pictures.folders):
         return ""  # it says what the folders mean
@@ -314,21 +322,23 @@ def _half(keys: Sequence[str], known: Container[str]) -> bool:
     return sum(key in known for key in keys) >= len(keys) / 2
 
 
-def _without_label(entry: SourceFile, names: Set[str]) -> str:
+def _without_label(entry: SourceFile, pictures: _Pictures) -> str:
     """Say so if a column of a CSV, or a JSON, names the pictures, and nothing in it is known to hold their labels."""
     if entry.ending == JSON:
-        return _unknown_json(entry, names)
+        return _unknown_json(entry, pictures.names)
     try:
-        heads, *lines = itertools.islice(table_lines(entry), FEW_ROWS)
+        heads, *lines = itertools.islice(table_lines(entry, pictures.spare), FEW_ROWS)
     except (TableError, csv.Error, OSError, ValueError, RecursionError):
         return ""
     if OURS & set(map(folded, heads)):
         return ""
-    if entry.ending == LIST and _may_name(_key(heads[0]), names):  # it begins with a picture: a list without labels
+    if entry.ending == LIST and _may_name(
+        _key(heads[0]), pictures.names
+    ):  # it begins with a picture: a list without labels
         return ""
-    for index, head in enumerate(heads):
+    for index, head in enumerate(heads[:FEW_COLUMNS]):
         cells = [_key(line[index]).rpartition("/")[2].casefold() for line in lines if len(line) > index]
-        if cells and sum(cell in names for cell in cells) > len(cells) / 2:
+        if cells and sum(cell in pictures.names for cell in cells) > len(cells) / 2:
             return (
                 f"{entry.name} is not used: its column '{head.strip()}' names pictures, and none is known to hold "
                 "labels. Call the columns path and label."
@@ -504,13 +514,13 @@ def _check_splits(table: LabelTable, where: str) -> None:
         )
 
 
-def _rows(entry: SourceFile) -> tuple[list[LabelRow], bool]:
+def _rows(entry: SourceFile, spare: Spare) -> tuple[list[LabelRow], bool]:
     """Read a table of paths and labels; nothing if it is none. Without a usual heading, its two columns are those.
 
     Also returned is whether its heading says that it is one. Raises TableError if it is one that cannot be used.
     """
     try:
-        lines = table_lines(entry)
+        lines = table_lines(entry, spare)
         first = next(lines, None)
         if not first:
             return [], False
@@ -591,7 +601,7 @@ def _column(heads: Sequence[str], names: Sequence[str]) -> int | None:
     return next((heads.index(name) for name in names if name in heads), None)
 
 
-def table_lines(entry: SourceFile) -> Iterator[Cells]:
+def table_lines(entry: SourceFile, spare: Spare | None = None) -> Iterator[Cells]:
     """Yield the heading and the rows of a CSV, or of JSON objects with the same keys; raises TableError, ValueError."""
     kind = entry.ending
     size = entry.size()
@@ -603,7 +613,7 @@ def table_lines(entry: SourceFile) -> Iterator[Cells]:
     if kind == LIST:
         lines = map(_list_cells, text_lines(data))
     else:
-        lines = _json_lines(data, kind) if kind in (JSON, ".jsonl") else csv_lines(data)
+        lines = _json_lines(data, kind, spare or Spare()) if kind in (JSON, ".jsonl") else csv_lines(data)
     for count, line in enumerate(lines):
         if count > MAX_ROWS or len(line) > MAX_COLUMNS:
             raise TableError(f"it has over {MAX_ROWS:,} rows or {MAX_COLUMNS:,} columns")
@@ -669,7 +679,7 @@ def _is_pictures(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) and ending_of(name) in PICTURES for name in value)
 
 
-def _json_lines(data: bytes, kind: str) -> Iterator[Cells]:
+def _json_lines(data: bytes, kind: str, spare: Spare) -> Iterator[Cells]:
     """Read metadata.jsonl, a list of objects, or an object of file names and labels, or of labels and file names."""
     if kind == ".jsonl":
         objects: Iterator[Any] = (json.loads(line) if line.strip() else {} for line in text_lines(data))
@@ -684,7 +694,7 @@ def _json_lines(data: bytes, kind: str) -> Iterator[Cells]:
             content = [{"file": name, "label": label} for label, names in content.items() for name in names]
         objects = iter(content if isinstance(content, list) else [])
     heads: list[str] = []
-    left = max(len(data), FEW_CELLS)
+    left = len(data)  # a table in which they are all written has more bytes
     for item in objects:
         if item == {}:
             yield []  # counts as a row
@@ -695,8 +705,10 @@ def _json_lines(data: bytes, kind: str) -> Iterator[Cells]:
             heads = list(item)
             yield heads
         left -= len(heads)
-        if left < 0:  # a table in which they are all written has more bytes
-            raise TableError("most of its objects lack most keys of the first")
+        if left < 0:
+            spare.left -= len(heads)
+            if spare.left < 0:
+                raise TableError("most of its objects lack most keys of the first")
         yield [_cell(item.get(head)) for head in heads]
 
 
