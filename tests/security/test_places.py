@@ -380,6 +380,20 @@ def test_compressed_bodies_are_read_by_two_threads_in_any_protocol(pool: Connect
         assert request is not None and executor.queue_of(request) is executor.large
 
 
+def test_lists_of_what_is_kept_take_no_thread_of_feedback(pool: ConnectionTable) -> None:
+    """One of 200,000 pictures takes seconds, and two of a key had kept all feedback waiting."""
+    with ExitStack() as stack:
+        executor, queues = admission_of(pool, Settings()).executor, []
+        for path in ("/review/pictures", "/review/pictures/7", "/feedback"):
+            connection = added(pool, stack, "10.0.0.1")
+            connection.buffer += f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+            connection.head_arrived()
+            request = connection.take(time.monotonic())
+            assert request is not None
+            queues.append(executor.queue_of(request))
+        assert queues[1] is queues[2] is not queues[0]
+
+
 class Body(io.BytesIO):
     """Of which it can be seen whether anything holds it still."""
 

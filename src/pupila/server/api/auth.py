@@ -41,6 +41,10 @@ LOWEST_RATE = 0.001
 READING = frozenset(("GET", "HEAD", "OPTIONS"))
 
 
+DISK = ("store", "lists")
+"""Threads that may wait for a disk, where other workers would wait, too."""
+
+
 class Route(NamedTuple):
     """What holds for the paths of one kind; by default for those that are unknown."""
 
@@ -63,6 +67,7 @@ ROUTES = [
         ("/metrics", Route(frozenset(("metrics",)), "metrics")),
         ("/model", Route(name="model")),
         ("/feedback", Route(KEPT, threads="store", body="small")),
+        ("/review/pictures", Route(KEPT, threads="lists")),
         ("/review/.*", Route(KEPT, threads="store")),
         ("/predictions/.*", Route(PREDICT, "predictions", "inference", "large")),
         ("/v2/models/.*/infer", Route(PREDICT, "infer", "inference", "large")),

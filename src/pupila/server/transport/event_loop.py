@@ -17,7 +17,7 @@ from collections.abc import Callable
 from wsgiref.types import WSGIApplication
 
 from pupila.server.addresses import NOBODY, TrustedProxies
-from pupila.server.api.auth import AccessControl, route_of
+from pupila.server.api.auth import DISK, AccessControl, route_of
 from pupila.server.api.errors import DeadlineError, too_slow
 from pupila.server.observability.request_log import RequestLog
 from pupila.server.process.scoreboard import DUE, HEARTBEAT, LEAVING, READY, WAITING, Health, Scoreboard
@@ -328,7 +328,7 @@ class EventLoop:
         self.pool.limit_shares(now)
         self.reactor.begin_tick()
         self.stuck = any(
-            now > request.context.deadline + STUCK and route_of(request.head.path).threads != "store"
+            now > request.context.deadline + STUCK and route_of(request.head.path).threads not in DISK
             for request in list(self.executor.running.values())
         )  # what waits for a disk would wait in another worker, too
         for queue in self.executor.queues:

@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 from wsgiref.types import WSGIApplication
 
-from pupila.server.api.auth import Access, route_of
+from pupila.server.api.auth import DISK, Access, route_of
 from pupila.server.api.errors import QueueFullError, RequestError, request_error_of
 from pupila.server.api.predict import PredictMiddleware, PredictTask, is_predict
 from pupila.server.api.request_context import KEY, to_bytes
@@ -290,6 +290,8 @@ SLOW_THREADS = 1
 """It waits for the one process that decodes what may take long; what a second one took would be out of its turn."""
 STORE_THREADS = 2
 """They wait for a disk, which may hang: not the threads of quick answers."""
+LISTS_THREADS = 1
+"""A list may take seconds: not the threads of feedback."""
 
 
 class Executor:
@@ -327,10 +329,8 @@ class Executor:
         """Whether answers ask the client to open a new connection: true while draining."""
         self.running: dict[int, Request] = {}
         """The requests in work, by their identity."""
-        self.compute, self.light, self.inference, self.large, self.slow, self.store = (
-            RequestQueue(settings.max_waiting) for _ in range(6)
-        )
-        self.queues = self.compute, self.light, self.inference, self.large, self.slow, self.store
+        self.queues = tuple(RequestQueue(settings.max_waiting) for _ in range(7))
+        self.compute, self.light, self.inference, self.large, self.slow, self.store, self.lists = self.queues
         self._done: list[Connection] = []
         """Whose responses the compute thread has ready."""
         self._arrived = 0
@@ -338,7 +338,7 @@ class Executor:
 
     def start(self) -> None:
         """Start the threads; they end with the process."""
-        counts = LIGHT_THREADS, INFERENCE_THREADS, LARGE_THREADS, SLOW_THREADS, STORE_THREADS
+        counts = LIGHT_THREADS, INFERENCE_THREADS, LARGE_THREADS, SLOW_THREADS, STORE_THREADS, LISTS_THREADS
         for queue, count in zip(self.queues[1:], counts, strict=True):
             for _ in range(count):
                 threading.Thread(target=self._work, args=(queue,), daemon=True).start()
@@ -346,8 +346,8 @@ class Executor:
     def queue_of(self, request: Request) -> RequestQueue:
         """Return the queue for a request that has arrived."""
         threads = route_of(request.head.path).threads
-        if threads == "store":
-            return self.store
+        if threads in DISK:
+            return self.store if threads == "store" else self.lists
         if len(request.context.body or b"") >= LARGE or "HTTP_CONTENT_ENCODING" in request.head.headers:
             return self.large
         if self.predict is not None and is_predict(request.head.method, request.head.path):
