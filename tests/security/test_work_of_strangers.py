@@ -504,6 +504,24 @@ def test_damaged_headers_of_traces_are_not_logged(caplog: pytest.LogCaptureFixtu
     assert caplog.records == []
 
 
+def test_long_state_of_a_trace_never_reaches_the_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1.27 takes 0.1 s for 16 KB of blanks, in which all else waits."""
+    trace = pytest.importorskip("opentelemetry.sdk.trace")
+    propagation = pytest.importorskip("opentelemetry.trace.propagation.tracecontext")
+    seen, plain = [], propagation.TraceContextTextMapPropagator.extract
+
+    def extract(self: object, carrier: dict[str, str], context: object) -> object:
+        seen.append(len(carrier["tracestate"]))
+        return plain(self, carrier, context)
+
+    monkeypatch.setattr(propagation.TraceContextTextMapPropagator, "extract", extract)
+    request = RequestContext("predict", 0.0)
+    for state in ("a=" + "b" * 200, "a=b" + " " * 15_900 + "c"):
+        request.parent = f"00-{'a' * 32}-{'b' * 16}-01", state
+        Tracer(trace.TracerProvider()).record(request, "POST", "/predict", 401, 0.0, 1.0)
+    assert seen == [202, 0]
+
+
 @pytest.fixture
 def tls(tmp_path: Path) -> Iterator[tuple[socket.socket, TlsSocket, Path]]:
     """Yield the two ends of a connection, none of which has said anything, and the server's certificate."""

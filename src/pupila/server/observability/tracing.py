@@ -28,6 +28,8 @@ log = logging.getLogger("pupila.server")
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 """OpenTelemetry's own names of where to send spans; either of them switches tracing on."""
 PATH = "/v1/traces"
+MAX_STATE = 512
+"""Letters of `tracestate`, as W3C's text has it; earlier SDKs take time by the square of its blanks."""
 UNTRACED = frozenset(("health", "metrics"))
 """Routes that are asked every few seconds, and tell nothing."""
 LAST_FLUSH = 2.0
@@ -133,7 +135,8 @@ class Tracer:
         from opentelemetry.context import Context
 
         parent, state = request.parent
-        carrier = {"traceparent": parent, "tracestate": state or ""} if parent else {}
+        known = state if state and len(state) <= MAX_STATE else ""
+        carrier = {"traceparent": parent, "tracestate": known} if parent else {}
         return self._propagator.extract(carrier, Context())
 
     def close(self) -> None:
