@@ -9,6 +9,7 @@ import pytest
 from pupila.data.layouts import tables
 from pupila.data.layouts.tables import find_tables
 from pupila.data.sources.files import SourceFile
+from pupila.errors import DataError
 
 
 def pictures(*paths: str) -> list[SourceFile]:
@@ -118,6 +119,23 @@ def test_columns_of_any_table_are_bounded(rows: list[str]) -> None:
     assert reasons(*pictures("cat/a.jpg"), wide, seconds=0.5) == [
         "t.csv is not used: it has over 2,000,000 rows or 10,000 columns."
     ]
+
+
+def test_paths_of_many_parts_are_compared_in_as_many_as_a_picture_has() -> None:
+    found = pictures(*(f"f{number}/1.png" for number in range(20)))
+    rows = [f"{number}/{'a/' * 60_000}1.png,{'ab'[number % 2]}" for number in range(40)]
+    assert len(reasons(*found, table("t.csv", *rows), seconds=3)) == 1
+
+
+def test_cells_that_name_no_split_are_not_read_letter_by_letter() -> None:
+    rows = [f"{number}.png,{'ab'[number % 2]},t{'é' * 120_000}" for number in range(100)]
+    found = find_tables(
+        [*pictures(*(f"{number}.png" for number in range(100))), table("t.csv", *rows, head="path,label,split")]
+    )
+    begun = time.process_time()
+    with pytest.raises(DataError, match="has a column of splits that says"):
+        tables.by_tables(found[0], [], "pets")
+    assert time.process_time() - begun < 1
 
 
 def test_tables_without_labels_are_looked_at_in_few_columns() -> None:

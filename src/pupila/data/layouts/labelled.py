@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from pupila._arguments import first_few
 from pupila.data.dataset import Skipped
-from pupila.data.sources.files import SourceFile, composed, display_name, plain_name
+from pupila.data.sources.files import LONGEST, SourceFile, composed, display_name, plain_name
 from pupila.errors import DataError
 from pupila.manifest import MAX_CLASSES, MAX_TEXT
 
@@ -190,7 +190,7 @@ def folded(name: str) -> str:
 
 def split_of(name: str) -> str | None:
     """Return the split that a name means, however it is written: Test, test_set, Validação; None if it means none."""
-    return SPLIT_NAMES.get(_word(name))
+    return SPLIT_NAMES.get(_word(name)) if len(name) <= LONGEST else None
 
 
 def _word(name: str) -> str:

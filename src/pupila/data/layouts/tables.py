@@ -32,7 +32,7 @@ from pupila.data.layouts.labelled import (
     split_of,
     splits_of_files,
 )
-from pupila.data.sources.files import PICTURES, SHEETS, SourceFile, ending_of, parts_of
+from pupila.data.sources.files import DEEPEST, PICTURES, SHEETS, SourceFile, ending_of, parts_of
 from pupila.errors import DataError
 
 PATH_COLUMNS = (
@@ -395,7 +395,7 @@ def _by_tail(keys: Iterable[str], by_name: Mapping[str, Sequence[Named]]) -> tup
     """
     found, twice = {}, ""
     for key in dict.fromkeys(keys):
-        parts = tuple(key.split("/"))
+        parts = tuple(key.rsplit("/", DEEPEST + 1))  # no picture lies in more folders
         written = [text for one in _as_uploaded(parts[-1].casefold()) for text in (one, one.rpartition(".")[0])]
         fitting = _nearest(next((by_name[text] for text in written if text in by_name), []), parts)
         if len(fitting) == 1:
