@@ -2,7 +2,6 @@
 
 import socket
 import time
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,8 +9,8 @@ import pytest
 
 from pupila.server.api.auth import Access, new_key
 from pupila.server.process.scoreboard import Scoreboard
-from pupila.server.transport.admission import UNKEYED, AdmissionControl
-from pupila.server.transport.connection import READ, Connection, ConnectionTable, Request
+from pupila.server.transport.admission import AdmissionControl
+from pupila.server.transport.connection import READ, WRITE, Connection, ConnectionTable, Request
 from pupila.server.transport.event_loop import Reactor
 
 GET = b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -22,7 +21,6 @@ class Noting(AdmissionControl):
 
     def __init__(self) -> None:
         self.requests: list[str] = []
-        self.unkeyed = Counter()
 
     def begin(self, *_: object) -> bool:
         return True
@@ -189,26 +187,14 @@ def test_key_has_turns_of_its_own_beside_those_of_its_address(loop: Fixture) -> 
         end.close()
 
 
-def test_address_that_asks_too_often_without_a_key_waits_for_the_next_tick(loop: Fixture) -> None:
-    loop.admission.unkeyed[loop.connection.line] = UNKEYED
-    loop.client.sendall(GET % 1)
-    for _ in range(3):
-        loop.reactor.take(0)
-    assert not loop.admission.requests and not loop.connection.watched
-    loop.reactor.begin_tick()
-    loop.reactor.take(0)
-    assert loop.admission.requests == ["/1"]
-
-
 def test_answer_that_a_thread_may_be_sending_is_left_to_it(loop: Fixture) -> None:
     """A client that asked too often got parts of its answer twice, as the loop sent them, too."""
     loop.client.sendall(GET % 1)
     loop.reactor.take(1)
-    loop.admission.unkeyed[loop.connection.line] = UNKEYED
     loop.client.sendall(GET % 2)
-    loop.reactor.take(1)
     loop.connection.out = b"an answer"
-    loop.reactor.begin_tick()
+    loop.reactor.put_in_line(loop.connection, WRITE)
+    loop.reactor.take(1)
     assert loop.connection.out == b"an answer" and loop.connection.watched == READ
     loop.reactor.take(1)
     assert loop.connection.buffer and loop.admission.requests == ["/1"]

@@ -24,7 +24,7 @@ from werkzeug.test import EnvironBuilder
 
 from pupila.predictor import Predictor
 from pupila.server import create_app
-from pupila.server.addresses import network_part
+from pupila.server.addresses import TrustedProxies, network_part
 from pupila.server.api.auth import Access, AccessControl, new_key
 from pupila.server.api.errors import DeadlineError, QueueFullError, RequestError, request_error_of
 from pupila.server.api.multipart import Part
@@ -34,7 +34,7 @@ from pupila.server.inference import BatchKey, Classifier, Computation, Decoding
 from pupila.server.observability.request_log import RequestLog, Telemetry
 from pupila.server.process.scoreboard import Scoreboard
 from pupila.server.settings import Settings
-from pupila.server.transport.admission import AdmissionControl, Listener
+from pupila.server.transport.admission import UNKEYED, AdmissionControl, Listener
 from pupila.server.transport.connection import CONTINUE, READ_ALL, UNREAD, WRITE, Connection, ConnectionTable
 from pupila.server.transport.event_loop import Reactor
 from pupila.server.transport.executor import Executor
@@ -505,6 +505,30 @@ def test_pixels_of_small_files_count_while_they_wait_for_a_large_picture(
     files = [("file", file) for file in [picture(size=(1_000, 600)), *[picture()] * 99]]
     with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log", settings) as server:
         assert requests.post(server.url + "/predict", files=files, timeout=60).status_code == status
+
+
+def test_who_asks_too_often_without_a_key_waits_whatever_connections_a_proxy_has(pool: ConnectionTable) -> None:
+    """Behind a named proxy each connection had had a hundred answers, or each request."""
+    pool.proxies = TrustedProxies(["10.0.0.9"])
+    with ExitStack() as stack:
+        admission = admission_of(pool, Settings())
+        admission.access = AccessControl([KEY])
+
+        def asks(address: str, peer: str = "10.0.0.9") -> bool:
+            connection = added(pool, stack, peer)
+            connection.begin(time.monotonic(), 10)
+            connection.buffer += f"GET /docs HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {address}\r\n\r\n".encode()
+            return goes_on(connection)
+
+        def goes_on(connection: Connection) -> bool:
+            head = connection.head_arrived()
+            return head is not None and admission.begin(connection, head)
+
+        assert [asks("1.2.3.4") for _ in range(UNKEYED + 5)].count(False) == 5
+        assert asks("1.2.3.5") and not asks("1.2.3.4")
+        waiting = admission.begin_tick()
+        assert [goes_on(connection) for connection in waiting] == [True] * 6
+        assert [asks("1.2.3.4", "10.0.0.1") for _ in range(UNKEYED + 5)].count(False) == 5
 
 
 def test_requests_in_work_leave_places_to_others(pool: ConnectionTable) -> None:

@@ -162,21 +162,31 @@ class AdmissionControl:
     settings: Settings
     access: AccessControl
     unkeyed: Counter[str] = field(default_factory=Counter)
-    """Such requests by line (`Connection.line`), of this TICK."""
+    """Such requests by who asks, of this TICK."""
+    parked: list[Connection] = field(default_factory=list)
+    """Whose request comes after as many: they are not watched, and go on with the next TICK."""
 
-    def has_had_enough(self, connection: Connection) -> bool:
-        """Return whether a connection has to wait for the next TICK, as others of its line have asked too often."""
-        return self.unkeyed[connection.line] >= UNKEYED
+    def begin_tick(self) -> list[Connection]:
+        """Return the connections that go on."""
+        self.unkeyed.clear()
+        parked, self.parked = self.parked, []
+        return parked
 
     def begin(self, connection: Connection, head: Head) -> bool:
         """Return whether a request goes on whose head has arrived; else it is refused before its body is read.
 
-        It goes on later where its client does not take `100 Continue` at once. What is refused and here to its end is
-        answered like any other request, and its connection lives on.
+        It goes on later where its client does not take `100 Continue` at once, or has asked too often. What is refused
+        and here to its end is answered like any other request, and its connection lives on.
         """
         connection.access = self.access.decide(head.method, head.path, head.headers)
         if self.access.keys and (connection.access.key is None or connection.access.refusal is not None):
-            self.unkeyed[connection.line] += 1
+            who = connection.queue_line if self.pool.proxies.names(connection.peer) else connection.line
+            if self.unkeyed[who] >= UNKEYED:
+                self.parked.append(connection)
+                self.pool.watch(connection, 0)
+                return False
+            self.unkeyed[who] += 1
+        connection.judged = True
         if connection.chunks is not None:
             connection.chunks.limit = body_limit(head.path, self.settings)
         elif len(connection.buffer) >= head.length:

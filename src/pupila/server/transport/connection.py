@@ -84,6 +84,8 @@ class Connection:
     """What was decided about the arriving request when its head was there."""
     head: Head | None = None
     """Of the request that is arriving, once it is there."""
+    judged: bool = False
+    """Whether that has been let in, or refused."""
     chunks: Chunks | None = None
     searched: int = 0
     """Bytes of the buffer in which there is no end of a head."""
@@ -115,6 +117,7 @@ class Connection:
         self.since = now
         self.expires = now + (min(idle, LINGER) if self.lingers else idle)
         self.request = self.head = self.chunks = None
+        self.judged = False
 
     @property
     def line(self) -> str:
@@ -182,9 +185,9 @@ class Connection:
         return len(self.buffer) + (len(self.chunks.body) if self.chunks is not None else 0)
 
     def head_arrived(self) -> Head | None:
-        """Return the head of the arriving request once, when it is complete. Raises ProtocolError."""
+        """Return the head of the arriving request when it is complete, until it is judged. Raises ProtocolError."""
         if self.head is not None:
-            return None
+            return None if self.judged else self.head
         check_start(self.buffer)
         end = self.buffer.find(HEAD_END, max(0, self.searched - 3))
         if end > MAX_HEAD or (end < 0 and len(self.buffer) >= MAX_HEAD + len(HEAD_END)):

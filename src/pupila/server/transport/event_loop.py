@@ -60,8 +60,6 @@ class Reactor:
         self.deadline = deadline
         self.due: Turns[tuple[Connection, int]] = Turns()
         """Whom to dispatch, and why: READ for what has come, WRITE to go on with what is here already."""
-        self.parked: list[tuple[Connection, int]] = []
-        """Whose line has had its share of this TICK: they are not watched, and go on with the next."""
         self.posted: deque[Connection] = deque()
         """Connections whose requests have been answered."""
         self.given_up: deque[Connection] = deque()
@@ -130,9 +128,6 @@ class Reactor:
                 whose()
             elif whose not in self.pool:  # dropped since it was put in line
                 return
-            elif self.admission.has_had_enough(whose):
-                self.pool.watch(whose, 0)
-                self.parked.append((whose, events))
             elif not events & READ:
                 if whose.request is None:  # else the thread that answers it may be sending just now
                     self.pool.settle(whose)
@@ -145,17 +140,9 @@ class Reactor:
                 self.pool.drop(whose)
 
     def begin_tick(self) -> None:
-        """Let those go on whose line had had its share."""
-        self.admission.unkeyed.clear()
-        parked, self.parked = self.parked, []
-        for connection, events in parked:
-            if connection not in self.pool:
-                continue
-            if connection.request is None:
-                self.pool.settle(connection)
-            elif not connection.ended and len(connection.buffer) <= PIPELINED:
-                self.pool.watch(connection, READ)  # and no more: the thread that answers it may be sending just now
-            self.put_in_line(connection, events)
+        """Let those go on who had had their share."""
+        for connection in self.admission.begin_tick():
+            self.put_in_line(connection, WRITE)
 
     def woken(self) -> None:
         """Somebody has posted."""
