@@ -155,6 +155,24 @@ def test_epochs_worse_than_the_fitted_last_layer_are_not_kept(tmp_path):
     assert fitted.best_epoch == 0 and [row["epoch"] for row in fitted.rows] == [0, 1, 2]
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+def test_of_few_pictures_weights_midway_from_the_fitted_last_layer_are_kept(tmp_path, resumed):
+    torch.manual_seed(0)
+    network, data, held_out = ResNet18(3), colours(60), colours(30, seed=1)
+    recipe = replace(TINY, batch_norm="frozen", learning_rate=1e-3)
+    head, checkpoint = fit_head(recipe, network, data, held_out), tmp_path / "checkpoint.safetensors"
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    fitted = fit(recipe, network, data, held_out, checkpoint, identity={}, head=head)
+    if resumed:  # at its end: all that is kept comes from the checkpoint
+        fitted = fit(recipe, ResNet18(3), data, held_out, checkpoint, identity={}, resume=True)
+    assert fitted.best_epoch == 2
+    for name, kept in fitted.network.state_dict().items():
+        trained = load_file(checkpoint)[f"network/{name}"]
+        assert torch.allclose(kept.float(), before[name] + 0.5 * (trained - before[name])), name
+    right = validate(fitted.network, held_out, 32, recipe).argmax(1) == torch.from_numpy(held_out.labels)
+    assert right.float().mean().item() == pytest.approx(fitted.rows[-1]["validation_accuracy"])
+
+
 @pytest.mark.slow
 def test_budget_in_minutes_is_used_and_little_more_on_a_busy_machine(tmp_path):
     pictures = colours(9000)  # so many that validation cannot be flat after so few epochs

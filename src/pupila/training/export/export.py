@@ -46,7 +46,7 @@ GATE = 0.003
 """Accuracy that a smaller file may lose; beyond it float32 is kept."""
 JUDGED, MOST_JUDGED = 1000, 3000
 """Pictures that the gate looks at, at least, if there are so many: of 100, a single one would decide; and at most."""
-PARITY_PICTURES = 256
+PARITY_PICTURES = 128
 PARITY_TOLERANCE = 1e-3
 """Largest difference of a probability between torch and the float32 file; measured differences are near 1e-5."""
 GOLDEN_PICTURES = 4

@@ -6,6 +6,7 @@ Stopped at any instruction, a run goes on from its last checkpoint and ends with
 with the same number of threads; by epochs, not by minutes).
 """
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,6 +49,9 @@ LEAST_TRAINED = 0.1
 """Share of a budget in minutes that is left to train, whatever comes before and after."""
 PATIENCE = 6
 """Epochs without a better validation score, at least, that count as flat."""
+MIDWAY = 0.5
+"""Where between the fitted last layer's weights and the trained ones those lie that are kept of few pictures. Such
+averages are right more often than either end (Wortsman et al., "Robust fine-tuning of zero-shot models", 2022)."""
 DIVERGED = 10.0
 """The loss has diverged where its average over ten steps is above so many times (1 + log of the classes): untrained
 weights give about the logarithm, and a few times that while they find their way."""
@@ -106,11 +110,23 @@ class _Run:
     """When the last checkpoint was written, on the clock of time.monotonic."""
     recent_loss: float
     """Moving average of the loss over about ten steps."""
+    start: dict[str, Tensor] = field(default_factory=dict)
+    """The weights with the fitted last layer, where batch norm is frozen; else empty."""
     signals: StopSignals = field(default_factory=StopSignals)
 
-    def keep_weights(self) -> None:
-        """Take the weights as they are for the best so far."""
-        self.best = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+    def keep_weights(self, network: nn.Module) -> None:
+        """Take these weights for the best so far."""
+        self.best = _copied(network)
+
+    def midway(self) -> ResNet18:
+        """Return the network that may be kept: the trained one, or of few pictures one MIDWAY to it from the start."""
+        if not self.start:
+            return self.network
+        network = copy.deepcopy(self.network)
+        with torch.no_grad():
+            for name, trained in network.named_parameters():
+                trained.lerp_(self.start[name], 1 - MIDWAY)
+        return network
 
     def save_if_due(self) -> None:
         """Write a checkpoint if the last one is old enough, as short epochs shall not be spent on writing.
@@ -130,6 +146,7 @@ class _Run:
             "network": self.network.state_dict(),
             "momentum": momentum_of(self.optimizer),
             "best": self.best,
+            "start": self.start,
         }
         save_checkpoint(self.files.checkpoint, self.position, groups, self.files.identity)
         self.saved = time.monotonic()
@@ -259,7 +276,13 @@ def _count_head(run: _Run, head: Row) -> None:
     position.rows.append({**head, "seconds": position.seconds})
     position.head = head["validation_balanced_accuracy" if run.balance.way != "none" else "validation_accuracy"]
     position.best, position.best_epoch, position.best_size = position.head, 0, head["network_size"]
-    run.keep_weights()
+    run.keep_weights(run.network)
+    if run.recipe.batch_norm == "frozen":
+        run.start = _copied(run.network)
+
+
+def _copied(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in network.state_dict().items()}
 
 
 def size_at(recipe: Recipe, progress: float) -> int:
@@ -312,7 +335,7 @@ def _begin(
         run.position, groups = load_checkpoint(files.checkpoint, files.identity)
         network.load_state_dict(groups["network"])
         restore_momentum(optimizer, groups.get("momentum", {}))
-        run.best = groups.get("best", {})
+        run.best, run.start = groups.get("best", {}), groups.get("start", {})
     team.agree(run.position.steps, files.identity)
     return run
 
@@ -397,12 +420,13 @@ def _validate_epoch(run: _Run, validation: Dataset, size: int) -> None:
 
     As good: at most one standard error worse. A few hundred pictures do not tell such epochs apart, and of these the
     latest is the best bet, as its rate was the lowest (after the one-standard-error rule of Breiman et al., 1984).
-    Never worse than the fitted last layer that training started from.
+    Never worse than the fitted last layer that training started from, but for that error where weights lie midway.
     """
     position, begun = run.position, time.monotonic()
     part = run.team.part(len(validation))
     mine = Dataset(validation.images[part], validation.labels[part], validation.classes)
-    logits = run.team.gathered(validate(run.network, mine, size, run.recipe), len(validation))
+    network = run.midway()
+    logits = run.team.gathered(validate(network, mine, size, run.recipe), len(validation))
     labels = torch.from_numpy(validation.labels)
     if not torch.isfinite(logits).all():
         raise _Diverged
@@ -410,10 +434,10 @@ def _validate_epoch(run: _Run, validation: Dataset, size: int) -> None:
     if size > position.best_size:
         position.best, position.best_size = chosen_by, size
     standard_error = math.sqrt(position.best * (1 - position.best) / len(validation))
-    least = max(position.best - standard_error, position.head)
+    least = position.best - standard_error if run.start else max(position.best - standard_error, position.head)
     if size == position.best_size and chosen_by >= least:
         position.best, position.best_epoch = max(position.best, chosen_by), len(position.rows)
-        run.keep_weights()
+        run.keep_weights(network)
     seen = max(position.seen, 1)
     position.seconds = run.team.firsts(position.seconds + time.monotonic() - begun)
     row: Row = {
