@@ -16,13 +16,17 @@ from pupila.recipe import Recipe
 from pupila.training.defaults import DatasetStats, ResolvedRecipe, resolve, sizes_to_try
 from pupila.training.distributed.process_group import ALONE, Team
 from pupila.training.loop.device import pick_device
-from pupila.training.loop.head import InputChoice, choose_framing, choose_input
+from pupila.training.loop.head import InputChoice, at_most, choose_framing, choose_input
 from pupila.training.outliers import Outliers, read_outliers
 from pupila.training.run_folder import TrainingData
 from pupila.training.teacher import Teacher, read_teacher
 from pupila.training.weights import Start, starting_network
 
 log = logging.getLogger("pupila.training")
+
+VALIDATED, VALIDATED_A_MINUTE = 1_000, 1_000
+"""Validation pictures at most: so many, and more of them for each minute of a budget. They are answered about five
+times, in training and in measuring the model file, which would be most of a minute."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,10 @@ def prepare(data: TrainingData, recipe: Recipe, team: Team = ALONE) -> Prepared:
         _report(splits)
         start = starting_network(recipe.weights, len(splits.train.classes), recipe.seed)
         splits, recipe = choose_framing(read, training_split, splits, recipe, start)
-        training, validation = training_split(splits, recipe)
+        training, kept_back = training_split(splits, recipe)
+    validation = kept_back
+    if recipe.minutes:
+        validation = at_most(kept_back, VALIDATED + int(VALIDATED_A_MINUTE * recipe.minutes), recipe.seed)
     stats = DatasetStats(len(training), len(training.classes), training.size, pretrained=start.origin != "none")
     log.info(
         f"{stats.pictures:,} pictures to train on, {len(validation):,} to validate, {stats.classes} classes, "
@@ -83,12 +90,12 @@ def prepare(data: TrainingData, recipe: Recipe, team: Team = ALONE) -> Prepared:
     corrections = outliers = teacher = None
     with team.first_on_the_machine():
         if data.feedback is not None:  # never to be added to what judges
-            judging = [part for part in (validation, splits.validation, splits.test) if part is not None]
+            judging = [part for part in (kept_back, splits.validation, splits.test) if part is not None]
             corrections = read_corrections(data.feedback, training.classes, training.size, judging, splits.framing)
             log.info(f"{data.feedback}: {corrections.summary()}")
             training = joined(training, corrections)
         if data.outliers is not None:
-            own = [part for part in (training, validation, splits.test) if part is not None]
+            own = [part for part in (training, kept_back, splits.test) if part is not None]
             outliers = read_outliers(data.outliers, own, splits.framing)
             log.info(f"{data.outliers}: {outliers.describe()}")
         if data.teacher is not None:
