@@ -73,12 +73,16 @@ def test_file_names_the_weights_and_not_where_they_lay(trained, tmp_path):
     assert manifest.recipe["weights"] == "backbone.safetensors"
 
 
+@pytest.mark.parametrize("pooling", ["mean", "root"])
 @pytest.mark.parametrize(("size", "network_size"), [(32, 32), (32, 64), (48, 64), (64, 48)])
-def test_graph_equals_the_network(size, network_size):
+def test_graph_equals_the_network(size, network_size, pooling):
     network = random_network()
+    network.pooling = pooling
     state = {name: value.numpy() for name, value in network.state_dict().items()}
     manifest = exporting.Manifest("x", ("a", "b", "c"), size, network_size, "float32", "none", {}, {})
-    model = graph.with_metadata(graph.build(state, size, network_size), {exporting.METADATA_KEY: manifest.to_json()})
+    model = graph.with_metadata(
+        graph.build(state, size, network_size, pooling=pooling), {exporting.METADATA_KEY: manifest.to_json()}
+    )
     predictor = Predictor.from_bytes(model.SerializeToString())
     pictures = noise(5, size).images
     outputs = predictor.outputs(pictures)

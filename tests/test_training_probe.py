@@ -146,7 +146,8 @@ def test_smallest_size_that_is_about_as_good_as_the_best_is_chosen(monkeypatch):
         (False, 0.80, 0.801, True),
         (False, 0.80, 0.80, False),
         (True, 0.80, 0.795, True),
-        (True, 0.80, 0.785, False),
+        (True, 0.80, 0.74, True),  # of 40 pictures the standard error is 0.063
+        (True, 0.80, 0.73, False),
         (True, 0.995, 0.991, False),
         (True, 0.995, 0.996, True),
     ],

@@ -54,10 +54,12 @@ def resolve(recipe: Recipe, stats: DatasetStats, found: InputChoice | None = Non
     """Choose what the recipe leaves open; `found`: what features chose, if they were asked."""
     chosen, given, open_keys = [], [], dict(CHOOSERS)
     if found is not None:
-        del open_keys["network_size"], open_keys["flip_average"]
+        del open_keys["network_size"], open_keys["flip_average"], open_keys["pooling"]
         flip, smaller = "on" if found.flip_average else "off", _smaller(recipe, stats, found.network_size)
         recipe = replace(recipe, network_size=found.network_size, flip_average=flip, progressive=smaller)
-        chosen.append(f"network_size = {found.network_size}, flip_average = {recipe.flip_average}: {found.reason}")
+        recipe = replace(recipe, pooling=found.pooling)
+        values = f"network_size = {found.network_size}, flip_average = {flip}, pooling = {found.pooling}"
+        chosen.append(f"{values}: {found.reason}")
     for key, choose in open_keys.items():
         if getattr(recipe, key) not in (0, "auto"):
             given.append(f"{key} = {_shown(getattr(recipe, key))}: the recipe says so.")
@@ -161,6 +163,7 @@ def _batch_norm(_: Recipe, stats: DatasetStats) -> tuple[str, str]:
 CHOOSERS: dict[str, Callable[[Recipe, DatasetStats], tuple[float | str, str]]] = {
     "network_size": _network_size,
     "flip_average": lambda *_: ("off", "there are no trained weights to measure its gain with."),
+    "pooling": lambda *_: ("mean", "there are no trained weights to measure a gain of other features with."),
     "batch_norm": _batch_norm,
     "batch_size": _batch_size,
     "learning_rate": _learning_rate,

@@ -85,6 +85,7 @@ def prepare(data: TrainingData, recipe: Recipe, team: Team = ALONE) -> Prepared:
         f"{stats.size} px; starting from {start.origin}; on {pick_device().type}"
     )
     resolved = resolve(recipe, stats, _asked(start, training, recipe, stats))
+    start.network.pooling = resolved.recipe.pooling
     for reason in resolved.chosen:
         log.info(reason)
     corrections = outliers = teacher = None
@@ -107,7 +108,7 @@ def prepare(data: TrainingData, recipe: Recipe, team: Team = ALONE) -> Prepared:
 def _asked(start: Start, training: Dataset, recipe: Recipe, stats: DatasetStats) -> InputChoice | None:
     """Ask the features of trained weights for the size and the mirror image, where the recipe leaves either open."""
     sizes = sizes_to_try(recipe, stats)
-    if not stats.pretrained or (recipe.network_size and recipe.flip_average != "auto"):
+    if not stats.pretrained or (recipe.network_size and "auto" not in (recipe.flip_average, recipe.pooling)):
         return None
     return choose_input(start.network, training, recipe, sizes)
 

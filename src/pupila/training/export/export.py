@@ -124,7 +124,9 @@ def export(
         if more is not None:
             draft = replace(draft, data={**draft.data, name: more.to_manifest()})
     state = {name: value.numpy() for name, value in fitted.network.state_dict().items()}
-    full = graph.build(state, training.size, fitted.network_size, flip_average=recipe.flip_average == "on")
+    full = graph.build(
+        state, training.size, fitted.network_size, flip_average=recipe.flip_average == "on", pooling=recipe.pooling
+    )
     balance = balance_for(recipe, training)
     judged = np.linspace(0, len(validation) - 1, min(len(validation), MOST_JUDGED)).astype(np.int64)
     some = validation.take(judged)

@@ -26,7 +26,7 @@ from onnxruntime.quantization import (
 )
 
 from pupila.evaluation.unknown import LEAST, Scale, UnknownScore
-from pupila.training.loop.resnet import FEATURES, MEAN, STD, WIDTHS
+from pupila.training.loop.resnet import FEATURES, LEAST_MEAN, MEAN, STD, WIDTHS
 
 log = logging.getLogger("pupila.training")
 
@@ -38,14 +38,20 @@ IR_VERSION = 10
 BATCH_NORM_EPSILON = 1e-5  # torch's default
 
 State = Mapping[str, NDArray[Any]]
-HEAD_NODES = ("normalise_scale", "normalise_shift", "enlarge", "mirror", "both", "mean", "cam", "cam_mean", "logits")
+HEAD_NODES = (
+    "normalise_scale", "normalise_shift", "enlarge", "mirror", "both", "root_mean", "root_shift", "root",
+    "root_scale", "mean", "cam", "cam_mean", "logits",
+)  # fmt: skip
 """Nodes at either end that stay in float32 when the backbone is quantised: they cost next to nothing."""
 
 
-def build(state: State, input_size: int, network_size: int, *, flip_average: bool = False) -> onnx.ModelProto:
+def build(
+    state: State, input_size: int, network_size: int, *, flip_average: bool = False, pooling: str = "mean"
+) -> onnx.ModelProto:
     """Return the graph for a ResNet-18 state dict of float32 arrays under torchvision's names.
 
-    flip_average: each picture goes through the network plain and mirrored, and the two answers are averaged.
+    flip_average: each picture goes through the network plain and mirrored, and the two answers are averaged. pooling:
+    see Recipe.
     """
     graph = _Graph()
     x = _preprocess(graph, input_size, network_size)
@@ -56,7 +62,7 @@ def build(state: State, input_size: int, network_size: int, *, flip_average: boo
     for stage in range(1, len(WIDTHS) + 1):
         for block in range(2):
             x = _block(graph, x, state, f"layer{stage}.{block}", stride=2 if stage > 1 and block == 0 else 1)
-    _head(graph, x, state, flip_average)
+    _head(graph, x, state, flip_average, pooling)
     return _model(graph, input_size, classes=len(state["fc.bias"]))
 
 
@@ -175,8 +181,10 @@ def _block(graph: _Graph, x: str, state: State, name: str, stride: int) -> str:
     return graph.node("Relu", [graph.node("Add", [y, x])])
 
 
-def _head(graph: _Graph, x: str, state: State, flip_average: bool) -> None:
+def _head(graph: _Graph, x: str, state: State, flip_average: bool, pooling: str) -> None:
     """The last feature map -> features, logits, and the same head applied at every place of the map."""
+    if pooling == "root":
+        x = _rooted(graph, x)
     pooled = graph.node("Flatten", [graph.node("GlobalAveragePool", [x])], output="" if flip_average else "features")
     if flip_average:
         graph.node("Mean", graph.halves(pooled), "mean", "features")
@@ -188,6 +196,13 @@ def _head(graph: _Graph, x: str, state: State, flip_average: bool) -> None:
     if flip_average:
         plain, mirrored = graph.halves(cam)
         graph.node("Mean", [plain, _mirrored(graph, mirrored, "cam_mirror")], "cam_mean", "cam")
+
+
+def _rooted(graph: _Graph, x: str) -> str:
+    """The last feature map -> the same scaled so that its averages are, nearly, the square roots of what they were."""
+    least = graph.weight("root.least", np.asarray(LEAST_MEAN, dtype=np.float32))
+    shifted = graph.node("Add", [graph.node("GlobalAveragePool", [x], "root_mean"), least], "root_shift")
+    return graph.node("Div", [x, graph.node("Sqrt", [shifted], "root")], "root_scale")
 
 
 def _mirrored(graph: _Graph, x: str, name: str) -> str:

@@ -457,7 +457,7 @@ def _validate_epoch(run: _Run, validation: Dataset, size: int) -> None:
 
 def _finish(run: _Run) -> Fitted:
     position = run.position
-    network = ResNet18(run.network.fc.out_features)
+    network = ResNet18(run.network.fc.out_features, run.network.pooling)
     network.load_state_dict(run.best)
     seen = sum(row["pictures"] for row in position.rows)
     speed = seen / position.seconds if position.seconds else 0.0

@@ -5,6 +5,7 @@ the backbone knows (Kumar et al., "Fine-Tuning can Distort Pretrained Features",
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -43,9 +44,10 @@ CLEARLY = 0.02
 """Accuracy below the best from which still larger sizes are not tried."""
 FEW = 5_000
 """Training pictures below which accuracy is scarcer than time, and too few to measure a small gain with."""
-BY_CHANCE = 0.01
-"""Accuracy by which answers averaged with the mirror image may be behind and still be taken, where pictures are FEW."""
-WAYS = ((False, 0.3), (False, 1.0), (False, 3.0), (True, 0.03), (True, 0.1), (True, 0.3), (True, 1.0), (True, 3.0))
+SURE = 0.99
+"""Accuracy from which the mirror image is only taken if it gains."""
+Way = tuple[bool, float]
+WAYS: tuple[Way, ...] = (*((False, each) for each in (0.3, 1, 3)), *((True, each) for each in (0.03, 0.1, 0.3, 1, 3)))
 """Ways to fit the last layer to choose from: whether features are whitened, and multiples of weight_decay()."""
 MANY_CLASSES, SURE_WAYS = 200, ((False, 1.0), (True, 0.1))
 """Classes above which only two ways are tried, as each then takes seconds."""
@@ -53,11 +55,12 @@ MANY_CLASSES, SURE_WAYS = 200, ((False, 1.0), (True, 0.1))
 
 @dataclass(frozen=True)
 class InputChoice:
-    """What the features are best computed from, and the accuracies found in cross-validation, for a person to read."""
+    """What the features are best computed from and how, and what was found in cross-validation, for people to read."""
 
     network_size: int
     flip_average: bool
     reason: str
+    pooling: str = "mean"
 
 
 def cost(size: int) -> float:
@@ -66,11 +69,12 @@ def cost(size: int) -> float:
 
 
 def choose_input(network: ResNet18, training: Dataset, recipe: Recipe, sizes: Sequence[int]) -> InputChoice:
-    """Choose the network size from `sizes`, which ascend, and whether answers average picture and mirror image.
+    """Choose the network size from `sizes`, which ascend, the pooling, and whether answers average mirror images.
 
     By cross-validation of last layers on a sample of the training pictures. The smallest size within GAIN of the best
     is taken, as each costs about twice the one before. The mirror image, which costs as much, gains a point with few
-    pictures, where this sample has an error of a point (docs/experiments.md): there it is left out if it clearly loses.
+    pictures, where this sample has an error of a point or more (docs/experiments.md): there it is left out only if it
+    loses more than that standard error.
     The last layer alone, on many pictures, is a first look, and does without.
     """
     spent = min(TRIAL_COST, TRIAL_COST_A_MINUTE * recipe.minutes) if recipe.minutes else TRIAL_COST
@@ -89,9 +93,14 @@ def choose_input(network: ResNet18, training: Dataset, recipe: Recipe, sizes: Se
     if recipe.flip_average == "auto" and (recipe.trains == "all" or len(training) < FEW):
         mirrored = features_of(network, trial, replace(recipe, network_size=chosen, progressive=()), mirrored=True)
         plain, averaged = _scores(replace(found[chosen][1], mirrored=mirrored), training, recipe)
-        flip = averaged > plain or (len(training) < FEW and plain - BY_CHANCE < averaged and plain < 1 - BY_CHANCE)
+        by_chance = math.sqrt(plain * (1 - plain) / len(trial)) if len(training) < FEW else 0.0
+        flip = averaged > plain or (plain < SURE and averaged > plain - by_chance)
         more = f"; averaged with the mirror image {averaged:.3f}, alone {plain:.3f}"
-    return InputChoice(chosen, flip, f"cross-validated on features of {len(trial):,} pictures: {tried}{more}.")
+    pooling = recipe.pooling
+    if pooling == "auto":
+        pooling, losses = _pooling(found[chosen][1], training, recipe) if len(training) < FEW else ("mean", "")
+        more += losses
+    return InputChoice(chosen, flip, f"cross-validated on features of {len(trial):,} pictures: {tried}{more}.", pooling)
 
 
 def _scores(features: Features, training: Dataset, recipe: Recipe) -> tuple[float, float]:
@@ -103,21 +112,32 @@ def _scores(features: Features, training: Dataset, recipe: Recipe) -> tuple[floa
     return plain, averaged
 
 
-def _way_to_fit(features: Features, training: Dataset, recipe: Recipe) -> tuple[bool, float]:
-    """Return which of WAYS gives the lowest cross-validated loss: it varies less by chance than accuracy.
+def _pooling(features: Features, training: Dataset, recipe: Recipe) -> tuple[str, str]:
+    """Return `mean` or `root`, whichever gives the lower cross-validated loss, and both losses in words."""
+
+    def least(features: Features) -> float:
+        return min(_held_out_loss(features, training, recipe, way) for way in SURE_WAYS)
+
+    means, rooted = least(features), least(features.rooted())
+    pooling = "root" if rooted < means else "mean"
+    return pooling, f"; loss with square roots of the features {rooted:.3f}, without {means:.3f}"
+
+
+def _way_to_fit(features: Features, training: Dataset, recipe: Recipe) -> Way:
+    """Return which of WAYS gives the lowest cross-validated loss."""
+    ways = WAYS if len(training.classes) <= MANY_CLASSES else SURE_WAYS
+    return min(ways, key=lambda way: _held_out_loss(features, training, recipe, way))
+
+
+def _held_out_loss(features: Features, training: Dataset, recipe: Recipe, way: Way) -> float:
+    """Return the cross-validated loss, which varies less by chance than accuracy.
 
     Of answers brought to the temperature that suits them, as a strong decay makes them unsure and not wrong.
     """
-    balance, classes = balance_for(recipe, training), len(training.classes)
-    loss, pictures = mean_loss(balance), len(features.labels)
-
-    def held_out_loss(way: tuple[bool, float]) -> float:
-        whitened, strength = way
-        decay = strength * weight_decay(pictures, whitened=whitened)
-        plain, _ = cross_validated(features, classes, loss, decay, FOLDS, whitened=whitened)
-        return float(loss(plain / fit_temperature(plain.numpy(), features.labels.numpy()), features.labels))
-
-    return min(WAYS if classes <= MANY_CLASSES else SURE_WAYS, key=held_out_loss)
+    loss, (whitened, strength) = mean_loss(balance_for(recipe, training)), way
+    decay = strength * weight_decay(len(features.labels), whitened=whitened)
+    plain, _ = cross_validated(features, len(training.classes), loss, decay, FOLDS, whitened=whitened)
+    return float(loss(plain / fit_temperature(plain.numpy(), features.labels.numpy()), features.labels))
 
 
 def at_most(dataset: Dataset, count: int, seed: int) -> Dataset:

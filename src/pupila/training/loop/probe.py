@@ -20,7 +20,7 @@ from pupila.progress import progress_bar
 from pupila.recipe import Recipe
 from pupila.training.loop.class_weights import Balance
 from pupila.training.loop.device import autocast
-from pupila.training.loop.resnet import ResNet18, enlarged
+from pupila.training.loop.resnet import ResNet18, enlarged, roots
 
 BATCH = 250
 ITERATIONS = 40
@@ -72,6 +72,10 @@ class Features:
     def take(self, rows: Tensor) -> "Features":
         """Return those of some of the pictures."""
         return Features(self.labels[rows], self.plain[rows], None if self.mirrored is None else self.mirrored[rows])
+
+    def rooted(self) -> "Features":
+        """Return the square roots of all features."""
+        return Features(self.labels, roots(self.plain), None if self.mirrored is None else roots(self.mirrored))
 
     def averaged(self) -> Tensor:
         """Return the means over picture and mirror image, which give the mean of the two answers."""

@@ -14,6 +14,9 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """Of ImageNet's pixels in 0 to 1, as torchvision's weights expect them normalised."""
 
+LEAST_MEAN = 1e-3
+"""Added to means of the order of 1 where they are divided by their square roots, whose slope at zero has no end."""
+
 
 class BasicBlock(nn.Module):
     """Two 3 x 3 convolutions and a shortcut."""
@@ -36,10 +39,11 @@ class BasicBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """Normalised float pictures [N, 3, S, S] -> logits [N, K]."""
+    """Normalised float pictures [N, 3, S, S] -> logits [N, K]. pooling: `mean` or `root`, see Recipe."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, pooling: str = "mean") -> None:
         super().__init__()
+        self.pooling = pooling
         self.conv1 = nn.Conv2d(3, WIDTHS[0], 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(WIDTHS[0])
         self.layer1 = self._stage(WIDTHS[0], WIDTHS[0], 1)
@@ -56,16 +60,22 @@ class ResNet18(nn.Module):
         return nn.Sequential(BasicBlock(inputs, outputs, stride), BasicBlock(outputs, outputs, 1))
 
     def features(self, x: Tensor) -> Tensor:
-        """[N, 3, S, S] -> [N, 512]: the averages of the last feature map."""
+        """[N, 3, S, S] -> [N, 512]: the averages of the last feature map, or their square roots."""
         x = functional.relu(self.bn1(self.conv1(x)), inplace=True)
         x = functional.max_pool2d(x, 3, 2, 1)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return x.mean((2, 3))
+        x = x.mean((2, 3))
+        return roots(x) if self.pooling == "root" else x
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, 3, S, S] -> [N, K]."""
         logits: Tensor = self.fc(self.features(x))
         return logits
+
+
+def roots(means: Tensor) -> Tensor:
+    """Return the square roots of features [N, 512], nearly: strong features vary most, and so weigh less."""
+    return means / (means + LEAST_MEAN).sqrt()
 
 
 def enlarged(pictures: Tensor, size: int) -> Tensor:
