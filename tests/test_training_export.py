@@ -182,17 +182,15 @@ def test_of_many_validation_pictures_some_decide_and_the_chosen_file_answers_all
     assert done.predictor.manifest.metrics["accuracy"] == pytest.approx(again.accuracy)
 
 
-def test_expected_seconds_grow_with_what_is_asked_and_the_mirror_image(monkeypatch):
+def test_expected_seconds_grow_with_what_is_asked(monkeypatch):
     network, few, many = random_network(), colours(30), colours(3000)
     monkeypatch.setattr(exporting, "_seconds", lambda call: call().shape[0] / 1000)  # a busy machine cannot be asked
 
-    def expected(training, validation, flip="off"):
-        return exporting.expected_seconds(network, replace(TINY, flip_average=flip), training, validation)
+    def expected(training, validation):
+        return exporting.expected_seconds(network, TINY, training, validation)
 
     least = expected(few, few)
     assert exporting.FIXED_SECONDS < least < expected(many, few) < expected(many, many)
-    beyond, twice = (expected(many, many, flip) - exporting.FIXED_SECONDS for flip in ("off", "on"))
-    assert twice == pytest.approx(2 * beyond)
 
 
 def test_single_validation_picture_does_not_decide_what_is_kept():

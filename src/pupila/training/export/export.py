@@ -4,7 +4,6 @@ The file is published by renaming only after it has answered real validation pic
 """
 
 import base64
-import copy
 import logging
 import platform
 import statistics
@@ -59,10 +58,10 @@ ROUNDING = 0.01
 """Added to the unknown threshold, since the graph computes in float32; scores are of the order of 1."""
 TIMED_CALLS = 50
 TRIED = 32
-"""Pictures that expected_seconds() asks the network about."""
-SLOWER, INT8, FIXED_SECONDS = 3.0, 0.6, 4.0
-"""What a picture takes of the file, in multiples of what it takes of the network in torch; what one takes in int8, in
-multiples of that; and what takes the same whatever there is to ask: building, plots. Measured at 64 and 96 px."""
+"""Pictures that expected_seconds() asks such a file about."""
+INT8, FIXED_SECONDS = 0.6, 4.0
+"""What a picture takes in int8, in multiples of what it takes in float32; and what takes the same whatever there is to
+ask: building, plots. Measured at 64, 96 and 128 px."""
 
 
 @dataclass(frozen=True)
@@ -123,10 +122,7 @@ def export(
     for name, more in {"feedback": corrections, "outliers": outliers, "teacher": teacher}.items():
         if more is not None:
             draft = replace(draft, data={**draft.data, name: more.to_manifest()})
-    state = {name: value.numpy() for name, value in fitted.network.state_dict().items()}
-    full = graph.build(
-        state, training.size, fitted.network_size, flip_average=recipe.flip_average == "on", pooling=recipe.pooling
-    )
+    full = _built(fitted.network, recipe, training.size, fitted.network_size)
     balance = balance_for(recipe, training)
     judged = np.linspace(0, len(validation) - 1, min(len(validation), MOST_JUDGED)).astype(np.int64)
     some = validation.take(judged)
@@ -154,12 +150,12 @@ def export(
 
 
 def expected_seconds(network: ResNet18, recipe: Recipe, training: Dataset, validation: Dataset) -> float:
-    """Return about how long export() will take and the report after it, from what a picture takes in torch."""
-    still = copy.deepcopy(network).cpu().eval()
-    pictures = enlarged(torch.from_numpy(validation.images[:TRIED]), recipe.network_size)
-    with torch.inference_mode():
-        took = min(_seconds(lambda: still(pictures)) for _ in range(3))  # the least: other programs only add to it
-    each = took / len(pictures) * (2 if recipe.flip_average == "on" else 1)
+    """Return about how long export() will take and the report after it, from what a picture takes of such a file."""
+    drafted = Manifest("", training.classes, training.size, recipe.network_size, "float32", "", {}, {})
+    predictor = _predictor(_built(network, recipe, training.size, recipe.network_size), drafted)
+    pictures = validation.images[:TRIED]
+    took = min(_seconds(lambda: predictor.logits(pictures)) for _ in range(3))  # the least: others only add to it
+    each = took / len(pictures)
     rounded = INT8 if recipe.export == "int8" else 1.0
     timed = TIMED_CALLS * usable_threads()  # on one thread
     judged = min(len(validation), MOST_JUDGED)
@@ -172,7 +168,7 @@ def expected_seconds(network: ResNet18, recipe: Recipe, training: Dataset, valid
     )
     chosen = len(validation) - judged + min(len(training), PROTOTYPE_PICTURES) + 4 * COUNT
     asked = exact + rounded * (gate + timed + chosen)
-    return FIXED_SECONDS + each * (SLOWER * asked + len(validation))  # the last epoch is validated, too
+    return FIXED_SECONDS + each * (asked + len(validation))  # the last epoch is validated, too
 
 
 def _draft(
@@ -217,16 +213,23 @@ def _judge(
     precision: str, model: onnx.ModelProto, draft: Manifest, pictures: Dataset, validated: int, balance: Balance
 ) -> Candidate:
     """Let a file answer the gate's pictures, of which the first so many are those of validation."""
-    draft = replace(draft, precision=precision)
-    data = graph.with_metadata(model, {METADATA_KEY: draft.to_json()}).SerializeToString()
-    predictor = Predictor.from_bytes(data)
+    predictor = _predictor(model, replace(draft, precision=precision))
     logits, features = predict_features(predictor, pictures.images)
     answered, labels = torch.from_numpy(logits), torch.from_numpy(pictures.labels)
     accuracy = balance.accuracy(answered[:validated], labels[:validated])
     judged = balance.accuracy(answered, labels)
     milliseconds = _milliseconds(lambda: predictor.logits(pictures.images[:1]))
     shown = logits[:validated], features[:validated]
-    return Candidate(precision, predictor, model, *shown, accuracy, judged, len(data), milliseconds)
+    return Candidate(precision, predictor, model, *shown, accuracy, judged, model.ByteSize(), milliseconds)
+
+
+def _built(network: ResNet18, recipe: Recipe, size: int, network_size: int) -> onnx.ModelProto:
+    state = {name: value.cpu().numpy() for name, value in network.state_dict().items()}
+    return graph.build(state, size, network_size, flip_average=recipe.flip_average == "on", pooling=recipe.pooling)
+
+
+def _predictor(model: onnx.ModelProto, draft: Manifest) -> Predictor:
+    return Predictor.from_bytes(graph.with_metadata(model, {METADATA_KEY: draft.to_json()}).SerializeToString())
 
 
 def _milliseconds(call: Callable[[], object]) -> float:
