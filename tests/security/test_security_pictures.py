@@ -17,6 +17,7 @@ from server_kit import Running, encode, picture, serving, write_model
 from pupila import images
 from pupila.data.decode_worker import decode_into
 from pupila.errors import ImageError
+from pupila.images import boxes
 
 REPETITIONS = 100
 
@@ -292,3 +293,31 @@ def test_decoder_that_runs_out_of_memory_or_depth_spoils_one_picture_only(
     pixels = images.stack([images.decode(picture("red"), 32)] * 2)
     failed = decode_into(pixels, [picture("green"), picture("blue")], images.DEFAULT_LIMITS)
     assert "more memory" in failed[0] and not failed[1] and pixels[1, 0, 0].argmax() == 2
+
+
+def coded(width_bits: str, *, own_size: bool) -> bytes:
+    """Return the units of AV1 that begin a sequence of 64 x 64 pixels and a hidden frame of it, which is cut off."""
+    sides = f"{width_bits}{width_bits}" + f"{63:b}".zfill(int(width_bits, 2) + 1) * 2
+    head = f"00000{'0' * 2}{'0' * 5}{'0' * 17}{sides}0{'0' * 7}0" + "00" + "0" * 40
+    frame = f"0000010{int(own_size)}" + "0" * 40
+    return b"".join(
+        bytes([kind << 3 | 2, len(bits) // 8]) + int(bits[: len(bits) // 8 * 8], 2).to_bytes(len(bits) // 8, "big")
+        for kind, bits in ((1, head), (7, frame))
+    )
+
+
+@pytest.mark.parametrize(("width_bits", "own_size"), [("0101", False), ("1111", False), ("0101", True), ("1111", True)])
+def test_size_of_a_frame_is_that_of_its_own_header(width_bits: str, own_size: bool) -> None:
+    pixels = list(boxes._obus(memoryview(coded(width_bits, own_size=own_size))))
+    assert pixels == [0, 2 ** (2 * (int(width_bits, 2) + 1) - 1) if own_size else 64 * 64]
+
+
+def test_frames_that_are_larger_than_their_boxes_say_are_refused() -> None:
+    limits = images.ImageLimits(max_pixels=100_000)
+    data = encode(Image.new("RGB", (1_000, 1_000)), "AVIF", speed=10)
+    small = data.replace(struct.pack(">II", 1_000, 1_000), struct.pack(">II", 64, 64))
+    assert small != data
+    with pytest.raises(ImageError, match="What its frames cover is over the limit") as caught:
+        images.decode(small, 32, limits)
+    assert caught.value.code == "image_too_many_pixels"
+    assert images.decode(encode(Image.new("RGB", (300, 300)), "AVIF", speed=10), 32, limits).shape == (32, 32, 3)

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from pupila.images import av1
 from pupila.images.limits import SLACK, ExcessError, PixelsError, check_directories
 
 MAX_BOXES = 5_000
@@ -89,7 +90,7 @@ def check(data: bytes, max_pixels: int) -> bytes:
     if copied > len(data) + SLACK:
         raise ExcessError("more metadata than bytes, as many pictures share it")
     check_directories(_metadata(memoryview(data), items))
-    _check_frames(memoryview(data), items)
+    _check_frames(memoryview(data), items, max_pixels)
     return _without_tracks(data, items) if items.tracks else data
 
 
@@ -281,8 +282,11 @@ def _contents(data: memoryview, items: Items, kinds: Sequence[bytes]) -> dict[in
     return {item: places[0] if len(places) == 1 else memoryview(b"".join(places)) for item, places in parts.items()}
 
 
-def _check_frames(data: memoryview, items: Items) -> None:
-    """Raise ExcessError for a coded picture of many frames: a few bytes each, and each may be as large as a picture."""
+def _check_frames(data: memoryview, items: Items, max_pixels: int) -> None:
+    """Raise ExcessError for a coded picture of many frames: a few bytes each, and each may be as large as a picture.
+
+    Raises PixelsError where one is larger, whatever the boxes say.
+    """
     coded = {item for item, kind in items.kinds.items() if kind in CODED}
     if len(items.prefixes) > 1 or any(item in coded and method > 1 for item, method, _, _ in items.extents):
         raise ExcessError("coded data of several kinds, or within other data")
@@ -290,11 +294,13 @@ def _check_frames(data: memoryview, items: Items) -> None:
     for item, content in _contents(data, items, CODED).items():
         parts = _units(content, prefix) if items.kinds[item] == HEVC else _obus(content)
         frames = 0
-        for is_frame in parts:
+        for pixels in parts:
             items.count()
-            frames += is_frame
+            frames += pixels > 0
             if frames > MAX_FRAMES:
                 raise ExcessError(f"more than {MAX_FRAMES} coded frames")
+            if pixels > max_pixels:
+                raise PixelsError("What its frames cover")
 
 
 def _units(content: memoryview, prefix: int) -> Iterator[bool]:
@@ -306,9 +312,9 @@ def _units(content: memoryview, prefix: int) -> Iterator[bool]:
         at = start + length
 
 
-def _obus(content: memoryview) -> Iterator[bool]:
-    """Yield for each open bitstream unit (AV1 specification, 5.3) whether it is a frame, or the header of one."""
-    at = 0
+def _obus(content: memoryview) -> Iterator[int]:
+    """Yield for each open bitstream unit (AV1 specification, 5.3) the pixels of the frame that begins with it, or 0."""
+    at, sequence = 0, None
     while at < len(content):
         head = content[at]
         at += 2 if head & 4 else 1
@@ -320,5 +326,7 @@ def _obus(content: memoryview) -> Iterator[bool]:
                 byte = _number(content, at, 1)
                 length |= (byte & 127) << shift
                 at, shift, more = at + 1, shift + 7, byte >= 128
-        yield head >> 3 & 15 in (3, 6)
+        kind = head >> 3 & 15
+        sequence = av1.sequence(content[at : at + length]) if kind == av1.SEQUENCE else sequence
+        yield av1.frame_pixels(content[at : at + length], sequence) if kind in av1.FRAMES else 0
         at += length
