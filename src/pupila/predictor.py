@@ -6,6 +6,7 @@ A Predictor may be called from several threads at once.
 import base64
 import hashlib
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ GOLDEN_BYTES = 2**20
 """Bytes of a golden picture at most."""
 MAX_MAP = 64
 """Numbers a side of a class activation map: each is written into the answer."""
+MAX_MAPS, MAX_FEATURES = 2**23, 4096
+"""Numbers of all maps of a picture, and its features: those of several pictures are in memory together."""
 PNG = b"\x89PNG\r\n\x1a\n"
 
 Floats = NDArray[np.float32]
@@ -169,6 +172,11 @@ class Predictor:
         """Return float32 [N, K + 1]: logits and, last, the unknown score, which interpret() takes."""
         return self._scored(*self._run(["logits", *self._unknown], pictures))
 
+    def features(self, pictures: NDArray[np.uint8]) -> tuple[Floats, Floats]:
+        """Return logits [N, K] and features [N, 512] for uint8 [N, H, W, 3]."""
+        logits, features = self._run(["logits", "features"], pictures)
+        return logits, features
+
     def outputs(self, pictures: NDArray[np.uint8]) -> Outputs:
         """Return scores, features and class activation maps for uint8 [N, H, W, 3]."""
         features, cam, *scores = self._run(["features", "cam", "logits", *self._unknown], pictures)
@@ -276,10 +284,12 @@ def _check_shapes(session: ort.InferenceSession, manifest: Manifest, outputs: Ma
     inputs = {value.name: value.shape[1:] for value in session.get_inputs()}
     given = {value.name: value.shape[1:2] for value in session.get_outputs()}
     size, classes, maps = manifest.input_size, len(manifest.classes), outputs.get("cam", ())
-    wanted = {"logits": (1, classes), "features": (1, *outputs.get("features", ())[1:2])}
+    features = outputs.get("features", ())[1:2]
+    wanted = {"logits": (1, classes), "features": (1, *features)}
     wanted |= {} if manifest.unknown_score == "energy" else {"unknown": (1,)}
-    right = all(outputs.get(name) == shape for name, shape in wanted.items())
+    right = all(outputs.get(name) == shape for name, shape in wanted.items()) and sum(features) <= MAX_FEATURES
     explained = len(maps) == 4 and maps[:2] == (1, classes) and max(maps[2:]) <= MAX_MAP
+    explained = explained and math.prod(maps) <= MAX_MAPS
     taken = inputs == {"images": [size, size, 3]}
     if not taken or not right or not explained or given["logits"] != [classes]:
         raise ModelError("Its graph is not the one that its manifest describes. Export or copy the model again.")

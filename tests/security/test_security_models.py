@@ -115,6 +115,22 @@ def huge_maps(model: onnx.ModelProto) -> None:
         side.dim_value = 66
 
 
+def maps_of_many_classes(model: onnx.ModelProto) -> None:
+    """Each of 64 x 64: of the pictures that are computed together they took gigabytes."""
+    for weight in model.graph.initializer:
+        shape = numpy_helper.to_array(weight).shape
+        if 4 in shape:
+            many = np.zeros([15_000 if side == 4 else side for side in shape], np.float32)
+            weight.CopyFrom(numpy_helper.from_array(many, weight.name))
+    huge_maps(model)
+    model.graph.initializer[-1].CopyFrom(numpy_helper.from_array(np.array([1, 1, 32, 32], np.float32), "factors"))
+    for output in model.graph.output:
+        for side in output.type.tensor_type.shape.dim[1:]:
+            side.dim_value = {4: 15_000, 66: 64}.get(side.dim_value, side.dim_value)
+    manifest(classes=[str(number) for number in range(15_000)])(model)
+    golden(as_text(picture()), [0.0] * 15_000)(model)
+
+
 def many_operators(model: onnx.ModelProto) -> None:
     for i in range(5_000):
         model.graph.node.insert(1, helper.make_node("Relu", ["floats"], [f"relu{i}"]))
@@ -248,6 +264,7 @@ CHANGES: dict[str, Change] = {
     "places that are divided": operator("Div", ["a", "b"], {"a": np.array([-(2**63)]), "b": np.array([2])}),
     "mean of all pictures": mixing,
     "huge maps": huge_maps,
+    "maps of many classes": maps_of_many_classes,
     "logits that are no picture's": instead("logits", "Relu", "zeros", logits=[0.0] * 4),
     "two rows of logits a picture": instead("logits", "Concat", "first", "first", axis=0),
     "two maps a picture": instead("cam", "Concat", "first", "first", axis=0),

@@ -149,12 +149,7 @@ def predict_scores(predictor: Predictor, pictures: Pictures, batch: int = 256) -
 
 def predict_features(predictor: Predictor, pictures: Pictures, batch: int = 256) -> tuple[Floats, Floats]:
     """Return logits [N, K] and features [N, 512], in order: what the unknown score is computed from."""
-
-    def call(part: Pictures) -> tuple[Floats, Floats]:
-        outputs = predictor.outputs(part)
-        return outputs.logits, outputs.features
-
-    logits, features = zip(*_run(predictor, call, pictures, batch), strict=True)
+    logits, features = zip(*_run(predictor, predictor.features, pictures, batch), strict=True)
     return np.concatenate(logits), np.concatenate(features)
 
 
