@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -24,6 +25,7 @@ from PIL import Image
 
 from pupila.data import load_dataset
 from pupila.data.layouts import arrays
+from pupila.data.quality.duplicates import copies_of
 from pupila.errors import DataError
 
 MIB = 2**20
@@ -456,6 +458,14 @@ def test_tiny_pictures_of_idx_files_are_counted(tmp_path: Path) -> None:
 
 def idx(*shape: int) -> bytes:
     return b"\0\0\x08" + struct.pack(f">B{len(shape)}I", len(shape), *shape)
+
+
+def test_crowds_of_pictures_that_are_alike_from_afar_are_compared_with_few() -> None:
+    scan = np.linspace(0, 250, 32 * 32 * 3).reshape(1, 32, 32, 3)
+    crowd = (scan + np.random.default_rng(0).uniform(0, 5, (2000, 32, 32, 3))).astype(np.uint8)
+    begun = time.process_time()
+    copies = copies_of(crowd[:1010], crowd[1000:])
+    assert copies[1000:].all() and time.process_time() - begun < 10
 
 
 def test_idx_file_that_is_a_hole_is_not_read(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ time grows with the square of their number: two to three minutes for 60,000 on t
 on 32 x 32 copies. How the thresholds were chosen, and what they find: docs/experiments-data.md.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -105,10 +106,9 @@ def copies_of(pictures: Pictures, others: Pictures) -> NDArray[np.bool_]:
     fine = np.concatenate([shrink(pictures, FINE), shrink(others, FINE)])
     coarse = centred(shrink(fine, COARSE))
     mirrored = centred(shrink(np.ascontiguousarray(fine[:, :, ::-1]), COARSE))
-    for left in range(count, len(fine), TILE):
+    for top, left in itertools.product(range(0, count, TILE), range(count, len(fine), TILE)):
         for flip, rows in ((False, coarse), (True, mirrored)):
-            first, second = np.nonzero(coarse[:count] @ rows[left : left + TILE].T >= PROPOSED)
-            same[[pair.first for pair in _confirm(fine, (first, second + left), flip)]] = True
+            same[[pair.first for pair in _confirm(fine, _propose(coarse[:count], rows, top, left), flip)]] = True
     return same
 
 
