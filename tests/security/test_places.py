@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
 import requests
 from server_kit import CLASSES, Running, picture, serving, wait_until, write_model
@@ -529,6 +530,14 @@ def test_who_asks_too_often_without_a_key_waits_whatever_connections_a_proxy_has
         waiting = admission.begin_tick()
         assert [goes_on(connection) for connection in waiting] == [True] * 6
         assert [asks("1.2.3.4", "10.0.0.1") for _ in range(UNKEYED + 5)].count(False) == 5
+
+
+def test_tensor_counts_while_it_waits_as_pictures_do(tmp_path: Path) -> None:
+    """With its scores, of which a model of 20,000 classes has 80 KB a picture."""
+    predictor = Predictor.load(write_model(tmp_path / "colours.onnx"))
+    decoding = Decoding(Classifier(predictor, Settings()), [], RequestContext("infer", time.monotonic() + 60))
+    decoding.found = [np.zeros((32, 32, 3), np.uint8)] * 20
+    assert decoding.size == 20 * (32 * 32 * 3 + 4 * 5)
 
 
 def test_requests_in_work_leave_places_to_others(pool: ConnectionTable) -> None:

@@ -303,9 +303,10 @@ class Decoding:
 
     @property
     def size(self) -> int:
-        """Bytes that it holds at most: the files, and the pixels of each."""
-        pixels = 3 * self.predictor.manifest.input_size**2
-        return sum(len(part.data) + pixels for part in self.parts)
+        """Bytes that it holds at most: the files, and pixels and scores of each picture."""
+        manifest = self.predictor.manifest
+        each = 3 * manifest.input_size**2 + 4 * (len(manifest.classes) + 1)
+        return sum(len(part.data) for part in self.parts) + each * len(self.found)
 
     def decode_few(self) -> bool:
         """Decode as far as it takes milliseconds, and return whether that was all. Raises DeadlineError."""
