@@ -108,7 +108,7 @@ def pupila(*words: str) -> str:
 def table(rows: list[Row]) -> list[str]:
     """Return the rows of a Markdown table: one line for each size, start and budget, all seeds together."""
     lines = [
-        "| px | start | minutes | test accuracy, each seed | mean | pictures seen | ms float32 | ms int8 | command |",
+        "| px | start | minutes | taken | test accuracy, each seed | mean | pictures seen | ms float32 | ms int8 |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     key = ("sample", "size", "weights", "minutes")
@@ -118,10 +118,11 @@ def table(rows: list[Row]) -> list[str]:
         accuracies = [row["accuracy"] for row in found]
         each = ", ".join(f"{accuracy:.3f}" for accuracy in accuracies)
         pictures = statistics.mean(row["pictures"] for row in found)
+        taken = statistics.mean(row["wall_seconds"] * row["rate"] for row in found) / 60 / REFERENCE_RATE
         ms = [statistics.median(row["milliseconds"][name] for row in found) for name in ("float32", "int8")]
         lines.append(
-            f"| {size} | {weights} | {minutes:g} | {each} | {statistics.mean(accuracies):.3f} | {pictures:,.0f} "
-            f"| {ms[0]:.1f} | {ms[1]:.2f} | `{found[0]['command']}` |"
+            f"| {size} | {weights} | {minutes:g} | {taken:.1f} | {each} | {statistics.mean(accuracies):.3f} "
+            f"| {pictures:,.0f} | {ms[0]:.1f} | {ms[1]:.2f} |"
         )
     return lines
 
