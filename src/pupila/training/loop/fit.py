@@ -52,6 +52,9 @@ PATIENCE = 6
 MIDWAY = 0.5
 """Where between the fitted last layer's weights and the trained ones those lie that are kept of few pictures. Such
 averages are right more often than either end (Wortsman et al., "Robust fine-tuning of zero-shot models", 2022)."""
+MIDWAY_EPOCHS = 4
+"""Epochs from which on they may validate a standard error worse than the fitted layer and be kept: two or three at the
+height of the rate, which a short budget allows at a large size, do harm that few validation pictures do not show."""
 DIVERGED = 10.0
 """The loss has diverged where its average over ten steps is above so many times (1 + log of the classes): untrained
 weights give about the logarithm, and a few times that while they find their way."""
@@ -420,7 +423,8 @@ def _validate_epoch(run: _Run, validation: Dataset, size: int) -> None:
 
     As good: at most one standard error worse. A few hundred pictures do not tell such epochs apart, and of these the
     latest is the best bet, as its rate was the lowest (after the one-standard-error rule of Breiman et al., 1984).
-    Never worse than the fitted last layer that training started from, but for that error where weights lie midway.
+    Never worse than the fitted last layer that training started from, but for that error where weights lie midway
+    after MIDWAY_EPOCHS.
     """
     position, begun = run.position, time.monotonic()
     part = run.team.part(len(validation))
@@ -434,7 +438,8 @@ def _validate_epoch(run: _Run, validation: Dataset, size: int) -> None:
     if size > position.best_size:
         position.best, position.best_size = chosen_by, size
     standard_error = math.sqrt(position.best * (1 - position.best) / len(validation))
-    least = position.best - standard_error if run.start else max(position.best - standard_error, position.head)
+    trusted = run.start and position.epoch + 1 >= MIDWAY_EPOCHS
+    least = position.best - standard_error if trusted else max(position.best - standard_error, position.head)
     if size == position.best_size and chosen_by >= least:
         position.best, position.best_epoch = max(position.best, chosen_by), len(position.rows)
         run.keep_weights(network)
