@@ -23,6 +23,7 @@ from server_kit import CLASSES, Running, encode, picture, serving, signal_worker
 from pupila.errors import ImageError
 from pupila.feedback import Store
 from pupila.feedback.store import SAME_PICTURE
+from pupila.images.strip import Clean, clean
 from pupila.prediction import Prediction
 from pupila.predictor import Predictor
 from pupila.server import Settings, create_app
@@ -339,6 +340,22 @@ def test_feedback_waits_for_a_picture_that_is_being_written_even_if_nothing_else
     found = collector.find("r", 0, "", time.monotonic() + 60)
     assert len(found) == 1
     assert found[0].category == "red"
+    collector.close()
+
+
+def test_picture_whose_cleaning_fails_takes_no_other_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(data: bytes, *_: Any) -> Clean | None:
+        if data == picture("blue"):
+            raise TypeError("a fault of ours")
+        return clean(data)
+
+    monkeypatch.setattr("pupila.server.api.feedback_writer.clean", failing)
+    collector = Collector(Settings(feedback_dir=tmp_path / "kept"))
+    part, answer = red(tmp_path)
+    collector.offer("r", [part, Part("", picture("blue")), part], [answer, answer, answer], "m1")
+    assert len(collector.find("r", 0, "", time.monotonic() + 60)) == 1
+    assert len(collector.find("r", 2, "", time.monotonic() + 60)) == 1
+    assert not collector.find("r", 1, "", time.monotonic() + 60)
     collector.close()
 
 

@@ -114,6 +114,8 @@ class Predictor:
             options.log_severity_level = 4
             options.add_session_config_entry("session.set_denormal_as_zero", str(int(flush_denormals)))
             options.add_session_config_entry("session.x64quantprecision", "1")  # exact int8 sums on CPUs without VNNI
+            # else bytes that are both would be taken for ONNX Runtime's own format, which nothing here has checked
+            options.add_session_config_entry("session.load_model_format", "ONNX")
             session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
             _check_shapes(session, manifest, needed.outputs)
             version, together = hashlib.sha256(data).hexdigest()[:12], cost.MAX_TOGETHER // needed.numbers

@@ -75,6 +75,22 @@ def png(mode: str = "RGB", **options: object) -> bytes:
     return encode(PICTURE.convert(mode), "PNG", **options)
 
 
+def exif_twice() -> bytes:
+    """A PNG with a text named exif before its pixels, and real EXIF behind them."""
+    text, real = chunk(b"zTXt", b"exif\0\0" + zlib.compress(b"abc")), chunk(b"eXIf", b"II*\0\x08" + bytes(9))
+    whole = png()
+    head, end = whole.index(b"IDAT") - 4, len(whole) - 12
+    return whole[:head] + text + whole[head:end] + real + whole[end:]
+
+
+def test_text_that_is_named_like_exif_is_none() -> None:
+    data = exif_twice()
+    assert images.header(data).orientation == 1
+    assert images.decode(data, 8).shape == (8, 8, 3)
+    cleaned = clean(data)
+    assert cleaned is not None and b"eXIf" not in cleaned.data
+
+
 def chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 

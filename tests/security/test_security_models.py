@@ -368,6 +368,17 @@ def test_hostile_model_file_is_refused_by_name_within_a_second(name: str, good: 
             assert word in reason
 
 
+def test_bytes_that_could_be_onnx_runtimes_own_format_are_computed_as_what_was_checked(good: bytes) -> None:
+    model = onnx.load_model_from_string(good)
+    model.ir_version, model.producer_name = 10, "ORTM"
+    data = bytes(model.SerializeToString())
+    assert data[4:8] == b"ORTM"  # by which ONNX Runtime tells its format
+    known, loaded = Predictor.from_bytes(good), Predictor.from_bytes(data)
+    size = known.manifest.input_size
+    pictures = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
+    assert np.array_equal(loaded.logits(pictures), known.logits(pictures))
+
+
 def test_truncated_and_flipped_files_are_refused_or_answer_as_before(good: bytes, tmp_path: Path) -> None:
     draw = random.Random(7)
     for _ in range(60):

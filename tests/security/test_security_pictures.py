@@ -33,6 +33,17 @@ def nested_webp(depth: int, filler: int) -> bytes:
     return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
 
 
+def far_away() -> bytes:
+    """Return a BigTIFF with an entry whose values stand 2^63 bytes away."""
+    return b"II+\0\x08\0\0\0" + struct.pack("<QQHHQQ", 16, 1, 254, 4, 3, 2**63) + bytes(8)
+
+
+def test_place_beyond_what_can_be_addressed_is_cut_off() -> None:
+    for ask in (images.header, lambda data: images.decode(data, 32)):
+        with pytest.raises(ImageError):
+            ask(far_away())
+
+
 def shared_values(entries: int = 2000, size: int = 100_000, kind: int = 7, below: bool = False) -> bytes:
     """Return a TIFF whose entries all point at the same bytes; with `below`, in a directory below the first."""
     rows = [(256, 3, 1, 8), (257, 3, 1, 8)]

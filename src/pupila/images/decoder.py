@@ -363,7 +363,9 @@ def _orientation(image: Image.Image) -> int:
         return 1  # as small pictures mostly are: asking on costs a twentieth of decoding one
     if image.format == "TIFF" and (value := image.tag_v2.get(ORIENTATION)):  # type: ignore[attr-defined]
         return value if value in TURNS else 1
-    block = info.get("exif") or b""
+    block = info.get("exif")
+    if not isinstance(block, bytes):
+        block = b""  # a PNG's text of that name
     if not block and (text := info.get("Raw profile type exif")):
         with contextlib.suppress(ValueError):
             block = bytes.fromhex("".join(text.split("\n")[3:]))

@@ -229,6 +229,9 @@ class Collector:
             return clean(data, limits, reject_large)
         except LargeImageError:
             pass
+        except Exception as error:  # of one picture: the others of the batch are kept
+            self._complain("a picture cannot be kept in %s", error)
+            return None
         try:
             return None if self._closing else LARGE.clean(data, limits, deadline=self._until)
         except (ImageError, TimeoutError):
