@@ -190,6 +190,19 @@ def test_large_picture_is_left_to_a_thread_that_may_wait(app: Flask) -> None:
     assert b'"blue"' in PredictTask(task._state, task.environ).run()[2]
 
 
+def test_long_list_is_left_to_a_thread_that_may_wait(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pupila.server.api.predict.FEW_LISTED", 1)
+    for query, taken in (("top=1", True), ("", True), ("top=2", False)):
+        middleware, environ = app.wsgi_app, environ_of(picture("red"), "image/png", query, KEYED)
+        assert isinstance(middleware, PredictMiddleware)
+        ensure_context(environ, Settings())
+        task = PredictTask(middleware.state, environ)
+        task.begin()
+        assert task.is_begun == taken and task.response is None
+        if not taken:
+            assert task.run()[2].count(b'"confidence"') >= 2
+
+
 def test_many_pictures_are_left_to_a_thread_that_may_wait(app: Flask) -> None:
     part = b'--XX\r\nContent-Disposition: form-data; name="file"\r\n\r\n%s\r\n' % picture("red")
     task = task_of(app, part * (FEW + 1) + b"--XX--\r\n", MULTIPART)

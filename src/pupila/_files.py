@@ -10,6 +10,7 @@ import fcntl
 import os
 import re
 import secrets
+import shutil
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -125,6 +126,14 @@ def publish(ready: Path, target: Path) -> None:
         if os.path.lexists(target):
             raise FileExistsError(str(target)) from None
         ready.rename(target)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file with its times and permissions, without the bits by which a program runs as its owner."""
+    shutil.copyfile(source, target)
+    told = source.stat()
+    os.utime(target, ns=(told.st_atime_ns, told.st_mtime_ns))
+    target.chmod(told.st_mode & 0o777)
 
 
 def stamp_of(path: Path) -> Stamp | None:

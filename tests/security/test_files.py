@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from server_kit import serving, wait_until, write_model
 
-from pupila._files import BEGINNING, FORMULA, CsvWriter, escaped, unescaped
+from pupila._files import BEGINNING, FORMULA, CsvWriter, copy_file, escaped, unescaped
 from pupila.batch.job import About, BatchJob, to_line
 from pupila.batch.listing import walk_address
 from pupila.batch.table import SUBMISSION, submission_rows, write_csv
@@ -163,6 +163,16 @@ def test_web_server_is_refused_and_not_asked(scheme: str) -> None:
         with pytest.raises(DataError, match="fetch the pictures first"):
             list(walk_address(f"{scheme}://127.0.0.1:{server.getsockname()[1]}/photos/"))
         assert not select.select([server], [], [], 0)[0]
+
+
+def test_copy_is_no_program_that_runs_as_its_owner(tmp_path: Path) -> None:
+    source, target = tmp_path / "cat.jpg", tmp_path / "copy.jpg"
+    source.write_bytes(b"x")
+    os.utime(source, ns=(1_600_000_000_000_000_000,) * 2)
+    source.chmod(0o6751)
+    copy_file(source, target)
+    assert (target.stat().st_mode & 0o7777, target.stat().st_mtime_ns) == (0o751, 1_600_000_000_000_000_000)
+    assert target.read_bytes() == b"x"
 
 
 def test_pipe_in_a_folder_is_not_waited_for(tmp_path: Path) -> None:

@@ -10,12 +10,11 @@ import filecmp
 import hashlib
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pupila._files import publish
+from pupila._files import copy_file, publish
 from pupila.batch.job import BatchJob, from_line
 from pupila.errors import DataError, ImageError
 from pupila.progress import printable
@@ -129,7 +128,7 @@ def _is_same(source: Path, target: Path) -> bool:
 def _copy(source: Path, target: Path, temporary: Path) -> None:
     temporary.unlink(missing_ok=True)
     try:
-        shutil.copy2(source, temporary)
+        copy_file(source, temporary)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):  # it names the picture, which is not what is full
             error.filename = str(target)

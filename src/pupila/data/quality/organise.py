@@ -1,7 +1,6 @@
 """Writes a data set as class folders in train/, valid/ and test/, split as training does. The original stays."""
 
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from pupila import images
 from pupila._arguments import counted
+from pupila._files import copy_file
 from pupila.data.dataset import Integers, Splits, split_rows
 from pupila.data.layouts.labelled import LabelledFile
 from pupila.data.load import OpenedSource
@@ -148,6 +148,6 @@ def _place(entry: SourceFile, place: Path) -> bool:
     try:
         place.hardlink_to(os.path.realpath(entry.source))
     except OSError:  # another disk, or one that knows no links
-        shutil.copy2(entry.source, place)
+        copy_file(Path(entry.source), place)
         return False
     return True

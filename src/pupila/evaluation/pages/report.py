@@ -3,6 +3,7 @@
 While a training runs the page shows the curves so far and loads itself again; at the end the full report replaces it.
 """
 
+import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -111,7 +112,9 @@ def _links(dataset: Dataset, source: Path | None) -> dict[str, str]:
     roots = [source, *(path for path in sorted(source.iterdir()) if path.is_dir())][:20]
     found = {}
     for name in dataset.names:
-        path = next((root / name for root in roots if (root / name).is_file()), None)
+        path = None
+        with contextlib.suppress(OSError):  # a class of a table may be longer than a folder's name
+            path = next((root / name for root in roots if (root / name).is_file()), None)
         if path is not None:
             found[name] = path.resolve().as_uri()
     return found

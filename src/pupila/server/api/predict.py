@@ -11,6 +11,7 @@ from wsgiref.types import StartResponse, WSGIApplication
 
 from pupila.errors import ImageError
 from pupila.prediction import Choice, Prediction
+from pupila.predictor import Predictor
 from pupila.server.api import multipart
 from pupila.server.api.errors import BadPart, RequestError, request_error_of
 from pupila.server.api.multipart import Part, Query
@@ -30,6 +31,13 @@ from pupila.server.inference import BatchKey, Computation, Decoding, PictureOutp
 
 MAX_LISTED = 131_072
 """Probabilities in one answer: those of 128 pictures and 1,000 classes. Each takes 3 µs, and half a kilobyte."""
+FEW_LISTED = 1_000
+"""Of them, as many as the compute thread lists itself: others would wait for more."""
+
+
+def listed(parts: Sequence[Part], query: Query, predictor: Predictor) -> int:
+    """Return how many probabilities are in the answer."""
+    return len(parts) * min(query.top or 1, len(predictor.manifest.classes))
 
 
 def entry(index: int, part: Part, answer: Prediction | ImageError, top: int | None) -> dict[str, Any]:
@@ -78,7 +86,7 @@ class PredictTask:
         self._context = context_of(environ)
         self.environ = environ
         self.is_begun = False
-        """All its pictures are decoded, which were few and small."""
+        """All its pictures are decoded, which were few and small, and little is to be listed of each."""
         self.response: WsgiResponse | None = None
         """Once it is there, nothing more is to be done."""
 
@@ -86,7 +94,9 @@ class PredictTask:
         """Read the request, and decode its pictures if they are few and small."""
         try:
             self._read()
-            self.is_begun = self._decoding.decode_few()
+            decoding = self._decoding
+            few = listed(decoding.parts, decoding.also, decoding.predictor) <= FEW_LISTED
+            self.is_begun = few and decoding.decode_few()
         except Exception as error:
             self.fail(error)
 
@@ -98,7 +108,7 @@ class PredictTask:
             context, body = begin_inference(environ, state)
             parts, fields = multipart.read_upload(environ.get("CONTENT_TYPE", ""), body, state.settings)
             query = Query.parse(environ.get("QUERY_STRING", ""), fields)
-            if len(parts) * min(query.top or 1, len(state.classifier.predictor.manifest.classes)) > MAX_LISTED:
+            if listed(parts, query, state.classifier.predictor) > MAX_LISTED:
                 message = f"top={query.top} for {len(parts)} pictures is over {MAX_LISTED:,} classes. Ask for fewer."
                 raise RequestError(400, "query_invalid", message)
             end_parsing(context, state, len(parts))
