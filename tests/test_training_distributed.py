@@ -108,6 +108,8 @@ def test_run_goes_on_by_itself_when_a_worker_is_killed(tmp_path):
         below = psutil.Process(process.pid).children(recursive=True)
         workers = [worker for worker in below if "spawn_main" in " ".join(worker.cmdline())]
         assert len(workers) == 2
+        heard = [c.laddr.ip for each in [psutil.Process(process.pid), *below] for c in each.net_connections("inet")]
+        assert heard and set(heard) <= {"127.0.0.1", "::1"}  # nobody else can reach what they tell each other
         workers[1].kill()
         output = ended(process, tmp_path)
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]

@@ -12,15 +12,17 @@ import json
 import os
 import socket
 import struct
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.distributed_c10d import PrefixStore
-from torch.distributed.rendezvous import rendezvous
+from torch.distributed.rendezvous import FileStore, Store, rendezvous  # type: ignore[attr-defined] # only there
 from torch.nn.parallel import DistributedDataParallel
 
 from pupila._arguments import counted
@@ -30,6 +32,8 @@ from pupila.training.loop.resnet import ResNet18
 
 TIMEOUT = timedelta(hours=2)
 """Of a worker that waits for the others: the first may have to decode the whole data set."""
+MEETING, LOOPBACK = "_PUPILA_MEETING_PLACE", "lo"
+"""Variable that names the folder of meeting_place(), and the interface that no other machine reaches."""
 SIOCGIFADDR = 0x8915
 """Linux's request for an interface's address (netdevice(7)); elsewhere it fails, and gloo is left to itself."""
 
@@ -154,15 +158,47 @@ def joined() -> Iterator[Team]:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "nccl" if torch.cuda.is_available() else "gloo"
-        meet_on_the_network_of(os.environ["MASTER_ADDR"])
-        store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
-        store.set_timeout(TIMEOUT)
-        store = PrefixStore(_attempt(), store)
+        store, rank, size = _met()
         distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         try:
             yield _team()
         finally:
             distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def meeting_place() -> Iterator[Path]:
+    """Make a folder where the processes of this machine find each other, and tell them of it.
+
+    By themselves torch's processes meet at a port of all addresses, which asks nobody for a password and unpickles what
+    it is given.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        ours = {MEETING: folder, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+        if LOOPBACK in (name for _, name in socket.if_nameindex()):
+            ours["GLOO_SOCKET_IFNAME"] = LOOPBACK
+        before = {name: os.environ.get(name) for name in ours}
+        os.environ.update(ours)
+        try:
+            yield Path(folder)
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
+
+
+def _met() -> tuple[Store, int, int]:
+    """Return where the processes leave each other their addresses, this one's rank and how many there are."""
+    if folder := os.environ.get(MEETING):
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        store: Store = FileStore(str(Path(folder, f"workers{_attempt()}")), size)
+    else:
+        meet_on_the_network_of(os.environ["MASTER_ADDR"])
+        store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+        store = PrefixStore(_attempt(), store)
+    store.set_timeout(TIMEOUT)
+    return store, rank, size
 
 
 def meet_on_the_network_of(address: str) -> None:

@@ -17,7 +17,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from pupila.errors import PupilaError, TrainingError
 from pupila.progress import printed_log, quiet_log
-from pupila.training.distributed.process_group import joined, restarted
+from pupila.training.distributed.process_group import joined, meeting_place, restarted
 from pupila.training.loop.device import usable_threads
 from pupila.training.prepare import prepare
 from pupila.training.run_folder import holds_run, is_finished
@@ -56,13 +56,15 @@ def train_with_workers(job: TrainJob, workers: int, threads: int | None = None) 
     were lost more than RESTARTS times.
     """
     check(job)
-    config = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=workers, run_id=uuid.uuid4().hex, rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0", max_restarts=RESTARTS, start_method="spawn",
-    )  # fmt: skip
     threads = threads or max(1, usable_threads() // workers)
     try:
-        done: dict[int, dict[str, str]] = elastic_launch(config, _work)(job, threads)
+        with meeting_place() as place:
+            config = LaunchConfig(
+                min_nodes=1, max_nodes=1, nproc_per_node=workers, run_id=uuid.uuid4().hex, rdzv_backend="c10d",
+                rdzv_endpoint=str(place / "agents"), rdzv_configs={"store_type": "file"}, local_addr="127.0.0.1",
+                max_restarts=RESTARTS, start_method="spawn",
+            )  # fmt: skip
+            done: dict[int, dict[str, str]] = elastic_launch(config, _work)(job, threads)
     except ChildFailedError as error:
         raise TrainingError(
             f"A worker was lost or failed {RESTARTS + 1} times: {_reason(error)}. Go on with --resume."
