@@ -154,3 +154,13 @@ def test_quotes_do_not_join_lines_to_one_beyond_the_limit() -> None:
     with pytest.raises(tables.csv.Error, match="a line is too long"):
         list(tables.csv_lines(text))
     assert len(list(tables.csv_lines(b'path,label\n"a\nb.jpg",c\n' * 200_000))) == 400_000
+
+
+def test_long_paths_are_normalised_as_far_as_a_pictures_goes() -> None:
+    marks = "\u0345" * 63 + "\u0301" * 64 + "\u0323" * 64 + "\u0334" * 62
+    rows = [
+        f"{'/'.join(chr(97 + row) + chr(0x100 + part) + marks for part in range(255))}/{row}.jpg,cat"
+        for row in range(20)
+    ]
+    seen = pictures(*(f"{row}.jpg" for row in range(20)))
+    assert reasons(*seen, table("labels.csv", *rows), seconds=0.5) == []

@@ -465,7 +465,8 @@ def _key(name: str) -> str:
         plain = unquote(plain.partition("?")[0])
     elif path.startswith(LOCAL_FILES):
         plain = unquote(path.removeprefix(LOCAL_FILES)).replace("\\", "/")
-    return "/".join(parts_of(plain))
+    near = plain.rsplit("/", DEEPEST + 1)[-DEEPEST - 1 :]  # no picture lies in more folders
+    return "/".join(parts_of("/".join(near)))
 
 
 def _may_name(key: str, names: Container[str]) -> bool:
