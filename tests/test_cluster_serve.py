@@ -222,6 +222,27 @@ def test_refusals_of_ray_become_those_of_the_server(given: int, wanted: int) -> 
     assert [sent[0]["status"], b"words of Ray" in sent[1]["body"], len(sent)] == [wanted, given == 200, 2]
 
 
+def test_clients_do_not_say_how_long_ray_keeps_their_requests() -> None:
+    from pupila.cluster.retries import Retries
+
+    heard: list[list[tuple[bytes, bytes]]] = []
+
+    async def behind(scope: dict[str, list[tuple[bytes, bytes]]], _: Receive, send: Send) -> None:
+        heard.append(scope["headers"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def receive() -> dict[str, object]:
+        return TWO_PIECES[1]
+
+    async def send(_: dict[str, object]) -> None:
+        pass
+
+    given = [(b"X-Request-Timeout-Seconds", b"0"), (b"x-api-key", b"k"), (b"x-request-disconnect-disabled", b"?1")]
+    scope = {"type": "http", "method": "POST", "path": "/predict", "headers": given}
+    asyncio.run(Retries(behind)(scope, receive, send))
+    assert heard == [[(b"x-api-key", b"k")]]
+
+
 def test_collecting_pictures_is_refused_on_a_cluster(models: tuple[Path, Path], tmp_path: Path) -> None:
     from pupila.cluster.serve import serve_on_cluster
 

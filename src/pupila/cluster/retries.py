@@ -28,6 +28,8 @@ ALL_KEPT = 256 * 2**20
 """Bytes of all its requests together."""
 UPLOAD = "PUPILA_REQUEST_TIMEOUT"
 """Environment variable: seconds that a body may take."""
+RAYS_OWN = (b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
+"""Headers by which a client tells Ray how long to keep its request, also when it has gone: not for everybody."""
 LOST = RequestError(500, "internal_error", "The server failed on this request. It has been logged.")
 FROM_RAY = {408: DeadlineError(), 503: QueueFullError(1)}
 """By the status that Ray itself answers with, as plain text: what the server answers in the same case."""
@@ -77,6 +79,7 @@ class Retries:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope = {**scope, "headers": [pair for pair in scope.get("headers", ()) if pair[0].lower() not in RAYS_OWN]}
         request = KeptRequest(receive, scope)
         try:
             refusal = await self._read(request)
