@@ -58,9 +58,9 @@ def strips(number: int, kind: int = 4) -> bytes:
 
 def repeated(kind: str, frames: int) -> bytes:
     """Return a HEIC or AVIF file whose one picture holds so many frames, of which the content is left empty."""
-    item, setup, frame = {
-        "AVIF": (b"av01", b"av1C\x81\0\x0c\0", b"\x32\x01\0"),
-        "HEIC": (b"hvc1", b"hvcC" + bytes(21) + b"\x03\0", b"\0\0\0\4\x26\x01\x80\0"),
+    item, setup, sequence, frame = {  # the sequence's header says 64 x 64; HEIC has it in its setup
+        "AVIF": (b"av01", b"av1C\x81\0\x0c\0", b"\x0a\4\x18\x15\x7f\xfc", b"\x32\x01\0"),
+        "HEIC": (b"hvc1", b"hvcC" + bytes(21) + b"\x03\0", b"", b"\0\0\0\4\x26\x01\x80\0"),
     }[kind]
 
     def box(name: bytes, content: bytes) -> bytes:
@@ -69,7 +69,7 @@ def repeated(kind: str, frames: int) -> bytes:
     def full(name: bytes, content: bytes, version: int = 0) -> bytes:
         return box(name, struct.pack(">I", version << 24) + content)
 
-    data, brand = frame * frames, b"avif" if kind == "AVIF" else b"heic"
+    data, brand = sequence + frame * frames, b"avif" if kind == "AVIF" else b"heic"
     start = box(b"ftyp", brand + bytes(4) + b"mif1" + brand)
 
     def meta(at: int) -> bytes:

@@ -126,10 +126,10 @@ class TiffEntry(NamedTuple):
         size = SIZES[self.kind]
         pattern = f"{layout.order}{min(self.values, most)}{ {1: 'B', 2: 'H', 4: 'I', 8: 'Q'}[size] }"
         short = self.values * size <= len(self.field)
-        place = 0 if short else self.place(layout)
-        if place > len(block):
-            raise struct.error("a place beyond the file")  # which may be too large for unpack_from()
-        return struct.unpack_from(pattern, self.field if short else block, place)
+        try:
+            return struct.unpack_from(pattern, *((self.field, 0) if short else (block, self.place(layout))))
+        except OverflowError as error:  # a place further than can be addressed
+            raise struct.error(str(error)) from error
 
 
 def first_directory(block: memoryview) -> tuple[TiffLayout, int] | None:
