@@ -131,9 +131,9 @@ def publish(ready: Path, target: Path) -> None:
 def copy_file(source: Path, target: Path) -> None:
     """Copy a file with its times and permissions, without the bits by which a program runs as its owner."""
     shutil.copyfile(source, target)
-    told = source.stat()
-    os.utime(target, ns=(told.st_atime_ns, told.st_mtime_ns))
-    target.chmod(told.st_mode & 0o777)
+    status = source.stat()
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+    target.chmod(status.st_mode & 0o777)
 
 
 def stamp_of(path: Path) -> Stamp | None:

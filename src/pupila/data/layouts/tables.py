@@ -332,13 +332,12 @@ def _without_label(entry: SourceFile, pictures: _Pictures) -> str:
         return ""
     if OURS & set(map(folded, heads)):
         return ""
-    if entry.ending == LIST and _may_name(
-        _key(heads[0]), pictures.names
-    ):  # it begins with a picture: a list without labels
+    names = pictures.names
+    if entry.ending == LIST and _may_name(_key(heads[0]), names):  # it begins with a picture: a list without labels
         return ""
     for index, head in enumerate(heads[:FEW_COLUMNS]):
         cells = [_key(line[index]).rpartition("/")[2].casefold() for line in lines if len(line) > index]
-        if cells and sum(cell in pictures.names for cell in cells) > len(cells) / 2:
+        if cells and sum(cell in names for cell in cells) > len(cells) / 2:
             return (
                 f"{entry.name} is not used: its column '{head.strip()}' names pictures, and none is known to hold "
                 "labels. Call the columns path and label."
@@ -395,7 +394,7 @@ def _by_tail(keys: Iterable[str], by_name: Mapping[str, Sequence[Named]]) -> tup
     """
     found, twice = {}, ""
     for key in dict.fromkeys(keys):
-        parts = tuple(key.rsplit("/", DEEPEST + 1))  # no picture lies in more folders
+        parts = tuple(key.split("/"))
         written = [text for one in _as_uploaded(parts[-1].casefold()) for text in (one, one.rpartition(".")[0])]
         fitting = _nearest(next((by_name[text] for text in written if text in by_name), []), parts)
         if len(fitting) == 1:

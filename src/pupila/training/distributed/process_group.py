@@ -158,7 +158,7 @@ def joined() -> Iterator[Team]:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "nccl" if torch.cuda.is_available() else "gloo"
-        store, rank, size = _met()
+        store, rank, size = _meet()
         distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         try:
             yield _team()
@@ -188,7 +188,7 @@ def meeting_place() -> Iterator[Path]:
                     os.environ[name] = value
 
 
-def _met() -> tuple[Store, int, int]:
+def _meet() -> tuple[Store, int, int]:
     """Return where the processes leave each other their addresses, this one's rank and how many there are."""
     if folder := os.environ.get(MEETING):
         rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
