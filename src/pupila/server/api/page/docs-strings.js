@@ -4,7 +4,7 @@ export const DOCS = {
   en: {
     "docs.title": "This server's API",
     "docs.text": "Every path can be tried here. For programs:",
-    "docs.back": "Back to the pictures",
+    "docs.back": "Home",
     "docs.waiting": "Asking the server …",
     "docs.parameters": "Parameters",
     "docs.curl": "From a terminal",
@@ -15,7 +15,7 @@ export const DOCS = {
   "pt-BR": {
     "docs.title": "A API deste servidor",
     "docs.text": "Você pode experimentar cada caminho aqui. Para programas:",
-    "docs.back": "Voltar às imagens",
+    "docs.back": "Início",
     "docs.waiting": "Consultando o servidor …",
     "docs.parameters": "Parâmetros",
     "docs.curl": "No terminal",

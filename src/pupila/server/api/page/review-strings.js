@@ -4,7 +4,7 @@ export const REVIEW = {
   en: {
     "review.page": "Review · Pupila",
     "review.skip": "Skip to the picture",
-    "review.back": "To the pictures",
+    "review.back": "Home",
     "review.title": "What do these show?",
     "review.which": "Which pictures",
     "review.uncertain": "Uncertain",
@@ -34,7 +34,7 @@ export const REVIEW = {
   "pt-BR": {
     "review.page": "Revisão · Pupila",
     "review.skip": "Ir para a imagem",
-    "review.back": "Voltar à página inicial",
+    "review.back": "Início",
     "review.title": "O que estas imagens mostram?",
     "review.which": "Quais imagens",
     "review.uncertain": "Incertas",
