@@ -1,8 +1,11 @@
 """HEIC files for tests, put together from boxes around one real coded picture of 64 x 48 pixels."""
 
+import io
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+
+from PIL import Image
 
 HEIC = (Path(__file__).parent / "quarters.heic").read_bytes()
 Reference = tuple[bytes, int, Sequence[int]]
@@ -35,21 +38,26 @@ def heif(
     more: bytes = b"",
     more_entries: bytes = b"",
     profile: bytes = b"",
+    setup: bytes = HEIC[172:290],
+    owned: Sequence[tuple[int, bytes]] = (),
 ) -> bytes:
     """Return a HEIC of these items; those without contents of their own are the coded picture.
 
     `more` stands behind the boxes of `meta`, `more_entries` behind those of `iinf`. All have the same colour `profile`.
+    `setup` is the box of coded pictures, an AVIF's is of AV1; `owned` are more properties of items.
     """
-    hdlr, shared = HEIC[40:73], HEIC[172:290] + full(b"auxC", b"urn:com:apple:photo:2020:aux:hdrgainmap\0")
+    hdlr, shared = HEIC[40:73], setup + full(b"auxC", b"urn:com:apple:photo:2020:aux:hdrgainmap\0")
     auxiliary = {item for name, item, _ in references if name == b"auxl"}
     coded = HEIC[HEIC.index(b"mdat") + 4 :]
     sizes, contents = sizes or {}, contents or {}
-    properties, links, entries = shared + box(b"colr", b"prof" + profile), b"", b""
+    properties, links, entries = shared + box(b"colr" if profile else b"free", b"prof" + profile), b"", b""
     for number, (item, kind) in enumerate(kinds.items(), start=4):
         properties += full(b"ispe", struct.pack(">II", *sizes.get(item, (64, 64))))
-        named = [0x8001] * (kind == b"hvc1") + [2] * (item in auxiliary) + [3] * bool(profile) + [number]
+        named = [0x8001] * (kind in (b"hvc1", b"av01")) + [2] * (item in auxiliary) + [3] * bool(profile) + [number]
+        named += [0x8004 + len(kinds) + more for more, (owner, _) in enumerate(owned) if owner == item]
         links += struct.pack(f">HB{len(named)}H", item, len(named), *named)
         entries += infe(item, kind)
+    properties += b"".join(content for _, content in owned)
     count = struct.pack(">H", len(kinds))
     iprp = box(b"iprp", box(b"ipco", properties) + box(b"ipma", b"\0\0\0\1" + struct.pack(">I", len(kinds)) + links))
     names = full(b"iinf", count + entries + more_entries)
@@ -66,7 +74,22 @@ def heif(
         iloc = full(b"iloc", b"\x44\0" + count + places)
         return full(b"meta", hdlr + iloc + names + full(b"pitm", struct.pack(">H", primary)) + iprp + iref + more)
 
-    return HEIC[:28] + meta(28 + len(meta(0)) + 8) + box(b"mdat", b"".join(bodies))
+    start = HEIC[:28] if b"hvcC" in setup else HEIC[:28].replace(b"heic", b"avif")
+    return start + meta(28 + len(meta(0)) + 8) + box(b"mdat", b"".join(bodies))
+
+
+def avif(tiles: int, side: int, said: int = 64) -> bytes:
+    """Return an AVIF of so many tiles in a row, coded with `side` pixels a side, of which the boxes say `said`."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side)).save(buffer, "AVIF", speed=10)
+    data = buffer.getvalue()
+    setup, coded = data.index(b"av1C") - 4, data[data.index(b"mdat") + 4 :]
+    kinds = {1: b"grid"} | dict.fromkeys(range(2, tiles + 2), b"av01")
+    sizes = {1: (said * tiles, said)} | dict.fromkeys(range(2, tiles + 2), (said, said))
+    whole = struct.pack(">BBBBHH", 0, 0, 0, tiles - 1, said * tiles, said)
+    contents = dict.fromkeys(kinds, coded) | {1: whole}
+    references: list[Reference] = [(b"dimg", 1, range(2, tiles + 2))]
+    return heif(kinds, references, sizes, contents, setup=data[setup : setup + 12])
 
 
 def as_phones_write() -> bytes:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pi_heif
 import pytest
-from heif_kit import HEIC, animation, as_phones_write, box, full, grid, heif, infe
+from heif_kit import HEIC, animation, as_phones_write, avif, box, full, grid, heif, infe
 from PIL import Image
 from server_kit import Running, encode, picture, serving, write_model
 
@@ -332,3 +332,82 @@ def test_frames_that_are_larger_than_their_boxes_say_are_refused() -> None:
         images.decode(small, 32, limits)
     assert caught.value.code == "image_too_many_pixels"
     assert images.decode(encode(Image.new("RGB", (300, 300)), "AVIF", speed=10), 32, limits).shape == (32, 32, 3)
+
+
+def test_tiles_of_avif_count_as_they_are_coded() -> None:
+    """Tiles of 64 pixels a side by their boxes made the decoder work for any number of them."""
+    limits = images.ImageLimits(max_pixels=100_000)
+    assert images.decode(avif(8, 300), 32, limits).shape == (32, 32, 3)
+    with pytest.raises(ImageError, match="put together from is over the limit") as caught:
+        images.decode(avif(9, 300), 32, limits)
+    assert caught.value.code == "image_too_many_pixels"
+    assert images.decode(avif(20, 64), 32, limits).shape == (32, 32, 3)
+
+
+def test_frames_of_one_picture_count_together() -> None:
+    limits = images.ImageLimits(max_pixels=4_096)
+    frames = coded("0101", own_size=False)
+    setup = box(b"av1C", b"\x81\0\x0c\0")
+    tiled = {item: b"av01" if item > 1 else b"grid" for item in range(1, 5)}
+    contents = dict.fromkeys(tiled, frames * 3) | {1: grid(1, 3)}
+    with pytest.raises(ImageError, match="put together from is over the limit"):
+        images.decode(heif(tiled, [(b"dimg", 1, [2, 3, 4])], contents=contents, setup=setup), 32, limits)
+
+
+@pytest.mark.parametrize("kind", [b"hvc1", b"av01"])
+def test_canvas_of_tiles_counts_as_it_says_itself(kind: bytes) -> None:
+    whole = struct.pack(">BBBBII", 0, 1, 0, 0, 20_001, 20_001)
+    data = heif({1: b"grid", 2: kind}, [(b"dimg", 1, [2])], contents={1: whole})
+    with pytest.raises(ImageError, match="put together from is over the limit"):
+        images.decode(data, 32)
+
+
+def transformed(*kinds: bytes) -> bytes:
+    contents = {b"irot": b"\1", b"imir": b"\0", b"clap": struct.pack(">8I", 60, 1, 40, 1, 0, 1, 0, 1)}
+    return heif({1: b"hvc1"}, owned=[(1, box(kind, contents[kind])) for kind in kinds])
+
+
+def test_one_transform_of_each_kind_is_followed() -> None:
+    assert images.header(transformed(b"clap", b"irot", b"imir")).width == 40
+    assert images.decode(transformed(b"clap", b"irot", b"imir"), 32).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("kind", [b"irot", b"imir", b"clap"])
+def test_several_transforms_of_a_kind_are_refused(kind: bytes) -> None:
+    """For each a decoder goes through the whole picture: thousands took minutes."""
+    with pytest.raises(ImageError, match="more than one rotation, mirroring or crop") as caught:
+        images.decode(transformed(kind, kind), 32)
+    assert caught.value.code == "image_too_complex"
+
+
+def overlay(side: int) -> bytes:
+    """Return a HEIC that lays its picture over an empty one of any size."""
+    whole = bytes(10) + struct.pack(">HHhh", side, side, 0, 0)
+    return heif({1: b"iovl", 2: b"hvc1"}, [(b"dimg", 1, [2])], contents={1: whole})
+
+
+def in_bits() -> bytes:
+    """Return a HEIC whose picture stands beside what says the same in fewer bytes."""
+    return HEIC[:28] + box(b"mini", bytes(40)) + HEIC[28:]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [overlay(64), overlay(20_000), heif({1: b"tili"}), heif({1: b"hvc1", 2: b"iovl"}, [(b"auxl", 2, [1])]), in_bits()],
+    ids=["overlay", "large overlay", "tiles of their own", "overlay beside", "in bits"],
+)
+def test_parts_that_are_not_counted_are_not_decoded(data: bytes) -> None:
+    """An overlay of 20,000 pixels a side took a gigabyte."""
+    most_memory()
+    before = most_memory()
+    with pytest.raises(ImageError, match="with an overlay or another part that is not read") as caught:
+        images.decode(data, 32)
+    assert caught.value.code == "image_unrecognised"
+    assert most_memory() - before < 20
+
+
+def test_what_is_not_decoded_may_be_of_any_kind() -> None:
+    references = [(b"thmb", 2, [1]), (b"cdsc", 3, [1])]
+    assert images.decode(heif({1: b"hvc1", 2: b"jpeg", 3: b"mime", 4: b"iden"}, references), 32).shape == (32, 32, 3)
+    same = heif({1: b"iden", 2: b"hvc1"}, [(b"dimg", 1, [2])], contents={1: b""})
+    assert images.decode(same, 32).shape == (32, 32, 3)

@@ -4,11 +4,11 @@ A picture may be put together from tiles, and a few bytes can name the same big 
 walked through in a loop, each where it belongs; a file whose boxes cannot be read to their end is refused.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from pupila.images import av1
+from pupila.images import av1, formats
 from pupila.images.limits import SLACK, ExcessError, PixelsError, check_directories
 
 MAX_BOXES = 5_000
@@ -19,7 +19,7 @@ MAX_TIMES = 8
 """How often the largest picture that is allowed may be decoded in all: tiles, transparency, depth and gain map."""
 CONTAINERS = {(b"", b"meta"): 4, (b"meta", b"iprp"): 0, (b"iprp", b"ipco"): 0, (b"meta", b"iinf"): 6}
 """Boxes of boxes, by what they stand in, and how many bytes stand before those."""
-SINGLE = (b"meta", b"iprp", b"ipco", b"iinf", b"iref", b"iloc", b"idat")
+SINGLE = (b"meta", b"iprp", b"ipco", b"iinf", b"iref", b"iloc", b"idat", b"pitm")
 """Boxes of which there is one: decoders differ in which of several they take."""
 MAX_FRAMES = 4
 """Frames in the coded data of one picture: decoders go through them up to the first that is shown. An AVIF that
@@ -29,6 +29,14 @@ CODED = (HEVC, b"av01")
 """Kinds of items that decoders are there for."""
 GAIN_MAPPED = b"tmap"
 """A picture put together from another and a gain map, either of which may be put together from tiles."""
+GRID = b"grid"
+READ = (*CODED, GRID, b"iden", GAIN_MAPPED)
+"""Kinds of items that the picture and its parts may be. An overlay (iovl) is none: it may be of any size."""
+TRANSFORMS = (b"irot", b"imir", b"clap", b"iscl")
+"""Properties for which a decoder goes through the whole picture again: of each kind it may have one (ISO 23000-22)."""
+UNREAD = "a picture in boxes (HEIF) with an overlay or another part that is not read"
+MINI = b"mini"
+"""A box in place of `meta` that says the same in fewer bytes: nothing in it is counted here."""
 
 
 @dataclass
@@ -40,6 +48,10 @@ class Items:
     """By property, in their order: width x height of those that say so, 0 for others."""
     lengths: list[int] = field(default_factory=list)
     """By property: the bytes of a colour profile, 0 for others."""
+    names: list[bytes] = field(default_factory=list)
+    """By property: what it is."""
+    primary: int = 0
+    """The item that is the picture; 0 if none is."""
     properties: list[tuple[int, int]] = field(default_factory=list)
     """Item and number of its property, counted from 1."""
     tiles: list[tuple[int, int]] = field(default_factory=list)
@@ -70,14 +82,9 @@ def check(data: bytes, max_pixels: int) -> bytes:
 
     Raises IndexError for boxes that end before what they should hold, and for kinds that are no text.
     """
-    items = Items()
-    _walk(memoryview(data), items)
-    made = {item for item, _ in items.tiles}
-    for item, part in items.tiles:
-        if items.kinds.get(part) == GAIN_MAPPED or (part in made and items.kinds.get(item) != GAIN_MAPPED):
-            raise ExcessError("pictures put together from pictures put together")
-    if _largest(items) > MAX_TIMES * max_pixels:
-        raise PixelsError("All that it is put together from")
+    view, items = memoryview(data), Items()
+    _walk(view, items)
+    _check_parts(items)
     lengths: dict[int, int] = defaultdict(int)
     for item, _, start, length in items.extents:
         lengths[item] += length or max(0, len(data) - start)  # which goes on to the end of the file
@@ -89,9 +96,30 @@ def check(data: bytes, max_pixels: int) -> bytes:
     copied += sum(items.lengths[number - 1] for _, number in items.properties if 0 < number <= len(items.lengths))
     if copied > len(data) + SLACK:
         raise ExcessError("more metadata than bytes, as many pictures share it")
-    check_directories(_metadata(memoryview(data), items))
-    _check_frames(memoryview(data), items, max_pixels)
+    check_directories(_metadata(view, items))
+    if _largest(items, _canvases(view, items) | _coded_pixels(view, items, max_pixels)) > MAX_TIMES * max_pixels:
+        raise PixelsError("All that it is put together from")
     return _without_tracks(data, items) if items.tracks else data
+
+
+def _check_parts(items: Items) -> None:
+    """Raise ExcessError for parts of parts and repeated transforms, ImageError for parts of kinds that are not read."""
+    made = {item for item, _ in items.tiles}
+    for item, part in items.tiles:
+        if items.kinds.get(part) == GAIN_MAPPED or (part in made and items.kinds.get(item) != GAIN_MAPPED):
+            raise ExcessError("pictures put together from pictures put together")
+    names = dict(enumerate(items.names, start=1))
+    transforms = Counter((item, names.get(number)) for item, number in items.properties)
+    if any(count > 1 and name in TRANSFORMS for (_, name), count in transforms.items()):
+        raise ExcessError("more than one rotation, mirroring or crop of the same kind")
+    parts: dict[int, set[int]] = defaultdict(set)
+    for item, part in (*items.tiles, *items.beside):
+        parts[item].add(part)
+    decoded = [items.primary]
+    for item in decoded:  # which grows
+        if items.kinds.get(item, GRID) not in READ:
+            raise formats.unrecognised(UNREAD, formats.SAVE)
+        decoded += parts.pop(item, ())
 
 
 def _without_tracks(data: bytes, items: Items) -> bytes:
@@ -105,13 +133,14 @@ def _without_tracks(data: bytes, items: Items) -> bytes:
     return bytes(plain)
 
 
-def _largest(items: Items) -> int:
+def _largest(items: Items, known: dict[int, int]) -> int:
     """Return the pixels of the item that has most, with those of its parts, each as often as it is decoded.
 
-    From the smallest parts up, so that every reference is looked at once. Raises ExcessError for an item that is part
-    of itself, and if going through the parts of every item is too long a way.
+    An item has as many as its properties say, or as are `known` otherwise if those are more. From the smallest parts
+    up, so that every reference is looked at once. Raises ExcessError for an item that is part of itself, and if going
+    through the parts of every item is too long a way.
     """
-    pixels: dict[int, int] = defaultdict(int)
+    pixels = defaultdict(int, known)
     for item, number in items.properties:
         if 0 < number <= len(items.areas):
             pixels[item] = max(pixels[item], items.areas[number - 1])
@@ -138,6 +167,7 @@ def _largest(items: Items) -> int:
 
 def _walk(data: memoryview, items: Items) -> None:
     readers: dict[tuple[bytes, bytes], Callable[[memoryview, Items], None]] = {
+        (b"meta", b"pitm"): _primary,
         (b"meta", b"iref"): _references,
         (b"meta", b"iloc"): _extents,
         (b"iinf", b"infe"): _kind,
@@ -149,6 +179,7 @@ def _walk(data: memoryview, items: Items) -> None:
         if parent == b"ipco":
             items.areas.append(_number(content, 4, 4) * _number(content, 8, 4) if name == b"ispe" else 0)
             items.lengths.append(len(content) if name == b"colr" else 0)
+            items.names.append(name)
             if name == b"hvcC":
                 items.prefixes.add(1 + (_number(content, 21, 1) & 3))
             continue
@@ -161,6 +192,8 @@ def _walk(data: memoryview, items: Items) -> None:
             items.data = at
         elif (parent, name) == (b"", b"moov"):
             items.tracks.append(at)
+        elif (parent, name) == (b"", MINI):
+            raise formats.unrecognised(UNREAD, formats.SAVE)
 
 
 def _all_boxes(data: memoryview) -> Iterator[tuple[bytes, bytes, int, int]]:
@@ -216,6 +249,10 @@ def _kind(content: memoryview, items: Items) -> None:
     items.kinds[item] = kind if version >= 2 else b""
 
 
+def _primary(content: memoryview, items: Items) -> None:
+    items.primary = _number(content, 4, 2 if _number(content, 0, 1) == 0 else 4)
+
+
 def _references(content: memoryview, items: Items) -> None:
     size = 2 if _number(content, 0, 1) == 0 else 4
     for name, at, stop in _boxes(content, 4, len(content)):
@@ -251,9 +288,12 @@ def _extents(content: memoryview, items: Items) -> None:
     offset_size, length_size, base_size = sizes >> 12, sizes >> 8 & 15, sizes >> 4 & 15
     index_size = sizes & 15 if version else 0
     id_size = 4 if version == 2 else 2
-    at = 6 + id_size
+    at, seen = 6 + id_size, set()
     for _ in range(_number(content, 6, id_size)):
         item, at = _number(content, at, id_size), at + id_size
+        if item in seen:
+            raise ExcessError("more than one entry of an item")
+        seen.add(item)
         method = _number(content, at, 2) & 15 if version else 0
         at += 4 if version else 2
         base, count = _number(content, at, base_size), _number(content, at + base_size, 2)
@@ -282,25 +322,37 @@ def _contents(data: memoryview, items: Items, kinds: Sequence[bytes]) -> dict[in
     return {item: places[0] if len(places) == 1 else memoryview(b"".join(places)) for item, places in parts.items()}
 
 
-def _check_frames(data: memoryview, items: Items, max_pixels: int) -> None:
-    """Raise ExcessError for a coded picture of many frames: a few bytes each, and each may be as large as a picture.
+def _canvases(data: memoryview, items: Items) -> dict[int, int]:
+    """Return the pixels that each grid says it has (23008-12, 6.6.2.3): decoders go by these."""
+    found = {}
+    for item, content in _contents(data, items, (GRID,)).items():
+        size = 4 if _number(content, 1, 1) & 1 else 2
+        found[item] = _number(content, 4, size) * _number(content, 4 + size, size)
+    return found
 
-    Raises PixelsError where one is larger, whatever the boxes say.
+
+def _coded_pixels(data: memoryview, items: Items, max_pixels: int) -> dict[int, int]:
+    """Return the pixels of all frames of each picture coded as AV1, whatever the boxes say; of others their number.
+
+    Raises ExcessError for one of many frames: a few bytes each, and each may be as large as a picture. Raises
+    PixelsError where one is larger.
     """
-    coded = {item for item, kind in items.kinds.items() if kind in CODED}
-    if len(items.prefixes) > 1 or any(item in coded and method > 1 for item, method, _, _ in items.extents):
+    read = {item for item, kind in items.kinds.items() if kind in (*CODED, GRID)}
+    if len(items.prefixes) > 1 or any(item in read and method > 1 for item, method, _, _ in items.extents):
         raise ExcessError("coded data of several kinds, or within other data")
-    prefix = min(items.prefixes, default=4)
+    prefix, found = min(items.prefixes, default=4), {}
     for item, content in _contents(data, items, CODED).items():
         parts = _units(content, prefix) if items.kinds[item] == HEVC else _obus(content)
-        frames = 0
+        frames = []
         for pixels in parts:
             items.count()
-            frames += pixels > 0
-            if frames > MAX_FRAMES:
+            frames += [pixels] * (pixels > 0)
+            if len(frames) > MAX_FRAMES:
                 raise ExcessError(f"more than {MAX_FRAMES} coded frames")
             if pixels > max_pixels:
                 raise PixelsError("What its frames cover")
+        found[item] = sum(frames)
+    return found
 
 
 def _units(content: memoryview, prefix: int) -> Iterator[bool]:
