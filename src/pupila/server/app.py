@@ -6,12 +6,13 @@ from werkzeug.routing.exceptions import WebsocketMismatch
 
 from pupila.predictor import Predictor
 from pupila.server.api.auth import AccessControl
-from pupila.server.api.errors import RequestError, request_error_of
+from pupila.server.api.body import NotHereError
+from pupila.server.api.errors import RequestError, let_go, request_error_of
 from pupila.server.api.feedback import feedback
 from pupila.server.api.feedback_writer import Collector
 from pupila.server.api.other_protocols import oip, torchserve
 from pupila.server.api.pages import pages
-from pupila.server.api.predict import PredictMiddleware
+from pupila.server.api.predict import NOT_YET, PredictMiddleware
 from pupila.server.api.request_context import EXTENSION, AppState, begin, error_response, finish
 from pupila.server.inference import Classifier
 from pupila.server.observability.request_log import RequestLog, Telemetry
@@ -53,10 +54,17 @@ def create_app(
     for blueprint in (pages, oip, torchserve, feedback):
         app.register_blueprint(blueprint)
     app.register_error_handler(HTTPException, show_http_error)
+    app.register_error_handler(NotHereError, show_not_yet)
     app.register_error_handler(Exception, lambda error: error_response(request_error_of(error)))
     app.add_url_rule("/predict", "predict", methods=["POST"])  # for 405 and OPTIONS: the middleware answers it
     app.wsgi_app = PredictMiddleware(app.wsgi_app, state)  # type: ignore[method-assign]
     return app
+
+
+def show_not_yet(error: NotHereError) -> Response:
+    """Give the request back to our own transport, which has it read by another thread."""
+    let_go(error)
+    return Response(status=NOT_YET)
 
 
 def show_http_error(error: HTTPException) -> Response:

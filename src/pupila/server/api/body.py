@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from pupila.server.api.errors import RequestError
+from pupila.server.api.errors import QueueFullError, RequestError
 
 MAX_RATIO = 100
 """Times its compressed size that a body may have; deflate can reach 1,032, and no picture or JSON of pictures does."""
@@ -108,8 +108,26 @@ MAX_DIGITS = 100
 MANY = 1_000
 ONE_AT_A_TIME = threading.Lock()
 """Held while a document is read that is near a limit: several at once could keep all other threads for seconds."""
+MAX_WAITING = threading.BoundedSemaphore(2)
+"""Threads that may wait for it, under another server than ours: that would have none left for other requests ..."""
+PATIENCE = 5.0
+"""... and seconds that each of them waits."""
 pause = [0.0]
 """Until when the next one waits: as long as the last one took, which the others have for themselves."""
+
+
+class ThisThread(threading.local):
+    """What holds for the thread that reads it."""
+
+    may_wait = True
+    """Whether it may wait until others' documents are read; if not, it leaves its document to the thread that may."""
+
+
+this_thread = ThisThread()
+
+
+class NotHereError(Exception):
+    """The document is for the thread that reads large ones; never leaves the server."""
 
 
 @contextlib.contextmanager
@@ -117,6 +135,8 @@ def parsed(body: bytes, most: int, instead: str) -> Iterator[Any]:
     """Give the document; `instead` says how to send more than `most` values, or a bigger body.
 
     One of over FEW_VALUES, or near a limit, is read in turn with others, and worked on until the block ends.
+
+    Raises NotHereError where this thread may not wait for that.
 
     While a document is read no other thread of the process runs, except at each number: see whole(). Whatever is
     within the limits takes some 0.1 s between two of them. Raises RequestError for what is over a limit, and ValueError
@@ -149,8 +169,14 @@ def parse(body: bytes, most: int, instead: str) -> Any:
 
 @contextlib.contextmanager
 def in_turn() -> Iterator[None]:
-    """Hold ONE_AT_A_TIME, without garbage collection: it takes as long as reading, and a document has no garbage."""
-    with ONE_AT_A_TIME:
+    """Hold ONE_AT_A_TIME, without garbage collection: it takes as long as reading, and a document has no garbage.
+
+    Raises NotHereError, or QueueFullError where too many threads wait for it or it takes too long.
+    """
+    if not this_thread.may_wait:
+        raise NotHereError
+    wait_for_turn()
+    try:
         time.sleep(max(0.0, pause[0] - time.monotonic()))
         begun = time.monotonic()
         gc.disable()
@@ -159,6 +185,21 @@ def in_turn() -> Iterator[None]:
         finally:
             gc.enable()
             pause[0] = 2 * time.monotonic() - begun
+    finally:
+        ONE_AT_A_TIME.release()
+
+
+def wait_for_turn() -> None:
+    """Acquire ONE_AT_A_TIME. Raises QueueFullError."""
+    if ONE_AT_A_TIME.acquire(blocking=False):
+        return
+    if not MAX_WAITING.acquire(blocking=False):
+        raise QueueFullError(1)
+    try:
+        if not ONE_AT_A_TIME.acquire(timeout=PATIENCE):
+            raise QueueFullError(1)
+    finally:
+        MAX_WAITING.release()
 
 
 def whole(text: str) -> int:

@@ -106,8 +106,8 @@ def infer(name: str, version: str = "") -> Response:
 def read_inference(predictor: Predictor) -> Decoding:
     """Return the pictures of an inference request, with its id and the outputs to give; raises RequestError."""
     state = app_state()
-    context, body = begin_inference(request.environ, state)
-    also, tensor = read_body(body, state.settings.max_parts)
+    with begin_inference(request.environ, state) as (context, body):
+        also, tensor = read_body(body, state.settings.max_parts)
     count, classes = len(tensor[1]), len(predictor.manifest.classes)
     if count * classes > MAX_LISTED and any(OUTPUTS[n] == "FP32" and not is_binary for n, is_binary in also[1].items()):
         raise bad(f"{count} x {classes:,} numbers are over {MAX_LISTED:,}: ask for binary_data, or for fewer")
@@ -324,11 +324,11 @@ def predictions(name: str, version: str = "") -> Response:
 def read_pictures(predictor: Predictor) -> Decoding:
     """Return the pictures of a request; raises RequestError."""
     state, kind = app_state(), request.environ.get("CONTENT_TYPE", "")
-    context, body = begin_inference(request.environ, state)
-    if kind.startswith("multipart/"):
-        parts = multipart.read_form(kind, body, state.settings, ("data", "file")).parts
-    else:
-        own = kind if multipart.is_json(multipart.kind_of(kind)) else "image/*"  # curl -T sends any type
-        parts = multipart.read_upload(own, body, state.settings).parts
+    with begin_inference(request.environ, state) as (context, body):
+        if kind.startswith("multipart/"):
+            parts = multipart.read_form(kind, body, state.settings, ("data", "file")).parts
+        else:
+            own = kind if multipart.is_json(multipart.kind_of(kind)) else "image/*"  # curl -T sends any type
+            parts = multipart.read_upload(own, body, state.settings).parts
     end_parsing(context, state, len(parts))
     return Decoding(state.classifier, parts, context, predictor)

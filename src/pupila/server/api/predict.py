@@ -13,7 +13,8 @@ from pupila.errors import ImageError
 from pupila.prediction import Choice, Prediction
 from pupila.predictor import Predictor
 from pupila.server.api import multipart
-from pupila.server.api.errors import BadPart, RequestError, request_error_of
+from pupila.server.api.body import NotHereError
+from pupila.server.api.errors import BadPart, RequestError, let_go, request_error_of
 from pupila.server.api.multipart import Part, Query
 from pupila.server.api.request_context import (
     AppState,
@@ -70,7 +71,7 @@ WsgiResponse = tuple[str, list[tuple[str, str]], bytes]
 
 JSON_TYPE = "Content-Type", "application/json"
 NOT_YET = "202 Accepted"
-"""Nobody gets this: the request waits for a turn of its pictures, see `Decoding.waits`."""
+"""Nobody gets this: the request waits for a turn of its pictures, see `Decoding.waits`, or to be read: `unread`."""
 
 
 class PredictTask:
@@ -105,8 +106,8 @@ class PredictTask:
         state, environ = self._state, self.environ
         authorize(environ, state)
         if self._context.decoding is None:
-            context, body = begin_inference(environ, state)
-            parts, fields = multipart.read_upload(environ.get("CONTENT_TYPE", ""), body, state.settings)
+            with begin_inference(environ, state) as (context, body):
+                parts, fields = multipart.read_upload(environ.get("CONTENT_TYPE", ""), body, state.settings)
             query = Query.parse(environ.get("QUERY_STRING", ""), fields)
             if listed(parts, query, state.classifier.predictor) > MAX_LISTED:
                 message = f"top={query.top} for {len(parts)} pictures is over {MAX_LISTED:,} classes. Ask for fewer."
@@ -139,6 +140,9 @@ class PredictTask:
             if not (self._decoding.decode() and self._decoding.compute(self._decoding.also.explain)):
                 return NOT_YET, [], b""
             return self._answer(self._decoding.rows)
+        except NotHereError as error:
+            let_go(error)
+            return NOT_YET, [], b""
         except Exception as error:
             return self.fail(error)
 

@@ -5,7 +5,8 @@ The steps are authentication and rate limit, reading the body, security and CORS
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from pupila.errors import ImageError
 from pupila.prediction import Prediction
 from pupila.predictor import Predictor
 from pupila.server.api.auth import Access, AccessControl, ApiKey, route_of
-from pupila.server.api.body import decoded, too_big_body
+from pupila.server.api.body import NotHereError, decoded, too_big_body
 from pupila.server.api.errors import RequestError, let_go
 from pupila.server.observability.request_log import RequestLog
 from pupila.server.process.scoreboard import Health
@@ -59,6 +60,8 @@ class RequestContext:
     """When the last byte came."""
     access: Access | None = None
     """What was decided about the request; None before."""
+    unread: bool = False
+    """Whether `body`, without its Content-Encoding by now, is JSON for the thread that reads large documents."""
     decoding: "Decoding | None" = None
     """How far its pictures have come, once the body is read."""
     headers: Sequence[tuple[str, str]] = SECURITY_HEADERS
@@ -142,17 +145,26 @@ def request_id_of(environ: dict[str, Any], request_log: RequestLog) -> str:
     return context.request_id
 
 
-def begin_inference(environ: dict[str, Any], state: AppState) -> tuple[RequestContext, bytes]:
-    """Start the stopwatch of a request with pictures, and return its context and body.
+@contextmanager
+def begin_inference(environ: dict[str, Any], state: AppState) -> Iterator[tuple[RequestContext, bytes]]:
+    """Start the stopwatch of a request with pictures, and give its context and body, to be read within the block.
 
-    Under our own transport two stages are over: the upload, and waiting for a thread.
+    Under our own transport two stages are over: the upload, and waiting for a thread. Where the block raises
+    NotHereError, the body is kept for the thread that can read it.
     """
     context = context_of(environ)
-    context.last = time.monotonic() if context.started is None else context.started
+    if not context.unread:
+        context.last = time.monotonic() if context.started is None else context.started
+        if context.started is not None:
+            context.end_stage("upload", context.arrived)
     if context.started is not None:
-        context.end_stage("upload", context.arrived)
         context.end_stage("wait")
-    return context, read_body(environ, state.settings)
+    body = read_body(environ, state.settings)
+    try:
+        yield context, body
+    except NotHereError:
+        context.body, context.unread = body, True
+        raise
 
 
 def end_parsing(context: RequestContext, state: AppState, count: int) -> None:
@@ -165,8 +177,8 @@ def read_body(environ: dict[str, Any], settings: Settings) -> bytes:
     """Return the whole body without its Content-Encoding, never more than the limit; it is kept no longer."""
     context = context_of(environ)
     sent = read_sent(environ, settings.max_body_bytes) if context.body is None else context.body
-    context.body = b""
-    if "HTTP_CONTENT_ENCODING" not in environ:
+    is_decoded, context.body, context.unread = context.unread, b"", False
+    if is_decoded or "HTTP_CONTENT_ENCODING" not in environ:
         return sent
     return decoded(environ, sent, settings.max_body_bytes)
 

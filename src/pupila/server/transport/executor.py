@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 from wsgiref.types import WSGIApplication
 
 from pupila.server.api.auth import DISK, Access, route_of
+from pupila.server.api.body import this_thread
 from pupila.server.api.errors import QueueFullError, RequestError, request_error_of
 from pupila.server.api.predict import PredictMiddleware, PredictTask, is_predict
 from pupila.server.api.request_context import KEY, to_bytes
@@ -288,18 +289,22 @@ INFERENCE_THREADS = 4
 LARGE_THREADS = 2
 SLOW_THREADS = 1
 """It waits for the one process that decodes what may take long; what a second one took would be out of its turn."""
+DOCUMENTS_THREADS = 1
+"""Large JSON is read one document at a time: others that waited for that would keep bodies without JSON waiting."""
 STORE_THREADS = 2
 """They wait for a disk, which may hang: not the threads of quick answers."""
 LISTS_THREADS = 1
 """A list may take seconds: not the threads of feedback."""
+DISK_THREADS = STORE_THREADS, LISTS_THREADS
 
 
 class Executor:
     """A fixed number of threads: memory and contention stay the same however many clients there are.
 
     The compute thread answers POST /predict, several requests together. Requests with large bodies or many pictures,
-    pictures whose decoding may take long, other protocols' inference, what is kept, and all other routes have threads
-    of their own. One turn there is one picture that may take long, or TURN_SECONDS of others.
+    pictures whose decoding may take long, large JSON, other protocols' inference, what is kept, and all other routes
+    have threads of their own. One turn there is one picture that may take long, one large JSON document, or
+    TURN_SECONDS of others.
     """
 
     def __init__(
@@ -329,8 +334,9 @@ class Executor:
         """Whether answers ask the client to open a new connection: true while draining."""
         self.running: dict[int, Request] = {}
         """The requests in work, by their identity."""
-        self.queues = tuple(RequestQueue(settings.max_waiting) for _ in range(7))
-        self.compute, self.light, self.inference, self.large, self.slow, self.store, self.lists = self.queues
+        self.queues = tuple(RequestQueue(settings.max_waiting) for _ in range(8))
+        self.compute, self.light, self.inference, self.large, self.slow, self.documents, *disk = self.queues
+        self.store, self.lists = disk
         self._done: list[Connection] = []
         """Whose responses the compute thread has ready."""
         self._arrived = 0
@@ -338,7 +344,7 @@ class Executor:
 
     def start(self) -> None:
         """Start the threads; they end with the process."""
-        counts = LIGHT_THREADS, INFERENCE_THREADS, LARGE_THREADS, SLOW_THREADS, STORE_THREADS, LISTS_THREADS
+        counts = LIGHT_THREADS, INFERENCE_THREADS, LARGE_THREADS, SLOW_THREADS, DOCUMENTS_THREADS, *DISK_THREADS
         for queue, count in zip(self.queues[1:], counts, strict=True):
             for _ in range(count):
                 threading.Thread(target=self._work, args=(queue,), daemon=True).start()
@@ -400,7 +406,7 @@ class Executor:
                 task.finish(None)
             decoding = request.context.decoding
             if task.response is None and decoding is not None:
-                self._pass_on(job, decoding, self._done.append)
+                self._pass_on_pictures(job, decoding, self._done.append)
             else:
                 self._answer(job, task, self._done.append)
         except Exception:
@@ -423,9 +429,12 @@ class Executor:
             response = response_bytes(*task.run(), persistence)
         else:
             response = respond(self.app, environ_of(request, self.server), persistence)
+            if request.context.unread:
+                self._pass_on((connection, request), self.documents, deliver, len(request.context.body or b""))
+                return
             decoding = request.context.decoding
             if decoding is not None and decoding.waits:
-                self._pass_on((connection, request), decoding, deliver)
+                self._pass_on_pictures((connection, request), decoding, deliver)
                 return
         request.context.decoding = None  # each holds the other, and the pictures with them
         if request.claim.acquire(blocking=False):
@@ -452,22 +461,35 @@ class Executor:
                 self.post(connection)
             self.wake()
 
-    def _pass_on(self, job: Job, decoding: Decoding, deliver: Callable[[Connection], None]) -> None:
-        """Queue a request for its next turn; refuse it if memory is short, or its first there would come too late."""
-        connection, request = job
+    def _pass_on_pictures(self, job: Job, decoding: Decoding, deliver: Callable[[Connection], None]) -> None:
+        """Queue a request whose pictures take another turn."""
         is_slow = bool(decoding.large) and not decoding.left
         queue, turns = (self.slow, len(decoding.large)) if is_slow else (self.large, 1)
-        begun = decoding.queued and not is_slow
+        begun, decoding.queued = decoding.queued and not is_slow, True
+        self._pass_on(job, queue, deliver, decoding.size, turns, begun)
+
+    def _pass_on(
+        self,
+        job: Job,
+        queue: RequestQueue,
+        deliver: Callable[[Connection], None],
+        size: int,
+        turns: int = 1,
+        begun: bool = False,
+    ) -> None:
+        """Queue a request of so many bytes for its next turn, before all others of its client if it has `begun` there.
+
+        Refuse it if memory is short, or its first turn there would come too late.
+        """
+        connection, request = job
         delay = None if begun else queue.retry_after(connection.queue_line, request.context.deadline, turns)
-        if delay is not None or (decoding.size > SMALL and not self.reserve(connection, decoding.size)):
+        if delay is not None or (size > SMALL and not self.reserve(connection, size)):
             self._refuse(job, QueueFullError(delay or 1), deliver)
-            return
-        decoding.queued = True
-        if begun:
+        elif begun:
             self._put_back(queue, job)
-            return
-        self._rest(request)
-        self._put(queue, job, deliver, turns)
+        else:
+            self._rest(request)
+            self._put(queue, job, deliver, turns)
 
     def _put_back(self, queue: RequestQueue, job: Job, turns: int = 1) -> None:
         """Queue a request for its next turn, before all others of its client."""
@@ -509,6 +531,7 @@ class Executor:
         """Answer a request with an error, whatever it waits for."""
         context = job[1].context
         context.access, context.decoding = replace(context.access or Access(), refusal=error), None
+        context.unread = False
         self._answer(job, None, deliver)
 
     def _take(self, request: Request, queue: RequestQueue) -> bool:
@@ -535,6 +558,7 @@ class Executor:
         self.running.pop(id(job[1]), None)
 
     def _work(self, queue: RequestQueue) -> None:
+        this_thread.may_wait = queue is self.documents
         while True:
             job = queue.get()
             if job is not None and self._take(job[1], queue):
