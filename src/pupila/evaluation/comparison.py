@@ -4,6 +4,7 @@ Each model reads the pictures in its own size and framing.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -178,12 +179,18 @@ def _answers(model: Predictor, data: str, part: str | None) -> tuple[list[str], 
 
 
 def binomial_p_value(one: int, other: int) -> float:
-    """Return the two-sided probability of a split at least as uneven of one + other tosses of a fair coin."""
-    tosses, term, tail = one + other, 1, 0
-    for heads in range(min(one, other) + 1):  # whole numbers, so exact at any size
+    """Return the two-sided probability of a split at least as uneven of one + other tosses of a fair coin.
+
+    Its terms are added from the largest one on, until they change nothing: of a million tosses some thousands.
+    """
+    tosses, heads = one + other, min(one, other)
+    ways = math.lgamma(tosses + 1) - math.lgamma(heads + 1) - math.lgamma(tosses - heads + 1)
+    term, tail = 1.0, 0.0
+    while tail + term > tail:
         tail += term
-        term = term * (tosses - heads) // (heads + 1)
-    return min(1.0, 2 * tail / (1 << tosses))
+        term *= heads / (tosses - heads + 1)
+        heads -= 1
+    return min(1.0, 2 * tail * math.exp(ways - tosses * math.log(2)))
 
 
 def _changed(truth: Names, one: Names, other: Names) -> list[int]:
