@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pupila.evaluation.metrics import reliability
-from pupila.evaluation.pages.plots import plot_confusion, plot_curves, plot_reliability, plot_sweep
+from pupila.evaluation.pages.plots import plot_confusion, plot_curves, plot_reliability, plot_runs, plot_sweep
 
 
 def curve_rows(epochs):
@@ -46,6 +46,14 @@ def test_a_sweep_has_a_panel_for_each_setting_and_a_line_for_each_kind_of_weight
     (small, _), (large, tall) = size_of(plot_sweep(dict(list(groups.items())[:2]))), size_of(plot_sweep(groups))
     assert large > 2 * small
     assert tall > 700
+
+
+def test_dollars_in_names_are_no_formulas():
+    rows = [{**row, "seconds": 60.0 * row["epoch"]} for row in curve_rows(3)]
+    name = r"cost $\nothing$"
+    assert size_of(plot_runs({name: rows}))
+    assert size_of(plot_sweep({f"{name}, weights={name}.pth": [rows]}))
+    assert size_of(plot_confusion(np.eye(2, dtype=np.int64), [name, "b"]))
 
 
 def test_curves_with_a_loss_that_is_not_finite_are_drawn():

@@ -9,7 +9,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +60,7 @@ def plot_curves(rows: Rows, kept: int | None = None) -> bytes:
         _mark_sizes(axes, rows)
         _epochs_below(axes, rows)
         if rows:
-            axes.legend(fontsize=9)
+            _legend(axes, fontsize=9)
     return _png(figure)
 
 
@@ -108,7 +108,7 @@ def plot_sweep(curves: Mapping[str, Sequence[Rows]]) -> bytes:
         first = first or axes
         for colour, (kind, runs) in zip(LINES, kinds.items(), strict=False):
             _band(axes, runs, colour, kind)
-        axes.legend(fontsize=8, loc="lower right")
+        _legend(axes, fontsize=8, loc="lower right")
         axes.set(xlabel=translated("epoch"), ylabel=translated("validation accuracy"), ylim=(0, 1))
         axes.locator_params(axis="x", integer=True)
     return _png(figure)
@@ -135,7 +135,7 @@ def plot_runs(runs: Mapping[str, Rows]) -> bytes:
     for colour, (name, rows) in zip(LINES, runs.items(), strict=False):
         _line(axes, [(row["seconds"] / 60, row["validation_accuracy"]) for row in rows], colour, shorten(name, 40))
     axes.set(xlabel=translated("minutes"), ylabel=translated("validation accuracy"))
-    axes.legend(fontsize=9)
+    _legend(axes, fontsize=9)
     return _png(figure)
 
 
@@ -155,7 +155,7 @@ def plot_reliability(before: Sequence[Bin], after: Sequence[Bin], temperature: f
         points = [b.confidence for b in filled], [b.accuracy for b in filled]
         axes.plot(*points, "o-", color=TRAINING, zorder=3, label=translated("accuracy"))
         axes.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal", xlabel=translated("confidence"))
-        axes.legend(loc="upper left", fontsize=9)
+        _legend(axes, loc="upper left", fontsize=9)
     return _png(figure)
 
 
@@ -211,6 +211,12 @@ def _figure(width: float, height: float) -> "Figure":
     except ImportError as error:
         raise MissingExtraError("Drawing plots", "train") from error
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+
+
+def _legend(axes: "Axes", **options: Any) -> None:
+    """Name the lines as they are called: a dollar in the name of a run or of weights begins no formula."""
+    for text in axes.legend(**options).get_texts():
+        text.set_parse_math(False)
 
 
 def _axes(figure: "Figure", place: tuple[int, int, int], title: str, shared: "Axes | None" = None) -> "Axes":
