@@ -13,6 +13,7 @@ from batch_kit import fill, link_to_each_other
 from PIL import Image
 from server_kit import CLASSES, encode, picture, write_model
 
+from pupila import _files
 from pupila.batch import files_below, predict_all
 from pupila.batch.run import CHUNK
 from pupila.batch.table import columns
@@ -160,6 +161,21 @@ def test_folders_that_all_link_to_each_other_end_in_one_sentence(model: Path, tm
     with pytest.raises(DataError, match="links to folders lead on and on"):
         files_below([folder])
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_links_that_list_very_many_files_again_end_in_one_sentence(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_files, "AGAIN_AT_MOST", 40)
+    folder = fill(tmp_path / "photos" / "real", 20).parent
+    for number in range(3):
+        assert len(files_below([folder])) == 20 * (number + 1)
+        (folder / f"link{number}").symlink_to(folder / "real")
+    message = "links lead to folders again, and in them to over 40 files"
+    with pytest.raises(DataError, match=message):
+        files_below([folder])
+    with pytest.raises(DataError, match=message):
+        predict_all(model, [folder], tmp_path / "out.csv")
 
 
 def test_name_that_is_no_utf8_is_written_readably(model: Path, tmp_path: Path) -> None:

@@ -209,10 +209,10 @@ class Ways:
         self._ways: Counter[Identity] = Counter()
         self._again = 0
 
-    def enters(self, folder: Identity, above: Container[Identity], path: str | bytes, holds: int = 0) -> bool:
-        """Return whether a folder does not lie within itself.
+    def enters(self, folder: Identity, above: Container[Identity], path: str | bytes) -> bool:
+        """Return whether a folder does not lie within itself; to be asked before it is listed.
 
-        Raises DataError if too many paths lead to it, or to what all folders hold; `holds` counts that of this one.
+        Raises DataError if too many paths lead to it.
         """
         if folder in above:
             return False
@@ -222,13 +222,16 @@ class Ways:
                 f"{os.fsdecode(path)}: links to folders lead on and on, to this one by over {WAYS_AT_MOST:,} paths. "
                 "Remove such links."
             )
-        self._again += holds if self._ways[folder] > 1 else 0
+        return True
+
+    def lists(self, folder: Identity, path: str | bytes, count: int = 1) -> None:
+        """Count what was found in a folder; raises DataError if too much of all folders was found by other paths."""
+        self._again += count if self._ways[folder] > 1 else 0
         if self._again > AGAIN_AT_MOST:
             raise DataError(
                 f"{os.fsdecode(path)}: links lead to folders again, and in them to over {AGAIN_AT_MOST:,} files. "
                 "Remove such links."
             )
-        return True
 
 
 def is_hidden(name: str) -> bool:

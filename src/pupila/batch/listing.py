@@ -24,6 +24,8 @@ from pupila._files import RUN_FILES, Identity, Ways, is_hidden
 from pupila.errors import DataError, MissingExtraError, PupilaError
 
 STORES = ("s3", "gs", "gcs", "abfs", "hdfs")
+Waiting = tuple[bytes, Identity, frozenset[Identity]]
+"""A folder still to be looked into, its identity, and those of the folders above it."""
 BETWEEN = "\0"
 """Stands between the root of a store and a path in it; no path of a disk holds it."""
 PASSWORD = re.compile(":[^@]*@")
@@ -56,7 +58,7 @@ class Walk:
         self._ways = Ways()
 
     def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
-        folders: list[tuple[bytes, frozenset[Identity]]] = []
+        folders: list[Waiting] = []
         for path in self._paths:
             if isinstance(path, str):
                 yield from walk_address(path)
@@ -65,12 +67,15 @@ class Walk:
                 raise DataError(f"{path}: there is no such file or folder. Check the path.")
             yield from self._visit(os.fsencode(path), frozenset(), folders)
         while folders:
-            folder, above = folders.pop()
-            if len(above) > 1 and _is_ours(folder):
+            folder, here, above = folders.pop()
+            if not self._ways.enters(here, above, folder):
+                continue
+            if above and _is_ours(folder):
                 self.hidden += 1
                 continue
             for name in self._names(folder):
-                yield from self._visit(os.path.join(folder, name), above, folders)  # noqa: PTH118 - bytes
+                self._ways.lists(here, folder)
+                yield from self._visit(os.path.join(folder, name), above | {here}, folders)  # noqa: PTH118 - bytes
 
     def _names(self, folder: bytes) -> Iterator[bytes]:
         with os.scandir(folder) as found:
@@ -80,16 +85,13 @@ class Walk:
                 else:
                     yield item.name
 
-    def _visit(
-        self, path: bytes, above: frozenset[Identity], folders: list[tuple[bytes, frozenset[Identity]]]
-    ) -> Iterator[tuple[bytes, bytes]]:
+    def _visit(self, path: bytes, above: frozenset[Identity], folders: list[Waiting]) -> Iterator[tuple[bytes, bytes]]:
         status = _status(path)
         here = (status.st_dev, status.st_ino) if status else None
         if here is not None and here in self._without:
             return
         if here is not None and status is not None and stat.S_ISDIR(status.st_mode) and os.access(path, os.R_OK):
-            if self._ways.enters(here, above, path):
-                folders.append((path, above | {here}))
+            folders.append((path, here, above))
         else:
             yield path.removeprefix(b"./"), _stamp(status)
 

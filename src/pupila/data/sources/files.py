@@ -221,8 +221,9 @@ def list_folder(root: Path) -> SourceFiles:
     while waiting:  # and no recursion: folders may be nested deeper than Python's calls
         folder, above, seen = waiting.pop()
         here, items = _items(folder, above, listing)
-        if any(here) and not ways.enters(here, seen, folder, len(items)):
+        if any(here) and not ways.enters(here, seen, folder):
             continue
+        ways.lists(here, folder, len(items))
         if above and any(item.name == "pyvenv.cfg" for item in items):  # packages of Python, with pictures in them
             listing.passed[HIDDEN].append("/".join(above))
             continue
