@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pupila import images
 from pupila._arguments import PathLike, as_path, check_top, name_of, one_picture, several
+from pupila._denormals import flushing_denormals
 from pupila.errors import ImageError, ModelError
 from pupila.images import DEFAULT_LIMITS, ImageLimits, PilImage, Pixels
 from pupila.manifest import METADATA_KEY, Manifest, check_seal
@@ -76,25 +77,22 @@ class Predictor:
         """First 12 hex digits of the file's SHA-256: names this exact file in answers, logs and metrics."""
 
     @classmethod
-    def load(cls, path: PathLike, threads: int = 1, *, flush_denormals: bool = False) -> "Predictor":
+    def load(cls, path: PathLike, threads: int = 1) -> "Predictor":
         """Read and verify a model file: its manifest, then its golden set. `threads` is for one call's computation.
 
-        flush_denormals: take numbers that nearly vanish for zero, as a hostile file takes fifty times as long with
-        them. With the first model of a process, this thread and those that it starts then do so in all that they
-        compute: for processes that do nothing else.
         Raises ModelError if the file is missing, truncated, foreign, or answers its golden set differently.
         """
         path = as_path(path, "A model file")
         data = reader.read_bytes(path)
         try:
-            predictor = cls.from_bytes(data, threads, flush_denormals)
+            predictor = cls.from_bytes(data, threads)
             predictor.check_golden()
         except ModelError as error:
             raise ModelError(error.reason, path) from error
         return predictor
 
     @classmethod
-    def from_bytes(cls, data: bytes, threads: int = 1, flush_denormals: bool = False) -> "Predictor":
+    def from_bytes(cls, data: bytes, threads: int = 1) -> "Predictor":
         """Read a model file's content without checking its golden set: for the exporter, which has yet to make one.
 
         Raises ModelError if a byte of a sealed file was changed, or if it is no model file.
@@ -112,11 +110,12 @@ class Predictor:
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
             options.log_severity_level = 4
-            options.add_session_config_entry("session.set_denormal_as_zero", str(int(flush_denormals)))
+            options.add_session_config_entry("session.set_denormal_as_zero", "1")  # in its own threads
             options.add_session_config_entry("session.x64quantprecision", "1")  # exact int8 sums on CPUs without VNNI
             # else bytes that are both would be taken for ONNX Runtime's own format, which nothing here has checked
             options.add_session_config_entry("session.load_model_format", "ONNX")
-            session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            with flushing_denormals():
+                session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
             _check_shapes(session, manifest, needed.outputs)
             version, together = hashlib.sha256(data).hexdigest()[:12], cost.MAX_TOGETHER // needed.numbers
             return cls(session, manifest, version, together)
@@ -277,7 +276,9 @@ class Predictor:
         if pictures.dtype != np.uint8 or pictures.shape[1:] != (size, size, 3):
             raise ValueError(f"Expected uint8 [N, {size}, {size}, 3], got {pictures.dtype} {list(pictures.shape)}.")
         starts = range(0, max(len(pictures), 1), self.together)
-        parts = [self._session.run(names, {"images": pictures[i : i + self.together]}, self._options) for i in starts]
+        batches = (pictures[start : start + self.together] for start in starts)
+        with flushing_denormals():
+            parts = [self._session.run(names, {"images": batch}, self._options) for batch in batches]
         return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)] if len(parts) > 1 else parts[0]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
-from server_kit import write_model
+from server_kit import picture, write_model
 
 import pupila
 from pupila.manifest import METADATA_KEY
@@ -290,17 +290,17 @@ def test_most_that_is_allowed_takes_no_more_than_the_documents_say(tmp_path: Pat
     assert f"{ACCEPTED_MIB // 1024} GiB beside it" in PAGE and f"{REFUSED_MIB} MiB |" in PAGE
 
 
-IN_WORKER = """
+LOADING = """
 import sys, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from pupila.models import bundled_model
-from pupila.server.process.supervisor import load_in_worker
+import pupila
+from pupila.predictor import Predictor
 
-load_in_worker(bundled_model())
+pupila.load()
 begun = time.process_time()
 with ThreadPoolExecutor(1) as hot_reload:
-    hot_reload.submit(load_in_worker, Path(sys.argv[1])).result()
+    hot_reload.submit(Predictor.load, Path(sys.argv[1]), int(sys.argv[2])).result()
 print(time.process_time() - begun)
 """
 
@@ -318,16 +318,18 @@ def vanishing(weight: float) -> Callable[[Bomb], str]:
     return make
 
 
-def test_numbers_that_nearly_vanish_take_no_longer_than_others(tmp_path: Path) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_numbers_that_nearly_vanish_take_no_longer_than_others(threads: int, tmp_path: Path) -> None:
     """Processors take fifty times as long for them: a file of 9 MiB took 70 seconds to load."""
     times = []
     for weight in (1e-3, 1e-7):
         path = write_bomb(tmp_path / "vanishing.onnx", vanishing(weight))
-        done = subprocess.run([sys.executable, "-c", IN_WORKER, path], capture_output=True, text=True, check=True)
+        command = [sys.executable, "-c", LOADING, str(path), str(threads)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         times.append(float(done.stdout))
     assert times[1] < 3 * times[0] + 0.1
 
 
 def test_loading_a_model_leaves_the_arithmetic_of_a_program_as_it_was() -> None:
-    pupila.load()
+    pupila.load().predict(picture())
     assert np.float32(1e-20) * np.float32(1e-20) > 0

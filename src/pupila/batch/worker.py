@@ -77,7 +77,7 @@ def main(path: str, version: str, top: int) -> None:
     """Load the model at once and answer jobs; what is wrong with the model is the answer to each of them."""
     predictor: Predictor | ModelError
     try:
-        predictor = Predictor.load(Path(path), flush_denormals=True)
+        predictor = Predictor.load(Path(path))
         if predictor.version != version:
             predictor = ModelError(
                 f"{path}: changed while the job ran. Put it back and give the same command once more: "

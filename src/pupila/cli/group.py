@@ -120,10 +120,10 @@ def say(text: str) -> None:
 
 
 def load_model(path: Path) -> "Predictor":
-    """Load a model file for a command, as a process that computes nothing else does: see Predictor.load()."""
+    """Load a model file for a command; imports what that needs only then."""
     from pupila.predictor import Predictor
 
-    return Predictor.load(path, flush_denormals=True)
+    return Predictor.load(path)
 
 
 def json_option(command: Command) -> Command:

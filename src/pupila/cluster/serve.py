@@ -56,7 +56,7 @@ class Replica:
 
     def __init__(self, path: str, version: str, settings: Settings) -> None:
         """A path whose file is not of this version fails, and the replicas before it go on."""
-        predictor = Predictor.load(Path(path), flush_denormals=True)
+        predictor = Predictor.load(Path(path))
         if predictor.version != version:
             raise ModelError(f"{path}: is version {predictor.version} here, and {version} where it was deployed.")
         warm_up(predictor)

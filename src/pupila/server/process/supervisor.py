@@ -88,12 +88,7 @@ FAULTS = signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIG
 IGNORED = signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1, signal.SIGUSR2
 
 
-def load_in_worker(path: Path) -> Predictor:
-    """Load a model file for a process that computes nothing else."""
-    return Predictor.load(path, flush_denormals=True)
-
-
-def serve(model: Path, settings: Settings, load: Callable[[Path], Predictor] = load_in_worker) -> None:
+def serve(model: Path, settings: Settings, load: Callable[[Path], Predictor] = Predictor.load) -> None:
     """Serve a model file until SIGTERM or SIGINT; raises SettingsError or ModelError if it cannot be."""
     logging.basicConfig(format=LOG_FORMAT)
     logging.getLogger("pupila").setLevel(settings.log_level.upper())
