@@ -65,6 +65,35 @@ def test_version_1_is_read_as_squashed_and_unsealed():
     assert (read.format_version, read.framing, read.unknown_score, read.sha256) == (1, "squash", "energy", "")
 
 
+REFERENCE = {"split": "validation", "n": 7, "confidence": [0.5, 1.0], "answers": [3, 4], "unknown": 1}
+
+
+def test_reference_is_read_as_it_was_written():
+    manifest = replace(MANIFEST, reference=REFERENCE)
+    assert len(manifest.classes) == 2 and Manifest.from_json(manifest.to_json()) == manifest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n": 0}, {"n": 7.0}, {"n": 10**12}, {"n": True}, {"split": 3}, {"split": "x" * 2000}, {"confidence": []},
+        {"confidence": [0.5, 2]}, {"confidence": [0.5, "1"]}, {"confidence": [0.5] * 5000}, {"answers": [7]},
+        {"answers": [3, 3]}, {"answers": [-1, 8]}, {"answers": {}}, {"unknown": 8}, {"unknown": None},
+    ],
+)  # fmt: skip
+def test_reference_that_cannot_be_compared_with_is_refused(change):
+    text = replace(MANIFEST, reference={**REFERENCE, **change}).to_json()
+    with pytest.raises(ModelError, match="no valid reference"):
+        Manifest.from_json(text)
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_reference_that_lacks_something_is_refused(name):
+    text = replace(MANIFEST, reference={k: v for k, v in REFERENCE.items() if k != name}).to_json()
+    with pytest.raises(ModelError, match="no valid reference"):
+        Manifest.from_json(text)
+
+
 def file_with(manifest):
     return b"weights before" + manifest.to_json().encode() + b"and after"
 

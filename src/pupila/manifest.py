@@ -30,6 +30,8 @@ MAX_SIZE = 1_024
 """Pixels a side."""
 MAX_GOLDEN = 4
 """Golden pictures."""
+MAX_QUANTILES, MAX_ANSWERS = 1_000, 400_000_000
+"""Of the reference: confidences, and pictures, as NumPy deals out a thousand million counts at most."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def _number(value: Any) -> bool:
 def _wrong(manifest: Manifest) -> str:
     """Return the first field that is not of its type and size; nothing if all are."""
     texts = ("name", "precision", "weights", "framing", "unknown_score", "sha256")
-    tables = ("recipe", "data", "metrics", "reference", "versions")
+    tables = ("recipe", "data", "metrics", "versions")
     fields = vars(manifest)
     valid = {
         **{name: isinstance(fields[name], str) and len(fields[name]) <= MAX_TEXT for name in texts},
@@ -144,6 +146,7 @@ def _wrong(manifest: Manifest) -> str:
         "network_size": type(manifest.network_size) is int and 1 <= manifest.network_size <= MAX_SIZE,
         "temperature": _number(manifest.temperature),
         "unknown_threshold": manifest.unknown_threshold is None or _number(manifest.unknown_threshold),
+        "reference": _is_reference(manifest.reference, len(manifest.classes)),
         "golden": len(manifest.golden) <= MAX_GOLDEN
         and all(
             isinstance(one.png, str) and len(one.logits) == len(manifest.classes) and all(map(_number, one.logits))
@@ -151,6 +154,32 @@ def _wrong(manifest: Manifest) -> str:
         ),
     }
     return next((name for name, right in valid.items() if not right), "")
+
+
+def _is_reference(reference: Any, classes: int) -> bool:
+    """Return whether it is empty, or what evaluation.drift compares with: its counts add up, its shares are shares."""
+    if not isinstance(reference, dict) or not reference:
+        return reference == {}
+    found = (reference.get(name) for name in ("split", "n", "confidence", "answers", "unknown"))
+    split, pictures, confidence, answers, unknown = found
+    return (
+        isinstance(split, str)
+        and len(split) <= MAX_TEXT
+        and _is_count(pictures, MAX_ANSWERS)
+        and pictures > 0
+        and _is_count(unknown, pictures)
+        and isinstance(confidence, list)
+        and 1 < len(confidence) <= MAX_QUANTILES
+        and all(_number(one) and 0 <= one <= 1 for one in confidence)
+        and isinstance(answers, list)
+        and len(answers) == classes
+        and all(_is_count(one, pictures) for one in answers)
+        and sum(answers) == pictures
+    )
+
+
+def _is_count(value: Any, most: int) -> bool:
+    return type(value) is int and 0 <= value <= most
 
 
 def sealed(data: bytes) -> bytes:
