@@ -248,19 +248,26 @@ def _read_run(folder: Path) -> RunSummary | None:
     """Return a run's summary, or None if its files are not readable: it may be in the middle of being made."""
     try:
         lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        rows = tuple(json.loads(line) for line in lines)
+        rows = tuple(_figures(json.loads(line)) for line in lines)
         recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
         model = folder / "model.onnx"
         manifest = Predictor.load(model).manifest if model.exists() else None
         metrics = manifest.metrics if manifest else {}
         best, last = max(row["validation_accuracy"] for row in rows), rows[-1]
+        low, high = map(float, metrics.get("interval", (0, 0)))
         return RunSummary(
-            folder.name, float(metrics.get("accuracy", best)), metrics.get("interval"), str(recipe.get("name")),
+            folder.name, float(metrics.get("accuracy", best)),
+            (low, high) if "interval" in metrics else None, str(recipe.get("name")),
             manifest.weights if manifest else str(recipe.get("weights")), int(last["epoch"]), last["seconds"] / 60,
             int(last["network_size"]), manifest is not None, rows,
         )  # fmt: skip
-    except (OSError, ValueError, KeyError, IndexError, ModelError):
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, ModelError):
         return None
+
+
+def _figures(row: Any) -> dict[str, float]:
+    """Return what is shown of an epoch; raises TypeError, KeyError or ValueError for another's file."""
+    return {name: float(row[name]) for name in ("epoch", "seconds", "validation_accuracy", "network_size")}
 
 
 def write_runs(path: Path, runs: Sequence[RunSummary]) -> None:
