@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import psutil
 import pytest
@@ -15,11 +15,11 @@ from server_kit import wait_until
 from training_kit import TINY, colours, write_photos
 
 from pupila.cli import main
-from pupila.errors import RecipeError
+from pupila.errors import RecipeError, TrainingError
 from pupila.recipe import shipped
 from pupila.training.sweeps.definition import load_definition, parse_grid, plan
 from pupila.training.sweeps.run import as_csv, as_text, best_of, groups_of, judged_by
-from pupila.training.sweeps.trial import BALANCED, PLAIN, Failure, Job, Result, run_job
+from pupila.training.sweeps.trial import BALANCED, PLAIN, Failure, Job, Result, read_result, run_job
 
 pytestmark = pytest.mark.usefixtures("narrow")
 
@@ -197,6 +197,39 @@ def test_trial_that_cannot_be_trained_is_a_failure_with_its_reason(tmp_path):
     (trial,) = planned("lr=100", overrides=[*values, "schedule=step", "weight_decay=1.0"])
     outcome = run_job(Job(trial, "digits", tmp_path, "", None, 60.0))
     assert isinstance(outcome, Failure) and outcome.reason.startswith("The loss diverged")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"best_epoch": 7}, "lacks its best epoch"),
+        ({"rows": [{"epoch": 1}]}, "cannot be read"),
+        ({"rows": 3}, "cannot be read"),
+        ({"seconds": "long"}, "no numbers"),
+        ({"closing": ["x"]}, "no numbers"),
+        ({"recipe": []}, "is of another run"),
+        ({"more": 1}, "cannot be read"),
+    ],
+)
+def test_result_of_somebody_else_is_named(changes, words, tmp_path):
+    (trial,) = planned("lr=0.1")
+    fields = {**asdict(result("a", 0, 0.5)), "recipe": trial.recipe.to_dict(), **changes}
+    (tmp_path / "result.json").write_text(json.dumps(fields))
+    with pytest.raises(TrainingError, match=words):
+        read_result(Job(trial, "digits", tmp_path, "f", None, 60.0))
+
+
+def test_result_names_no_model_but_that_of_its_folder(tmp_path):
+    (trial,) = planned("lr=0.1")
+    fields = {**asdict(result("a", 0, 0.5)), "recipe": trial.recipe.to_dict(), "model": "/etc/passwd"}
+    (tmp_path / "run.json").write_text('{"finished": true}')
+    (tmp_path / "result.json").write_text(json.dumps(fields))
+    job = Job(trial, "digits", tmp_path, "f", None, 60.0)
+    assert read_result(job).model == str(tmp_path / "model.onnx")
+    assert (read_result(job).trial, read_result(job).group) == (trial.name, trial.group)
+    (tmp_path / "model.onnx").symlink_to("/etc/passwd")
+    with pytest.raises(TrainingError, match=r"model.onnx is a link"):
+        read_result(job)
 
 
 @pytest.mark.slow

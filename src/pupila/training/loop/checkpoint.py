@@ -90,8 +90,9 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> tuple[Position, 
 
 def check_identity(path: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
     """Raise TrainingError that names what differs, unless both are the identity of one run."""
-    ours = json.loads(json.dumps(ours))
-    ours, theirs = ({**one, **one.get("recipe", {})} for one in (ours, theirs))
+    ours, recipe = json.loads(json.dumps(ours)), theirs.get("recipe")
+    ours = {**ours, **ours.get("recipe", {})}
+    theirs = {**theirs, **(recipe if isinstance(recipe, dict) else {})}
     different = sorted(k for k in ours.keys() | theirs.keys() if k != "recipe" and ours.get(k) != theirs.get(k))
     if different:
         changes = ", ".join(

@@ -35,6 +35,8 @@ log = logging.getLogger("pupila.training")
 
 RESULT = "result.json"
 PLAIN, BALANCED = "validation_accuracy", "validation_balanced_accuracy"
+FIGURES = ("epoch", "train_loss", "train_accuracy", "validation_loss", PLAIN, BALANCED)
+"""Of each epoch, that tables and plots show."""
 
 
 @dataclass(frozen=True)
@@ -143,15 +145,35 @@ def read_result(job: Job) -> Result | None:
     """Return what an earlier start left, or None; raises TrainingError if it is of other settings or data."""
     path = job.folder / RESULT
     try:
-        result = Result(**json.loads(path.read_text(encoding="utf-8")))
+        result = _checked(json.loads(path.read_text(encoding="utf-8")), job)
     except FileNotFoundError:
         return None
-    except (OSError, AttributeError, TypeError, ValueError) as error:
+    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise TrainingError(f"{path}: cannot be read ({error}). Delete it: the trial is then finished anew.") from error
     ours = {"recipe": job.trial.recipe.to_dict(), "data": job.fingerprint}
     check_identity(job.folder, ours, {"recipe": result.recipe, "data": result.fingerprint})
     if not is_finished(job.folder):  # killed between its result and its end
         finish(job.folder)
+    return result
+
+
+def _checked(fields: Any, job: Job) -> Result:
+    """Return a result that may be another's: what the job says stands, its model is the one in the job's folder.
+
+    Raises ValueError, KeyError or TypeError.
+    """
+    model = job.folder / "model.onnx"
+    own = {"trial": job.trial.name, "group": job.trial.group, "varied": dict(job.trial.varied), "model": str(model)}
+    result = Result(**{**fields, **own})
+    numbers = [result.best_epoch, result.test_pictures, result.examples_per_second, result.seconds]
+    numbers += [row[name] for row in result.rows for name in FIGURES]
+    numbers += [] if result.test_accuracy is None else [result.test_accuracy]
+    if not all(isinstance(number, int | float) for number in numbers) or not isinstance(result.closing, str):
+        raise ValueError("its figures are no numbers")
+    if not 0 <= result.best_epoch < len(result.rows):
+        raise ValueError("it lacks its best epoch")
+    if model.is_symlink():
+        raise ValueError(f"{model.name} is a link")
     return result
 
 
