@@ -1,7 +1,13 @@
 """Serving on a cluster, without Ray: what a replica answers, and which requests are given again."""
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+import http.client
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -167,7 +173,7 @@ def test_bytes_of_requests_that_come_at_once_are_counted_and_forgotten() -> None
     async def ask_at_once() -> int:
         retries = Retries(behind)
         await asyncio.gather(*[ask(retries, after) for after in range(4)])
-        return retries._kept
+        return len(retries._kept)
 
     assert asyncio.run(ask_at_once()) == 0
 
@@ -251,3 +257,100 @@ def test_collecting_pictures_is_refused_on_a_cluster(models: tuple[Path, Path], 
     for settings in (Settings(host="unix:/run/p.sock"), Settings(forwarded_allow=("*",))):
         with pytest.raises(SettingsError, match="put a proxy in front"):
             serve_on_cluster(models[0], settings)
+
+
+# One client among others
+
+
+@contextlib.contextmanager
+def proxy() -> Iterator[int]:
+    """Run what Ray's proxies run, by the same server, in front of eight who answer in 0.1 s; yield its port."""
+    import uvicorn
+
+    from pupila.cluster.retries import Retries
+
+    queue = asyncio.Semaphore(8)
+
+    async def ray(_: object, receive: Receive, send: Send) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        async with queue:  # first come, first served
+            await asyncio.sleep(0.1)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    server = uvicorn.Server(uvicorn.Config(Retries(ray), lifespan="off", log_level="error"))
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = server.force_exit = True
+            thread.join(20)
+
+
+def sending(stack: contextlib.ExitStack, port: int, data: bytes, address: str = "127.0.0.1") -> socket.socket:
+    """Open a connection from an address, and send something."""
+    sock = stack.enter_context(socket.create_connection(("127.0.0.1", port), 20, source_address=(address, 0)))
+    sock.sendall(data)
+    return sock
+
+
+def asked_from(port: int, address: str, body: bytes = b"") -> tuple[int, float]:
+    """Return the status of an answer, and after how many seconds it came."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20, source_address=(address, 0))
+    begun = time.monotonic()
+    with contextlib.closing(connection):
+        connection.request("POST", "/predict", body)
+        return connection.getresponse().status, time.monotonic() - begun
+
+
+@pytest.mark.parametrize("waiting", [20, 256])
+def test_one_client_with_many_connections_keeps_no_other_waiting(waiting: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one waited for all that had come before, 2.5 seconds."""
+    monkeypatch.setenv("PUPILA_WORKERS", "1")
+    monkeypatch.setattr("pupila.cluster.places.MAX_WAITING", waiting)
+    with proxy() as port, contextlib.ExitStack() as stack:
+        many = [sending(stack, port, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n") for _ in range(200)]
+        time.sleep(0.5)
+        status, seconds = asked_from(port, "127.0.0.2")
+        assert (status, seconds < 0.5) == (200, True), seconds
+        answers = [sock.recv(4096) for sock in many]
+        found = Counter(answer[9:12] for answer in answers)
+        assert set(found) <= {b"200", b"503"} and (found[b"200"] == 200) == (waiting > 200)
+        assert all(b"retry-after: 1" in answer.lower() for answer in answers if answer[9:12] == b"503")
+
+
+def test_places_that_are_given_back_can_be_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients go while they wait, and while they are answered."""
+    monkeypatch.setenv("PUPILA_WORKERS", "1")
+    with proxy() as port:
+        for _ in range(3):
+            with contextlib.ExitStack() as stack:
+                for _ in range(30):
+                    sending(stack, port, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                time.sleep(0.15)
+        with contextlib.ExitStack() as stack:
+            many = [sending(stack, port, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n") for _ in range(30)]
+            assert [sock.recv(4096)[9:12] for sock in many] == [b"200"] * 30
+
+
+def test_request_that_finds_no_place_in_time_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PUPILA_WORKERS", "1")
+    monkeypatch.setenv("PUPILA_REQUEST_TIMEOUT", "0.35")
+    with proxy() as port, contextlib.ExitStack() as stack:
+        many = [sending(stack, port, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n") for _ in range(60)]
+        found = Counter(sock.recv(4096)[9:12] for sock in many)
+    assert set(found) == {b"200", b"504"} and found[b"200"] >= 18
+
+
+def test_bodies_of_one_address_leave_room_for_those_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pupila.cluster.retries.ALL_KEPT", 400_000)
+    head = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n"
+    with proxy() as port, contextlib.ExitStack() as stack:
+        sending(stack, port, head + bytes(190_000))
+        time.sleep(0.3)
+        second = sending(stack, port, head + bytes(190_000))
+        assert second.recv(4096)[9:12] == b"503"
+        assert asked_from(port, "127.0.0.2", bytes(190_000))[0] == 200

@@ -87,8 +87,8 @@ def serve(model: Path | None, cluster: str | None, **chosen: Any) -> None:
     """Serve MODEL, or the bundled CIFAR-10 model, as an HTTP API.
 
     Each option can also come from the environment, by its name after PUPILA_: `PUPILA_PORT` stands for `--port`, with
-    `PORT` as the second choice, `PUPILA_REQUEST_TIMEOUT` for `--request-timeout`, and `PUPILA_MODEL` for MODEL. The
-    command line comes first.
+    `PORT` as the second choice, `PUPILA_WORKERS` for `--workers`, `PUPILA_REQUEST_TIMEOUT` for `--request-timeout`, and
+    `PUPILA_MODEL` for MODEL. The command line comes first.
     """
     from pupila.models import bundled_model
     from pupila.server import Settings

@@ -1,11 +1,14 @@
 """What Ray Serve's proxies do first: bodies are read to their end before a replica is taken up, and within bounds.
 
+Addresses take turns when requests are given to Ray (places.py).
+
 A request whose replica was lost is given to another one. Ray runs `middlewares` in its proxies, as the environment
 variable in HOOK names it.
 """
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import Sequence
 
 from starlette.middleware import Middleware
@@ -13,6 +16,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pupila._arguments import whole_number
+from pupila.cluster.places import Places
+from pupila.server.addresses import network_part
 from pupila.server.api.auth import route_of
 from pupila.server.api.errors import DeadlineError, QueueFullError, RequestError, too_slow
 from pupila.server.api.request_context import to_bytes
@@ -25,7 +30,7 @@ HOOK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": f"{__name__}:middlewares"}
 KEPT = 64 * 2**20
 """Bytes of a request that a proxy remembers, to be able to ask again: the server's own limit, if it is not raised."""
 ALL_KEPT = 256 * 2**20
-"""Bytes of all its requests together."""
+"""Bytes of all its requests together; half of it of one address."""
 UPLOAD = "PUPILA_REQUEST_TIMEOUT"
 """Environment variable: seconds that a body may take."""
 RAYS_OWN = (b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
@@ -71,8 +76,9 @@ class Retries:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._seconds = float(os.environ.get(UPLOAD) or 10)
-        self._kept = 0
-        """Bytes of all requests."""
+        self._kept: Counter[str] = Counter()
+        """Bytes of all requests, by address."""
+        self._places = Places()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -80,28 +86,46 @@ class Retries:
             await self._app(scope, receive, send)
             return
         scope = {**scope, "headers": [pair for pair in scope.get("headers", ()) if pair[0].lower() not in RAYS_OWN]}
-        request = KeptRequest(receive, scope)
+        request, line = KeptRequest(receive, scope), network_part((scope.get("client") or [""])[0])
         try:
-            refusal = await self._read(request)
+            refusal = await self._admit(request, line)
             if refusal is not None:
                 await problem(refusal)(scope, receive, send)
             elif not request.gone:
-                await self._ask(request, scope, receive, send)
+                try:
+                    await self._ask(request, scope, receive, send)
+                finally:
+                    self._places.leave(line)
         finally:
-            self._kept -= len(request.body)
+            self._kept[line] -= len(request.body)
+            if not self._kept[line]:
+                del self._kept[line]
 
-    async def _read(self, request: "KeptRequest") -> RequestError | None:
-        """Read the body as far as it is kept: so a slow one takes up no replica. Return why that was given up."""
+    async def _admit(self, request: "KeptRequest", line: str) -> RequestError | None:
+        """Read the body, and wait for a place unless the client is gone. Return why there is none."""
+        deadline = asyncio.get_running_loop().time() + self._seconds
         try:
-            async with asyncio.timeout(self._seconds):
-                while not (request.whole or request.gone) and len(request.body) < request.most:
-                    count = await request.more()
-                    self._kept += count  # in a step of its own: other requests change it while this one waits
-                    if self._kept > ALL_KEPT and len(request.body) > SMALL:
-                        return QueueFullError(1)
+            async with asyncio.timeout_at(deadline):
+                await self._read(request, line)
         except TimeoutError:
             return too_slow(self._seconds)
+        except RequestError as error:
+            return error
+        try:
+            if not request.gone:
+                await self._places.take(line, deadline)
+        except RequestError as error:
+            return error
         return None
+
+    async def _read(self, request: "KeptRequest", line: str) -> None:
+        """Read the body as far as it is kept: so a slow one takes up no replica. Raises QueueFullError."""
+        while not (request.whole or request.gone) and len(request.body) < request.most:
+            count = await request.more()
+            self._kept[line] += count  # in a step of its own: other requests change it while this one waits
+            is_full = self._kept.total() > ALL_KEPT or self._kept[line] > ALL_KEPT // 2
+            if is_full and len(request.body) > SMALL:
+                raise QueueFullError(1)
 
     async def _ask(self, request: "KeptRequest", scope: Scope, receive: Receive, send: Send) -> None:
         """Give a request to what is behind it, until there is an answer."""

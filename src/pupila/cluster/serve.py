@@ -27,6 +27,7 @@ from werkzeug.wrappers import Response as WSGIResponse
 
 from pupila._arguments import whole_number
 from pupila.cluster.connect import HERE, connected, cpus
+from pupila.cluster.places import ONGOING, WORKERS
 from pupila.cluster.retries import HOOK, UPLOAD, reads_body, response
 from pupila.errors import ModelError, SettingsError
 from pupila.models import bundled_model
@@ -43,8 +44,6 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 NAME = "pupila"
-ONGOING = 8
-"""Requests that a replica has in its hands at most: as many pictures as are computed together."""
 PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "100"}
 """In place of 5 s, thrice: on a busy machine a proxy takes longer to start, and would be started again and again."""
 TARGET = 4
@@ -146,16 +145,17 @@ def serve_on_cluster(model: Path, settings: Settings, address: str = HERE) -> st
         fix = "Leave out TLS, --forwarded-allow and unix:, and put a proxy in front."
         raise SettingsError(f"Ray's own proxies take the requests in on a cluster. {fix}")
     with connected(address, start=False):
-        made = application(model, settings, settings.workers or cpus(), cpus())
+        replicas = settings.workers or cpus()
+        made = application(model, settings, replicas, cpus())
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        seconds = str(settings.request_timeout)
+        variables = {**HOOK, **PATIENCE, UPLOAD: str(settings.request_timeout), WORKERS: str(replicas)}
         slow = contextlib.suppress(TimeoutError)  # on a busy machine proxies take longer than the minute that Ray waits
         try:
             with slow:
                 serve.start(
                     ProxyLocation.EveryNode,
                     HTTPOptions(host=settings.host, port=settings.port, request_timeout_s=settings.request_timeout),
-                    controller_options={"runtime_env": {"env_vars": {**HOOK, **PATIENCE, UPLOAD: seconds}}},
+                    controller_options={"runtime_env": {"env_vars": variables}},
                 )  # fmt: skip
             _check_address(settings)
             with slow:

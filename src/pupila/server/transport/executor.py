@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
 from email.utils import formatdate
 from http import HTTPStatus
@@ -59,9 +59,11 @@ class Turns(Generic[Item]):
         self._turns[line] += turns
         self._count += 1
 
-    def next(self) -> Item:
-        """Take what is next; then it is the next line's turn."""
-        name = next(iter(self._lines))
+    def next(self, without: Container[str] = ()) -> Item:
+        """Take what is next, but of none of these lines; then it is the next one's turn. Raises LookupError."""
+        name = next((name for name in self._lines if name not in without), None)
+        if name is None:
+            raise LookupError
         self._lines.move_to_end(name)
         return self._take(name, last=False)
 
