@@ -9,7 +9,6 @@ process of its own, one at a time for each worker. A file of a few kilobytes may
 hundreds of megabytes while they are decoded, or what keeps its decoder busy for minutes.
 """
 
-import logging
 import threading
 import time
 from collections import deque
@@ -27,12 +26,10 @@ from pupila.errors import ImageError
 from pupila.images.process import DecodingProcess
 from pupila.prediction import Prediction
 from pupila.predictor import Decoder, Floats, Predictor
-from pupila.server.api.errors import BadPart, DeadlineError, QueueFullError, RequestError
+from pupila.server.api.errors import BadPart, DeadlineError, QueueFullError, RequestError, log_fault
 from pupila.server.api.multipart import Part
 from pupila.server.api.request_context import RequestContext
 from pupila.server.settings import Settings
-
-log = logging.getLogger("pupila.server")
 
 Value = TypeVar("Value")
 
@@ -227,8 +224,8 @@ def guarded(call: Callable[[], Value]) -> Value | None:
     """Call; a fault of the caller's must not end the compute thread, which all requests need."""
     try:
         return call()
-    except Exception:
-        log.exception("the compute thread goes on after a fault")
+    except Exception as error:
+        log_fault(error, "the compute thread goes on after a fault")
         return None
 
 

@@ -25,6 +25,7 @@ from pupila._files import Stamp, locked, replacing, stamp_of, write_file
 from pupila.errors import ModelError, PupilaError
 from pupila.model_file.reader import MAX_BYTES
 from pupila.predictor import Predictor
+from pupila.server.api.errors import log_fault
 from pupila.server.inference import BATCH, Classifier
 from pupila.server.process.scoreboard import Health
 
@@ -59,8 +60,8 @@ class HotReloader:
             time.sleep(RELOAD_INTERVAL)
             try:
                 self.look()
-            except Exception:
-                log.exception("looking for a new model failed")
+            except Exception as error:
+                log_fault(error, "looking for a new model failed")
 
     def look(self) -> None:
         """Take over the file if it is another one than at the last look."""

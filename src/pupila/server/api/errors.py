@@ -127,12 +127,12 @@ def let_go(error: Exception) -> None:
     error.__traceback__ = error.__context__ = error.__cause__ = None
 
 
-def log_fault(error: Exception) -> None:
-    """Log a fault of the server's own, with its traceback once in SILENCE seconds."""
+def log_fault(error: Exception, what: str = "unexpected fault") -> None:
+    """Log a fault of the server's own, or of its disk, with its traceback once in SILENCE seconds."""
     now, steps = time.monotonic(), list(traceback.walk_tb(error.__traceback__))
     kind = type(error), *((frame.f_code, line) for frame, line in steps[-1:])
     if now < silent_until.get(kind, 0.0):  # who can bring it about may do so again and again
-        log.error("unexpected fault again: %s", type(error).__name__)
+        log.error("%s again: %s", what, type(error).__name__)
     else:
         silent_until[kind] = now + SILENCE
-        log.error("unexpected fault", exc_info=error)
+        log.error("%s", what, exc_info=error)

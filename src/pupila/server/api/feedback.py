@@ -17,7 +17,7 @@ from flask import Blueprint, Response, request
 from pupila._arguments import did_you_mean, nearest, whole_number
 from pupila.feedback import Kept, Store
 from pupila.server.api.auth import ApiKey
-from pupila.server.api.errors import RequestError
+from pupila.server.api.errors import RequestError, log_fault
 from pupila.server.api.feedback_writer import Collector
 from pupila.server.api.multipart import parse_query
 from pupila.server.api.request_context import app_state, context_of, json_response, read_body
@@ -56,7 +56,7 @@ def correct() -> Response:
         kept = find_kept(collector, correction, key)
         before = collector.store.correct(kept.id, correction.category, time.time())
     except (sqlite3.Error, OSError) as error:
-        log.exception("feedback could not be stored")
+        log_fault(error, "feedback could not be stored")
         message = "The feedback could not be stored; the reason has been logged. Try again."
         raise RequestError(503, "feedback_not_stored", message, retry_after=1) from error
     if before is None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pupila.manifest import Manifest
+from pupila.server.api.errors import log_fault
 from pupila.server.observability.tracing import Tracer
 from pupila.server.process.scoreboard import CONNECTIONS, DROPPED, KEPT, STARTS, WAITING, Scoreboard, SharedTable
 
@@ -184,8 +185,8 @@ class RequestLog:
         if self.tracer is not None:
             try:
                 self.tracer.record(context, method, path, status, started, ended)
-            except Exception:  # must not cost the answer
-                log.exception("a request could not be traced")
+            except Exception as error:  # must not cost the answer
+                log_fault(error, "a request could not be traced")
         if self._log is None:
             return
         line = {

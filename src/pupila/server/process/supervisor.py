@@ -28,6 +28,7 @@ from pupila.errors import DataError, ModelError, SettingsError
 from pupila.predictor import Predictor
 from pupila.server.addresses import EVERYBODY, bind, example, url_of
 from pupila.server.api.auth import AccessControl
+from pupila.server.api.errors import SILENCE
 from pupila.server.api.feedback_writer import Collector, new_table, prepare
 from pupila.server.api.request_context import EXTENSION
 from pupila.server.app import create_app
@@ -192,6 +193,8 @@ class Supervisor:
         """By process id, the oldest first."""
         self.failure = ""
         """Why no worker can load the model."""
+        self.silent_until = 0.0
+        """From when on a worker that cannot start, each in a process of its own, logs a traceback again."""
         self.failures, self.report = os.pipe()
         os.set_blocking(self.failures, False)
         self.ready_at: float | None = None
@@ -354,6 +357,8 @@ class Supervisor:
                     self.forget(worker, found[0], os.waitstatus_to_exitcode(found[1]))
         with contextlib.suppress(BlockingIOError):
             self.give_up(os.read(self.failures, 65536).decode(errors="replace").splitlines()[-1], first=True)
+            if time.monotonic() >= self.silent_until:
+                self.silent_until = time.monotonic() + SILENCE
 
     def forget(self, worker: WorkerProcess, pid: int, code: int) -> None:
         """Free the row of a worker that has ended, and find out whether its successor should wait."""
@@ -442,7 +447,8 @@ class Supervisor:
         reason = str(error) if foreseen else f"A worker cannot start ({type(error).__name__}: {str(error)[:500]})."
         os.write(self.report, f"{' '.join(reason.split())}\n".encode(errors="backslashreplace"))
         if self.ready_at is not None or not foreseen:
-            log.error("a new worker cannot load the model: %s", error, exc_info=not foreseen)
+            is_new = not foreseen and time.monotonic() >= self.silent_until
+            log.error("a new worker cannot load the model: %s", error, exc_info=is_new)
         return 0 if foreseen else 1
 
     def loader(self, row: "memoryview[float]") -> Callable[[Path], Predictor]:

@@ -18,7 +18,7 @@ from wsgiref.types import WSGIApplication
 
 from pupila.server.addresses import NOBODY, TrustedProxies
 from pupila.server.api.auth import DISK, AccessControl, route_of
-from pupila.server.api.errors import DeadlineError, too_slow
+from pupila.server.api.errors import DeadlineError, log_fault, too_slow
 from pupila.server.observability.request_log import RequestLog
 from pupila.server.process.scoreboard import DUE, HEARTBEAT, LEAVING, READY, WAITING, Health, Scoreboard
 from pupila.server.settings import Settings
@@ -134,8 +134,8 @@ class Reactor:
                     self.advance(whose)
             elif whose.watched & READ:
                 self.receive(whose)
-        except Exception:
-            log.exception("a connection is dropped" if isinstance(whose, Connection) else "a dispatch has failed")
+        except Exception as error:
+            log_fault(error, "a connection is dropped" if isinstance(whose, Connection) else "a dispatch has failed")
             if isinstance(whose, Connection):
                 self.pool.drop(whose)
 

@@ -2,7 +2,6 @@
 
 import functools
 import io
-import logging
 import sys
 import threading
 import time
@@ -17,7 +16,7 @@ from wsgiref.types import WSGIApplication
 
 from pupila.server.api.auth import DISK, Access, route_of
 from pupila.server.api.body import this_thread
-from pupila.server.api.errors import QueueFullError, RequestError, request_error_of
+from pupila.server.api.errors import QueueFullError, RequestError, log_fault, request_error_of
 from pupila.server.api.predict import PredictMiddleware, PredictTask, is_predict
 from pupila.server.api.request_context import KEY, to_bytes
 from pupila.server.inference import Computation, Decoding
@@ -176,8 +175,6 @@ class RequestQueue:
             full = len(self._turns) >= self.most and not self._turns.can_give_way(line)
         return delay if full or time.monotonic() + delay >= deadline else None
 
-
-log = logging.getLogger("pupila.server")
 
 CLOSE = "Connection: close\r\n"
 
@@ -411,8 +408,8 @@ class Executor:
                 self._pass_on_pictures(job, decoding, self._done.append)
             else:
                 self._answer(job, task, self._done.append)
-        except Exception:
-            self._fail(job, self._done.append)
+        except Exception as error:
+            self._fail(job, error, self._done.append)
         return None
 
     def answer(
@@ -549,12 +546,12 @@ class Executor:
         """Answer a request that was taken up, come what may."""
         try:
             self.answer(*job, deliver, task)
-        except Exception:  # a thread that ends is missing ever after
-            self._fail(job, deliver)
+        except Exception as error:  # a thread that ends is missing ever after
+            self._fail(job, error, deliver)
 
-    def _fail(self, job: Job, deliver: Callable[[Connection], None]) -> None:
+    def _fail(self, job: Job, error: Exception, deliver: Callable[[Connection], None]) -> None:
         """Drop the connection of a request that could not be answered."""
-        log.exception("a request could not be answered")
+        log_fault(error, "a request could not be answered")
         job[0].closing = True
         deliver(job[0])
         self.running.pop(id(job[1]), None)
