@@ -1,11 +1,20 @@
 """What a stranger sends neither fills the server's log nor forges its lines."""
 
+import io
 import json
+import logging
 import sqlite3
 from pathlib import Path
 
+import onnx
 import requests
-from server_kit import picture, serving, write_model
+from server_kit import picture, serving, wait_until, write_model
+
+from pupila.manifest import METADATA_KEY
+from pupila.server.process.supervisor import LOG_FORMAT, OneLine
+
+FORGED = "2026-01-01 00:00:00,000 ERROR pupila.server: forged"
+EVIL = f"a\x1b[2J\r\n{FORGED}\u202e"
 
 
 def test_disk_fault_has_its_traceback_once_and_then_a_line(tmp_path: Path) -> None:
@@ -23,3 +32,32 @@ def test_disk_fault_has_its_traceback_once_and_then_a_line(tmp_path: Path) -> No
         log = server.log.read_text()
     assert log.count("Traceback") == 1
     assert log.count("feedback could not be stored") == 20
+
+
+def test_reason_from_a_model_file_is_one_line_that_steers_no_terminal(tmp_path: Path) -> None:
+    with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log") as server:
+        other = onnx.load(write_model(tmp_path / "other.onnx"))
+        (entry,) = [entry for entry in other.metadata_props if entry.key == METADATA_KEY]
+        entry.value = json.dumps({**json.loads(entry.value), EVIL: 1})
+        (tmp_path / "new").write_bytes(other.SerializeToString())
+        (tmp_path / "new").replace(tmp_path / "colours.onnx")
+        wait_until(lambda: "a new model is refused" in server.log.read_text())
+        log = server.log.read_bytes().decode()
+    assert FORGED in log
+    assert not any(line.startswith("2026-01-01") for line in log.splitlines())
+    assert not {"\x1b", "\r", "\u202e"} & set(log)
+
+
+def test_text_of_an_error_is_a_part_of_its_traceback() -> None:
+    lines, logger = io.StringIO(), logging.Logger("here")
+    handler = logging.StreamHandler(lines)
+    handler.setFormatter(OneLine(LOG_FORMAT))
+    logger.addHandler(handler)
+    try:
+        raise ValueError(EVIL)
+    except ValueError:
+        logger.exception("a fault %s", EVIL)
+    first, *others = lines.getvalue().removesuffix("\n").split("\n")
+    assert first.endswith("a fault a\\x1b[2J\\r\\n" + FORGED + "\\u202e")
+    assert others and all(line.startswith("  ") for line in others)
+    assert not {"\x1b", "\r", "\u202e"} & set(lines.getvalue())

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from flask import Flask
 
@@ -26,6 +26,7 @@ from pupila._language import translated
 from pupila._workers import usable_cores, usable_cpus
 from pupila.errors import DataError, ModelError, SettingsError
 from pupila.predictor import Predictor
+from pupila.progress import printable
 from pupila.server.addresses import EVERYBODY, bind, example, url_of
 from pupila.server.api.auth import AccessControl
 from pupila.server.api.errors import SILENCE
@@ -61,6 +62,20 @@ address.setLevel(logging.INFO)
 address.propagate = False
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class OneLine(logging.Formatter):
+    """Writes each message as one line, and tracebacks indented: what they hold may come from a model or a client."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        """Return the line."""
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        """Return the lines of a traceback."""
+        return "\n".join(f"  {printable(line)}" for line in super().formatException(ei).split("\n"))
+
+
 STALLED = 3.0
 """Seconds without a heartbeat after which a worker is killed, whatever it does."""
 MISSING = 1.5
@@ -91,7 +106,9 @@ IGNORED = signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1, signal.SIGUSR2
 
 def serve(model: Path, settings: Settings, load: Callable[[Path], Predictor] = Predictor.load) -> None:
     """Serve a model file until SIGTERM or SIGINT; raises SettingsError or ModelError if it cannot be."""
-    logging.basicConfig(format=LOG_FORMAT)
+    handler = logging.StreamHandler()
+    handler.setFormatter(OneLine(LOG_FORMAT))
+    logging.basicConfig(handlers=[handler])
     logging.getLogger("pupila").setLevel(settings.log_level.upper())
     if not address.handlers:
         address.addHandler(logging.StreamHandler(sys.stderr if settings.access_log == STDOUT else sys.stdout))
