@@ -3,14 +3,20 @@
 import io
 import json
 import logging
+import random
 import sqlite3
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
+import pytest
 import requests
 from server_kit import picture, serving, wait_until, write_model
 
 from pupila.manifest import METADATA_KEY
+from pupila.predictor import Predictor
+from pupila.server import Settings, create_app
 from pupila.server.process.supervisor import LOG_FORMAT, OneLine
 
 FORGED = "2026-01-01 00:00:00,000 ERROR pupila.server: forged"
@@ -61,3 +67,22 @@ def test_text_of_an_error_is_a_part_of_its_traceback() -> None:
     assert first.endswith("a fault a\\x1b[2J\\r\\n" + FORGED + "\\u202e")
     assert others and all(line.startswith("  ") for line in others)
     assert not {"\x1b", "\r", "\u202e"} & set(lines.getvalue())
+
+
+@pytest.mark.parametrize(("count", "letters"), [(10_000, 25), (2_500, 100)])
+def test_unknown_category_is_compared_with_few_classes_only(tmp_path: Path, count: int, letters: int) -> None:
+    """They are anagrams of it, whose likeness takes longest to rule out: 0.7 s for each correction."""
+    drawn, text = random.Random(0), list("abcdefghijklmnopqrstuvwxy" * (letters // 25))
+    names = []
+    for _ in range(count + 1):
+        drawn.shuffle(text)
+        names.append("".join(text))
+    predictor = Predictor.load(write_model(tmp_path / "colours.onnx"))
+    client = create_app(predictor, Settings(feedback_dir=tmp_path / "kept")).test_client()
+    said = {"request_id": "r", "picture": 0, "category": "gren"}
+    assert "Did you mean 'green'?" in client.post("/feedback", json=said).text
+    predictor.manifest = replace(predictor.manifest, classes=tuple(names[1:]))
+    begun = time.process_time()
+    answer = client.post("/feedback", json={**said, "category": names[0]})
+    assert time.process_time() - begun < 0.25
+    assert (answer.status_code, "GET /model lists the classes" in answer.text) == (400, True)

@@ -29,6 +29,8 @@ MAX_BODY = 65536
 BY_REQUEST = ("request_id", "picture", "category")
 BY_ID = ("id", "category")
 HOW_TO = 'Send {"request_id": "...", "picture": 0, "category": "..."}, or null as the category for none of them.'
+MAX_COMPARED = 25_000
+"""Letters of all classes with which an unknown one is compared: of more that would take half a second and longer."""
 MAX_LISTED = 200
 MEDIA = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
@@ -190,7 +192,8 @@ def read_correction(classes: Sequence[str]) -> Correction:
         raise invalid(f"{fields[-2]} is not a whole number from 0")
     if correction.category is not None and correction.category not in classes:
         text = correction.category if isinstance(correction.category, str) else json.dumps(correction.category)
-        hint = did_you_mean(text, classes, "GET /model lists the classes; null means none of them.")
+        few = classes if sum(map(len, classes)) <= MAX_COMPARED else ()
+        hint = did_you_mean(text, few, "GET /model lists the classes; null means none of them.")
         raise RequestError(400, "category_unknown", f"The model has no class {text[:40]!r}. {hint}")
     return correction
 
