@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from server_kit import picture, serving, write_model
 from pupila import images
 from pupila.errors import ImageError
 from pupila.images.process import SECONDS, DecodingProcess
-from pupila.server.inference import LargeImageError, small_only
+from pupila.server.inference import LargeImageError, reject_large, small_only
 
 LIMITS = images.DEFAULT_LIMITS
 
@@ -122,6 +123,32 @@ def lossless(transparency: bool) -> bytes:
     return encoded(image, "WEBP", lossless=not transparency)
 
 
+def chunks(*parts: tuple[bytes, bytes], image: bytes = b"") -> bytes:
+    """Return a PNG with more chunks behind its header."""
+    whole = image or encoded(Image.new("RGB", (32, 32)), "PNG")
+    made = (struct.pack(">I", len(content)) + name + content for name, content in parts)
+    more = b"".join(part + struct.pack(">I", zlib.crc32(part[4:])) for part in made)
+    return whole[:33] + more + whole[33:]
+
+
+def deep(side: int) -> bytes:
+    """Return a PNG of 16 bits a colour, of which it uses 12."""
+    rows = zlib.compress((b"\0" + b"\x0f\xab" * 4 * side) * side)
+    head = struct.pack(">IIBBBBB", side, side, 16, 6, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunks((b"IHDR", head), (b"IDAT", rows), (b"IEND", b""), image=bytes(33))[33:]
+
+
+def noisy(side: int, kind: str, **options: object) -> bytes:
+    return encoded(Image.effect_noise((side, side), 90).convert("RGB"), kind, **options)
+
+
+def entries(number: int) -> bytes:
+    """Return EXIF of so many entries."""
+    rows = b"".join(struct.pack("<HHII", 40_000 + row, 2, 4, 0) for row in range(number))
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", number) + rows + bytes(4)
+
+
+TEXT = b"k\0\0" + zlib.compress(bytes(10**6))
 PLAIN = large_jpeg(0xC0, b"")
 LONG_TO_READ = {
     "arithmetic codes": large_jpeg(0xC9, b""),
@@ -129,6 +156,12 @@ LONG_TO_READ = {
     "a scan of one component": large_jpeg(0xC0, b"\xff\xda\0\x08\1\1\0\0\x3f\0"),
     "lossless": lossless(False),
     "lossless transparency": lossless(True),
+    "16 bits": deep(330),
+    "chunks": chunks(*[(b"tEXt", b"k\0v")] * 1_100),
+    "texts": chunks(*[(b"zTXt", TEXT)] * 5),
+    "entries": encoded(Image.new("RGB", (32, 32)), "JPEG", exif=entries(1_000)),
+    "long coded data": noisy(480, "WEBP", quality=100),
+    "long coded data in scans": noisy(540, "JPEG", quality=98, progressive=True, subsampling=0),
     "megabytes that say nothing": b"\xff\xd8" + b"\xff" * (5 * 2**20),
     "megabytes behind the picture": PLAIN + bytes(5 * 2**20),
 }
@@ -143,6 +176,16 @@ def test_small_file_that_takes_long_is_left_to_the_process(name: str) -> None:
 def test_ordinary_photo_is_not() -> None:
     assert small_only(encoded(Image.new("RGB", (4000, 3900)), "JPEG"), 32, LIMITS, "squash").shape == (32, 32, 3)
     assert small_only(encoded(Image.new("RGB", (240, 240)), "WEBP", lossless=True), 32, LIMITS, "squash").max() == 0
+    for data in (deep(300), noisy(480, "PNG"), noisy(640, "JPEG", quality=85), noisy(480, "WEBP", quality=10)):
+        assert small_only(data, 32, LIMITS, "squash").shape == (32, 32, 3)
+    small = chunks((b"zTXt", TEXT), (b"zTXt", TEXT), *[(b"tEXt", b"k\0v")] * 300)
+    assert small_only(small, 32, LIMITS, "squash").max() == 0
+
+
+def test_header_of_many_parts_is_not_read_where_it_keeps_others_waiting() -> None:
+    for name in ("chunks", "texts", "entries"):
+        with pytest.raises(LargeImageError):
+            images.header(LONG_TO_READ[name], LIMITS, reject_large)
 
 
 def test_process_decodes_as_this_one_does() -> None:

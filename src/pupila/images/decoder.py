@@ -22,7 +22,7 @@ from PIL import Image, PngImagePlugin
 
 from pupila.errors import ImageError
 from pupila.images import boxes, formats, tiff, wide
-from pupila.images.limits import ORIENTATION, ExcessError, PixelsError, count_passes, exif_orientation
+from pupila.images.limits import ORIENTATION, ExcessError, PixelsError, Work, count_work, exif_orientation
 
 Args = ParamSpec("Args")
 Value = TypeVar("Value")
@@ -31,13 +31,16 @@ Pixels = NDArray[np.uint8]
 PilImage = Image.Image
 DecodeLock = Callable[[int], AbstractContextManager[None]]
 """Called with what decoding costs, in pixels; may block. Width x height, times scans / 10 for a JPEG of more than 10,
-and as many as are allowed for a long file or one of a rare format, before it is looked into."""
+with what limits.Work adds; as many as are allowed for a long file or one of a rare format, before it is looked into,
+and for one of many parts, before they are read."""
 FRAMINGS = ("squash", "letterbox")
 """How a photo that is not square becomes one: its sides scaled each for itself, or both alike with bars beside it."""
 USUAL_SCANS = 10
 """Scans of a progressive JPEG as programs write it."""
-READING = 32
+READING = 40
 """How many pixels of a JPEG are read in the time in which one is decoded: a smaller scale skips none of them."""
+MANY_PARTS = 250_000
+"""What the parts of a file may take, in pixels, to be read with its header before the lock is asked: 10 ms."""
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -101,8 +104,10 @@ class _Opened(NamedTuple):
     """As formats.sniff() names it."""
     data: bytes
     image: Image.Image
-    passes: int
+    work: Work
     note: str
+    held: bool
+    """Whether the lock is held already, as looking into the file cost much."""
 
 
 def _without_history(function: Callable[Args, Value]) -> Callable[Args, Value]:
@@ -149,12 +154,9 @@ def _decoded(data: bytes, size: int, limits: ImageLimits, lock: DecodeLock) -> I
     The lock is held until the block ends.
     """
     with contextlib.ExitStack() as held:
-        rare = formats.is_rare(data)
-        if rare:
-            held.enter_context(lock(_most(limits)))  # its header may cost much
-        file = _open(data, limits)
+        file = _open(data, limits, lock, held)
         reduced, pixels = _draft(file, size)
-        if not rare:
+        if not file.held:
             held.enter_context(lock(pixels))
         yield _upright(_load(file, reduced), size)
 
@@ -165,14 +167,14 @@ def _most(limits: ImageLimits) -> int:
 
 def _draft(file: _Opened, size: int) -> tuple[tuple[int, int] | None, int]:
     """Have a big JPEG decoded at 1/2, 1/4 or 1/8, never below twice the size; return which size, and what it costs."""
-    image = file.image
-    pixels = whole = image.width * image.height * max(file.passes, USUAL_SCANS) // USUAL_SCANS
+    image, work = file.image, file.work
+    pixels = whole = image.width * image.height * max(work.passes, USUAL_SCANS) // USUAL_SCANS
     reduced = (2 * size, 2 * size) if min(image.size) >= 4 * size else None
     if reduced is not None:
         image.draft("RGB", reduced)
-    if file.passes == 1:  # else all coefficients are kept, at whatever scale
+    if work.passes == 1:  # else all coefficients are kept, at whatever scale
         pixels = max(image.width * image.height, whole // READING)
-    return reduced, pixels
+    return reduced, pixels + work.coded + work.parts
 
 
 @_without_history
@@ -223,8 +225,8 @@ def header(source: bytes | Path | str, limits: ImageLimits = DEFAULT_LIMITS, loc
     `lock` is that of decode(), asked only where a header may cost much.
     """
     data = read(source, limits) if isinstance(source, str | Path) else source
-    with lock(_most(limits)) if formats.is_rare(data) else nullcontext():
-        file = _open(data, limits)
+    with contextlib.ExitStack() as held:
+        file = _open(data, limits, lock, held)
     image = file.image
     note = "It has no end marker." if formats.lacks_end(file.kind, data) else file.note
     return Header(image.format or "", image.mode, image.width, image.height, _orientation(image), note)
@@ -269,26 +271,28 @@ def read(path: Path | str, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
         os.close(descriptor)
 
 
-def _open(data: bytes, limits: ImageLimits) -> _Opened:
+def _open(data: bytes, limits: ImageLimits, lock: DecodeLock, held: contextlib.ExitStack) -> _Opened:
+    """Read the header; the lock is put into `held` first where that may cost much. Raises ImageError."""
     if not data:
         raise ImageError("image_empty", "The picture is empty (0 bytes). Send the file's content.")
     if len(data) > limits.max_bytes:
         raise _too_many_bytes(len(data), limits)
+    rare = formats.is_rare(data)
+    if rare:
+        held.enter_context(lock(_most(limits)))
     kind = formats.sniff(data)
-    try:
-        passes = count_passes(kind, data)
+    with _named(kind, data, limits):
+        work = count_work(kind, data)
+    if not rare and work.parts > MANY_PARTS:
+        rare = True
+        held.enter_context(lock(_most(limits)))
+    with _named(kind, data, limits):
         if kind in ("HEIF", "AVIF"):
             data = boxes.check(data, limits.max_pixels)
         if kind == "TIFF":
             tiff.check_tiles(data, limits.max_pixels)
         data, wrong = formats.without_wrong_texts(data) if kind == "PNG" else (data, "")
         image, note = formats.open_header(kind, data)
-    except PixelsError as error:
-        raise _too_many_pixels(str(error), limits) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _too_many_pixels("The picture's size", limits) from None
-    except Exception as error:  # Pillow's parsers raise nearly any type on hostile headers
-        raise _failed(kind, data, error) from None
     if image.width * image.height > limits.max_pixels:
         raise _too_many_pixels(f"{image.width} x {image.height}", limits)
     if max(image.size) > MAX_SIDE:
@@ -296,7 +300,20 @@ def _open(data: bytes, limits: ImageLimits) -> _Opened:
             f"A side of {max(image.size):,} pixels is over the limit of {MAX_SIDE:,}. Cut it into several pictures."
         )
         raise ImageError("image_too_many_pixels", message)
-    return _Opened(kind, data, image, passes, wrong or note)
+    return _Opened(kind, data, image, work, wrong or note, rare)
+
+
+@contextlib.contextmanager
+def _named(kind: str, data: bytes, limits: ImageLimits) -> Iterator[None]:
+    """Raise what goes wrong while a file is looked into as an ImageError that names it."""
+    try:
+        yield
+    except PixelsError as error:
+        raise _too_many_pixels(str(error), limits) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _too_many_pixels("The picture's size", limits) from None
+    except Exception as error:  # Pillow's parsers raise nearly any type on hostile headers
+        raise _failed(kind, data, error) from None
 
 
 def _too_many_bytes(size: int, limits: ImageLimits) -> ImageError:

@@ -34,6 +34,13 @@ PROGRESSIVE, HUFFMAN = (0xC2, 0xC6, 0xCA, 0xCE), (0xC0, 0xC1, 0xC2)
 CODES = 80
 """Passes that one counts as whose codes may take much by themselves: the arithmetic ones of a JPEG, and those of a
 lossless WebP or of its transparency, of which each 16 pixels may have tables of their own."""
+COLOURED, DEEP = 20, 50
+"""Passes that one counts as of a PNG in colour, and of one of 16 bits, which is read once for each of their halves."""
+LOSSY = 2
+"""Pixels that take as long as a byte of a lossy WebP; of a JPEG of several scans 1, of others a quarter."""
+SEGMENT, CHUNK, UNPACKED, ENTRY = 1_000, 250, 60_000, 300
+"""Pixels that take as long as a part that Pillow reads by itself: a segment, a chunk, a packed text, an entry of EXIF.
+A pixel is some 40 ns."""
 WINDOW = 2**20
 """Bytes that are searched in one go: other threads wait meanwhile."""
 PACKED = (b"iCCP", b"zTXt", b"iTXt")
@@ -86,6 +93,18 @@ class ExcessError(Exception):
 
 class PixelsError(ExcessError):
     """There are too many pixels; says of what."""
+
+
+class Work(NamedTuple):
+    """What decoding a picture takes."""
+
+    passes: int = 1
+    """How often it goes through all pixels: the scans of a JPEG that keeps them in memory, which are 2 at least. What
+    takes longer counts more, up to CODES times."""
+    coded: int = 0
+    """Pixels that take as long as its coded data does beside that."""
+    parts: int = 0
+    """Pixels that take as long as all its parts do, most of which are read with the header."""
 
 
 class TiffLayout(NamedTuple):
@@ -158,8 +177,11 @@ def entries(block: memoryview, layout: TiffLayout, at: int) -> Iterator[TiffEntr
         yield TiffEntry._make(fields)
 
 
-def check_directories(blocks: Iterable[memoryview]) -> None:
-    """Raise ExcessError if reading the directories of a file's blocks costs far more than they have bytes."""
+def check_directories(blocks: Iterable[memoryview]) -> int:
+    """Return the number of entries of all directories of a file's blocks.
+
+    Raises ExcessError if reading them costs far more than they have bytes.
+    """
     number = 0
     for named in blocks:
         block = _nameless(named)
@@ -185,6 +207,7 @@ def check_directories(blocks: Iterable[memoryview]) -> None:
                 numbers = entry.kind not in BYTES or (entry.tag in STORAGE and entry.kind in SMALL_NUMBERS)
                 if numbers and entry.values > most and there >= entry.values:  # else it is damaged
                     raise ExcessError(f"more than {MAX_VALUES:,} values or strips in an entry")
+    return number
 
 
 def exif_orientation(exif: bytes, xmp: bytes = b"") -> int:
@@ -206,27 +229,23 @@ def _nameless(block: memoryview) -> memoryview:
     return block[found.end() :] if found else block
 
 
-def count_passes(kind: str, data: bytes) -> int:
-    """Return how often decoding goes through all pixels: the scans of a JPEG that it keeps in memory, else 1.
-
-    The former are 2 at least, and slow codes count CODES times. Raises ExcessError; what is damaged is the decoder's.
-    """
+def count_work(kind: str, data: bytes) -> Work:
+    """Return what decoding a file takes. Raises ExcessError if that is too much; what is damaged is the decoder's."""
     if kind == "JPEG":
         return _jpeg(data)
     if kind == "PNG":
-        _png(data)
-    elif kind == "GIF":
+        return _png(data)
+    if kind == "WEBP":
+        return _webp(data)
+    if kind == "GIF":
         _gif(data)
     elif kind == "TIFF":
         check_directories([memoryview(data)])
-    elif kind == "WEBP":
-        _webp(data)
-        return CODES if b"VP8L" in data or b"ALPH" in data else 1
     elif kind == "PPM":
         _ppm(data)
     elif kind == "BMP":
         _bmp(data)
-    return 1
+    return Work()
 
 
 def jpeg_frame(data: bytes) -> bytes:
@@ -239,7 +258,7 @@ def jpeg_frame(data: bytes) -> bytes:
     return b""
 
 
-def _jpeg(data: bytes) -> int:
+def _jpeg(data: bytes) -> Work:
     """Count the scans; one that holds all components at once is the only one that is read."""
     scans = segments = 0
     components, progressive, kept, times = b"", False, 1, 1
@@ -262,8 +281,8 @@ def _jpeg(data: bytes) -> int:
             kept = 2  # all coefficients are, until the last scan is read
             if scans > MAX_SCANS:
                 raise ExcessError(f"more than {MAX_SCANS} scans")
-    check_directories(_joined(blocks))
-    return max(scans, kept) * times
+    parts = segments * SEGMENT + check_directories(_joined(blocks)) * ENTRY
+    return Work(max(scans, kept) * times, len(data) // 4 if kept == 1 else len(data), parts)
 
 
 def _markers(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -319,8 +338,8 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         at = end + 4
 
 
-def _png(data: bytes) -> None:
-    packed = profiles = 0
+def _png(data: bytes) -> Work:
+    number = packed = profiles = 0
     blocks = []
     for number, (kind, start, end) in enumerate(png_chunks(data), 1):
         packed += kind in PACKED
@@ -335,7 +354,8 @@ def _png(data: bytes) -> None:
             blocks.append(memoryview(data)[start:end])
         if kind == b"IEND":
             break
-    check_directories(blocks)
+    parts = number * CHUNK + packed * UNPACKED + check_directories(blocks) * ENTRY
+    return Work(DEEP if data[24:25] == b"\x10" else COLOURED if data[25:26] in b"\2\4\6" else 1, 0, parts)
 
 
 def _ppm(data: bytes) -> None:
@@ -382,7 +402,7 @@ def chunks(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
         at += 8 + length + length % 2
 
 
-def _webp(data: bytes) -> None:
+def _webp(data: bytes) -> Work:
     """Count chunks, those of frames too. A frame holds one picture, and never other frames."""
     number = 0
     blocks = []
@@ -399,7 +419,8 @@ def _webp(data: bytes) -> None:
                 break
         if number > MAX_BLOCKS:
             raise ExcessError(f"more than {MAX_BLOCKS:,} chunks")
-    check_directories(blocks)
+    parts = number * CHUNK + check_directories(blocks) * ENTRY
+    return Work(CODES, 0, parts) if b"VP8L" in data or b"ALPH" in data else Work(1, LOSSY * len(data), parts)
 
 
 def first_frame(data: bytes) -> bytes | None:

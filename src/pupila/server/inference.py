@@ -230,7 +230,7 @@ def guarded(call: Callable[[], Value]) -> Value | None:
 
 
 SMALL = 500_000
-"""Pixels up to which a picture is decoded where it is needed: it takes milliseconds, and about two megabytes."""
+"""Pixels up to which a picture is decoded where it is needed: it takes up to 20 ms, and about two megabytes."""
 LARGE_IMAGE = threading.Lock()
 """The worker's: held while a large picture is decoded."""
 LARGE = DecodingProcess(LARGE_IMAGE)
@@ -242,7 +242,7 @@ class LargeImageError(Exception):
 
 
 def small_only(data: bytes, size: int, limits: images.ImageLimits, framing: str) -> images.Pixels:
-    """Decode as images.decode() does; raises LargeImageError for what may take more than milliseconds."""
+    """Decode as images.decode() does; raises LargeImageError for what may take more than some 20 ms."""
     return images.decode(data, size, limits, framing, reject_large)
 
 
