@@ -395,7 +395,7 @@ def test_queue_is_bounded_and_what_does_not_fit_is_not_kept(tmp_path: Path, capl
     part, answer = red(tmp_path)
     collector.offer("many", [part] * 1000, [answer] * 1000, "m1")
     assert caplog.text.count("pictures come faster than they can be kept") == 1
-    assert collector._count() <= QUEUE_PICTURES
+    assert len(collector._waiting) <= QUEUE_PICTURES
     while collector._row[PENDING] > 0:
         time.sleep(0.05)
     assert collector._row[KEPT] <= QUEUE_PICTURES
@@ -422,7 +422,7 @@ def test_writer_goes_on_where_a_name_is_missing_of_what_waits(tmp_path: Path) ->
     part, answer = red(tmp_path)
     collector.offer("first", [part], [answer], "m1")
     with collector._changed:
-        collector._row[MARKS:] = memoryview(bytes(8 * PLACES)).cast("d")
+        collector._row[MARKS : MARKS + PLACES] = memoryview(bytes(8 * PLACES)).cast("d")
     assert wait_until(lambda: collector._row[KEPT] == 1) < 20
     collector.offer("second", [part], [answer], "m1")
     assert wait_until(lambda: collector._row[KEPT] == 2) < 20
@@ -440,11 +440,11 @@ def test_one_client_keeps_no_others_pictures_out(tmp_path: Path) -> None:
         collector.offer(f"huge{number}", [huge] * 4, [answer] * 4, "m1", "huge")
     collector.offer("one", [part], [answer], "m1", "anna")
     assert table.holds(MARKS, mark_of("one", 0, "anna"))
-    assert [one.request for one in collector._queues["anna"]] == ["one"]
-    assert collector._count() <= QUEUE_PICTURES and collector._bytes <= QUEUE_BYTES
+    assert [one.request for one in collector._waiting.queues["anna"]] == ["one"]
+    assert len(collector._waiting) <= QUEUE_PICTURES and collector._waiting.bytes <= QUEUE_BYTES
     assert wait_until(lambda: collector.store.of_request("one", 0, "anna")) < 20
     with collector._changed:
-        assert "flood" in collector._queues  # which came long before
+        assert "flood" in collector._waiting.queues  # which came long before
     collector.close()
 
 

@@ -1,21 +1,24 @@
 """Writes the pictures that /predict has answered to the feedback store, in a thread of its own.
 
 A request leaves its pictures in a queue in memory and goes on. One thread of each worker takes them from there to the
-store. The queue is short: what does not fit is not kept, so that a slow disk costs pictures and never an answer.
+store, and another those that take long to read, which would keep all others from being written. The queues are short:
+what does not fit is not kept, so that a slow disk costs pictures and never an answer.
 """
 
+import contextlib
 import hashlib
 import logging
 import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from pupila.errors import DataError, ImageError, SettingsError
 from pupila.feedback import Answered, Kept, Store
 from pupila.images.strip import Clean, clean
 from pupila.prediction import Prediction
+from pupila.server.api.errors import QueueFullError
 from pupila.server.api.multipart import Part
 from pupila.server.inference import LARGE, LargeImageError, reject_large
 from pupila.server.process.scoreboard import DROPPED, KEPT, MARKS, PENDING, SharedTable
@@ -28,6 +31,10 @@ QUEUE_BYTES = 32 * 2**20
 BATCH_PICTURES = 64
 PLACES = QUEUE_PICTURES + BATCH_PICTURES + 1
 """Pictures that wait at most: in the queue, taken from it, and one that is about to give way."""
+LARGE_PICTURES = 32
+"""Of those that take long to read as many may wait, and as many bytes as of the others."""
+LATER, LARGE_PLACES = MARKS + PLACES, LARGE_PICTURES + 2
+"""Where their names stand in the table, behind those of the others."""
 BATCH_BYTES = 4 * 2**20
 """Written in one transaction: few enough that feedback, which waits for it, does not wait long."""
 GATHER = 0.1
@@ -37,14 +44,14 @@ PATIENCE = 2.0
 SILENCE = 60.0
 """Seconds between two log entries of one kind about pictures that are not kept."""
 LARGE_SECONDS = 8.0
-"""For which the large pictures of a batch wait for others and are read once more, all together."""
+"""For which a large picture may wait for those that are to be answered, and be read once more."""
 LAST_WORDS = 10.0
 """Seconds that a worker which ends has to write what is in its queue."""
 
 
 def new_table(workers: int) -> SharedTable:
     """Return the counts that the workers share: made before the fork."""
-    return SharedTable(workers, MARKS + PLACES)
+    return SharedTable(workers, LATER + LARGE_PLACES)
 
 
 def mark_of(request: str, picture: int, owner: str) -> float:
@@ -74,9 +81,47 @@ def clear_up(store: Store) -> None:
         log.warning("%s: %d files of an interrupted write are deleted", store.path, files)
 
 
-def _room(item: Answered) -> int:
-    """Return what a picture takes of the queue, which has so many bytes and so many places."""
-    return max(len(item.data), QUEUE_BYTES // QUEUE_PICTURES)
+class Waiting:
+    """Pictures that wait to be written; their owners take turns. Used with the collector's lock."""
+
+    def __init__(self, pictures: int, size: int) -> None:
+        self.pictures = pictures
+        """How many may wait ..."""
+        self.size = size
+        """... and how many bytes of them."""
+        self.queues: dict[str, deque[Answered]] = {}
+        """By owner, the one whose turn it is first; none is empty."""
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return sum(map(len, self.queues.values()))
+
+    def add(self, item: Answered) -> list[Answered]:
+        """Take a picture in; return those that give way for it: each the last of the owner that takes most room."""
+        self.queues.setdefault(item.owner, deque()).append(item)
+        self.bytes += len(item.data)
+        giving = []
+        while len(self) > self.pictures or self.bytes > self.size:
+            giving.append(self._leave(max(self.queues, key=lambda owner: sum(map(self._room, self.queues[owner]))), -1))
+        return giving
+
+    def next(self) -> Answered:
+        """Take what is next; then it is the next owner's turn."""
+        return self._leave(next(iter(self.queues)), 0)
+
+    def _room(self, item: Answered) -> int:
+        """Return what a picture takes of so many bytes and so many places."""
+        return max(len(item.data), self.size // self.pictures)
+
+    def _leave(self, owner: str, place: int) -> Answered:
+        """Take an owner's first or last picture out; whoever has more has another turn behind all others."""
+        queue = self.queues.pop(owner)
+        item = queue[place]
+        del queue[place]
+        if queue:
+            self.queues[owner] = queue
+        self.bytes -= len(item.data)
+        return item
 
 
 class Collector:
@@ -100,18 +145,18 @@ class Collector:
         self.table = table or new_table(1)
         self._row = self.table.row(slot)
         self._row[PENDING] = 0.0  # the worker that had this row has lost its queue
-        self._row[MARKS:] = memoryview(bytes(8 * PLACES)).cast("d")
-        self._queues: dict[str, deque[Answered]] = {}
-        """By owner, the one whose turn it is first; none is empty."""
-        self._bytes = 0
+        self._row[MARKS:] = memoryview(bytes(8 * (PLACES + LARGE_PLACES))).cast("d")
+        self._waiting = Waiting(QUEUE_PICTURES, QUEUE_BYTES)
+        self._large = Waiting(LARGE_PICTURES, QUEUE_BYTES)
+        """Those of them that take long to read."""
         self._in_work = 0
         self._changed = threading.Condition()
         self._closing = False
-        self._until = 0.0
-        """When the large pictures of the batch in work must be read."""
         self._silent_until: dict[str, float] = {}
         """By log entry: from when on it may be written again."""
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
+        self._waits_long = threading.Lock()
+        """Held by whoever waits for a picture that takes long to read: others have the other thread of feedback."""
         self._replaces = replaces
         if replaces:
             self._start()
@@ -132,70 +177,93 @@ class Collector:
             if not isinstance(one, ImageError)
         ]
         with self._changed:
-            idle = not self._queues
+            idle = not self._waiting
             for item in answered:
                 self._enqueue(item)
             self._count_pending()
-            if self._thread is None:
+            if not self._threads:
                 self._start()
-            if idle or self._count() >= BATCH_PICTURES:
+            if idle or len(self._waiting) >= BATCH_PICTURES:
                 self._changed.notify_all()  # the writer waits for the first picture, and then for a full batch
 
     def find(self, request: str, picture: int, owner: str | None, deadline: float) -> list[Kept]:
-        """Do as `Store.of_request`, but wait for this picture of this owner if any worker is about to write it."""
+        """Do as `Store.of_request`, but wait for this picture of this owner if any worker is about to write it.
+
+        Raises QueueFullError where it takes long to read, and somebody waits for such a one already.
+        """
         until = min(deadline, time.monotonic() + PATIENCE)
         mark = None if owner is None else mark_of(request, picture, owner)
-        while True:  # asked before looking: what is written in between is found
-            waits = mark is not None and self.table.holds(MARKS, mark)
-            kept = self.store.of_request(request, picture, owner)
-            if kept or not waits or time.monotonic() >= until:
-                return kept
-            time.sleep(0.01)
+        with contextlib.ExitStack() as stack:
+            waits_long = False
+            while True:  # asked before looking: what is written in between is found
+                waits = mark is not None and self.table.holds(MARKS, mark)
+                takes_long = mark is not None and self.table.holds(LATER, mark)
+                kept = self.store.of_request(request, picture, owner)
+                if kept or not waits or time.monotonic() >= until:
+                    return kept
+                if takes_long and not waits_long:
+                    if not self._waits_long.acquire(blocking=False):
+                        raise QueueFullError(1)
+                    stack.callback(self._waits_long.release)
+                    waits_long = True
+                time.sleep(0.01)
 
     def close(self) -> None:
         """Write what is in the queue, as far as it does not take too long."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join(LAST_WORDS)
-
-    def _count(self) -> int:
-        return sum(map(len, self._queues.values()))
+        until = time.monotonic() + LAST_WORDS
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
 
     def _enqueue(self, item: Answered) -> None:
-        """Take a picture in; where there is no room for it, the last of the owner that takes most of it gives way."""
+        """Take a picture in."""
         if self._closing:
             self._row[DROPPED] += 1
             return
-        self._queues.setdefault(item.owner, deque()).append(item)
-        self._bytes += len(item.data)
-        self._mark(0.0, mark_of(item.request, item.picture, item.owner))
-        while self._count() > QUEUE_PICTURES or self._bytes > QUEUE_BYTES:
+        self._mark(item)
+        self._give_up(self._waiting.add(item))
+
+    def _put_off(self, item: Answered) -> None:
+        """Leave a picture that takes long to read to the other thread."""
+        with self._changed:
+            self._in_work -= 1
+            self._mark(item, LATER)
+            self._unmark([item])
+            self._give_up(self._large.add(item), LATER)
+            self._count_pending()
+            self._changed.notify_all()
+
+    def _give_up(self, items: Iterable[Answered], first: int = MARKS) -> None:
+        """Forget pictures for which there is no room."""
+        for item in items:
             self._complain("pictures come faster than they can be kept in %s: some are not")
-            item = self._leave(max(self._queues, key=lambda owner: sum(map(_room, self._queues[owner]))), last=True)
-            self._mark(mark_of(item.request, item.picture, item.owner), 0.0)
+            self._unmark([item], first)
             self._row[DROPPED] += 1
 
-    def _leave(self, owner: str, last: bool) -> Answered:
-        """Take an owner's first or last picture out; whoever has more has another turn behind all others."""
-        queue = self._queues.pop(owner)
-        item = queue.pop() if last else queue.popleft()
-        if queue:
-            self._queues[owner] = queue
-        self._bytes -= len(item.data)
-        return item
+    def _mark(self, item: Answered, first: int = MARKS) -> None:
+        """Note the name of a picture that waits, from a column on."""
+        self._replace(0.0, mark_of(item.request, item.picture, item.owner), first)
 
-    def _mark(self, before: float, after: float) -> None:
-        """Put the name of a picture that waits in place of another; 0 is that of none."""
-        self._row[MARKS + list(self._row[MARKS:]).index(before)] = after
+    def _unmark(self, items: Iterable[Answered], first: int = MARKS) -> None:
+        """Forget the names of pictures that wait no longer."""
+        for item in items:
+            self._replace(mark_of(item.request, item.picture, item.owner), 0.0, first)
+
+    def _replace(self, before: float, after: float, first: int) -> None:
+        """Put the name of a picture in place of another; 0 is that of none."""
+        places = self._row[first : first + (PLACES if first == MARKS else LARGE_PLACES)]
+        with contextlib.suppress(ValueError):  # the name is missing
+            places[list(places).index(before)] = after
 
     def _count_pending(self) -> None:
-        self._row[PENDING] = float(self._count() + self._in_work)
+        self._row[PENDING] = float(len(self._waiting) + len(self._large) + self._in_work)
 
     def _start(self) -> None:
-        self._thread = threading.Thread(target=self._work, daemon=True, name="collector")
-        self._thread.start()
+        for name, work in (("collector", self._work), ("large pictures", self._work_large)):
+            self._threads.append(threading.Thread(target=work, daemon=True, name=name))
+            self._threads[-1].start()
 
     def _work(self) -> None:
         if self._replaces:
@@ -204,36 +272,53 @@ class Collector:
             except Exception as error:
                 self._complain("what a worker has left in %s cannot be cleared up", error)
         while batch := self._take():
-            try:
-                self._write(batch)
-            except Exception as error:
-                self._complain("pictures cannot be kept in %s", error)
+            self._write_small(batch)
 
-    def _write(self, batch: Sequence[Answered]) -> None:
-        kept, self._until = 0, time.monotonic() + LARGE_SECONDS
+    def _write_small(self, batch: Sequence[Answered]) -> None:
+        """Write pictures of a batch, and put off those that take long to read."""
+        small: list[Answered] = []
+        made: deque[Clean | None] = deque()
+        for item in batch:
+            try:
+                made.append(self._cleaned(item.data))
+                small.append(item)
+            except LargeImageError:
+                self._put_off(item)
+        self._write(small, lambda _: made.popleft())
+
+    def _work_large(self) -> None:
+        while (item := self._take_large()) is not None:
+            self._write([item], self._large_cleaned, LATER)
+
+    def _write(self, batch: Sequence[Answered], cleaner: Callable[[bytes], Clean | None], first: int = MARKS) -> None:
+        """Write pictures, whose names stand in the table from a column on; those that cannot be are dropped."""
+        kept = 0
         try:
-            kept = self._writer.add(batch, self._settings.feedback_max_bytes, self._cleaned)
-        finally:
-            with self._changed:
-                self._row[KEPT] += kept
-                self._row[DROPPED] += len(batch) - kept
-                self._in_work = 0
-                self._count_pending()
-                for item in batch:
-                    self._mark(mark_of(item.request, item.picture, item.owner), 0.0)
+            kept = self._writer.add(batch, self._settings.feedback_max_bytes, cleaner) if batch else 0
+        except Exception as error:
+            self._complain("pictures cannot be kept in %s", error)
+        with self._changed:
+            self._row[KEPT] += kept
+            self._row[DROPPED] += len(batch) - kept
+            self._in_work -= len(batch)
+            self._count_pending()
+            self._unmark(batch, first)
 
     def _cleaned(self, data: bytes) -> Clean | None:
-        """Do as clean(): in the process for large pictures, unless it takes milliseconds; none where time is up."""
-        limits = self._settings.image_limits
+        """Do as clean() where it takes milliseconds; none of what cannot be read. Raises LargeImageError."""
         try:
-            return clean(data, limits, reject_large)
+            return clean(data, self._settings.image_limits, reject_large)
         except LargeImageError:
-            pass
+            raise
         except Exception as error:  # of one picture: the others of the batch are kept
             self._complain("a picture cannot be kept in %s", error)
             return None
+
+    def _large_cleaned(self, data: bytes) -> Clean | None:
+        """Do as clean(), in the process for large pictures; none where time is up."""
+        until = time.monotonic() + LARGE_SECONDS
         try:
-            return None if self._closing else LARGE.clean(data, limits, deadline=self._until)
+            return None if self._closing else LARGE.clean(data, self._settings.image_limits, deadline=until)
         except (ImageError, TimeoutError):
             return None
 
@@ -252,11 +337,20 @@ class Collector:
         """Wait for pictures and take some from the queue; empty once there are none and no more will come."""
         batch: list[Answered] = []
         with self._changed:
-            self._changed.wait_for(lambda: self._queues or self._closing)
-            self._changed.wait_for(lambda: self._count() >= BATCH_PICTURES or self._closing, GATHER)
-            before = self._bytes
-            while self._queues and len(batch) < BATCH_PICTURES and before - self._bytes < BATCH_BYTES:
-                batch.append(self._leave(next(iter(self._queues)), last=False))
-            self._in_work = len(batch)  # counted until they are written: feedback on them waits
+            self._changed.wait_for(lambda: self._waiting or self._closing)
+            self._changed.wait_for(lambda: len(self._waiting) >= BATCH_PICTURES or self._closing, GATHER)
+            before = self._waiting.bytes
+            while self._waiting and len(batch) < BATCH_PICTURES and before - self._waiting.bytes < BATCH_BYTES:
+                batch.append(self._waiting.next())
+            self._in_work += len(batch)  # counted until they are written: feedback on them waits
             self._count_pending()
         return batch
+
+    def _take_large(self) -> Answered | None:
+        """Wait for a picture that takes long to read; none once no more will come."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._large or self._closing)
+            if not self._large:
+                return None
+            self._in_work += 1
+            return self._large.next()
