@@ -244,6 +244,7 @@ def test_clients_do_not_say_how_long_ray_keeps_their_requests() -> None:
         pass
 
     given = [(b"X-Request-Timeout-Seconds", b"0"), (b"x-api-key", b"k"), (b"x-request-disconnect-disabled", b"?1")]
+    given += [(b"X_Session_Id", b"a"), (b"serve_multiplexed_model_id", b"\xff"), (b"x-request-id", b"\xff\x1b[2J")]
     scope = {"type": "http", "method": "POST", "path": "/predict", "headers": given}
     asyncio.run(Retries(behind)(scope, receive, send))
     assert heard == [[(b"x-api-key", b"k")]]
@@ -354,3 +355,11 @@ def test_bodies_of_one_address_leave_room_for_those_of_others(monkeypatch: pytes
         second = sending(stack, port, head + bytes(190_000))
         assert second.recv(4096)[9:12] == b"503"
         assert asked_from(port, "127.0.0.2", bytes(190_000))[0] == 200
+
+
+def test_websocket_takes_no_place_of_a_replica() -> None:
+    """It went past all bounds of requests."""
+    upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "
+    with proxy() as port, contextlib.ExitStack() as stack:
+        asking = sending(stack, port, b"GET / HTTP/1.1\r\nHost: a\r\n" + upgrade + b"AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
+        assert asking.recv(4096)[9:12] == b"403"

@@ -21,6 +21,7 @@ from pupila.server.addresses import network_part
 from pupila.server.api.auth import route_of
 from pupila.server.api.errors import DeadlineError, QueueFullError, RequestError, too_slow
 from pupila.server.api.request_context import to_bytes
+from pupila.server.observability.request_log import REQUEST_ID
 from pupila.server.transport.admission import SENDING
 from pupila.server.transport.executor import SMALL
 
@@ -33,8 +34,18 @@ ALL_KEPT = 256 * 2**20
 """Bytes of all its requests together; half of it of one address."""
 UPLOAD = "PUPILA_REQUEST_TIMEOUT"
 """Environment variable: seconds that a body may take."""
-RAYS_OWN = (b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
-"""Headers by which a client tells Ray how long to keep its request, also when it has gone: not for everybody."""
+RAYS_OWN = frozenset(
+    (
+        b"x-request-timeout-seconds",
+        b"x-request-disconnect-disabled",
+        b"x-session-id",
+        b"serve-multiplexed-model-id",
+    )
+)
+"""Headers by which a client tells Ray how long to keep its request, also when it has gone, and which replica is to
+answer: not for everybody. Ray takes "_" for "-" in some."""
+NAME = b"x-request-id"
+"""Its value stands in Ray's log; it fails at one that is not UTF-8."""
 LOST = RequestError(500, "internal_error", "The server failed on this request. It has been logged.")
 FROM_RAY = {408: DeadlineError(), 503: QueueFullError(1)}
 """By the status that Ray itself answers with, as plain text: what the server answers in the same case."""
@@ -48,6 +59,12 @@ def repeatable(method: str, path: str) -> bool:
 def reads_body(method: str, path: str) -> bool:
     """Return whether the body of such a request is looked at: feedback is off on a cluster."""
     return method in SENDING and route_of(path).body == "large"
+
+
+def is_passed_on(name: bytes, value: bytes) -> bool:
+    """Return whether Ray gets a header of a client's."""
+    name = name.lower().replace(b"_", b"-")
+    return name not in RAYS_OWN and (name != NAME or REQUEST_ID.fullmatch(value.decode("latin-1")) is not None)
 
 
 def response(status: int, headers: Sequence[tuple[str, str]], body: bytes) -> Response:
@@ -82,10 +99,13 @@ class Retries:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close"})  # which is not spoken here, and would go past all bounds
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope = {**scope, "headers": [pair for pair in scope.get("headers", ()) if pair[0].lower() not in RAYS_OWN]}
+        scope = {**scope, "headers": [pair for pair in scope.get("headers", ()) if is_passed_on(*pair)]}
         request, line = KeptRequest(receive, scope), network_part((scope.get("client") or [""])[0])
         try:
             refusal = await self._admit(request, line)
