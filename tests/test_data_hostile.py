@@ -159,6 +159,34 @@ def test_classes_that_differ_in_capitals_are_told(root: Path) -> None:
     assert notes == ("'Cat' and 'cat' are different classes: name them alike if they are one.",)
 
 
+SPELLED = [f"{word}{number}" for number in range(30) for word in ("cat", "Cat")]
+SOURCES_OF_NOTES = {
+    "folders that are no splits": {f"{name}/1.png": "" for name in ("train/a", "train/b", *range(30))},
+    "folders that lie twice": {
+        f"{n}/1.png": "" for n in ("a/x", "b/x", *(f"more{m}/{c}" for m in range(30) for c in "ab"))
+    },
+    "classes spelled alike": {f"{name}/1.png": "" for name in SPELLED},
+    "ways to spell one class": {f"c{'_' * n}at/1.png": "" for n in range(30)},
+    "folders without labels": {
+        "train.csv": "path,label\na.png,cat\nb.png,dog\n", **{f"{n}.png": "" for n in ("a", "b")},
+        **{f"{n}/x{n}.png": "" for n in range(30)},
+    },
+    "tables of boxes": {
+        f"{n}/{name}": text for n in range(30)
+        for name, text in {"t.csv": f"path,label,xmin\na.png,cat,{n}\nb.png,dog,1\n", "a.png": "", "b.png": ""}.items()
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SOURCES_OF_NOTES)
+def test_of_many_notes_the_first_are_shown_and_the_others_counted(kind: str, root: Path) -> None:
+    files = SOURCES_OF_NOTES[kind]
+    write_files(root, {name: text or picture(number) for number, (name, text) in enumerate(files.items())})
+    notes = load(root).notes
+    assert 0 < len(notes) <= 24 and max(map(len, notes)) < 500
+    assert kind == "ways to spell one class" or any(note.startswith("Notes like these that are not") for note in notes)
+
+
 def test_class_without_a_readable_picture_says_why(root: Path) -> None:
     write_files(root, {"cat/1.png": picture(1), "dog/1.heic": b"\0\0\0\x18ftypheic" + bytes(99)})
     with pytest.raises(DataError, match=r"'dog' can be read \(dog/1\.heic: The picture is cut off"):

@@ -4,7 +4,7 @@ Needs no files. Splits are seeded, and the same on any machine.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,8 @@ from pupila.errors import DataError
 Pictures = NDArray[np.uint8]
 """uint8 [N, H, W, 3], RGB."""
 Integers = NDArray[np.int64]
+NOTES_OF_A_KIND, NOTES = 10, 50
+"""Of a data set, at most: a person reads them, and thousands of folders, tables or classes may each cause one."""
 SplitArrays = tuple[Pictures, Integers, Sequence[str]]
 """The pictures of one split in a fixed order, their labels and their names: what a source hands over."""
 
@@ -137,8 +139,15 @@ def assemble(
 ) -> Splits:
     """Join the parts (train, and perhaps validation and test) into validated Splits with their fingerprint."""
     made = {split: Dataset(images, labels, classes, tuple(names)) for split, (images, labels, names) in parts.items()}
-    validation, test, notes = made.get("validation"), made.get("test"), (*notes, *_absent(made))
-    return Splits(name, made["train"], validation, test, tuple(skipped), fingerprint(made), layout, notes)
+    validation, test, noted = made.get("validation"), made.get("test"), first_notes([*notes, *_absent(made)], NOTES)
+    return Splits(name, made["train"], validation, test, tuple(skipped), fingerprint(made), layout, tuple(noted))
+
+
+def first_notes(notes: Iterable[str], most: int = NOTES_OF_A_KIND) -> list[str]:
+    """Return the first of them, and how many others there are."""
+    notes = list(notes)
+    more = len(notes) - most
+    return [*notes[:most], f"Notes like these that are not shown: {more:,}."] if more > 0 else notes
 
 
 def _absent(parts: Mapping[str, Dataset]) -> list[str]:

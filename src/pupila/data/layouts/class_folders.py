@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 
 from pupila._arguments import counted
+from pupila.data.dataset import first_notes
 from pupila.data.layouts.labelled import (
     HINT,
     DetectedLayout,
@@ -106,10 +107,10 @@ def _without_copies(found: FilesByFolder) -> tuple[FilesByFolder, list[str]]:
     for folder, files in found.items():
         if folder and folder[0] in copies:
             counts[folder[0]] += len(files)
-    return {folder: files for folder, files in found.items() if not folder or folder[0] not in copies}, [
+    return {folder: files for folder, files in found.items() if not folder or folder[0] not in copies}, first_notes(
         f"{top}/ was left out ({counted(count, 'picture')}): it holds again the folders that lie beside it."
         for top, count in counts.items()
-    ]
+    )
 
 
 def _beside(found: FilesByFolder, folders: Mapping[str, str]) -> list[str]:
@@ -117,10 +118,10 @@ def _beside(found: FilesByFolder, folders: Mapping[str, str]) -> list[str]:
     for folder, files in found.items():
         if folder and folder[0] not in folders:
             counts[folder[0]] += len(files)
-    return [
+    return first_notes(
         f"{top}/ was left out ({counted(count, 'picture')}): it is no split with class folders in it."
         for top, count in sorted(counts.items())
-    ]
+    )
 
 
 def _unsure(tops: Set[str], named: Mapping[str, tuple[str, str]]) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pupila._arguments import counted
 from pupila.data.layouts.class_folders import FilesByFolder, by_class_folders, by_file_names, split_folders, unwrap
-from pupila.data.layouts.labelled import FIX, HINT, DetectedLayout, is_structure, splits_among
+from pupila.data.layouts.labelled import FIX, HINT, DetectedLayout, is_structure, joined, splits_among
 from pupila.data.layouts.masks import masks_beside, task_of_masks
 from pupila.data.layouts.parquet import by_parquet, is_parquet
 from pupila.data.layouts.tables import by_tables, find_tables, pixels_in
@@ -121,7 +121,7 @@ def _by_names(found: FilesByFolder, where: str) -> DetectedLayout:
         by_name = by_file_names(found, with_splits=True)
         if by_name is None:
             raise DataError(
-                f"{where}: {' and '.join(sorted(f'{top}/' for top in tops))} hold pictures without labels. Put them "
+                f"{where}: {joined(sorted(f'{top}/' for top in tops))} hold pictures without labels. Put them "
                 "into class folders, like train/cat/1.jpg, or add a table of path,label, like train.csv."
             )
         return by_name

@@ -2,13 +2,13 @@
 
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import NamedTuple
 
 from pupila._arguments import first_few
-from pupila.data.dataset import Skipped
+from pupila.data.dataset import Skipped, first_notes
 from pupila.data.sources.files import LONGEST, SourceFile, composed, display_name, plain_name
 from pupila.errors import DataError
 from pupila.manifest import MAX_CLASSES, MAX_TEXT
@@ -158,11 +158,16 @@ def alike(classes: Iterable[str]) -> list[str]:
     for name in classes:
         key = composed(plain_name(name), "NFKC")
         groups.setdefault(re.sub(r"[\s_.-]+", "", key).casefold() or name, []).append(name)
-    return [
-        f"{' and '.join(_quoted(name) for name in group)} are different classes: name them alike if they are one."
+    return first_notes(
+        f"{joined(group, _quoted)} are different classes: name them alike if they are one."
         for group in groups.values()
         if len(group) > 1
-    ]
+    )
+
+
+def joined(names: Sequence[str], show: Callable[[str], str] = str) -> str:
+    """Join two or three names with `and`, the first few of more with commas."""
+    return " and ".join(map(show, names)) if len(names) < 4 else first_few(names, show=show)
 
 
 def odd_names(classes: Iterable[str]) -> list[str]:

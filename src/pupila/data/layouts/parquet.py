@@ -177,7 +177,7 @@ def _column(present: Sequence[str], names: Sequence[str], where: str) -> str:
     for name in names:
         if name in present:
             return name
-    raise DataError(f"{where} has the columns {', '.join(present)}. Name one of them '{names[0]}'.")
+    raise DataError(f"{where} has the columns {some(present)}. Name one of them '{names[0]}'.")
 
 
 def _picture(cell: Any, where: str) -> bytes:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from pupila._arguments import counted
-from pupila.data.dataset import Skipped
+from pupila.data.dataset import Skipped, first_notes
 from pupila.data.layouts.labelled import (
     FIX,
     DetectedLayout,
@@ -264,15 +264,15 @@ def by_tables(tables: Sequence[LabelTable], entries: Sequence[SourceFile], where
         raise DataError(f"{where}: {tables[0].name} is no table of training pictures. Add one, named train.csv.")
     used = {id(item.entry) for members in splits.values() for item in members}
     others = Counter("/".join(entry.parts[:-1]) or "." for entry in pictures if id(entry) not in used)
-    notes = [
+    notes = first_notes(
         f"{folder}: left out {counted(count, 'picture')} without a label." for folder, count in sorted(others.items())
-    ]
-    notes += [table.note for table in tables if table.note]
-    notes += [
+    )
+    notes += first_notes(table.note for table in tables if table.note)
+    notes += first_notes(
         f"{table.name} says where things are ('{table.boxes}'), which is not used: each picture is learned as a whole."
         for table in tables
         if table.boxes
-    ]
+    )
     layout = f"labels from {some(table.name for table in tables)}"
     return DetectedLayout(layout, sort_labelled(splits), notes=notes, skipped=skipped)
 
