@@ -1,10 +1,11 @@
 """CIFAR-10's binary version, and CIFAR-100 in both, from small archives of the published formats."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
-from data_kit import BATCHES, cifar10_batch, make_tar, python2_pickle
+from data_kit import BATCHES, cifar10_batch, cifar10_files, make_tar, python2_pickle
 
 from pupila.data import load_dataset
 from pupila.data.layouts.arrays import ROW
@@ -65,6 +66,17 @@ def test_cifar100_has_the_fine_labels(tmp_path: Path, files: dict[str, bytes]) -
     assert splits.train.classes == ("apple", "bee", "chair")
     assert splits.train.labels.tolist() == [0, 1, 2, 0, 1, 2]
     assert np.array_equal(splits.train.images[4], ROWS[4].reshape(3, 32, 32).transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize("key", ["label_names", "filenames"])
+def test_half_a_letter_in_a_name_is_an_error(tmp_path: Path, key: str) -> None:
+    files = cifar10_files()
+    file, old = ("batches.meta", b"airplane") if key == "label_names" else ("data_batch_1", b"picture_s_000003.png")
+    half = pickle.dumps("\ud800", 2)[2:-1]
+    path = f"cifar-10-batches-py/{file}"
+    files[path] = files[path].replace(b"U" + bytes([len(old)]) + old, half)
+    with pytest.raises(DataError, match="is not CIFAR-10 as published"):
+        load_dataset(make_tar(tmp_path / "c.tar", files), cache=tmp_path / "cache")
 
 
 def test_binary_batch_cut_off_is_an_error(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def _is_reference(reference: Any, classes: int) -> bool:
     """Return whether it is empty, or what evaluation.drift compares with: its counts add up, its shares are shares."""
     if not isinstance(reference, dict) or not reference:
         return reference == {}
-    found = (reference.get(name) for name in ("split", "n", "confidence", "answers", "unknown"))
+    found: list[Any] = [reference.get(name) for name in ("split", "n", "confidence", "answers", "unknown")]
     split, pictures, confidence, answers, unknown = found
     return (
         isinstance(split, str)

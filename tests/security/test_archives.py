@@ -361,12 +361,61 @@ def header_of(shape: tuple[int, ...], kind: str = "|u1") -> bytes:
     return buffer.getvalue()
 
 
+HEADER = "{'descr': %s, 'fortran_order': False, 'shape': %s, }"
+HEADERS = {
+    "many fields": (HEADER % ([(f"a{n}", "i1") for n in range(815)], (4,)), "a header of 1[0-9],[0-9]{3} bytes"),
+    "few fields": (HEADER % ([("a", "i4"), ("b", "f4")], (4,)), "holds an array of records"),
+    "fields in fields": (HEADER % ("[('a'," * 80 + "'i1'" + ")]" * 80, (4,)), "holds an array of records"),
+    "numbers of Python 2": (HEADER % ("'<i8'", f"({'1L, ' * 3000})"), "a header of"),
+    "brackets": ("[" * 990, "holds an array of records"),
+    "brackets in the shape": (HEADER % ("'<i8'", "(" * 900), "holds an array of records"),
+    "digits": (HEADER % ("'<i8'", f"({'1' * 900}"), "holds an array of records"),
+    "sizes": (HEADER % ("'<i8'", f"({'1, ' * 270}"), "holds an array of records"),
+    "a type that is none": (HEADER % ("'<f3'", "(4,)"), "numbers of the type <f3"),
+    "objects": (HEADER % ("'|O'", "(4,)"), "an array of objects, which is not read"),
+    "raw bytes, several for each": (HEADER % ("'|V2'", "(4, 3)"), "cannot be read"),
+    "half letters": (HEADER % ("'<U4'", "(4,)"), "a text of what are no letters"),
+    "more than letters": (HEADER % ("'>U4'", "(4,)"), "a text of what are no letters"),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+@pytest.mark.parametrize("version", [1, 2])
+def test_headers_of_arrays_that_cost_time_are_refused_at_once(name: str, version: int, tmp_path: Path) -> None:
+    text, words = HEADERS[name]
+    start = b"\x93NUMPY" + bytes([version, 0]) + struct.pack("<H" if version == 1 else "<I", len(text))
+    odd = start + text.encode() + b"\0\xd8\0\0" * 16
+    members = {"x.npy": header_of((4, 8, 8)) + bytes(256)} | {f"more{n}.npy": labels(4) for n in range(300)}
+    path = make_zip(tmp_path / "x.npz", {**members, "y.npy": odd})
+    begun = time.process_time()
+    with pytest.raises(DataError, match=words):
+        load_dataset(path, 8, cache=tmp_path / "cache")
+    assert time.process_time() - begun < 0.5
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr':'<i8','fortran_order':False,'shape':(4,)}",
+        '{"shape": (4,), "fortran_order": false, "descr": "<i8"}'.replace("false", "True"),
+        "{'descr': '<i8', 'fortran_order': False, 'shape': (4L, 1L), }" + " " * 60 + "\n",
+    ],
+)
+def test_headers_as_other_programs_write_them_are_read(header: str, tmp_path: Path) -> None:
+    array = b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header.encode() + np.arange(4).tobytes()
+    dates = io.BytesIO()
+    np.save(dates, np.array(["2024-01-01"] * 4, "M8[D]"))
+    members = {"x.npy": header_of((4, 8, 8)) + bytes(256), "y.npy": array, "dates.npy": dates.getvalue()}
+    splits = load_dataset(make_zip(tmp_path / "x.npz", members), 8, cache=tmp_path / "cache")
+    assert splits.train.classes == ("0", "1", "2", "3")
+
+
 def labels(count: int) -> bytes:
     return header_of((count,)) + (b"\0\1" * count)[:count]
 
 
 ARRAYS = {
-    "a size below zero": (lambda: {"x.npy": header_of((-300 * MIB,)) + bytes(300 * MIB)}, "an array of the shape"),
+    "a size below zero": (lambda: {"x.npy": header_of((-300 * MIB,)) + bytes(300 * MIB)}, "an array of records, or"),
     "a header without end": (
         lambda: {"x.npy": b"\x93NUMPY\2\0" + struct.pack("<I", 300 * MIB) + bytes(300 * MIB)},
         "a header of 314,572,800 bytes",

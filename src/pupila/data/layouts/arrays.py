@@ -11,6 +11,7 @@ import math
 import pickletools
 import re
 import struct
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
@@ -36,8 +37,16 @@ IDX_KINDS = (b"-images-idx3-ubyte", b"-labels-idx1-ubyte")
 CLASS_KEYS = ("class_names", "label_names", "names", "categories")
 MAX_BYTES, MAX_CIFAR_BYTES = 2**30, 256 * 2**20
 """Of the idx files of a data set, also unpacked, and of CIFAR's, which have 178 MiB."""
-MAX_HEADER = 10_000
-"""Bytes that say what an array is."""
+MAX_HEADER = 1_000
+"""Bytes that say what an array is: NumPy writes 118 for one of numbers or texts."""
+HEADER = {
+    "descr": re.compile(r"""['"]descr['"] ?: ?['"]([<>|=]?(?:[?biufcSUVO]\d{0,9}|[mM]8(?:\[\w{1,9}\])?))['"]"""),
+    "fortran_order": re.compile(r"""['"]fortran_order['"] ?: ?(True|False)"""),
+    "shape": re.compile(r"""['"]shape['"] ?: ?\(((?:\d{1,19}L?, ?){0,64}(?:\d{1,19}L?)?)\)"""),
+}
+"""What it says, by key: kinds of one number, text, date or raw bytes each, and no records."""
+AROUND = frozenset("{}, \n\0")
+"""Signs of a header beside these."""
 SIDE = 32
 ROW = 3 * SIDE * SIDE
 """Bytes of one picture of CIFAR: the red plane, then the green one, then the blue one."""
@@ -52,11 +61,13 @@ MAKERS = ("numpy.core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype")
 BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MD5 = "c58f30108f718f92721af3b95e74349a"
+SURROGATES = 0xD800, 0xDFFF
+"""Halves of letters, which are no text."""
 Array = NDArray[np.generic]
 
 
-class _ObjectsError(Exception):
-    """An array holds Python's objects: pickles."""
+class _KindError(Exception):
+    """An array is of a kind that is not read: which, as the end of a sentence."""
 
 
 def find_arrays(entries: Sequence[SourceFile]) -> list[SourceFile]:
@@ -75,12 +86,11 @@ def read_arrays(files: Sequence[SourceFile], name: str, where: str, size: int | 
     """Return the splits in the arrays; raises DataError if there are none, or they are damaged or too large."""
     try:
         parts = _numpy_parts(files, where) if files[0].ending in (".npz", ".npy") else _idx_parts(files)
-    except _ObjectsError as error:
-        why = "holds an array of objects, which is not read, as it is a pickle"
+    except _KindError as error:
         raise DataError(
-            f"{where}: {files[0].name} {why}. Save labels as numbers, or as text: y.astype(str)."
+            f"{where}: {files[0].name} {error}. Save labels as numbers, or as text: y.astype(str)."
         ) from error
-    except (*DAMAGED, KeyError) as error:
+    except (*DAMAGED, KeyError, TypeError) as error:
         raise DataError(f"{where}: {files[0].name} cannot be read ({error}). Copy or download it again.") from error
     if "train" not in parts:
         raise DataError(f"{where}: {files[0].name} holds no training pictures with labels. Name them x and y.")
@@ -180,21 +190,41 @@ def _numbers(label: Array) -> Array:
 def _npy(opened: IO[bytes], budget: UnpackBudget) -> Array:
     """Read one array; its size is checked before, and objects, which would be pickles, are refused."""
     first = npy.read_magic(opened) == (1, 0)
-    length = budget.read(opened, 2 if first else 4)
-    count = int.from_bytes(length, "little")
+    count = int.from_bytes(budget.read(opened, 2 if first else 4), "little")
     if count > MAX_HEADER:
-        raise ValueError(f"a header of {count:,} bytes")
-    head = io.BytesIO(length + budget.read(opened, count))
-    shape, fortran, kind = (npy.read_array_header_1_0 if first else npy.read_array_header_2_0)(head)
-    if kind.hasobject:
-        raise _ObjectsError
-    if min(shape, default=0) < 0:
-        raise ValueError(f"an array of the shape {list(shape)}")
+        raise _KindError(f"holds an array with a header of {count:,} bytes, as records have")
+    shape, fortran, kind = _npy_header(budget.read(opened, count).decode("latin-1"))
     size = math.prod(shape) * kind.itemsize
     data = budget.read(opened, size)
     if len(data) < size:
         raise EOFError("it is cut off")
-    return np.frombuffer(data, dtype=kind).reshape(shape, order="F" if fortran else "C")
+    values = np.frombuffer(data, dtype=kind)
+    if kind.kind == "U":
+        letters = values.view(np.dtype(np.uint32).newbyteorder(kind.byteorder)) if len(data) else np.zeros(1)
+        if letters.max() > sys.maxunicode or ((letters >= SURROGATES[0]) & (letters <= SURROGATES[1])).any():
+            raise ValueError("a text of what are no letters")
+    return values.reshape(shape, order="F" if fortran else "C")
+
+
+def _npy_header(text: str) -> tuple[tuple[int, ...], bool, "np.dtype[Any]"]:
+    """Return shape, whether it goes by columns, and kind; raises ValueError or _KindError.
+
+    NumPy evaluates it as Python: a few kilobytes of brackets or records take a thousand times as long as this.
+    """
+    found = {key: pattern.search(text) for key, pattern in HEADER.items()}
+    descr, order, shape = found.values()
+    rest = text
+    for match in filter(None, found.values()):
+        rest = rest.replace(match[0], "", 1)
+    if not descr or not order or not shape or not set(rest) <= AROUND:
+        raise _KindError("holds an array of records, or one that is not described as NumPy does")
+    if "O" in descr[1]:
+        raise _KindError("holds an array of objects, which is not read, as it is a pickle")
+    try:
+        kind = np.dtype(descr[1])
+    except TypeError as error:
+        raise ValueError(f"numbers of the type {descr[1]}") from error
+    return tuple(map(int, re.findall(r"\d+", shape[1]))), order[1] == "True", kind
 
 
 def _eight_bits(images: Array, where: str) -> Pictures:
@@ -314,10 +344,17 @@ def read_cifar(version: CifarVersion, entries: Sequence[SourceFile], name: str, 
         train = [version.read(files[file]) for file in version.train]
         test = [version.read(files[version.test])]
         classes = tuple(version.read_names(files[version.names]))
+        _check_texts(classes, *(names for _, _, names in (*train, *test)))
     except Exception as error:  # a damaged pickle raises nearly any type
         raise DataError(f"{where}: is not {title} as published ({error}). Download it again.") from error
     parts = {"train": _join(train, size), "test": _join(test, size)}
     return assemble(name, classes, parts, layout=f"{version.title} as published")
+
+
+def _check_texts(*texts: Sequence[str]) -> None:
+    """Raise TypeError or ValueError for what are no texts, or texts that cannot be written down."""
+    for several in texts:
+        "".join(several).encode()
 
 
 def _part(rows: Pictures, labels: Sequence[int], names: Sequence[str], file: str) -> SplitArrays:
