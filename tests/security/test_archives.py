@@ -24,8 +24,10 @@ from data_kit import make_tar, make_zip, picture
 from PIL import Image
 
 from pupila.data import load_dataset
+from pupila.data.decode import NAME_BYTES
 from pupila.data.layouts import arrays
 from pupila.data.quality.duplicates import copies_of
+from pupila.data.sources import archive
 from pupila.errors import DataError
 
 MIB = 2**20
@@ -352,6 +354,29 @@ def test_array_that_claims_more_than_it_holds_is_refused(tmp_path: Path) -> None
     path = make_zip(tmp_path / "x.npz", {"x.npy": buffer.getvalue(), "y.npy": buffer.getvalue()})
     said, seconds, mib = cost(path)
     assert "unpacks to over" in said and seconds < 1 and mib < 50
+
+
+def long_names(count: int, letter: str) -> tuple[dict[str, bytes], int]:
+    """Return so many pictures with names of 4,000 letters, and the letters of all."""
+    names = ["/".join(["cd"[n % 2], *[letter * 250] * 16, f"{n}.png"]) for n in range(count)]
+    return dict.fromkeys(names, picture(1, 8, 8)), sum(map(len, names))
+
+
+def test_long_names_take_no_more_memory_than_is_asked_for(tmp_path: Path) -> None:
+    """They are in the data set, its fingerprint, and the cache, where each letter took 24 bytes alone."""
+    files, letters = long_names(1500, "\U0001f431")
+    said, seconds, mib = cost(make_tar(tmp_path / "names.tar.gz", files))
+    assert said == "('c', 'd')" and mib < NAME_BYTES * letters / MIB + 20 and seconds < 20, (seconds, mib)
+
+
+def test_memory_for_long_names_is_asked_for_before_they_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, letters = long_names(400, "x")
+    path = make_tar(tmp_path / "names.tar.gz", files)
+    monkeypatch.setattr(archive, "free_memory", lambda: NAME_BYTES * letters - 10_000_000)
+    with pytest.raises(DataError, match=r"The names of 400 pictures need .* GiB of memory"):
+        load_dataset(path, 8, cache=tmp_path / "cache")
 
 
 def header_of(shape: tuple[int, ...], kind: str = "|u1") -> bytes:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pupila import manifest, predictor
-from pupila.data import cache
+from pupila.data import cache, decode
 from pupila.data.layouts import arrays, parquet, tables
 from pupila.data.sources import archive, files
 from pupila.feedback import store
@@ -61,7 +61,10 @@ NAMED = {
     ],
     "memory for answers": [f"{predict.MAX_LISTED:,} probabilities"],
     "classes of a data set": [f"{manifest.MAX_CLASSES:,}, with names of {manifest.MAX_TEXT:,} letters"],
-    "picture, of a data set": [f"{archive.MEMBER_BYTES // MIB} MiB in", f"{cache.ROOM // GIB} GiB of the disk"],
+    "picture, of a data set": [
+        f"{archive.MEMBER_BYTES // MIB} MiB in", f"{decode.NAME_BYTES} bytes for each letter",
+        f"{cache.ROOM // GIB} GiB of the disk",
+    ],
     "JSON, sent to a server": [f"feedback {feedback.MAX_BODY // 1024} KiB"],
     "request head": [
         f"{parser.MAX_HEAD // 1024} KiB", f"{parser.MAX_HEADERS} headers", f"{event_loop.HEAD_TIMEOUT:g} seconds",

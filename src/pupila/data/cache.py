@@ -28,6 +28,8 @@ log = logging.getLogger("pupila.data")
 
 VERSION = 6
 """Part of every key: raise it when the same files would give other pixels, labels or order than before."""
+ODD = "surrogatepass"
+"""How what is no UTF-8 in the names of files is written: escapes would take three times the memory."""
 ROOM = 2**30
 """Bytes of the disk that are left to others."""
 
@@ -80,7 +82,9 @@ def _write(splits: Splits, path: Path) -> None:
         "framing": splits.framing,
         "skipped": [asdict(picture) for picture in splits.skipped],
     }
-    arrays: dict[str, Any] = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
+    arrays: dict[str, Any] = {
+        "about": np.frombuffer(json.dumps(about, ensure_ascii=False).encode("utf-8", ODD), np.uint8)
+    }
     for name, part in splits.parts().items():
         arrays |= {name: part.images, f"{name}-labels": part.labels}
     with os.fdopen(open_own(path, os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as file:
@@ -89,7 +93,7 @@ def _write(splits: Splits, path: Path) -> None:
 
 def _read(path: Path) -> Splits:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        about: dict[str, Any] = json.loads(arrays["about"].tobytes())
+        about: dict[str, Any] = json.loads(arrays["about"].tobytes().decode("utf-8", ODD))
         classes = tuple(about["classes"])
         parts = {
             name: Dataset(arrays[name], arrays[f"{name}-labels"], classes, tuple(names))

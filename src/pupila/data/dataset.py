@@ -4,6 +4,7 @@ Needs no files. Splits are seeded, and the same on any machine.
 """
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -164,9 +165,9 @@ def fingerprint(parts: Mapping[str, Dataset]) -> str:
     """Return the SHA-256 over all that training sees. Texts go in with their lengths: none runs into the next."""
     digest = hashlib.sha256()
     for split, part in sorted(parts.items()):
-        texts = [split, str(part.images.shape), *part.classes, *part.names]
-        encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
-        digest.update(b"".join([b"%d:%b" % (len(text), text) for text in encoded]))
+        for text in itertools.chain([split, str(part.images.shape)], part.classes, part.names):
+            encoded = text.encode("utf-8", "surrogateescape")
+            digest.update(b"%d:%b" % (len(encoded), encoded))
         digest.update(part.labels.astype("<i8").tobytes())
         digest.update(np.ascontiguousarray(part.images).data)
     return digest.hexdigest()

@@ -27,6 +27,9 @@ from pupila.progress import progress_bar
 SIZES = (32, 64, 96, 128, 160, 224)
 MAX_ROWS = 2_000_000
 """Pictures of arrays or of a table in parquet: however small they are, each grows to the smallest size at least."""
+NAME_BYTES = 20
+"""What a letter of a picture's name takes at most, with those of the folders: it is kept in several texts of four bytes
+a letter, and written into the cache. Measured were 13 to 17."""
 LFS_POINTER = "Git LFS pointer"
 """What the reason of a picture that is one says."""
 SIZE_SAMPLE = 1000
@@ -165,6 +168,9 @@ def read_pictures(
     """
     classes = class_names(arranged.splits, where)
     items = [item for members in arranged.splits.values() for item in members]
+    letters = sum(len(item.category) + len(item.name) for item in items)
+    fix = "Use fewer pictures, or shorter names."
+    check_memory(NAME_BYTES * letters, f"The names of {counted(len(items), 'picture')}", fix)
     sources = [item.entry.source for item in items]
     sides = sample_sides(sources, limits)
     images, failed = decode_pictures(sources, size or choose_size(sides), limits, framing)
