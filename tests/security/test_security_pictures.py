@@ -409,5 +409,7 @@ def test_parts_that_are_not_counted_are_not_decoded(data: bytes) -> None:
 def test_what_is_not_decoded_may_be_of_any_kind() -> None:
     references = [(b"thmb", 2, [1]), (b"cdsc", 3, [1])]
     assert images.decode(heif({1: b"hvc1", 2: b"jpeg", 3: b"mime", 4: b"iden"}, references), 32).shape == (32, 32, 3)
+    beside = heif({1: b"hvc1", 2: b"mime"}, [(b"auxl", 2, [1])], contents={2: b"depth"})
+    assert images.decode(beside, 32).shape == (32, 32, 3)
     same = heif({1: b"iden", 2: b"hvc1"}, [(b"dimg", 1, [2])], contents={1: b""})
     assert images.decode(same, 32).shape == (32, 32, 3)

@@ -30,8 +30,9 @@ CODED = (HEVC, b"av01")
 GAIN_MAPPED = b"tmap"
 """A picture put together from another and a gain map, either of which may be put together from tiles."""
 GRID = b"grid"
-READ = (*CODED, GRID, b"iden", GAIN_MAPPED)
-"""Kinds of items that the picture and its parts may be. An overlay (iovl) is none: it may be of any size."""
+READ = (*CODED, GRID, b"iden", GAIN_MAPPED, b"Exif", b"mime", b"uri ")
+"""Kinds of items that the picture and its parts may be; the last three are no pictures, and are not decoded. An overlay
+(iovl) is not among them: it may be of any size."""
 TRANSFORMS = (b"irot", b"imir", b"clap", b"iscl")
 """Properties for which a decoder goes through the whole picture again: of each kind it may have one (ISO 23000-22)."""
 UNREAD = "a picture in boxes (HEIF) with an overlay or another part that is not read"
