@@ -148,6 +148,14 @@ def entries(number: int) -> bytes:
     return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", number) + rows + bytes(4)
 
 
+def several(number: int) -> bytes:
+    """Return a JPEG whose list of pictures has so many."""
+    rows = struct.pack("<HHIIHHII", 0xB001, 4, 1, number, 0xB002, 7, 16 * number, 38)
+    block = b"MPF\0II*\0\x08\0\0\0" + struct.pack("<H", 2) + rows + bytes(4) + bytes(16 * number)
+    data = encoded(Image.new("RGB", (32, 32)), "JPEG")
+    return data[:2] + struct.pack(">BBH", 0xFF, 0xE2, len(block) + 2) + block + data[2:]
+
+
 TEXT = b"k\0\0" + zlib.compress(bytes(10**6))
 PLAIN = large_jpeg(0xC0, b"")
 LONG_TO_READ = {
@@ -160,6 +168,7 @@ LONG_TO_READ = {
     "chunks": chunks(*[(b"tEXt", b"k\0v")] * 1_100),
     "texts": chunks(*[(b"zTXt", TEXT)] * 5),
     "entries": encoded(Image.new("RGB", (32, 32)), "JPEG", exif=entries(1_000)),
+    "a list of pictures": several(4_000),
     "long coded data": noisy(480, "WEBP", quality=100),
     "long coded data in scans": noisy(540, "JPEG", quality=98, progressive=True, subsampling=0),
     "megabytes that say nothing": b"\xff\xd8" + b"\xff" * (5 * 2**20),

@@ -281,7 +281,8 @@ def _jpeg(data: bytes) -> Work:
             kept = 2  # all coefficients are, until the last scan is read
             if scans > MAX_SCANS:
                 raise ExcessError(f"more than {MAX_SCANS} scans")
-    parts = segments * SEGMENT + check_directories(_joined(blocks)) * ENTRY
+    listed = sum(len(block) for kind, block in blocks if kind == SEVERAL) // 16  # an MPO's list of its pictures
+    parts = segments * SEGMENT + (listed + check_directories(_joined(blocks))) * ENTRY
     return Work(max(scans, kept) * times, len(data) // 4 if kept == 1 else len(data), parts)
 
 
