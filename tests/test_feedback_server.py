@@ -448,6 +448,18 @@ def test_one_client_keeps_no_others_pictures_out(tmp_path: Path) -> None:
     collector.close()
 
 
+def test_without_keys_one_address_keeps_no_others_pictures_out(tmp_path: Path) -> None:
+    collector = Collector(Settings(feedback_dir=tmp_path / "kept"))
+    collector._writer = Slow(tmp_path / "kept")
+    part, answer = red(tmp_path)
+    for number in range(3):
+        collector.offer(f"many{number}", [part] * 300, [answer] * 300, "m1", line="10.0.0.1")
+    collector.offer("one", [Part("", picture("blue"))], [answer], "m1", line="10.0.0.2")
+    assert collector.table.holds(MARKS, mark_of("one", 0, ""))
+    assert wait_until(lambda: collector.store.of_request("one", 0, "")) < 20
+    collector.close()
+
+
 def test_what_comes_while_a_worker_ends_is_counted_and_blamed_on_no_disk(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -379,6 +379,7 @@ def test_compressed_bodies_are_read_by_two_threads_in_any_protocol(pool: Connect
         connection.head_arrived()
         request = connection.take(time.monotonic())
         assert request is not None and executor.queue_of(request) is executor.large
+        assert request.context.line == connection.queue_line == "10.0.0.1"
 
 
 def test_lists_of_what_is_kept_take_no_thread_of_feedback(pool: ConnectionTable) -> None:

@@ -98,6 +98,8 @@ class Answered:
     """Seconds since 1970, UTC."""
     owner: str = ""
     """Name of the API key that sent it; empty on a server without keys."""
+    line: str = ""
+    """With whom it takes turns until it is written."""
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def clear_up(store: Store) -> None:
 
 
 class Waiting:
-    """Pictures that wait to be written; their owners take turns. Used with the collector's lock."""
+    """Pictures that wait to be written; keys, or addresses, take turns. Used with the collector's lock."""
 
     def __init__(self, pictures: int, size: int) -> None:
         self.pictures = pictures
@@ -90,36 +90,36 @@ class Waiting:
         self.size = size
         """... and how many bytes of them."""
         self.queues: dict[str, deque[Answered]] = {}
-        """By owner, the one whose turn it is first; none is empty."""
+        """By line, the one whose turn it is first; none is empty."""
         self.bytes = 0
 
     def __len__(self) -> int:
         return sum(map(len, self.queues.values()))
 
     def add(self, item: Answered) -> list[Answered]:
-        """Take a picture in; return those that give way for it: each the last of the owner that takes most room."""
-        self.queues.setdefault(item.owner, deque()).append(item)
+        """Take a picture in; return those that give way for it: each the last of the line that takes most room."""
+        self.queues.setdefault(item.line, deque()).append(item)
         self.bytes += len(item.data)
         giving = []
         while len(self) > self.pictures or self.bytes > self.size:
-            giving.append(self._leave(max(self.queues, key=lambda owner: sum(map(self._room, self.queues[owner]))), -1))
+            giving.append(self._leave(max(self.queues, key=lambda line: sum(map(self._room, self.queues[line]))), -1))
         return giving
 
     def next(self) -> Answered:
-        """Take what is next; then it is the next owner's turn."""
+        """Take what is next; then it is the next line's turn."""
         return self._leave(next(iter(self.queues)), 0)
 
     def _room(self, item: Answered) -> int:
         """Return what a picture takes of so many bytes and so many places."""
         return max(len(item.data), self.size // self.pictures)
 
-    def _leave(self, owner: str, place: int) -> Answered:
-        """Take an owner's first or last picture out; whoever has more has another turn behind all others."""
-        queue = self.queues.pop(owner)
+    def _leave(self, line: str, place: int) -> Answered:
+        """Take a line's first or last picture out; one that has more has another turn behind all others."""
+        queue = self.queues.pop(line)
         item = queue[place]
         del queue[place]
         if queue:
-            self.queues[owner] = queue
+            self.queues[line] = queue
         self.bytes -= len(item.data)
         return item
 
@@ -168,11 +168,17 @@ class Collector:
         found: Sequence[Prediction | ImageError],
         model: str,
         owner: str = "",
+        line: str = "",
     ) -> None:
-        """Keep the pictures of a request that were answered; returns at once. `owner`: see Answered."""
+        """Keep the pictures of a request that were answered; returns at once. `owner` and `line`: see Answered.
+
+        Keys of one name share a line.
+        """
         now = time.time()
         answered = [
-            Answered(request, index, part.data, one.category, one.confidence, one.unknown, model, now, owner)
+            Answered(
+                request, index, part.data, one.category, one.confidence, one.unknown, model, now, owner, owner or line
+            )
             for index, (part, one) in enumerate(zip(parts, found, strict=True))
             if not isinstance(one, ImageError)
         ]

@@ -168,7 +168,7 @@ class PredictTask:
         if state.collector is not None and (key is not None or not state.access.is_cross_site(self.environ)):
             parts, version = self._decoding.parts, self._decoding.predictor.version
             request_id, owner = request_id_of(self.environ, state.request_log), "" if key is None else key.name
-            state.collector.offer(request_id, parts, found, version, owner)
+            state.collector.offer(request_id, parts, found, version, owner, self._context.line)
 
     def fail(self, error: Exception) -> WsgiResponse:
         """Answer with an error."""

@@ -52,6 +52,8 @@ class RequestContext:
     """When the answer must be out, on the clock of time.monotonic: counted from the request's first byte."""
     address: str = ""
     """The client's."""
+    line: str = ""
+    """With what the request shares turns: a key, or who asks, see Connection.queue_line."""
     body: bytes | None = None
     """The whole body, within the limit, until it is read; None where it is still to be received."""
     started: float | None = None

@@ -233,7 +233,14 @@ class Connection:
     def request_of(self, head: Head, body: bytes, now: float) -> Request:
         """Return a request of this connection that has arrived, or whose body will not be read."""
         context = RequestContext(
-            route_of(head.path).name, self.deadline, self.address, body, self.started, now, self.access
+            route_of(head.path).name,
+            self.deadline,
+            self.address,
+            self.queue_line,
+            body,
+            started=self.started,
+            arrived=now,
+            access=self.access,
         )
         return Request(head, context)
 
