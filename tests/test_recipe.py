@@ -81,3 +81,19 @@ def test_key_of_before_is_read_where_it_changed_nothing_and_refused_elsewhere():
 def test_recipe_survives_the_way_through_plain_values():
     recipe = load_recipe("cifar10")
     assert Recipe.from_dict(recipe.to_dict(), "again") == recipe
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"epochs = {'9' * 5000}", f"epochs = 0x{'f' * 5000}", f"learning_rate = {'9' * 400}", f"seed = {'9' * 400}",
+        f"learning_rate = 0x{'f' * 5000}", "progressive = [[inf, 0.5]]", "progressive = [[32, nan]]",
+        f"progressive = [[32, {'9' * 400}]]", f"progressive = [[0x{'f' * 5000}, 0.5]]", f"epochs = {'[' * 5000}",
+    ],
+)  # fmt: skip
+def test_numbers_that_are_none_are_named_in_few_words(text, tmp_path):
+    (tmp_path / "own.toml").write_text(text)
+    for load in (lambda: load_recipe(tmp_path / "own.toml"), lambda: load_recipe("quick", [text])):
+        with pytest.raises(RecipeError) as error:
+            load()
+        assert len(str(error.value)) < 400

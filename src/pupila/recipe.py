@@ -4,6 +4,7 @@ A recipe is read from TOML (shipped ones in `recipes/`) and overridden by KEY=VA
 """
 
 import dataclasses
+import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
-from pupila._arguments import MOST_UNKNOWN, PathLike, as_text, did_you_mean, unknown_key
+from pupila._arguments import LONGEST, MOST_UNKNOWN, PathLike, as_text, did_you_mean, unknown_key
 from pupila.errors import RecipeError
 
 ALIASES = {"lr": "learning_rate", "wd": "weight_decay", "batch": "batch_size", "px": "network_size"}
@@ -133,8 +134,8 @@ class Recipe:
         for key in values.keys() & fields.keys():
             try:
                 typed[key] = _typed(key, values[key], type(fields[key].default))
-            except (TypeError, ValueError):
-                mistakes.append(f"{key} must be {_described(key)}, not {values[key]!r}.")
+            except (TypeError, ValueError, OverflowError):
+                mistakes.append(f"{key} must be {_described(key)}, not {_shown(values[key])}.")
         if mistakes:
             raise RecipeError(f"{where}: " + " ".join(sorted(mistakes)))
         return cls(**typed)
@@ -185,10 +186,10 @@ def load_recipe(name: PathLike, overrides: Iterable[str] = ()) -> Recipe:
     path = Path(name)
     try:
         text = _read(path) if path.suffix == ".toml" else read_shipped(name)
-        values = tomllib.loads(text)
+        values = _parsed(text)
     except OSError as error:
         raise RecipeError(f"{name}: cannot be read ({error.strerror}).") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except ValueError as error:
         raise RecipeError(f"{name}: is not valid TOML ({error}).") from error
     return Recipe.from_dict({"name": path.stem, **values}, path.name).override(overrides)
 
@@ -215,17 +216,47 @@ def values_of(pairs: Iterable[str]) -> dict[str, Any]:
         if not equals:
             raise RecipeError(f"{pair!r} is not KEY=VALUE. Write for instance epochs=20.")
         try:
-            given[key] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
+            given[key] = read_value(value)
+        except ValueError:
             given[key] = value
     return full_names(given)
+
+
+def read_value(text: str) -> Any:
+    """Return what TOML reads in a value; raises ValueError where it is none."""
+    return _parsed(f"value = {text}")["value"]
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """Read TOML; raises ValueError, also for what lies deep within each other or has thousands of digits."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("too many brackets") from error
+
+
+def _whole(value: int) -> int:
+    """Return a number of up to 63 bits; raises OverflowError for another, which cannot even be shown."""
+    if abs(value) > sys.maxsize:
+        raise OverflowError
+    return value
+
+
+def _shown(value: Any) -> str:
+    """Return a value for a message; Python writes no numbers of over 4,300 digits."""
+    try:
+        return repr(value)[:LONGEST]
+    except ValueError:
+        return "a number of thousands of digits"
 
 
 def _typed(key: str, value: Any, kind: type) -> Any:
     if key == "flip_average" and isinstance(value, bool):
         return "on" if value else "off"  # it was true or false before it could be auto
     if key == "progressive":
-        return tuple((int(size), float(share)) for size, share in value)
+        return tuple((_whole(int(size)), float(share)) for size, share in value)
+    if isinstance(value, int):
+        _whole(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not kind:
@@ -252,7 +283,7 @@ def _bad_values(recipe: Recipe) -> Iterator[str]:
 def _bad_progressive(recipe: Recipe) -> list[str]:
     total = sum(share for _, share in recipe.progressive)
     sizes = [size for size, _ in recipe.progressive]
-    if total >= 1 or any(share <= 0 for _, share in recipe.progressive):
+    if total >= 1 or not all(share > 0 for _, share in recipe.progressive):
         return [f"the shares of progressive must be above 0 and add up to less than 1, not {total:g}."]
     if sizes != sorted(sizes) or any(not 32 <= size < (recipe.network_size or 512) for size in sizes):
         return [

@@ -16,7 +16,7 @@ from typing import Any
 
 from pupila._arguments import did_you_mean
 from pupila.errors import RecipeError
-from pupila.recipe import Recipe, full_names, load_recipe, shipped, values_of
+from pupila.recipe import Recipe, full_names, load_recipe, read_value, shipped, values_of
 
 Values = Mapping[str, Any]
 
@@ -97,8 +97,8 @@ def parse_grid(pairs: Iterable[str]) -> dict[str, tuple[Any, ...]]:
         if not equals or not text.strip():
             raise RecipeError(f"{pair!r} is not KEY=VALUE,VALUE. Write for instance lr=0.001,0.0001.")
         try:
-            values = tomllib.loads(f"values = [{text}]")["values"]
-        except tomllib.TOMLDecodeError:
+            values = read_value(f"[{text}]")
+        except ValueError:
             values = [word.strip() for word in text.split(",")]
         grid[key.strip()] = tuple(values)
     return full_names(grid)
