@@ -9,6 +9,8 @@ from safetensors.torch import save_file
 from training_kit import write_photos
 
 from pupila.cli import main
+from pupila.errors import TrainingError
+from pupila.training.loop.checkpoint import check_identity
 from pupila.training.loop.resnet import ResNet18
 
 pytestmark = pytest.mark.usefixtures("narrow")
@@ -47,6 +49,26 @@ def changed(finished, tmp_path, name, **values):
     old = json.loads((folder / name).read_text())
     (folder / name).write_text(json.dumps({**old, **values}))
     return folder
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "", None])
+def test_recipe_that_is_none_is_named(finished, tmp_path, text):
+    folder = changed(finished, tmp_path, "recipe.json")
+    (folder / "recipe.json").unlink() if text is None else (folder / "recipe.json").write_text(text)
+    done = pupila("reproduce", folder)
+    assert done.exit_code == 1 and "recipe.json: is no recipe of a run" in done.output
+
+
+@pytest.mark.parametrize("values", [{"source": ["photos"]}, {"size": "large"}])
+def test_record_of_other_types_is_named(finished, tmp_path, values):
+    done = pupila("reproduce", changed(finished, tmp_path, "run.json", **values))
+    assert done.exit_code == 1 and "run.json: is no record of a run (it names no data set)" in done.output
+
+
+@pytest.mark.parametrize("identity", [[1], "text", {"recipe": [1]}])
+def test_identity_of_other_types_is_that_of_another_run(tmp_path, identity):
+    with pytest.raises(TrainingError, match="is of another run"):
+        check_identity(tmp_path, {"recipe": {"seed": 1}, "data": "f"}, identity)
 
 
 def test_another_seed_and_other_threads_are_named(finished, tmp_path):

@@ -1,7 +1,6 @@
 """Make a run again and say whether the same came out; if not, what differs."""
 
 import hashlib
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from pupila.data.quality.labels import relabelled
 from pupila.errors import TrainingError
 from pupila.predictor import Predictor
 from pupila.recipe import Recipe
-from pupila.training.run_folder import Record, read_record
+from pupila.training.run_folder import Record, read_json, read_record
 from pupila.training.train import TrainJob, train
 
 
@@ -50,7 +49,10 @@ def reproduce(folder: Path, source: str | None = None) -> Reproduction:
     """
     record = read_record(folder)
     before = Predictor.load(folder / "model.onnx").manifest
-    recipe = Recipe.from_dict(json.loads((folder / "recipe.json").read_text(encoding="utf-8")), str(folder))
+    values = read_json(folder / "recipe.json")
+    if not values:
+        raise TrainingError(f"{folder / 'recipe.json'}: is no recipe of a run. Give the folder of a run.")
+    recipe = Recipe.from_dict(values, str(folder))
     record = replace(record, source=source or record.source)
     _check_data(record, before.framing)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-again-", dir=folder.parent) as name:

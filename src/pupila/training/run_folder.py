@@ -66,7 +66,10 @@ def read_record(folder: Path) -> Record:
         values: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         paths = {key: Path(values[key]) for key in PATHS if values.get(key)}
         values.pop("counts", None)  # of an earlier version
-        return Record(**{**values, **paths})
+        record = Record(**{**values, **paths})
+        if not isinstance(record.source, str) or not isinstance(record.size, int | None):
+            raise ValueError("it names no data set")
+        return record
     except (OSError, ValueError, TypeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise TrainingError(

@@ -90,6 +90,7 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> tuple[Position, 
 
 def check_identity(path: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
     """Raise TrainingError that names what differs, unless both are the identity of one run."""
+    theirs = theirs if isinstance(theirs, dict) else {}
     ours, recipe = json.loads(json.dumps(ours)), theirs.get("recipe")
     ours = {**ours, **ours.get("recipe", {})}
     theirs = {**theirs, **(recipe if isinstance(recipe, dict) else {})}
