@@ -75,6 +75,13 @@ def test_bad_picture_is_raised_with_its_place(server: Running) -> None:
     assert [part["index"] for part in caught.value.parts] == [1]
 
 
+@pytest.mark.parametrize("key", ["secret\n", "secret key", "€"])
+def test_key_that_no_header_can_carry_is_refused_and_not_repeated(key: str) -> None:
+    with pytest.raises(ServerError) as caught:
+        Client("http://127.0.0.1:1", key)
+    assert (caught.value.code, "secret" in str(caught.value)) == ("bad_key", False)
+
+
 def test_busy_server_is_asked_again_after_as_long_as_it_says() -> None:
     with Peer(reply(503, BUSY, "Retry-After: 1\r\n"), GOOD) as peer, Client(peer.url) as client:
         assert client.predict(b"x").category == "red"

@@ -166,6 +166,7 @@ def test_reasons_are_counted_where_they_differ() -> None:
         (b'{"images":[' + b"{}," * 1_000_000 + b"{}]}", "json_too_many_values"),
         (b'{"images":["' + b"A" * MAX_BYTES + b'"]}', "body_too_large"),
         (b'{"images":["' + b"A" * MAX_BYTES_BEYOND_ASCII + '"], "name": "é"}'.encode(), "body_too_large"),
+        (b'{"images":["' + b"A" * MAX_BYTES_BEYOND_ASCII + rb'"], "name": "\uD83d\ude00"}', "body_too_large"),
     ],
 )
 def test_json_that_would_take_much_memory_is_refused_before_it_is_parsed(body: bytes, code: str) -> None:

@@ -7,6 +7,7 @@ import json
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from server_kit import CLASSES, COLOURS, picture, serving, write_model
 from pupila.predictor import Predictor
 from pupila.server import Settings, create_app
 from pupila.server.api.auth import new_key
+from pupila.server.api.errors import RequestError
+from pupila.server.api.other_protocols import outputs_wanted
 
 INFER = "/v2/models/colours/infer"
 
@@ -113,6 +116,15 @@ def test_output_whose_name_is_no_text_is_refused(client: FlaskClient, name: obje
     tensor = {"name": "images", "datatype": "UINT8", "shape": [1, 32, 32, 3], "data": pixels("red").tolist()}
     response = client.post(INFER, json={"inputs": [tensor], "outputs": [{"name": name}]})
     assert (response.status_code, "there is no output" in response.text) == (400, True)
+
+
+def test_output_whose_name_is_a_long_list_is_refused_without_writing_it_out() -> None:
+    """Python writes out a million numbers in one go, in which no other thread of the worker runs."""
+    numbers = [1.2345678901234567e-300] * 1_000_000
+    begun = time.thread_time()
+    with pytest.raises(RequestError, match="there is no output 'a list of numbers"):
+        outputs_wanted({"outputs": [{"name": numbers}]})
+    assert time.thread_time() - begun < 0.1
 
 
 def test_half_a_surrogate_pair_in_the_id_is_answered(client: FlaskClient) -> None:

@@ -8,6 +8,7 @@ with pupila.Client("http://127.0.0.1:3000") as client:
 import contextlib
 import http.client
 import json
+import re
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 ESCAPED = {ord('"'): "%22", ord("\r"): "%0D", ord("\n"): "%0A"}
 """How a form writes what would end a file's name (WHATWG's multipart/form-data)."""
 
+KEY = re.compile("[!-~]+")
 MAX_PAUSE = 30.0
 """Longest pause before another try, whatever the server says; seconds."""
 
@@ -47,6 +49,8 @@ class Client:
             parts, port = urlsplit(""), None
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ServerError(0, "bad_address", f"{url!r} is not an address. Give one such as http://127.0.0.1:3000")
+        if key and not KEY.fullmatch(key):
+            raise ServerError(0, "bad_key", "An API key has visible ASCII letters only, without a line end.")
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._url = url
         self._connection = kind(parts.hostname, port, timeout=timeout)

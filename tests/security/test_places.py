@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from pupila.predictor import Predictor
 from pupila.server import create_app
 from pupila.server.addresses import TrustedProxies, network_part
 from pupila.server.api.auth import Access, AccessControl, new_key
+from pupila.server.api.body import pause
 from pupila.server.api.errors import DeadlineError, QueueFullError, RequestError, request_error_of
 from pupila.server.api.multipart import Part
 from pupila.server.api.request_context import KEY as KEY_OF_CONTEXT
@@ -36,7 +38,7 @@ from pupila.server.observability.request_log import RequestLog, Telemetry
 from pupila.server.process.scoreboard import Scoreboard
 from pupila.server.settings import Settings
 from pupila.server.transport.admission import UNKEYED, AdmissionControl, Listener
-from pupila.server.transport.connection import CONTINUE, READ_ALL, UNREAD, WRITE, Connection, ConnectionTable
+from pupila.server.transport.connection import CONTINUE, READ_ALL, UNREAD, WRITE, Connection, ConnectionTable, Request
 from pupila.server.transport.event_loop import Reactor
 from pupila.server.transport.executor import Executor
 
@@ -574,7 +576,7 @@ def test_request_in_work_gives_way_to_another_address_where_places_are_scarce(po
 def admission_of(pool: ConnectionTable, settings: Settings) -> AdmissionControl:
     """Return a worker's, whose threads do not run."""
     log = RequestLog(Telemetry(), None)
-    executor = Executor(lambda *_: [], ("a", "80"), settings, log, lambda _: None, lambda: None, pool.reserve)
+    executor = executor_of(pool, lambda *_: [], settings)
     listener = Listener(None, pool, Scoreboard(1), 10)  # whose socket nothing listens on
     return AdmissionControl(pool, listener, executor, log, settings, AccessControl())
 
@@ -604,3 +606,56 @@ def test_files_are_counted_before_they_are_decoded(keyed: Running) -> None:
     url = f"{keyed.url}/v2/models/colours/infer"
     answer = requests.post(url, json={"inputs": [entry]}, headers={"X-API-Key": SECRET}, timeout=20)
     assert answer.status_code == 400 and "1 files were announced by the shape" in answer.json()["error"]
+
+
+def test_document_is_not_taken_up_before_the_pause_after_the_last_one_is_over(pool: ConnectionTable) -> None:
+    """It was: it waited for the pause and was read long past its deadline, as by a thread that hangs."""
+
+    def app(*_: object) -> list[bytes]:
+        pause[0] = time.monotonic() + 0.5  # as reading a document does
+        return []
+
+    executor = executor_of(pool, app)
+    with ExitStack() as stack:
+        jobs = [asked(pool, stack) for _ in range(2)]
+        executor.start()
+        for connection, request in jobs:
+            executor.submit(executor.documents, connection, request)
+        (_, first), (_, second) = jobs
+        wait_until(lambda: first.taken)
+        time.sleep(0.2)
+        assert not second.taken and second.give_up()  # as the event loop does at its deadline
+        time.sleep(0.5)
+        assert not second.taken and not executor.in_work
+
+
+@pytest.mark.parametrize(("name", "seconds"), [("light", 2), ("documents", 30), ("store", 1e6)])
+def test_thread_hangs_from_so_long_after_a_deadline_on(pool: ConnectionTable, name: str, seconds: float) -> None:
+    """A document is read to its end once it is begun; what hangs at a disk would hang in the next worker, too."""
+    begun, go_on = threading.Event(), threading.Event()
+    executor = executor_of(pool, lambda *_: begun.set() or [b""][: go_on.wait(10)])
+    with ExitStack() as stack:
+        connection, request = asked(pool, stack)
+        executor.start()
+        executor.submit(getattr(executor, name), connection, request)
+        assert begun.wait(10)
+        late = request.context.deadline + seconds
+        assert not executor.is_stuck(late - 1)
+        assert executor.is_stuck(late + 1) == (name != "store")
+        go_on.set()
+
+
+def executor_of(pool: ConnectionTable, app: Any, settings: Settings | None = None) -> Executor:
+    log = RequestLog(Telemetry(), None)
+    return Executor(app, ("a", "80"), settings or Settings(), log, lambda _: None, lambda: None, pool.reserve)
+
+
+def asked(pool: ConnectionTable, stack: ExitStack) -> tuple[Connection, Request]:
+    """Return a request that has arrived."""
+    connection = added(pool, stack, "10.0.0.1")
+    connection.begin(time.monotonic(), 10)
+    connection.buffer += b"GET /docs HTTP/1.1\r\nHost: a\r\n\r\n"
+    connection.head_arrived()
+    request = connection.take(time.monotonic())
+    assert request is not None
+    return connection, request

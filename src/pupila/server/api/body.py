@@ -93,6 +93,8 @@ def inflate_failed(coding: str, reason: str) -> RequestError:
 
 MAX_BYTES = 32 * 2**20
 MAX_BYTES_BEYOND_ASCII = 8 * 2**20
+SURROGATE = re.compile(rb"\\u[dD][89abAB]")
+"""Half of a letter beyond the first plane, written in ASCII."""
 LARGE = 2**19
 """Bytes from which a document may be read in turn with others: shorter ones the compute thread reads, for all."""
 FEW_VALUES = 20_000
@@ -142,10 +144,8 @@ def parsed(body: bytes, most: int, instead: str) -> Iterator[Any]:
     within the limits takes some 0.1 s between two of them. Raises RequestError for what is over a limit, and ValueError
     or RecursionError for what is no JSON.
     """
-    limit = MAX_BYTES if body.isascii() else MAX_BYTES_BEYOND_ASCII
-    if len(body) > limit:
-        message = f"JSON of {len(body):,} bytes is over the limit of {limit:,}. {instead}"
-        raise RequestError(413, "body_too_large", message)
+    if len(body) > MAX_BYTES:
+        raise too_big_json(body, MAX_BYTES, instead)
     lists, quotes, escapes = count(body, b"[") + count(body, b"{"), count(body, b'"'), count(body, b"\\")
     values = lists + count(body, b",")  # each value comes after one of these, or a key
     for found, limit, name in (
@@ -156,9 +156,17 @@ def parsed(body: bytes, most: int, instead: str) -> Iterator[Any]:
     ):
         if found > limit:
             raise RequestError(413, "json_too_many_values", f"The JSON has more than {limit:,} {name}. {instead}")
+    if len(body) > MAX_BYTES_BEYOND_ASCII and not (body.isascii() and SURROGATE.search(body) is None):
+        raise too_big_json(body, MAX_BYTES_BEYOND_ASCII, f"It has letters beyond ASCII. {instead}")
     is_large = len(body) > MAX_BYTES // 4 or max(lists / MAX_LISTS, escapes / MAX_ESCAPES) > 0.1
     with in_turn() if values > FEW_VALUES or (len(body) > LARGE and is_large) else contextlib.nullcontext():
         yield json.loads(body, parse_int=whole, parse_float=fraction)
+
+
+def too_big_json(body: bytes, limit: int, instead: str) -> RequestError:
+    """Say how big a document may be."""
+    message = f"JSON of {len(body):,} bytes is over the limit of {limit:,}. {instead}"
+    return RequestError(413, "body_too_large", message)
 
 
 def parse(body: bytes, most: int, instead: str) -> Any:
@@ -177,7 +185,7 @@ def in_turn() -> Iterator[None]:
         raise NotHereError
     wait_for_turn()
     try:
-        time.sleep(max(0.0, pause[0] - time.monotonic()))
+        sleep_pause()
         begun = time.monotonic()
         gc.disable()
         try:
@@ -187,6 +195,11 @@ def in_turn() -> Iterator[None]:
             pause[0] = 2 * time.monotonic() - begun
     finally:
         ONE_AT_A_TIME.release()
+
+
+def sleep_pause() -> None:
+    """Wait until the next document may be read."""
+    time.sleep(max(0.0, pause[0] - time.monotonic()))
 
 
 def wait_for_turn() -> None:

@@ -244,7 +244,8 @@ def outputs_wanted(document: dict[str, Any]) -> dict[str, bool]:
         entry = given if isinstance(given, dict) else {}
         name = entry.get("name")
         if not isinstance(name, str) or name not in OUTPUTS:
-            raise bad(f"there is no output {str(name)[:40]!r}; there are {', '.join(OUTPUTS)}")
+            said = name if isinstance(name, str) else bodies.kind_of(name)  # which may be long if it is written out
+            raise bad(f"there is no output {said[:40]!r}; there are {', '.join(OUTPUTS)}")
         own = entry.get("parameters")
         wanted[name] = bool(own.get("binary_data", default)) if isinstance(own, dict) else default
     return wanted

@@ -3,6 +3,7 @@
 import contextlib
 import heapq
 import itertools
+import math
 import selectors
 import socket
 import threading
@@ -32,6 +33,8 @@ class Request:
     context: RequestContext
     taken: bool = False
     """A thread works on it."""
+    stuck_at: float = math.inf
+    """From when on that thread counts as one that hangs."""
     claim: threading.Lock = field(default_factory=threading.Lock)
     """Who takes it answers the request: a thread that is done, or the event loop when the deadline has passed."""
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from wsgiref.types import WSGIApplication
 
 from pupila.server.addresses import NOBODY, TrustedProxies
-from pupila.server.api.auth import DISK, AccessControl, route_of
+from pupila.server.api.auth import AccessControl
 from pupila.server.api.errors import DeadlineError, log_fault, too_slow
 from pupila.server.observability.request_log import RequestLog
 from pupila.server.process.scoreboard import DUE, HEARTBEAT, LEAVING, READY, WAITING, Health, Scoreboard
@@ -30,8 +30,6 @@ from pupila.server.transport.tls import certificate_of
 
 GRACE = 0.2
 """Seconds after its deadline in which a request's own thread may still answer."""
-STUCK = 2.0
-"""Seconds after its deadline from which a request that still runs means that this process must be replaced."""
 HEAD_TIMEOUT = 5.0
 """Seconds from a request's first byte to the end of its head."""
 LAST_WORDS = 0.5
@@ -314,10 +312,7 @@ class EventLoop:
             due = min(due, self.check(connection, now))
         self.pool.limit_shares(now)
         self.reactor.begin_tick()
-        self.stuck = any(
-            now > request.context.deadline + STUCK and route_of(request.head.path).threads not in DISK
-            for request in list(self.executor.running.values())
-        )  # what waits for a disk would wait in another worker, too
+        self.stuck = self.executor.is_stuck(now)
         for queue in self.executor.queues:
             queue.measure(now)
         self.row[HEARTBEAT] = now

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import math
 import sys
 import threading
 import time
@@ -15,7 +16,7 @@ from typing import Any, Generic, TypeVar
 from wsgiref.types import WSGIApplication
 
 from pupila.server.api.auth import DISK, Access, route_of
-from pupila.server.api.body import this_thread
+from pupila.server.api.body import sleep_pause, this_thread
 from pupila.server.api.errors import QueueFullError, RequestError, log_fault, request_error_of
 from pupila.server.api.predict import PredictMiddleware, PredictTask, is_predict
 from pupila.server.api.request_context import KEY, to_bytes
@@ -94,6 +95,12 @@ class Turns(Generic[Item]):
         return self._take(max(self._lines, key=lambda name: len(self._lines[name])), last=True)
 
 
+STUCK = 2.0
+"""Seconds past its deadline from which on a request that is still in work means that this process must be replaced."""
+DOCUMENT_STUCK = 30.0
+"""The same for large JSON, which is read to its end once it is begun: in seconds, on a busy machine."""
+
+
 class RequestQueue:
     """A bounded queue in which addresses and keys take turns, with an estimate of its own for each.
 
@@ -103,9 +110,13 @@ class RequestQueue:
     The estimate is turns taken a second while others wait, averaged. What is done when nothing waits does not count.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, threads: int = 1, patience: float = STUCK) -> None:
         self.most = most
         """How many may wait."""
+        self.threads = threads
+        """How many take requests from here, beside the compute thread."""
+        self.patience = patience
+        """Seconds past its deadline that a thread may work on a request from here."""
         self.taken = 0
         """How many turns have been taken; counted by the thread that does it."""
         self.rate = 0.0
@@ -294,7 +305,6 @@ STORE_THREADS = 2
 """They wait for a disk, which may hang: not the threads of quick answers."""
 LISTS_THREADS = 1
 """A list may take seconds: not the threads of feedback."""
-DISK_THREADS = STORE_THREADS, LISTS_THREADS
 
 
 class Executor:
@@ -333,9 +343,17 @@ class Executor:
         """Whether answers ask the client to open a new connection: true while draining."""
         self.running: dict[int, Request] = {}
         """The requests in work, by their identity."""
-        self.queues = tuple(RequestQueue(settings.max_waiting) for _ in range(8))
-        self.compute, self.light, self.inference, self.large, self.slow, self.documents, *disk = self.queues
-        self.store, self.lists = disk
+        most = settings.max_waiting
+        self.compute = RequestQueue(most, 0)
+        self.light = RequestQueue(most, LIGHT_THREADS)
+        self.inference = RequestQueue(most, INFERENCE_THREADS)
+        self.large = RequestQueue(most, LARGE_THREADS)
+        self.slow = RequestQueue(most, SLOW_THREADS)
+        self.documents = RequestQueue(most, DOCUMENTS_THREADS, patience=DOCUMENT_STUCK)
+        self.store = RequestQueue(most, STORE_THREADS, patience=math.inf)  # what hangs here hangs in any worker
+        self.lists = RequestQueue(most, LISTS_THREADS, patience=math.inf)
+        pictures = self.compute, self.inference, self.large, self.slow, self.documents
+        self.queues = (*pictures, self.light, self.store, self.lists)
         self._done: list[Connection] = []
         """Whose responses the compute thread has ready."""
         self._arrived = 0
@@ -343,9 +361,8 @@ class Executor:
 
     def start(self) -> None:
         """Start the threads; they end with the process."""
-        counts = LIGHT_THREADS, INFERENCE_THREADS, LARGE_THREADS, SLOW_THREADS, DOCUMENTS_THREADS, *DISK_THREADS
-        for queue, count in zip(self.queues[1:], counts, strict=True):
-            for _ in range(count):
+        for queue in self.queues:
+            for _ in range(queue.threads):
                 threading.Thread(target=self._work, args=(queue,), daemon=True).start()
 
     def queue_of(self, request: Request) -> RequestQueue:
@@ -373,6 +390,10 @@ class Executor:
         if self._arrived and self.predict is not None:
             self.predict.state.classifier.batcher.submit([self._begin] * self._arrived)
             self._arrived = 0
+
+    def is_stuck(self, now: float) -> bool:
+        """Return whether a thread works on a request long past its deadline."""
+        return any(now > request.stuck_at for request in list(self.running.values()))
 
     @property
     def in_work(self) -> int:
@@ -538,7 +559,7 @@ class Executor:
         if request.claim.locked():
             return False
         queue.taken += 1
-        request.taken = True
+        request.taken, request.stuck_at = True, request.context.deadline + queue.patience
         self.running[id(request)] = request
         return True
 
@@ -566,3 +587,5 @@ class Executor:
                 else:
                     self._answer(job, None, self.deliver)
             del job  # or an idle thread would keep the last body in memory
+            if queue is self.documents:
+                sleep_pause()  # before the next one is taken, which may be over time meanwhile
