@@ -27,6 +27,7 @@ NAMED = {
         f"{formats.LONG // MIB} MiB and {inference.SMALL:,} pixels",
         f"counts {limits.CODES // decoder.USUAL_SCANS} times", f"{limits.DEEP // decoder.USUAL_SCANS} times of a PNG",
         f"{limits.COLOURED // decoder.USUAL_SCANS} times of others",
+        f"{limits.DEFLATED} of a PNG, {limits.LOSSLESS} of a WebP that is", f"{limits.LOSSY} of others",
         f"{boxes.MAX_BOXES:,} boxes", f"{boxes.MAX_ITEMS:,} items", f"{boxes.MAX_BOXES:,} parts of parts",
         f"{tiff.MAX_BITS} bits", f"{tiff.MAX_SHARED} times the file", f"{decoder.MAX_SIDE:,} pixels; ",
         f"{limits.MAX_SLOW_PIXELS:,} pixels of a BMP packed as runs",

@@ -1,5 +1,7 @@
 """Bounds what decoding a picture file may cost, by how the file is built, before any decoder reads it.
 
+One rule for all: each byte counts as the pixels that take as long as the worst such byte does, whatever the file says.
+
 A file of half a megabyte can have ten thousand scans that each go through all pixels, a thousand texts that each unpack
 to a megabyte, or EXIF entries that all point at the same bytes. The limits are far above what programs write. Files are
 walked through in a loop, never by recursion, and without copies. HEIC and AVIF are in boxes.py.
@@ -36,8 +38,9 @@ CODES = 80
 lossless WebP or of its transparency, of which each 16 pixels may have tables of their own."""
 COLOURED, DEEP = 20, 50
 """Passes that one counts as of a PNG in colour, and of one of 16 bits, which is read once for each of their halves."""
-LOSSY = 2
-"""Pixels that take as long as a byte of a lossy WebP; of a JPEG of several scans 1, of others a quarter."""
+LOSSY, LOSSLESS, DEFLATED = 2, 126, 3
+"""Pixels that take as long as a byte may of a lossy WebP; of one that is lossless or transparent, where nothing but
+tables of codes takes 5 microseconds a byte; and of a PNG. Of a JPEG of several scans it is 1, of others a quarter."""
 SEGMENT, CHUNK, UNPACKED, ENTRY = 1_000, 250, 60_000, 300
 """Pixels that take as long as a part that Pillow reads by itself: a segment, a chunk, a packed text, an entry of EXIF.
 A pixel is some 40 ns."""
@@ -340,10 +343,12 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _png(data: bytes) -> Work:
-    number = packed = profiles = 0
+    number = packed = unpacking = profiles = 0
     blocks = []
     for number, (kind, start, end) in enumerate(png_chunks(data), 1):
-        packed += kind in PACKED
+        if kind in PACKED:
+            packed += 1
+            unpacking += UNPACKED + DEFLATED * (min(end, len(data)) - start)
         profiles += kind == b"iCCP"
         if number > MAX_BLOCKS:
             raise ExcessError(f"more than {MAX_BLOCKS:,} chunks")
@@ -355,8 +360,9 @@ def _png(data: bytes) -> Work:
             blocks.append(memoryview(data)[start:end])
         if kind == b"IEND":
             break
-    parts = number * CHUNK + packed * UNPACKED + check_directories(blocks) * ENTRY
-    return Work(DEEP if data[24:25] == b"\x10" else COLOURED if data[25:26] in b"\2\4\6" else 1, 0, parts)
+    parts = number * CHUNK + unpacking + check_directories(blocks) * ENTRY
+    passes = DEEP if data[24:25] == b"\x10" else COLOURED if data[25:26] in b"\2\4\6" else 1
+    return Work(passes, DEFLATED * len(data), parts)
 
 
 def _ppm(data: bytes) -> None:
@@ -421,7 +427,8 @@ def _webp(data: bytes) -> Work:
         if number > MAX_BLOCKS:
             raise ExcessError(f"more than {MAX_BLOCKS:,} chunks")
     parts = number * CHUNK + check_directories(blocks) * ENTRY
-    return Work(CODES, 0, parts) if b"VP8L" in data or b"ALPH" in data else Work(1, LOSSY * len(data), parts)
+    passes, each = (CODES, LOSSLESS) if b"VP8L" in data or b"ALPH" in data else (1, LOSSY)
+    return Work(passes, each * len(data), parts)
 
 
 def first_frame(data: bytes) -> bytes | None:
