@@ -513,6 +513,27 @@ def test_gray_pictures_of_signed_numbers_take_little_more_than_themselves(tmp_pa
     assert said == "('0', '1')" and mib < 2.7 * count * side * side / MIB
 
 
+@pytest.mark.parametrize("kind", ["|i1", "<f4", "|u1"])
+def test_array_of_one_large_picture_takes_little_more_than_itself(tmp_path: Path, kind: str) -> None:
+    side = 5000
+    size = side * side * int(kind[2])
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("x.npy", header_of((1, side, side), kind) + bytes(size))
+        packed.writestr("y.npy", labels(1))
+    said, _, mib = cost(tmp_path / "x.npz")
+    assert "has one class only" in said and mib < 2 * side * side / MIB + 2.2 * size / MIB, (said, mib)
+
+
+def test_array_of_a_larger_picture_than_a_file_may_hold_is_refused(tmp_path: Path) -> None:
+    side = 11_500
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("x.npy", header_of((1, side, side), "|i1") + bytes(side * side))
+        packed.writestr("y.npy", labels(1))
+    said, seconds, mib = cost(tmp_path / "x.npz")
+    assert "11500 x 11500 pixels are over the limit of 50 megapixels" in said
+    assert seconds < 2 and mib < 2.2 * side * side / MIB, (seconds, mib)
+
+
 def test_idx_files_of_other_axes_than_their_names_say_are_refused(tmp_path: Path) -> None:
     (tmp_path / "train-images-idx3-ubyte").write_bytes(b"\0\0\x08\1" + struct.pack(">I", 4) + bytes(4))
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(b"\0\0\x08\1" + struct.pack(">I", 4) + bytes(4))

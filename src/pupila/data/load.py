@@ -83,7 +83,7 @@ class OpenedSource:
         if published := find_version(entries):
             return read_cifar(published, entries, name, self.where, size)
         if found := find_arrays(entries):
-            return read_arrays(found, name, self.where, size)
+            return read_arrays(found, name, self.where, size, limits)
         items = itertools.chain.from_iterable(self.layout.splits.values())
         check_class_count({item.category for item in items}, self.where, one_class)
         return read_pictures(self.layout, name, self.where, size, limits, framing)

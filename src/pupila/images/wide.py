@@ -6,9 +6,11 @@ from its smallest value to its largest. TIFFs of numbers that Pillow reads wrong
 """
 
 import io
+import itertools
 import math
 import struct
 import zlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +23,8 @@ WHITES = (255, 1023, 4095, 16383, 65535)
 """The largest values of 8, 10, 12, 14 and 16 bits."""
 OVERSHOOT = 0.02
 """By how much of their range floats may pass its ends: enlarging a picture makes them do so."""
-ROWS = 2**20
-"""Values that are converted at once."""
+AT_ONCE = 2**20
+"""Values that are converted at once: each takes a score of bytes meanwhile."""
 
 GRAY_ALPHA = "LA;16B"
 """As Pillow names 16 bits of gray and of transparency."""
@@ -39,18 +41,29 @@ Numbers = NDArray[Any]
 
 def eight_bits(values: Numbers) -> NDArray[np.uint8]:
     """Return numbers of any type, [H, W] or [H, W, colours], as 0 to 255; what is no number counts as black."""
-    step = max(1, ROWS // max(1, math.prod(values.shape[1:])))
-    parts = [values[at : at + step] for at in range(0, len(values), step)]
-    ends = [(part.min(), part.max()) for part in (part[np.isfinite(part)] for part in parts) if part.size]
+    blocks = [values[place] for place in _places(values.shape)]
+    ends = [(part.min(), part.max()) for part in (part[np.isfinite(part)] for part in blocks) if part.size]
     low, high = min((float(a) for a, _ in ends), default=0.0), max((float(b) for _, b in ends), default=0.0)
     black, white = span(low, high, values.dtype.kind == "f")
     scale = 255.0 / (white - black) if white > black else 0.0
     result = np.empty(values.shape, np.uint8)
-    for number, part in enumerate(parts):
+    for place, part in zip(_places(values.shape), blocks, strict=True):
         with np.errstate(all="ignore"):  # what makes no sense is black, and needs no remark
             plain = np.nan_to_num(part.astype(np.float64), nan=black, posinf=white, neginf=black)
-        result[number * step : (number + 1) * step] = np.clip((plain - black) * scale + 0.5, 0, 255)
+            result[place] = np.clip((plain - black) * scale + 0.5, 0, 255)
     return result
+
+
+def _places(shape: Sequence[int]) -> Iterator[tuple[int | slice, ...]]:
+    """Yield where the blocks of an array stand, of AT_ONCE values each at most."""
+    within = math.prod(shape[1:])
+    if within > AT_ONCE:
+        for first, rest in itertools.product(range(shape[0]), list(_places(shape[1:]))):
+            yield first, *rest
+    else:
+        step = AT_ONCE // max(1, within)
+        for at in range(0, shape[0], step):
+            yield (slice(at, at + step),)
 
 
 def span(low: float, high: float, floats: bool) -> tuple[float, float]:
@@ -122,7 +135,7 @@ def joined(image: Image.Image, data: bytes, low: str) -> Image.Image:
     if white == WHITES[-1]:
         return image
     other = _other_half(image, data, low)
-    rows = max(1, ROWS // image.width)
+    rows = max(1, AT_ONCE // image.width)
     for top in range(0, image.height, rows):
         box = 0, top, image.width, min(top + rows, image.height)
         part, second = np.array(image.crop(box)), np.asarray(other.crop(box))

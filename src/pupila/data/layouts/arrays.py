@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from pupila.data.dataset import Pictures, SplitArrays, Splits, assemble
 from pupila.data.decode import check_rows, choose_size, resize_pictures
 from pupila.data.layouts.labelled import check_class_count, natural_order, some, split_of
-from pupila.data.sources.archive import DAMAGED, RATIO, RATIO_FROM, UnpackBudget, open_zip
+from pupila.data.sources.archive import DAMAGED, RATIO, RATIO_FROM, UnpackBudget, check_memory, open_zip
 from pupila.data.sources.files import LONGEST, SourceFile
 from pupila.errors import DataError
+from pupila.images import DEFAULT_LIMITS, ImageLimits
 from pupila.images.wide import eight_bits
 
 IMAGE_KEYS = ("x", "images", "image", "data", "arr_0", "imgs", "pictures")
@@ -82,7 +83,9 @@ def find_arrays(entries: Sequence[SourceFile]) -> list[SourceFile]:
     return (packed if one_set else []) or single or [entry for entry in entries if _idx_kind(entry)]
 
 
-def read_arrays(files: Sequence[SourceFile], name: str, where: str, size: int | None) -> Splits:
+def read_arrays(
+    files: Sequence[SourceFile], name: str, where: str, size: int | None, limits: ImageLimits = DEFAULT_LIMITS
+) -> Splits:
     """Return the splits in the arrays; raises DataError if there are none, or they are damaged or too large."""
     try:
         parts = _numpy_parts(files, where) if files[0].ending in (".npz", ".npy") else _idx_parts(files)
@@ -103,7 +106,7 @@ def read_arrays(files: Sequence[SourceFile], name: str, where: str, size: int | 
     side = size or choose_size([(shape[2], shape[1]) for shape in (parts["train"][0].shape,)])
     made = {
         split: (
-            resize_pictures(_eight_bits(images, where), side),
+            resize_pictures(_eight_bits(images, where, limits), side),
             np.asarray([numbers[str(value)] for value in labels.tolist()], dtype=np.int64),
             [f"{split}/{index:06d}" for index in range(len(labels))],
         )
@@ -227,8 +230,11 @@ def _npy_header(text: str) -> tuple[tuple[int, ...], bool, "np.dtype[Any]"]:
     return tuple(map(int, re.findall(r"\d+", shape[1]))), order[1] == "True", kind
 
 
-def _eight_bits(images: Array, where: str) -> Pictures:
-    """Return uint8 [N, H, H, 1, 3 or 4] of pictures with any usual range and order of axes."""
+def _eight_bits(images: Array, where: str, limits: ImageLimits) -> Pictures:
+    """Return uint8 [N, H, H, 1, 3 or 4] of pictures with any usual range and order of axes.
+
+    Raises DataError for other arrays, for pictures of more pixels than a file may have, and where there is no memory.
+    """
     if images.ndim == 3:
         images = images[..., np.newaxis]
     if images.shape[3] not in (1, 3, 4) and images.shape[1] in (1, 3):
@@ -237,7 +243,16 @@ def _eight_bits(images: Array, where: str) -> Pictures:
         raise DataError(f"{where}: pictures of the shape {list(images.shape[1:])} are not read. Give [N, H, H, 3].")
     if images.dtype.kind not in "buif":
         raise DataError(f"{where}: pictures of the type {images.dtype} are not read. Give uint8 [N, H, H, 3].")
-    return images.astype(np.uint8, copy=False) if images.dtype == np.uint8 else eight_bits(images)
+    side, most = images.shape[1], limits.max_pixels
+    if side * side > most:
+        raise DataError(
+            f"{where}: pictures of {side} x {side} pixels are over the limit of {most / 1e6:g} megapixels. "
+            "Scale them down."
+        )
+    if images.dtype == np.uint8:
+        return images.astype(np.uint8, copy=False)
+    check_memory(images.size, f"{where}: arrays of {images.dtype} as uint8", "Save them as uint8, or use fewer.")
+    return eight_bits(images)
 
 
 def _idx_kind(entry: SourceFile) -> bytes | None:
