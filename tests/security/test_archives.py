@@ -637,6 +637,15 @@ def parquet_file(pictures: list[bytes]) -> bytes:
     return buffer.getvalue()
 
 
+def test_names_of_cifar_classes_are_counted_before_they_are_split(tmp_path: Path) -> None:
+    row = bytes(2 + 3 * 32 * 32)
+    names = b"ab " * (10 * MIB)
+    files = {"train.bin": row + row, "test.bin": row, "fine_label_names.txt": names}
+    said, seconds, mib = cost(make_tar(tmp_path / "c.tar.gz", files))
+    assert "its fine_label_names.txt has over 64 KiB" in said
+    assert seconds < 3 and mib < 2.5 * len(names) / MIB, (seconds, mib)
+
+
 def test_array_packed_in_a_way_that_is_not_known_is_refused(tmp_path: Path) -> None:
     data = bytearray(make_zip(tmp_path / "x.npz", {"x.npy": b"", "y.npy": b""}).read_bytes())
     data[8] = data[data.index(b"PK\x01\x02") + 10] = 97

@@ -38,6 +38,8 @@ IDX_KINDS = (b"-images-idx3-ubyte", b"-labels-idx1-ubyte")
 CLASS_KEYS = ("class_names", "label_names", "names", "categories")
 MAX_BYTES, MAX_CIFAR_BYTES = 2**30, 256 * 2**20
 """Of the idx files of a data set, also unpacked, and of CIFAR's, which have 178 MiB."""
+MAX_NAMES = 64 * 2**10
+"""Bytes of the names of classes in the binary version of CIFAR: they have one."""
 MAX_HEADER = 1_000
 """Bytes that say what an array is: NumPy writes 118 for one of numbers or texts."""
 HEADER = {
@@ -311,7 +313,12 @@ class CifarVersion:
 
     def read_names(self, entry: SourceFile) -> Sequence[str]:
         """Return the names of the classes."""
-        return read_pickle(entry)[self.keys[0]] if self.keys else entry.read().decode("ascii").split()
+        if self.keys:
+            return read_pickle(entry)[self.keys[0]]
+        text = entry.read(MAX_NAMES + 1)
+        if len(text) > MAX_NAMES:
+            raise ValueError(f"its {entry.file} has over {MAX_NAMES // 2**10} KiB")
+        return text.decode("ascii").split()
 
     def read(self, entry: SourceFile) -> SplitArrays:
         """Return the pictures of one file."""
