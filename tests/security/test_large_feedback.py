@@ -1,5 +1,6 @@
-"""Kept pictures that take long to read keep no others from being written, nor feedback on them waiting."""
+"""Kept pictures that take long to read or to write keep no others from being written, nor feedback on them waiting."""
 
+import contextlib
 import io
 import json
 import threading
@@ -8,9 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
-from server_kit import picture, serving, write_model
+from server_kit import encode, picture, serving, wait_until, write_model
+
+from pupila.images.strip import clean
+from pupila.prediction import Choice, Prediction
+from pupila.server import Settings
+from pupila.server.api.feedback_writer import BATCH_PICTURES, Collector
+from pupila.server.api.multipart import Part
+from pupila.server.inference import LargeImageError, reject_large
 
 
 def ask(port: int, address: str, path: str, kind: str, body: bytes, name: str = "") -> tuple[int, float]:
@@ -60,3 +69,44 @@ def test_large_pictures_of_one_client_keep_no_feedback_of_others_waiting(tmp_pat
                 assert not any(one.done() for one in threads)
             finally:
                 over.set()
+
+
+def noise(side: int, levels: int = 2, seed: int = 1) -> bytes:
+    """Return a gray PNG of so many levels at random: of few, zlib's highest level compares for seconds."""
+    drawn = np.random.default_rng(seed).integers(0, levels, (side, side)) * (255 // (levels - 1))
+    return encode(Image.fromarray(drawn.astype(np.uint8)), "PNG")
+
+
+@pytest.mark.parametrize("levels", [2, 3, 4, 16, 256])
+def test_picture_of_little_to_read_is_written_anew_soon(levels: int) -> None:
+    """Noise of two levels took 1.9 s."""
+    taken = 0.0
+    for side in range(100, 1_000, 100):
+        data, begun = noise(side, levels), time.thread_time()
+        with contextlib.suppress(LargeImageError):
+            assert clean(data, lock=reject_large) is not None
+            taken = max(taken, time.thread_time() - begun)
+    assert 0 < taken < 0.25
+
+
+def test_pictures_that_are_made_are_written_before_all_of_a_batch_are(tmp_path: Path) -> None:
+    collector, result = Collector(Settings(feedback_dir=tmp_path / "kept")), Prediction((Choice("red", 0, 1.0),), False)
+    parts = [Part("", noise(380, seed=seed)) for seed in range(BATCH_PICTURES)]
+    collector.offer("r", parts, [result] * len(parts), "m")
+    wait_until(lambda: collector.store.counts().answers)
+    assert collector.store.counts().answers < BATCH_PICTURES
+    wait_until(lambda: collector.store.counts().answers == BATCH_PICTURES)
+    collector.close()
+
+
+@pytest.mark.alone
+def test_pictures_that_are_long_to_write_keep_no_feedback_of_others_waiting(tmp_path: Path) -> None:
+    """Twenty of one client kept all others from correcting for 45 seconds."""
+    settings = json.dumps({"port": 0, "workers": 1, "feedback_dir": str(tmp_path / "kept")})
+    with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log", settings) as server:
+        for number in range(20):
+            ask(server.port, "127.0.0.2", "/predict", "image/png", noise(540, seed=number), f"many-{number}")
+        for number in range(5):
+            ask(server.port, "127.0.0.3", "/predict", "image/png", picture(), f"one-{number}")
+            status, seconds = say(server.port, "127.0.0.3", f"one-{number}")
+            assert (status, seconds < 1.5) == (200, True), seconds

@@ -39,6 +39,8 @@ USUAL_SCANS = 10
 """Scans of a progressive JPEG as programs write it."""
 READING = 40
 """How many pixels of a JPEG are read in the time in which one is decoded: a smaller scale skips none of them."""
+LEVEL = 3
+"""zlib's, of the PNGs that are written: at its highest one, noise of two colours takes forty times as long."""
 MANY_PARTS = 250_000
 """What the parts of a file may take, in pixels, to be read with its header before the lock is asked: 10 ms."""
 TURNS = {
@@ -240,7 +242,7 @@ def stack(pictures: Sequence[Pixels]) -> NDArray[np.uint8]:
 def encode_png(pixels: Pixels) -> bytes:
     """Return the pixels as a PNG file, which decodes to exactly the same pixels."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=LEVEL)
     return buffer.getvalue()
 
 

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pupila.errors import DataError, ImageError, SettingsError
 from pupila.feedback import Answered, Kept, Store
@@ -31,12 +31,14 @@ QUEUE_BYTES = 32 * 2**20
 BATCH_PICTURES = 64
 PLACES = QUEUE_PICTURES + BATCH_PICTURES + 1
 """Pictures that wait at most: in the queue, taken from it, and one that is about to give way."""
-LARGE_PICTURES = 32
+LARGE_PICTURES = 128
 """Of those that take long to read as many may wait, and as many bytes as of the others."""
 LATER, LARGE_PLACES = MARKS + PLACES, LARGE_PICTURES + 2
 """Where their names stand in the table, behind those of the others."""
 BATCH_BYTES = 4 * 2**20
 """Written in one transaction: few enough that feedback, which waits for it, does not wait long."""
+BATCH_SECONDS = 0.2
+"""For which pictures are read and made clean before those are written that are."""
 GATHER = 0.1
 """Seconds that a picture waits for others: written with fifteen others it costs a quarter of one written alone."""
 PATIENCE = 2.0
@@ -277,14 +279,14 @@ class Collector:
                 clear_up(self._writer)
             except Exception as error:
                 self._complain("what a worker has left in %s cannot be cleared up", error)
-        while batch := self._take():
-            self._write_small(batch)
+        while self._gather():
+            self._write_small()
 
-    def _write_small(self, batch: Sequence[Answered]) -> None:
-        """Write pictures of a batch, and put off those that take long to read."""
+    def _write_small(self) -> None:
+        """Write a batch of pictures, and put off those that take long to read or to make clean."""
         small: list[Answered] = []
         made: deque[Clean | None] = deque()
-        for item in batch:
+        for item in self._batch():
             try:
                 made.append(self._cleaned(item.data))
                 small.append(item)
@@ -339,18 +341,25 @@ class Collector:
         else:
             log.error(message, self._settings.feedback_dir, exc_info=error)
 
-    def _take(self) -> list[Answered]:
-        """Wait for pictures and take some from the queue; empty once there are none and no more will come."""
-        batch: list[Answered] = []
+    def _gather(self) -> bool:
+        """Wait for pictures, and for more of them; false once there are none and no more will come."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closing)
             self._changed.wait_for(lambda: len(self._waiting) >= BATCH_PICTURES or self._closing, GATHER)
-            before = self._waiting.bytes
-            while self._waiting and len(batch) < BATCH_PICTURES and before - self._waiting.bytes < BATCH_BYTES:
-                batch.append(self._waiting.next())
-            self._in_work += len(batch)  # counted until they are written: feedback on them waits
-            self._count_pending()
-        return batch
+            return bool(self._waiting)
+
+    def _batch(self) -> Iterator[Answered]:
+        """Take pictures from the queue one by one, as many as are written together."""
+        size, until = 0, time.monotonic() + BATCH_SECONDS
+        for _ in range(BATCH_PICTURES):
+            with self._changed:
+                if not self._waiting or size >= BATCH_BYTES or time.monotonic() >= until:
+                    return
+                item = self._waiting.next()
+                self._in_work += 1  # counted until it is written: feedback on it waits
+                self._count_pending()
+            size += len(item.data)
+            yield item
 
     def _take_large(self) -> Answered | None:
         """Wait for a picture that takes long to read; none once no more will come."""
