@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import io
+import json
 import os
 import re
 import signal
@@ -36,8 +37,12 @@ def write_model(
     spoil_golden: bool = False,
     unknown_threshold: float | None = None,
     data: Mapping[str, Any] | None = None,
+    **changes: Any,
 ) -> Path:
-    """Write a model that names a picture's mean colour; its arithmetic is plain enough to check by hand."""
+    """Write a model that names a picture's mean colour; its arithmetic is plain enough to check by hand.
+
+    changes: other fields of the manifest, also of types that Pupila does not write.
+    """
     directions = np.array([[4, -2, -2], [-2, 4, -2], [-2, -2, 4], [2, 2, 2]], np.float32)
     offset = np.array([0, 0, 0, white - 2.2], np.float32)
     golden = []
@@ -61,7 +66,7 @@ def write_model(
     )
     model = _graph(directions, offset)
     entry = model.metadata_props.add()
-    entry.key, entry.value = METADATA_KEY, manifest.to_json()
+    entry.key, entry.value = METADATA_KEY, json.dumps({**json.loads(manifest.to_json()), **changes})
     temporary = path.with_suffix(".tmp")
     temporary.write_bytes(model.SerializeToString())
     temporary.replace(path)

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,17 +28,17 @@ def printable(text: str) -> str:
     return STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), readable(text))
 
 
-def shown(text: str) -> str:
-    """Return a text of several lines for a terminal, in the reader's language: each of them printable.
+def shown(line: str) -> str:
+    """Return one line for a terminal, printable and in the reader's language.
 
-    What it holds may come from a model file, from the names of files or from a server.
+    What it holds may come from a model file, from the names of files or from a server: it makes no line of its own.
     """
-    return translated(printable_lines(text))
+    return translated(printable(line))
 
 
-def printable_lines(text: str) -> str:
-    """Return a text of several lines for a terminal, each of them printable, in the language that it is in."""
-    return "\n".join(map(printable, text.split("\n")))
+def printable_lines(*lines: str) -> str:
+    """Return a text of these lines, each of them printable, in the language that they are in."""
+    return "\n".join(map(printable, lines))
 
 
 def readable(text: str) -> str:
@@ -48,14 +48,31 @@ def readable(text: str) -> str:
     return text
 
 
+class OneLine(logging.Formatter):
+    """Writes each message as one line, and tracebacks indented: what they hold may come from a model or a client."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        """Return the line."""
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        """Return the lines of a traceback."""
+        return "\n".join(f"  {printable(line)}" for line in super().formatException(ei).split("\n"))
+
+
 class PlainHandler(logging.Handler):
-    """Prints messages as they are: warnings to standard error, the others to standard output."""
+    """Prints each message as one line: warnings to standard error, the others to standard output."""
+
+    def __init__(self) -> None:
+        """Print messages of all levels."""
+        super().__init__()
+        self.setFormatter(OneLine())
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a message; a closed terminal or pipe does not end what is being done."""
         stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
         with contextlib.suppress(OSError, ValueError):
-            print(shown(self.format(record)), file=stream, flush=True)
+            print(translated(self.format(record)), file=stream, flush=True)
 
 
 @contextlib.contextmanager

@@ -16,8 +16,9 @@ from server_kit import picture, serving, wait_until, write_model
 
 from pupila.manifest import METADATA_KEY
 from pupila.predictor import Predictor
+from pupila.progress import OneLine
 from pupila.server import Settings, create_app
-from pupila.server.process.supervisor import LOG_FORMAT, OneLine
+from pupila.server.process.supervisor import LOG_FORMAT
 
 FORGED = "2026-01-01 00:00:00,000 ERROR pupila.server: forged"
 EVIL = f"a\x1b[2J\r\n{FORGED}\u202e"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from data_kit import make_tar, picture
 from server_kit import write_model
 
 from pupila.cli import main
@@ -23,10 +24,33 @@ def test_inspect_writes_out_what_would_steer_the_terminal(tmp_path: Path) -> Non
     assert not set(TITLE[:2] + "\x07\x9b\u202e") - {"]"} & set(done.output)
 
 
-def test_what_is_said_or_logged_keeps_its_lines_and_nothing_that_steers(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_said_or_logged_is_one_line_that_steers_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     say(f"one{TITLE}\ntwo")
     PlainHandler().emit(logging.LogRecord("pupila", logging.INFO, "", 0, f"three{TITLE}\nfour", (), None))
-    assert capsys.readouterr().out == f"one{PLAIN}\ntwo\nthree{PLAIN}\nfour\n"
+    assert capsys.readouterr().out == f"one{PLAIN}\\ntwo\nthree{PLAIN}\\nfour\n"
+
+
+FORGED = "x\npupila: run this"
+
+
+@pytest.mark.parametrize("command", ["data", "train"])
+def test_name_of_a_picture_makes_no_line_of_an_error(command: str, tmp_path: Path) -> None:
+    pictures = {f"{kind}/{n}.png": picture(n) for kind in ("cat", "cow") for n in range(2)}
+    path = make_tar(tmp_path / "a.tar", {**pictures, f"dog/{FORGED}.png": b"\xff\xd8broken"})
+    done = CliRunner().invoke(main, [command, str(path)], env={"PUPILA_CACHE": str(tmp_path)})
+    assert done.exit_code == 1 and "'dog' can be read" in done.output, done.output
+    assert "\npupila: run" not in done.output
+
+
+def test_names_of_classes_make_no_line_of_scores(tmp_path: Path) -> None:
+    classes = [f"{name}\npupila: run this" for name in "abcd"]
+    model = str(write_model(tmp_path / "m.onnx", classes=classes))
+    files = {f"{category}/{n}.png": picture(n) for category in classes for n in range(2)}
+    data = str(make_tar(tmp_path / "a.tar", files))
+    for command in (["evaluate", model, data], ["compare", model, model, data]):
+        done = CliRunner().invoke(main, command, env={"PUPILA_CACHE": str(tmp_path)})
+        assert done.exit_code == 0 and "a\\npupila: run" in done.output, done.output
+        assert "\npupila: run" not in done.output
 
 
 @pytest.mark.parametrize("language", ["en", "pt_BR"])

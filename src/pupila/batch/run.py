@@ -20,7 +20,7 @@ from pupila.batch.sorting import Sorting, placements, sort
 from pupila.batch.worker import Workers
 from pupila.errors import DataError, ImageError
 from pupila.predictor import Predictor
-from pupila.progress import printable, progress_bar
+from pupila.progress import printable_lines, progress_bar
 
 CHUNK = 64
 """Files that a process is given at a time, and that a kill can make it do again: two calls of the session."""
@@ -72,7 +72,7 @@ class Summary:
         lines += [f"{category:20} {count:9,}" for category, count in self.categories.items()]
         if self.out is not None:
             lines.append(f"Written: {self.out}")
-        return "\n".join(map(printable, [*lines, *self._sorting_lines()]))
+        return printable_lines(*lines, *self._sorting_lines())
 
     def _sorting_lines(self) -> list[str]:
         if self.sorted_into is None:

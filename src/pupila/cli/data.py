@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from pupila._language import translated
 from pupila.cli.group import json_option, say
-from pupila.progress import shown
 
 
 @click.command()
@@ -37,7 +37,7 @@ def data(
 
         done = organise(source, out, validation_fraction, seed, equal=equal_validation, name_encoding=name_encoding)
         summary = {"folder": str(done.folder), "counts": done.counts, "linked": done.linked}
-        click.echo(json.dumps(summary) if as_json else shown(done.text()))
+        click.echo(json.dumps(summary) if as_json else translated(done.text()))
         return
     from pupila.data.quality.inspection import inspect_dataset
     from pupila.evaluation.pages.data_report import data_text, write_data_report
@@ -45,7 +45,7 @@ def data(
     inspection = inspect_dataset(source, size, name_encoding=name_encoding)
     if report is not None:
         write_data_report(report, inspection)
-    click.echo(json.dumps(inspection.to_json()) if as_json else shown(data_text(inspection)))
+    click.echo(json.dumps(inspection.to_json()) if as_json else translated(data_text(inspection)))
 
 
 @click.command()
@@ -71,6 +71,6 @@ def mislabelled(
     if as_json:
         click.echo(json.dumps({**to_json(found), "page": str(page), "table": str(table)}))
         return
-    say(found.text())
+    click.echo(translated(found.text()))
     data, labels = shlex.quote(source), shlex.quote(str(table))
     say(f"wrote {page} and {table}: correct the table, then: pupila train {data} --labels {labels}")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pupila._files import text_table
-from pupila.cli.group import data_sets, examples, json_option, load_model, models_here, say
-from pupila.progress import printable_lines, shown
+from pupila._language import translated
+from pupila.cli.group import data_sets, examples, json_option, load_model, models_here
+from pupila.progress import printable, printable_lines
 
 if TYPE_CHECKING:
     from pupila.evaluation.drift import ServedAnswers
@@ -35,19 +36,19 @@ def evaluate(model: Path, data: str, part: str | None, report: Path | None, as_j
     result = {**found.to_json(), "model": str(model), "version": found.predictor.version}
     if report is not None:
         result["report"] = str(write_report(report, found.predictor, found.dataset, [], found, source=Path(data)))
-    click.echo(json.dumps(result) if as_json else shown(_scores_text(result)))
+    click.echo(json.dumps(result) if as_json else translated(_scores_text(result)))
 
 
 def _scores_text(result: dict[str, Any]) -> str:
     low, high = result["interval"]
     score = "{category:20} {precision:9.3f} {recall:7.3f} {f1:7.3f} {support:9,}"
-    return "\n".join([
+    return printable_lines(
         f"{result['split']}: accuracy {result['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}), "
         f"n = {result['n']:,}, expected calibration error {result['ece']:.4f}",
         *([result["caution"]] if result["caution"] else []),
         f"{'class':20} {'precision':>9} {'recall':>7} {'f1':>7} {'pictures':>9}",
         *(score.format(**row) for row in result["classes"]),
-    ])  # fmt: skip
+    )
 
 
 @click.command()
@@ -77,15 +78,15 @@ def compare(
         found = comparison.read_runs(runs)
         if report is not None:
             comparison.write_runs(report, found)
-        table = text_table([comparison.RUN_COLUMNS, *(run.cells() for run in found)])
-        click.echo(json.dumps([run.to_json() for run in found]) if as_json else printable_lines(table))
+        table = text_table([comparison.RUN_COLUMNS, *(list(map(printable, run.cells())) for run in found)])
+        click.echo(json.dumps([run.to_json() for run in found]) if as_json else table)
     elif first is None or second is None or data is None:
         raise click.UsageError("Give FIRST, SECOND and DATA, or --runs FOLDER.")
     else:
         both = comparison.compare_models(first, second, data, part)
         if report is not None:
             comparison.write_comparison(report, both)
-        click.echo(json.dumps(both.to_json()) if as_json else shown(both.to_text()))
+        click.echo(json.dumps(both.to_json()) if as_json else translated(both.to_text()))
 
 
 @click.command()
@@ -106,7 +107,7 @@ def drift(model: Path, folder: Path, last: int, reference: str | None, as_json: 
     if as_json:
         click.echo(json.dumps({**found.to_json(), "reference": expected["split"], "version": predictor.version}))
     else:
-        say(found.to_text(expected["split"]))
+        click.echo(translated(found.to_text(expected["split"])))
 
 
 def _served(predictor: "Predictor", folder: Path, last: int) -> "ServedAnswers":

@@ -17,7 +17,7 @@ import click
 
 from pupila._language import translated
 from pupila.errors import PupilaError
-from pupila.progress import printed_log, shown
+from pupila.progress import printable, printable_lines, printed_log, shown
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -78,8 +78,9 @@ class PupilaGroup(UncutGroup):
             sys.exit(run(*args, **{**extra, "standalone_mode": False}))
         except click.ClickException as error:
             text = io.StringIO()
+            error.message = printable(error.message)  # type: ignore[misc]  # names of files make no lines
             error.show(text)
-            click.echo(shown(text.getvalue()), err=True, nl=False)
+            click.echo(translated(printable_lines(*text.getvalue().split("\n"))), err=True, nl=False)
             sys.exit(error.exit_code)
         except click.Abort:
             click.echo(translated("Aborted!"), err=True)
@@ -114,9 +115,10 @@ class RenamedOption(click.Option):
             self.opts = names
 
 
-def say(text: str) -> None:
-    """Print a text in the reader's language."""
-    click.echo(shown(text))
+def say(*lines: str) -> None:
+    """Print lines in the reader's language."""
+    for line in lines:
+        click.echo(shown(line))
 
 
 def load_model(path: Path) -> "Predictor":

@@ -45,7 +45,7 @@ def keys_new(
     elif add is not None:
         click.echo(secret)
     else:
-        say(f"key, to give away: {secret}\nline, to store:    {key.line()}")
+        say(f"key, to give away: {secret}", f"line, to store:    {key.line()}")
 
 
 def add_line(path: Path, line: str) -> None:

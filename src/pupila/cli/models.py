@@ -10,7 +10,7 @@ import click
 from pupila._arguments import counted
 from pupila._language import translated
 from pupila.cli.group import UncutGroup, examples, json_lines_option, json_option, load_model, models_here, say
-from pupila.progress import printable, shown
+from pupila.progress import shown
 
 if TYPE_CHECKING:
     from pupila.manifest import Manifest
@@ -67,7 +67,7 @@ def inspect_(model: Path, as_json: bool) -> None:
     size = f"{model.stat().st_size / 1e6:.1f} MB, version {predictor.version}"
     rows = [("model", f"{manifest.name} ({size}; verified)"), *_rows(manifest)]
     for name, value in rows:
-        click.echo(f"{translated(name):13} {shown(printable(value))}")
+        click.echo(f"{translated(name):13} {shown(value)}")
 
 
 def _rows(manifest: "Manifest") -> Iterator[tuple[str, str]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pupila._language import translated
 from pupila.cli.group import cluster_option, examples, json_lines_option, load_model, models_here, say
 from pupila.errors import PupilaError
 from pupila.progress import shown
@@ -88,7 +89,7 @@ def predict(
         sorting = None if sort_into is None else Sorting(sort_into, link, min_confidence, applies)
         job = functools.partial(_predictor_of(cluster), model, paths, out, top=top, kaggle_format=kaggle, excel=excel)
         summary = job(sorting=sorting, say=(lambda _: None) if as_json else say)
-        click.echo(json.dumps(summary.to_json()) if as_json else shown(summary.to_text()))
+        click.echo(json.dumps(summary.to_json()) if as_json else translated(summary.to_text()))
         failed = bool(summary.failed)
     if failed:
         sys.exit(1)
@@ -108,13 +109,12 @@ def _predictor_of(cluster: str | None) -> "Callable[..., Summary]":
 def _print_answers(model: Path, paths: Sequence[Path], top: int, as_json: bool) -> bool:
     """Print a line a picture, and return whether one could not be read."""
     from pupila.batch import files_below
-    from pupila.progress import printable
 
     failed, predictor, named = False, load_model(model), frozenset(paths)
     for path in files_below(paths):
         answer = _answer(predictor, path, top, named=path in named)
         failed |= isinstance(answer, PupilaError)
-        click.echo(_answer_json(path, answer) if as_json else shown(printable(_answer_text(path, answer))))
+        click.echo(_answer_json(path, answer) if as_json else shown(_answer_text(path, answer)))
     return failed
 
 

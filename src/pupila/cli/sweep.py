@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import click
 
 from pupila.cli.group import cluster_option, data_sets, examples, json_option
-from pupila.progress import printable_lines
 
 if TYPE_CHECKING:
     from pupila.training.sweeps.trial import Execute
@@ -62,7 +61,7 @@ def sweep(
         summary = run_sweep(
             data, trials, folder, size=size, checkpoint_seconds=checkpoint_seconds, execute=_execute(jobs, cluster)
         )
-    click.echo(json.dumps(summary.to_json()) if as_json else printable_lines(summary.to_text()))
+    click.echo(json.dumps(summary.to_json()) if as_json else summary.to_text())
 
 
 def _execute(jobs: int, cluster: str | None) -> "Execute":

@@ -22,7 +22,6 @@ from pupila.cli.group import (
     shipped_recipes,
 )
 from pupila.errors import serve_command
-from pupila.progress import shown
 
 if TYPE_CHECKING:
     from pupila.training.run_folder import Record, TrainingData
@@ -121,7 +120,7 @@ def train(
         raise click.UsageError("Missing argument 'DATA'. Give a folder of class folders, `cifar10`, or `digits`.")
     chosen = load_recipe(recipe or "standard", overrides).with_budget(values)
     if explain:
-        say("\n".join(prepare(pictures, chosen).resolved.given))
+        say(*prepare(pictures, chosen).resolved.given)
         return
     wanted = name or default_name(data, chosen.name)
     if "RANK" in os.environ:  # one of the processes that torchrun has started: all of them write to one folder
@@ -175,7 +174,7 @@ def reproduce(run: Path, data: str | None, as_json: bool) -> None:
     from pupila.training.reproduce import reproduce as again
 
     done = again(run, data)
-    click.echo(json.dumps(dataclasses.asdict(done)) if as_json else shown(done.text()))
+    click.echo(json.dumps(dataclasses.asdict(done)) if as_json else translated(done.text()))
     if not done.same:
         sys.exit(1)
 

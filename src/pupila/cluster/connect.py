@@ -132,5 +132,5 @@ def _follow(log: Path, place: int, over: threading.Event) -> None:
             new = file.read()
         whole = new[: new.rfind(b"\n") + 1]
         place += len(whole)
-        sys.stdout.write(printable_lines(whole.decode(errors="replace")))
+        sys.stdout.write(printable_lines(*whole.decode(errors="replace").split("\n")))
         sys.stdout.flush()

@@ -22,6 +22,7 @@ from pupila.evaluation.metrics import Scores
 from pupila.evaluation.pages import html, plots
 from pupila.images import Pixels
 from pupila.predictor import Predictor
+from pupila.progress import printable_lines
 
 Names = NDArray[np.str_]
 
@@ -115,7 +116,7 @@ class Comparison:
         lines.append(f"Answers that differ: {len(self.changes):,}.")
         lines += [f"  {c.path}: {c.first} -> {c.second} (right: {c.truth})" for c in self.changes[:most]]
         more = len(self.changes) - most
-        return "\n".join([*lines, f"  and {more:,} more: see --json or --report"] if more > 0 else lines)
+        return printable_lines(*lines, *([f"  and {more:,} more: see --json or --report"] if more > 0 else []))
 
 
 def compare_models(first: Path, second: Path, data: str, part: str | None = None) -> Comparison:

@@ -18,6 +18,7 @@ from pupila.errors import DataError, ModelError
 from pupila.evaluation.evaluate import predict_scores
 from pupila.evaluation.metrics import Float64, Floats, Int64, log_softmax
 from pupila.predictor import Predictor
+from pupila.progress import printable_lines
 
 QUANTILES = 201
 """Of the reference's confidences, from the smallest to the largest: two for each percent, and one more."""
@@ -93,7 +94,7 @@ class Drift:
             lines.append("Something has changed: look at the pictures on the server's page /review, and correct some.")
         else:
             lines.append("Nothing has changed as far as the answers tell.")
-        return "\n".join(lines)
+        return printable_lines(*lines)
 
 
 def answers_of(scores: Floats, temperature: float, threshold: float | None) -> ServedAnswers:

@@ -14,6 +14,7 @@ from pupila.data import load_dataset
 from pupila.data.quality.labels import relabelled
 from pupila.errors import TrainingError
 from pupila.predictor import Predictor
+from pupila.progress import printable_lines
 from pupila.recipe import Recipe
 from pupila.training.run_folder import Record, read_json, read_record
 from pupila.training.train import TrainJob, train
@@ -34,12 +35,12 @@ class Reproduction:
         """Return a summary for a terminal."""
         then, now = self.accuracy
         if self.same:
-            return "\n".join(["The same weights and scores came out, bit for bit.", *self.differences])
+            return printable_lines("The same weights and scores came out, bit for bit.", *self.differences)
         head = f"Something else came out: validation accuracy {now:.4f}, and it was {then:.4f}."
         reasons = self.differences or (
             "Data, recipe, seed, versions and threads are the same: another processor may round differently.",
         )
-        return "\n".join([head, *reasons])
+        return printable_lines(head, *reasons)
 
 
 def reproduce(folder: Path, source: str | None = None) -> Reproduction:

@@ -196,7 +196,8 @@ def _publish(prepared: Prepared, fitted: Fitted, job: TrainJob) -> TrainResult:
     """Write metrics, weights, model file and report."""
     folder, rows = job.folder, fitted.rows
     write_text(folder / METRICS, lines_of(rows))  # a kill may have come between a checkpoint and its line
-    logger.info(closing_line(fitted))
+    for line in closing_line(fitted).split("\n"):
+        logger.info(line)
     save_backbone(fitted.network, folder / "backbone.safetensors")
     exported = _export(prepared, fitted, prepared.recipe, folder / "model.onnx")
     report = write_report(

@@ -14,7 +14,7 @@ from pupila.data.layouts.labelled import LabelledFile
 from pupila.data.load import OpenedSource
 from pupila.data.sources.files import SourceFile
 from pupila.errors import DataError
-from pupila.progress import progress_bar
+from pupila.progress import printable_lines, progress_bar
 
 FOLDERS = {"train": "train", "validation": "valid", "test": "test"}
 
@@ -33,7 +33,7 @@ class Organised:
         """Return a summary for a terminal."""
         lines = [f"{self.folder / folder}: {counted(count, 'picture')}" for folder, count in self.counts.items()]
         lines.append(f"Hard links among them: {self.linked:,}. They take no space, and must not be edited in place.")
-        return "\n".join(lines)
+        return printable_lines(*lines)
 
 
 def organise(

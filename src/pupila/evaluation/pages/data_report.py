@@ -16,7 +16,7 @@ from pupila.errors import DataError
 from pupila.evaluation.pages import html
 from pupila.evaluation.pages.plots import shorten
 from pupila.images import Pixels
-from pupila.progress import printable
+from pupila.progress import printable_lines
 
 SHOWN_TWINS = 48
 SHOWN_UNIFORM = 24
@@ -50,7 +50,7 @@ def data_text(inspection: Inspection) -> str:
     counts = [part.counts() for part in splits.parts().values()]
     for number, name in enumerate(splits.train.classes):
         lines.append(f"{shorten(name, 20):20} " + " ".join(f"{int(count[number]):10,}" for count in counts))
-    return "\n".join(map(printable, [*lines, describe_classes(splits.train)]))
+    return printable_lines(*lines, describe_classes(splits.train))
 
 
 def _first(lines: Sequence[str], most: int = 20) -> list[str]:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from flask import Flask
 
@@ -26,7 +26,7 @@ from pupila._language import translated
 from pupila._workers import usable_cores, usable_cpus
 from pupila.errors import DataError, ModelError, SettingsError
 from pupila.predictor import Predictor
-from pupila.progress import printable
+from pupila.progress import OneLine
 from pupila.server.addresses import EVERYBODY, bind, example, url_of
 from pupila.server.api.auth import AccessControl
 from pupila.server.api.errors import SILENCE
@@ -62,18 +62,6 @@ address.setLevel(logging.INFO)
 address.propagate = False
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-
-
-class OneLine(logging.Formatter):
-    """Writes each message as one line, and tracebacks indented: what they hold may come from a model or a client."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        """Return the line."""
-        return printable(super().formatMessage(record))
-
-    def formatException(self, ei: Any) -> str:  # noqa: N802
-        """Return the lines of a traceback."""
-        return "\n".join(f"  {printable(line)}" for line in super().formatException(ei).split("\n"))
 
 
 STALLED = 3.0

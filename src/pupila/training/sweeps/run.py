@@ -26,6 +26,7 @@ from pupila.data import Dataset, load_dataset
 from pupila.data.quality.class_balance import remedy
 from pupila.errors import TrainingError
 from pupila.evaluation.pages.plots import plot_sweep
+from pupila.progress import printable, shown
 from pupila.training.loop.fit import CHECKPOINT_SECONDS
 from pupila.training.run_folder import RECORD, locked, write_text
 from pupila.training.sweeps.definition import Trial
@@ -78,7 +79,7 @@ class SweepSummary:
         kept = f"Best by {judged}, {best.best[self.judged_by]:.4f}: {best.trial}. Its model: {self.model}"
         wrote = f"wrote {self.folder}/table.csv, results.json and curves.png"
         table = as_text(groups_of(self.results, self.failures), best.test_pictures)
-        return "\n".join([table, translated(kept), translated(wrote)])
+        return "\n".join([table, shown(kept), shown(wrote)])
 
     def to_json(self) -> dict[str, Any]:
         """Return groups, trials and failures as plain values."""
@@ -117,7 +118,8 @@ def run_sweep(
         log.info(f"{counted(len(jobs), 'trial')}, {len(outcomes)} of them done before, in {folder}")
         for outcome in execute(left) if left else ():
             outcomes[outcome.trial] = outcome
-            log.info(f"{outcome.trial}: {_words(outcome)}")
+            for line in _lines(outcome):
+                log.info(f"{outcome.trial}: {line}")
         ordered = [outcomes[job.trial.name] for job in jobs if job.trial.name in outcomes]
         return _publish(folder, ordered, judge)
 
@@ -150,11 +152,11 @@ def judged_by(train: Dataset, trials: Sequence[Trial]) -> str:
     return BALANCED if any(remedy(counts, trial.recipe.balance) != "none" for trial in trials) else PLAIN
 
 
-def _words(outcome: Outcome) -> str:
+def _lines(outcome: Outcome) -> list[str]:
     if isinstance(outcome, Failure):
-        return f"failed: {outcome.reason}"
+        return [f"failed: {outcome.reason}"]
     test = "" if outcome.test_accuracy is None else f", test acc {outcome.test_accuracy:.4f}"
-    return f"{outcome.closing}{test}"
+    return f"{outcome.closing}{test}".split("\n")
 
 
 def _publish(folder: Path, outcomes: Sequence[Outcome], judge: str) -> SweepSummary:
@@ -221,7 +223,8 @@ def as_text(groups: Sequence[Mapping[str, Any]], test_pictures: int) -> str:
     for group in groups:
         means = [group[key] for key in ("examples_per_second", "seconds")]
         cells = ["failed" if group[key] is None else _mean_and_range(**group[key]) for key in figures]
-        lines.append([group["group"], f"{group['seeds']}", *cells, *("" if m is None else f"{m:.0f}" for m in means)])
+        speeds = ["" if mean is None else f"{mean:.0f}" for mean in means]
+        lines.append([printable(group["group"]), f"{group['seeds']}", *cells, *speeds])
     text = ["Each figure: mean over n seeds (lowest to highest), of the epoch that validated best."]
     if test_pictures:
         text.append(f"Test: the model files on {counted(test_pictures, 'picture')}; nothing is chosen by it.")
