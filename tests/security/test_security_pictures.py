@@ -44,6 +44,30 @@ def test_place_beyond_what_can_be_addressed_is_cut_off() -> None:
             ask(far_away())
 
 
+def with_xmp(kind: int, count: int, value: bytes) -> bytes:
+    """Return a TIFF of 8 x 8 pixels whose XMP is of any type; a value of over 4 bytes stands behind the pixels."""
+    rows = [(256, 3, 1, 8), (257, 3, 1, 8), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (278, 3, 1, 8)]
+    start = 8 + 2 + 12 * (len(rows) + 3) + 4
+    place = value.ljust(4, b"\0") if len(value) <= 4 else struct.pack("<I", start + 64)
+    rows += [(273, 4, 1, start), (279, 4, 1, 64), (700, kind, count, int.from_bytes(place, "little"))]
+    return b"II*\0\x08\0\0\0" + directory(sorted(rows)) + bytes(64) + value
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "value"),
+    [
+        (12, 1, struct.pack("<d", 1.5)), (5, 1, struct.pack("<II", 1, 3)), (9, 1, struct.pack("<i", -1)),
+        (4, 1, struct.pack("<I", 4_000_000_000)), (3, 2, b"\1\0\2\0"), (12, 2, struct.pack("<dd", 1, 2)),
+    ],
+)  # fmt: skip
+def test_metadata_that_is_numbers_says_no_orientation(kind: int, count: int, value: bytes) -> None:
+    """A number was taken for a length, of up to 4 GB, and others ended commands that looked at a folder."""
+    data = with_xmp(kind, count, value)
+    assert images.header(data).orientation == 1
+    with pytest.raises(ImageError, match="of a kind that is not read"):
+        images.decode(data, 32)
+
+
 def shared_values(entries: int = 2000, size: int = 100_000, kind: int = 7, below: bool = False) -> bytes:
     """Return a TIFF whose entries all point at the same bytes; with `below`, in a directory below the first."""
     rows = [(256, 3, 1, 8), (257, 3, 1, 8)]

@@ -230,8 +230,10 @@ def header(source: bytes | Path | str, limits: ImageLimits = DEFAULT_LIMITS, loc
     with contextlib.ExitStack() as held:
         file = _open(data, limits, lock, held)
     image = file.image
+    with _named(file.kind, data, limits):
+        orientation = _orientation(image)
     note = "It has no end marker." if formats.lacks_end(file.kind, data) else file.note
-    return Header(image.format or "", image.mode, image.width, image.height, _orientation(image), note)
+    return Header(image.format or "", image.mode, image.width, image.height, orientation, note)
 
 
 def stack(pictures: Sequence[Pixels]) -> NDArray[np.uint8]:
@@ -381,7 +383,7 @@ def _orientation(image: Image.Image) -> int:
     if not info.keys() & METADATA and image.format != "TIFF":
         return 1  # as small pictures mostly are: asking on costs a twentieth of decoding one
     if image.format == "TIFF" and (value := image.tag_v2.get(ORIENTATION)):  # type: ignore[attr-defined]
-        return value if value in TURNS else 1
+        return int(value) if value in TURNS else 1
     block = info.get("exif")
     if not isinstance(block, bytes):
         block = b""  # a PNG's text of that name
@@ -389,7 +391,8 @@ def _orientation(image: Image.Image) -> int:
         with contextlib.suppress(ValueError):
             block = bytes.fromhex("".join(text.split("\n")[3:]))
     xmp = info.get("xmp") or info.get("XML:com.adobe.xmp") or b""
-    return exif_orientation(block, xmp.encode() if isinstance(xmp, str) else bytes(xmp))
+    xmp = xmp.encode() if isinstance(xmp, str) else xmp
+    return exif_orientation(block, xmp if isinstance(xmp, bytes) else b"")  # a TIFF's may be numbers
 
 
 def _without_palette(image: Image.Image) -> Image.Image:
