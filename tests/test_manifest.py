@@ -5,7 +5,10 @@ import json
 from dataclasses import replace
 
 import pytest
+from click.testing import CliRunner
+from server_kit import write_model
 
+from pupila.cli import main
 from pupila.errors import ModelError
 from pupila.manifest import MAX_JSON_BYTES, UNSEALED, GoldenPicture, Manifest, check_seal, sealed
 
@@ -55,6 +58,28 @@ def changed(**values):
 def test_foreign_manifest_is_refused(text, words):
     with pytest.raises(ModelError, match=words):
         Manifest.from_json(text)
+
+
+READ = {
+    "recipe": ("name", "minutes", "epochs", "seed", "sample", "validation_fraction"),
+    "data": ("source", "fingerprint", "train", "validation", "test"),
+    "metrics": ("accuracy", "interval", "n", "split", "ece", "marked_unknown"),
+}
+
+
+@pytest.mark.parametrize("value", [[1], {"x": "y"}, None, True])
+@pytest.mark.parametrize(("table", "key"), [(table, key) for table, keys in READ.items() for key in keys])
+def test_what_commands_read_of_a_model_is_of_its_type(table, key, value):
+    with pytest.raises(ModelError, match=rf"no valid {table}\.{key}\."):
+        Manifest.from_json(changed(**{table: {key: value}}))
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["evaluate", "digits", "--report", "r.html"]])
+@pytest.mark.parametrize("metrics", [{"accuracy": "x"}, {"accuracy": 1, "n": [1]}, {"marked_unknown": 5}])
+def test_commands_name_the_field_of_a_strangers_model_that_is_wrong(command, metrics, tmp_path):
+    model = str(write_model(tmp_path / "m.onnx", metrics=metrics))
+    done = CliRunner().invoke(main, [command[0], model, *command[1:]])
+    assert done.exit_code == 1 and f"no valid metrics.{list(metrics)[-1]}." in done.output, done.output
 
 
 def test_version_1_is_read_as_squashed_and_unsealed():

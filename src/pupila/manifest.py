@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,8 @@ MAX_SIZE = 1_024
 """Pixels a side."""
 MAX_GOLDEN = 4
 """Golden pictures."""
+MAX_WHOLE = 2**53
+"""Of numbers of pictures, epochs and draws: what JSON's readers hold exactly."""
 MAX_QUANTILES, MAX_ANSWERS = 1_000, 400_000_000
 """Of the reference: confidences, and pictures, as NumPy deals out a thousand million counts at most."""
 
@@ -132,14 +134,53 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
 
 
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= MAX_WHOLE
+
+
+def _is_interval(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_number, value))
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_number, value.values()))
+
+
+TABLES: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
+    "recipe": {
+        "name": _is_text, "minutes": _number, "epochs": _is_whole, "seed": _is_whole, "sample": _is_whole,
+        "validation_fraction": _number,
+    },
+    "data": {
+        "source": _is_text, "fingerprint": _is_text, "train": _is_whole, "validation": _is_whole, "test": _is_whole,
+    },
+    "metrics": {
+        "accuracy": _number, "interval": _is_interval, "n": _is_whole, "split": _is_text, "ece": _number,
+        "marked_unknown": _are_numbers,
+    },
+    "versions": {},
+}  # fmt: skip
+"""What is read of the tables, where it is there, and whether it is of its type."""
+
+
 def _wrong(manifest: Manifest) -> str:
     """Return the first field that is not of its type and size; nothing if all are."""
     texts = ("name", "precision", "weights", "framing", "unknown_score", "sha256")
-    tables = ("recipe", "data", "metrics", "versions")
     fields = vars(manifest)
     valid = {
         **{name: isinstance(fields[name], str) and len(fields[name]) <= MAX_TEXT for name in texts},
-        **{name: isinstance(fields[name], dict) for name in tables},
+        **{name: isinstance(fields[name], dict) for name in TABLES},
+        **{
+            f"{name}.{key}": is_right(fields[name][key])
+            for name, keys in TABLES.items()
+            for key, is_right in keys.items()
+            if isinstance(fields[name], dict) and key in fields[name]
+        },
+        "versions": isinstance(manifest.versions, dict) and all(map(_is_text, manifest.versions.values())),
         "classes": 0 < len(manifest.classes) <= MAX_CLASSES
         and all(isinstance(name, str) and 0 < len(name) <= MAX_TEXT for name in manifest.classes),
         "input_size": type(manifest.input_size) is int and 1 <= manifest.input_size <= MAX_SIZE,
