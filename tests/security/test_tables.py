@@ -107,10 +107,20 @@ def test_rows_of_all_tables_are_counted_together(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(tables, "MAX_ROWS", 10)
     rows = [f"{number}.jpg,{'ab'[number % 2]}" for number in range(6)]
     found = pictures(*(f"{number}.jpg" for number in range(6)))
-    unread = SourceFile(("valid.csv",), "/nowhere")
-    made, said = find_tables([*found, table("train.csv", *rows), table("test.csv", *rows), unread])
+    unread = SourceFile(("deep", "valid.csv"), "/nowhere")
+    made, said = find_tables([*found, unread, table("train.csv", *rows), table("z.csv", *rows)])
     assert [one.name for one in made] == ["train.csv"]
-    assert said == [f"{name}.csv is not used: the tables have over 10 rows together." for name in ("test", "valid")]
+    names = ("deep/valid", "z")
+    assert said == [f"{name}.csv is not used: the tables have over 10 rows together." for name in names]
+
+
+def test_rows_of_tables_that_are_not_used_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "MAX_ROWS", 10)
+    lost = [f"gone/{number}.jpg,{'ab'[number % 2]}" for number in range(8)]
+    found = [table(f"{name}.csv", *lost) for name in "abc"]
+    said = find_tables([*pictures("1.jpg"), *found])[1]
+    assert [text.partition(": ")[2] for text in said[1:]] == ["the tables have over 10 rows together."] * 2
+    assert "pictures that are not there" in said[0]
 
 
 @pytest.mark.parametrize("rows", [["a" + ",a" * 100_000], ["ab" + ",ab" * 100_000] * 49])

@@ -15,7 +15,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -195,9 +195,22 @@ class TableError(Exception):
 
 @dataclass
 class Spare:
-    """How many cells the tables of a data set may still leave out, beyond one a byte."""
+    """What the tables of a data set, used or not, may still have."""
 
     left: int = FEW_CELLS
+    """Cells that are left out, beyond one a byte."""
+    rows: int = field(default_factory=lambda: MAX_ROWS)
+
+    def rows_of(self, lines: Iterator[Cells]) -> Iterator[Cells]:
+        """Yield the heading and the rows of a table; raises TableError, even before the heading, if there are more."""
+        for first in itertools.chain([True], itertools.repeat(False)):
+            if self.rows < 0:
+                raise TableError(f"the tables have over {MAX_ROWS:,} rows together")
+            line = next(lines, None)
+            if line is None:
+                return
+            self.rows -= not first
+            yield line
 
 
 def find_tables(entries: Sequence[SourceFile]) -> tuple[list[LabelTable], list[str]]:
@@ -220,16 +233,14 @@ def find_tables(entries: Sequence[SourceFile]) -> tuple[list[LabelTable], list[s
 
 
 def _bind_all(found: Sequence[SourceFile], pictures: _Pictures) -> list[tuple[SourceFile, LabelTable | str]]:
-    """Return each table or the reason why it is none, in their order; read are those of one folder after the other."""
+    """Return each table or the reason why it is none, in their order.
+
+    Read are those of one folder after the other, and those of deep folders last.
+    """
     bound: dict[tuple[str, ...], LabelTable | str] = {}
-    left = MAX_ROWS
-    for entry in sorted(found, key=lambda entry: entry.parts[:-1]):
+    for entry in sorted(found, key=lambda entry: (len(entry.parts), entry.parts[:-1])):
         try:
-            table = _bind(entry, pictures) if left >= 0 else ""
-            left -= len(table.rows) if isinstance(table, LabelTable) else 0
-            if left < 0:  # the next ones are not even read
-                raise TableError(f"the tables have over {MAX_ROWS:,} rows together")
-            bound[entry.parts] = table
+            bound[entry.parts] = _bind(entry, pictures)
         except TableError as error:
             bound[entry.parts] = f"{entry.name} is not used: {error}."
     return [(entry, bound[entry.parts]) for entry in found]
@@ -520,7 +531,7 @@ def _rows(entry: SourceFile, spare: Spare) -> tuple[list[LabelRow], bool]:
     Also returned is whether its heading says that it is one. Raises TableError if it is one that cannot be used.
     """
     try:
-        lines = table_lines(entry, spare)
+        lines = spare.rows_of(table_lines(entry, spare))
         first = next(lines, None)
         if not first:
             return [], False
