@@ -9,6 +9,8 @@ import re
 import zipfile
 from typing import IO
 
+from pupila.data.sources.archive import UnpackBudget, open_zip
+
 MAX_RECORDS = 10_000
 """Of a file: one a tensor and a few more."""
 MAX_INSTRUCTIONS = 100_000
@@ -35,7 +37,7 @@ class NotPlainError(ValueError):
 def checked(data: bytes) -> io.BytesIO:
     """Return the content of a .pth file for torch.load(), a zip with the records that were looked at, and no others.
 
-    Raises NotPlainError, and ValueError and what zipfile and pickletools raise if it is damaged or hostile.
+    Raises NotPlainError, and ValueError, DataError and what zipfile and pickletools raise if it is damaged or hostile.
     """
     if data.startswith(ZIP_START):
         return _checked_zip(data)
@@ -50,7 +52,7 @@ def _checked_zip(data: bytes) -> io.BytesIO:
     if data.count(ZIP_ENTRY) > MAX_RECORDS:
         raise ValueError(f"it has over {MAX_RECORDS:,} records")
     copy = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as archive, zipfile.ZipFile(copy, "w") as plain:
+    with open_zip(io.BytesIO(data), UnpackBudget("", len(data))) as archive, zipfile.ZipFile(copy, "w") as plain:
         members = {member.filename: member for member in archive.infolist()}
         sizes = sum(member.file_size for member in members.values())
         if sizes > len(data) or any(member.compress_type for member in members.values()):
