@@ -1,6 +1,7 @@
 """A weights file of a stranger is refused before it takes time or memory; what PyTorch writes is read."""
 
 import io
+import re
 import struct
 import time
 import tomllib
@@ -20,6 +21,7 @@ from pupila.training.weights import MAX_BYTES, MAX_HEADER, read_weights, startin
 START, STOP = b"\x80\x02}", b"K\x01s."
 """A dictionary, and the end that puts a 1 at the key before it."""
 PAIR_OF_PAIRS = b"K\x01\x85q\0" + b"".join(b"h%c\x86q%c" % (i, i + 1) for i in range(60))
+STATE = ResNet18(2).state_dict()
 HOSTILE = {
     "a key whose hash takes 2^60 steps": START + PAIR_OF_PAIRS + STOP,
     "a key nested beyond the stack": START + b"K\x01" + b"\x85" * 99_000 + STOP,
@@ -93,6 +95,21 @@ def test_extra_fields_of_records_are_counted_before_they_are_read(tmp_path: Path
     with pytest.raises(ModelError, match=r"bad\.pth: is damaged"):
         read_weights(path)
     assert time.process_time() - begun < 0.5
+
+
+@pytest.mark.parametrize("kind", ["QUInt8", "QInt8", "QInt32", "QUInt4x2", "QUInt2x4", "ComplexFloat", "Untyped"])
+def test_numbers_that_are_no_plain_ones_are_refused(tmp_path: Path, kind: str) -> None:
+    saved, made = io.BytesIO(), io.BytesIO()
+    numbers = {"QInt32": torch.int32, "ComplexFloat": torch.complex64}.get(kind, torch.uint8)
+    torch.save({name: torch.zeros(value.shape, dtype=numbers) for name, value in STATE.items()}, saved)
+    with zipfile.ZipFile(saved) as source, zipfile.ZipFile(made, "w") as target:
+        for member in source.namelist():
+            content = source.read(member)
+            if member.endswith("data.pkl"):
+                content = re.sub(rb"torch\n\w+Storage\n", b"torch\n%bStorage\n" % kind.encode(), content)
+            target.writestr(member, content)
+    with pytest.raises(ModelError, match=r"bad\.pth: is not a plain state dict"):
+        starting_network(str(written(tmp_path / "bad.pth", made.getvalue())), 2, 0)
 
 
 def test_many_records_are_refused(tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ MAX_DEPTH = 20
 """Of what lies in each other: tensors in a state dict need 7."""
 MAKERS = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_(tensor|tensor_v2|parameter|parameter_with_state)"
-    r"|torch\.nn\.parameter Parameter|torch (Size|[A-Z][A-Za-z0-9]*Storage)"
+    r"|torch\.nn\.parameter Parameter|torch (Size|(Float|Double|Half|BFloat16|Long|Int|Short|Char|Byte|Bool)Storage)"
 )
+"""What makes tensors of plain numbers: quantised and complex ones are not converted to a network's."""
 LEGACY_PICKLES = 5
 """Of the form before PyTorch 1.6: its number, its version, the machine, the state dict, the names of its numbers."""
 ZIP_START, ZIP_ENTRY = b"PK\x03\x04", b"PK\x01\x02"
