@@ -233,6 +233,22 @@ def test_bomb_is_refused_by_name_within_a_second_and_little_memory(name: str, tm
     assert seconds < 1 and growth < REFUSED_MIB
 
 
+def test_numbers_of_an_attribute_are_refused_within_a_second_and_little_memory(tmp_path: Path) -> None:
+    """In 190,000 parts of 65 they took 2.3 s and 579 MiB."""
+
+    def field(number: int, content: bytes) -> bytes:
+        size = len(content)
+        head = [number << 3 | 2, *(size >> shift & 127 | 128 for shift in (0, 7, 14, 21)), size >> 28]
+        return bytes(head) + content
+
+    part = b"\x3a\x84\x02" + b"\0\0\xc0\x3f" * 65
+    attribute = field(1, b"x") + b"\xa0\x01\x06" + part * 190_000
+    (tmp_path / "m.onnx").write_bytes(field(7, field(1, field(4, b"Relu") + field(5, attribute))))
+    seconds, growth, reason = measured(tmp_path / "m.onnx")
+    assert f"more than {reader.SMALL} numbers in an attribute" in reason
+    assert seconds < 1 and growth < REFUSED_MIB + (tmp_path / "m.onnx").stat().st_size / 2**20
+
+
 def bundled_at(side: int) -> bytes:
     """Return the bundled model's file, int8, with a network of so many pixels a side, and no seal."""
     model = onnx.load(bundled_model())

@@ -136,6 +136,17 @@ def many_operators(model: onnx.ModelProto) -> None:
         model.graph.node.insert(1, helper.make_node("Relu", ["floats"], [f"relu{i}"]))
 
 
+def many_weights(model: onnx.ModelProto) -> None:
+    """None of which is read: ONNX Runtime took six seconds."""
+    for i in range(39_000):
+        model.graph.initializer.add(name=f"x{i}", dims=[1], data_type=TensorProto.FLOAT, raw_data=bytes(4))
+
+
+def many_values(model: onnx.ModelProto) -> None:
+    for i in range(90_000):
+        model.graph.value_info.add(name=f"x{i}")
+
+
 def huge_weight(*shape: int) -> Change:
     def change(model: onnx.ModelProto) -> None:
         tensor = TensorProto(name="huge", data_type=TensorProto.FLOAT, raw_data=bytes(16))
@@ -270,6 +281,8 @@ CHANGES: dict[str, Change] = {
     "two maps a picture": instead("cam", "Concat", "first", "first", axis=0),
     "outer product": outer_product,
     "operators by the thousand": many_operators,
+    "weights by the thousand": many_weights,
+    "values by the thousand": many_values,
     "weight of a huge shape": huge_weight(2**20, 2**20),
     "weight of a shape that overflows": huge_weight(2**32, 2**32),
     "weight of a negative shape": huge_weight(-1, 4),
@@ -315,6 +328,12 @@ def packed(number: int, content: bytes) -> bytes:
     return bytes([number << 3 | 2]) + bytes(length) + bytes([size]) + content
 
 
+def numbers(parts: int, size: int) -> bytes:
+    """Return a graph with an attribute of numbers in so many parts."""
+    part = packed(7, b"\0\0\xc0\x3f" * size)
+    return packed(7, packed(1, packed(4, b"Relu") + packed(5, packed(1, b"x") + b"\xa0\x01\x06" + part * parts)))
+
+
 BYTES: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda _: b"",
     "text": lambda _: b"no model at all",
@@ -324,6 +343,8 @@ BYTES: dict[str, Callable[[bytes], bytes]] = {
     "a second graph": two_graphs,
     "groups": lambda data: data + b"\x0b" * 1_000,
     "fields by the million": lambda data: data + b"\x08\x01" * 1_000_000,
+    "numbers of an attribute": lambda data: data + numbers(26_000, 65),
+    "no numbers of an attribute, again and again": lambda data: data + numbers(38_000, 0),
     "text of megabytes, four bytes a letter": lambda data: data + packed(6, b"a" * 2**25 + "\U0001f438".encode()),
     "a step that is 1 in 32 bits": cut(TensorProto.INT32, 2**31 - 1, b"\x81\x80\x80\x80\x10"),
     "a step that is 1 in 64 bits": cut(TensorProto.INT64, -1, b"\x81" + b"\x80" * 8 + b"\x02"),

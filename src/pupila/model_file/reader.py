@@ -19,14 +19,14 @@ from pupila.errors import ModelError
 
 MAX_BYTES = 256 * 2**20
 """Of a model file: ResNet-18 has 45 MB in float32."""
-MAX_FIELDS = 200_000
-"""Fields of all messages: a file of ours has about 3,000."""
+MAX_FIELDS = 40_000
+"""Fields of all messages: a file of ours has about 8,000."""
 MAX_TEXT_BYTES = 8 * 2**20
 """Of all texts: the manifest has up to 4 MiB, and Python may take four bytes for one."""
 MAX_VALUES = 2**26
 """Numbers of one weight."""
 SMALL = 64
-"""Numbers up to which the values of a weight are looked at: those of shapes, axes and factors."""
+"""Numbers up to which the values of a weight are looked at: shapes, axes, factors. No attribute has more."""
 
 INT, FLOAT, BYTES, TEXT = "int", "float", "bytes", "text"
 KINDS = {1: "<f4", 2: "u1", 3: "i1", 6: "<i4", 7: "<i8", 10: "<f2"}
@@ -175,6 +175,8 @@ class _MessageReader:
             if name in found and name not in REPEATED:
                 raise ModelError(f"It says {name} of a {kind} twice. Export or copy the model again.")
             found.setdefault(name, []).extend(values)
+            if kind == "attribute" and sum(max(1, np.size(each)) for each in found[name]) > SMALL:
+                raise ModelError(f"It has more than {SMALL} numbers in an attribute. Export the model with Pupila.")
         return found
 
     def raw(self, data: memoryview) -> Iterator[tuple[int, int, Any]]:
@@ -289,7 +291,7 @@ def _attribute(attribute: Message) -> Any:
     if kind == 3:
         return _one(attribute, "s", "")
     if kind == 6:
-        return [float(number) for part in attribute.get("floats", []) for number in part[: SMALL + 1]]
+        return [float(number) for part in attribute.get("floats", []) for number in part]
     return attribute.get("ints", []) if kind == 7 else _refuse()
 
 
