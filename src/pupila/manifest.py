@@ -23,6 +23,8 @@ UNSEALED = "0" * 64
 SEAL = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 METADATA_KEY = "pupila.manifest"
 MAX_JSON_BYTES = 4 * 2**20
+MAX_VALUES = 500_000
+"""Brackets and commas of it: a list of nothing but empty tables takes 100 MiB."""
 MAX_TEXT = 1_000
 """Letters of a name."""
 MAX_CLASSES = 20_000
@@ -89,6 +91,8 @@ class Manifest:
         if len(text) > MAX_JSON_BYTES:
             raise ModelError(f"The model's manifest has {len(text):,} bytes, over the limit of {MAX_JSON_BYTES:,}.")
         try:
+            if sum(map(text.count, "{[,")) > MAX_VALUES:
+                raise ValueError
             fields = json.loads(text, parse_constant=_refuse_constant)
             json.dumps(fields, ensure_ascii=False).encode()  # half a surrogate pair is no text: who shows it would fail
             version = fields["format_version"]

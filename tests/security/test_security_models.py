@@ -19,9 +19,10 @@ from PIL import Image
 from server_kit import Running, encode, launch, picture, serving, wait_for_url, wait_until, write_model
 
 from pupila.errors import ModelError
-from pupila.manifest import METADATA_KEY, check_seal
+from pupila.manifest import METADATA_KEY, Manifest, check_seal
 from pupila.model_file import cost as costs
 from pupila.model_file import reader
+from pupila.model_file.reader import Node, Tensor
 from pupila.predictor import Predictor
 from pupila.server.model_versions import version_of
 
@@ -268,6 +269,7 @@ CHANGES: dict[str, Change] = {
         "Slice", ["floats", "a", "a", "b", "c"], {"a": np.array([5]), "b": np.array([1]), "c": np.array([1])}
     ),
     "pool with huge padding": operator("MaxPool", ["floats"], kernel_shape=[3, 3], pads=[10**9] * 4),
+    "pool over more than there is": operator("MaxPool", ["floats"], kernel_shape=[100, 100], strides=[5, 5]),
     "pool with no step": operator("MaxPool", ["floats"], kernel_shape=[3, 3], strides=[0, 0]),
     "reshape to a huge shape": operator("Reshape", ["floats", "s"], {"s": np.full(4, 2**40, np.int64)}),
     "value that doubles": doubling(40),
@@ -294,6 +296,7 @@ CHANGES: dict[str, Change] = {
     "training instructions": training,
     "manifest that is no JSON": manifest_text("{"),
     "manifest of brackets": manifest_text("[" * 2_000_000),
+    "manifest of empty tables": manifest_text('{"data": [' + "{}," * 1_300_000 + "{}]}"),
     "manifest that is a list": manifest_text("[]"),
     "manifest with a number for a text": manifest(name=3),
     "manifest with a text for a number": manifest(input_size="32"),
@@ -413,6 +416,24 @@ def test_truncated_and_flipped_files_are_refused_or_answer_as_before(good: bytes
         except ModelError:
             continue
         assert found.check_golden() <= 0.05
+
+
+def test_manifest_of_empty_tables_is_not_read() -> None:
+    """Of 4 MiB they took 100."""
+    text = '{"data": [' + "{}," * 1_300_000 + "{}]}"
+    tracemalloc.start()
+    with pytest.raises(ModelError, match="not one that Pupila wrote"):
+        Manifest.from_json(text)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2**20
+
+
+def test_window_larger_than_the_picture_is_used_in_no_model() -> None:
+    """Two sides that are less than nothing have a product that is more."""
+    node = Node("MaxPool", ("x",), ("y",), {"kernel_shape": [100, 100], "strides": [5, 5]})
+    with pytest.raises(costs._UnusualError):
+        costs.RULES["MaxPool"](node, [Tensor((1, 3, 32, 32))])
 
 
 def test_seals_by_the_thousand_are_not_collected() -> None:

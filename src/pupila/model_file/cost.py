@@ -277,10 +277,12 @@ def _window(node: Node, shape: Shape, kernel: Sequence[int]) -> Shape:
     _need(len(sides) == count == len(strides) == len(dilations) == 2 and len(pads) == 4)
     _need(all(0 < number <= MAX_SIDE for number in (*kernel, *strides, *dilations)))
     _need(all(0 <= pad <= MAX_SIDE for pad in pads))
-    return tuple(
+    found = tuple(
         (sides[i] + pads[i] + pads[count + i] - dilations[i] * (kernel[i] - 1) - 1) // strides[i] + 1
         for i in range(count)
     )
+    _need(min(found) > 0)  # two that are less have a product that is more
+    return found
 
 
 def _convolution(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
