@@ -261,6 +261,13 @@ CHANGES: dict[str, Change] = {
     "Range": operator("Range", ["a", "b", "c"], {"a": 0, "b": 2**62, "c": 1}),
     "operator of another domain": other_domain,
     "Resize to a huge size": operator("Resize", ["floats", "", "f"], {"f": np.full(4, 1e3, np.float32)}, mode="linear"),
+    "Resize of which ONNX Runtime writes to stderr": operator(
+        "Resize",
+        ["floats", "", "f"],
+        {"f": np.ones(4, np.float32)},
+        mode="linear",
+        coordinate_transformation_mode="tf_half_pixel_for_nn",
+    ),
     "Resize by no number": operator(
         "Resize", ["floats", "", "f"], {"f": np.full(4, np.nan, np.float32)}, mode="linear"
     ),

@@ -263,6 +263,7 @@ def _resize(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
     _need(len(inputs) == 3 and len(factors) == len(shape) == 4 and factors[:2] == [1, 1])
     _need(all(0 < factor <= MAX_SIDE for factor in factors))
     _need(node.attributes.get("mode") in ("linear", "nearest"))
+    _need(node.attributes.get("coordinate_transformation_mode", "half_pixel") == "half_pixel")  # ONNX's own, too
     result = tuple(math.floor(side * factor) for side, factor in zip(shape, factors, strict=True))
     return [result], 4 * math.prod(result)
 
