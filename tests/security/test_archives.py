@@ -398,7 +398,7 @@ HEADERS = {
     "sizes": (HEADER % ("'<i8'", f"({'1, ' * 270}"), "holds an array of records"),
     "a type that is none": (HEADER % ("'<f3'", "(4,)"), "numbers of the type <f3"),
     "objects": (HEADER % ("'|O'", "(4,)"), "an array of objects, which is not read"),
-    "raw bytes, several for each": (HEADER % ("'|V2'", "(4, 3)"), "cannot be read"),
+    "raw bytes, several for each": (HEADER % ("'|V2'", "(4, 3)"), "holds labels of the type .V2"),
     "half letters": (HEADER % ("'<U4'", "(4,)"), "a text of what are no letters"),
     "more than letters": (HEADER % ("'>U4'", "(4,)"), "a text of what are no letters"),
 }
@@ -532,6 +532,24 @@ def test_array_of_a_larger_picture_than_a_file_may_hold_is_refused(tmp_path: Pat
     said, seconds, mib = cost(tmp_path / "x.npz")
     assert "11500 x 11500 pixels are over the limit of 50 megapixels" in said
     assert seconds < 2 and mib < 2.2 * side * side / MIB, (seconds, mib)
+
+
+LABELS = {
+    "two zeros": (np.array([0.0, -0.0, 0.5, 1, 2, 3]), "'0.5', '1.0', '2.0', '3.0')"),
+    "numbers that are none": (np.array([np.nan, np.nan, 1, 2, 3, 4]), "('1.0', '2.0', '3.0', '4.0', 'nan')"),
+    "complex ones": (np.array([complex(np.nan, 1), complex(np.nan, 2), 1, 2, 3, 4]), "labels of the type complex128."),
+    "bytes": (np.frombuffer(bytes(range(24)), "V4"), "labels of the type |V4."),
+    "numbers that no processor writes": (
+        np.frombuffer(b"".join(bytes([n] + [0] * 7) + b"\0\x40" + bytes(6) for n in range(6)), np.longdouble), "'2.0'",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_labels_of_every_type_are_read_or_named(tmp_path: Path, name: str) -> None:
+    values, words = LABELS[name]
+    np.savez(tmp_path / "x.npz", x=np.zeros((6, 8, 8), np.uint8), y=values)
+    assert words in cost(tmp_path / "x.npz")[0]
 
 
 def test_idx_files_of_other_axes_than_their_names_say_are_refused(tmp_path: Path) -> None:

@@ -58,6 +58,8 @@ KEYS = frozenset((
     "coarse_label_names", "num_cases_per_batch", "num_vis",
 ))  # fmt: skip
 """Of the pickled dictionaries of CIFAR."""
+LABEL_KINDS = "biufSUMm"
+"""Of labels: numbers, texts and times, as NumPy names them."""
 MAX_INSTRUCTIONS = 1_000_000
 """Of one pickle: that of 50,000 pictures has about 200,000."""
 MAKERS = ("numpy.core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype")
@@ -101,7 +103,8 @@ def read_arrays(
         raise DataError(f"{where}: {files[0].name} holds no training pictures with labels. Name them x and y.")
     labels = [label for _, label in parts.values()]
     check_rows(sum(map(len, labels)), where)
-    found = {str(value) for label in labels for value in np.unique(label).tolist()}
+    texts = {split: _texts(label) for split, (_, label) in parts.items()}
+    found = {name for names, _ in texts.values() for name in names}
     check_class_count(found, where, one_class=True)
     classes = tuple(sorted(found, key=natural_order))
     numbers = {category: number for number, category in enumerate(classes)}
@@ -109,7 +112,7 @@ def read_arrays(
     made = {
         split: (
             resize_pictures(_eight_bits(images, where, limits), side),
-            np.asarray([numbers[str(value)] for value in labels.tolist()], dtype=np.int64),
+            np.asarray([numbers[name] for name in texts[split][0]], dtype=np.int64)[texts[split][1]],
             [f"{split}/{index:06d}" for index in range(len(labels))],
         )
         for split, (images, labels) in sorted(parts.items())
@@ -185,11 +188,19 @@ def _label_beside(key: str, kind: str, by_name: Mapping[str, Array]) -> Array | 
 
 def _numbers(label: Array) -> Array:
     """Return one label a picture, also of a row of figures for each, of which the largest counts."""
+    if label.dtype.kind not in LABEL_KINDS:
+        raise _KindError(f"holds labels of the type {label.dtype}")
     if label.ndim == 2 and label.shape[1] != 1:
         return np.asarray(label.argmax(axis=1))
     values = label.reshape(-1)
     whole = values.dtype.kind == "f" and bool((np.mod(values, 1) == 0).all())
     return values.astype(np.int64) if whole else values
+
+
+def _texts(label: Array) -> tuple[list[str], NDArray[np.int64]]:
+    """Return the names of the classes, and the place of each picture's among them."""
+    values, places = np.unique(label, return_inverse=True)
+    return [str(value) for value in values.tolist()], places.reshape(-1)
 
 
 def _npy(opened: IO[bytes], budget: UnpackBudget) -> Array:
