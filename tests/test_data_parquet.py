@@ -60,6 +60,18 @@ def test_file_of_no_known_split_beside_others_is_refused(tmp_path: Path) -> None
         load_dataset(tmp_path / "pets", 8, cache=tmp_path / "cache")
 
 
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (["dog", "cat"], ("cat", "dog")), ([0.5, 1.0], ("0.5", "1.0")), ([True, False], ("cat", "dog")),
+        ([{"a": 1}, {"a": 2}], ("{'a': 1}", "{'a': 2}")), ([b"dog", b"cat"], ("cat", "dog")),
+    ],
+)  # fmt: skip
+def test_labels_that_are_no_numbers_are_the_names(tmp_path: Path, labels: list[Any], classes: tuple[str, ...]) -> None:
+    write_parquet(tmp_path / "a" / "train.parquet", labels, ["dog", "cat"])
+    assert load_dataset(tmp_path / "a", 8, cache=tmp_path / "cache").train.classes == classes
+
+
 def test_labels_beyond_the_names_are_refused(tmp_path: Path) -> None:
     write_parquet(tmp_path / "pets.parquet", [0, 2], ["dog", "cat"])
     with pytest.raises(DataError, match="labels beyond its 2 class names"):

@@ -198,9 +198,14 @@ def _class_names(metadata: dict[bytes, bytes], column: str) -> list[str]:
 
 
 def _names(labels: Sequence[Any], names: Sequence[str], where: str) -> list[str]:
-    """Turn labels into class names, empty where there is none: -1 is what public test sets hide theirs behind."""
-    if names and not all(label is None or -1 <= label < len(names) for label in labels):
+    """Turn labels into class names, empty where there is none: -1 is what public test sets hide theirs behind.
+
+    Labels that are no whole numbers are names themselves, whatever a program that changed them has left beside them.
+    """
+    numbered = bool(names) and all(label is None or isinstance(label, int) for label in labels)
+    if numbered and not all(label is None or -1 <= label < len(names) for label in labels):
         raise DataError(f"{where} has labels beyond its {len(names)} class names. Name all classes in its metadata.")
-    if names:
+    if numbered:
         return ["" if label in (None, -1) else names[label] for label in labels]
-    return ["" if label in (None, -1) else str(label) for label in labels]
+    texts = (label.decode("utf-8", "replace") if isinstance(label, bytes) else label for label in labels)
+    return ["" if text in (None, -1) else str(text) for text in texts]
