@@ -552,6 +552,12 @@ def test_labels_of_every_type_are_read_or_named(tmp_path: Path, name: str) -> No
     assert words in cost(tmp_path / "x.npz")[0]
 
 
+@pytest.mark.parametrize("large", [1e300, np.inf])
+def test_labels_beyond_whole_numbers_are_read_without_a_warning(tmp_path: Path, large: float) -> None:
+    np.savez(tmp_path / "x.npz", x=np.zeros((4, 8, 8), np.uint8), y=np.array([1, 1, large, large]))
+    assert str(large) in load_dataset(tmp_path / "x.npz", 8, cache=tmp_path / "cache").train.classes
+
+
 def test_idx_files_of_other_axes_than_their_names_say_are_refused(tmp_path: Path) -> None:
     (tmp_path / "train-images-idx3-ubyte").write_bytes(b"\0\0\x08\1" + struct.pack(">I", 4) + bytes(4))
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(b"\0\0\x08\1" + struct.pack(">I", 4) + bytes(4))

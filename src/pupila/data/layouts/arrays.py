@@ -58,6 +58,8 @@ KEYS = frozenset((
     "coarse_label_names", "num_cases_per_batch", "num_vis",
 ))  # fmt: skip
 """Of the pickled dictionaries of CIFAR."""
+MAX_WHOLE = 2.0**31
+"""Labels of that size and more are not turned into whole numbers."""
 LABEL_KINDS = "biufSUMm"
 """Of labels: numbers, texts and times, as NumPy names them."""
 MAX_INSTRUCTIONS = 1_000_000
@@ -193,7 +195,8 @@ def _numbers(label: Array) -> Array:
     if label.ndim == 2 and label.shape[1] != 1:
         return np.asarray(label.argmax(axis=1))
     values = label.reshape(-1)
-    whole = values.dtype.kind == "f" and bool((np.mod(values, 1) == 0).all())
+    with np.errstate(invalid="ignore"):  # those that are infinite are no whole numbers
+        whole = values.dtype.kind == "f" and bool(((np.mod(values, 1) == 0) & (np.abs(values) < MAX_WHOLE)).all())
     return values.astype(np.int64) if whole else values
 
 
