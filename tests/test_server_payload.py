@@ -280,7 +280,7 @@ def test_json_with_every_slash_escaped_and_lines_wrapped_is_read_at_the_limit_of
     assert len(bodies.from_base64(bodies.parse(body, PREDICT, "")[0])) == letters // 76 * 57
 
 
-@pytest.mark.parametrize("sign", ["%2B", "A ", "A\n", "\\/"])
+@pytest.mark.parametrize("sign", ["%2B", "A ", "\\/"])
 def test_base64_that_is_hardly_any_is_refused(sign: str) -> None:
     with pytest.raises(bodies.Base64Error, match="blanks, percent signs or backslashes"):
         bodies.from_base64(sign * 1_500_001)

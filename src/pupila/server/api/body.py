@@ -9,6 +9,7 @@ import binascii
 import contextlib
 import gc
 import json
+import math
 import re
 import threading
 import time
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from pupila.server.api.errors import QueueFullError, RequestError
+from pupila.server.api.errors import DeadlineError, QueueFullError, RequestError
 
 MAX_RATIO = 100
 """Times its compressed size that a body may have; deflate can reach 1,032, and no picture or JSON of pictures does."""
@@ -25,6 +26,8 @@ FREE = 2**20
 """Bytes that may come of any body, whatever the ratio."""
 STEP = 2**14
 """Bytes that are inflated at a time: they become 16 MiB at most."""
+INFLATE_SECONDS, INFLATE_SECONDS_A_BYTE = 0.25, 30e-9
+"""Of processor time that inflating may take, and more for each byte that comes of it: five times what it does take."""
 ZEROS = re.compile(rb"\0*")
 """What may fill up a body behind its end."""
 MAX_MEMBERS = 100
@@ -65,13 +68,19 @@ def is_zlib(body: bytes) -> bool:
 
 
 def inflate(body: bytes, window: int, limit: int) -> bytes:
-    """Return the inflated body, of at most `limit` bytes; several gzip members are one body (RFC 1952, 2.2)."""
-    found, at = bytearray(), 0
+    """Return the inflated body, of at most `limit` bytes; several gzip members are one body (RFC 1952, 2.2).
+
+    Raises RequestError, also where it takes far longer than as many bytes do: a block of 23 bytes may hold nothing.
+    """
+    found, at, begun = bytearray(), 0, time.thread_time()
     for _ in range(MAX_MEMBERS):
         stream = zlib.decompressobj(window)
         while not stream.eof:
             if at == len(body):
                 raise inflate_failed("compressed", "it breaks off before its end")
+            check_time()
+            if time.thread_time() - begun > INFLATE_SECONDS + INFLATE_SECONDS_A_BYTE * len(found):
+                raise inflate_failed("compressed", "it takes too long for what it holds")
             piece = body[at : at + STEP]  # what is left of it is copied each time
             found += stream.decompress(piece, limit + 1 - len(found))
             if len(found) > limit:
@@ -121,11 +130,19 @@ pause = [0.0]
 class ThisThread(threading.local):
     """What holds for the thread that reads it."""
 
+    deadline = math.inf
+    """Of the request that it works on, on the monotonic clock."""
     may_wait = True
     """Whether it may wait until others' documents are read; if not, it leaves its document to the thread that may."""
 
 
 this_thread = ThisThread()
+
+
+def check_time() -> None:
+    """Raise DeadlineError if the time of the request is over: what is left of the work would be for nobody."""
+    if time.monotonic() > this_thread.deadline:
+        raise DeadlineError
 
 
 class NotHereError(Exception):
@@ -156,11 +173,17 @@ def parsed(body: bytes, most: int, instead: str) -> Iterator[Any]:
     ):
         if found > limit:
             raise RequestError(413, "json_too_many_values", f"The JSON has more than {limit:,} {name}. {instead}")
-    if len(body) > MAX_BYTES_BEYOND_ASCII and not (body.isascii() and SURROGATE.search(body) is None):
+    if len(body) > MAX_BYTES_BEYOND_ASCII and is_beyond_ascii(body):
         raise too_big_json(body, MAX_BYTES_BEYOND_ASCII, f"It has letters beyond ASCII. {instead}")
     is_large = len(body) > MAX_BYTES // 4 or max(lists / MAX_LISTS, escapes / MAX_ESCAPES) > 0.1
     with in_turn() if values > FEW_VALUES or (len(body) > LARGE and is_large) else contextlib.nullcontext():
         yield json.loads(body, parse_int=whole, parse_float=fraction)
+
+
+def is_beyond_ascii(body: bytes) -> bool:
+    """Return whether a text of a document may take more than a byte a letter."""
+    is_ascii = body.isascii() and json.detect_encoding(body).startswith("utf-8")
+    return not is_ascii or SURROGATE.search(body) is not None
 
 
 def too_big_json(body: bytes, limit: int, instead: str) -> RequestError:
@@ -257,15 +280,20 @@ FILE_NAME = re.compile(
 BASE64_MARK = re.compile(r"(^|[;:])\s*base64\s*(;[^,]*)?,", re.IGNORECASE)
 """Ends what a data: URL says of its data; a file's name in it may hold commas. Searched for up to the last of these:
 where none follows, each beginning would be read to the end."""
-FOREIGN = re.compile(r"[^A-Za-z0-9+/]")
+FOREIGN = re.compile(rb"[^A-Za-z0-9+/]")
 PIECE = 2**20
 """Letters that are looked through without a pause: other threads wait meanwhile."""
-REPLACED = (
-    *(("\\n", ""), ("\\r", ""), ("\\/", "/"), ("\n", ""), ("\r", ""), ("\t", "")),
-    *(("%2B", "+"), ("%2b", "+"), ("%2F", "/"), ("%2f", "/"), ("%3D", "="), ("%3d", "=")),
-    *(("%0A", ""), ("%0a", ""), ("%0D", ""), ("%0d", ""), ("%20", " "), ("-", "+"), ("_", "/")),
-)
-"""What stands for what: line breaks, also escaped twice; percent-encoding; the url-safe alphabet."""
+ESCAPES = {
+    b"\\": ((b"\\n", b""), (b"\\r", b""), (b"\\/", b"/")),
+    b"%": (
+        *((b"%2B", b"+"), (b"%2b", b"+"), (b"%2F", b"/"), (b"%2f", b"/"), (b"%3D", b"="), (b"%3d", b"=")),
+        *((b"%0A", b""), (b"%0a", b""), (b"%0D", b""), (b"%0d", b""), (b"%20", b" ")),
+    ),
+}
+"""What stands for what, by what it begins with: line breaks that were escaped twice, and percent-encoding."""
+URL_SAFE, BREAKS = bytes.maketrans(b"-_", b"+/"), b"\n\r\t"
+MAX_PADDING = 8
+"""Signs of equality at the end: two belong there."""
 MAX_PERCENT = 2**18
 HOW_TO = "Send the bytes of the picture's file as base64."
 
@@ -275,7 +303,8 @@ class Base64Error(ValueError):
 
 
 def from_base64(value: Any) -> bytes:
-    """Return the bytes that a JSON value stands for; raises Base64Error."""
+    """Return the bytes that a JSON value stands for; raises Base64Error, or DeadlineError."""
+    check_time()
     if isinstance(value, dict) and len(value) == 1 and isinstance(value.get("b64"), str):
         value = value["b64"]  # as TensorFlow Serving writes bytes in JSON
     if not isinstance(value, str):
@@ -327,31 +356,42 @@ def decode_percent(head: str, data: str) -> bytes:
 
 def decode_letters(text: str) -> bytes:
     """Return the bytes of base64 in either alphabet, perhaps wrapped or without padding."""
-    if sum(map(text.count, "% \n\r\t\\")) > MAX_ESCAPES:
+    try:
+        letters = text.encode("ascii").translate(URL_SAFE, BREAKS)
+    except UnicodeEncodeError as error:
+        raise not_base64(text[error.start]) from None
+    if sum(map(letters.count, (b"%", b" ", b"\\"))) > MAX_ESCAPES:
         raise Base64Error(f"Over {MAX_ESCAPES:,} of its characters are blanks, percent signs or backslashes. {HOW_TO}")
-    for written, meant in REPLACED:
-        text = text.replace(written, meant)
-    text = with_plus_signs(text).rstrip("=")
-    pieces = (FOREIGN.search(text, at, at + PIECE) for at in range(0, len(text), PIECE))
+    for sign, escapes in ESCAPES.items():
+        for written, meant in escapes if sign in letters else ():
+            letters = letters.replace(written, meant)
+    letters = with_plus_signs(letters)
+    letters = letters[:-MAX_PADDING] + letters[-MAX_PADDING:].rstrip(b"=")
+    pieces = (FOREIGN.search(letters, at, at + PIECE) for at in range(0, len(letters), PIECE))
     if wrong := next(filter(None, pieces), None):
-        raise Base64Error(f"The character {wrong[0]!r} is not of base64 there. {HOW_TO}")
-    if len(text) % 4 == 1:
-        raise Base64Error(f"The base64 is cut off: {len(text):,} characters cannot be whole bytes. Send all of it.")
-    return base64.b64decode(text + "=" * (-len(text) % 4))
+        raise not_base64(wrong[0].decode())
+    if len(letters) % 4 == 1:
+        raise Base64Error(f"The base64 is cut off: {len(letters):,} characters cannot be whole bytes. Send all of it.")
+    return base64.b64decode(letters + b"=" * (-len(letters) % 4))
 
 
-def with_plus_signs(text: str) -> str:
+def not_base64(character: str) -> Base64Error:
+    """Say what is no letter of base64."""
+    return Base64Error(f"The character {character!r} is not of base64 there. {HOW_TO}")
+
+
+def with_plus_signs(text: bytes) -> bytes:
     """Return base64 without spaces: those that wrap it go, and those that a form made of "+" become that again."""
-    spaces = text.count(" ")
+    spaces = text.count(b" ")
     if not spaces:
         return text
-    wraps = "+" in text
+    wraps = b"+" in text
     if not wraps:
-        line = text.find(" ")
+        line = text.find(b" ")
         wraps = (len(text) - spaces) % 4 == 0
         if wraps and len(text) % 4 == 0:  # the count of characters does not tell: lines are alike in length
-            wraps = line > 0 and text[line :: line + 1].count(" ") == spaces
-    return text.replace(" ", "" if wraps else "+")
+            wraps = line > 0 and text[line :: line + 1].count(b" ") == spaces
+    return text.replace(b" ", b"" if wraps else b"+")
 
 
 def kind_of(value: Any) -> str:

@@ -105,7 +105,8 @@ class PredictTask:
         """Read the request, unless that was done before it waited for a turn."""
         state, environ = self._state, self.environ
         authorize(environ, state)
-        if self._context.decoding is None:
+        decoding = self._context.decoding  # looked at once: the event loop may give the request up
+        if decoding is None:
             with begin_inference(environ, state) as (context, body):
                 parts, fields = multipart.read_upload(environ.get("CONTENT_TYPE", ""), body, state.settings)
             query = Query.parse(environ.get("QUERY_STRING", ""), fields)
@@ -115,7 +116,7 @@ class PredictTask:
             end_parsing(context, state, len(parts))
             self._decoding = Decoding(state.classifier, parts, context, also=query)
         else:
-            self._decoding = self._context.decoding
+            self._decoding = decoding
 
     def computation(self, done: Callable[[Computation], object]) -> Computation | None:
         """Return what is to be computed; None where that is nothing."""

@@ -38,6 +38,8 @@ ROUTES = ("predict", "infer", "predictions", "model", "health", "metrics", "othe
 STAGES = ("upload", "parse", "decode", "wait", "compute", "answer")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 MAX_CLASSES = 1024
+MAX_PATH = 1000
+"""Letters of a path in the access log: a pipe takes lines of up to 4 KiB whole."""
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -195,7 +197,7 @@ class RequestLog:
             "client": context.address,
             "key": None if context.key is None else context.key.name,
             "method": method,
-            "path": path,
+            "path": path[:MAX_PATH],
             "status": status,
             "ms": round(1000 * (ended - started), 2),
             "stages_ms": {stage: round(1000 * spent, 2) for stage, spent in context.stages.items()},

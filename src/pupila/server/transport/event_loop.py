@@ -321,7 +321,7 @@ class EventLoop:
         self.row[READY] = not self.draining
 
     def check(self, connection: Connection, now: float) -> float:
-        """End what has taken too long; return when this connection's request is due."""
+        """End what has taken too long; return when this connection's request is due, once it is there."""
         request = connection.request
         if request is not None:
             if now >= request.context.deadline + GRACE and request.give_up():
@@ -335,7 +335,7 @@ class EventLoop:
             self.pool.drop(connection)
         elif self.draining and connection.fresh:
             connection.expires = min(connection.expires, now + LAST_WORDS)
-        return connection.deadline if connection.started else math.inf
+        return math.inf
 
     def refuse_slow(self, connection: Connection, what: str, seconds: float) -> None:
         """Refuse a request of which too little has come."""

@@ -1,0 +1,122 @@
+"""Reading a body takes time by its length, in calls that let other threads run, and ends at the deadline."""
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from server_kit import serving, write_model
+
+from pupila.server.api import body as bodies
+from pupila.server.api.errors import DeadlineError, RequestError
+from pupila.server.api.multipart import read_upload
+from pupila.server.settings import Settings
+
+EMPTY_BLOCK = bytes.fromhex("04c0810800000000207feb47001c880000000000f2b77e")
+"""Of deflate: with tables of codes, and nothing in it."""
+FORM = "multipart/form-data; boundary="
+MIB = 2**20
+
+
+@pytest.fixture(autouse=True)
+def no_deadline() -> Iterator[None]:
+    yield
+    bodies.this_thread.deadline = float("inf")
+
+
+def longest_wait(work: Callable[[], object]) -> float:
+    """Return for how many seconds at most no other thread ran meanwhile."""
+    waits, ended = [0.0], threading.Event()
+
+    def look() -> None:
+        last = time.monotonic()
+        while not ended.is_set():
+            time.sleep(0.001)
+            waits.append(time.monotonic() - last)
+            last = time.monotonic()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    work()
+    ended.set()
+    thread.join()
+    return max(waits)
+
+
+def test_blocks_that_hold_nothing_are_not_inflated_to_their_end() -> None:
+    """Eight mebibytes of them took a second, 64 eight: two threads inflate for all clients."""
+    body = EMPTY_BLOCK * (16 * MIB // len(EMPTY_BLOCK)) + b"\x03\x00"
+    begun = time.thread_time()
+    with pytest.raises(RequestError, match="it takes too long for what it holds") as caught:
+        bodies.decoded({"HTTP_CONTENT_ENCODING": "deflate"}, body, 64 * MIB)
+    assert caught.value.code == "content_encoding_malformed"
+    assert time.thread_time() - begun < 0.5
+
+
+def test_nothing_is_inflated_or_searched_beyond_the_deadline() -> None:
+    bodies.this_thread.deadline = time.monotonic() - 1
+    with pytest.raises(DeadlineError):
+        bodies.decoded({"HTTP_CONTENT_ENCODING": "deflate"}, EMPTY_BLOCK + b"\x03\x00", MIB)
+    with pytest.raises(DeadlineError):
+        bodies.from_base64("QUJD")
+    with pytest.raises(DeadlineError):
+        read_upload(FORM + "XX", b'--XX\r\nContent-Disposition: form-data; name="file"\r\n\r\na\r\n--XX--', Settings())
+
+
+@pytest.mark.parametrize("letters", [b"A\n" * MIB + b"-" * 17 * MIB, b"AAA-" * 4 * MIB, b"%2B%2F\\/" * (MIB // 4)])
+def test_a_data_url_is_read_in_little_time(letters: bytes) -> None:
+    """Each of thirty signs was looked for in all of it: 60 MiB in a form took over two seconds."""
+    part = b'--XX\r\nContent-Disposition: form-data; name="file"\r\n\r\ndata:;base64,' + letters + b"\r\n--XX--"
+    begun = time.thread_time()
+    assert read_upload(FORM + "XX", part, Settings()).parts[0].data
+    assert time.thread_time() - begun < 0.6
+
+
+def test_padding_without_end_is_no_base64() -> None:
+    """Python took 0.3 s to take 32 MiB of it off, in one call."""
+    text = "A-" + "=" * 32 * MIB
+
+    def read() -> None:
+        with pytest.raises(bodies.Base64Error, match="The character '=' is not of base64"):
+            bodies.from_base64(text)
+
+    assert bodies.from_base64("QQ-_=======") == bodies.from_base64("QQ+/")
+    assert longest_wait(read) < 0.25
+
+
+def test_boundary_is_searched_for_while_other_threads_run() -> None:
+    """It was one call for the whole body, of 0.35 s."""
+    boundary = b"a" * 35 + b"b" + b"a" * 34
+    head = b"--%b\r\nContent-Disposition: form-data; name=file; filename=a\r\n\r\n" % boundary
+    body = head + b"\r\n--" + b"a" * 60 * MIB + b"\r\n--%b--" % boundary
+    settings = Settings(max_part_bytes=64 * MIB)
+    assert longest_wait(lambda: read_upload(FORM + boundary.decode(), body, settings)) < 0.2
+
+
+def test_document_in_utf_16_has_the_smaller_limit() -> None:
+    """Its escapes look like ASCII, but not like pairs of \\u."""
+    body = ('{"images": ["\\ud83d\\ude00", "' + "A" * (bodies.MAX_BYTES_BEYOND_ASCII // 2) + '"]}').encode("utf-16-le")
+    with pytest.raises(RequestError, match="has letters beyond ASCII") as caught:
+        bodies.parse(body, 10_000, "")
+    assert caught.value.status == 413
+
+
+@pytest.mark.alone
+def test_half_sent_bodies_do_not_make_a_busy_worker_look_like_one_that_hangs(tmp_path: Path) -> None:
+    """One that fell due while the worker was silent for 0.6 s had it killed: anybody can hold bodies by the dozen."""
+    settings = '{"port": 0, "workers": 1, "request_timeout": 3}'
+    with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log", settings) as server:
+        (worker,) = server.workers()
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: 9\r\n\r\n")
+            time.sleep(2.6)
+            os.kill(worker, signal.SIGSTOP)
+            time.sleep(1.2)
+            os.kill(worker, signal.SIGCONT)
+            client.settimeout(10)
+            assert client.recv(100).startswith(b"HTTP/1.1 408")
+        assert server.workers() == [worker] and "no heartbeat" not in (tmp_path / "log").read_text()
