@@ -88,6 +88,16 @@ def png_with(name: bytes, content: bytes, count: int = 1) -> bytes:
     return picture()[:33] + chunk * count + picture()[33:]
 
 
+@pytest.mark.parametrize("head", [png_with(b"tEXt", b"a\0b")[33:48], picture("green")[8:33]])
+def test_png_whose_header_is_not_first_or_there_twice_is_refused(head: bytes) -> None:
+    """Its depth was read where the header should be, and a picture of 16 bits counted as one of 8 in grey."""
+    deep = encode(Image.new("I;16", (64, 64)), "PNG")
+    assert images.decode(deep, 32).shape == (32, 32, 3)
+    with pytest.raises(ImageError) as caught:
+        images.decode(deep[:8] + head + deep[8:], 32)
+    assert caught.value.code == "image_truncated"
+
+
 def jpeg_with(content: bytes) -> bytes:
     """Return a JPEG with EXIF cut into segments."""
     parts = [b"Exif\0\0" + content[at : at + 60_000] for at in range(0, len(content), 60_000)]

@@ -346,6 +346,8 @@ def _png(data: bytes) -> Work:
     number = packed = unpacking = profiles = 0
     blocks = []
     for number, (kind, start, end) in enumerate(png_chunks(data), 1):
+        if (kind == b"IHDR") != (number == 1):  # as the specification demands: elsewhere it could hide its depth
+            raise SyntaxError
         if kind in PACKED:
             packed += 1
             unpacking += UNPACKED + DEFLATED * (min(end, len(data)) - start)
