@@ -120,6 +120,12 @@ def webp_with(content: bytes) -> bytes:
     return encode(Image.new("RGB", (32, 32)), "WEBP", exif=content)
 
 
+def with_blocks(count: int) -> bytes:
+    """Return a WebP with so many blocks of EXIF without an entry."""
+    body = encode(Image.new("RGB", (32, 32)), "WEBP")[8:] + (b"EXIF\x08\0\0\0" + b"II*\0\x08\0\0\0") * count
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
 def tiles(count: int, side: int) -> bytes:
     """Return a HEIC of one big tile, so many times."""
     kinds = {1: b"grid", 7: b"hvc1"}
@@ -206,6 +212,9 @@ HOSTILE = {
     "TIFF, numbers": shared_values(kind=3, size=19_000),
     "PNG": png_with(b"eXIf", shared_values()),
     "PNG, many": png_with(b"eXIf", shared_values(250, 10), 100),
+    "PNG, blocks of no entries": png_with(b"eXIf", b"II*\0\x08\0\0\0", 19_000),
+    "PNG, blocks that are none": png_with(b"eXIf", b"", 19_000),
+    "WebP, blocks of no entries": with_blocks(19_000),
     "JPEG": jpeg_with(shared_values()),
     "JPEG, EXIF named twice": jpeg_with(b"Exif\0\0" + shared_values()),
     "JPEG, EXIF behind what is like it": jpeg_of(

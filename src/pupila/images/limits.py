@@ -63,7 +63,7 @@ CONTAINERS = (b"ANMF", b"ANIM", b"VP8X", b"RIFF", b"LIST")
 MAX_BLOCK = 2**20
 """Bytes of an EXIF block that is read: a JPEG's segment has 64 kB."""
 MAX_ENTRIES = 4_000
-"""Entries of all directories of a file: cameras write a few hundred."""
+"""Entries of all directories of a file: cameras write a few hundred. A block and a directory count as one each."""
 MAX_VALUES = 20_000
 """Numbers in one entry, such as the places of a TIFF's strips: microseconds each."""
 MAX_COLOURS = 3 * 65536
@@ -181,22 +181,22 @@ def entries(block: memoryview, layout: TiffLayout, at: int) -> Iterator[TiffEntr
 
 
 def check_directories(blocks: Iterable[memoryview]) -> int:
-    """Return the number of entries of all directories of a file's blocks.
+    """Return the number of a file's blocks, their directories, and the entries of those, all together.
 
     Raises ExcessError if reading them costs far more than they have bytes.
     """
     number = 0
     for named in blocks:
+        number = _counted(number)
         block = _nameless(named)
         first = first_directory(block)
         if first is None:
             continue
         layout, total, places = first[0], 0, [first[1]]
         for at in places:  # which grows
+            number = _counted(number)
             for entry in entries(block, layout, at):
-                number += 1
-                if number > MAX_ENTRIES:
-                    raise ExcessError(f"more than {MAX_ENTRIES:,} entries")
+                number = _counted(number)
                 if entry.tag in POINTERS and len(places) < MAX_DIRECTORIES:
                     places.append(entry.place(layout))
                 size = entry.values * SIZES.get(entry.kind, 0)
@@ -211,6 +211,12 @@ def check_directories(blocks: Iterable[memoryview]) -> int:
                 if numbers and entry.values > most and there >= entry.values:  # else it is damaged
                     raise ExcessError(f"more than {MAX_VALUES:,} values or strips in an entry")
     return number
+
+
+def _counted(number: int) -> int:
+    if number >= MAX_ENTRIES:
+        raise ExcessError(f"more than {MAX_ENTRIES:,} entries")
+    return number + 1
 
 
 def exif_orientation(exif: bytes, xmp: bytes = b"") -> int:
@@ -324,7 +330,7 @@ def _joined(segments: list[tuple[int, memoryview]]) -> list[memoryview]:
     if sum(map(len, parts)) > MAX_BLOCK:
         raise ExcessError(f"more than {MAX_BLOCK:,} bytes of EXIF")
     others = [content for kind, content in segments if kind != METADATA]
-    return [*others, parts[0] if len(parts) == 1 else memoryview(b"".join(parts))]
+    return [*others, *(parts if len(parts) < 2 else [memoryview(b"".join(parts))])]
 
 
 def _directories(data: bytes, kind: int, at: int) -> Iterator[tuple[int, memoryview]]:
