@@ -22,6 +22,8 @@ LONGEST = 1024
 FRAMES, PROGRESSIVE = (0xC0, 0xC1, 0xC2), 0xC2
 """Frame headers of pictures in Huffman codes: others are rare."""
 HUFFMAN, QUANTISATION, RESTARTS, SCAN, END = 0xC4, 0xDB, 0xDD, 0xDA, 0xD9
+MOST_TABLES = {HUFFMAN: 8, QUANTISATION: 4, RESTARTS: 1}
+"""In one segment: there are no more places for them, and each is looked at."""
 NEXT_SEGMENT = re.compile(rb"\xff++([^\x00\x01\xd0-\xd8])", re.DOTALL)
 END_OF_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
 """In coded data a zero, a restart number or one more such byte follows each 0xFF byte."""
@@ -164,15 +166,16 @@ class _Jpeg:
 
 
 def _tables(marker: int, content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield the place of each table in a segment, and what defines it."""
-    at = 0
+    """Yield the place of each table in a segment, and what defines it; raises ValueError for more than have a place."""
+    at = number = 0
     while at < len(content):
+        number += 1
         size = 2
         if marker == QUANTISATION:
             size = 129 if content[at] >> 4 else 65
         elif marker == HUFFMAN:
             size = 17 + sum(content[at + 1 : at + 17])
-        if at + size > len(content):
+        if at + size > len(content) or number > MOST_TABLES[marker]:
             raise ValueError
         place = 0 if marker == RESTARTS else content[at] & (0x1F if marker == HUFFMAN else 15)
         yield place, content[at : at + size]
