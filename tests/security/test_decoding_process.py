@@ -293,3 +293,13 @@ def test_limit_of_data_that_a_service_has_is_kept() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout == "(32, 32, 3)\n"
+
+
+def test_jpeg_without_an_end_counts_as_often_as_it_is_decoded() -> None:
+    whole = encoded(Image.new("RGB", (600, 600)), "JPEG", progressive=True)
+    assert small_only(whole, 32, LIMITS, "squash").shape == (32, 32, 3)
+    with pytest.raises(LargeImageError):
+        small_only(whole[:-2], 32, LIMITS, "squash")
+    assert (images.decode(whole[:-2], 32) == images.decode(whole, 32)).all()
+    small = encoded(Image.new("RGB", (300, 300)), "JPEG")
+    assert small_only(small[:-2], 32, LIMITS, "squash").shape == (32, 32, 3)

@@ -31,8 +31,8 @@ Pixels = NDArray[np.uint8]
 PilImage = Image.Image
 DecodeLock = Callable[[int], AbstractContextManager[None]]
 """Called with what decoding costs, in pixels; may block. Width x height, times scans / 10 for a JPEG of more than 10,
-with what limits.Work adds; as many as are allowed for a long file or one of a rare format, before it is looked into,
-and for one of many parts, before they are read."""
+with what limits.Work adds, and all that three times for a JPEG without an end marker; as many as are allowed for a long
+file or one of a rare format, before it is looked into, and for one of many parts, before they are read."""
 FRAMINGS = ("squash", "letterbox")
 """How a photo that is not square becomes one: its sides scaled each for itself, or both alike with bars beside it."""
 USUAL_SCANS = 10
@@ -176,7 +176,8 @@ def _draft(file: _Opened, size: int) -> tuple[tuple[int, int] | None, int]:
         image.draft("RGB", reduced)
     if work.passes == 1:  # else all coefficients are kept, at whatever scale
         pixels = max(image.width * image.height, whole // READING)
-    return reduced, pixels + work.coded + work.parts
+    times = formats.DECODINGS if formats.lacks_end(file.kind, file.data) else 1
+    return reduced, times * (pixels + work.coded + work.parts)
 
 
 @_without_history

@@ -83,6 +83,8 @@ END = b"\xff\xd9"
 """A JPEG's last marker."""
 LONG = 4 * 2**20
 """Bytes beyond which even looking for the parts of a file takes a while."""
+DECODINGS = 3
+"""How often a JPEG without an end marker is decoded at most: as it is, with an end, and with JUNK before that."""
 JUNK = bytes(range(1, 97, 2))
 """Stands for the rest of a JPEG that may be cut off: it changes the pixels if there was a rest."""
 
@@ -256,7 +258,7 @@ def _heif_opener() -> Callable[[io.BytesIO], Image.Image]:
 
 def lacks_end(kind: str, data: bytes) -> bool:
     """True for a JPEG without an end marker behind the beginning of its last scan."""
-    return kind == "JPEG" and data.find(END, max(data.rfind(b"\xff\xda"), 0)) < 0
+    return kind == "JPEG" and not data.endswith(END) and data.find(END, max(data.rfind(b"\xff\xda"), 0)) < 0
 
 
 def load_damaged(kind: str, data: bytes, reduced: tuple[int, int] | None) -> Image.Image | None:
