@@ -355,6 +355,7 @@ BYTES: dict[str, Callable[[bytes], bytes]] = {
     "fields by the million": lambda data: data + b"\x08\x01" * 1_000_000,
     "numbers of an attribute": lambda data: data + numbers(26_000, 65),
     "no numbers of an attribute, again and again": lambda data: data + numbers(38_000, 0),
+    "attributes of numbers, one by one": lambda _: packed(7, packed(1, packed(5, b"\x40\x01" * 64) * 600)),
     "text of megabytes, four bytes a letter": lambda data: data + packed(6, b"a" * 2**25 + "\U0001f438".encode()),
     "a step that is 1 in 32 bits": cut(TensorProto.INT32, 2**31 - 1, b"\x81\x80\x80\x80\x10"),
     "a step that is 1 in 64 bits": cut(TensorProto.INT64, -1, b"\x81" + b"\x80" * 8 + b"\x02"),

@@ -162,6 +162,7 @@ class _MessageReader:
     def message(self, kind: str, data: memoryview) -> Message:
         """Return the fields of a message by name; those that are not repeated are there once at most."""
         found: Message = {}
+        numbers = 0
         for number, wire, value in self.raw(data):
             name, type_ = LAYOUT[kind].get(number, ("", ""))
             if not name and kind == "model" and (kind, number) not in REFUSED:
@@ -175,7 +176,9 @@ class _MessageReader:
             if name in found and name not in REPEATED:
                 raise ModelError(f"It says {name} of a {kind} twice. Export or copy the model again.")
             found.setdefault(name, []).extend(values)
-            if kind == "attribute" and sum(max(1, np.size(each)) for each in found[name]) > SMALL:
+            if kind == "attribute" and name in REPEATED:
+                numbers += sum(max(1, np.size(each)) for each in values)
+            if numbers > SMALL:
                 raise ModelError(f"It has more than {SMALL} numbers in an attribute. Export the model with Pupila.")
         return found
 
