@@ -94,7 +94,8 @@ class Manifest:
             if sum(map(text.count, "{[,")) > MAX_VALUES:
                 raise ValueError
             fields = json.loads(text, parse_constant=_refuse_constant)
-            json.dumps(fields, ensure_ascii=False).encode()  # half a surrogate pair is no text: who shows it would fail
+            # Half a surrogate pair is no text, 1e999 no number in JSON: who shows one would fail.
+            json.dumps(fields, ensure_ascii=False, allow_nan=False).encode()
             version = fields["format_version"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ModelError("The model's manifest is not one that Pupila wrote. Export the model again.") from error

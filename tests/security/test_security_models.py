@@ -437,6 +437,16 @@ def test_manifest_of_empty_tables_is_not_read() -> None:
     assert most < 2**20
 
 
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "Infinity", "NaN"])
+@pytest.mark.parametrize("table", ["recipe", "data"])
+def test_manifest_of_numbers_that_json_has_none_of_is_not_read(table: str, number: str) -> None:
+    """1e999 was read as infinite, and what shows the manifest wrote Infinity, which is no JSON."""
+    text = Manifest("n", ("a",), 8, 8, "float32", "none", {"x": 1}, {"x": 1}).to_json()
+    assert Manifest.from_json(text).recipe == {"x": 1}
+    with pytest.raises(ModelError, match="not one that Pupila wrote"):
+        Manifest.from_json(text.replace(f'"{table}":{{"x":1', f'"{table}":{{"x":{number}'))
+
+
 def test_window_larger_than_the_picture_is_used_in_no_model() -> None:
     """Two sides that are less than nothing have a product that is more."""
     node = Node("MaxPool", ("x",), ("y",), {"kernel_shape": [100, 100], "strides": [5, 5]})
