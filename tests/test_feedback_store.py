@@ -21,7 +21,7 @@ from server_kit import COLOURS, encode, picture
 from pupila import images
 from pupila.cli import main
 from pupila.errors import DataError
-from pupila.feedback import Answered, Store
+from pupila.feedback import Answered, Store, schema
 from pupila.feedback.schema import BLOCK_BYTES, LOG_BYTES, ROW_BYTES, on_disk
 from pupila.images.strip import clean, strip
 
@@ -313,6 +313,96 @@ def test_corrected_pictures_have_a_share_and_who_sends_most_of_them_loses_them_f
     store.add([answered(20, owner="anna")], max_bytes=8 * EACH)
     assert [kept.request for kept in store.corrected()] == ["r19", "r18", "r17", "r16", "r15", "r0"]
     assert [kept.request for kept in store.uncertain(10)] == ["r20"]
+
+
+def sizes(store: Store) -> dict[str | None, int]:
+    """Return what the corrected answers of each owner are counted as."""
+    return dict(store._database.execute("SELECT owner, bytes FROM owners"))
+
+
+def test_correction_costs_no_more_where_its_key_has_thousands(store: Store) -> None:
+    """Counted in SQLite's steps: some 200 of them, and several for each correction where all are looked at."""
+    with store._writing() as database:
+        names = [(f"{number:064x}",) for number in range(3000)]
+        database.executemany("INSERT INTO pictures VALUES (?, 'png', 4608)", names)
+        database.executemany(
+            "INSERT INTO answers (request, picture, sha256, category, confidence, unknown, model, time, owner)"
+            " VALUES ('r', 0, ?, 'red', 0.5, 0, 'm1', 1.0, '')",
+            names,
+        )
+        database.execute("UPDATE answers SET corrected = id WHERE id != 7")
+    steps = 0
+
+    def count() -> None:
+        nonlocal steps
+        steps += 100
+
+    store._database.set_progress_handler(count, 100)
+    store.correct(7, "blue", 1.0)
+    corrected = steps
+    store.add([], max_bytes=int(2999 * EACH / 0.75) + 1)  # one goes
+    store._database.set_progress_handler(None, 0)
+    assert store.counts().corrected == 2999
+    assert corrected < 2000
+    assert steps < 4000
+
+
+def test_one_large_picture_corrected_often_takes_no_place_of_another_key(store: Store) -> None:
+    room = 84 * EACH
+    store.add([answered(seed, f"v{seed}", owner="victim") for seed in range(50)], max_bytes=room)
+    large = noise(99, 120)
+    store.add([answered(99, f"a{i}", data=large, owner="attacker") for i in range(20)], max_bytes=room)
+    for seed in range(50):
+        correct(store, f"v{seed}", 0, "blue", 1.0)
+    for i in range(20):
+        correct(store, f"a{i}", 0, "blue", 2.0)
+    store.add([], max_bytes=room)
+    assert (store.counts("victim").answers, store.counts("attacker").answers) == (50, 20)
+    assert sizes(store) == {"victim": 50 * EACH, "attacker": 20 * ROW_BYTES + on_disk(len(large))}
+
+
+def test_who_takes_more_bytes_loses_corrections_and_only_until_it_takes_no_more_than_others(store: Store) -> None:
+    each = on_disk(len(noise(0, 120))) + ROW_BYTES
+    for seed in range(20):
+        store.add([answered(seed, owner="many")])
+        correct(store, f"r{seed}", 0, "blue", 1.0)
+    for seed in range(20, 26):
+        store.add([answered(seed, data=noise(seed, 120), owner="large")])
+        correct(store, f"r{seed}", 0, "blue", 1.0)
+    assert sizes(store) == {"many": 20 * EACH, "large": 6 * each}
+    assert 5 * each > 20 * EACH
+    store.add([], max_bytes=int((5 * each + 20 * EACH) / 0.75) + 1)
+    assert sizes(store) == {"many": 20 * EACH, "large": 5 * each}
+    store.add([], max_bytes=int(20 * EACH / 0.75))
+    assert abs(sizes(store)["many"] - sizes(store)["large"]) <= each
+    store.delete()
+    assert sizes(store) == {}
+    assert store._database.execute("SELECT bytes, corrected FROM size").fetchone() == (0, 0)
+
+
+def test_store_whose_corrections_counted_a_picture_for_each_answer_counts_it_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(schema, "VERSION", 3)
+    old = Store(tmp_path / "old", create=True)
+    monkeypatch.undo()
+    for each in (old, store):
+        each.add([answered(1, f"a{i}", owner="anna") for i in range(3)])
+        each.add([answered(1, "b", owner="ben"), answered(2, "c", owner="ben")])
+        for request in ("a0", "a1", "b"):
+            correct(each, request, 0, "blue", 1.0)
+    assert old._database.execute("SELECT corrected FROM size").fetchone() == (3 * EACH,)
+    old.close()
+    migrated = Store(old.path)
+    for each in (migrated, store):
+        assert sizes(each) == {"anna": EACH + ROW_BYTES, "ben": EACH}
+        correct(each, "a2", 0, "blue", 2.0)
+        correct(each, "c", 0, "blue", 2.0)
+        assert sizes(each) == {"anna": EACH + 2 * ROW_BYTES, "ben": 2 * EACH}
+        each.delete("c")
+        assert sizes(each) == {"anna": EACH + 2 * ROW_BYTES, "ben": EACH}
+        assert each._database.execute("SELECT corrected FROM size").fetchone() == (2 * EACH + 2 * ROW_BYTES,)
+    migrated.close()
 
 
 def test_picture_that_another_answer_needs_stays_when_one_goes(store: Store) -> None:

@@ -75,7 +75,37 @@ UPDATE size SET
     );
 """
 """`pictures.bytes` is what a picture takes on the disk: see on_disk(). It was the length of its file."""
-SCRIPTS = (VERSION_1, VERSION_2, VERSION_3)
+VERSION_4 = """
+DROP TRIGGER correction_in;
+DROP TRIGGER correction_out;
+CREATE TABLE owners (owner TEXT UNIQUE, bytes INTEGER NOT NULL);
+INSERT INTO owners SELECT owner, sum(each) FROM (
+    SELECT owner, pictures.bytes + ROW_BYTES * count(*) AS each
+    FROM answers JOIN pictures USING (sha256) WHERE corrected IS NOT NULL GROUP BY owner, sha256
+) GROUP BY owner;
+UPDATE size SET corrected = (SELECT coalesce(sum(bytes), 0) FROM owners);
+CREATE TRIGGER owner_change AFTER UPDATE ON owners BEGIN
+    UPDATE size SET corrected = corrected + new.bytes - old.bytes;
+END;
+CREATE TRIGGER correction_in AFTER UPDATE OF corrected ON answers WHEN old.corrected IS NULL BEGIN
+    INSERT INTO owners SELECT new.owner, 0 WHERE NOT EXISTS (SELECT 1 FROM owners WHERE owner IS new.owner);
+    UPDATE owners SET bytes = bytes + ROW_BYTES + (SELECT bytes FROM pictures WHERE sha256 = new.sha256) * NOT EXISTS (
+        SELECT 1 FROM answers
+        WHERE sha256 = new.sha256 AND id != new.id AND +owner IS new.owner AND corrected IS NOT NULL
+    ) WHERE owner IS new.owner;
+END;
+CREATE TRIGGER correction_out BEFORE DELETE ON answers WHEN old.corrected IS NOT NULL BEGIN
+    UPDATE owners SET bytes = bytes - ROW_BYTES - (SELECT bytes FROM pictures WHERE sha256 = old.sha256) * NOT EXISTS (
+        SELECT 1 FROM answers
+        WHERE sha256 = old.sha256 AND id != old.id AND +owner IS old.owner AND corrected IS NOT NULL
+    ) WHERE owner IS old.owner;
+    DELETE FROM owners WHERE owner IS old.owner AND bytes = 0;
+END;
+"""
+"""`owners.bytes` is what the corrected answers of an owner are counted as: ROW_BYTES each, and each picture once,
+however many of them are about it. `size.corrected` is the sum. Before, a picture was counted for each answer.
+`+owner` is no column to SQLite: else it looks through all corrections of the owner, not those of the picture."""
+SCRIPTS = (VERSION_1, VERSION_2, VERSION_3, VERSION_4)
 """A database of version N has been made by the first N of these."""
 VERSION = len(SCRIPTS)
 

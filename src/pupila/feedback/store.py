@@ -22,9 +22,9 @@ from pupila.images.strip import Clean, clean
 
 DATABASE = "feedback.sqlite"
 CORRECTED_SHARE = 0.75
-"""Of the bytes that a store may have: beyond, the oldest corrections of the key that has the most are deleted."""
+"""Of the bytes that a store may have: beyond, the oldest corrections of the key that takes the most are deleted."""
 EVICTED_TOGETHER = 256
-"""Rows that are looked at in one go when room is needed."""
+"""Uncorrected rows that are looked at in one go when room is needed."""
 REPEATED = 20
 """How often pictures may have been sent on average before a sample of different ones gets smaller than wanted."""
 MINE = "(:owner IS NULL OR owner = :owner)"
@@ -313,12 +313,12 @@ def _make_room(database: sqlite3.Connection, max_bytes: int) -> list[tuple[str, 
 
     Returns the files that nobody needs.
     """
-    most = (
-        "SELECT id, sha256 FROM answers WHERE corrected IS NOT NULL AND owner IS (SELECT owner FROM answers WHERE"
-        " corrected IS NOT NULL GROUP BY owner ORDER BY count(*) DESC LIMIT 1) ORDER BY corrected LIMIT ?"
+    most = (  # one row: who takes the most may be another once it is deleted
+        "SELECT id, sha256 FROM answers WHERE corrected IS NOT NULL AND owner IS (SELECT owner FROM owners"
+        " ORDER BY bytes DESC LIMIT 1) ORDER BY corrected LIMIT 1"
     )
     unused = _evict(database, "corrected", int(CORRECTED_SHARE * max_bytes), most)
-    oldest = "SELECT id, sha256 FROM answers WHERE corrected IS NULL ORDER BY id LIMIT ?"
+    oldest = f"SELECT id, sha256 FROM answers WHERE corrected IS NULL ORDER BY id LIMIT {EVICTED_TOGETHER}"
     return unused + _evict(database, "bytes", max_bytes, oldest)
 
 
@@ -329,7 +329,7 @@ def _evict(database: sqlite3.Connection, column: str, limit: int, query: str) ->
     def is_over() -> bool:
         return int(database.execute(f"SELECT {column} FROM size").fetchone()[0]) > limit
 
-    while is_over() and (rows := database.execute(query, (EVICTED_TOGETHER,)).fetchall()):
+    while is_over() and (rows := database.execute(query).fetchall()):
         for number, name in rows:
             database.execute("DELETE FROM answers WHERE id = ?", (number,))
             database.execute("UPDATE size SET evicted = max(evicted, ?)", (number,))
