@@ -405,6 +405,21 @@ def test_store_whose_corrections_counted_a_picture_for_each_answer_counts_it_onc
     migrated.close()
 
 
+def test_picture_for_which_there_can_be_no_room_is_left_out_and_deletes_no_other(store: Store) -> None:
+    large = noise(9, 60)
+    room = on_disk(len(large)) + ROW_BYTES
+    assert room > 2 * EACH
+    store.add([answered(1), answered(2)])
+    assert store.add([answered(9, data=large), answered(3)], max_bytes=room - 1) == 1  # larger than the limit
+    assert {kept.request for kept in store.uncertain(10)} == {"r2", "r3"}
+    correct(store, "r2", 0, "blue", 1.0)
+    assert store.add([answered(9, data=large)], max_bytes=room + EACH - 1) == 0  # than a corrected one leaves
+    assert {kept.request for kept in store.uncertain(10)} == {"r3"}
+    assert len(files(store)) == 2
+    assert store.add([answered(9, data=large)], max_bytes=room + EACH) == 1
+    assert {kept.request for kept in store.uncertain(10)} == {"r9"}
+
+
 def test_picture_that_another_answer_needs_stays_when_one_goes(store: Store) -> None:
     store.add([answered(1, "old"), answered(2), answered(1, "new")])
     store.add([], max_bytes=2 * EACH + 100)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pupila._files import sync, write_file
 from pupila.errors import DataError
-from pupila.feedback.schema import COLUMNS, Answered, Counts, Kept, connect, on_disk
+from pupila.feedback.schema import COLUMNS, ROW_BYTES, Answered, Counts, Kept, connect, on_disk
 from pupila.images.strip import Clean, clean
 
 DATABASE = "feedback.sqlite"
@@ -93,11 +93,15 @@ class Store:
         """Keep pictures and their answers, all or none, durably; return how many: one that cannot be read is left out.
 
         Beyond `max_bytes` on the disk the oldest uncorrected ones are deleted, and corrected ones beyond their share of
-        it. `cleaner` does what clean() does. Raises sqlite3.Error or OSError if the disk is full or does not answer.
+        it; a picture that does not fit beside the corrected ones is left out, as all others would be deleted for it in
+        vain. `cleaner` does what clean() does. Raises sqlite3.Error or OSError if the disk is full or does not answer.
         """
         good = [(item, picture) for item in answered if (picture := cleaner(item.data)) is not None]
         try:
             with self._writing() as database:
+                if max_bytes is not None:
+                    room = _room_for_uncorrected(database, max_bytes)
+                    good = [(item, one) for item, one in good if on_disk(len(one.data)) + ROW_BYTES <= room]
                 self._write_files([picture for _, picture in good])
                 for item, picture in good:
                     _insert(database, item, picture)
@@ -306,6 +310,12 @@ def _insert(database: sqlite3.Connection, item: Answered, picture: Clean) -> Non
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (*answer, item.model, item.time, item.owner),
     )
+
+
+def _room_for_uncorrected(database: sqlite3.Connection, max_bytes: int) -> int:
+    """Return how many bytes the corrected answers leave to others at least, once room has been made."""
+    (corrected,) = database.execute("SELECT corrected FROM size").fetchone()
+    return max_bytes - min(int(corrected), int(CORRECTED_SHARE * max_bytes))
 
 
 def _make_room(database: sqlite3.Connection, max_bytes: int) -> list[tuple[str, str]]:
