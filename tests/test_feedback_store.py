@@ -248,6 +248,15 @@ def test_picture_that_cannot_be_read_is_left_out_and_the_others_are_kept(store: 
     assert store.counts().answers == 1
 
 
+@pytest.mark.parametrize("confidence", [float("nan"), float("inf")])
+def test_answer_whose_confidence_is_no_number_is_left_out_and_the_others_are_kept(
+    store: Store, confidence: float
+) -> None:
+    assert store.add([answered(1, confidence=confidence), answered(2)]) == 1
+    assert [kept.request for kept in store.uncertain(10)] == ["r2"]
+    assert len(files(store)) == 1
+
+
 def test_name_of_file_and_client_are_nowhere_in_the_store(store: Store) -> None:
     assert {column[1] for column in store._database.execute("PRAGMA table_info(answers)")}.isdisjoint(
         {"filename", "name", "client", "address"}

@@ -90,13 +90,15 @@ class Store:
         max_bytes: int | None = None,
         cleaner: Callable[[bytes], Clean | None] = clean,
     ) -> int:
-        """Keep pictures and their answers, all or none, durably; return how many: one that cannot be read is left out.
+        """Keep pictures and their answers, all or none, durably; return how many.
 
+        Left out are pictures that cannot be read, and answers whose confidence is not finite, as of a damaged model.
         Beyond `max_bytes` on the disk the oldest uncorrected ones are deleted, and corrected ones beyond their share of
         it; a picture that does not fit beside the corrected ones is left out, as all others would be deleted for it in
         vain. `cleaner` does what clean() does. Raises sqlite3.Error or OSError if the disk is full or does not answer.
         """
-        good = [(item, picture) for item in answered if (picture := cleaner(item.data)) is not None]
+        cleaned = [(item, cleaner(item.data)) for item in answered]
+        good = [(item, one) for item, one in cleaned if one is not None and math.isfinite(item.confidence)]
         try:
             with self._writing() as database:
                 if max_bytes is not None:
