@@ -17,6 +17,7 @@ from pathlib import Path
 from pupila._files import copy_file, publish
 from pupila.batch.job import BatchJob, from_line
 from pupila.errors import DataError, ImageError
+from pupila.progress import printable
 
 Placement = tuple[bytes, bytes, bytes]
 """Folder, name and path."""
@@ -85,7 +86,7 @@ def sort(records: Iterable[Placement], sorting: Sorting, say: Callable[[str], No
         if done:
             continue
         if not sorting.apply:
-            say(f"would {verb} {source} to {target}")
+            say(printable(f"would {verb} {source} to {target}"))
             continue
         into.mkdir(parents=True, exist_ok=True)
         if sorting.link:

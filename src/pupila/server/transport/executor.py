@@ -503,7 +503,7 @@ class Executor:
         """
         connection, request = job
         delay = None if begun else queue.retry_after(connection.queue_line, request.context.deadline, turns)
-        if delay is not None or (size > SMALL and not self.reserve(connection, size)):
+        if delay is not None or (size > connection.body_bytes + SMALL and not self.reserve(connection, size)):
             self._refuse(job, QueueFullError(delay or 1), deliver)
         elif begun:
             self._put_back(queue, job)
