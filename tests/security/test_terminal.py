@@ -10,6 +10,7 @@ from server_kit import write_model
 
 from pupila.cli import main
 from pupila.cli.group import say
+from pupila.evaluation.pages.data_report import Mislabelled
 from pupila.progress import LOG, PlainHandler
 
 TITLE = "\x1b]0;owned\x07\x9b2J\u202e"
@@ -28,6 +29,12 @@ def test_what_is_said_or_logged_is_one_line_that_steers_nothing(capsys: pytest.C
     say(f"one{TITLE}\ntwo")
     PlainHandler().emit(logging.LogRecord("pupila", logging.INFO, "", 0, f"three{TITLE}\nfour", (), None))
     assert capsys.readouterr().out == f"one{PLAIN}\\ntwo\nthree{PLAIN}\\nfour\n"
+
+
+def test_summary_of_doubtful_labels_is_two_lines_that_steer_nothing() -> None:
+    found = Mislabelled(f"photos{TITLE}", (), (), 100, 3, 0.9, f"a model{TITLE}\npupila: all labels are right")
+    assert found.text().count("\n") == 1 and f"photos{PLAIN}: 100 labels" in found.text()
+    assert f"a model{PLAIN}\\npupila" in found.text()
 
 
 FORGED = "x\npupila: run this"

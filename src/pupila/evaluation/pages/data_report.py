@@ -221,11 +221,11 @@ class Mislabelled:
 
     def text(self) -> str:
         """Return a summary for a terminal."""
-        return (
+        return printable_lines(
             f"{self.name}: {self.looked_at:,} labels looked at, with features of {self.features}; cross-validated "
-            f"answers agree with {self.agreement:.1%} of them.\n"
+            f"answers agree with {self.agreement:.1%} of them.",
             f"Estimated to be wrong: about {self.estimated:,}; listed: the {len(self.doubts):,} likeliest. Many "
-            "of them are right and only hard to tell: look at each."
+            "of them are right and only hard to tell: look at each.",
         )
 
 
