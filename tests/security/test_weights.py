@@ -1,6 +1,7 @@
 """A weights file of a stranger is refused before it takes time or memory; what PyTorch writes is read."""
 
 import io
+import json
 import re
 import struct
 import time
@@ -65,6 +66,15 @@ def test_pickle_of_the_old_form_is_checked_too(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as refused:
         read_weights(written(tmp_path / "old.pth", bad))
     assert str(refused.value.__cause__).startswith("its pickle ")
+
+
+@pytest.mark.parametrize("kind", ["F4", "F8_E4M3", "C64"])
+def test_numbers_that_a_network_has_none_of_are_refused(tmp_path: Path, kind: str) -> None:
+    head = {"bn1.weight": {"dtype": kind, "shape": [128], "data_offsets": [0, {"F4": 64, "C64": 1024}.get(kind, 128)]}}
+    text = json.dumps(head).encode()
+    data = struct.pack("<Q", len(text)) + text + bytes(head["bn1.weight"]["data_offsets"][1])
+    with pytest.raises(ModelError, match=r"w\.safetensors: is not a plain state dict"):
+        read_weights(written(tmp_path / "w.safetensors", data))
 
 
 @pytest.mark.parametrize("zipped", [True, False])

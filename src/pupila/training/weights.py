@@ -23,6 +23,9 @@ IMAGENET_URL = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
 IMAGENET_SHA256_PREFIX = "f37072fd"  # the published file carries the start of its hash in its name
 MAX_BYTES, MAX_HEADER = 256 * 2**20, 2**20
 """Of a file of weights, of which a ResNet-18 needs 45 MiB, and of the names and shapes in a .safetensors file."""
+FRACTIONS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+PLAIN = {*FRACTIONS, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool}
+"""Kinds of numbers that are read, in either format: PyTorch does not convert all others to a network's."""
 
 
 @dataclass(frozen=True)
@@ -114,14 +117,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         )
     try:
         if path.suffix == ".safetensors":
-            return _safetensors(path)
-        state = torch.load(checked(path.read_bytes()), map_location="cpu", weights_only=True)
+            state = _safetensors(path)
+        else:
+            state = torch.load(checked(path.read_bytes()), map_location="cpu", weights_only=True)
     except NotPlainError as error:
         raise _not_plain(path) from error
     except (SafetensorError, Exception) as error:  # torch.load raises a dozen types on a damaged or hostile file
         raise ModelError(f"{path}: is damaged or not a weights file. Download it again.") from error
     if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+        isinstance(name, str) and isinstance(value, Tensor) and value.dtype in PLAIN for name, value in state.items()
     ):
         raise _not_plain(path)
     return state
