@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from pupila.data.layouts.labelled import LabelledFile, check_class_count, sort_labelled
+from pupila.data.layouts.labelled import LabelledFile, check_class_count, natural_order, sort_labelled
 from pupila.data.sources.files import SourceFile
 from pupila.errors import DataError
 from pupila.evaluation import drift
@@ -52,6 +52,22 @@ def test_shuffles_of_many_classes_take_little_memory(monkeypatch: pytest.MonkeyP
     assert peak < 100 * 2**20
     monkeypatch.setattr(drift, "TOGETHER", 10**8)
     assert drift.g_test(served, reference) == found
+
+
+def test_putting_names_of_many_numbers_in_order_takes_little_memory() -> None:
+    names = [f"{number:04d}" + "a1" * 498 for number in range(200)]
+    turned = names[::-1]
+    tracemalloc.start()
+    assert sorted(turned, key=natural_order) == names
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * sum(map(len, names))
+
+
+def test_numbers_in_names_of_classes_are_put_in_order_as_numbers() -> None:
+    names = ["", "0", "2", "02a", "2a", "10", "a", "a1", "a1b", "a2", "a10", "a10b2", "a10b10", "a-", "ab", "é3", "é12"]
+    turned = names[::-1]
+    assert sorted(turned, key=natural_order) == names
 
 
 def test_class_of_many_rows_is_normalised_once() -> None:
