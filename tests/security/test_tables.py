@@ -123,6 +123,22 @@ def test_rows_of_tables_that_are_not_used_are_counted(monkeypatch: pytest.Monkey
     assert "pictures that are not there" in said[0]
 
 
+@pytest.mark.parametrize(("ending", "line"), [("csv", ""), ("csv", "#"), ("txt", ""), ("jsonl", ""), ("jsonl", "{}")])
+def test_lines_that_hold_nothing_are_counted(ending: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "MAX_ROWS", 10)
+    found = [SourceFile((f"{name}.{ending}",), f"{line}\n".encode() * 8) for name in "abc"]
+    said = find_tables([*pictures("1.jpg"), *found])[1]
+    assert [text.partition(": ")[2] for text in said] == ["the tables have over 10 rows together."] * 2
+
+
+def test_lines_above_headings_are_counted_where_pixels_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "MAX_ROWS", 10)
+    found = [SourceFile((f"{name}.csv",), b"# notes\n" * 8 + b"pixel0,pixel1\n") for name in "ab"]
+    assert tables.pixels_in(found[:1]).startswith("a.csv holds pixels as numbers")
+    found[0] = SourceFile(("a.csv",), b"# notes\n" * 8)
+    assert tables.pixels_in(found).startswith("b.csv is not read: the tables have over 10 rows together.")
+
+
 @pytest.mark.parametrize("rows", [["a" + ",a" * 100_000], ["ab" + ",ab" * 100_000] * 49])
 def test_columns_of_any_table_are_bounded(rows: list[str]) -> None:
     wide = table("t.csv", *rows, head="suggested" + ",x" * 100_000)

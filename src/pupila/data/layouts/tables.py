@@ -202,7 +202,10 @@ class Spare:
     rows: int = field(default_factory=lambda: MAX_ROWS)
 
     def rows_of(self, lines: Iterator[Cells]) -> Iterator[Cells]:
-        """Yield the heading and the rows of a table; raises TableError, even before the heading, if there are more."""
+        """Yield the heading and the rows of a table, none of them empty: empty lines are read and count, too.
+
+        Raises TableError, even before the heading, if there are more.
+        """
         for first in itertools.chain([True], itertools.repeat(False)):
             if self.rows < 0:
                 raise TableError(f"the tables have over {MAX_ROWS:,} rows together")
@@ -210,7 +213,8 @@ class Spare:
             if line is None:
                 return
             self.rows -= not first
-            yield line
+            if line:
+                yield line
 
 
 def find_tables(entries: Sequence[SourceFile]) -> tuple[list[LabelTable], list[str]]:
@@ -248,11 +252,12 @@ def _bind_all(found: Sequence[SourceFile], pictures: _Pictures) -> list[tuple[So
 
 def pixels_in(entries: Iterable[SourceFile]) -> str:
     """Return a sentence on the first table that holds pictures as numbers, as Kaggle's of digits do; empty if none."""
+    spare = Spare()
     for entry in entries:
         if entry.ending in (".csv", ".tsv"):
             heads: Cells = ()
             try:
-                heads = next(table_lines(entry), ())
+                heads = next(spare.rows_of(table_lines(entry)), ())
             except TableError as error:
                 return f"{entry.name} is not read: {error}. Pixels as numbers are read from arrays (numpy.savez)."
             except (csv.Error, OSError, ValueError):
@@ -338,7 +343,7 @@ def _without_label(entry: SourceFile, pictures: _Pictures) -> str:
     if entry.ending == JSON:
         return _unknown_json(entry, pictures.names)
     try:
-        heads, *lines = itertools.islice(table_lines(entry, pictures.spare), FEW_ROWS)
+        heads, *lines = itertools.islice(filter(None, table_lines(entry, pictures.spare)), FEW_ROWS)
     except (TableError, csv.Error, OSError, ValueError, RecursionError):
         return ""
     if OURS & set(map(folded, heads)):
@@ -613,7 +618,10 @@ def _column(heads: Sequence[str], names: Sequence[str]) -> int | None:
 
 
 def table_lines(entry: SourceFile, spare: Spare | None = None) -> Iterator[Cells]:
-    """Yield the heading and the rows of a CSV, or of JSON objects with the same keys; raises TableError, ValueError."""
+    """Yield the heading and the rows of a CSV, or of JSON objects with the same keys; raises TableError, ValueError.
+
+    An empty line, a comment above the heading, or an empty object is a row without cells: reading it takes time, too.
+    """
     kind = entry.ending
     size = entry.size()
     most = MAX_JSON_BYTES if kind == JSON else MAX_BYTES
@@ -628,8 +636,7 @@ def table_lines(entry: SourceFile, spare: Spare | None = None) -> Iterator[Cells
     for count, line in enumerate(lines):
         if count > MAX_ROWS or len(line) > MAX_COLUMNS:
             raise TableError(f"it has over {MAX_ROWS:,} rows or {MAX_COLUMNS:,} columns")
-        if line:
-            yield line
+        yield line
 
 
 def _list_cells(line: str) -> Cells:
@@ -657,10 +664,15 @@ def _encoding_of(data: bytes) -> str:
 def csv_lines(data: bytes) -> Iterator[Cells]:
     """Yield the heading and the rows of a table with commas, semicolons or tabs, in any usual encoding.
 
+    A line above the heading, as BEFORE_HEADING tells them, is a row without cells.
+
     Raises csv.Error, also for quotes that join lines to one that is too long.
     """
-    lines = itertools.dropwhile(BEFORE_HEADING.match, text_lines(data))
+    lines = text_lines(data)
     first = next(lines, "")
+    while BEFORE_HEADING.match(first):
+        yield []
+        first = next(lines, "")
     delimiter = max(",;\t|", key=first.count)
     joined = 0
 
@@ -708,7 +720,7 @@ def _json_lines(data: bytes, kind: str, spare: Spare) -> Iterator[Cells]:
     left = len(data)  # a table in which they are all written has more bytes
     for item in objects:
         if item == {}:
-            yield []  # counts as a row
+            yield []
             continue
         if not isinstance(item, dict):
             return
