@@ -24,8 +24,8 @@ from data_kit import make_tar, make_zip, picture
 from PIL import Image
 
 from pupila.data import load_dataset
-from pupila.data.decode import NAME_BYTES
 from pupila.data.layouts import arrays
+from pupila.data.layouts.labelled import NAME_BYTES
 from pupila.data.quality.duplicates import copies_of
 from pupila.data.sources import archive
 from pupila.errors import DataError

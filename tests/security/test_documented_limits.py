@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from pupila import manifest, predictor
-from pupila.data import cache, decode
-from pupila.data.layouts import arrays, parquet, tables
+from pupila.data import cache
+from pupila.data.layouts import arrays, labelled, parquet, tables
 from pupila.data.sources import archive, files
 from pupila.feedback import store
 from pupila.images import boxes, decoder, formats, limits, tiff
@@ -63,7 +63,8 @@ NAMED = {
     "memory for answers": [f"{predict.MAX_LISTED:,} probabilities"],
     "classes of a data set": [f"{manifest.MAX_CLASSES:,}, with names of {manifest.MAX_TEXT:,} letters"],
     "picture, of a data set": [
-        f"{archive.MEMBER_BYTES // MIB} MiB in", f"{decode.NAME_BYTES} bytes for each letter",
+        f"{archive.MEMBER_BYTES // MIB} MiB in", f"{labelled.NAME_BYTES} bytes for each letter",
+        f"{tables.INDEX_BYTES} while a table",
         f"{cache.ROOM // GIB} GiB of the disk",
     ],
     "JSON, sent to a server": [f"feedback {feedback.MAX_BODY // 1024} KiB"],

@@ -1,5 +1,6 @@
 """Tables of a stranger take time by their bytes: never by rows times columns, folders or pictures."""
 
+import gc
 import json
 import time
 import tracemalloc
@@ -8,6 +9,7 @@ import pytest
 
 from pupila.data.layouts import tables
 from pupila.data.layouts.tables import find_tables
+from pupila.data.sources import archive
 from pupila.data.sources.files import SourceFile
 from pupila.errors import DataError
 
@@ -101,6 +103,33 @@ def test_table_beside_deep_folders_takes_little_memory() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 20 * 2**20
+
+
+def long_names(letter: str) -> list[SourceFile]:
+    """Return 200 pictures with names of 3,800 letters, and a table that names 40 of them by the end of their paths."""
+    folders = "/".join(["a", *[letter * 250] * 15])
+    rows = [f"x/{number}{letter * 60}.png,{'ab'[number % 2]}" for number in range(40)]
+    return [*pictures(*(f"{folders}/{number}{letter * 60}.png" for number in range(200))), table("t.csv", *rows)]
+
+
+def test_long_names_beside_a_table_take_as_much_as_is_asked_for_and_are_let_go() -> None:
+    found = long_names("\U0001f431")
+    letters = sum(len(entry.name) for entry in found)
+    gc.disable()
+    tracemalloc.start()
+    try:
+        made = len(find_tables(found)[0])
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert made == 1 and peak < tables.INDEX_BYTES * letters and kept < letters
+
+
+def test_memory_for_long_names_is_asked_for_before_a_table_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "free_memory", lambda: 25 * 200 * 3_800)
+    with pytest.raises(DataError, match=r"^The names of 200 pictures need .* GiB of memory"):
+        find_tables(long_names("x"))
 
 
 def test_rows_of_all_tables_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from pupila._workers import Worker, WorkerPool, usable_cores
 from pupila.data import decode_worker
 from pupila.data.dataset import Pictures, Skipped, SplitArrays, Splits, assemble
 from pupila.data.decode_worker import Sources, decode_into, pack
-from pupila.data.layouts.labelled import DetectedLayout, LabelledFile, alike, class_names, odd_names
+from pupila.data.layouts.labelled import DetectedLayout, LabelledFile, alike, check_names, class_names, odd_names
 from pupila.data.sources.archive import check_memory
 from pupila.errors import DataError, ImageError
 from pupila.images import ImageLimits
@@ -27,9 +27,6 @@ from pupila.progress import progress_bar
 SIZES = (32, 64, 96, 128, 160, 224)
 MAX_ROWS = 2_000_000
 """Pictures of arrays or of a table in parquet: however small they are, each grows to the smallest size at least."""
-NAME_BYTES = 20
-"""What a letter of a picture's name takes at most, with those of the folders: it is kept in several texts of four bytes
-a letter, and written into the cache. Measured were 13 to 17."""
 RESIZING = 12
 """What a pixel of a picture of an array takes while that is resized: three bytes, and Pillow's four and three."""
 LFS_POINTER = "Git LFS pointer"
@@ -170,9 +167,7 @@ def read_pictures(
     """
     classes = class_names(arranged.splits, where)
     items = [item for members in arranged.splits.values() for item in members]
-    letters = sum(len(item.category) + len(item.name) for item in items)
-    fix = "Use fewer pictures, or shorter names."
-    check_memory(NAME_BYTES * letters, f"The names of {counted(len(items), 'picture')}", fix)
+    check_names(sum(len(item.category) + len(item.name) for item in items), len(items))
     sources = [item.entry.source for item in items]
     sides = sample_sides(sources, limits)
     images, failed = decode_pictures(sources, size or choose_size(sides), limits, framing)

@@ -7,12 +7,16 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import NamedTuple
 
-from pupila._arguments import first_few
+from pupila._arguments import counted, first_few
 from pupila.data.dataset import Skipped, first_notes
+from pupila.data.sources.archive import check_memory
 from pupila.data.sources.files import LONGEST, SourceFile, composed, display_name, plain_name
 from pupila.errors import DataError
 from pupila.manifest import MAX_CLASSES, MAX_TEXT
 
+NAME_BYTES = 20
+"""What a letter of a picture's name takes at most, with those of the folders: it is kept in several texts of four bytes
+a letter, and written into the cache. Measured were 13 to 17."""
 WORDS = {
     "train": ("train", "training"),
     "validation": ("valid", "val", "validation", "dev", "eval", "evaluation", "publictest"),
@@ -130,6 +134,12 @@ def class_names(splits: Mapping[str, Sequence[LabelledFile]], where: str) -> tup
                 f"{where}: {split} has classes that train lacks: {some(own - classes)}.{missing}{why} Name them alike."
             )
     return tuple(sorted(classes, key=natural_order))
+
+
+def check_names(letters: int, pictures: int, each: int = NAME_BYTES) -> None:
+    """Raise DataError if so many letters, which take so many bytes each, do not fit into memory."""
+    fix = "Use fewer pictures, or shorter names."
+    check_memory(each * letters, f"The names of {counted(pictures, 'picture')}", fix)
 
 
 def check_class_count(classes: Collection[str], where: str, one_class: bool = False) -> None:

@@ -26,6 +26,7 @@ from pupila.data.layouts.labelled import (
     FIX,
     DetectedLayout,
     LabelledFile,
+    check_names,
     folded,
     some,
     sort_labelled,
@@ -60,6 +61,9 @@ MAX_BYTES, MAX_JSON_BYTES, MAX_LINE, MAX_ROWS, MAX_COLUMNS = 64 * 2**20, 8 * 2**
 FEW_TITLES, FEW_ROWS, FEW_COLUMNS, MAX_REASONS, FEW_CELLS = 10, 50, 100, 3, 20_000_000
 NESTED = "?"
 """Stands for a list or an object in JSON."""
+INDEX_BYTES = 36
+"""What a letter of a picture's name takes while a table is looked for, which may name it by any end of its path,
+with or without its ending. Measured were 29, for letters of four bytes, with the name itself."""
 MAX_NESTED, MAX_ALIKE = 20, 20
 """Folders with tables that a picture is below, on an average, and pictures that a path may fit alike."""
 SAMPLE = 1000
@@ -127,6 +131,10 @@ class _Pictures:
         self.by_file = functools.lru_cache(maxsize=1)(self._by_file)
         self.by_file_everywhere = functools.cache(functools.partial(self._by_file, ()))
 
+    def forget(self) -> None:
+        """Let go of what was indexed: the caches hold each other, and would stay until Python looks for such rings."""
+        del self.in_folders, self.by_file, self.by_file_everywhere
+
     def _below(self, folder: tuple[str, ...]) -> Sequence[SourceFile]:
         """Return those below a folder; raises as take() does."""
         start = bisect.bisect_left(self._pictures, folder, key=attrgetter("parts"))
@@ -173,7 +181,7 @@ class _Folders:
         for folder, files in self.folders.items():
             for name in _by_name(files, len(folder)):
                 self._holders.setdefault(name, []).append(folder)
-        self.named = functools.cache(self._named)
+        self._named: dict[tuple[str, ...], dict[str, SourceFile]] = {}
 
     def holding(self, sample: Iterable[str]) -> Mapping[tuple[str, ...], int]:
         """Return how many of the paths there are in each folder."""
@@ -185,8 +193,11 @@ class _Folders:
                 found[folder] += count
         return found
 
-    def _named(self, folder: tuple[str, ...]) -> dict[str, SourceFile]:
-        return _by_name(self.folders[folder], len(folder))
+    def named(self, folder: tuple[str, ...]) -> dict[str, SourceFile]:
+        """Return the pictures of a folder by their paths in it."""
+        if folder not in self._named:
+            self._named[folder] = _by_name(self.folders[folder], len(folder))
+        return self._named[folder]
 
 
 class TableError(Exception):
@@ -218,13 +229,19 @@ class Spare:
 
 
 def find_tables(entries: Sequence[SourceFile]) -> tuple[list[LabelTable], list[str]]:
-    """Return the tables of labels that name the pictures, and a sentence on each that seems to be one and does not."""
+    """Return the tables of labels that name the pictures, and a sentence on each that seems to be one and does not.
+
+    Raises DataError if the names do not fit into memory.
+    """
     found = [entry for entry in entries if entry.ending in (*TABLES, LIST, JSON)]
-    pictures = _Pictures([entry for entry in entries if entry.may_be_picture] if found else [])
+    named = [entry for entry in entries if entry.may_be_picture] if found else []
+    check_names(sum(map(len, itertools.chain.from_iterable(entry.parts for entry in named))), len(named), INDEX_BYTES)
+    pictures = _Pictures(named)
     for ending in (LIST, JSON):  # boxes or notes, one for each picture, are no lists of all
         lists = [e for e in found if e.ending == ending and e.file.partition(".")[0].casefold() not in pictures.names]
         found = [e for e in found if e.ending != ending] + (lists if len(lists) <= MAX_LISTS else [])
     bound = _bind_all(found, pictures)
+    pictures.forget()
     splits = splits_of_files([entry for entry, table in bound if isinstance(table, LabelTable)])
     tables = [table for _, table in bound if isinstance(table, LabelTable)]
     tables = [replace(table, split=split or "train") for table, split in zip(tables, splits, strict=True)]
