@@ -112,3 +112,17 @@ def test_leaks_are_found_beside_more_pairs_within_train_than_are_kept(monkeypatc
     frames = [np.clip(scene + draw.normal(0, 3, (32, 32, 3)), 0, 255).astype(np.uint8) for scene in scenes * 20]
     pairs = find_duplicates([np.stack(frames[:48]), np.stack(frames[48:])])
     assert {pair.second for pair in pairs if pair.first < 48 <= pair.second} == set(range(48, 60))
+
+
+def test_pictures_of_one_part_are_compared_until_its_pairs_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None can be between parts: to wait for such compared frames of a film for an hour."""
+    monkeypatch.setattr(duplicates, "MOST", 50)
+    monkeypatch.setattr(duplicates, "TILE", 16)
+    draw = np.random.default_rng(0)
+    scene = draw.integers(40, 200, (16, 16, 3)).repeat(2, 0).repeat(2, 1)
+    frames = np.stack([np.clip(scene + draw.normal(0, 3, (32, 32, 3)), 0, 255).astype(np.uint8) for _ in range(160)])
+    tiles: list[int] = []
+    propose = duplicates._propose
+    monkeypatch.setattr(duplicates, "_propose", lambda *tile: tiles.append(1) or propose(*tile))
+    assert len(find_duplicates([frames])) == 50 and len(tiles) < 4
+    assert len(find_duplicates([frames, frames[:0]])) == 50 and len(tiles) < 8

@@ -79,7 +79,7 @@ def find_duplicates(pictures: Sequence[Pictures]) -> list[DuplicatePair]:
 
 def _at_most(most: int, pairs: Iterable[DuplicatePair], parts: Rows) -> Iterator[DuplicatePair]:
     """Yield so many pairs within the parts, and so many between them: those are what tells of leaks."""
-    left = {True: most, False: most}
+    left = {True: most, False: most if len(np.unique(parts)) > 1 else 0}
     for pair in pairs:
         within = bool(parts[pair.first] == parts[pair.second])
         if left[within]:
