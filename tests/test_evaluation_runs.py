@@ -29,6 +29,8 @@ def test_runs_are_listed_with_the_best_first_and_half_made_ones_passed_over(tmp_
     make_run(tmp_path / "running", [0.7])
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "metrics.jsonl").write_text("{")
+    make_run(tmp_path / "deep", [0.9])
+    (tmp_path / "deep" / "recipe.json").write_text("[" * 100_000)
     runs = read_runs(tmp_path)
     assert [run.name for run in runs] == ["high", "running", "low"]
     assert runs[0].finished

@@ -17,8 +17,9 @@ from training_kit import TINY, colours, write_photos
 from pupila.cli import main
 from pupila.errors import RecipeError, TrainingError
 from pupila.recipe import shipped
+from pupila.training.run_folder import read_json, read_record
 from pupila.training.sweeps.definition import load_definition, parse_grid, plan
-from pupila.training.sweeps.run import as_csv, as_text, best_of, groups_of, judged_by
+from pupila.training.sweeps.run import _check_folder, as_csv, as_text, best_of, groups_of, judged_by
 from pupila.training.sweeps.trial import BALANCED, PLAIN, Failure, Job, Result, read_result, run_job
 
 pytestmark = pytest.mark.usefixtures("narrow")
@@ -217,6 +218,27 @@ def test_result_of_somebody_else_is_named(changes, words, tmp_path):
     (tmp_path / "result.json").write_text(json.dumps(fields))
     with pytest.raises(TrainingError, match=words):
         read_result(Job(trial, "digits", tmp_path, "f", None, 60.0))
+
+
+@pytest.mark.parametrize("text", ["[]", '"x"', "5", "null", "[" * 100_000])
+def test_files_of_a_run_that_hold_no_object_are_named(text, tmp_path):
+    (trial,) = planned("lr=0.1")
+    for name in ("run.json", "result.json", "results.json"):
+        (tmp_path / name).write_text(text)
+    assert read_json(tmp_path / "run.json") == {}
+    with pytest.raises(TrainingError, match=r"run\.json: is no record of a run \(it "):
+        read_record(tmp_path)
+    with pytest.raises(TrainingError, match=r"result\.json: cannot be read \(it "):
+        read_result(Job(trial, "digits", tmp_path, "f", None, 60.0))
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(TrainingError, match=r"results\.json: cannot be read \(it "):
+        _check_folder(tmp_path, [trial])
+
+
+def test_trials_whose_names_are_no_text_are_others(tmp_path):
+    (tmp_path / "results.json").write_text('{"trials": [{"trial": []}], "failures": []}')
+    with pytest.raises(TrainingError, match="holds a sweep already"):
+        _check_folder(tmp_path, planned("lr=0.1"))
 
 
 def test_result_names_no_model_but_that_of_its_folder(tmp_path):

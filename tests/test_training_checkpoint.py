@@ -105,6 +105,7 @@ def test_checkpoint_with_a_spoilt_header_is_refused(written, place):
         {"position": '{"a_key_of_a_later_version": 1}', "identity": "{}"},
         {"position": "[]", "identity": "{}"},
         {"position": "{}", "identity": "[]"},
+        {"position": "[" * 100_000, "identity": "{}"},
     ],
 )
 def test_foreign_file_of_tensors_is_no_checkpoint(tmp_path, header):

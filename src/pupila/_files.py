@@ -7,6 +7,7 @@ place. Readers see the old file or the new one.
 import csv
 import errno
 import fcntl
+import json
 import os
 import re
 import secrets
@@ -15,7 +16,7 @@ from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from pupila._language import cell, translated
 from pupila.errors import DataError
@@ -238,3 +239,14 @@ def is_hidden(name: str) -> bool:
     """Return whether a file or folder is hidden, or left behind by a system, a packer or an editor."""
     small = name.casefold()
     return small.startswith((".", "~$")) or small in LITTER or small.endswith(LITTER_ENDINGS)
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """Return what a small file in JSON says; raises ValueError if it is none, nests too deeply or is no object."""
+    try:
+        found = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it nests too deeply") from error
+    if not isinstance(found, dict):
+        raise ValueError("it is no object in JSON")
+    return found

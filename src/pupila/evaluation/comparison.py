@@ -3,7 +3,6 @@
 Each model reads the pictures in its own size and framing.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pupila._arguments import counted
+from pupila._files import json_object
 from pupila.data import Dataset, load_dataset
 from pupila.data.quality.labels import picture_paths
 from pupila.errors import DataError, ModelError
@@ -249,8 +249,8 @@ def _read_run(folder: Path) -> RunSummary | None:
     """Return a run's summary, or None if its files are not readable: it may be in the middle of being made."""
     try:
         lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        rows = tuple(_figures(json.loads(line)) for line in lines)
-        recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+        rows = tuple(_figures(json_object(line)) for line in lines)
+        recipe = json_object((folder / "recipe.json").read_text(encoding="utf-8"))
         model = folder / "model.onnx"
         manifest = Predictor.load(model).manifest if model.exists() else None
         metrics = manifest.metrics if manifest else {}

@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from pupila._files import open_own, write_file
+from pupila._files import json_object, open_own, write_file
 from pupila.data.sources.source import NAMES, source_name
 from pupila.errors import TrainingError
 
@@ -63,7 +63,7 @@ class Record(TrainingData):
 def read_record(folder: Path) -> Record:
     """Read a run's record; raises TrainingError if there is none."""
     try:
-        values: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        values = json_object((folder / RECORD).read_text(encoding="utf-8"))
         paths = {key: Path(values[key]) for key in PATHS if values.get(key)}
         values.pop("counts", None)  # of an earlier version
         record = Record(**{**values, **paths})
@@ -160,10 +160,9 @@ def forget(folder: Path) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Return what a small file of a run says; nothing if there is none or it is damaged."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        return json_object(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def write_text(path: Path, text: str) -> None:

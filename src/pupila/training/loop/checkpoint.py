@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pupila._files import replacing
+from pupila._files import json_object, replacing
 from pupila.errors import TrainingError
 
 
@@ -80,8 +80,8 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> tuple[Position, 
             for key in file.keys():  # noqa: SIM118, it is not a mapping
                 group, _, name = key.partition("/")
                 groups.setdefault(group, {})[name] = file.get_tensor(key)
-        position = Position(**json.loads(header["position"]))
-        theirs = {**json.loads(header["identity"])}
+        position = Position(**json_object(header["position"]))
+        theirs = json_object(header["identity"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise TrainingError(f"{path}: is not a whole checkpoint ({error}). Delete it and train again.") from error
     check_identity(path, identity, theirs)
