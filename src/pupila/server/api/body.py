@@ -313,10 +313,9 @@ def from_base64(value: Any) -> bytes:
         raise Base64Error(f"This is {left_over[1]!r}, what a program writes in place of a value it lacks. {HOW_TO}")
     if HEXADECIMAL.match(value):
         raise Base64Error(f"This is hexadecimal, not base64. {HOW_TO}")
-    try:
+    with contextlib.suppress(binascii.Error, ValueError):
         return base64.b64decode(value, validate=True)
-    except (binascii.Error, ValueError):  # not in the plain form
-        return decode_text(value)
+    return decode_text(value)  # it is not in the plain form
 
 
 def decode_text(text: str) -> bytes:

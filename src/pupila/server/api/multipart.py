@@ -78,8 +78,6 @@ BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 DISPOSITION = re.compile(r"(?im)^content-disposition:[ \t]*form-data(;.*?)\r?$")
 PIECE = 2**20
 """Bytes that are searched at a time."""
-MAX_BLANKS = 2**16
-"""Bytes of a body that are looked at for what it begins with."""
 BEFORE_JSON = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n"
 """What json.loads() reads over in any encoding: byte order marks, and the four signs that are blank in JSON."""
 JSON_TYPES = frozenset(("application/json", "text/json", "application/x-json"))
@@ -139,7 +137,8 @@ def is_json(kind: str) -> bool:
 
 def begins_as_json(body: bytes) -> bool:
     """Return whether a body begins as an object, a list or a text does, and as no picture does."""
-    return body[:MAX_BLANKS].lstrip(BEFORE_JSON)[:1] in (b"{", b"[", b'"')
+    pieces = (body[at : at + PIECE].lstrip(BEFORE_JSON) for at in range(0, len(body), PIECE))
+    return next(filter(None, pieces), b"")[:1] in (b"{", b"[", b'"')
 
 
 def is_form(body: bytes) -> bool:

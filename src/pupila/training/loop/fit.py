@@ -191,7 +191,7 @@ def fit(
         run.position.seconds = team.firsts(min(spent, most))
         run.position.reserve = team.firsts(min(reserve, most - run.position.seconds))
     if head is not None and not run.position.rows:
-        _count_head(run, {name: team.firsts(value) for name, value in head.items()})
+        _count_head(run, {name: type(value)(team.firsts(value)) for name, value in head.items()})
         on_epoch(run.position.rows)
     if not run.position.steps:
         run.position.begun = run.position.seconds
