@@ -95,7 +95,7 @@ def test_what_cannot_be_ready_in_time_is_refused_or_ended_by_its_deadline(server
 def test_slow_requests_do_not_make_short_ones_look_slow(server: Running) -> None:
     """Of requests that take 0.5 s each two are answered at a time: 30 short ones at that pace would take 7 s."""
     with ThreadPoolExecutor(1) as pool:
-        heavy = pool.submit(flood, server, 6, picture() + bytes(600_000))
+        heavy = pool.submit(flood, server, 6, picture(kind="JPEG") + bytes(600_000))
         time.sleep(1.2)
         short = [response.status_code for _ in range(3) for response, _ in flood(server, 30)]
         assert Counter(short) == {200: 90}
