@@ -1,8 +1,11 @@
 """Copies are found, however they were saved, and pictures that are merely alike are not."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from data_kit import encode, scene
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from pupila import images
@@ -104,6 +107,61 @@ def test_near_pairs_of_many_copies_are_bounded(monkeypatch: pytest.MonkeyPatch) 
     assert 0 < sum(not pair.exact for pair in found) <= 50
 
 
+def test_copies_of_many_near_pairs_are_looked_at_in_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each near pair with each of 2,000 copies: those that are kept are few, and so are those that are looked at."""
+    monkeypatch.setattr(duplicates, "MOST", 20)
+    frames = np.repeat(stored(scene(1))[np.newaxis], 2020, axis=0)
+    frames[2000:, 0, 0, 0] = np.arange(20)
+    made: list[int] = []
+    pair = duplicates.DuplicatePair
+    monkeypatch.setattr(duplicates, "replace", lambda *old, **new: made.append(1) or dataclasses.replace(*old, **new))
+    near = [found for found in find_duplicates([frames]) if not found.exact]
+    assert len(near) == 20 and isinstance(near[0], pair) and len(made) < 300
+
+
+def test_pictures_all_alike_from_afar_are_compared_with_few_of_each_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """X-rays: the likest of all tiles are compared, so that time grows with their number; a copy is the likest."""
+    monkeypatch.setattr(duplicates, "TILE", 32)
+    draw = np.random.default_rng(0)
+    broad = np.asarray(scene(0, 32)).astype(np.int64)
+    scans = np.clip(broad + draw.integers(-20, 21, (400, 32, 32, 3)), 0, 255).astype(np.uint8)
+    scans[[77, 250]] = np.clip(scans[[210, 390]].astype(np.int64) + draw.integers(-1, 2, (2, 32, 32, 3)), 0, 255)
+    compared: list[int] = []
+    confirm = duplicates._confirm
+    monkeypatch.setattr(
+        duplicates, "_confirm", lambda fine, pairs: compared.append(len(pairs.first)) or confirm(fine, pairs)
+    )
+    found = {(pair.first, pair.second) for pair in find_duplicates([scans[:300], scans[300:]])}
+    assert found == {(77, 210), (250, 390)}
+    assert 350 * 16 < sum(compared) <= 400 * 2 * 16
+
+
+def test_correlations_are_those_of_their_definitions() -> None:
+    """Centred by colour, and less the mean of each block of 4 x 4, in float64; mirrored where a pair says so."""
+    draw = np.random.default_rng(0)
+    pictures = np.concatenate([draw.integers(low, high, (20, 32, 32, 3)) for low, high in ((0, 256), (250, 253))])
+    pictures[7] = 9
+    first, second = draw.integers(0, 40, (2, 200))
+    flip = draw.random(200) < 0.5
+    pairs = duplicates._Proposed(first, second, flip, np.zeros(200, dtype=np.float32))
+    one, other = pictures[first].astype(np.float64), pictures[second].astype(np.float64)
+    other[flip] = other[flip][:, :, ::-1]
+
+    def correlation(*rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        length = [np.maximum(np.sqrt((values**2).sum(axis=(1, 2, 3))), 1e-6) for values in rows]
+        return np.asarray((rows[0] * rows[1]).sum(axis=(1, 2, 3)) / (length[0] * length[1]))
+
+    def detail(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return values - values.reshape(-1, 8, 4, 8, 4, 3).mean(axis=(2, 4)).repeat(4, 1).repeat(4, 2)
+
+    wanted = (
+        correlation(*(values - values.mean(axis=(1, 2), keepdims=True) for values in (one, other))),
+        correlation(detail(one), detail(other)),
+    )
+    got = duplicates._Fine(pictures.astype(np.uint8)).correlations(pairs)
+    np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-9)
+
+
 def test_leaks_are_found_beside_more_pairs_within_train_than_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Frames of films, the same scenes in both parts: train, which is looked at first, has far more pairs."""
     monkeypatch.setattr(duplicates, "MOST", 60)
@@ -115,7 +173,10 @@ def test_leaks_are_found_beside_more_pairs_within_train_than_are_kept(monkeypatc
 
 
 def test_pictures_of_one_part_are_compared_until_its_pairs_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """None can be between parts: to wait for such compared frames of a film for an hour."""
+    """None can be between parts: to wait for such compared frames of a film for an hour.
+
+    Of ten rows of tiles, one is compared.
+    """
     monkeypatch.setattr(duplicates, "MOST", 50)
     monkeypatch.setattr(duplicates, "TILE", 16)
     draw = np.random.default_rng(0)
@@ -124,5 +185,5 @@ def test_pictures_of_one_part_are_compared_until_its_pairs_are_found(monkeypatch
     tiles: list[int] = []
     propose = duplicates._propose
     monkeypatch.setattr(duplicates, "_propose", lambda *tile: tiles.append(1) or propose(*tile))
-    assert len(find_duplicates([frames])) == 50 and len(tiles) < 4
-    assert len(find_duplicates([frames, frames[:0]])) == 50 and len(tiles) < 8
+    assert len(find_duplicates([frames])) == 50 and len(tiles) == 20
+    assert len(find_duplicates([frames, frames[:0]])) == 50 and len(tiles) == 40

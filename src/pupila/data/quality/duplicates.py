@@ -7,7 +7,7 @@ on 32 x 32 copies. How the thresholds were chosen, and what they find: docs/expe
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from hashlib import blake2b
 
 import numpy as np
@@ -20,6 +20,8 @@ from pupila.data.sources.archive import check_memory
 from pupila.progress import progress_bar
 
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Blocks = NDArray[np.int16]
 Rows = NDArray[np.int64]
 
 COARSE = 8
@@ -32,14 +34,14 @@ CONFIRMED = 0.9
 DETAIL = 0.8
 """And of what is left of them without their coarse shapes: two skies are alike in those, and in nothing else."""
 CROWD = 16
-"""Pictures of a tile that one picture is compared with, at most, the likest first: scans and X-rays are all alike from
-afar, and comparing all their pairs closely would take hours."""
+"""Pictures of each part that one picture is compared with closely, at most, the likest first: scans and X-rays are all
+alike from afar, and comparing all their pairs closely would take hours."""
 SAME = 1e-3
 """Difference of correlations that says nothing."""
 TILE = 4096
 MOST = 100_000
 """Near pairs kept within the parts, and as many between them: beyond, the data set is one of nearly equal pictures
-(frames of a film), no list of which helps."""
+(frames of a film), no list of which helps. Ten times as many pairs of exact copies are looked at for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +72,12 @@ def find_duplicates(pictures: Sequence[Pictures]) -> list[DuplicatePair]:
         copies.setdefault(pair.first, []).append(pair.second)
     fine = np.concatenate([shrink(part, FINE) for part in pictures])
     single = np.setdiff1d(np.arange(len(fine)), [pair.second for pair in exact])
-    near = (replace(p, first=int(single[p.first]), second=int(single[p.second])) for p in _near(fine[single]))
     parts = np.repeat(np.arange(len(pictures)), [len(part) for part in pictures])
-    pairs = {(pair.first, pair.second): pair for pair in _at_most(MOST, _with_copies(near, copies), parts)}
+    close = _near(fine[single], parts[single])
+    near = (replace(p, first=int(single[p.first]), second=int(single[p.second])) for p in close)
+    kept = list(_at_most(MOST, near, parts))
+    copied = itertools.islice(_of_copies(kept, copies), 10 * MOST)
+    pairs = {(pair.first, pair.second): pair for pair in _at_most(MOST, itertools.chain(kept, copied), parts)}
     found = [*exact, *pairs.values()]
     return sorted(found, key=lambda pair: (-pair.exact, -pair.similarity, pair.first, pair.second))
 
@@ -89,10 +94,9 @@ def _at_most(most: int, pairs: Iterable[DuplicatePair], parts: Rows) -> Iterator
             return
 
 
-def _with_copies(near: Iterable[DuplicatePair], copies: Mapping[int, Sequence[int]]) -> Iterator[DuplicatePair]:
-    """Yield each pair, and with each of its pictures the exact copies of the other one."""
+def _of_copies(near: Iterable[DuplicatePair], copies: Mapping[int, Sequence[int]]) -> Iterator[DuplicatePair]:
+    """Yield each picture of each pair with the exact copies of the other one."""
     for pair in near:
-        yield pair
         for one, other in ((pair.first, pair.second), (pair.second, pair.first)):
             for copy in copies.get(other, ()):
                 yield replace(pair, first=min(one, copy), second=max(one, copy))
@@ -104,11 +108,10 @@ def copies_of(pictures: Pictures, others: Pictures) -> NDArray[np.bool_]:
     held = {picture.tobytes() for picture in others}
     same = np.array([picture.tobytes() in held for picture in pictures], dtype=np.bool_)
     fine = np.concatenate([shrink(pictures, FINE), shrink(others, FINE)])
-    coarse = centred(shrink(fine, COARSE))
-    mirrored = centred(shrink(np.ascontiguousarray(fine[:, :, ::-1]), COARSE))
-    for top, left in itertools.product(range(0, count, TILE), range(count, len(fine), TILE)):
-        for flip, rows in ((False, coarse), (True, mirrored)):
-            same[[pair.first for pair in _confirm(fine, _propose(coarse[:count], rows, top, left), flip)]] = True
+    coarse, exactly = _coarse(fine), _Fine(fine)
+    for top in range(0, count, TILE):
+        proposed = _likest(coarse, range(top, min(top + TILE, count)), range(count, len(fine)))
+        same[[pair.first for pair in _confirm(exactly, proposed)]] = True
     return same
 
 
@@ -137,14 +140,6 @@ def centred(pictures: Pictures) -> Floats:
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6), dtype=np.float32)
 
 
-def detail(pictures: Pictures) -> Floats:
-    """Return float32 [N, H*W*3] of length 1: what changes from one pixel to the next, without the broad shapes."""
-    values = pictures.astype(np.float32)
-    broad = np.repeat(np.repeat(_blocks(values, 4), 4, axis=1), 4, axis=2)
-    rows = (values - broad).reshape(len(pictures), -1)
-    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6), dtype=np.float32)
-
-
 def _blocks(values: Floats | Pictures, step: int) -> Floats:
     count, size = values.shape[:2]
     blocks = values.reshape(count, size // step, step, size // step, step, 3)
@@ -162,45 +157,128 @@ def _exact(pictures: Sequence[Pictures]) -> list[DuplicatePair]:
     return pairs
 
 
-def _near(fine: Pictures) -> Iterator[DuplicatePair]:
-    """Yield all pairs that the coarse copies propose and the fine ones confirm; every pair of tiles once."""
-    coarse = centred(shrink(fine, COARSE))
-    mirrored = centred(shrink(np.ascontiguousarray(fine[:, :, ::-1]), COARSE))
+def _coarse(fine: Pictures) -> tuple[Floats, Floats]:
+    """Return the coarse copies of pictures, and those of their mirror images."""
+    return centred(shrink(fine, COARSE)), centred(shrink(np.ascontiguousarray(fine[:, :, ::-1]), COARSE))
+
+
+def _near(fine: Pictures, parts: Rows) -> Iterator[DuplicatePair]:
+    """Yield all pairs that the coarse copies propose and the fine ones confirm, each once. parts [N] ascend."""
+    coarse, exactly = _coarse(fine), _Fine(fine)
+    bounds = np.searchsorted(parts, [*np.unique(parts), np.inf])
     starts = range(0, len(fine), TILE)
-    with progress_bar("comparing pictures", len(starts) * (len(starts) + 1) // 2) as bar:
+    with progress_bar("comparing pictures", len(starts)) as bar:
         for top in starts:
-            for left in range(top, len(fine), TILE):
-                for flip, others in ((False, coarse), (True, mirrored)):
-                    yield from _confirm(fine, _propose(coarse, others, top, left), flip)
-                bar.update(1)
+            rows = range(top, min(top + TILE, len(fine)))
+            for begin, end in itertools.pairwise(bounds.tolist()):
+                yield from _confirm(exactly, _likest(coarse, rows, range(max(begin, top), end)))
+            bar.update(1)
 
 
-def _propose(coarse: Floats, others: Floats, top: int, left: int) -> tuple[Rows, Rows]:
-    """Return the rows of the pairs in one tile that are alike from afar, each pair once, no picture with itself.
+@dataclass(frozen=True, slots=True)
+class _Proposed:
+    """Pairs of pictures that are alike from afar, by their rows; each array [N]."""
+
+    first: Rows
+    second: Rows
+    flip: NDArray[np.bool_]
+    likeness: Floats
+
+    def __getitem__(self, which: slice | Rows) -> "_Proposed":
+        return _Proposed(self.first[which], self.second[which], self.flip[which], self.likeness[which])
+
+    def __add__(self, other: "_Proposed") -> "_Proposed":
+        joined = (np.concatenate(pair) for pair in zip(astuple(self), astuple(other), strict=True))
+        return _Proposed(*joined)
+
+
+def _likest(coarse: tuple[Floats, Floats], rows: range, others: range) -> _Proposed:
+    """Return the pairs of rows with others behind them that are alike from afar, CROWD a row at most, the likest."""
+    none = np.empty(0, dtype=np.int64)
+    found = _Proposed(none, none, none.astype(np.bool_), none.astype(np.float32))
+    for left in range(others.start, others.stop, TILE):
+        columns = range(left, min(left + TILE, others.stop))
+        for flip in (False, True):
+            found = _crowd(found + _propose(coarse[0], coarse[flip], rows, columns, flip))
+    return found
+
+
+def _crowd(found: _Proposed) -> _Proposed:
+    """Return the CROWD likest pairs of each row; of equal ones those that came first."""
+    order = np.lexsort((-found.likeness, found.first))
+    ranks = np.arange(len(order)) - np.searchsorted(found.first[order], found.first[order])
+    return found[order[ranks < CROWD]]
+
+
+def _propose(coarse: Floats, others: Floats, rows: range, columns: range, flip: bool) -> _Proposed:
+    """Return the pairs of one tile that are alike from afar, each pair once, no picture with itself.
 
     They are CROWD a row at most: of pictures that are equally like, those that stand next behind it.
     """
-    likeness = coarse[top : top + TILE] @ others[left : left + TILE].T
+    likeness = coarse[rows.start : rows.stop] @ others[columns.start : columns.stop].T
     close = likeness >= PROPOSED
-    if top == left:
-        close = np.triu(close, 1)
+    if columns.start < rows.stop:
+        close &= np.arange(columns.start, columns.stop) > np.arange(rows.start, rows.stop)[:, np.newaxis]
     crowded = np.flatnonzero(close.sum(axis=1) > CROWD)
     if len(crowded):
-        columns = np.arange(close.shape[1], dtype=np.float32)
-        behind = (columns - columns[crowded % len(columns), np.newaxis]) % len(columns) * np.float32(SAME / TILE)
+        width = np.arange(close.shape[1], dtype=np.float32)
+        behind = (width - width[crowded % len(width), np.newaxis]) % len(width) * np.float32(SAME / TILE)
         values = np.where(close[crowded], likeness[crowded] - behind, -1)
         likest = np.argpartition(values, -CROWD, axis=1)[:, -CROWD:]
         close[crowded] = False
         close[crowded[:, np.newaxis], likest] = True
     first, second = np.nonzero(close)
-    return first + top, second + left
+    flips = np.full(len(first), flip, dtype=np.bool_)
+    return _Proposed(first + rows.start, second + columns.start, flips, likeness[first, second])
 
 
-def _confirm(fine: Pictures, proposed: tuple[Rows, Rows], flip: bool) -> Iterator[DuplicatePair]:
-    for start in range(0, len(proposed[0]), TILE):
-        first, second = (rows[start : start + TILE] for rows in proposed)
-        one, other = fine[first], fine[second][:, :, ::-1] if flip else fine[second]
-        whole = np.einsum("nd,nd->n", centred(one), centred(other))
-        small = np.einsum("nd,nd->n", detail(one), detail(other))
-        for index in np.flatnonzero((whole >= CONFIRMED) & (small >= DETAIL)):
-            yield DuplicatePair(int(first[index]), int(second[index]), False, flip, float(whole[index]))
+class _Fine:
+    """The fine copies, and what their correlations are made of, in whole numbers: sums of pixels and of blocks.
+
+    Without its broad shapes a picture is its pixels less the mean of their block, and centred it is its pixels less the
+    mean of their colour. Both take away a projection, so that the product of two is that of their pixels less that of
+    their sums, divided by the pixels of each.
+    """
+
+    def __init__(self, fine: Pictures) -> None:
+        step = FINE // COARSE
+        self.pixels = fine
+        self.blocks = fine.reshape(-1, COARSE, step, COARSE, step, 3).sum(axis=(2, 4), dtype=np.int16)
+        self.lengths = np.empty((2, len(fine)))
+        for start in range(0, len(fine), TILE):
+            part = slice(start, start + TILE)
+            pixels, blocks = fine[part], self.blocks[part]
+            self.lengths[:, part] = np.sqrt(_products(pixels, blocks, pixels, blocks))
+
+    def correlations(self, pairs: _Proposed) -> Doubles:
+        """Return [2, N], of the pictures of each pair: of the whole, and of what is left without the broad shapes.
+
+        A picture without any is like no other.
+        """
+        pixels, blocks = self.pixels[pairs.second], self.blocks[pairs.second]
+        for values in (pixels, blocks):
+            values[pairs.flip] = values[pairs.flip][:, :, ::-1]
+        products = _products(self.pixels[pairs.first], self.blocks[pairs.first], pixels, blocks)
+        return np.asarray(products / np.maximum(self.lengths[:, pairs.first] * self.lengths[:, pairs.second], 1e-6))
+
+
+def _products(pixels: Pictures, blocks: Blocks, other_pixels: Pictures, other_blocks: Blocks) -> Doubles:
+    whole = _dot(pixels, other_pixels, np.int32)
+    broad = _dot(blocks, other_blocks, np.int64) / (FINE // COARSE) ** 2
+    sums, other_sums = (values.sum(axis=(1, 2), dtype=np.int64) for values in (blocks, other_blocks))
+    colours = _dot(sums, other_sums, np.int64) / FINE**2
+    return np.stack([whole - colours, whole - broad])
+
+
+def _dot(rows: NDArray[np.integer], others: NDArray[np.integer], kind: type[np.integer]) -> NDArray[np.integer]:
+    one, other = (values.reshape(len(values), -1) for values in (rows, others))
+    return np.asarray(np.einsum("nd,nd->n", one, other, dtype=kind, casting="unsafe"))
+
+
+def _confirm(fine: _Fine, proposed: _Proposed) -> Iterator[DuplicatePair]:
+    for start in range(0, len(proposed.first), TILE):
+        pairs = proposed[start : start + TILE]
+        whole, detail = fine.correlations(pairs)
+        for index in np.flatnonzero((whole >= CONFIRMED) & (detail >= DETAIL)).tolist():
+            pair = int(pairs.first[index]), int(pairs.second[index])
+            yield DuplicatePair(*pair, False, bool(pairs.flip[index]), float(whole[index]))
