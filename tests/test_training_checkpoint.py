@@ -18,6 +18,7 @@ from training_kit import TINY, colours, noise
 
 from pupila.errors import TrainingError
 from pupila.training.loop.checkpoint import (
+    FIGURES,
     Position,
     check_identity,
     load_checkpoint,
@@ -38,7 +39,10 @@ GROUPS = {
     "average": {},
     "best": {"name/with/slashes": torch.zeros(0, 3), "x": torch.tensor([True, False])},
 }
-POSITION = Position(3, 2, 11, 0.1 + 0.2, 1e-17, 5, 60, 0.75, 1, 48, 0.7, 0.3, 1e-3, [{"epoch": 1, "loss": 2 / 3}])
+ROW = {**dict.fromkeys(FIGURES, 48), "epoch": 1, "loss": 2 / 3}
+POSITION = Position(
+    3, 2, 11, 0.1 + 0.2, 1e-17, 5.0, 60, 75, best=0.7, best_epoch=0, best_size=48, head=0.3, rate=1e-3, rows=[ROW]
+)  # fmt: skip
 IDENTITY = {"recipe": {"seed": 1, "progressive": ((32, 0.5),)}, "data": "abc", "weights": "none"}
 
 
@@ -106,6 +110,11 @@ def test_checkpoint_with_a_spoilt_header_is_refused(written, place):
         {"position": "[]", "identity": "{}"},
         {"position": "{}", "identity": "[]"},
         {"position": "[" * 100_000, "identity": "{}"},
+        {"position": '{"seconds": "1"}', "identity": "{}"},
+        {"position": '{"seconds": 1e999}', "identity": "{}"},
+        {"position": '{"rows": [1]}', "identity": "{}"},
+        {"position": '{"rows": [{"network_size": "32"}]}', "identity": "{}"},
+        {"position": '{"best_epoch": 3}', "identity": "{}"},
     ],
 )
 def test_foreign_file_of_tensors_is_no_checkpoint(tmp_path, header):

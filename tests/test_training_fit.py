@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from process_kit import ended, running, wait_for
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from training_kit import TINY, colours
 
 from pupila.errors import TrainingError
@@ -220,6 +221,18 @@ def test_damaged_checkpoint_is_named(tmp_path):
     (tmp_path / "checkpoint.safetensors").write_bytes(b"{")
     with pytest.raises(TrainingError, match="is not a whole checkpoint"):
         run(TINY, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("group", ["network", "best", "momentum"])
+def test_checkpoint_of_another_network_is_named(tmp_path, group):
+    run(TINY, tmp_path)
+    path = tmp_path / "checkpoint.safetensors"
+    with safe_open(path, framework="pt") as file:
+        tensors, header = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+    first = next(key for key in sorted(tensors) if key.startswith(f"{group}/"))
+    save_file({**tensors, first: torch.zeros(2, 3)}, path, header)
+    with pytest.raises(TrainingError, match="is not a whole checkpoint"):
+        run(replace(TINY, epochs=TINY.epochs + 1), tmp_path, resume=True)
 
 
 def test_full_disk_ends_in_one_sentence(tmp_path):

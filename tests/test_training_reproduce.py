@@ -43,7 +43,7 @@ def test_same_run_gives_the_same_weights_and_leaves_nothing_behind(finished):
     assert sorted(path.name for path in finished.parent.iterdir()) == before
 
 
-def changed(finished, tmp_path, name, **values):
+def changed(finished, tmp_path, name, /, **values):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     old = json.loads((folder / name).read_text())
@@ -59,10 +59,18 @@ def test_recipe_that_is_none_is_named(finished, tmp_path, text):
     assert done.exit_code == 1 and "recipe.json: is no recipe of a run" in done.output
 
 
-@pytest.mark.parametrize("values", [{"source": ["photos"]}, {"size": "large"}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"source": ["photos"]}, {"size": "large"}, {"size": True}, {"labels": 5}, {"threads": 1.5}, {"threads": None},
+        {"identity": [1]}, {"finished": "yes"}, {"outliers": {}}, {"unheard of": 1},
+    ],
+)  # fmt: skip
 def test_record_of_other_types_is_named(finished, tmp_path, values):
     done = pupila("reproduce", changed(finished, tmp_path, "run.json", **values))
-    assert done.exit_code == 1 and "run.json: is no record of a run (it names no data set)" in done.output
+    assert (
+        done.exit_code == 1 and f"run.json: is no record of a run (it has no valid {next(iter(values))})" in done.output
+    )
 
 
 @pytest.mark.parametrize("identity", [[1], "text", {"recipe": [1]}])

@@ -8,15 +8,17 @@ import csv
 import errno
 import fcntl
 import json
+import math
 import os
 import re
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from types import UnionType
+from typing import IO, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pupila._language import cell, translated
 from pupila.errors import DataError
@@ -27,6 +29,7 @@ BEGINNING = r"(?:(?<![^;,|\t\r\n])%s(?=[ '\x22]*[=+@\uff1d\uff0b\uff0d\uff20-])|
 """Where a formula begins in a text: at its start, and after a sign at which another program may split the line."""
 PLAIN, ESCAPED = re.compile(BEGINNING.replace("%s", "")), re.compile(BEGINNING.replace("%s", "'"))
 
+Fields = TypeVar("Fields")
 Identity = tuple[int, int]
 """Device and inode: tells a file or folder from all others, however its path is spelled."""
 WAYS_AT_MOST = 100
@@ -250,3 +253,39 @@ def json_object(text: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError("it is no object in JSON")
     return found
+
+
+def from_json(kind: type[Fields], values: Mapping[str, Any]) -> Fields:
+    """Return the dataclass whose fields JSON gives, each of its type; raises ValueError that names the one that is not.
+
+    A whole number is a fraction, too, and a text a path. What lists and tables hold is not looked at.
+    """
+    kinds = get_type_hints(kind)
+    for name, value in values.items():
+        if name not in kinds or not _is_of(value, kinds[name]):
+            raise ValueError(f"it has no valid {name[:100]}")
+    try:
+        return kind(**{name: _as(value, kinds[name]) for name, value in values.items()})
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+
+
+def _kinds(kind: Any) -> list[Any]:
+    """Return the types of a union, or the one that is none, without what they hold."""
+    parts = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    return [get_origin(part) or part for part in parts]
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    kinds = _kinds(kind)
+    if isinstance(value, bool | None):
+        return type(value) in kinds
+    if isinstance(value, float):
+        return float in kinds and math.isfinite(value)
+    if isinstance(value, int):
+        return int in kinds or (float in kinds and abs(value) < 2**53)
+    return isinstance(value, tuple(kinds)) or (isinstance(value, str) and Path in kinds)
+
+
+def _as(value: Any, kind: Any) -> Any:
+    return Path(value) if isinstance(value, str) and Path in _kinds(kind) else value

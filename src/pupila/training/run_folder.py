@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from pupila._files import json_object, open_own, write_file
+from pupila._files import from_json, json_object, open_own, write_file
 from pupila.data.sources.source import NAMES, source_name
 from pupila.errors import TrainingError
 
@@ -64,13 +64,9 @@ def read_record(folder: Path) -> Record:
     """Read a run's record; raises TrainingError if there is none."""
     try:
         values = json_object((folder / RECORD).read_text(encoding="utf-8"))
-        paths = {key: Path(values[key]) for key in PATHS if values.get(key)}
         values.pop("counts", None)  # of an earlier version
-        record = Record(**{**values, **paths})
-        if not isinstance(record.source, str) or not isinstance(record.size, int | None):
-            raise ValueError("it names no data set")
-        return record
-    except (OSError, ValueError, TypeError) as error:
+        return from_json(Record, values)
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise TrainingError(
             f"{folder / RECORD}: is no record of a run ({reason}). Give the folder of a run, like runs/photos-standard."

@@ -16,8 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pupila._files import json_object, replacing
+from pupila._files import from_json, json_object, replacing
 from pupila.errors import TrainingError
+
+FIGURES = ("network_size", "validation_accuracy", "validation_balanced_accuracy", "pictures", "seconds")
+"""Of an epoch's row, what the training reads again."""
 
 
 @dataclass
@@ -80,12 +83,29 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> tuple[Position, 
             for key in file.keys():  # noqa: SIM118, it is not a mapping
                 group, _, name = key.partition("/")
                 groups.setdefault(group, {})[name] = file.get_tensor(key)
-        position = Position(**json_object(header["position"]))
+        position = from_json(Position, json_object(header["position"]))
+        _check_rows(position)
         theirs = json_object(header["identity"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise TrainingError(f"{path}: is not a whole checkpoint ({error}). Delete it and train again.") from error
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise not_whole(path, error) from error
     check_identity(path, identity, theirs)
     return position, groups
+
+
+def not_whole(path: Path, error: Exception) -> TrainingError:
+    """Return what to raise for a checkpoint that something is missing from, or is of another kind."""
+    return TrainingError(f"{path}: is not a whole checkpoint ({str(error)[:200]}). Delete it and train again.")
+
+
+def _check_rows(position: Position) -> None:
+    are_figures = all(
+        isinstance(row, dict) and all(isinstance(row.get(name), int | float) for name in FIGURES)
+        for row in position.rows
+    )
+    wrong = "" if are_figures else "rows"
+    wrong = wrong if -1 <= position.best_epoch < len(position.rows) else "best_epoch"
+    if wrong:
+        raise ValueError(f"it has no valid {wrong}")
 
 
 def check_identity(path: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:

@@ -29,6 +29,7 @@ from pupila.training.loop.checkpoint import (
     Position,
     load_checkpoint,
     momentum_of,
+    not_whole,
     restore_momentum,
     save_checkpoint,
 )
@@ -336,11 +337,27 @@ def _begin(
     )  # fmt: skip
     if resume and files.checkpoint.exists():
         run.position, groups = load_checkpoint(files.checkpoint, files.identity)
-        network.load_state_dict(groups["network"])
-        restore_momentum(optimizer, groups.get("momentum", {}))
-        run.best, run.start = groups.get("best", {}), groups.get("start", {})
+        _restore(run, files.checkpoint, groups)
     team.agree(run.position.steps, files.identity)
     return run
+
+
+def _restore(run: _Run, path: Path, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Give the run its weights and momentum back; raises TrainingError where they are not those of this network."""
+    try:
+        run.network.load_state_dict(groups["network"])
+        shapes = {name: value.shape for name, value in run.network.state_dict().items()}
+        for name in ("best", "start"):
+            group = groups.get(name, {})
+            if group and {key: value.shape for key, value in group.items()} != shapes:
+                raise ValueError(f"it has no valid {name}")
+        parameters, momentum = list(run.network.parameters()), groups.get("momentum", {})
+        if any(value.shape != parameters[int(number)].shape for number, value in momentum.items()):
+            raise ValueError("it has no valid momentum")
+        restore_momentum(run.optimizer, momentum)
+    except (IndexError, KeyError, ValueError, RuntimeError, TypeError) as error:
+        raise not_whole(path, error) from error
+    run.best, run.start = (dict(groups.get(name, {})) for name in ("best", "start"))
 
 
 def _progress(recipe: Recipe, position: Position, steps_per_epoch: int) -> float:
