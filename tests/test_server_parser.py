@@ -28,7 +28,12 @@ ORIGIN = re.compile(rb"^https?://[^/]+(?=/)")
 """What stands before the path if a target names its host, as for a proxy; we leave it out."""
 
 LENGTHS = (b"+5", b"-5", b"0x5", b"5 ", b"", b"5_0", b"\xb25", b"05")
-ODD_TARGETS = (*b"* // /a#b /%00 /%zz http://b/c a ?q /\xff /\x7f".split(), b"/a\tb", b"/a b", b"")
+ODD_TARGETS = (
+    *b"* // /a#b /%00 /%zz http://b/c http://b?q/c http://b@c#/d http://b#/c a ?q /\xff /\x7f".split(),
+    b"/a\tb",
+    b"/a b",
+    b"",
+)
 ODD_VERSIONS = (b"HTTP/1.2", b"HTTP/2.0", b"http/1.1", b"HTTP/1.1 ", b"HTTP/11", b"")
 ODD_METHODS = (b"get", b"G\x00T", b"GET ", b" GET", b"PRI", b"A" * 40)
 

@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from server_kit import picture, wait_until, write_model
 
 import pupila
 from pupila.errors import SettingsError
-from pupila.server.addresses import UNIX, TrustedProxies, bind_unix
+from pupila.server.addresses import UNIX, TrustedProxies, bind_unix, read_forwarded
 from pupila.server.transport.parser import parse_head
 
 PNG = picture("red")
@@ -80,6 +81,19 @@ def test_forwarded_is_read_where_x_forwarded_for_is_not_there(forwarded: str, cl
     assert applied(("10.0.0.1",), Forwarded=forwarded)[:3] == (client, "https", "photos.example")
     both = applied(("10.0.0.1",), Forwarded=forwarded, X_Forwarded_For="9.9.9.9")
     assert both[0] == "9.9.9.9"
+
+
+@pytest.mark.parametrize("elements", ["," * 15_500, "for=1," * 2_600, ";" * 15_500, 'for="' * 3_000])
+@pytest.mark.parametrize("name", ["Forwarded", "X_Forwarded_For"])
+def test_what_a_client_writes_in_front_of_its_proxys_word_costs_nothing(name: str, elements: str) -> None:
+    """It is read in the event loop, before any limit by address is asked: 15,500 commas took 7 ms."""
+    last = "for=1.2.3.4" if name == "Forwarded" else "1.2.3.4"
+    assert applied(("10.0.0.1",), **{name: f"{elements}, {last}"})[0] == "1.2.3.4"
+    headers = {f"HTTP_{name.upper()}": f"{elements}, {last}"}
+    begun = time.process_time()
+    for _ in range(100):
+        read_forwarded(headers)
+    assert time.process_time() - begun < 0.1
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ from pupila.server.process.scoreboard import Scoreboard
 from pupila.server.settings import Settings
 from pupila.server.transport.admission import UNKEYED, AdmissionControl, Listener
 from pupila.server.transport.connection import CONTINUE, READ_ALL, UNREAD, WRITE, Connection, ConnectionTable, Request
-from pupila.server.transport.event_loop import Reactor
+from pupila.server.transport.event_loop import Reactor, has_given_way
 from pupila.server.transport.executor import Executor
 
 SECRET, KEY = new_key("ann")
@@ -467,7 +467,9 @@ def test_who_has_most_memory_for_bodies_gives_way_to_who_has_less(pool: Connecti
         assert waiting.claim.locked() and request.closing and not any(one.closing for one in (other, *third))
 
 
-def test_who_has_most_waiting_gives_way_to_what_a_thread_works_on(pool: ConnectionTable) -> None:
+@pytest.mark.parametrize("arrived", [False, True])
+def test_who_has_most_gives_way_to_what_a_thread_works_on(pool: ConnectionTable, arrived: bool) -> None:
+    """Of what waits for a thread, and of what is arriving: 132 MiB sent and no more had kept others out for 10 s."""
     with ExitStack() as stack:
         pool.max_buffered = 4_000_000
         admission, reactor = admission_of(pool, Settings()), Reactor(pool, 60, 10)
@@ -475,8 +477,7 @@ def test_who_has_most_waiting_gives_way_to_what_a_thread_works_on(pool: Connecti
         for sock in (reactor.wake_reader, reactor.wake_writer):
             stack.enter_context(sock)
         many = [uploading(admission, stack, "10.0.0.1", 800_000) for _ in range(4)]
-        assert not reactor.reserve(added(pool, stack, "10.0.0.2"), 900_000)  # as none of them has arrived yet
-        for one in many:
+        for one in many if arrived else []:
             one.buffer += bytes(200_000)
             admission.dispatch(one, one.take(time.monotonic()))
         assert not reactor.reserve(added(pool, stack, "10.0.0.1"), 900_000)  # an address does not give way to itself
@@ -484,6 +485,22 @@ def test_who_has_most_waiting_gives_way_to_what_a_thread_works_on(pool: Connecti
         assert reactor.reserve(other, 900_000) and other.body_bytes == 900_000
         reactor.take_back()
         assert [one.closing for one in many].count(True) == 1 and not other.closing
+
+
+def test_upload_that_ended_or_is_another_by_now_does_not_give_way(pool: ConnectionTable) -> None:
+    """The thread that chose it does not hold it: the loop looks again."""
+    with ExitStack() as stack:
+        admission = admission_of(pool, Settings())
+        connection = uploading(admission, stack, "10.0.0.1", 800_000)
+        head = connection.head
+        assert has_given_way(connection, head)
+        assert not has_given_way(connection, None)
+        connection.buffer += bytes(200_000)
+        admission.dispatch(connection, request := connection.take(time.monotonic()))
+        request.claim.acquire()  # a thread has it
+        assert not has_given_way(connection, head)
+        request.claim.release()
+        assert has_given_way(connection, head) and request.claim.locked()
 
 
 @pytest.mark.parametrize(("most", "status"), [(10_000_000, 503), (50_000_000, 415)])

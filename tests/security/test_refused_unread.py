@@ -110,6 +110,15 @@ def test_useless_body_is_refused_before_it_is_sent(server: Running, head: str, s
         assert answer.startswith(b"HTTP/1.1 %d" % status) and code.encode() in answer
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_body_over_a_small_limit_is_refused_whether_or_not_it_comes_with_its_head(tmp_path: Path, apart: bool) -> None:
+    settings = json.dumps({"port": 0, "workers": 1, "max_body_bytes": 1000})
+    with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log", settings) as server, connect(server) as sock:
+        sock.sendall((UPLOAD % (1001, b"")) + (b"" if apart else bytes(1001)))
+        answer = sock.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 413") and b"body_too_large" in answer
+
+
 def test_key_that_has_asked_too_often_is_refused_before_its_body(tmp_path: Path) -> None:
     secret, key = new_key("bob", rate=0.1)
     settings = {"port": 0, "workers": 1, "api_keys": [key.line()]}

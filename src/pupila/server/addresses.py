@@ -147,7 +147,7 @@ def example(url: str) -> str:
     return f"curl -F file=@photo.jpg {url}/predict"
 
 
-MAX_HOPS = 20
+MAX_HOPS, MAX_HOPS_LETTERS = 20, 2_000
 PREFIX = re.compile(r"(/[A-Za-z0-9._~%-]+){1,10}")
 FORWARDED_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
 PAIR = re.compile(r'(for|proto|host)\s*=\s*("[^"]*"|[^;,"\s]+)', re.IGNORECASE)
@@ -194,7 +194,7 @@ class TrustedProxies:
     def client(self, hops: Sequence[str], peer: str) -> str:
         """Return the last address that is no trusted proxy's; the first one, if all are."""
         client = peer
-        for hop in reversed(hops[-MAX_HOPS:]):
+        for hop in reversed(hops):
             if not self.trusts(client):
                 break
             address = parsed(hop)
@@ -210,12 +210,17 @@ NOBODY = TrustedProxies(())
 def read_forwarded(headers: Mapping[str, str]) -> tuple[list[str], str, str]:
     """Return the addresses from the client's to the last proxy's, the protocol and the host that were asked for."""
     if "HTTP_X_FORWARDED_FOR" in headers or "HTTP_FORWARDED" not in headers:
-        hops = headers.get("HTTP_X_FORWARDED_FOR", "").split(",")
+        hops = last_hops(headers.get("HTTP_X_FORWARDED_FOR", ""))
         protocol, host = (headers.get(f"HTTP_X_FORWARDED_{name}", "") for name in ("PROTO", "HOST"))
         return hops, protocol.rpartition(",")[2].strip().lower(), host.rpartition(",")[2].strip()
-    elements = headers["HTTP_FORWARDED"].split(",")
+    elements = last_hops(headers["HTTP_FORWARDED"])
     pairs = [{key.lower(): value.strip('"') for key, value in PAIR.findall(element)} for element in elements]
     return [pair.get("for", "") for pair in pairs], pairs[-1].get("proto", "").lower(), pairs[-1].get("host", "")
+
+
+def last_hops(text: str) -> list[str]:
+    """Return the last elements of a list, as many as are looked at: its beginning is what a client writes."""
+    return text[-MAX_HOPS_LETTERS:].rsplit(",", MAX_HOPS)[-MAX_HOPS:]
 
 
 def parsed(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -189,7 +189,7 @@ class AdmissionControl:
         connection.judged = True
         if connection.chunks is not None:
             connection.chunks.limit = body_limit(head.path, self.settings)
-        elif len(connection.buffer) >= head.length:
+        elif len(connection.buffer) >= head.length <= body_limit(head.path, self.settings):
             return True
         refusal = connection.access.refusal or body_refusal(head, self.settings)
         if refusal is not None or head.method not in SENDING or not route_of(head.path).body:

@@ -489,16 +489,16 @@ class ConnectionTable:
                 return True
         return False
 
-    def gives_way(self, connection: Connection, wanted: int, uploads: bool = True) -> Connection | None:
+    def gives_way(self, connection: Connection, wanted: int) -> Connection | None:
         """Return the largest body of who has most reserved, if that is more than the asker of a connection would have.
 
-        What a thread works on is none of them, nor what is arriving without `uploads`. Any thread may call this.
+        What a thread works on is none of them. Any thread may call this.
         """
         holding = [one for one in list(self.open.values()) if one.body_bytes]
         held = Counter({connection.queue_line: wanted - connection.body_bytes})
         for one in holding:
             held[one.queue_line] += one.body_bytes
-        giving = (one for one in holding if (uploads if (request := one.request) is None else request.waits))
+        giving = (one for one in holding if (request := one.request) is None or request.waits)
         found = max(giving, key=lambda one: (held[one.queue_line], one.body_bytes), default=None)
         return found if found is not None and held[found.queue_line] > held[connection.queue_line] else None
 

@@ -23,9 +23,9 @@ from pupila.server.observability.request_log import RequestLog
 from pupila.server.process.scoreboard import DUE, HEARTBEAT, LEAVING, READY, WAITING, Health, Scoreboard
 from pupila.server.settings import Settings
 from pupila.server.transport.admission import TICK, AdmissionControl, Listener, too_many_uploads
-from pupila.server.transport.connection import READ, WRITE, Connection, ConnectionTable
+from pupila.server.transport.connection import READ, WRITE, Connection, ConnectionTable, Request
 from pupila.server.transport.executor import Executor, Turns
-from pupila.server.transport.parser import ProtocolError
+from pupila.server.transport.parser import Head, ProtocolError
 from pupila.server.transport.tls import certificate_of
 
 GRACE = 0.2
@@ -60,8 +60,8 @@ class Reactor:
         """Whom to dispatch, and why: READ for what has come, WRITE to go on with what is here already."""
         self.posted: deque[Connection] = deque()
         """Connections whose requests have been answered."""
-        self.given_up: deque[Connection] = deque()
-        """Whose requests have given way to others, and are to be refused."""
+        self.given_up: deque[tuple[Connection, Request | Head | None]] = deque()
+        """Whose requests, or uploads by their head, have given way to others, and are to be refused."""
         self.scratch = memoryview(bytearray(RECEIVE))
         self.wake_reader, self.wake_writer = socket.socketpair()
         self.wake_reader.setblocking(False)
@@ -87,13 +87,12 @@ class Reactor:
         Where none is left, the largest that waits of who has most reserved gives way to who has less.
         """
         while not self.pool.reserve(connection, wanted):
-            other = self.pool.gives_way(connection, wanted, uploads=False)
-            request = other.request if other is not None else None
-            if other is None or request is None:
+            other = self.pool.gives_way(connection, wanted)
+            if other is None:
                 return False
-            if request.give_up():
+            if other.request is None or other.request.give_up():
+                self.given_up.append((other, other.request or other.head))
                 other.body_bytes = 0
-                self.given_up.append(other)
                 self.wake()
         return True
 
@@ -152,7 +151,9 @@ class Reactor:
         """Send the responses that were posted; connections with more to do are dispatched next."""
         now = time.monotonic()
         while self.given_up:
-            self.admission.refuse(self.given_up.popleft(), too_many_uploads())
+            connection, whose = self.given_up.popleft()
+            if connection in self.pool and has_given_way(connection, whose):
+                self.admission.refuse(connection, too_many_uploads())
         while self.posted:
             connection = self.posted.popleft()
             if connection.request is not None:  # it was not ended in the meantime
@@ -340,3 +341,14 @@ class EventLoop:
     def refuse_slow(self, connection: Connection, what: str, seconds: float) -> None:
         """Refuse a request of which too little has come."""
         self.admission.refuse(connection, too_slow(seconds, what))
+
+
+def has_given_way(connection: Connection, whose: Request | Head | None) -> bool:
+    """Return whether a connection is still at the request that gave way, or at the upload of this head.
+
+    Of an upload that has come to its end meanwhile, the request gives way if no thread has it yet.
+    """
+    request = connection.request
+    if request is None:
+        return whose is not None and connection.head is whose
+    return request is whose or (request.head is whose and request.give_up())

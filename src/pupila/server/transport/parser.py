@@ -20,7 +20,7 @@ LINES = 1000
 """Lines between chunks that are read at a stretch: about a millisecond."""
 HEAD_END = b"\r\n\r\n"
 
-REQUEST_LINE = re.compile(rb"([A-Z]{1,16}) (?:https?://[!-.0-~]+)?(/[!-~]*|\*) HTTP/1\.([01])\r\n")
+REQUEST_LINE = re.compile(rb"([A-Z]{1,16}) (?:https?://[!$-.0->A-~]+)?(/[!-~]*|\*) HTTP/1\.([01])\r\n")
 HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]++):[ \t]*+([\t -~\x80-\xff]*+)\r\n")
 """Possessive: a line of blanks that cannot match would else be tried from each of them on, which takes a second."""
 PROXY_V2 = b"\r\n\r\n\0\r\nQUIT\n"
