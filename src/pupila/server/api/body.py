@@ -16,7 +16,6 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
 from pupila.server.api.errors import DeadlineError, QueueFullError, RequestError
 
@@ -123,6 +122,8 @@ MAX_WAITING = threading.BoundedSemaphore(2)
 """Threads that may wait for it, under another server than ours: that would have none left for other requests ..."""
 PATIENCE = 5.0
 """... and seconds that each of them waits."""
+MAX_PAUSE = 1.0
+"""Seconds. A document that takes longer must not keep the next one waiting twice as long."""
 pause = [0.0]
 """Until when the next one waits: as long as the last one took, which the others have for themselves."""
 
@@ -215,7 +216,8 @@ def in_turn() -> Iterator[None]:
             yield
         finally:
             gc.enable()
-            pause[0] = 2 * time.monotonic() - begun
+            ended = time.monotonic()
+            pause[0] = ended + min(ended - begun, MAX_PAUSE)
     finally:
         ONE_AT_A_TIME.release()
 
@@ -295,6 +297,8 @@ URL_SAFE, BREAKS = bytes.maketrans(b"-_", b"+/"), b"\n\r\t"
 MAX_PADDING = 8
 """Signs of equality at the end: two belong there."""
 MAX_PERCENT = 2**18
+"""Letters of a data: URL that is not in base64: some 5 ms."""
+UNESCAPED = re.compile("%(?![0-9a-fA-F]{2})")
 HOW_TO = "Send the bytes of the picture's file as base64."
 
 
@@ -347,10 +351,16 @@ def between_quotes(text: str) -> str | None:
 
 
 def decode_percent(head: str, data: str) -> bytes:
-    """Return the bytes of a data: URL that is not in base64 (RFC 2397); each % costs memory, so that it is short."""
+    """Return the bytes of a data: URL that is not in base64 (RFC 2397). Raises Base64Error.
+
+    They are read as quoted-printable, which is written alike and read in C: unquote_to_bytes() takes 0.5 us a percent
+    sign and 60 bytes.
+    """
     if not head.lstrip().lower().startswith("data:") or len(data) > MAX_PERCENT:
         raise Base64Error(f"The text after the comma is not marked as base64. {HOW_TO}")
-    return unquote_to_bytes(data.encode(errors="replace"))
+    if UNESCAPED.search(data):
+        raise Base64Error(f"A percent sign of this data: URL is not followed by two hexadecimal digits. {HOW_TO}")
+    return binascii.a2b_qp(data.encode(errors="replace").replace(b"=", b"=3D").replace(b"%", b"="))
 
 
 def decode_letters(text: str) -> bytes:
