@@ -14,6 +14,7 @@ import sys
 import tarfile
 import time
 import zipfile
+import zlib
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -183,6 +184,34 @@ def test_zip_of_many_extra_fields_is_refused_before_they_are_read(tmp_path: Path
             archive.writestr(member, b"")
     said, seconds, mib = cost(path)
     assert "over 4 KiB of extra fields" in said and seconds < 1 and mib < 50
+
+
+def overlapping(count: int, name: bytes, content: bytes) -> bytes:
+    """Return a zip whose entries all name one member: a MiB of empty blocks of deflate, and then its content."""
+    blocks = b"\0\0\0\xff\xff" * (MIB // 5) + struct.pack("<BHH", 1, len(content), len(content) ^ 0xFFFF) + content
+    sizes = struct.pack("<3I", zlib.crc32(content), len(blocks), len(content))
+    head = struct.pack("<5H", 20, 0, 8, 0, 0x21) + sizes + struct.pack("<2H", len(name), 0)
+    data = b"PK\3\4" + head + name + blocks
+    listed = (b"PK\1\2\x14\0" + head + bytes(14) + name) * count
+    return data + listed + struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, count, count, len(listed), len(data), 0)
+
+
+@pytest.mark.parametrize("kind", ["zip", "npz"])
+def test_zip_whose_entries_share_bytes_is_refused_before_they_are_unpacked(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"a.{kind}"
+    path.write_bytes(overlapping(2000, *((b"q.npy", labels(1)) if kind == "npz" else (b"cat/1.png", b"a"))))
+    said, seconds, mib = cost(path)
+    assert "has files that share bytes" in said and seconds < 1 and mib < 50, (said, seconds, mib)
+
+
+def test_zip_whose_members_are_longer_together_than_the_file_is_refused(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "a.zip", {f"cat/{number}.png": picture(number) for number in range(3)})
+    data = bytearray(path.read_bytes())
+    at = -1
+    while (at := data.find(b"PK\1\2", at + 1)) >= 0:
+        struct.pack_into("<L", data, at + 20, len(data) // 2)
+    path.write_bytes(data)
+    assert "has files that share bytes" in cost(path)[0]
 
 
 def test_archives_within_archives_are_opened_one_level_deep(tmp_path: Path) -> None:

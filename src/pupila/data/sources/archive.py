@@ -350,14 +350,19 @@ def _zip_members(file: BinaryIO, budget: UnpackBudget) -> Iterator[tuple[str, by
 def open_zip(file: BinaryIO, budget: UnpackBudget) -> zipfile.ZipFile:
     """Open a zip of members that can be unpacked in part; raises DataError.
 
-    Of those packed by bzip2 or LZMA Python unpacks all that it has read: gigabytes from a few hundred bytes.
+    Of those packed by bzip2 or LZMA Python unpacks all that it has read: gigabytes from a few hundred bytes. Megabytes
+    of deflate may unpack to nothing, so no two members may have the same ones.
     """
     _check_directory(file, budget)
+    size = file.seek(0, os.SEEK_END)
     archive = zipfile.ZipFile(file)
-    if any(member.flag_bits & 0x1 for member in archive.infolist()):
+    members = archive.infolist()
+    if any(member.flag_bits & 0x1 for member in members):
         budget.refuse("is encrypted")
-    if any(member.compress_type not in PACKED for member in archive.infolist()):
+    if any(member.compress_type not in PACKED for member in members):
         budget.refuse("is packed in another way than deflate, which zip and numpy.savez_compressed use")
+    if sum(member.compress_size for member in members) > size or len({m.header_offset for m in members}) < len(members):
+        budget.refuse("has files that share bytes, as no real archive has")
     return archive
 
 
