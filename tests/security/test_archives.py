@@ -214,6 +214,35 @@ def test_zip_whose_members_are_longer_together_than_the_file_is_refused(tmp_path
     assert "has files that share bytes" in cost(path)[0]
 
 
+def empty_members(names: list[tuple[bytes, bytes]]) -> bytes:
+    """Return a zip of empty members with these names and extra fields, in no encoding that it tells."""
+    head = struct.pack("<5H3I", 20, 0, 0, 0, 0x21, 0, 0, 0)
+    data = [b"PK\3\4" + head + struct.pack("<2H", len(name), 0) + name for name, _ in names]
+    at = itertools.accumulate(map(len, data), initial=0)
+    listed = b"".join(
+        b"PK\1\2\x14\0" + head + struct.pack("<5H2I", len(name), len(more), 0, 0, 0, 0, place) + name + more
+        for place, (name, more) in zip(at, names, strict=False)
+    )
+    count, start = len(names) & 0xFFFF, sum(map(len, data))
+    return b"".join(data) + listed + struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, count, count, len(listed), start, 0)
+
+
+BESIDE = struct.pack("<HHBI", 0x7075, 3925, 1, 0) + ("/".join(["\U0001f431" + "x" * 241] * 16)).encode()[:3920]
+ZIP_NAMES = {
+    "backslashes": [(b"%06x" % n + b"\\ab" * 61 + b"\\1.png", b"") for n in range(12_000)],
+    "long names beside short ones": [(b"\xe9%05x" % n, BESIDE) for n in range(12_000)],
+    "no names to speak of": [(b"%06x" % n, b"") for n in range(170_000)],
+}
+
+
+@pytest.mark.parametrize("kind", ZIP_NAMES)
+def test_names_of_a_zip_count_as_they_are_read(kind: str) -> None:
+    """A backslash is a folder, a name beside the one in a code page may be far longer, and each is an object."""
+    file = io.BytesIO(empty_members(ZIP_NAMES[kind]))
+    with pytest.raises(DataError, match="unpacks to over 128 MiB"):
+        archive.unpack(file, 1, "a.zip", archive.UnpackBudget("a.zip", 1))
+
+
 def test_archives_within_archives_are_opened_one_level_deep(tmp_path: Path) -> None:
     inner = make_zip(tmp_path / "0.zip", {"a/1.png": picture(1), "b/1.png": picture(2)}).read_bytes()
     for depth in range(1, 30):

@@ -50,6 +50,8 @@ HEAD_BYTES = 4096
 """Looked at to say what a file is that is no archive."""
 DIRECTORY_BYTES = 64 * 2**20
 """Of the list of members at the end of a zip."""
+MEMBER_OBJECT_BYTES = 800
+"""What zipfile makes of an entry in that list, before any name is looked at."""
 ENTRY_BYTES, EXTRA_BYTES = 46, 4096
 """Of an entry in that list without name and comment, and of its extra fields: zipfile takes the square of those."""
 STEP = 2**20
@@ -337,14 +339,15 @@ def _count_member(member: tarfile.TarInfo, shared: Mapping[str, str], budget: Un
 def _zip_members(file: BinaryIO, budget: UnpackBudget) -> Iterator[tuple[str, bytes | str]]:
     with open_zip(file, budget) as archive:
         for member in archive.infolist():
-            budget.take_name(member.filename)
+            name = _zip_name(member)
+            budget.take_name(name)
             if member.is_dir():
                 continue
             if member.file_size > MEMBER_BYTES:
-                yield _zip_name(member), _too_large(member.file_size)
+                yield name, _too_large(member.file_size)
                 continue
             with archive.open(member) as content:
-                yield _zip_name(member), budget.read(content, member.file_size)
+                yield name, budget.read(content, member.file_size)
 
 
 def open_zip(file: BinaryIO, budget: UnpackBudget) -> zipfile.ZipFile:
@@ -376,7 +379,9 @@ def _check_directory(file: BinaryIO, budget: UnpackBudget) -> None:
         budget.refuse(f"has a list of files of {size / 2**20:,.0f} MiB")
     file.seek(max(0, end - size - (ZIP64_ENDS if record[0] == ZIP64_END else 0)))
     listed = file.read(size)
-    budget.take_members(listed.count(ZIP_ENTRY))
+    count = listed.count(ZIP_ENTRY)
+    budget.take_members(count)
+    budget.take_bytes(MEMBER_OBJECT_BYTES * count)
     at = 0
     while at + ENTRY_BYTES <= len(listed):
         name, extra, comment = struct.unpack_from("<3H", listed, at + 28)
