@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -38,6 +39,8 @@ AGAIN_AT_MOST = 250_000
 """Files and folders that are listed again, by another path: as many as an archive may hold."""
 Stamp = tuple[int, int, int]
 """Inode, size and time of change: differ whenever a file was renamed into place or written to."""
+SMALL = 8 * 2**20
+"""Bytes of a file that describes something: of the metrics of 10,000 epochs, or of a sweep's results."""
 LONGEST_NAME = 200
 """Bytes of the target's name in a temporary name: most file systems take 255 in all."""
 
@@ -242,6 +245,29 @@ def is_hidden(name: str) -> bool:
     """Return whether a file or folder is hidden, or left behind by a system, a packer or an editor."""
     small = name.casefold()
     return small.startswith((".", "~$")) or small in LITTER or small.endswith(LITTER_ENDINGS)
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """Return the content of a file that may be a stranger's, of at most so many bytes; never waits for a pipe.
+
+    Raises OSError, also if it is no file or larger, and ValueError for a path with a zero byte.
+    """
+    with open(path, "rb", opener=_at_once) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is no file", str(path))
+        if status.st_size > most:
+            raise OSError(errno.EFBIG, f"it has {status.st_size:,} bytes, over the limit of {most:,}", str(path))
+        return file.read(most)
+
+
+def read_small(path: Path, most: int = SMALL) -> str:
+    """Return the text of a small file in UTF-8 that may be a stranger's; raises OSError or ValueError."""
+    return read_bytes(path, most).decode()
+
+
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def json_object(text: str) -> dict[str, Any]:

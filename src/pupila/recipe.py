@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 from pupila._arguments import LONGEST, MOST_UNKNOWN, PathLike, as_text, did_you_mean, unknown_key
+from pupila._files import read_small
 from pupila.errors import RecipeError
 
 ALIASES = {"lr": "learning_rate", "wd": "weight_decay", "batch": "batch_size", "px": "network_size"}
@@ -21,8 +22,10 @@ GONE = {"cutmix": 0.0, "ema": 0.0, "head_factor": 1.0}
 """Keys of earlier versions, each with the value that changed nothing: with that one it is still read."""
 OPEN = ("network_size", "batch_size", "learning_rate", "layer_decay", "epochs", "max_epochs")
 """Keys that may be 0: then training chooses them from the data."""
-MAX_LETTERS = 2**20
-"""Of a recipe's file."""
+MAX_BYTES = 2**14
+"""Of a recipe's file: fifteen times the largest that comes along."""
+MOST_DOTS = 100
+"""In a line of TOML: tomllib keeps each beginning of a key of many parts, which takes memory by their square."""
 
 
 @dataclass(frozen=True)
@@ -185,22 +188,13 @@ def load_recipe(name: PathLike, overrides: Iterable[str] = ()) -> Recipe:
     name = as_text(name, "A recipe")
     path = Path(name)
     try:
-        text = _read(path) if path.suffix == ".toml" else read_shipped(name)
+        text = read_small(path, MAX_BYTES) if path.suffix == ".toml" else read_shipped(name)
         values = _parsed(text)
     except OSError as error:
         raise RecipeError(f"{name}: cannot be read ({error.strerror}).") from error
     except ValueError as error:
         raise RecipeError(f"{name}: is not valid TOML ({error}).") from error
     return Recipe.from_dict({"name": path.stem, **values}, path.name).override(overrides)
-
-
-def _read(path: Path) -> str:
-    """Return a recipe's text; raises OSError, UnicodeDecodeError, or RecipeError if it is too long for one."""
-    with path.open(encoding="utf-8") as file:
-        text = file.read(MAX_LETTERS + 1)
-    if len(text) > MAX_LETTERS:
-        raise RecipeError(f"{path}: is too long for a recipe. Give a file of at most {MAX_LETTERS:,} letters.")
-    return text
 
 
 def full_names(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,7 +222,9 @@ def read_value(text: str) -> Any:
 
 
 def _parsed(text: str) -> dict[str, Any]:
-    """Read TOML; raises ValueError, also for what lies deep within each other or has thousands of digits."""
+    """Read TOML; raises ValueError, also for what lies deep within each other or has thousands of digits or dots."""
+    if any(line.count(".") > MOST_DOTS for line in text.split("\n")):
+        raise ValueError(f"over {MOST_DOTS} dots in a line")
     try:
         return tomllib.loads(text)
     except RecursionError as error:

@@ -5,8 +5,6 @@ A small reader of protocol buffers (https://protobuf.dev/programming-guides/enco
 """
 
 import math
-import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pupila import _files
 from pupila.errors import ModelError
 
 MAX_BYTES = 256 * 2**20
@@ -118,13 +117,7 @@ class Graph:
 def read_bytes(path: Path) -> bytes:
     """Return a model file's content; raises ModelError if it is no file, or too large to be a model."""
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123  # never waits for a pipe
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise ModelError("It is no file. Give the path of a .onnx model file.", path)
-            if status.st_size > MAX_BYTES:
-                raise ModelError(f"It has {status.st_size:,} bytes, over the limit of {MAX_BYTES:,}.", path)
-            return file.read(MAX_BYTES)
+        return _files.read_bytes(path, MAX_BYTES)
     except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
         reason = getattr(error, "strerror", None) or error
         raise ModelError(f"cannot be read ({reason}). Give the path of a .onnx model file.", path) from error
