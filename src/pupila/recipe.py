@@ -239,11 +239,13 @@ def _whole(value: int) -> int:
 
 
 def _shown(value: Any) -> str:
-    """Return a value for a message; Python writes no numbers of over 4,300 digits."""
+    """Return a value for a message; Python writes no numbers of over 4,300 digits, and no lists without end."""
     try:
         return repr(value)[:LONGEST]
     except ValueError:
         return "a number of thousands of digits"
+    except RecursionError:
+        return "lists or tables within each other"
 
 
 def _typed(key: str, value: Any, kind: type) -> Any:

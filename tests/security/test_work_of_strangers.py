@@ -464,11 +464,12 @@ BENEATH = ".".join(["epochs", *["a"] * 90])
         ("[a" + ".a" * DOTS + "]", "over 100 dots in a line"),
         ("b={a" + ".a" * DOTS + "=1}", "over 100 dots in a line"),
         (f"[{BENEATH}]\n" + "".join(f"{'a.' * 50}b{number}=1\n" for number in range(140)), "a whole number"),
+        ("epochs = " + ("[\n{a" + ".a" * 99 + "=") * 12 + "1" + "}]" * 12, "a whole number, not "),
     ],
-    ids=["deep", "long", "key", "quoted", "header", "inline", "beneath"],
+    ids=["deep", "long", "key", "quoted", "header", "inline", "beneath", "nested"],
 )
 def test_recipe_that_is_none_is_refused_in_a_sentence(tmp_path: Path, text: str, why: str) -> None:
-    """A key of 40 KB of dots took 1.5 GiB and five seconds."""
+    """A key of 40 KB of dots took 1.5 GiB and five seconds; tables within each other ended in a traceback."""
     path = tmp_path / "r.toml"
     path.write_text(text)
     begun = time.process_time()
