@@ -59,6 +59,22 @@ def test_ends_of_paths_that_fit_thousands_of_pictures_are_not_compared_with_each
     assert "can be p" in reason
 
 
+def test_paths_that_fit_a_few_deep_pictures_alike_are_compared_with_so_many_for_each_picture() -> None:
+    deep = "/".join(["d"] * 60)
+    found = pictures(*(f"p{number}/{deep}/1.jpg" for number in range(20)))
+    rows = [f"k{number}/{deep}/1.jpg,{'ab'[number % 2]}" for number in range(5_000)]
+    [reason] = reasons(*found, table("t.csv", *rows), seconds=1.5)
+    assert "pictures of one name in too many folders" in reason
+
+
+def test_paths_that_fit_pictures_alike_are_told_apart_by_capitals() -> None:
+    found = pictures(*(f"{name}/in/{number}.jpg" for number in range(20) for name in ("p", "P", "q")))
+    rows = [f"/home/{name}/in/{number}.jpg,{name}" for number in range(20) for name in ("p", "P")]
+    [made], _ = find_tables([*found, table("t.csv", *rows)])
+    keys = [tables._key(row.file) for row in made.rows]
+    assert {made.pictures[key].parts[0] == row.label for key, row in zip(keys, made.rows, strict=True)} == {True}
+
+
 def test_ends_of_paths_find_one_of_thousands_of_pictures() -> None:
     found = pictures(*(f"p{number}/in/x.jpg" for number in range(1_000)), "P7/in/x.jpg", "Q/x.JPG")
     rows = ["/home/ana/p7/in/x.jpg,a", "/home/ana/P7/in/x.jpg,b", "/home/ana/p8/In/X.jpg,a", "C:\\q\\x.jpeg,b"]

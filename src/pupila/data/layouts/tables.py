@@ -414,22 +414,25 @@ def _by_ends(
     Also returned is, where most of them match none, what fits several pictures alike.
     """
     keys, home = [_key(row.file) for row in rows], entry.parts[:-1]
-    named, twice = _by_tail(keys, pictures.by_file(home))
+    named, twice = _by_tail(keys, pictures.by_file(home), pictures.take)
     if home and not _half(sample, named):
-        named, twice = _by_tail(keys, pictures.by_file_everywhere())
+        named, twice = _by_tail(keys, pictures.by_file_everywhere(), pictures.take)
     return named, "" if _half(sample, named) else twice
 
 
-def _by_tail(keys: Iterable[str], by_name: Mapping[str, Sequence[Named]]) -> tuple[dict[str, SourceFile], str]:
+def _by_tail(
+    keys: Iterable[str], by_name: Mapping[str, Sequence[Named]], take: Callable[[int], None]
+) -> tuple[dict[str, SourceFile], str]:
     """Match paths of another machine, or addresses, by the longest common end that only one picture has.
 
-    Also returned is the first of those that several pictures fit alike, as a sentence.
+    Also returned is the first of those that several pictures fit alike, as a sentence. Raises as take() does, which is
+    asked for each comparison of a path with a picture.
     """
     found, twice = {}, ""
     for key in dict.fromkeys(keys):
         parts = tuple(key.split("/"))
         written = [text for one in _as_uploaded(parts[-1].casefold()) for text in (one, one.rpartition(".")[0])]
-        fitting = _nearest(next((by_name[text] for text in written if text in by_name), []), parts)
+        fitting = _nearest(next((by_name[text] for text in written if text in by_name), []), parts, take)
         if len(fitting) == 1:
             found[key] = fitting[0].entry
         elif fitting and not twice:
@@ -441,7 +444,7 @@ def _upwards(folders: Sequence[str]) -> tuple[str, ...]:
     return tuple(folder.casefold() for folder in reversed(folders))
 
 
-def _nearest(named: Sequence[Named], parts: Sequence[str]) -> Sequence[Named]:
+def _nearest(named: Sequence[Named], parts: Sequence[str], take: Callable[[int], None]) -> Sequence[Named]:
     """Return those of a name that have most folders at their ends in common with a path: of few, as it is written."""
     above, key = _upwards(parts[:-1]), attrgetter("above")
     at = bisect.bisect_left(named, above, key=key)
@@ -452,18 +455,14 @@ def _nearest(named: Sequence[Named], parts: Sequence[str]) -> Sequence[Named]:
     fitting = named[start : min(end, start + MAX_ALIKE + 1)]
     if not 1 < len(fitting) <= MAX_ALIKE:
         return fitting
-    best = max(_common_end(one.path, parts) for one in fitting)
-    return [one for one in fitting if _common_end(one.path, parts) == best]
+    take(len(fitting))  # whatever the capitals, all of them have as much in common with the path
+    written = [_alike_from_the_start(one.path[::-1], parts[::-1]) for one in fitting]
+    best = max(written)
+    return [one for one, alike in zip(fitting, written, strict=True) if alike == best]
 
 
 def _alike_from_the_start(one: Sequence[str], two: Sequence[str]) -> int:
     return len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, two, strict=False))))
-
-
-def _common_end(one: Sequence[str], two: Sequence[str]) -> tuple[int, int]:
-    """Return how many parts two paths have in common at their ends: whatever their capitals, and as written."""
-    alike = _alike_from_the_start(_upwards(one), _upwards(two))
-    return alike, _alike_from_the_start(tuple(reversed(one)), tuple(reversed(two)))
 
 
 def _best_folder(table: SourceFile, pictures: _Pictures, sample: Sequence[str]) -> Mapping[str, SourceFile]:
