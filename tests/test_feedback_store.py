@@ -1,5 +1,6 @@
 """The store of collected pictures: what is kept, for how long, and that nothing but the picture is kept."""
 
+import contextlib
 import io
 import json
 import resource
@@ -7,6 +8,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -502,6 +504,24 @@ def test_everything_is_deleted_and_leaves_no_trace_in_the_files(store: Store) ->
     assert files(store) == set()
     for path in store.path.iterdir():
         assert path.is_dir() or b"the-secret-request" not in path.read_bytes()
+
+
+def test_deletion_beside_a_reader_waits_for_nobody_and_its_traces_go_once_that_is_over(store: Store) -> None:
+    """SQLite had taken the writers' lock and waited for the reader; after five seconds the log was left as it was."""
+    log, secret = store.path / "feedback.sqlite-wal", b"the-secret-request"
+    store.add([answered(1, secret.decode()), answered(2)])
+    with contextlib.closing(sqlite3.connect(store.path / "feedback.sqlite", isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM answers").fetchone()
+        begun = time.monotonic()
+        assert store.delete(secret.decode()) == 1
+        correct(store, "r2", 0, "blue", 1.0)
+        assert time.monotonic() - begun < 1
+        assert secret in log.read_bytes()
+    other = Store(store.path, patience=5.0)
+    other.uncertain(1)
+    assert secret not in log.read_bytes()
+    other.close()
 
 
 # After a crash

@@ -1,5 +1,7 @@
 """Whoever sends one picture for ever slows nobody's lists: of a key, few answers about one picture are kept."""
 
+import contextlib
+import sqlite3
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -76,3 +78,19 @@ def test_list_ends_when_its_time_is_over_and_feedback_does_not_wait_for_it(store
         correction = {"request_id": "r", "picture": 0, "category": "blue"}
         assert pool.submit(took, "POST", "/feedback", json=correction).result()[1] == 200
         assert [(one.result()[0] < SOON, one.result()[1]) for one in lists] == [(True, 503)] * 3
+
+
+def test_fault_of_the_disk_is_answered_with_503_whatever_is_asked_of_a_picture(store: Store, tmp_path: Path) -> None:
+    """Deleting one while somebody else was writing, or asking for one, had ended in a traceback and 500."""
+    store.add([ANSWER])
+    (kept,) = store.uncertain(1)
+    settings = Settings(feedback_dir=store.path, api_keys=(ApiKey("sender", digest_of("secret")),))
+    client = create_app(Predictor.load(write_model(tmp_path / "colours.onnx")), settings).test_client()
+    path, headers = f"/review/pictures/{kept.id}", {"X-API-Key": "secret"}
+    with contextlib.closing(sqlite3.connect(store.path / "feedback.sqlite", isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        assert client.delete(path, headers=headers).json["error"]["code"] == "feedback_not_stored"
+    file = store.file(kept.sha256, kept.kind)
+    file.unlink()
+    file.mkdir()
+    assert client.get(path, headers=headers).status_code == 503

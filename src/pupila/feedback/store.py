@@ -17,10 +17,12 @@ from pathlib import Path
 
 from pupila._files import sync, write_file
 from pupila.errors import DataError
-from pupila.feedback.schema import COLUMNS, ROW_BYTES, Answered, Counts, Kept, connect, on_disk
+from pupila.feedback.schema import COLUMNS, ROW_BYTES, WAIT, Answered, Counts, Kept, connect, on_disk
 from pupila.images.strip import Clean, clean
 
 DATABASE = "feedback.sqlite"
+DELETED = "deleted"
+"""A file that is there while the database's log may hold what was deleted."""
 CORRECTED_SHARE = 0.75
 """Of the bytes that a store may have: beyond, the oldest corrections of the key that takes the most are deleted."""
 EVICTED_TOGETHER = 256
@@ -59,6 +61,8 @@ class Store:
             )
         self.path = path
         self.pictures = path / "pictures"
+        self._log = path / f"{DATABASE}-wal"
+        self._deleted = path / DELETED
         if create:
             self._make_folder()
         self._database = connect(path / DATABASE)
@@ -78,7 +82,11 @@ class Store:
             raise DataError(f"{self.path}: cannot be used ({error.strerror}). Give a folder that can be.") from error
 
     def close(self) -> None:
-        """Close the database."""
+        """Close the database; waits for readers of what was deleted, for seconds at most."""
+        until = time.monotonic() + WAIT
+        while self._deleted.exists() and time.monotonic() < until:
+            self.empty_log()
+            time.sleep(0.05)
         with self._lock:
             self._database.close()
 
@@ -141,10 +149,11 @@ class Store:
 
         The same picture goes wherever else it was sent, by this owner if one is given. Unless it is one answer's, by
         its number, files that an interrupted write has left go, too: nobody can say whose they are, and to find them
-        takes a look at all files.
+        takes a look at all files. What the database's log holds of it goes as `empty_log` says.
         """
         chosen = {"request": request, "picture": picture, "id": number, "owner": owner}
         wanted = " AND ".join(["TRUE", *(f"{name} = :{name}" for name, value in chosen.items() if value is not None)])
+        self._deleted.touch(0o600)
         with self._writing() as database:
             query = f"SELECT DISTINCT sha256 FROM answers WHERE {wanted}"
             names = database.execute(query, chosen).fetchall()
@@ -154,9 +163,32 @@ class Store:
         self._delete_files(unused)
         if number is None:
             self.recover()
-        with self._lock:
-            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # or it would stay in the log for a while
+        self.empty_log()
         return gone
+
+    def empty_log(self) -> None:
+        """Empty the database's log where it holds what was deleted; while anybody reads, that is left for later.
+
+        Nobody waits for it: SQLite would wait for readers, and all writers for SQLite.
+        """
+        if self._deleted.exists():
+            with self._lock:
+                self._cut_log()
+
+    def _cut_log(self) -> bool:
+        """Bring the log into the database and cut it to nothing; return whether that was possible at once."""
+        self._deleted.unlink(missing_ok=True)  # first: what is deleted from now on may miss this
+        try:
+            self._database.execute("PRAGMA busy_timeout = 0")
+            self._database.execute("PRAGMA wal_checkpoint(PASSIVE)")  # the most of it, while others write
+            (busy, *_) = self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error:  # the disk's fault
+            busy = True
+        finally:
+            self._database.execute(f"PRAGMA busy_timeout = {int(1000 * WAIT)}")
+        if busy:
+            self._deleted.touch(0o600)
+        return not busy
 
     def recover(self) -> tuple[int, int]:
         """Delete files without a row, and rows without a file; return how many.
@@ -301,6 +333,8 @@ class Store:
         finally:
             self._database.set_progress_handler(None, 0)
             self._lock.release()
+            if self._patience < math.inf:  # a list, which has kept others from it
+                self.empty_log()
 
 
 def _insert(database: sqlite3.Connection, item: Answered, picture: Clean) -> None:

@@ -4,11 +4,12 @@ A key with the scope `feedback` reaches the pictures that it has sent, one with 
 feedback is taken, and nothing that is kept is shown.
 """
 
+import contextlib
 import json
 import logging
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,17 +55,24 @@ def correct() -> Response:
     """Store what a picture that was answered really shows; answers once that is durable."""
     collector, key = collecting(), context_of(request.environ).key
     correction = read_correction(app_state().classifier.predictor.manifest.classes)
-    try:
+    with asking_the_disk("feedback could not be stored"):
         kept = find_kept(collector, correction, key)
         before = collector.store.correct(kept.id, correction.category, time.time())
-    except (sqlite3.Error, OSError) as error:
-        log_fault(error, "feedback could not be stored")
-        message = "The feedback could not be stored; the reason has been logged. Try again."
-        raise RequestError(503, "feedback_not_stored", message, retry_after=1) from error
     if before is None:
         raise picture_unknown(correction)
     answer = {"request_id": before.request, "picture": before.picture, "category": correction.category}
     return json_response(answer if key is None else {**answer, "answered": before.category})
+
+
+@contextlib.contextmanager
+def asking_the_disk(fault: str) -> Iterator[None]:
+    """Log a fault of the disk or of the database; answer it with 503."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        log_fault(error, fault)
+        message = f"{fault.capitalize()}; the reason has been logged. Try again."
+        raise RequestError(503, "feedback_not_stored", message, retry_after=1) from error
 
 
 def find_kept(collector: Collector, correction: Correction, key: ApiKey | None) -> Kept:
@@ -116,9 +124,10 @@ def pictures() -> Response:
 @feedback.get("/review/pictures/<int:number>")
 def picture(number: int) -> Response:
     """Show one picture as it is kept."""
-    store = collecting().store
-    kept = find_numbered(store, number, reach_of(reviewer()))
-    data = store.read(kept)
+    store, owner = collecting().store, reach_of(reviewer())
+    with asking_the_disk("a picture could not be read"):
+        kept = find_numbered(store, number, owner)
+        data = store.read(kept)
     if data is None:
         raise number_unknown(number)
     response = Response(data, content_type=MEDIA[kept.kind])
@@ -130,8 +139,9 @@ def picture(number: int) -> Response:
 def delete(number: int) -> Response:
     """Delete one picture, wherever else this key has sent the same one; for a reviewer, of every key."""
     store, owner = collecting().store, reach_of(reviewer())
-    kept = find_numbered(store, number, owner)
-    return json_response({"deleted": store.delete(number=kept.id, owner=owner)})
+    with asking_the_disk("a picture could not be deleted"):
+        kept = find_numbered(store, number, owner)
+        return json_response({"deleted": store.delete(number=kept.id, owner=owner)})
 
 
 def collecting() -> Collector:

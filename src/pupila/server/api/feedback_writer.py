@@ -41,6 +41,8 @@ BATCH_SECONDS = 0.2
 """For which pictures are read and made clean before those are written that are."""
 GATHER = 0.1
 """Seconds that a picture waits for others: written with fifteen others it costs a quarter of one written alone."""
+IDLE = 5.0
+"""Seconds without pictures after which is looked whether the database's log is to be emptied."""
 PATIENCE = 2.0
 """Seconds that feedback waits for a picture that any worker is about to write."""
 SILENCE = 60.0
@@ -281,6 +283,13 @@ class Collector:
                 self._complain("what a worker has left in %s cannot be cleared up", error)
         while self._gather():
             self._write_small()
+            self._empty_log()
+
+    def _empty_log(self) -> None:
+        try:
+            self._writer.empty_log()
+        except OSError as error:
+            self._complain("what was deleted cannot be overwritten in %s", error)
 
     def _write_small(self) -> None:
         """Write a batch of pictures, and put off those that take long to read or to make clean."""
@@ -342,11 +351,11 @@ class Collector:
             log.error(message, self._settings.feedback_dir, exc_info=error)
 
     def _gather(self) -> bool:
-        """Wait for pictures, and for more of them; false once there are none and no more will come."""
+        """Wait for pictures, not for ever, and for more of them; false once there are none and no more will come."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closing)
-            self._changed.wait_for(lambda: len(self._waiting) >= BATCH_PICTURES or self._closing, GATHER)
-            return bool(self._waiting)
+            if self._changed.wait_for(lambda: self._waiting or self._closing, IDLE):
+                self._changed.wait_for(lambda: len(self._waiting) >= BATCH_PICTURES or self._closing, GATHER)
+            return bool(self._waiting) or not self._closing
 
     def _batch(self) -> Iterator[Answered]:
         """Take pictures from the queue one by one, as many as are written together."""
