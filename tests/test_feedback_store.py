@@ -518,8 +518,8 @@ def test_deletion_beside_a_reader_waits_for_nobody_and_its_traces_go_once_that_i
         correct(store, "r2", 0, "blue", 1.0)
         assert time.monotonic() - begun < 1
         assert secret in log.read_bytes()
-    other = Store(store.path, patience=5.0)
-    other.uncertain(1)
+    other = Store(store.path)
+    other.uncertain(1, until=time.monotonic() + 5)
     assert secret not in log.read_bytes()
     other.close()
 

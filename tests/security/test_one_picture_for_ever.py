@@ -80,6 +80,25 @@ def test_list_ends_when_its_time_is_over_and_feedback_does_not_wait_for_it(store
         assert [(one.result()[0] < SOON, one.result()[1]) for one in lists] == [(True, 503)] * 3
 
 
+def test_counts_and_list_end_together(store: Store, tmp_path: Path) -> None:
+    """Each had a quarter of the request's time for itself."""
+    store.add([ANSWER])
+    store._database.execute(COPY, ("sender", 40_000))
+    settings = Settings(feedback_dir=store.path, api_keys=(ApiKey("sender", digest_of("secret")),), request_timeout=8.0)
+    app = create_app(Predictor.load(write_model(tmp_path / "colours.onnx")), settings)
+    lists = app.wsgi_app.state.collector.lists
+    with ThreadPoolExecutor() as pool, lists._lock:  # as another list has it
+        path, begun = "/review/pictures?offset=999999999", time.monotonic()
+        answer = pool.submit(app.test_client().get, path, headers={"X-API-Key": "secret"})
+        time.sleep(1.5)
+        lists._lock.release()
+        try:
+            assert answer.result().status_code == 503
+        finally:
+            lists._lock.acquire()
+        assert 1.9 < time.monotonic() - begun < 3
+
+
 def test_fault_of_the_disk_is_answered_with_503_whatever_is_asked_of_a_picture(store: Store, tmp_path: Path) -> None:
     """Deleting one while somebody else was writing, or asking for one, had ended in a traceback and 500."""
     store.add([ANSWER])

@@ -52,8 +52,7 @@ ROWS = f"SELECT {', '.join(COLUMNS)} FROM answers JOIN pictures USING (sha256)"
 class Store:
     """One folder of collected pictures. Raises DataError where the folder or its database cannot be used."""
 
-    def __init__(self, path: Path, *, create: bool = False, patience: float = math.inf) -> None:
-        """patience: seconds after which looking something up ends with sqlite3.OperationalError."""
+    def __init__(self, path: Path, *, create: bool = False) -> None:
         if not create and not (path / DATABASE).exists():
             named = shlex.quote(str(path))
             raise DataError(
@@ -67,7 +66,6 @@ class Store:
             self._make_folder()
         self._database = connect(path / DATABASE)
         self._lock = threading.Lock()
-        self._patience = patience
 
     def _make_folder(self) -> None:
         """Make the folder, for its owner only. Raises DataError if it cannot be, or if it holds something else."""
@@ -264,15 +262,20 @@ class Store:
         condition = f"WHERE request = :request AND picture = :picture AND {MINE} ORDER BY id LIMIT :limit"
         return list(self._rows(condition, request=request, picture=picture, owner=owner, limit=SAME_REQUEST))
 
-    def uncertain(self, limit: int, offset: int = 0, owner: str | None = None) -> list[Kept]:
-        """Return pictures that nobody has corrected: unknown ones first, then by confidence, the lowest first."""
+    def uncertain(self, limit: int, offset: int = 0, owner: str | None = None, until: float = math.inf) -> list[Kept]:
+        """Return pictures that nobody has corrected: unknown ones first, then by confidence, the lowest first.
+
+        Lists and counts end with sqlite3.OperationalError at a time of time.monotonic(), `until`.
+        """
         later = f"SELECT 1 FROM answers o WHERE o.sha256 = answers.sha256 AND {THEIRS} AND o.id > answers.id"
         done = f"SELECT 1 FROM answers o WHERE o.sha256 = answers.sha256 AND {THEIRS} AND o.corrected IS NOT NULL"
         chosen = f"corrected IS NULL AND {MINE} AND NOT EXISTS ({later}) AND NOT EXISTS ({done})"
         order = "ORDER BY unknown DESC, confidence, id LIMIT :limit OFFSET :offset"
-        return list(self._rows(f"WHERE {chosen} {order}", limit=limit, offset=offset, owner=owner))
+        return list(self._rows(f"WHERE {chosen} {order}", until, limit=limit, offset=offset, owner=owner))
 
-    def corrected(self, limit: int = -1, offset: int = 0, owner: str | None = None) -> list[Kept]:
+    def corrected(
+        self, limit: int = -1, offset: int = 0, owner: str | None = None, until: float = math.inf
+    ) -> list[Kept]:
         """Return the corrected pictures, the last correction first: one a picture, however often it was sent."""
         later = (
             f"SELECT 1 FROM answers o WHERE o.sha256 = answers.sha256 AND {THEIRS} AND o.corrected IS NOT NULL"
@@ -280,7 +283,7 @@ class Store:
         )
         order = "ORDER BY corrected DESC, id DESC LIMIT :limit OFFSET :offset"
         chosen = f"corrected IS NOT NULL AND {MINE} AND NOT EXISTS ({later})"
-        return list(self._rows(f"WHERE {chosen} {order}", limit=limit, offset=offset, owner=owner))
+        return list(self._rows(f"WHERE {chosen} {order}", until, limit=limit, offset=offset, owner=owner))
 
     def served(self, model: str, last: int) -> list[Kept]:
         """Return the newest different pictures that this model answered, at most `last`: a sample without selection.
@@ -301,13 +304,13 @@ class Store:
                 self._database.execute("SELECT model, count(*) FROM answers GROUP BY model ORDER BY max(id) DESC")
             )
 
-    def counts(self, owner: str | None = None) -> Counts:
+    def counts(self, owner: str | None = None, until: float = math.inf) -> Counts:
         """Count what is here, of all owners or of one; the bytes are those of all."""
         query = (
             "SELECT count(*), count(DISTINCT sha256), count(corrected), count(corrected) - count(correction),"
             f" (SELECT bytes FROM size) FROM answers WHERE {MINE}"
         )
-        with self._reading() as database:
+        with self._reading(until) as database:
             return Counts(*database.execute(query, {"owner": owner}).fetchone())
 
     def read(self, kept: Kept) -> bytes | None:
@@ -317,23 +320,22 @@ class Store:
         except FileNotFoundError:
             return None
 
-    def _rows(self, condition: str, **values: object) -> Iterator[Kept]:
-        with self._reading() as database:
+    def _rows(self, condition: str, until: float = math.inf, **values: object) -> Iterator[Kept]:
+        with self._reading(until) as database:
             rows = database.execute(f"{ROWS} {condition}", values).fetchall()
         return map(Kept.of, rows)
 
     @contextlib.contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        end = time.monotonic() + self._patience
-        if not self._lock.acquire(timeout=min(self._patience, threading.TIMEOUT_MAX)):
+    def _reading(self, until: float = math.inf) -> Iterator[sqlite3.Connection]:
+        if not self._lock.acquire(timeout=min(max(0.0, until - time.monotonic()), threading.TIMEOUT_MAX)):
             raise sqlite3.OperationalError("interrupted")
         try:
-            self._database.set_progress_handler(lambda: time.monotonic() > end, STEPS)
+            self._database.set_progress_handler(lambda: time.monotonic() > until, STEPS)
             yield self._database
         finally:
             self._database.set_progress_handler(None, 0)
             self._lock.release()
-            if self._patience < math.inf:  # a list, which has kept others from it
+            if until < math.inf:  # a list, which has kept others from it
                 self.empty_log()
 
 

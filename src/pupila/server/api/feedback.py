@@ -106,8 +106,9 @@ def pictures() -> Response:
     store, owner = collecting().lists, reach_of(reviewer())
     show, limit, offset = read_listing(request.environ["QUERY_STRING"])
     listing = store.corrected if show == "corrected" else store.uncertain
+    until = time.monotonic() + app_state().settings.request_timeout / 4
     try:
-        counts, listed = store.counts(owner), listing(limit, offset, owner)
+        counts, listed = store.counts(owner, until), listing(limit, offset, owner, until)
     except sqlite3.OperationalError as error:  # its time is over, or the disk's fault
         log.warning("pictures could not be listed: %s", error)
         message = "The pictures could not be listed in time. Ask for a smaller offset, or try again later."

@@ -141,7 +141,7 @@ class Collector:
             raise ValueError("There is no folder to collect in.")
         self.store = Store(settings.feedback_dir, create=True)
         """For single pictures, and for feedback."""
-        self.lists = Store(settings.feedback_dir, patience=settings.request_timeout / 4)
+        self.lists = Store(settings.feedback_dir)
         """For lists of many, which feedback does not wait for."""
         self._writer = Store(settings.feedback_dir)
         """The thread's own connection: reading does not wait for writing."""
