@@ -11,6 +11,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from pupila import images
 from pupila.cli import main
 from pupila.errors import DataError
 from pupila.feedback import Answered, Store, schema
-from pupila.feedback.schema import BLOCK_BYTES, LOG_BYTES, ROW_BYTES, on_disk
+from pupila.feedback.schema import BLOCK_BYTES, LOG_BYTES, LOG_MOST, ROW_BYTES, on_disk
 from pupila.images.strip import clean, strip
 
 SECRET = b"Rua das Flores 1"
@@ -474,6 +475,42 @@ def test_log_is_cut_back_once_it_is_in_the_database(store: Store) -> None:
     for seed in range(2):
         store.add([answered(seed)])
     assert log.stat().st_size <= LOG_BYTES
+
+
+def test_lists_end_when_the_log_becomes_too_long(store: Store) -> None:
+    """While one was read the log could not begin anew: two clients that listed without pause let it grow for ever."""
+    log = store.path / "feedback.sqlite-wal"
+    store.add([answered(1), answered(2)])
+    store._database.execute(
+        "INSERT INTO answers (request, picture, sha256, category, confidence, unknown, model, time, corrected)"
+        " WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40000)"
+        " SELECT i, 0, sha256, '', 0.5, 0, '', 1, i FROM n, pictures"
+    )
+    lists, until = Store(store.path), time.monotonic() + 30
+    with ThreadPoolExecutor() as pool:
+        listed = pool.submit(lists.corrected, 1, 10**9, until=until)
+        time.sleep(0.5)
+        assert not listed.done()
+        with store._writing() as database:
+            database.execute("CREATE TABLE large AS SELECT zeroblob(?)", (LOG_MOST,))
+        with pytest.raises(sqlite3.OperationalError):
+            listed.result(10)
+    lists.empty_log()  # as every list and every worker does: the writer may have kept the first one from it
+    assert log.stat().st_size <= LOG_BYTES
+    lists.close()
+
+
+def test_no_list_begins_beside_a_reader_while_the_log_is_too_long(store: Store) -> None:
+    store.add([answered(1)])
+    with contextlib.closing(sqlite3.connect(store.path / "feedback.sqlite", isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM answers").fetchone()
+        with store._writing() as database:
+            database.execute("CREATE TABLE large AS SELECT zeroblob(?)", (LOG_MOST,))
+        with pytest.raises(sqlite3.OperationalError):
+            store.uncertain(1, until=time.monotonic() + 5)
+        assert first(store, "r1", 0) is not None
+    assert len(store.uncertain(1, until=time.monotonic() + 5)) == 1
 
 
 # Deleting

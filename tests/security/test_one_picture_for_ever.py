@@ -83,12 +83,13 @@ def test_list_ends_when_its_time_is_over_and_feedback_does_not_wait_for_it(store
 def test_counts_and_list_end_together(store: Store, tmp_path: Path) -> None:
     """Each had a quarter of the request's time for itself."""
     store.add([ANSWER])
-    store._database.execute(COPY, ("sender", 40_000))
+    store._database.execute(COPY, ("sender", 20_000))
+    store._database.execute("UPDATE answers SET corrected = id")  # it looks at all earlier ones for each
     settings = Settings(feedback_dir=store.path, api_keys=(ApiKey("sender", digest_of("secret")),), request_timeout=8.0)
     app = create_app(Predictor.load(write_model(tmp_path / "colours.onnx")), settings)
     lists = app.wsgi_app.state.collector.lists
     with ThreadPoolExecutor() as pool, lists._lock:  # as another list has it
-        path, begun = "/review/pictures?offset=999999999", time.monotonic()
+        path, begun = "/review/pictures?show=corrected", time.monotonic()
         answer = pool.submit(app.test_client().get, path, headers={"X-API-Key": "secret"})
         time.sleep(1.5)
         lists._lock.release()

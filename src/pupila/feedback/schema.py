@@ -12,6 +12,8 @@ WAIT = 5.0
 """Seconds to wait for another process that is writing."""
 LOG_BYTES = 4 * 2**20
 """Bytes that the write-ahead log keeps once its content is in the database; these are not counted."""
+LOG_MOST = 4 * LOG_BYTES
+"""Bytes of the log at which lists end: it cannot begin anew while anybody reads."""
 BLOCK_BYTES = 4096
 """What a file takes at least: file systems give room in blocks."""
 ROW_BYTES = 512

@@ -17,7 +17,18 @@ from pathlib import Path
 
 from pupila._files import sync, write_file
 from pupila.errors import DataError
-from pupila.feedback.schema import COLUMNS, ROW_BYTES, WAIT, Answered, Counts, Kept, connect, on_disk
+from pupila.feedback.schema import (
+    COLUMNS,
+    LOG_BYTES,
+    LOG_MOST,
+    ROW_BYTES,
+    WAIT,
+    Answered,
+    Counts,
+    Kept,
+    connect,
+    on_disk,
+)
 from pupila.images.strip import Clean, clean
 
 DATABASE = "feedback.sqlite"
@@ -161,15 +172,16 @@ class Store:
         self._delete_files(unused)
         if number is None:
             self.recover()
-        self.empty_log()
+        with self._lock:
+            self._cut_log()
         return gone
 
     def empty_log(self) -> None:
-        """Empty the database's log where it holds what was deleted; while anybody reads, that is left for later.
+        """Empty the database's log where it is long or holds what was deleted; while anybody reads: later.
 
         Nobody waits for it: SQLite would wait for readers, and all writers for SQLite.
         """
-        if self._deleted.exists():
+        if self._deleted.exists() or self._log_bytes() > LOG_BYTES:
             with self._lock:
                 self._cut_log()
 
@@ -187,6 +199,9 @@ class Store:
         if busy:
             self._deleted.touch(0o600)
         return not busy
+
+    def _log_bytes(self) -> int:
+        return self._log.stat().st_size if self._log.exists() else 0
 
     def recover(self) -> tuple[int, int]:
         """Delete files without a row, and rows without a file; return how many.
@@ -327,15 +342,22 @@ class Store:
 
     @contextlib.contextmanager
     def _reading(self, until: float = math.inf) -> Iterator[sqlite3.Connection]:
+        """Look things up. What may end early, a list, does so at its time, or when the log becomes too long."""
+        is_list = until < math.inf
         if not self._lock.acquire(timeout=min(max(0.0, until - time.monotonic()), threading.TIMEOUT_MAX)):
             raise sqlite3.OperationalError("interrupted")
         try:
-            self._database.set_progress_handler(lambda: time.monotonic() > until, STEPS)
+            if is_list and self._log_bytes() > LOG_MOST and not self._cut_log():
+                raise sqlite3.OperationalError("interrupted")
+            if is_list:
+                self._database.set_progress_handler(
+                    lambda: time.monotonic() > until or self._log_bytes() > LOG_MOST, STEPS
+                )
             yield self._database
         finally:
             self._database.set_progress_handler(None, 0)
             self._lock.release()
-            if until < math.inf:  # a list, which has kept others from it
+            if is_list:  # which has kept others from it
                 self.empty_log()
 
 
