@@ -17,9 +17,11 @@ from server_kit import encode, picture, serving, wait_until, write_model
 from pupila.images.strip import clean
 from pupila.prediction import Choice, Prediction
 from pupila.server import Settings
-from pupila.server.api.feedback_writer import BATCH_PICTURES, Collector
+from pupila.server.api.errors import QueueFullError
+from pupila.server.api.feedback_writer import BATCH_PICTURES, Collector, mark_of
 from pupila.server.api.multipart import Part
 from pupila.server.inference import LargeImageError, reject_large
+from pupila.server.process.scoreboard import MARKS
 
 
 def ask(port: int, address: str, path: str, kind: str, body: bytes, name: str = "") -> tuple[int, float]:
@@ -110,3 +112,23 @@ def test_pictures_that_are_long_to_write_keep_no_feedback_of_others_waiting(tmp_
             ask(server.port, "127.0.0.3", "/predict", "image/png", picture(), f"one-{number}")
             status, seconds = say(server.port, "127.0.0.3", f"one-{number}")
             assert (status, seconds < 1.5) == (200, True), seconds
+
+
+def test_one_request_waits_long_for_pictures_that_are_to_be_written(tmp_path: Path) -> None:
+    """Each waited two seconds, so that two of one client took both threads of all feedback."""
+    collector = Collector(Settings(feedback_dir=tmp_path / "kept"))
+    for number in range(3):
+        collector._row[MARKS + number] = mark_of("r", number, "")  # and never are
+
+    def find(number: int) -> tuple[bool, float]:
+        begun = time.monotonic()
+        try:
+            collector.find("r", number, "", begun + 30)
+        except QueueFullError:
+            return False, time.monotonic() - begun
+        return True, time.monotonic() - begun
+
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(find, range(3)))
+    assert sorted(waited for waited, _ in found) == [False, False, True]
+    assert all((seconds > 1.5) == waited for waited, seconds in found), found

@@ -45,6 +45,8 @@ IDLE = 5.0
 """Seconds without pictures after which is looked whether the database's log is to be emptied."""
 PATIENCE = 2.0
 """Seconds that feedback waits for a picture that any worker is about to write."""
+SHORT = 0.3
+"""Of those: longer, one request of a worker waits at a time."""
 SILENCE = 60.0
 """Seconds between two log entries of one kind about pictures that are not kept."""
 LARGE_SECONDS = 8.0
@@ -160,7 +162,7 @@ class Collector:
         """By log entry: from when on it may be written again."""
         self._threads: list[threading.Thread] = []
         self._waits_long = threading.Lock()
-        """Held by whoever waits for a picture that takes long to read: others have the other thread of feedback."""
+        """Held by whoever waits for long: others have the other thread of feedback."""
         self._replaces = replaces
         if replaces:
             self._start()
@@ -199,9 +201,10 @@ class Collector:
     def find(self, request: str, picture: int, owner: str | None, deadline: float) -> list[Kept]:
         """Do as `Store.of_request`, but wait for this picture of this owner if any worker is about to write it.
 
-        Raises QueueFullError where it takes long to read, and somebody waits for such a one already.
+        Raises QueueFullError where it takes long, and somebody waits for such a one already.
         """
-        until = min(deadline, time.monotonic() + PATIENCE)
+        begun = time.monotonic()
+        until = min(deadline, begun + PATIENCE)
         mark = None if owner is None else mark_of(request, picture, owner)
         with contextlib.ExitStack() as stack:
             waits_long = False
@@ -211,7 +214,7 @@ class Collector:
                 kept = self.store.of_request(request, picture, owner)
                 if kept or not waits or time.monotonic() >= until:
                     return kept
-                if takes_long and not waits_long:
+                if (takes_long or time.monotonic() - begun > SHORT) and not waits_long:
                     if not self._waits_long.acquire(blocking=False):
                         raise QueueFullError(1)
                     stack.callback(self._waits_long.release)
