@@ -2,10 +2,12 @@
 
 import json
 import math
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import server_kit
 import torch
 from click.testing import CliRunner
 from loop_kit import TINY, Small, begun
@@ -15,6 +17,7 @@ from training_kit import write_photos
 from pupila.cli import main
 from pupila.data import Dataset
 from pupila.errors import DataError
+from pupila.evaluation import evaluate
 from pupila.predictor import Predictor
 from pupila.training.loop.batches import Batch, batches
 from pupila.training.loop.fit import _step
@@ -45,6 +48,18 @@ def test_pictures_of_another_size_are_resized_for_it(tmp_path):
     model = write_model(tmp_path / "colours.onnx")
     small, large = (read_teacher(model, plain([0, 1, 2], size)) for size in (32, 48))
     assert torch.allclose(small.probabilities, large.probabilities, atol=1e-3)
+
+
+def test_large_pictures_that_it_asks_for_are_made_a_batch_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(server_kit, "SIZE", 512)
+    monkeypatch.setattr(evaluate, "usable_cores", lambda: 2)
+    model = write_model(tmp_path / "large.onnx")
+    training = plain(np.arange(400) % 3)
+    tracemalloc.start()
+    assert read_teacher(model, training).accuracy == 1
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 290 * 2**20, "all pictures are 300 MiB, and were held twice; to load a model takes 256"
 
 
 def test_one_that_lacks_a_class_or_knows_nothing_is_refused(tmp_path):

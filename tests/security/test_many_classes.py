@@ -3,18 +3,23 @@
 import time
 import tracemalloc
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from server_kit import write_model
 from torch.nn.functional import cross_entropy
 
 from pupila.data.layouts.labelled import LabelledFile, check_class_count, natural_order, sort_labelled
+from pupila.data.sources import archive
 from pupila.data.sources.files import SourceFile
 from pupila.errors import DataError
 from pupila.evaluation import drift
+from pupila.evaluation.evaluate import predict_columns, predict_features, predict_scores
 from pupila.evaluation.metrics import confusion_matrix, score
 from pupila.manifest import MAX_CLASSES
+from pupila.predictor import Predictor
 from pupila.training.loop.probe import fit_linear
 
 
@@ -35,6 +40,19 @@ def test_answers_that_would_not_fit_as_probabilities_are_refused_before_they_are
     logits = np.broadcast_to(np.zeros(1, dtype=np.float32), (10**6, 10**6))
     with pytest.raises(DataError, match=r"1,000,000 pictures in 1,000,000 classes need [\d,.]+ GiB of memory"):
         score(logits, np.zeros(10**6, dtype=np.int64), [])
+
+
+def test_answers_that_would_not_fit_are_refused_before_a_model_gives_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = Predictor.load(write_model(tmp_path / "colours.onnx"))
+    pictures = np.zeros((1_000, 32, 32, 3), dtype=np.uint8)
+    monkeypatch.setattr(archive, "free_memory", lambda: 2 * 4 * 4 * 1_000 - 1)
+    for call in (predict_scores, predict_features):
+        with pytest.raises(DataError, match="answers to 1,000 pictures in 4 classes need"):
+            call(predictor, pictures)
+    with pytest.raises(DataError, match="answers to 1,000 pictures in 5 classes need"):
+        predict_columns(predictor, pictures, [0, 1, 2, 3, 0])
 
 
 def test_confusions_that_would_not_fit_are_refused_before_they_are_counted() -> None:

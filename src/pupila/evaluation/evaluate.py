@@ -8,9 +8,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pupila._arguments import PathLike, as_text, first_few
+from pupila import images
+from pupila._arguments import PathLike, as_text, counted, first_few
 from pupila._workers import usable_cores
 from pupila.data import Dataset, Splits, held_out, load_dataset
+from pupila.data.sources.archive import check_memory
 from pupila.errors import DataError
 from pupila.evaluation.metrics import Int64, Scores, score
 from pupila.manifest import Manifest
@@ -22,6 +24,10 @@ Pictures = NDArray[np.uint8]
 
 REFERENCE_SIZE = 64
 """Up to this network size a whole batch goes in one call; a larger network gets fewer pictures, for equal memory."""
+BATCH_BYTES = 16 * 2**20
+"""Of the pixels of one call."""
+FEATURES = 512
+"""Of a picture, in a network that Pupila trains."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,19 +149,47 @@ def bind(dataset: Dataset, classes: Sequence[str]) -> Int64:
 
 
 def predict_scores(predictor: Predictor, pictures: Pictures, batch: int = 256) -> Floats:
-    """Return logits and unknown scores, float32 [N, K + 1], in order."""
+    """Return logits and unknown scores, float32 [N, K + 1], in order. Raises DataError if they would not fit."""
+    _check_room(pictures, len(predictor.manifest.classes))
     return np.concatenate(list(_run(predictor, predictor.scores, pictures, batch)))
 
 
+def predict_columns(predictor: Predictor, pictures: Pictures, columns: Sequence[int]) -> Floats:
+    """Return the logits of some classes, float32 [N, columns], of square pictures of any size.
+
+    They are resized a batch at a time: the model file says to how many pixels. Raises DataError if they would not fit.
+    """
+    _check_room(pictures, len(columns))
+    side = predictor.manifest.input_size
+
+    def call(part: Pictures) -> Floats:
+        if part.shape[1] != side:
+            part = np.stack([images.resize(picture, side) for picture in part])
+        return predictor.scores(part)[:, columns]
+
+    return np.concatenate(list(_run(predictor, call, pictures)))
+
+
 def predict_features(predictor: Predictor, pictures: Pictures, batch: int = 256) -> tuple[Floats, Floats]:
-    """Return logits [N, K] and features [N, 512], in order: what the unknown score is computed from."""
+    """Return logits [N, K] and features [N, 512], in order: what the unknown score is computed from.
+
+    Raises DataError if they would not fit.
+    """
+    _check_room(pictures, len(predictor.manifest.classes), more=FEATURES)
     logits, features = zip(*_run(predictor, predictor.features, pictures, batch), strict=True)
     return np.concatenate(logits), np.concatenate(features)
 
 
-def _run(predictor: Predictor, call: Callable[[Pictures], T], pictures: Pictures, batch: int) -> Iterator[T]:
+def _check_room(pictures: Pictures, classes: int, more: int = 0) -> None:
+    """Raise DataError if there is no room for float32 [N, classes + more] twice: in batches and put together."""
+    what = f"The answers to {counted(len(pictures), 'picture')} in {counted(classes, 'class')}"
+    check_memory(2.0 * 4 * (classes + more) * len(pictures), what, "Use fewer classes.")
+
+
+def _run(predictor: Predictor, call: Callable[[Pictures], T], pictures: Pictures, batch: int = 256) -> Iterator[T]:
     """Yield what `call` says of each batch, in order, computed by one thread a core."""
-    step = max(1, min(batch, batch * REFERENCE_SIZE**2 // predictor.manifest.network_size**2))
+    network, side = predictor.manifest.network_size, predictor.manifest.input_size
+    step = max(1, min(batch, batch * REFERENCE_SIZE**2 // network**2, BATCH_BYTES // (3 * side * side)))
     parts = [pictures[start : start + step] for start in range(0, len(pictures), step)]
     with ThreadPoolExecutor(usable_cores()) as pool, progress_bar("evaluating", len(pictures)) as bar:
         for part, result in zip(parts, pool.map(call, parts), strict=True):

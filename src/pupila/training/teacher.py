@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pupila import images
 from pupila.data import Dataset
 from pupila.errors import DataError
-from pupila.evaluation.evaluate import bind, predict_scores
+from pupila.evaluation.evaluate import bind, predict_columns
 from pupila.predictor import Predictor
 from pupila.training.loop.class_weights import GUESSING
 
@@ -62,16 +60,12 @@ def read_teacher(path: Path, training: Dataset) -> Teacher:
     manifest = predictor.manifest
     bind(training, manifest.classes)
     columns = [manifest.classes.index(name) for name in training.classes]
-    side = manifest.input_size
-    pictures = training.images
-    if training.size != side:
-        pictures = np.stack([images.resize(picture, side) for picture in pictures])
-    logits = predict_scores(predictor, pictures)[:, columns]
+    logits = predict_columns(predictor, training.images, columns)
     accuracy = float((logits.argmax(1) == training.labels).mean())
     if accuracy <= GUESSING / len(columns):
         raise DataError(
             f"{path}: names only {100 * accuracy:.0f}% of the pictures as their labels do, so that it would teach what "
             "is wrong. Give a model that was trained on these classes."
         )
-    probabilities = torch.from_numpy(logits.astype(np.float32) / TEMPERATURE).softmax(1)
+    probabilities = torch.from_numpy(logits).div_(TEMPERATURE).softmax(1)
     return Teacher(probabilities, path.name, predictor.version, accuracy)
