@@ -728,6 +728,30 @@ def test_names_of_cifar_classes_are_counted_before_they_are_split(tmp_path: Path
     assert seconds < 3 and mib < 2.5 * len(names) / MIB, (seconds, mib)
 
 
+def test_of_what_a_pickle_asks_for_few_letters_are_quoted(tmp_path: Path) -> None:
+    asks = b"c" + b"\x1b[31mA" * 5_000_000 + b"\nb\n."
+    files = dict.fromkeys(arrays.BATCHES, b".") | {"data_batch_1": asks, "test_batch": b".", "batches.meta": b"."}
+    said, seconds, mib = cost(make_tar(tmp_path / "c.tar.gz", files))
+    assert "its pickle asks for" in said and len(said) < 1_000 and seconds < 3, (len(said), seconds)
+    assert mib < 10 * len(asks) / MIB, mib
+
+
+@pytest.mark.parametrize("instruction", [b"S" + b"x" * 5 * MIB + b"\n.", b"F" + b"x" * 5 * MIB + b"\n."])
+def test_of_what_an_error_of_a_pickle_quotes_few_letters_are_shown(tmp_path: Path, instruction: bytes) -> None:
+    files = dict.fromkeys(arrays.BATCHES, instruction) | {"test_batch": b".", "batches.meta": b"."}
+    said, _, _ = cost(make_tar(tmp_path / "c.tar.gz", files))
+    assert "xxx" in said and len(said) < 1_000
+
+
+def test_of_the_columns_of_a_parquet_few_letters_are_quoted(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"\x01" * 5_000_000: [1]}), tmp_path / "train.parquet")
+    said, seconds, _ = cost(tmp_path / "train.parquet")
+    assert "has the columns" in said and len(said) < 3_000 and seconds < 1, (len(said), seconds)
+
+
 def test_array_packed_in_a_way_that_is_not_known_is_refused(tmp_path: Path) -> None:
     data = bytearray(make_zip(tmp_path / "x.npz", {"x.npy": b"", "y.npy": b""}).read_bytes())
     data[8] = data[data.index(b"PK\x01\x02") + 10] = 97

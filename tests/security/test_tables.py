@@ -227,6 +227,40 @@ def test_quotes_do_not_join_lines_to_one_beyond_the_limit() -> None:
     assert len(list(tables.csv_lines(b'path,label\n"a\nb.jpg",c\n' * 200_000))) == 400_000
 
 
+LONG = "x" * 100_000
+QUOTED = {
+    "a row that is lost": table("t.csv", f"gone/{LONG}.jpg,a", "gone/2.jpg,b"),
+    "an address": table("t.csv", f"https://example.org/{LONG}.jpg,a", "https://example.org/b.jpg,b"),
+    "a path that fits two": table("t.csv", f"{LONG}/1.jpg,a", f"z{LONG}/1.jpg,b"),
+    "a path that fits": table("t.csv", f"/{LONG}/cat/1.jpg,a", "/home/dog/1.jpg,b"),
+    "a heading": table("t.csv", "cat/1.jpg,1,2", "dog/1.jpg,2,3", head=f"{LONG},b,c"),
+}
+
+
+@pytest.mark.parametrize("kind", QUOTED)
+def test_of_what_a_table_holds_few_letters_are_quoted(kind: str) -> None:
+    made, said = find_tables([*pictures("cat/1.jpg", "dog/1.jpg"), QUOTED[kind]])
+    [sentence] = [*said, *(one.note for one in made)]
+    assert "xxx" in sentence and len(sentence) < 1_000
+
+
+@pytest.mark.parametrize("kind", ["label", "split"])
+def test_of_labels_and_splits_few_letters_are_quoted(kind: str) -> None:
+    rows = ["1.jpg,a,", f"1.jpg,{LONG},"] if kind == "label" else [f"1.jpg,a,{LONG}"]
+    made, _ = find_tables([*pictures("1.jpg"), table("t.csv", *rows, head="path,label,split")])
+    with pytest.raises(DataError) as refused:
+        tables.by_tables(made, [], "pets")
+    assert "xxx" in str(refused.value) and len(str(refused.value)) < 1_000
+
+
+def test_names_of_pictures_that_are_missing_are_listed_as_long_as_paths_are() -> None:
+    rows = [*(f"{number}.jpg,{'ab'[number % 2]}" for number in range(4)), f"{LONG}.jpg,a"]
+    found = pictures(*(f"{number}.jpg" for number in range(4)))
+    made, _ = find_tables([*found, table("t.csv", *rows)])
+    [missing] = tables.by_tables(made, found, "pets").skipped
+    assert len(missing.name) == archive.LONGEST_PATH
+
+
 def test_long_paths_are_normalised_as_far_as_a_pictures_goes() -> None:
     marks = "\u0345" * 63 + "\u0301" * 64 + "\u0323" * 64 + "\u0334" * 62
     rows = [

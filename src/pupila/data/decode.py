@@ -20,6 +20,7 @@ from pupila.data.dataset import Pictures, Skipped, SplitArrays, Splits, assemble
 from pupila.data.decode_worker import Sources, decode_into, pack
 from pupila.data.layouts.labelled import DetectedLayout, LabelledFile, alike, check_names, class_names, odd_names
 from pupila.data.sources.archive import check_memory
+from pupila.data.sources.files import shortened
 from pupila.errors import DataError, ImageError
 from pupila.images import ImageLimits
 from pupila.progress import progress_bar
@@ -228,6 +229,6 @@ def _check_readable(
     if lost:
         row, item = next((row, item) for row, item in enumerate(members, start) if item.category == lost[0])
         raise DataError(
-            f"{where}: none of the pictures of '{lost[0]}' can be read ({item.entry.name}: {failed[row]}). "
+            f"{where}: none of the pictures of '{shortened(lost[0])}' can be read ({item.entry.name}: {failed[row]}). "
             "Replace them or remove the class."
         )

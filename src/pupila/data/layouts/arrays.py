@@ -24,7 +24,7 @@ from pupila.data.dataset import Pictures, SplitArrays, Splits, assemble
 from pupila.data.decode import check_rows, choose_size, resize_pictures
 from pupila.data.layouts.labelled import check_class_count, natural_order, some, split_of
 from pupila.data.sources.archive import DAMAGED, RATIO, RATIO_FROM, UnpackBudget, check_memory, open_zip
-from pupila.data.sources.files import LONGEST, SourceFile
+from pupila.data.sources.files import LONGEST, SourceFile, shortened
 from pupila.errors import DataError
 from pupila.images import DEFAULT_LIMITS, ImageLimits
 from pupila.images.wide import eight_bits
@@ -64,6 +64,8 @@ LABEL_KINDS = "biufSUMm"
 """Of labels: numbers, texts and times, as NumPy names them."""
 MAX_INSTRUCTIONS = 1_000_000
 """Of one pickle: that of 50,000 pictures has about 200,000."""
+MAX_GLOBAL = 100
+"""Letters that are looked at of what a pickle asks for."""
 MAKERS = ("numpy.core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype")
 BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
@@ -100,7 +102,9 @@ def read_arrays(
             f"{where}: {files[0].name} {error}. Save labels as numbers, or as text: y.astype(str)."
         ) from error
     except (*DAMAGED, KeyError, TypeError) as error:
-        raise DataError(f"{where}: {files[0].name} cannot be read ({error}). Copy or download it again.") from error
+        raise DataError(
+            f"{where}: {files[0].name} cannot be read ({shortened(error)}). Copy or download it again."
+        ) from error
     if "train" not in parts:
         raise DataError(f"{where}: {files[0].name} holds no training pictures with labels. Name them x and y.")
     labels = [label for _, label in parts.values()]
@@ -382,7 +386,7 @@ def read_cifar(version: CifarVersion, entries: Sequence[SourceFile], name: str, 
         classes = tuple(version.read_names(files[version.names]))
         _check_texts(classes, *(names for _, _, names in (*train, *test)))
     except Exception as error:  # a damaged pickle raises nearly any type
-        raise DataError(f"{where}: is not {title} as published ({error}). Download it again.") from error
+        raise DataError(f"{where}: is not {title} as published ({shortened(error)}). Download it again.") from error
     parts = {"train": _join(train, size), "test": _join(test, size)}
     return assemble(name, classes, parts, layout=f"{version.title} as published")
 
@@ -415,7 +419,7 @@ def read_pickle(entry: SourceFile) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     values: list[Any] = []
     for instruction, argument, _ in itertools.islice(pickletools.genops(entry.read()), MAX_INSTRUCTIONS):
-        if instruction.name == "GLOBAL" and (asked := str(argument).replace(" ", ".")) not in MAKERS:
+        if instruction.name == "GLOBAL" and (asked := str(argument)[:MAX_GLOBAL].replace(" ", ".")) not in MAKERS:
             raise ValueError(f"its pickle asks for {asked}")
         if isinstance(argument, str) and argument in KEYS:
             values = found[argument] = []

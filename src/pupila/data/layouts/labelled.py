@@ -10,7 +10,7 @@ from typing import NamedTuple
 from pupila._arguments import counted, first_few
 from pupila.data.dataset import Skipped, first_notes
 from pupila.data.sources.archive import check_memory
-from pupila.data.sources.files import LONGEST, SourceFile, composed, display_name, plain_name
+from pupila.data.sources.files import LONGEST, SourceFile, composed, display_name, is_plain, plain_name
 from pupila.errors import DataError
 from pupila.manifest import MAX_CLASSES, MAX_TEXT
 
@@ -189,13 +189,13 @@ def joined(names: Sequence[str], show: Callable[[str], str] = str) -> str:
 
 def odd_names(classes: Iterable[str]) -> list[str]:
     """Return a sentence on classes with spaces at an end, or with invisible letters."""
-    odd = sorted(name for name in classes if display_name(name) != name)
+    odd = sorted(name for name in classes if not is_plain(name))
     return [f"Names of classes with spaces at an end or invisible letters: {some(odd)}."] if odd else []
 
 
 def _quoted(name: str) -> str:
     shown = display_name(name)
-    return shown if shown != name else f"'{name}'"
+    return f"'{shown}'" if is_plain(name) else shown
 
 
 def some(names: Iterable[str]) -> str:

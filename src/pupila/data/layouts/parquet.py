@@ -14,7 +14,7 @@ from pupila.data.dataset import Skipped
 from pupila.data.decode import MAX_ROWS, check_rows
 from pupila.data.layouts.labelled import DetectedLayout, LabelledFile, some, sort_labelled, splits_of_files
 from pupila.data.sources.archive import RATIO, RATIO_FROM, TOTAL_BYTES, free_memory
-from pupila.data.sources.files import SourceFile, parts_of
+from pupila.data.sources.files import SourceFile, parts_of, shortened
 from pupila.errors import DataError, MissingExtraError
 
 IMAGE_COLUMNS = ("image", "img", "picture", "photo")
@@ -156,7 +156,7 @@ def _read(arrow: Any, file: SourceFile, where: str, budget: Budget) -> list[Labe
     except (arrow.ArrowException, MemoryError, OSError, ValueError, OverflowError, RecursionError) as error:
         if isinstance(error, MemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY):
             raise DataError(f"{where} needs far more memory than its size. Cut it into several files.") from error
-        raise DataError(f"{where} is cut off or damaged ({error}). Copy or download it again.") from error
+        raise DataError(f"{where} is cut off or damaged ({shortened(error)}). Copy or download it again.") from error
 
 
 def _rows(

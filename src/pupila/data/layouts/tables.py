@@ -33,7 +33,8 @@ from pupila.data.layouts.labelled import (
     split_of,
     splits_of_files,
 )
-from pupila.data.sources.files import DEEPEST, PICTURES, SHEETS, SourceFile, ending_of, parts_of
+from pupila.data.sources.archive import LONGEST_PATH
+from pupila.data.sources.files import DEEPEST, PICTURES, SHEETS, SourceFile, ending_of, parts_of, shortened
 from pupila.errors import DataError
 
 PATH_COLUMNS = (
@@ -332,7 +333,7 @@ def _bind(entry: SourceFile, pictures: _Pictures) -> LabelTable | str:
         named, twice = _by_ends(entry, rows, sample, pictures)
         if twice:
             return f"{entry.name} is not used: {twice}. Write paths from the folder of the table."
-        example = next((row.file for row in rows if _key(row.file) in named), "")
+        example = shortened(next((row.file for row in rows if _key(row.file) in named), ""))
         note = f"{entry.name} names pictures by other paths, like {example}: they were found by the ends of the paths."
     if not _half(sample, named):
         return _lost(entry, rows, named) if sure else ""
@@ -371,8 +372,9 @@ def _without_label(entry: SourceFile, pictures: _Pictures) -> str:
     for index, head in enumerate(heads[:FEW_COLUMNS]):
         cells = [_key(line[index]).rpartition("/")[2].casefold() for line in lines if len(line) > index]
         if cells and sum(cell in names for cell in cells) > len(cells) / 2:
+            column = shortened(head.strip())
             return (
-                f"{entry.name} is not used: its column '{head.strip()}' names pictures, and none is known to hold "
+                f"{entry.name} is not used: its column '{column}' names pictures, and none is known to hold "
                 "labels. Call the columns path and label."
             )
     return ""
@@ -394,7 +396,7 @@ def _unknown_json(entry: SourceFile, names: Set[str]) -> str:
 
 
 def _lost(entry: SourceFile, rows: Sequence[LabelRow], named: Mapping[str, SourceFile]) -> str:
-    lost = next((row.file for row in rows if _key(row.file) not in named), "")
+    lost = shortened(next((row.file for row in rows if _key(row.file) not in named), ""))
     if ADDRESS.match(lost):
         return (
             f"{entry.name} is not used: it names addresses, like {lost}, which are not fetched. Download the pictures "
@@ -436,7 +438,7 @@ def _by_tail(
         if len(fitting) == 1:
             found[key] = fitting[0].entry
         elif fitting and not twice:
-            twice = f"'{key}' can be {fitting[0].entry.name} or {fitting[1].entry.name}"
+            twice = f"'{shortened(key)}' can be {fitting[0].entry.name} or {fitting[1].entry.name}"
     return found, twice
 
 
@@ -521,7 +523,7 @@ def _collect(tables: Iterable[LabelTable], where: str) -> tuple[dict[str, list[L
         for row in table.rows:
             entry = table.pictures.get(_key(row.file))
             if entry is None:
-                skipped.append(Skipped(_key(row.file), gone))
+                skipped.append(Skipped(_key(row.file)[:LONGEST_PATH], gone))
             elif not row.label:
                 skipped.append(Skipped(entry.name, bare))
             else:
@@ -531,8 +533,9 @@ def _collect(tables: Iterable[LabelTable], where: str) -> tuple[dict[str, list[L
                     kind = f"{table.name} with '{table.boxes}'"
                     raise DataError(f"{where}: is a data set for detection ({kind}). {FIX.format(things='boxes')}")
                 if known.category != row.label:
+                    labels = [shortened(label) for label in (known.category, row.label)]
                     raise DataError(
-                        f"{where}: {table.name} calls {entry.name} both '{known.category}' and '{row.label}'. Keep one."
+                        f"{where}: {table.name} calls {entry.name} both '{labels[0]}' and '{labels[1]}'. Keep one."
                     )
     return {split: list(members.values()) for split, members in splits.items()}, skipped
 

@@ -22,7 +22,7 @@ from typing import IO, Any, BinaryIO
 from pupila import images
 from pupila._files import is_hidden
 from pupila.data.dataset import Skipped
-from pupila.data.sources.files import DEEPEST, LONGEST, PICTURES, TOO_DEEP, SourceFile, SourceFiles, parts_of
+from pupila.data.sources.files import DEEPEST, LONGEST, PICTURES, TOO_DEEP, SourceFile, SourceFiles, parts_of, shortened
 from pupila.errors import DataError
 from pupila.progress import progress_bar
 
@@ -241,7 +241,7 @@ def unpack(file: BinaryIO, packed: int, where: str, budget: UnpackBudget) -> Sou
     except DataError:
         raise
     except DAMAGED as error:
-        reason = str(error) or type(error).__name__
+        reason = shortened(error) or type(error).__name__
         raise DataError(f"{where}: the archive is cut off or damaged ({reason}). Copy or download it again.") from error
     total = max(1, sum(len(entry.source) for entry in entries.values()))
     shared = [e._replace(stamp=(1 + packed * len(e.source) // total, 0)) for e in entries.values()]

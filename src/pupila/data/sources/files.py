@@ -423,10 +423,21 @@ def _cost_of(letter: str, before: str, after: str) -> float:
     return (0.0 if letter in COMMON else 0.1 if letter in NORTHERN else 0.5) + (2.0 if odd_case else 0.0)
 
 
+def shortened(text: object) -> str:
+    """Return of a name, or of what an error says, as much as a message quotes: 255 letters. It may be a stranger's."""
+    whole = str(text)
+    return whole if len(whole) <= LONGEST else f"{whole[:LONGEST]}…"
+
+
+def is_plain(name: str) -> bool:
+    """Return whether a name can be told from its looks: no space at its ends, and nothing invisible."""
+    return bool(name) and name.isprintable() and name == name.strip()
+
+
 def display_name(name: str) -> str:
-    """Return a name as a message shows it: in quotes if it begins or ends with a space, what is invisible escaped."""
-    shown = "".join(letter if letter == " " or letter.isprintable() else _escaped(letter) for letter in name)
-    return shown if shown == name and name == name.strip() and name else f"'{shown}'"
+    """Return a name as a message shows it: shortened, in quotes if it is not plain, and what is invisible escaped."""
+    shown = "".join(letter if letter.isprintable() else _escaped(letter) for letter in shortened(name))
+    return shown if is_plain(name) else f"'{shown}'"
 
 
 def plain_name(name: str) -> str:
