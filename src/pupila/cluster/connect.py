@@ -44,7 +44,8 @@ def connected(address: str = HERE, start: bool = True) -> Iterator[None]:
     try:
         _knock(address)
         where = (None if start else "auto") if address == HERE else address
-        ray.init(where, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        with contextlib.chdir("/"):  # where nodes look for modules first: a stranger's pictures may lie in this folder
+            ray.init(where, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except AuthenticationError as error:
         raise SettingsError(
             f"{address}: the cluster asks for a token. Set RAY_AUTH_MODE=token here and on every node, and copy "
