@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from cluster_kit import Nodes
 from training_kit import write_photos
 
 MARK = "ran"
@@ -29,3 +30,12 @@ def test_module_among_the_pictures_is_not_run(command: list[str], tmp_path: Path
     done = run_in(folder, *command, *SMALL, "--runs", str(tmp_path / "runs"))
     assert not (folder / MARK).exists()
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_module_among_the_pictures_is_not_run_by_a_cluster(cluster: Nodes, tmp_path: Path) -> None:
+    folder = write_photos(tmp_path / "photos", 3)
+    (folder / "numpy.py").write_text(f"open({str(folder / MARK)!r}, 'w').close()\nfrom torch import *\n")
+    done = run_in(folder, "predict", ".", "--out", str(tmp_path / "o.csv"), f"--cluster={cluster.address}")
+    assert not (folder / MARK).exists()
+    assert "Written: " in done.stdout, done.stderr  # and the module is named as no picture
