@@ -39,3 +39,18 @@ def test_module_among_the_pictures_is_not_run_by_a_cluster(cluster: Nodes, tmp_p
     done = run_in(folder, "predict", ".", "--out", str(tmp_path / "o.csv"), f"--cluster={cluster.address}")
     assert not (folder / MARK).exists()
     assert "Written: " in done.stdout, done.stderr  # and the module is named as no picture
+
+
+PLOT = """
+import io, logging
+from PIL import Image
+from pupila.evaluation.pages.plots import plot_curves
+logging.basicConfig()
+print(Image.open(io.BytesIO(plot_curves([]))).size)
+"""
+
+
+def test_settings_of_plots_among_the_pictures_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "matplotlibrc").write_text("savefig.dpi: 240\nsteer\x1b[31m: 1\n")
+    done = subprocess.run([sys.executable, "-P", "-c", PLOT], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("(1080, 456)\n", "")

@@ -4,11 +4,13 @@ Each function returns the bytes of a picture on white; on a dark page the style 
 objects and no pyplot, so nothing global is set and any thread may draw.
 """
 
+import contextlib
 import io
 import re
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -205,9 +207,15 @@ def _write_counts(axes: "Axes", confusion: Int64, shares: NDArray[np.float64]) -
 
 
 def _figure(width: float, height: float) -> "Figure":
-    """Return an empty figure, inches wide and high."""
+    """Return an empty figure, inches wide and high.
+
+    matplotlib reads the settings of the current folder as it is imported: a stranger's would have it draw plots of
+    gigabytes. So it is imported from elsewhere where there are such; those in the user's own folder hold.
+    """
+    settings = Path("matplotlibrc").exists()
     try:
-        from matplotlib.figure import Figure
+        with contextlib.chdir("/") if settings else contextlib.nullcontext():
+            from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtraError("Drawing plots", "train") from error
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
