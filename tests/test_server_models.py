@@ -1,5 +1,7 @@
 """Models change while the server serves: no request is lost, none is mixed, and a bad file changes nothing."""
 
+import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -7,10 +9,89 @@ from pathlib import Path
 
 import pytest
 import requests
+from click.testing import CliRunner
 from server_kit import Running, picture, serving, signal_worker, wait_until, write_model
 
+from pupila.cli import main
 from pupila.errors import ModelError
 from pupila.server import model_versions as versions
+
+VERSION = "0123456789ab"
+ENTRY = {"version": VERSION, "name": "a", "accepted": 1}
+STRANGE = {
+    "a number": "[1]", "an object": '{"a": 1}', "a text": '"abc"', "null": "null", "brackets": "[" * 100_000,
+    "a text for a time": json.dumps([{**ENTRY, "accepted": "x"}]),
+    "no such year": json.dumps([{**ENTRY, "accepted": 1e300}]),
+    "NaN": '[{"version": "0123456789ab", "name": "a", "accepted": NaN}]',
+    "a number for a name": json.dumps([{**ENTRY, "name": 1}]), "half a letter": '"\\ud800"', "cut off": "[{",
+    "another folder": json.dumps([{**ENTRY, "version": "../../mine/precious"}]),
+    "no name": json.dumps([{"version": VERSION}]),
+    "endless": " " * 2**21 + "[]", "a name without end": json.dumps([{**ENTRY, "name": "a" * 2000}]),
+}  # fmt: skip
+"""What a history.json may hold that came from somebody else."""
+
+
+def with_history(folder: Path, text: str) -> Path:
+    """Return a model file beside which there is a history."""
+    path = write_model(folder / "m.onnx")
+    versions.folder(path).mkdir(exist_ok=True)
+    (versions.folder(path) / "history.json").write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_strange_history_counts_as_empty(name: str, tmp_path: Path) -> None:
+    path = with_history(tmp_path, STRANGE[name])
+    for more in ([], ["--json"]):
+        done = CliRunner().invoke(main, ["models", "list", str(path), *more])
+        assert done.exit_code == 0 and done.exception is None
+    versions.remember(path, versions.version_of(path), "colours", path.read_bytes())
+    assert [one.name for one in versions.versions(path)] == ["colours"]
+
+
+def test_history_of_a_stranger_leads_to_no_file_outside_its_folder(tmp_path: Path) -> None:
+    """Version ../../mine/precious was deleted once ten others were known, and its file could be put in place."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "stranger").mkdir()
+    precious = write_model(tmp_path / "mine" / "precious.onnx")
+    entries = [{**ENTRY, "version": "../../mine/precious"}, *({**ENTRY, "version": f"{i:012x}"} for i in range(10))]
+    path = with_history(tmp_path / "stranger", json.dumps(entries))
+    with pytest.raises(ModelError, match="there is no version"):
+        versions.activate(path, "../../mine/precious")
+    versions.remember(path, versions.version_of(path), "colours", path.read_bytes())
+    assert precious.exists()
+
+
+def test_file_that_is_kept_under_the_name_of_another_is_not_taken_for_it(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m.onnx")
+    version, data = versions.version_of(path), path.read_bytes()
+    other = write_model(tmp_path / "other.onnx", name="other").read_bytes()
+    kept = versions.remember(path, version, "colours", data)
+    kept.write_bytes(other)
+    assert versions.latest(path) is None
+    with pytest.raises(ModelError, match="not the file of that version"):
+        versions.activate(path, version)
+    assert path.read_bytes() == data
+    versions.remember(path, version, "colours", data)
+    assert kept.read_bytes() == data and versions.latest(path) == kept
+
+
+def test_versions_are_kept_in_no_folder_that_a_link_leads_to(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m.onnx")
+    (tmp_path / "mine").mkdir()
+    versions.folder(path).symlink_to(tmp_path / "mine")
+    with pytest.raises(OSError, match="is a link"):
+        versions.remember(path, versions.version_of(path), "colours", path.read_bytes())
+    assert not list((tmp_path / "mine").iterdir())
+
+
+@pytest.mark.parametrize("kind", ["pipe", "zeros"])
+def test_versions_of_what_is_no_file_are_listed_at_once(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "pipe" if kind == "pipe" else Path("/dev/zero")
+    if kind == "pipe":
+        os.mkfifo(path)
+    done = CliRunner().invoke(main, ["models", "list", str(path)])
+    assert done.exit_code == 0 and "no versions are kept yet" in done.output
 
 
 @pytest.fixture

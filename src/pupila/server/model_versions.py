@@ -11,19 +11,20 @@ import contextlib
 import hashlib
 import json
 import logging
-import shutil
+import re
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
-from pupila._files import Stamp, locked, replacing, stamp_of, write_file
+from pupila._files import Stamp, from_json, locked, read_small, refuse_link, stamp_of, write_file
 from pupila.errors import ModelError, PupilaError
-from pupila.model_file.reader import MAX_BYTES
+from pupila.manifest import MAX_TEXT
+from pupila.model_file.reader import MAX_BYTES, read_bytes
 from pupila.predictor import Predictor
 from pupila.server.api.errors import log_fault
 from pupila.server.inference import BATCH, Classifier
@@ -157,17 +158,27 @@ def warm_up(predictor: Predictor) -> None:
 
 KEEP = 10
 """Versions kept; older ones are deleted."""
+HISTORY_BYTES = 2**20
+"""Of history.json at most: ten names may take 120,000."""
+LATEST = 2**36
+"""Seconds since 1970, the year 4147: up to which a time is shown."""
 
 
 @dataclass(frozen=True)
-class Version:
-    """One version that was accepted at some time."""
+class Accepted:
+    """What the history says of a version."""
 
     version: str
     """First 12 hex digits of the file's SHA-256."""
     name: str
     accepted: float
     """Seconds since 1970 at which it was taken over last."""
+
+
+@dataclass(frozen=True)
+class Version(Accepted):
+    """One version that was accepted at some time."""
+
     active: bool
     """Its file is the one in place."""
 
@@ -179,19 +190,27 @@ class Version:
 
 def versions(model: Path) -> list[Version]:
     """Return the known versions of a model file, the one taken over last first."""
-    active = version_of(model) if model.exists() else None
-    return [Version(e["version"], e["name"], e["accepted"], e["version"] == active) for e in reversed(read(model))]
+    active = None
+    with contextlib.suppress(ModelError):
+        active = version_of(model)
+    return [Version(**vars(one), active=one.version == active) for one in reversed(read(model))]
 
 
 def activate(model: Path, version: str) -> Version:
-    """Put a version in place; a server that serves this file takes it over. Raises ModelError if there is none such."""
+    """Put a version in place; a server that serves this file takes it over.
+
+    Raises ModelError if there is none such, or if what is kept under its name is another file.
+    """
     found = [one for one in versions(model) if one.version.startswith(version)] if version else []
     if len(found) != 1:
         known = ", ".join(one.version for one in versions(model)) or "none yet"
         there_is = "there is more than one" if found else "there is no"
         raise ModelError(f"{model}: {there_is} version {version!r}. There are: {known}")
-    with replacing(model) as temporary:
-        shutil.copyfile(kept(model, found[0].version), temporary)
+    path = kept(model, found[0].version)
+    data = read_bytes(path)
+    if not hashlib.sha256(data).hexdigest().startswith(found[0].version):
+        raise ModelError("It is not the file of that version. Activate another one.", path)
+    write_file(model, data)
     return next(one for one in versions(model) if one.version == found[0].version)
 
 
@@ -206,29 +225,37 @@ def roll_back(model: Path) -> Version:
 
 def remember(model: Path, version: str, name: str, data: bytes) -> Path:
     """Keep a version that was accepted, and note it as the latest; several processes may do so at once."""
+    refuse_link(folder(model))
     folder(model).mkdir(exist_ok=True)
     path = kept(model, version)
     with locked(folder(model) / ".lock"):
-        if not path.exists():
+        if not is_kept(path, version):
             write_file(path, data)
-        entries = [entry for entry in read(model) if entry["version"] != version]
-        entries.append({"version": version, "name": name, "accepted": time.time()})
+        entries = [entry for entry in read(model) if entry.version != version]
+        entries.append(Accepted(version, name, time.time()))
         for old in entries[:-KEEP]:
-            kept(model, old["version"]).unlink(missing_ok=True)
-        write_file(folder(model) / "history.json", json.dumps(entries[-KEEP:], indent=1))
+            kept(model, old.version).unlink(missing_ok=True)
+        write_file(folder(model) / "history.json", json.dumps([vars(entry) for entry in entries[-KEEP:]], indent=1))
     return path
 
 
 def latest(model: Path) -> Path | None:
     """Return the file of the version that was accepted last, or None."""
     entries = read(model)
-    path = kept(model, entries[-1]["version"]) if entries else None
-    return path if path is not None and path.exists() else None
+    path = kept(model, entries[-1].version) if entries else None
+    return path if path is not None and is_kept(path, entries[-1].version) else None
 
 
 def version_of(path: Path) -> str:
-    """Return the name of a file's content."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    """Return the name of a file's content; raises ModelError if it is no file, or too large to be a model."""
+    return hashlib.sha256(read_bytes(path)).hexdigest()[:12]
+
+
+def is_kept(path: Path, version: str) -> bool:
+    """Return whether a file is there and is the version that its name says: the folder may be a stranger's."""
+    with contextlib.suppress(ModelError):
+        return version_of(path) == version
+    return False
 
 
 def folder(model: Path) -> Path:
@@ -241,9 +268,17 @@ def kept(model: Path, version: str) -> Path:
     return folder(model) / f"{version}.onnx"
 
 
-def read(model: Path) -> list[dict[str, Any]]:
-    """Return the history, oldest first; a missing or damaged one counts as empty."""
-    with contextlib.suppress(OSError, ValueError):
-        entries: list[dict[str, Any]] = json.loads((folder(model) / "history.json").read_text())
-        return entries
-    return []
+def read(model: Path) -> list[Accepted]:
+    """Return the history, oldest first; a missing or damaged one counts as empty, as all of it may be a stranger's."""
+    try:
+        found = [
+            from_json(Accepted, one) for one in json.loads(read_small(folder(model) / "history.json", HISTORY_BYTES))
+        ]
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return []
+    return found if all(map(_is_right, found)) else []
+
+
+def _is_right(entry: Accepted) -> bool:
+    named = re.fullmatch("[0-9a-f]{12}", entry.version) and len(entry.name) <= MAX_TEXT
+    return bool(named) and 0 <= entry.accepted <= LATEST
