@@ -1,6 +1,8 @@
 """Pictures that are made to cost memory or time: a real server refuses them at once and gives the memory back."""
 
 import io
+import itertools
+import random
 import struct
 import time
 import tomllib
@@ -11,13 +13,14 @@ from pathlib import Path
 import pi_heif
 import pytest
 from heif_kit import HEIC, animation, as_phones_write, avif, box, full, grid, heif, infe
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 from server_kit import Running, encode, picture, serving, write_model
 
 from pupila import images
 from pupila.data.decode_worker import decode_into
 from pupila.errors import ImageError
 from pupila.images import boxes
+from pupila.images import limits as structure
 
 REPETITIONS = 100
 
@@ -108,12 +111,20 @@ def jpeg_with(content: bytes) -> bytes:
 
 def jpeg_of(*segments: tuple[int, bytes]) -> bytes:
     """Return a JPEG with more segments behind its first marker."""
-    parts = [struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content for marker, content in segments]
+    parts = itertools.starmap(segment, segments)
     data = picture("red", "JPEG", (200, 200), quality=100)
     return data[:2] + b"".join(parts) + data[2:] + bytes(5_000)
 
 
 RESOURCES = b"Photoshop 3.0\0" + b"8BIM\4\4\0\0\0\0\0\0" * 5_000
+
+
+def segment(marker: int, content: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+
+COMMENTS = segment(0xFE, b"") * 15_000
+BLOCKS = segment(0xE1, b"Exif\0\0II*\0" + bytes(6)) * 3_000
 
 
 def webp_with(content: bytes) -> bytes:
@@ -223,6 +234,9 @@ HOSTILE = {
     "JPEG, resources by the thousand": jpeg_of(*[(0xED, RESOURCES)] * 5),
     "JPEG, tables by the thousand": jpeg_of(*[(0xDB, bytes(65 * 1_000))] * 5),
     "JPEG, colours by the thousand": jpeg_of(*[(0xC0, b"\x08\0\x20\0\x20\3" + b"\1\x11\0" * 20_000)] * 5),
+    "JPEG, comments within a segment that is none": jpeg_of((0xC8, COMMENTS)),
+    "JPEG, EXIF within a segment that is none": jpeg_of((0xF0, BLOCKS)),
+    "JPEG, EXIF within the last one that is none": jpeg_of((0xFD, BLOCKS)),
     "WebP": webp_with(shared_values()),
 }
 
@@ -260,6 +274,51 @@ def test_refusal_keeps_nothing_of_the_picture(name: str) -> None:
     with pytest.raises(ImageError) as caught:
         images.decode(HOSTILE[name], 32)
     assert caught.value.__context__ is caught.value.__cause__ is None
+
+
+def counted_segments(data: bytes) -> list[bytes]:
+    """Return the contents of a JPEG's comments and metadata that are counted, up to its first scan."""
+    found = []
+    for kind, at, _ in structure._markers(data):
+        if kind == structure.START_OF_SCAN:
+            break
+        if kind in (*range(0xE0, 0xF0), 0xFE):
+            found.append(data[at + 2 : at + int.from_bytes(data[at : at + 2], "big")])
+    return found
+
+
+def read_segments(data: bytes) -> list[bytes] | None:
+    """Return the contents of a JPEG's comments and metadata that Pillow reads; None if it refuses the file."""
+    try:
+        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+            assert isinstance(image, JpegImagePlugin.JpegImageFile)
+            return [content for _, content in image.applist]
+    except OSError:
+        return None
+
+
+def stream_of_markers(draw: random.Random, depth: int = 0) -> bytes:
+    """Return markers of every kind, and what is like them; most say a length, a right one or another."""
+    pieces = []
+    for _ in range(draw.randint(0, 6)):
+        marker = bytes([0xFF, draw.choice([*range(0xC0, 0x100), 0, 0xC8, 0xF0, 0xFE, 0xE1, 0xE1])])
+        content = stream_of_markers(draw, depth + 1) if depth < 3 else draw.randbytes(2)
+        length = len(content) + 2 if draw.random() < 0.9 else draw.randint(0, 9)
+        says = struct.pack(">H", length) if draw.random() < 0.9 else b""
+        pieces.append(marker + says + content + draw.choice([b"", b"", b"\xff", b"\0\xff\0"]))
+    return b"".join(pieces)
+
+
+def test_every_segment_that_pillow_reads_is_counted() -> None:
+    """Lengths were skipped behind markers where Pillow skips none: thousands of segments hid in 64 kB."""
+    head, draw, compared = picture("red", "JPEG"), random.Random(5), 0
+    for _ in range(6_000):
+        data = head[:2] + b"\xff" * draw.randint(0, 1) + stream_of_markers(draw)
+        data = data.ljust(3, b"\xff") + head[2:]
+        read = read_segments(data)
+        compared += bool(read)
+        assert read is None or counted_segments(data) == read, data
+    assert compared > 500
 
 
 def test_tiles_of_more_pixels_than_allowed_are_refused_before_one_is_decoded() -> None:

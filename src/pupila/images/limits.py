@@ -27,11 +27,12 @@ MAX_PACKED = 64
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 """A JPEG's next marker; zero bytes and restarts are part of a scan."""
 START_OF_SCAN, START_OF_PICTURE, END_OF_PICTURE, SAYS_NOTHING = 0xDA, 0xD8, 0xD9, 0x01
+WITHOUT_LENGTH = frozenset({*range(0xC0), 0xC8, START_OF_PICTURE, END_OF_PICTURE, *range(0xF0, 0xFE)})
+"""Markers behind which Pillow skips no bytes, whatever length they say; libjpeg refuses 0xC8 and 0xF0 to 0xFD."""
 TABLES, PHOTOSHOP, METADATA, SEVERAL = 0xDB, 0xED, 0xE1, 0xE2
 NAMES = {METADATA: b"Exif\0\0", SEVERAL: b"MPF\0"}
 """What segments with directories begin with, by their marker."""
-FIRST_FRAME = 0xC0
-FRAMES = frozenset(range(FIRST_FRAME, 0xD0)) - {0xC4, 0xC8, 0xCC}
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 PROGRESSIVE, HUFFMAN = (0xC2, 0xC6, 0xCA, 0xCE), (0xC0, 0xC1, 0xC2)
 CODES = 80
 """Passes that one counts as whose codes may take much by themselves: the arithmetic ones of a JPEG, and those of a
@@ -298,8 +299,8 @@ def _jpeg(data: bytes) -> Work:
 def _markers(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Yield each marker of a JPEG, the place behind it, and how many bytes before it say nothing; last its end.
 
-    Decoders go on behind an end that comes before any scan, and, within a scan, behind a marker below those of frames,
-    whatever length it says.
+    It finds every segment that Pillow reads, and every one that libjpeg does: decoders go on behind an end that comes
+    before any scan, and, within a scan, behind a marker below those of frames, whatever length it says.
     """
     at = 2
     while at < len(data):
@@ -311,7 +312,7 @@ def _markers(data: bytes) -> Iterator[tuple[int, int, int]]:
         kind = data[found.start() + 1]
         yield kind, found.end(), found.start() - at
         at = found.end()
-        if kind >= FIRST_FRAME and kind not in (START_OF_PICTURE, END_OF_PICTURE):  # which have no length
+        if kind not in WITHOUT_LENGTH:
             at += int.from_bytes(data[at : at + 2], "big")
     yield END_OF_PICTURE, len(data), max(0, len(data) - at)
 
