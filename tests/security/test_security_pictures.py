@@ -237,6 +237,9 @@ HOSTILE = {
     "JPEG, comments within a segment that is none": jpeg_of((0xC8, COMMENTS)),
     "JPEG, EXIF within a segment that is none": jpeg_of((0xF0, BLOCKS)),
     "JPEG, EXIF within the last one that is none": jpeg_of((0xFD, BLOCKS)),
+    "JPEG, colours of a hierarchy by the thousand": jpeg_of(
+        *[(0xDE, b"\x08\0\x20\0\x20\3" + b"\1\x11\0" * 20_000)] * 5
+    ),
     "WebP": webp_with(shared_values()),
 }
 
@@ -319,6 +322,15 @@ def test_every_segment_that_pillow_reads_is_counted() -> None:
         compared += bool(read)
         assert read is None or counted_segments(data) == read, data
     assert compared > 500
+
+
+def test_markers_are_those_of_pillow() -> None:
+    handlers = {marker & 0xFF: handler for marker, (_, _, handler) in JpegImagePlugin.MARKER.items()}
+    restarts = {*range(0xD0, 0xD8)}  # are passed over as bytes that say nothing
+    passed_over = {m for m, handler in handlers.items() if handler is None} - restarts
+    assert passed_over == structure.WITHOUT_LENGTH - {*range(0xC0)}
+    assert {m for m, handler in handlers.items() if handler is JpegImagePlugin.SOF} == structure.FRAMES
+    assert {m for m, handler in handlers.items() if handler is JpegImagePlugin.DQT} == {structure.TABLES}
 
 
 def test_tiles_of_more_pixels_than_allowed_are_refused_before_one_is_decoded() -> None:

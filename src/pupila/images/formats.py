@@ -78,7 +78,7 @@ OTHERS = {
 }  # fmt: skip
 """Other files: by where their sign stands and what to do with them, their signs and what they are."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
-RARE_FRAMES = (0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF)
+RARE_FRAMES = (0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF, 0xDE)
 END = b"\xff\xd9"
 """A JPEG's last marker."""
 LONG = 4 * 2**20

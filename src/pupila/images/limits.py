@@ -32,7 +32,8 @@ WITHOUT_LENGTH = frozenset({*range(0xC0), 0xC8, START_OF_PICTURE, END_OF_PICTURE
 TABLES, PHOTOSHOP, METADATA, SEVERAL = 0xDB, 0xED, 0xE1, 0xE2
 NAMES = {METADATA: b"Exif\0\0", SEVERAL: b"MPF\0"}
 """What segments with directories begin with, by their marker."""
-FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+FRAMES = frozenset({*range(0xC0, 0xD0), 0xDE}) - {0xC4, 0xC8, 0xCC}
+"""Headers of frames, and that of a hierarchy of them, which libjpeg refuses."""
 PROGRESSIVE, HUFFMAN = (0xC2, 0xC6, 0xCA, 0xCE), (0xC0, 0xC1, 0xC2)
 CODES = 80
 """Passes that one counts as whose codes may take much by themselves: the arithmetic ones of a JPEG, and those of a
