@@ -116,6 +116,15 @@ def large_jpeg(frame: int, scan: bytes) -> bytes:
     return head + data[at + 9 : begin] + (scan or data[begin : begin + 14]) + data[begin + 14 :]
 
 
+def restarted(mode: str, side: int) -> bytes:
+    """Return a JPEG with a restart for each unit of its pixels, and nothing between them."""
+    data = encoded(Image.new(mode, (side, side)), "JPEG")
+    begin = data.index(b"\xff\xda") + 4 + 2 * len(mode) + 4
+    each = 8 if mode == "CMYK" else 16
+    scan = bytes(value for number in range(8) for value in (0xFF, 0xD0 + number)) * ((side // each) ** 2 // 8)
+    return data[:2] + b"\xff\xdd\0\4\0\1" + data[2:begin] + scan + b"\xff\xd9"
+
+
 def lossless(transparency: bool) -> bytes:
     """Return a WebP of 360,000 pixels that are coded without loss, or only their transparency."""
     image = Image.new("RGBA", (600, 600), (9, 9, 9, 99))
@@ -162,6 +171,8 @@ LONG_TO_READ = {
     "arithmetic codes": large_jpeg(0xC9, b""),
     "arithmetic codes, progressive": large_jpeg(0xCA, b""),
     "a scan of one component": large_jpeg(0xC0, b"\xff\xda\0\x08\1\1\0\0\x3f\0"),
+    "restarts without data": restarted("RGB", 2400),
+    "restarts without data, four colours": restarted("CMYK", 2400),
     "lossless": lossless(False),
     "lossless transparency": lossless(True),
     "16 bits": deep(330),
@@ -190,6 +201,16 @@ def test_ordinary_photo_is_not() -> None:
         assert small_only(data, 32, LIMITS, "squash").shape == (32, 32, 3)
     small = chunks((b"zTXt", TEXT), (b"zTXt", TEXT), *[(b"tEXt", b"k\0v")] * 300)
     assert small_only(small, 32, LIMITS, "squash").max() == 0
+
+
+@pytest.mark.parametrize("options", [{"mode": "CMYK"}, {"mode": "L"}, {"progressive": True}, {}, {"subsampling": 0}])
+def test_restarts_as_programs_write_them_are_not(options: dict[str, str | int]) -> None:
+    mode, side = str(options.get("mode", "RGB")), 480 if "progressive" in options else 1400
+    saving = {name: value for name, value in options.items() if name != "mode"}
+    image = Image.effect_noise((side, side), 20).convert(mode)
+    data = encoded(image, "JPEG", quality=80, restart_marker_rows=1, **saving)
+    plain = encoded(image, "JPEG", quality=80, **saving)
+    assert (small_only(data, 32, LIMITS, "squash") == images.decode(plain, 32)).all()
 
 
 def test_header_of_many_parts_is_not_read_where_it_keeps_others_waiting() -> None:

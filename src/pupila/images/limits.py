@@ -26,10 +26,11 @@ MAX_PACKED = 64
 
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 """A JPEG's next marker; zero bytes and restarts are part of a scan."""
+RESTART_MARKER = re.compile(rb"\xff[\xd0-\xd7]")
 START_OF_SCAN, START_OF_PICTURE, END_OF_PICTURE, SAYS_NOTHING = 0xDA, 0xD8, 0xD9, 0x01
 WITHOUT_LENGTH = frozenset({*range(0xC0), 0xC8, START_OF_PICTURE, END_OF_PICTURE, *range(0xF0, 0xFE)})
 """Markers behind which Pillow skips no bytes, whatever length they say; libjpeg refuses 0xC8 and 0xF0 to 0xFD."""
-TABLES, PHOTOSHOP, METADATA, SEVERAL = 0xDB, 0xED, 0xE1, 0xE2
+INTERVAL, TABLES, PHOTOSHOP, METADATA, SEVERAL = 0xDD, 0xDB, 0xED, 0xE1, 0xE2
 NAMES = {METADATA: b"Exif\0\0", SEVERAL: b"MPF\0"}
 """What segments with directories begin with, by their marker."""
 FRAMES = frozenset({*range(0xC0, 0xD0), 0xDE}) - {0xC4, 0xC8, 0xCC}
@@ -43,6 +44,9 @@ COLOURED, DEEP = 20, 50
 LOSSY, LOSSLESS, DEFLATED = 2, 126, 3
 """Pixels that take as long as a byte may of a lossy WebP; of one that is lossless or transparent, where nothing but
 tables of codes takes 5 microseconds a byte; and of a PNG. Of a JPEG of several scans it is 1, of others a quarter."""
+RESTART, MAX_RESTARTS = 32, 16_000
+"""Pixels that take as long as a block of a JPEG may behind a restart where its data has ended, which is read as 64
+codes of 16 bits; and restarts beyond which no more are looked for, as those are too many to be decoded in a worker."""
 SEGMENT, CHUNK, UNPACKED, ENTRY = 1_000, 250, 60_000, 300
 """Pixels that take as long as a part that Pillow reads by itself: a segment, a chunk, a packed text, an entry of EXIF.
 A pixel is some 40 ns."""
@@ -271,8 +275,8 @@ def jpeg_frame(data: bytes) -> bytes:
 
 def _jpeg(data: bytes) -> Work:
     """Count the scans; one that holds all components at once is the only one that is read."""
-    scans = segments = 0
-    components, progressive, kept, times = b"", False, 1, 1
+    scans = segments = first = 0
+    components, sampling, progressive, restarts, kept, times = b"", b"", False, False, 1, 1
     blocks: list[tuple[int, memoryview]] = []
     for kind, at, filling in _markers(data):
         segments += 1 + _parts(data, kind, at) + (0 if scans else filling // FILLING)
@@ -280,13 +284,15 @@ def _jpeg(data: bytes) -> Work:
             raise ExcessError(f"more than {MAX_SEGMENTS:,} segments")
         if scans and kind == END_OF_PICTURE:
             break
+        restarts |= kind == INTERVAL
         if kind in NAMES:
             blocks += _directories(data, kind, at)
         if kind in FRAMES:
             components, progressive = data[at + 7 : at + 8], kind in PROGRESSIVE
+            sampling = data[at + 9 : at + int.from_bytes(data[at : at + 2], "big") : 3]
             times = times if kind in HUFFMAN else CODES
         elif kind == START_OF_SCAN:
-            scans += 1
+            scans, first = scans + 1, first or at
             if not progressive and scans == 1 and data[at + 2 : at + 3] == components:
                 break
             kept = 2  # all coefficients are, until the last scan is read
@@ -294,7 +300,16 @@ def _jpeg(data: bytes) -> Work:
                 raise ExcessError(f"more than {MAX_SCANS} scans")
     listed = sum(len(block) for kind, block in blocks if kind == SEVERAL) // 16  # an MPO's list of its pictures
     parts = segments * SEGMENT + (listed + check_directories(_joined(blocks))) * ENTRY
-    return Work(max(scans, kept) * times, len(data) // 4 if kept == 1 else len(data), parts)
+    coded = len(data) // 4 if kept == 1 else len(data)
+    if restarts:
+        coded += _restarts(data, first) * (1 if progressive else sum((each >> 4) * (each & 15) for each in sampling))
+    return Work(max(scans, kept) * times, coded, parts)
+
+
+def _restarts(data: bytes, at: int) -> int:
+    """Return the pixels that take as long as the restarts of a JPEG behind a place may, for each block of a unit."""
+    found = (1 for start in range(at, len(data), WINDOW) for _ in RESTART_MARKER.finditer(data, start, start + WINDOW))
+    return RESTART * sum(itertools.islice(found, MAX_RESTARTS))
 
 
 def _markers(data: bytes) -> Iterator[tuple[int, int, int]]:
