@@ -39,7 +39,7 @@ GROUPS = {
     "average": {},
     "best": {"name/with/slashes": torch.zeros(0, 3), "x": torch.tensor([True, False])},
 }
-ROW = {**dict.fromkeys(FIGURES, 48), "epoch": 1, "loss": 2 / 3}
+ROW = {**dict.fromkeys(FIGURES, 0.5), "network_size": 48, "epoch": 1, "loss": 2 / 3}
 POSITION = Position(
     3, 2, 11, 0.1 + 0.2, 1e-17, 5.0, 60, 75, best=0.7, best_epoch=0, best_size=48, head=0.3, rate=1e-3, rows=[ROW]
 )  # fmt: skip
@@ -114,6 +114,7 @@ def test_checkpoint_with_a_spoilt_header_is_refused(written, place):
         {"position": '{"seconds": 1e999}', "identity": "{}"},
         {"position": '{"rows": [1]}', "identity": "{}"},
         {"position": '{"rows": [{"network_size": "32"}]}', "identity": "{}"},
+        {"position": json.dumps({"rows": [{**ROW, "train_loss": 1e308}]}), "identity": "{}"},
         {"position": '{"best_epoch": 3}', "identity": "{}"},
     ],
 )

@@ -41,6 +41,10 @@ Stamp = tuple[int, int, int]
 """Inode, size and time of change: differ whenever a file was renamed into place or written to."""
 SMALL = 8 * 2**20
 """Bytes of a file that describes something: of the metrics of 10,000 epochs, or of a sweep's results."""
+DEEPEST = 20
+"""Lists and tables within each other in such a file: what nests deeper cannot always be shown or written again."""
+LARGEST = 1e12
+"""Of a run's losses, seconds and counts."""
 LONGEST_NAME = 200
 """Bytes of the target's name in a temporary name: most file systems take 255 in all."""
 
@@ -278,7 +282,20 @@ def json_object(text: str) -> dict[str, Any]:
         raise ValueError("it nests too deeply") from error
     if not isinstance(found, dict):
         raise ValueError("it is no object in JSON")
+    if not _nests(found, DEEPEST):
+        raise ValueError("it nests too deeply")
     return found
+
+
+def _nests(value: Any, levels: int) -> bool:
+    """Return whether lists and tables lie in so many levels at most."""
+    within = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return within is None or (levels > 0 and all(_nests(one, levels - 1) for one in within))
+
+
+def is_figure(name: str, value: Any) -> bool:
+    """Return whether a value of a file that may be a stranger's is a number that such a figure of a run may be."""
+    return isinstance(value, int | float) and 0 <= value <= (1 if name.endswith("accuracy") else LARGEST)
 
 
 def from_json(kind: type[Fields], values: Mapping[str, Any]) -> Fields:

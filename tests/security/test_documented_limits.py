@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pupila import manifest, predictor
+from pupila import _files, manifest, predictor, recipe
 from pupila.data import cache
 from pupila.data.layouts import arrays, labelled, parquet, tables
 from pupila.data.sources import archive, files
@@ -16,6 +16,7 @@ from pupila.server import Settings, inference
 from pupila.server.api import feedback, predict
 from pupila.server.transport import event_loop, parser
 from pupila.training import state_file, weights
+from pupila.training.loop import checkpoint
 
 PAGE = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
 ROWS = {line.split(" | ")[0].lstrip("| "): line for line in PAGE.splitlines() if line.startswith("| ")}
@@ -56,6 +57,11 @@ NAMED = {
         f"{state_file.MAX_INSTRUCTIONS:,} instructions", f"{state_file.MAX_DEPTH} deep",
         f"{weights.MAX_HEADER // MIB} MiB of names",
     ],
+    "run, sweep, their records and metrics (JSON)": [
+        f"{_files.SMALL // MIB} MiB a file", f"checkpoint {checkpoint.MAX_BYTES // GIB} GiB",
+        f"{_files.DEEPEST} levels",
+    ],
+    "recipe (TOML)": [f"{recipe.MAX_BYTES // 1024} KiB", f"{recipe.MOST_DOTS} dots in a line"],
     "table (parquet)": [
         f"{archive.RATIO} times", f"{parquet.LEAST_BYTES // GIB} GiB left", f"{archive.TOTAL_BYTES // GIB} GiB where",
         f"{parquet.MAX_ROWS:,} rows", f"{parquet.BATCH} rows",

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pupila._arguments import counted
-from pupila._files import json_object
+from pupila._files import is_figure, json_object, read_small
 from pupila.data import Dataset, load_dataset
 from pupila.data.quality.labels import picture_paths
 from pupila.errors import DataError, ModelError
@@ -248,9 +248,9 @@ def read_runs(folder: Path) -> list[RunSummary]:
 def _read_run(folder: Path) -> RunSummary | None:
     """Return a run's summary, or None if its files are not readable: it may be in the middle of being made."""
     try:
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = read_small(folder / "metrics.jsonl").splitlines()
         rows = tuple(_figures(json_object(line)) for line in lines)
-        recipe = json_object((folder / "recipe.json").read_text(encoding="utf-8"))
+        recipe = json_object(read_small(folder / "recipe.json"))
         model = folder / "model.onnx"
         manifest = Predictor.load(model).manifest if model.exists() else None
         metrics = manifest.metrics if manifest else {}

@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from pupila._files import from_json, json_object, open_own, write_file
+from pupila._files import from_json, json_object, open_own, read_small, write_file
 from pupila.data.sources.source import NAMES, source_name
 from pupila.errors import TrainingError
 
@@ -63,7 +63,7 @@ class Record(TrainingData):
 def read_record(folder: Path) -> Record:
     """Read a run's record; raises TrainingError if there is none."""
     try:
-        values = json_object((folder / RECORD).read_text(encoding="utf-8"))
+        values = json_object(read_small(folder / RECORD))
         values.pop("counts", None)  # of an earlier version
         return from_json(Record, values)
     except (OSError, ValueError) as error:
@@ -156,7 +156,7 @@ def forget(folder: Path) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Return what a small file of a run says; nothing if there is none or it is damaged."""
     try:
-        return json_object(path.read_text(encoding="utf-8"))
+        return json_object(read_small(path))
     except (OSError, ValueError):
         return {}
 

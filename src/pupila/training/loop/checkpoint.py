@@ -16,10 +16,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pupila._files import from_json, json_object, replacing
+from pupila._files import from_json, is_figure, json_object, replacing
 from pupila.errors import TrainingError
 
-FIGURES = ("network_size", "validation_accuracy", "validation_balanced_accuracy", "pictures", "seconds")
+MAX_BYTES = 2**30
+"""Of a checkpoint: with 20,000 classes it has some 350 MB."""
+FIGURES = (
+    "epoch", "network_size", "train_loss", "train_accuracy", "validation_accuracy", "validation_balanced_accuracy",
+    "pictures", "seconds",
+)  # fmt: skip
 """Of an epoch's row, what the training reads again."""
 
 
@@ -78,6 +83,8 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> tuple[Position, 
     """Read a checkpoint; raises TrainingError if it is damaged or of another recipe or data set."""
     groups: dict[str, dict[str, Tensor]] = {}
     try:
+        if not path.is_file() or path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"it is no file of at most {MAX_BYTES // 2**20:,} MiB")
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             for key in file.keys():  # noqa: SIM118, it is not a mapping
@@ -99,7 +106,7 @@ def not_whole(path: Path, error: Exception) -> TrainingError:
 
 def _check_rows(position: Position) -> None:
     are_figures = all(
-        isinstance(row, dict) and all(isinstance(row.get(name), int | float) for name in FIGURES)
+        isinstance(row, dict) and row.keys() >= set(FIGURES) and all(is_figure(*item) for item in row.items())
         for row in position.rows
     )
     wrong = "" if are_figures else "rows"

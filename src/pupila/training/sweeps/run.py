@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pupila._arguments import counted
-from pupila._files import CsvWriter, json_object, replacing, text_table, write_file
+from pupila._files import CsvWriter, json_object, read_small, replacing, text_table, write_file
 from pupila._language import translated
 from pupila.data import Dataset, load_dataset
 from pupila.data.quality.class_balance import remedy
@@ -131,7 +131,7 @@ def _check_folder(folder: Path, trials: Sequence[Trial]) -> None:
     if (folder / RECORD).exists() or ((folder / "model.onnx").exists() and not swept):
         raise TrainingError(f"{folder}: holds the model of a training. Choose another --name.")
     try:
-        found = json_object(path.read_text(encoding="utf-8"))
+        found = json_object(read_small(path))
         earlier = [str(outcome["trial"]) for outcome in [*found["trials"], *found["failures"]]]
     except FileNotFoundError:
         return

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from pupila._files import json_object
+from pupila._files import is_figure, json_object, read_small
 from pupila._workers import usable_cores
 from pupila.data import load_dataset
 from pupila.errors import ModelError, TrainingError
@@ -146,7 +146,7 @@ def read_result(job: Job) -> Result | None:
     """Return what an earlier start left, or None; raises TrainingError if it is of other settings or data."""
     path = job.folder / RESULT
     try:
-        result = _checked(json_object(path.read_text(encoding="utf-8")), job)
+        result = _checked(json_object(read_small(path)), job)
     except FileNotFoundError:
         return None
     except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:

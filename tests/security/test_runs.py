@@ -1,0 +1,132 @@
+"""A folder of runs that somebody else made: its files are bounded, are not waited for, and are shown only if sound."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pupila._files import DEEPEST, SMALL, json_object, read_small
+from pupila.errors import TrainingError
+from pupila.evaluation.comparison import read_runs
+from pupila.recipe import Recipe
+from pupila.server.model_versions import latest
+from pupila.training.loop.checkpoint import load_checkpoint
+from pupila.training.run_folder import is_finished, read_record
+from pupila.training.sweeps.definition import Trial
+from pupila.training.sweeps.run import _check_folder
+from pupila.training.sweeps.trial import Job, read_result
+
+ROW = {"epoch": 1, "seconds": 30.0, "validation_accuracy": 0.5, "network_size": 64}
+TRIAL = Trial("a", Recipe(), {})
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def sparse(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 600 * 2**20)
+
+
+ODD = pytest.mark.parametrize("odd", [pipe, endless, sparse])
+
+
+def make_run(folder: Path, **row: object) -> None:
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text(json.dumps(ROW) + "\n" + json.dumps({**ROW, **row}))
+    (folder / "recipe.json").write_text("{}")
+
+
+def pupila(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command, which is not to wait for anything."""
+    return subprocess.run([sys.executable, "-m", "pupila", *arguments], capture_output=True, text=True, timeout=30)
+
+
+@ODD
+@pytest.mark.parametrize("name", ["metrics.jsonl", "recipe.json"])
+def test_run_whose_files_are_none_is_passed_over(tmp_path: Path, name: str, odd: Callable[[Path], None]) -> None:
+    for run in ("good", "odd"):
+        make_run(tmp_path / run)
+    (tmp_path / "odd" / name).unlink()
+    odd(tmp_path / "odd" / name)
+    done = pupila("compare", "--runs", str(tmp_path))
+    assert done.returncode == 0 and "good" in done.stdout and "odd" not in done.stdout
+
+
+@ODD
+def test_record_that_is_no_file_is_named(tmp_path: Path, odd: Callable[[Path], None]) -> None:
+    odd(tmp_path / "run.json")
+    assert not is_finished(tmp_path)
+    with pytest.raises(TrainingError, match=r"run.json: is no record of a run \(it "):
+        read_record(tmp_path)
+
+
+@ODD
+def test_results_of_a_sweep_that_are_no_files_are_named(tmp_path: Path, odd: Callable[[Path], None]) -> None:
+    odd(tmp_path / "result.json")
+    odd(tmp_path / "results.json")
+    with pytest.raises(TrainingError, match=r"result.json: cannot be read"):
+        read_result(Job(TRIAL, "digits", tmp_path, "f", None, 60.0))
+    with pytest.raises(TrainingError, match=r"results.json: cannot be read"):
+        _check_folder(tmp_path, [TRIAL])
+
+
+@ODD
+def test_checkpoint_that_is_no_file_is_refused(tmp_path: Path, odd: Callable[[Path], None]) -> None:
+    odd(tmp_path / "checkpoint.safetensors")
+    with pytest.raises(TrainingError, match=r"is not a whole checkpoint"):
+        load_checkpoint(tmp_path / "checkpoint.safetensors", {})
+
+
+@ODD
+def test_history_of_a_model_that_is_no_file_counts_as_empty(tmp_path: Path, odd: Callable[[Path], None]) -> None:
+    (tmp_path / "model.onnx.versions").mkdir()
+    odd(tmp_path / "model.onnx.versions" / "history.json")
+    assert latest(tmp_path / "model.onnx") is None
+
+
+def test_small_file_is_read_up_to_its_bound(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("é" * (SMALL // 2))
+    assert len(read_small(tmp_path / "a")) == SMALL // 2
+    with (tmp_path / "a").open("a") as file:
+        file.write("a")
+    with pytest.raises(OSError, match=r"over the limit of 8,388,608"):
+        read_small(tmp_path / "a")
+
+
+def test_object_of_deep_lists_is_none() -> None:
+    """Python reads some that it cannot write again."""
+    for levels, valid in ((DEEPEST, True), (DEEPEST + 1, False), (900, False)):
+        text = '{"a":' * levels + "1" + "}" * levels
+        if valid:
+            assert json_object(text)
+        else:
+            with pytest.raises(ValueError, match="nests too deeply"):
+                json_object(text)
+
+
+@pytest.mark.parametrize("value", [1e308, -1e308, float("nan"), float("inf"), 1.5, -0.1, 10**400, "0.5"])
+@pytest.mark.parametrize("name", ["validation_accuracy", "seconds"])
+def test_run_with_figures_that_are_none_is_passed_over(tmp_path: Path, name: str, value: object) -> None:
+    """Of 1e308 and -1e308 no axis can be made."""
+    make_run(tmp_path / "good")
+    make_run(tmp_path / "odd", **{name: value})
+    valid = name == "seconds" and value == 1.5
+    assert [run.name for run in read_runs(tmp_path)] == (["good", "odd"] if valid else ["good"])
+
+
+def test_page_of_runs_is_written_beside_figures_that_are_none(tmp_path: Path) -> None:
+    make_run(tmp_path / "good")
+    make_run(tmp_path / "odd", validation_accuracy=1e308)
+    make_run(tmp_path / "odder", validation_accuracy=-1e308)
+    done = pupila("compare", "--runs", str(tmp_path), "--report", str(tmp_path / "c.html"))
+    assert (done.returncode, done.stderr) == (0, "") and (tmp_path / "c.html").exists()
