@@ -20,7 +20,7 @@ from pupila.recipe import shipped
 from pupila.training.run_folder import read_json, read_record
 from pupila.training.sweeps.definition import load_definition, parse_grid, plan
 from pupila.training.sweeps.run import _check_folder, as_csv, as_text, best_of, groups_of, judged_by
-from pupila.training.sweeps.trial import BALANCED, PLAIN, Failure, Job, Result, read_result, run_job
+from pupila.training.sweeps.trial import BALANCED, FIGURES, PLAIN, Failure, Job, Result, read_result, run_job
 
 pytestmark = pytest.mark.usefixtures("narrow")
 
@@ -207,6 +207,9 @@ def test_trial_that_cannot_be_trained_is_a_failure_with_its_reason(tmp_path):
         ({"rows": [{"epoch": 1}]}, "cannot be read"),
         ({"rows": 3}, "cannot be read"),
         ({"seconds": "long"}, "no numbers"),
+        ({"seconds": float("nan")}, "no numbers"),
+        ({"test_accuracy": 1e308}, "no numbers"),
+        ({"rows": [{**dict.fromkeys(FIGURES, 1), "train_loss": -1e308}]}, "no numbers"),
         ({"closing": ["x"]}, "no numbers"),
         ({"recipe": []}, "is of another run"),
         ({"more": 1}, "cannot be read"),

@@ -255,9 +255,9 @@ def _read_run(folder: Path) -> RunSummary | None:
         manifest = Predictor.load(model).manifest if model.exists() else None
         metrics = manifest.metrics if manifest else {}
         best, last = max(row["validation_accuracy"] for row in rows), rows[-1]
-        low, high = map(float, metrics.get("interval", (0, 0)))
+        low, high = (_figure("accuracy", bound) for bound in metrics.get("interval", (0, 0)))
         return RunSummary(
-            folder.name, float(metrics.get("accuracy", best)),
+            folder.name, _figure("accuracy", metrics.get("accuracy", best)),
             (low, high) if "interval" in metrics else None, str(recipe.get("name")),
             manifest.weights if manifest else str(recipe.get("weights")), int(last["epoch"]), last["seconds"] / 60,
             int(last["network_size"]), manifest is not None, rows,
@@ -267,8 +267,14 @@ def _read_run(folder: Path) -> RunSummary | None:
 
 
 def _figures(row: Any) -> dict[str, float]:
-    """Return what is shown of an epoch; raises TypeError, KeyError or ValueError for another's file."""
-    return {name: float(row[name]) for name in ("epoch", "seconds", "validation_accuracy", "network_size")}
+    """Return what is shown of an epoch; raises KeyError or ValueError for what is no epoch's row."""
+    return {name: _figure(name, row[name]) for name in ("epoch", "seconds", "validation_accuracy", "network_size")}
+
+
+def _figure(name: str, value: Any) -> float:
+    if not is_figure(name, value):
+        raise ValueError(name)
+    return float(value)
 
 
 def write_runs(path: Path, runs: Sequence[RunSummary]) -> None:

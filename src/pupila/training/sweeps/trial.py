@@ -166,10 +166,11 @@ def _checked(fields: Any, job: Job) -> Result:
     model = job.folder / "model.onnx"
     own = {"trial": job.trial.name, "group": job.trial.group, "varied": dict(job.trial.varied), "model": str(model)}
     result = Result(**{**fields, **own})
-    numbers = [result.best_epoch, result.test_pictures, result.examples_per_second, result.seconds]
-    numbers += [row[name] for row in result.rows for name in FIGURES]
-    numbers += [] if result.test_accuracy is None else [result.test_accuracy]
-    if not all(isinstance(number, int | float) for number in numbers) or not isinstance(result.closing, str):
+    names = ("best_epoch", "test_pictures", "examples_per_second", "seconds")
+    figures = [(name, getattr(result, name)) for name in names]
+    figures += [(name, row[name]) for row in result.rows for name in FIGURES]
+    figures += [] if result.test_accuracy is None else [("test_accuracy", result.test_accuracy)]
+    if not all(is_figure(*figure) for figure in figures) or not isinstance(result.closing, str):
         raise ValueError("its figures are no numbers")
     if not 0 <= result.best_epoch < len(result.rows):
         raise ValueError("it lacks its best epoch")
