@@ -18,7 +18,7 @@ from pupila.errors import ImageError
 from pupila.prediction import Prediction
 from pupila.predictor import Predictor
 from pupila.server.api.auth import Access, AccessControl, ApiKey, route_of
-from pupila.server.api.body import NotHereError, decoded, too_big_body
+from pupila.server.api.body import NotHereError, decoded, too_big_body, until
 from pupila.server.api.errors import RequestError, let_go
 from pupila.server.observability.request_log import RequestLog
 from pupila.server.process.scoreboard import Health
@@ -163,7 +163,8 @@ def begin_inference(environ: dict[str, Any], state: AppState) -> Iterator[tuple[
         context.end_stage("wait")
     body = read_body(environ, state.settings)
     try:
-        yield context, body
+        with until(context.deadline):
+            yield context, body
     except NotHereError:
         context.body, context.unread = body, True
         raise
@@ -182,7 +183,8 @@ def read_body(environ: dict[str, Any], settings: Settings) -> bytes:
     is_decoded, context.body, context.unread = context.unread, b"", False
     if is_decoded or "HTTP_CONTENT_ENCODING" not in environ:
         return sent
-    return decoded(environ, sent, settings.max_body_bytes)
+    with until(context.deadline):
+        return decoded(environ, sent, settings.max_body_bytes)
 
 
 def read_sent(environ: dict[str, Any], limit: int) -> bytes:

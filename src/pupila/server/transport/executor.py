@@ -559,7 +559,6 @@ class Executor:
         if request.claim.locked():
             return False
         queue.taken += 1
-        this_thread.deadline = request.context.deadline
         request.taken, request.stuck_at = True, request.context.deadline + queue.patience
         self.running[id(request)] = request
         return True
