@@ -44,7 +44,7 @@ def check_top(top: object) -> int:
 
 def whole_number(text: str, digits: int = 15) -> int | None:
     """Return the number that up to so many digits from 0 to 9 say; None for other texts, also those `isdigit` takes."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= digits else None
+    return int(text) if len(text) <= digits and text.isascii() and text.isdigit() else None
 
 
 def several(pictures: Any) -> Iterable[Any] | None:

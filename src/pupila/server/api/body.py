@@ -8,6 +8,7 @@ import base64
 import binascii
 import contextlib
 import gc
+import itertools
 import json
 import math
 import re
@@ -86,12 +87,19 @@ def inflate(body: bytes, window: int, limit: int) -> bytes:
                 message = f"The body inflates to more than {limit:,} bytes, the most for its size. Send it in parts."
                 raise RequestError(413, "body_too_large", message)
             at += len(piece) - len(stream.unused_data)
-        at = ZEROS.match(body, at).end()  # type: ignore[union-attr]  # which matches nothing, too
+        at = after_zeros(body, at)
         if at == len(body):
             return bytes(found)
         if window < 16:
             break
     raise inflate_failed("compressed", "something stands after its end")
+
+
+def after_zeros(body: bytes, at: int) -> int:
+    """Return where the zeros end that stand at a place, if there are any; other threads run between pieces."""
+    while body[at : at + 1] == b"\0" and (zeros := ZEROS.match(body, at, at + PIECE)):
+        at = zeros.end()
+    return at
 
 
 def inflate_failed(coding: str, reason: str) -> RequestError:
@@ -328,8 +336,20 @@ def from_base64(value: Any) -> bytes:
     if HEXADECIMAL.match(value):
         raise Base64Error(f"This is hexadecimal, not base64. {HOW_TO}")
     with contextlib.suppress(binascii.Error, ValueError):
-        return base64.b64decode(value, validate=True)
+        return decode_plain(value)
     return decode_text(value)  # it is not in the plain form
+
+
+def decode_plain(letters: str | bytes) -> bytes:
+    """Return base64.b64decode(letters, validate=True), but let other threads run each PIECE. Raises as that does."""
+    found = bytearray()
+    for at in range(0, len(letters), PIECE):
+        check_time()
+        found += base64.b64decode(letters[at : at + PIECE], validate=True)
+    end = letters[-2:]
+    if len(found) != len(letters) // 4 * 3 - (end.count("=") if isinstance(end, str) else end.count(b"=")):
+        raise binascii.Error("Excess data after padding")
+    return bytes(found)
 
 
 def decode_text(text: str) -> bytes:
@@ -375,23 +395,37 @@ def decode_percent(head: str, data: str) -> bytes:
 
 def decode_letters(text: str) -> bytes:
     """Return the bytes of base64 in either alphabet, perhaps wrapped or without padding."""
+    pieces = (text[at : at + PIECE] for at in range(0, len(text), PIECE))
     try:
-        letters = text.encode("ascii").translate(URL_SAFE, BREAKS)
+        letters = b"".join([piece.encode("ascii").translate(URL_SAFE, BREAKS) for piece in pieces])
     except UnicodeEncodeError as error:
-        raise not_base64(text[error.start]) from None
-    if sum(map(letters.count, (b"%", b" ", b"\\"))) > MAX_ESCAPES:
+        raise not_base64(error.object[error.start]) from None
+    if sum(letters.count(sign) for sign in (b"%", b" ", b"\\")) > MAX_ESCAPES:
         raise Base64Error(f"Over {MAX_ESCAPES:,} of its characters are blanks, percent signs or backslashes. {HOW_TO}")
-    for sign, escapes in ESCAPES.items():
-        for written, meant in escapes if sign in letters else ():
-            letters = letters.replace(written, meant)
-    letters = with_plus_signs(letters)
+    letters = with_plus_signs(unescaped(letters))
     letters = letters[:-MAX_PADDING] + letters[-MAX_PADDING:].rstrip(b"=")
-    pieces = (FOREIGN.search(letters, at, at + PIECE) for at in range(0, len(letters), PIECE))
-    if wrong := next(filter(None, pieces), None):
+    searches = (FOREIGN.search(letters, at, at + PIECE) for at in range(0, len(letters), PIECE))
+    if wrong := next(filter(None, searches), None):
         raise not_base64(wrong[0].decode())
     if len(letters) % 4 == 1:
         raise Base64Error(f"The base64 is cut off: {len(letters):,} characters cannot be whole bytes. Send all of it.")
-    return base64.b64decode(letters + b"=" * (-len(letters) % 4))
+    return decode_plain(letters + b"=" * (-len(letters) % 4))
+
+
+def unescaped(letters: bytes) -> bytes:
+    """Return base64 with what its ESCAPES stand for; other threads run between pieces, which end before an escape."""
+    signs = [sign for sign in ESCAPES if sign in letters]
+    if not signs:
+        return letters
+    found, at = bytearray(), 0
+    while at < len(letters):
+        end = at + PIECE
+        cut = max(letters.rfind(sign, end - 2, end) for sign in signs)
+        piece, at = letters[at : cut if cut > 0 else end], cut if cut > 0 else end
+        for written, meant in itertools.chain.from_iterable(ESCAPES[sign] for sign in signs):
+            piece = piece.replace(written, meant)
+        found += piece
+    return bytes(found)
 
 
 def not_base64(character: str) -> Base64Error:

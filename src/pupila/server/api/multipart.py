@@ -228,7 +228,9 @@ def split_multipart(boundary: bytes, body: bytes) -> Iterator[tuple[bytes, int, 
     index = 0
     at += len(delimiter) - 2
     while body[at : at + 2] != b"--":
-        at = body.find(b"\r\n", at)  # skips padding after the boundary, which find_delimiter has checked
+        at = body.find(
+            b"\r\n", at, at + MAX_PART_HEADER
+        )  # skips padding after the boundary, which find_delimiter has checked
         header_end = body.find(b"\r\n\r\n", at, at + MAX_PART_HEADER) if at >= 0 else -1
         if header_end < 0:
             raise malformed(f"part {index} has no end of its header within {MAX_PART_HEADER} bytes")
@@ -316,10 +318,10 @@ def read_json(body: bytes, settings: Settings) -> Upload:
 
 
 def as_field(value: Any) -> str:
-    """Return a JSON value as the query string would give it."""
+    """Return a JSON value as the query string would give it: as much of it as of a form's field."""
     if isinstance(value, list | dict):
         return bodies.kind_of(value)  # which may be long if it is written out
-    return str(int(value) if isinstance(value, bool) else value)
+    return str(int(value) if isinstance(value, bool) else value)[:MAX_FIELD]
 
 
 def refuse_typos(names: Collection[str]) -> None:
