@@ -283,6 +283,29 @@ def test_tables_by_the_hundred_thousand_are_not_looked_at(marker: int, empty: by
     assert time.process_time() - begun < 0.1
 
 
+def behind_a_hidden_end(marker: int) -> bytes:
+    """A JPEG that ends where a marker has its length, for decoders, which skip none there; and segments behind that."""
+    data = jpeg(progressive=True)
+    at = data.index(b"\xff\xda") + 14
+    hidden = bytes([0xFF, marker]) + b"\0\4\xff\xd9" + b"\xff\xfe\0\2" * 250_000
+    return data[: at + 1] + hidden + b"\xff\xd9"
+
+
+@pytest.mark.parametrize("marker", [0x02, 0xBF, 0xC8, 0xF0, 0xFD])
+def test_what_decoders_do_not_read_as_segments_is_not_looked_at(marker: int) -> None:
+    """It took 0.3 s, in a thread that others wait for, as nothing had counted it."""
+    data = behind_a_hidden_end(marker)
+    begun = time.process_time()
+    assert strip(data) is None
+    assert time.process_time() - begun < 0.05
+
+
+def test_segments_are_followed_as_far_as_they_are_counted() -> None:
+    data, comment = jpeg(), b"\xff\xfe\0\2"
+    assert strip(data[:2] + comment * 900 + data[2:]) is not None
+    assert strip(data[:2] + comment * 1_000 + data[2:]) is None
+
+
 @pytest.mark.parametrize("kind", ["jpeg", "webp"])
 def test_common_files_keep_their_coded_data(kind: str) -> None:
     kept = clean({"jpeg": jpeg, "webp": webp}[kind](), images.DEFAULT_LIMITS)

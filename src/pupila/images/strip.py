@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from pupila.errors import ImageError
 from pupila.images.decoder import DEFAULT_LIMITS, DecodeLock, ImageLimits, header, no_lock, plain_png
-from pupila.images.limits import FIRST_CHUNK, chunks
+from pupila.images.limits import FIRST_CHUNK, MAX_SEGMENTS, chunks
 
 LONGEST = 1024
 """Pixels a side to which a picture is scaled down that cannot be kept as the file that it was."""
@@ -24,7 +24,8 @@ FRAMES, PROGRESSIVE = (0xC0, 0xC1, 0xC2), 0xC2
 HUFFMAN, QUANTISATION, RESTARTS, SCAN, END = 0xC4, 0xDB, 0xDD, 0xDA, 0xD9
 MOST_TABLES = {HUFFMAN: 8, QUANTISATION: 4, RESTARTS: 1}
 """In one segment: there are no more places for them, and each is looked at."""
-NEXT_SEGMENT = re.compile(rb"\xff++([^\x00\x01\xd0-\xd8])", re.DOTALL)
+NEXT_SEGMENT = re.compile(rb"\xff++([\xc0-\xc7\xc9-\xcf\xd9-\xef\xfe])")
+"""A marker with a length, or the end: behind others decoders read on where their length would be."""
 END_OF_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
 """In coded data a zero, a restart number or one more such byte follows each 0xFF byte."""
 JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
@@ -88,9 +89,15 @@ def _jpeg(data: bytes, orientation: int) -> bytes | None:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """Yield marker and content of each segment, and the coded data behind a scan header; raises ValueError."""
+    """Yield marker and content of each segment, and the coded data behind a scan header.
+
+    Raises ValueError for what is no segment, and for more of them than are decoded.
+    """
     at = 2
-    while (found := NEXT_SEGMENT.match(data, at)) is not None:
+    for _ in range(MAX_SEGMENTS):
+        found = NEXT_SEGMENT.match(data, at)
+        if found is None:
+            break
         marker, start = found[1][0], found.end()
         if marker == END:
             yield marker, b"", b""
