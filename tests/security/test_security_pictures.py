@@ -3,6 +3,7 @@
 import io
 import itertools
 import random
+import re
 import struct
 import time
 import tomllib
@@ -39,6 +40,29 @@ def nested_webp(depth: int, filler: int) -> bytes:
 def far_away() -> bytes:
     """Return a BigTIFF with an entry whose values stand 2^63 bytes away."""
     return b"II+\0\x08\0\0\0" + struct.pack("<QQHHQQ", 16, 1, 254, 4, 3, 2**63) + bytes(8)
+
+
+def hexadecimal(text: bytes) -> bytes:
+    """Return a PNG with EXIF as ImageMagick once wrote it: a name, a length, and numbers in lines."""
+    return png_with(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(text, 9))
+
+
+def test_exif_written_as_text_is_read() -> None:
+    block = b"Exif\0\0II*\0\x08\0\0\0" + directory([(274, 3, 1, 6)])
+    lines = "\n".join(re.findall(".{1,16}", block.hex()))
+    assert images.header(hexadecimal(f"\nexif\n{len(block):8}\n{lines}\n".encode())).orientation == 6
+    assert images.header(hexadecimal(block.hex().encode())).orientation == 1
+
+
+@pytest.mark.parametrize("text", [b"\n" * 2**20, b"ab\n" * (2**20 // 3)])
+def test_exif_written_as_text_is_not_taken_apart_by_line(text: bytes) -> None:
+    """A kilobyte of it made a million pieces, and kept all threads waiting for 40 ms, twice."""
+    data, times = hexadecimal(text), []
+    for _ in range(5):
+        begun = time.process_time()
+        assert images.header(data).orientation == 1
+        times.append(time.process_time() - begun)
+    assert min(times) < 0.02
 
 
 def test_place_beyond_what_can_be_addressed_is_cut_off() -> None:

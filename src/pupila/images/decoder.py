@@ -390,7 +390,7 @@ def _orientation(image: Image.Image) -> int:
         block = b""  # a PNG's text of that name
     if not block and (text := info.get("Raw profile type exif")):
         with contextlib.suppress(ValueError):
-            block = bytes.fromhex("".join(text.split("\n")[3:]))
+            block = bytes.fromhex("".join(text.split("\n", 3)[3:]))  # which passes over further line ends
     xmp = info.get("xmp") or info.get("XML:com.adobe.xmp") or b""
     xmp = xmp.encode() if isinstance(xmp, str) else xmp
     return exif_orientation(block, xmp if isinstance(xmp, bytes) else b"")  # a TIFF's may be numbers
