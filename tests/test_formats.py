@@ -209,6 +209,12 @@ def test_wrong_checksum_beside_the_pixels_of_a_png_is_passed_over(name: bytes) -
         images.decode(data[:at] + bytes([data[at] ^ 255]) + data[at + 1 :], 32)
 
 
+def test_what_follows_the_end_of_a_png_is_not_looked_at() -> None:
+    data = encoded(Image.fromarray((HALVES * 255).astype(np.uint8)), "PNG")
+    more = data + chunk(b"tEXt", bytes(32), right=False) * 3
+    assert images.header(more).note == "" and difference(more) == 0
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("words", [b'tiff:Orientation="6"', b"tiff:Orientation='6'"])
 def test_orientation_that_only_xmp_says_is_applied(kind: str, words: bytes) -> None:

@@ -290,6 +290,8 @@ def without_wrong_texts(data: bytes) -> tuple[bytes, str]:
         if name[:1].isupper() or zlib.crc32(view[start - 4 : end]) == int.from_bytes(data[end : end + 4], "big"):
             kept.append(view[at : end + 4])
         at = end + 4
+        if name == b"IEND":
+            break
     if sum(map(len, kept)) == at:
         return data, ""
     return b"".join((*kept, view[at:])), "A text or profile in it has a wrong checksum."
