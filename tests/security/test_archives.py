@@ -457,6 +457,7 @@ HEADERS = {
     "a type that is none": (HEADER % ("'<f3'", "(4,)"), "numbers of the type <f3"),
     "objects": (HEADER % ("'|O'", "(4,)"), "an array of objects, which is not read"),
     "raw bytes, several for each": (HEADER % ("'|V2'", "(4, 3)"), "holds labels of the type .V2"),
+    "times in steps of nothing": (HEADER % ("'<m8[0s]'", "(4,)"), "an array of records, or"),
     "half letters": (HEADER % ("'<U4'", "(4,)"), "a text of what are no letters"),
     "more than letters": (HEADER % ("'>U4'", "(4,)"), "a text of what are no letters"),
 }

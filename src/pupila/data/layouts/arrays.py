@@ -43,7 +43,7 @@ MAX_NAMES = 64 * 2**10
 MAX_HEADER = 1_000
 """Bytes that say what an array is: NumPy writes 118 for one of numbers or texts."""
 HEADER = {
-    "descr": re.compile(r"""['"]descr['"] ?: ?['"]([<>|=]?(?:[?biufcSUVO]\d{0,9}|[mM]8(?:\[\w{1,9}\])?))['"]"""),
+    "descr": re.compile(r"""['"]descr['"] ?: ?['"]([<>|=]?(?:[?biufcSUVO]\d{0,9}|[mM]8(?:\[[A-Za-z]{1,9}\])?))['"]"""),
     "fortran_order": re.compile(r"""['"]fortran_order['"] ?: ?(True|False)"""),
     "shape": re.compile(r"""['"]shape['"] ?: ?\(((?:\d{1,19}L?, ?){0,64}(?:\d{1,19}L?)?)\)"""),
 }
@@ -97,6 +97,8 @@ def read_arrays(
     """Return the splits in the arrays; raises DataError if there are none, or they are damaged or too large."""
     try:
         parts = _numpy_parts(files, where) if files[0].ending in (".npz", ".npy") else _idx_parts(files)
+        check_rows(sum(len(label) for _, label in parts.values()), where)
+        texts = {split: _texts(label) for split, (_, label) in parts.items()}
     except _KindError as error:
         raise DataError(
             f"{where}: {files[0].name} {error}. Save labels as numbers, or as text: y.astype(str)."
@@ -107,9 +109,6 @@ def read_arrays(
         ) from error
     if "train" not in parts:
         raise DataError(f"{where}: {files[0].name} holds no training pictures with labels. Name them x and y.")
-    labels = [label for _, label in parts.values()]
-    check_rows(sum(map(len, labels)), where)
-    texts = {split: _texts(label) for split, (_, label) in parts.items()}
     found = {name for names, _ in texts.values() for name in names}
     check_class_count(found, where, one_class=True)
     classes = tuple(sorted(found, key=natural_order))
