@@ -494,6 +494,14 @@ def test_headers_as_other_programs_write_them_are_read(header: str, tmp_path: Pa
     assert splits.train.classes == ("0", "1", "2", "3")
 
 
+def test_classes_are_counted_before_their_names_are_looked_at_closely(tmp_path: Path) -> None:
+    names = [(f"{number:06d}{' t_' * 80}"[:247] + "/1.png").encode() for number in range(20_001)]
+    path = tmp_path / "a.zip"
+    path.write_bytes(empty_members([(name, b"") for name in names]))
+    said, seconds, _ = cost(path)
+    assert "has over 20,000 classes" in said and seconds < 8, (said, seconds)
+
+
 def labels(count: int) -> bytes:
     return header_of((count,)) + (b"\0\1" * count)[:count]
 

@@ -20,6 +20,7 @@ from pupila.data.layouts.labelled import (
 )
 from pupila.data.sources.files import SourceFile
 from pupila.errors import DataError
+from pupila.manifest import MAX_CLASSES
 
 ORDER = ("train", "validation", "test")
 CHOICE = "PUPILA_CLASS_FOLDERS"
@@ -154,7 +155,7 @@ def _chosen_classes(found: FilesByFolder, where: str) -> FilesByFolder:
     for folder in filter(None, found):
         inner.setdefault(folder[0], set()).add(folder[1] if len(folder) > 1 else "")
     first = max(inner.values(), key=len, default=set())
-    same = len(inner) > 1 and len(first) > 1 and "" not in first
+    same = len(inner) > 1 and 1 < len(first) <= MAX_CLASSES and "" not in first
     same = same and all(names <= first and 2 * len(names) > len(first) for names in inner.values())
     choice = os.environ.get(CHOICE, "")
     if same and len(splits_among(first)) == len(first):

@@ -1,12 +1,21 @@
 """Detects the layout of a data set's files: parquet, tables, class folders, file names, or another task's."""
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from pupila._arguments import counted
 from pupila.data.layouts.class_folders import FilesByFolder, by_class_folders, by_file_names, split_folders, unwrap
-from pupila.data.layouts.labelled import FIX, HINT, DetectedLayout, is_structure, joined, splits_among
+from pupila.data.layouts.labelled import (
+    FIX,
+    HINT,
+    DetectedLayout,
+    check_class_count,
+    is_structure,
+    joined,
+    splits_among,
+)
 from pupila.data.layouts.masks import masks_beside, task_of_masks
 from pupila.data.layouts.parquet import by_parquet, is_parquet
 from pupila.data.layouts.tables import by_tables, find_tables, pixels_in
@@ -52,6 +61,7 @@ def _detect(entries: Sequence[SourceFile], where: str) -> DetectedLayout:
         arranged = by_tables(tables, entries, where)
     else:
         try:
+            check_class_count({folder[0] for folder in unwrap(found) if folder}, where, one_class=True)
             _check_task(entries, where)
             arranged = _without_masks(entries, where)
         except DataError as error:
@@ -133,8 +143,8 @@ def _check_task(entries: Sequence[SourceFile], where: str) -> None:
     """Raise DataError if the files are a data set for detection or segmentation, and their folders are no classes."""
     pictures = [entry for entry in entries if entry.may_be_picture]
     parents = {entry.parts[:-1] for entry in pictures}
-    above = {folder[-2] for folder in parents if len(folder) > 1 and not is_structure(folder[-2])}
-    within = {folder[-1] for folder in parents if folder and not is_structure(folder[-1])}
+    above = _two_classes(folder[-2] for folder in parents if len(folder) > 1)
+    within = _two_classes(folder[-1] for folder in parents if folder)
     if len(within) > 1 or len(above) > 1:
         return  # these are classes
     kind = _shapes(entries) or _boxes(entries, pictures)
@@ -143,6 +153,11 @@ def _check_task(entries: Sequence[SourceFile], where: str) -> None:
     masks = "" if within else task_of_masks(pictures)
     if masks:
         raise DataError(f"{where}: is a data set for segmentation ({masks}). {FIX.format(things='parts')}")
+
+
+def _two_classes(folders: Iterable[str]) -> list[str]:
+    """Return the first two names of folders that may be classes: of thousands, each costs time."""
+    return list(itertools.islice(itertools.filterfalse(is_structure, dict.fromkeys(folders)), 2))
 
 
 def _shapes(entries: Sequence[SourceFile]) -> str:
