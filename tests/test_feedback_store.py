@@ -23,10 +23,12 @@ from server_kit import COLOURS, encode, picture
 
 from pupila import images
 from pupila.cli import main
-from pupila.errors import DataError
+from pupila.errors import DataError, SettingsError
 from pupila.feedback import Answered, Store, schema
 from pupila.feedback.schema import BLOCK_BYTES, LOG_BYTES, LOG_MOST, ROW_BYTES, on_disk
 from pupila.images.strip import clean, strip
+from pupila.server import Settings
+from pupila.server.api.feedback_writer import prepare
 
 SECRET = b"Rua das Flores 1"
 
@@ -559,6 +561,28 @@ def test_deletion_beside_a_reader_waits_for_nobody_and_its_traces_go_once_that_i
     other.uncertain(1, until=time.monotonic() + 5)
     assert secret not in log.read_bytes()
     other.close()
+
+
+def test_damaged_database_is_a_data_error_whatever_meets_it(tmp_path: Path) -> None:
+    """Only its head was looked at: counting, deleting and the start of a server ended in tracebacks."""
+    store = Store(tmp_path, create=True)
+    store.add([answered(seed) for seed in range(200)])
+    roots = store._database.execute("SELECT rootpage FROM sqlite_master WHERE rootpage > 0").fetchall()
+    store.close()
+    with (tmp_path / "feedback.sqlite").open("r+b") as file:
+        for (page,) in roots:
+            file.seek((page - 1) * BLOCK_BYTES)
+            file.write(b"\xa5" * BLOCK_BYTES)
+    for asked in (["show"], ["delete", "--everything"]):
+        done = CliRunner().invoke(main, ["feedback", asked[0], str(tmp_path), *asked[1:]])
+        assert done.exit_code == 1 and "database is damaged" in done.output, done.output
+    with pytest.raises(SettingsError, match="database is damaged"):
+        prepare(Settings(feedback_dir=tmp_path))
+    store = Store(tmp_path)
+    for call in (store.models, lambda: store.served("m1", 5), lambda: store.add([answered(1)]), store.recover):
+        with pytest.raises(DataError):
+            call()
+    store.close()
 
 
 # After a crash

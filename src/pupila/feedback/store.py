@@ -112,7 +112,8 @@ class Store:
         Left out are pictures that cannot be read, and answers whose confidence is not finite, as of a damaged model.
         Beyond `max_bytes` on the disk the oldest uncorrected ones are deleted, and corrected ones beyond their share of
         it; a picture that does not fit beside the corrected ones is left out, as all others would be deleted for it in
-        vain. `cleaner` does what clean() does. Raises sqlite3.Error or OSError if the disk is full or does not answer.
+        vain. `cleaner` does what clean() does. Raises sqlite3.Error or OSError if the disk is full or does not answer,
+        and DataError, as everything here, if the database is damaged.
         """
         cleaned = [(item, cleaner(item.data)) for item in answered]
         good = [(item, one) for item, one in cleaned if one is not None and math.isfinite(item.confidence)]
@@ -127,7 +128,7 @@ class Store:
                 for name, owner in {(picture.sha256, item.owner) for item, picture in good}:
                     database.execute(FORGET_REPEATED, {"sha256": name, "owner": owner, "most": SAME_PICTURE})
                 unused = [] if max_bytes is None else _make_room(database, max_bytes)
-        except (OSError, sqlite3.Error):
+        except (OSError, sqlite3.Error, DataError):
             self._delete_files([(picture.sha256, picture.kind) for _, picture in good])
             raise
         self._delete_files(unused)
@@ -210,10 +211,8 @@ class Store:
         nobody's, as who writes it would hold the lock.
         """
         before = self._files()
-        with self._lock:
-            known = {
-                f"{name}.{kind}": name for name, kind in self._database.execute("SELECT sha256, kind FROM pictures")
-            }
+        with self._reading() as database:
+            known = {f"{name}.{kind}": name for name, kind in database.execute("SELECT sha256, kind FROM pictures")}
         orphans, lost = sorted(before - known.keys()), sorted(known.keys() - self._files())
         for file in orphans:
             with self._writing() as database:
@@ -254,14 +253,25 @@ class Store:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """Hold the one write lock; what was done is durable after the block, or undone if it raises."""
-        with self._lock:
+        with self._lock, self._sound():
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 yield self._database
             except BaseException:
-                self._database.execute("ROLLBACK")
+                if self._database.in_transaction:  # SQLite ends it itself after some faults
+                    self._database.execute("ROLLBACK")
                 raise
             self._database.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _sound(self) -> Iterator[None]:
+        """Raise DataError where the database turns out to be damaged; not where it is busy, or the disk full."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            if type(error) is not sqlite3.DatabaseError:  # of a kind that has a name of its own
+                raise
+            raise DataError(f"{self.path}: its database is damaged ({error}). Restore it from a copy.") from error
 
     # Reading
 
@@ -314,10 +324,8 @@ class Store:
 
     def models(self) -> dict[str, int]:
         """Return how many answers there are of each model version, the newest first."""
-        with self._lock:
-            return dict(
-                self._database.execute("SELECT model, count(*) FROM answers GROUP BY model ORDER BY max(id) DESC")
-            )
+        with self._reading() as database:
+            return dict(database.execute("SELECT model, count(*) FROM answers GROUP BY model ORDER BY max(id) DESC"))
 
     def counts(self, owner: str | None = None, until: float = math.inf) -> Counts:
         """Count what is here, of all owners or of one; the bytes are those of all."""
@@ -353,7 +361,8 @@ class Store:
                 self._database.set_progress_handler(
                     lambda: time.monotonic() > until or self._log_bytes() > LOG_MOST, STEPS
                 )
-            yield self._database
+            with self._sound():
+                yield self._database
         finally:
             self._database.set_progress_handler(None, 0)
             self._lock.release()

@@ -16,6 +16,7 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from pupila._arguments import did_you_mean, nearest, whole_number
+from pupila.errors import DataError
 from pupila.feedback import Kept, Store
 from pupila.server.api.auth import ApiKey
 from pupila.server.api.errors import RequestError, log_fault
@@ -69,7 +70,7 @@ def asking_the_disk(fault: str) -> Iterator[None]:
     """Log a fault of the disk or of the database; answer it with 503."""
     try:
         yield
-    except (sqlite3.Error, OSError) as error:
+    except (sqlite3.Error, OSError, DataError) as error:
         log_fault(error, fault)
         message = f"{fault.capitalize()}; the reason has been logged. Try again."
         raise RequestError(503, "feedback_not_stored", message, retry_after=1) from error
@@ -109,7 +110,7 @@ def pictures() -> Response:
     until = time.monotonic() + app_state().settings.request_timeout / 4
     try:
         counts, listed = store.counts(owner, until), listing(limit, offset, owner, until)
-    except sqlite3.OperationalError as error:  # its time is over, or the disk's fault
+    except (sqlite3.Error, OSError, DataError) as error:  # its time is over, or the disk's fault
         log.warning("pictures could not be listed: %s", error)
         message = "The pictures could not be listed in time. Ask for a smaller offset, or try again later."
         raise RequestError(503, "overloaded", message, retry_after=1) from error

@@ -348,7 +348,7 @@ class Collector:
         if now < self._silent_until.get(message, 0.0):
             return
         self._silent_until[message] = now + SILENCE
-        if isinstance(error, OSError | sqlite3.Error):  # the disk's, not a fault of ours
+        if isinstance(error, OSError | sqlite3.Error | DataError):  # the disk's, not a fault of ours
             log.error(f"{message}: %s", self._settings.feedback_dir, error)
         else:
             log.error(message, self._settings.feedback_dir, exc_info=error)
