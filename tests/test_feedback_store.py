@@ -25,7 +25,7 @@ from pupila import images
 from pupila.cli import main
 from pupila.errors import DataError, SettingsError
 from pupila.feedback import Answered, Store, schema
-from pupila.feedback.schema import BLOCK_BYTES, LOG_BYTES, LOG_MOST, ROW_BYTES, on_disk
+from pupila.feedback.schema import BLOCK_BYTES, LOG_BYTES, LOG_MOST, ROW_BYTES, on_disk, row_bytes
 from pupila.images.strip import clean, strip
 from pupila.server import Settings
 from pupila.server.api.feedback_writer import prepare
@@ -467,6 +467,26 @@ def test_what_is_counted_is_what_the_folder_takes_on_the_disk_without_its_log(st
     store._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     assert room - EACH < store.counts().bytes <= room
     assert room / 2 < taken(store.path) <= room + 40 * BLOCK_BYTES  # nine times that where files' lengths were counted
+
+
+def test_long_names_of_classes_count_as_what_they_take(store: Store) -> None:
+    """An answer was 512 bytes: with names of 1,000 letters its row took eight times as much."""
+    long, short = "\N{LATIN SMALL LETTER E WITH ACUTE}" * 1000, "red"
+    store.add([answered(0, f"r{i}", owner=f"o{i // 40}", category=long) for i in range(150)])
+    ids = range(1, 151)
+    for number in ids:
+        store.correct(number, long if number % 2 else short, 1.0)
+    store._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert taken(store.path) - 40 * BLOCK_BYTES < store.counts().bytes < 3 * taken(store.path)
+    corrected = sum(sizes(store).values())
+    for number in ids:
+        store.correct(number, short if number % 2 else long, 2.0)
+    assert sum(sizes(store).values()) == corrected
+    for number in ids:
+        store.correct(number, None, 3.0)
+    assert store.counts().bytes == on_disk(len(noise(0))) + 150 * row_bytes(long)
+    store.delete()
+    assert store._database.execute("SELECT bytes, corrected FROM size").fetchone() == (0, 0)
 
 
 def test_log_is_cut_back_once_it_is_in_the_database(store: Store) -> None:

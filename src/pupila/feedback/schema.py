@@ -20,6 +20,9 @@ ROW_BYTES = 512
 """What a row, its index entries and a file's name are counted as: a picture's take some 160 bytes, and those of an
 answer 280, or 460 if all names are as long as they may be."""
 
+NAME_BYTES = 100
+"""Of the model's answer and of its correction, each, that are in those: what is longer counts twice."""
+
 VERSION_1 = """
 CREATE TABLE pictures (
     sha256 TEXT PRIMARY KEY,
@@ -107,7 +110,53 @@ END;
 """`owners.bytes` is what the corrected answers of an owner are counted as: ROW_BYTES each, and each picture once,
 however many of them are about it. `size.corrected` is the sum. Before, a picture was counted for each answer.
 `+owner` is no column to SQLite: else it looks through all corrections of the owner, not those of the picture."""
-SCRIPTS = (VERSION_1, VERSION_2, VERSION_3, VERSION_4)
+ANSWER_BYTES = """(ROW_BYTES
+    + 2 * max(0, length(CAST(row.category AS BLOB)) - NAME_BYTES)
+    + 2 * max(0, coalesce(length(CAST(row.correction AS BLOB)), 0) - NAME_BYTES)
+)"""
+VERSION_5 = """
+DROP TRIGGER answer_in;
+DROP TRIGGER answer_out;
+DROP TRIGGER correction_in;
+DROP TRIGGER correction_out;
+DELETE FROM owners;
+INSERT INTO owners SELECT owner, sum(each) FROM (
+    SELECT owner, pictures.bytes + sum(ANSWER_BYTES(answers)) AS each
+    FROM answers JOIN pictures USING (sha256) WHERE corrected IS NOT NULL GROUP BY owner, sha256
+) GROUP BY owner;
+UPDATE size SET
+    bytes = (SELECT coalesce(sum(bytes), 0) FROM pictures)
+        + (SELECT coalesce(sum(ANSWER_BYTES(answers)), 0) FROM answers),
+    corrected = (SELECT coalesce(sum(bytes), 0) FROM owners);
+CREATE TRIGGER answer_in AFTER INSERT ON answers BEGIN UPDATE size SET bytes = bytes + ANSWER_BYTES(new); END;
+CREATE TRIGGER answer_out AFTER DELETE ON answers BEGIN UPDATE size SET bytes = bytes - ANSWER_BYTES(old); END;
+CREATE TRIGGER answer_change AFTER UPDATE OF correction ON answers BEGIN
+    UPDATE size SET bytes = bytes + ANSWER_BYTES(new) - ANSWER_BYTES(old);
+END;
+CREATE TRIGGER correction_change AFTER UPDATE OF correction ON answers WHEN old.corrected IS NOT NULL BEGIN
+    UPDATE owners SET bytes = bytes + ANSWER_BYTES(new) - ANSWER_BYTES(old) WHERE owner IS new.owner;
+END;
+CREATE TRIGGER correction_in AFTER UPDATE OF corrected ON answers WHEN old.corrected IS NULL BEGIN
+    INSERT INTO owners SELECT new.owner, 0 WHERE NOT EXISTS (SELECT 1 FROM owners WHERE owner IS new.owner);
+    UPDATE owners SET bytes = bytes + ANSWER_BYTES(new) + (
+        SELECT bytes FROM pictures WHERE sha256 = new.sha256
+    ) * NOT EXISTS (
+        SELECT 1 FROM answers
+        WHERE sha256 = new.sha256 AND id != new.id AND +owner IS new.owner AND corrected IS NOT NULL
+    ) WHERE owner IS new.owner;
+END;
+CREATE TRIGGER correction_out BEFORE DELETE ON answers WHEN old.corrected IS NOT NULL BEGIN
+    UPDATE owners SET bytes = bytes - ANSWER_BYTES(old) - (
+        SELECT bytes FROM pictures WHERE sha256 = old.sha256
+    ) * NOT EXISTS (
+        SELECT 1 FROM answers
+        WHERE sha256 = old.sha256 AND id != old.id AND +owner IS old.owner AND corrected IS NOT NULL
+    ) WHERE owner IS old.owner;
+    DELETE FROM owners WHERE owner IS old.owner AND bytes = 0;
+END;
+"""
+"""An answer was ROW_BYTES, however long its names."""
+SCRIPTS = (VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5)
 """A database of version N has been made by the first N of these."""
 VERSION = len(SCRIPTS)
 
@@ -188,6 +237,11 @@ def on_disk(length: int) -> int:
     return -(-length // BLOCK_BYTES) * BLOCK_BYTES + ROW_BYTES
 
 
+def row_bytes(category: str) -> int:
+    """Return how many bytes an answer is counted as before anybody corrects it."""
+    return ROW_BYTES + 2 * max(0, len(category.encode()) - NAME_BYTES)
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """Open the database, brought to this version; raises DataError if it is damaged, or of a later version.
 
@@ -215,15 +269,27 @@ def connect(path: Path) -> sqlite3.Connection:
 def _prepare(connection: sqlite3.Connection) -> int:
     """Make what is missing of the tables; return their version."""
     while (version := _version(connection)) < VERSION:
-        script = SCRIPTS[version].replace("ROW_BYTES", str(ROW_BYTES)).replace("BLOCK_BYTES", str(BLOCK_BYTES))
         try:
-            connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {version + 1}; COMMIT;")
+            connection.executescript(
+                f"BEGIN IMMEDIATE; {_script(version)} PRAGMA user_version = {version + 1}; COMMIT;"
+            )
         except sqlite3.OperationalError:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             if _version(connection) == version:  # else another process was faster
                 raise
     return version
+
+
+def _script(version: int) -> str:
+    """Return what brings a database of this version to the next one, with the figures above."""
+    script = SCRIPTS[version]
+    for row in ("old", "new", "answers"):
+        script = script.replace(f"ANSWER_BYTES({row})", ANSWER_BYTES.replace("row.", f"{row}."))
+    figures = {"ROW_BYTES": ROW_BYTES, "BLOCK_BYTES": BLOCK_BYTES, "NAME_BYTES": NAME_BYTES}
+    for name, figure in figures.items():
+        script = script.replace(name, str(figure))
+    return script
 
 
 def _version(connection: sqlite3.Connection) -> int:

@@ -21,13 +21,13 @@ from pupila.feedback.schema import (
     COLUMNS,
     LOG_BYTES,
     LOG_MOST,
-    ROW_BYTES,
     WAIT,
     Answered,
     Counts,
     Kept,
     connect,
     on_disk,
+    row_bytes,
 )
 from pupila.images.strip import Clean, clean
 
@@ -121,7 +121,9 @@ class Store:
             with self._writing() as database:
                 if max_bytes is not None:
                     room = _room_for_uncorrected(database, max_bytes)
-                    good = [(item, one) for item, one in good if on_disk(len(one.data)) + ROW_BYTES <= room]
+                    good = [
+                        (item, one) for item, one in good if on_disk(len(one.data)) + row_bytes(item.category) <= room
+                    ]
                 self._write_files([picture for _, picture in good])
                 for item, picture in good:
                     _insert(database, item, picture)
