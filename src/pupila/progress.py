@@ -22,9 +22,17 @@ LOG = "log.txt"
 STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, ends of lines, changes of the direction of writing, and bytes that are no text."""
 
+LONGEST = 20_000
+"""Letters of a line that are shown: a name in a stranger's file may have millions."""
+
 
 def printable(text: str) -> str:
-    """Return one line for a terminal: what steers one, line ends too, is written out. Names of files may hold it."""
+    """Return one line for a terminal: what steers one, line ends too, is written out. Names of files may hold it.
+
+    Of a long line only the beginning is shown.
+    """
+    if len(text) > LONGEST:
+        text = f"{text[:LONGEST]}..."
     return STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), readable(text))
 
 

@@ -73,3 +73,9 @@ def test_log_of_a_node_is_shown_as_text(tmp_path: Path, capsys: pytest.CaptureFi
     with connect.shown(tmp_path):
         (tmp_path / LOG).write_text(f"one{TITLE}\ntwo\n")
     assert capsys.readouterr().out == f"one{PLAIN}\ntwo\n"
+
+
+def test_of_a_name_without_end_the_beginning_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    say("\x1b" * 10**6)
+    PlainHandler().emit(logging.LogRecord("pupila", logging.INFO, "", 0, "\x1b" * 10**6, (), None))
+    assert len(capsys.readouterr().out) < 200_000

@@ -68,6 +68,16 @@ def test_pickle_of_the_old_form_is_checked_too(tmp_path: Path) -> None:
     assert str(refused.value.__cause__).startswith("its pickle ")
 
 
+@pytest.mark.parametrize("name", ["long.pth", "long.safetensors"])
+def test_long_name_of_a_tensor_is_not_shown(tmp_path: Path, name: str) -> None:
+    state = {"\x1b" * 100_000: torch.zeros(1)}
+    path = tmp_path / name
+    torch.save(state, path) if path.suffix == ".pth" else path.write_bytes(save(state))
+    with pytest.raises(ModelError, match="is not a plain state dict") as refused:
+        starting_network(str(path), 2, 0)
+    assert len(str(refused.value)) < 1_000
+
+
 @pytest.mark.parametrize("kind", ["F4", "F8_E4M3", "C64"])
 def test_numbers_that_a_network_has_none_of_are_refused(tmp_path: Path, kind: str) -> None:
     head = {"bn1.weight": {"dtype": kind, "shape": [128], "data_offsets": [0, {"F4": 64, "C64": 1024}.get(kind, 128)]}}

@@ -23,6 +23,8 @@ IMAGENET_URL = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
 IMAGENET_SHA256_PREFIX = "f37072fd"  # the published file carries the start of its hash in its name
 MAX_BYTES, MAX_HEADER = 256 * 2**20, 2**20
 """Of a file of weights, of which a ResNet-18 needs 45 MiB, and of the names and shapes in a .safetensors file."""
+MAX_NAME = 1_000
+"""Letters of a tensor's name, of which a message may say one."""
 FRACTIONS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 PLAIN = {*FRACTIONS, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool}
 """Kinds of numbers that are read, in either format: PyTorch does not convert all others to a network's."""
@@ -125,7 +127,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, Exception) as error:  # torch.load raises a dozen types on a damaged or hostile file
         raise ModelError(f"{path}: is damaged or not a weights file. Download it again.") from error
     if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) and value.dtype in PLAIN for name, value in state.items()
+        isinstance(name, str) and len(name) <= MAX_NAME and isinstance(value, Tensor) and value.dtype in PLAIN
+        for name, value in state.items()
     ):
         raise _not_plain(path)
     return state
