@@ -6,6 +6,7 @@ import re
 import struct
 import time
 import tomllib
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -28,6 +29,12 @@ HOSTILE = {
     "a key nested beyond the stack": START + b"K\x01" + b"\x85" * 99_000 + STOP,
     "instructions without end": START + b"K\x01K\x01s" * 40_000 + b".",
     "an OrderedDict of a dictionary, again and again": b"\x80\x02ccollections\nOrderedDict\nq\0}q\1(h\0h\1\x85R" + STOP,
+    "keys that all have the same hash": START
+    + b"".join(b"\x8a\x0a" + (key * (2**61 - 1)).to_bytes(10, "little") + b"Ns" for key in range(1, 30_000))
+    + b".",
+    "tuples as keys, whose hashes are the same": START + b"K\x01K\x02\x86" + STOP,
+    "tuples as keys of OrderedDict": b"\x80\x02ccollections\nOrderedDict\n](](K\1K\2\x86Kee\x85R.",
+    "pairs of tuples for OrderedDict": b"\x80\x02ccollections\nOrderedDict\nK\1\x85N\x86\x85\x85R.",
     "a call that PyTorch allows, and no state dict needs": b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R.",
 }
 
@@ -66,6 +73,24 @@ def test_pickle_of_the_old_form_is_checked_too(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as refused:
         read_weights(written(tmp_path / "old.pth", bad))
     assert str(refused.value.__cause__).startswith("its pickle ")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_long_text_in_a_pickle_is_refused_unread(tmp_path: Path, zipped: bool) -> None:
+    text = b"\x80\x02X" + struct.pack("<I", 50 * 2**20) + b"a" * (50 * 2**20 - 4) + "\U0001f600".encode() + b"."
+    tracemalloc.start()
+    with pytest.raises(ModelError, match=r"long\.pth: is damaged"):
+        read_weights(written(tmp_path / "long.pth", packed(text) if zipped else text))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * 50 * 2**20, "three times the file; such a text takes eight times its bytes"
+
+
+@pytest.mark.parametrize("hidden", [b"items", b"keys", b"values"])
+def test_attributes_of_a_state_dict_hide_no_method(tmp_path: Path, hidden: bytes) -> None:
+    build = b"\x80\x02ccollections\nOrderedDict\n)R}X" + struct.pack("<I", len(hidden)) + hidden + b"K\x01sb."
+    with pytest.raises(ModelError, match=r"bad\.pth.*: is "):
+        starting_network(str(written(tmp_path / "bad.pth", packed(build))), 2, 0)
 
 
 @pytest.mark.parametrize("name", ["long.pth", "long.safetensors"])

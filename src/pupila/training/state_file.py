@@ -7,7 +7,7 @@ import io
 import pickletools
 import re
 import zipfile
-from typing import IO
+from typing import IO, TypeVar
 
 from pupila.data.sources.archive import UnpackBudget, open_zip
 
@@ -15,6 +15,10 @@ MAX_RECORDS = 10_000
 """Of a file: one a tensor and a few more."""
 MAX_INSTRUCTIONS = 100_000
 """Of a pickle: that of ResNet-18 has 5,000, that of ResNet-152 some 40,000."""
+MAX_PICKLE = 4 * 2**20
+"""Bytes of a pickle: that of ResNet-152 has some 100,000. A text in it takes eight times its bytes."""
+MAX_NUMBER = 2**31
+"""Of whole numbers in a pickle: those beyond 2^61 can be many with the same hash, and then take the square of it."""
 MAX_DEPTH = 20
 """Of what lies in each other: tensors in a state dict need 7."""
 MAKERS = re.compile(
@@ -24,11 +28,17 @@ MAKERS = re.compile(
 """What makes tensors of plain numbers: quantised and complex ones are not converted to a network's."""
 LEGACY_PICKLES = 5
 """Of the form before PyTorch 1.6: its number, its version, the machine, the state dict, the names of its numbers."""
+LEGACY_START = 0x1950A86A20F9469CFC6C
+"""The number that a file of that form begins with."""
 ZIP_START, ZIP_ENTRY = b"PK\x03\x04", b"PK\x01\x02"
 IN_PLACE = frozenset(("SETITEM", "SETITEMS", "APPEND", "APPENDS", "BUILD"))
 FLAT = frozenset(("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"))
-"""What makes values that may be used again where only numbers lie in them, as the settings of optimizers are."""
+"""What makes values that may be used again where only numbers lie in them, as the settings of optimizers are.
+
+They are no keys, of which many could have the same hash, and lie in no lists, of which OrderedDict makes keys, too.
+"""
 EMPTY = frozenset(("EMPTY_DICT", "EMPTY_LIST", "EMPTY_SET", "EMPTY_TUPLE"))
+T = TypeVar("T")
 
 
 class NotPlainError(ValueError):
@@ -42,11 +52,12 @@ def checked(data: bytes) -> io.BytesIO:
     """
     if data.startswith(ZIP_START):
         return _checked_zip(data)
-    file = io.BytesIO(data)
+    start = 0
     for _ in range(LEGACY_PICKLES):
-        _check_pickle(file)
-    file.seek(0)
-    return file
+        part = io.BytesIO(data[start : start + MAX_PICKLE])
+        _check_pickle(part)
+        start += part.tell()
+    return io.BytesIO(data)
 
 
 def _checked_zip(data: bytes) -> io.BytesIO:
@@ -61,6 +72,8 @@ def _checked_zip(data: bytes) -> io.BytesIO:
         for name, member in members.items():
             content = archive.read(member)
             if name.casefold().endswith("data.pkl"):  # PyTorch finds it whatever the capitals
+                if len(content) > MAX_PICKLE:
+                    raise ValueError(f"its pickle has over {MAX_PICKLE:,} bytes")
                 _check_pickle(io.BytesIO(content))
             plain.writestr(name, content)
     copy.seek(0)
@@ -73,33 +86,46 @@ def _check_pickle(file: IO[bytes]) -> None:
     Raises ValueError if it nests deeply, NotPlainError if it calls anything but what makes tensors, or uses what it has
     put together in several places: the hash of a pair of the same pairs, and so on, takes a power of their number.
     """
-    levels: list[list[int]] = [[]]  # the depth of each value: a level for each mark
+    levels: list[list[tuple[int, str]]] = [[]]  # the depth of each value and what made it: a level for each mark
     memo: dict[object, tuple[int, str]] = {}
-    made = ""
     for count, (instruction, argument, _) in enumerate(pickletools.genops(file)):
         name, before = instruction.name, instruction.stack_before
         if count == MAX_INSTRUCTIONS:
             raise ValueError(f"its pickle has over {MAX_INSTRUCTIONS:,} instructions")
-        if name == "GLOBAL" and not MAKERS.fullmatch(str(argument)):
-            raise NotPlainError(f"its pickle asks for {argument}")
+        _check_argument(name, argument)
         if name == "MARK":
             levels.append([])
         elif name.endswith("PUT"):
-            memo[argument] = levels[-1][-1], made
+            memo[argument] = levels[-1][-1]
         elif name.endswith("GET"):
             depth, made = memo[argument]
             if depth and not (depth == 1 and made in FLAT):
                 raise NotPlainError("its pickle uses a value in several places")
-            levels[-1].append(depth)
+            levels[-1].append((depth, made))
         else:
             marked = levels.pop() if pickletools.markobject in before else []
             fixed = before.index(pickletools.markobject) if pickletools.markobject in before else len(before)
             taken = [levels[-1].pop() for _ in range(fixed)][::-1] + marked
-            depth = _depth(name, taken)
+            if any(made in FLAT and (depth > 1 or name not in FLAT) for depth, made in _hashed(name, taken)):
+                raise NotPlainError("its pickle has a tuple as a key, or in a list")
+            depth = _depth(name, [depth for depth, _ in taken])
             if depth > MAX_DEPTH:
                 raise ValueError(f"its pickle is nested over {MAX_DEPTH} deep")
-            levels[-1] += [depth] * len(instruction.stack_after)
-            made = name
+            levels[-1] += [(depth, name)] * len(instruction.stack_after)
+
+
+def _check_argument(name: str, argument: object) -> None:
+    if isinstance(argument, int) and abs(argument) > MAX_NUMBER and argument != LEGACY_START:
+        raise ValueError(f"its pickle has a number of over {MAX_NUMBER:,}")
+    if name == "GLOBAL" and not MAKERS.fullmatch(str(argument)):
+        raise NotPlainError(f"its pickle asks for {argument}")
+
+
+def _hashed(name: str, taken: list[T]) -> list[T]:
+    """Return which values an instruction makes keys of, or puts where OrderedDict takes keys from."""
+    if name.startswith("SETITEM"):
+        return taken[1::2]
+    return taken[name.startswith("APPEND") :] if name in FLAT or name.startswith("APPEND") else []
 
 
 def _depth(name: str, taken: list[int]) -> int:

@@ -122,6 +122,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             state = _safetensors(path)
         else:
             state = torch.load(checked(path.read_bytes()), map_location="cpu", weights_only=True)
+        if isinstance(state, dict):
+            state = dict(state)  # an OrderedDict of a file may have attributes that hide its methods
     except NotPlainError as error:
         raise _not_plain(path) from error
     except (SafetensorError, Exception) as error:  # torch.load raises a dozen types on a damaged or hostile file
