@@ -2,6 +2,8 @@
 
 import io
 import json
+import pickle
+import pickletools
 import re
 import struct
 import time
@@ -73,6 +75,44 @@ def test_pickle_of_the_old_form_is_checked_too(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as refused:
         read_weights(written(tmp_path / "old.pth", bad))
     assert str(refused.value.__cause__).startswith("its pickle ")
+
+
+def legacy(state: dict[str, Tensor]) -> tuple[bytes, int]:
+    """Return a file of the form before PyTorch 1.6, and where the list of its numbers' names begins."""
+    saved = io.BytesIO()
+    torch.save(state, saved, _use_new_zipfile_serialization=False)
+    read = io.BytesIO(saved.getvalue())
+    for _ in range(state_file.LEGACY_PICKLES - 1):
+        list(pickletools.genops(read))
+    return saved.getvalue(), read.tell()
+
+
+@pytest.mark.parametrize("left", [0, 44_700_000])
+def test_old_form_without_its_numbers_is_refused(tmp_path: Path, left: int) -> None:
+    """PyTorch would take what lies in memory for those that its list does not name."""
+    data, names = legacy(STATE)
+    bad = data[:names] + pickle.dumps([], protocol=2) + bytes(left)
+    with pytest.raises(ModelError, match=r"old\.pth: is damaged") as refused:
+        starting_network(str(written(tmp_path / "old.pth", bad)), 2, 0)
+    assert "numbers" in str(refused.value.__cause__)
+
+
+def test_numbers_that_the_old_form_does_not_list_are_none_of_the_memory(tmp_path: Path) -> None:
+    data, names = legacy({"a": torch.ones(100_000)})
+    bad = data[:names] + pickle.dumps([], protocol=2)
+    state = read_weights(written(tmp_path / "old.pth", bad + bytes(8 + 400_000)))
+    assert not state["a"].any()
+
+
+def test_storage_of_the_old_form_that_grows_is_refused(tmp_path: Path) -> None:
+    """A tensor makes its storage larger where it needs more, and the rest stays as the memory was."""
+    data, names = legacy({"a": torch.ones(7, 3)})
+    larger = data[:names].replace(b"K\x07K\x03\x86", b"M\x07\x77K\x03\x86")
+    assert larger != data[:names]
+    bad = larger + pickle.dumps([], protocol=2) + bytes(8 + 7 * 3 * 4)
+    with pytest.raises(ModelError, match="damaged") as refused:
+        read_weights(written(tmp_path / "old.pth", bad))
+    assert "other sizes" in str(refused.value.__cause__)
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -1,4 +1,4 @@
-"""Checks a .pth file before PyTorch reads it: what its records unpack to, and what its pickle would do.
+"""Reads a .pth file with PyTorch once it is checked: what its records unpack to, and what its pickle would do.
 
 PyTorch runs no code of a file, but it packs out, nests and shares what the file says: a kilobyte can take hours.
 """
@@ -7,7 +7,9 @@ import io
 import pickletools
 import re
 import zipfile
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
+
+import torch
 
 from pupila.data.sources.archive import UnpackBudget, open_zip
 
@@ -30,6 +32,8 @@ LEGACY_PICKLES = 5
 """Of the form before PyTorch 1.6: its number, its version, the machine, the state dict, the names of its numbers."""
 LEGACY_START = 0x1950A86A20F9469CFC6C
 """The number that a file of that form begins with."""
+LEGACY_COUNT = 8
+"""Bytes in front of the numbers of each storage in that form: how many they are."""
 ZIP_START, ZIP_ENTRY = b"PK\x03\x04", b"PK\x01\x02"
 IN_PLACE = frozenset(("SETITEM", "SETITEMS", "APPEND", "APPENDS", "BUILD"))
 FLAT = frozenset(("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"))
@@ -45,19 +49,42 @@ class NotPlainError(ValueError):
     """The file holds something else than names and tensors; says what."""
 
 
-def checked(data: bytes) -> io.BytesIO:
-    """Return the content of a .pth file for torch.load(), a zip with the records that were looked at, and no others.
+def load(data: bytes) -> object:
+    """Return what a .pth file holds, its tensors on the CPU; no code of it is run.
 
-    Raises NotPlainError, and ValueError, DataError and what zipfile and pickletools raise if it is damaged or hostile.
+    Raises NotPlainError, and ValueError, DataError and what zipfile, pickletools and PyTorch raise if it is damaged or
+    hostile.
     """
     if data.startswith(ZIP_START):
-        return _checked_zip(data)
+        return torch.load(_checked_zip(data), map_location="cpu", weights_only=True)
+    return _load_legacy(data)
+
+
+def _load_legacy(data: bytes) -> object:
+    """Read the form before PyTorch 1.6: pickles, and behind them the numbers of all storages that they name.
+
+    PyTorch reads those that the last pickle lists, and leaves the others as the memory was: all must be there.
+    """
     start = 0
     for _ in range(LEGACY_PICKLES):
         part = io.BytesIO(data[start : start + MAX_PICKLE])
         _check_pickle(part)
         start += part.tell()
-    return io.BytesIO(data)
+    left = len(data) - start
+    made: list[tuple[Any, int]] = []
+
+    def place(storage: Any, _location: str) -> Any:
+        nonlocal left
+        left -= LEGACY_COUNT + storage.nbytes()
+        made.append((storage, storage.nbytes()))
+        if left < 0:
+            raise ValueError("it has fewer bytes than its numbers need")
+        return storage.fill_(0)
+
+    state = torch.load(io.BytesIO(data), map_location=place, weights_only=True)
+    if left or any(storage.nbytes() != size for storage, size in made):
+        raise ValueError("its numbers have other sizes than it says")
+    return state
 
 
 def _checked_zip(data: bytes) -> io.BytesIO:

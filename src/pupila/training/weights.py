@@ -14,8 +14,9 @@ from pupila._files import replacing
 from pupila.data.sources.download import cache_folder, download
 from pupila.errors import DownloadError, ModelError
 from pupila.models import bundled_backbone
+from pupila.training import state_file
 from pupila.training.loop.resnet import ResNet18
-from pupila.training.state_file import NotPlainError, checked
+from pupila.training.state_file import NotPlainError
 
 log = logging.getLogger("pupila.training")
 
@@ -118,10 +119,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             "ResNet-18, which have 45."
         )
     try:
-        if path.suffix == ".safetensors":
-            state = _safetensors(path)
-        else:
-            state = torch.load(checked(path.read_bytes()), map_location="cpu", weights_only=True)
+        state = _safetensors(path) if path.suffix == ".safetensors" else state_file.load(path.read_bytes())
         if isinstance(state, dict):
             state = dict(state)  # an OrderedDict of a file may have attributes that hide its methods
     except NotPlainError as error:
