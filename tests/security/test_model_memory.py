@@ -265,14 +265,25 @@ def test_bomb_is_refused_by_name_within_a_second_and_little_memory(name: str, tm
     assert seconds < 1 and growth < REFUSED_MIB
 
 
+def field(number: int, content: bytes) -> bytes:
+    """Return a field of a message."""
+    size = len(content)
+    head = [number << 3 | 2, *(size >> shift & 127 | 128 for shift in (0, 7, 14, 21)), size >> 28]
+    return bytes(head) + content
+
+
+def test_numbers_of_a_weight_are_counted_where_they_lie(tmp_path: Path) -> None:
+    """A copy of them was made, of as many bytes as the file."""
+    count = 2**25
+    packed = field(4, bytes(4 * count)) + b"\x08" + bytes([128, 128, 128, 16]) + b"\x10\x01" + field(8, b"w")
+    (tmp_path / "m.onnx").write_bytes(field(7, field(5, packed)))
+    seconds, growth, reason = measured(tmp_path / "m.onnx")
+    assert "without Pupila's manifest" in reason
+    assert seconds < 1 and growth < REFUSED_MIB + (tmp_path / "m.onnx").stat().st_size / 2**20
+
+
 def test_numbers_of_an_attribute_are_refused_within_a_second_and_little_memory(tmp_path: Path) -> None:
     """In 190,000 parts of 65 they took 2.3 s and 579 MiB."""
-
-    def field(number: int, content: bytes) -> bytes:
-        size = len(content)
-        head = [number << 3 | 2, *(size >> shift & 127 | 128 for shift in (0, 7, 14, 21)), size >> 28]
-        return bytes(head) + content
-
     part = b"\x3a\x84\x02" + b"\0\0\xc0\x3f" * 65
     attribute = field(1, b"x") + b"\xa0\x01\x06" + part * 190_000
     (tmp_path / "m.onnx").write_bytes(field(7, field(1, field(4, b"Relu") + field(5, attribute))))
