@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,10 +21,16 @@ FRAMINGS = ("squash", "letterbox")
 UNKNOWN_SCORES = ("energy", "energy_and_distance")
 UNSEALED = "0" * 64
 SEAL = re.compile(rb'"sha256":"([0-9a-f]{64})"')
+SEAL_BYTES = 75
+"""Of what SEAL matches."""
+SEARCHED_BYTES = 2**20
+"""Of a file, for the seal, at a stretch."""
 METADATA_KEY = "pupila.manifest"
 MAX_JSON_BYTES = 4 * 2**20
 MAX_VALUES = 500_000
 """Brackets and commas of it: a list of nothing but empty tables takes 100 MiB."""
+MAX_DEPTH = 20
+"""Tables and lists within each other: what Pupila writes has four, and who copies or shows more runs out of calls."""
 MAX_TEXT = 1_000
 """Letters of a name."""
 MAX_CLASSES = 20_000
@@ -94,6 +100,7 @@ class Manifest:
             if sum(map(text.count, "{[,")) > MAX_VALUES:
                 raise ValueError
             fields = json.loads(text, parse_constant=_refuse_constant)
+            _check_depth(fields)
             # Half a surrogate pair is no text, 1e999 no number in JSON: who shows one would fail.
             json.dumps(fields, ensure_ascii=False, allow_nan=False).encode()
             version = fields["format_version"]
@@ -133,6 +140,16 @@ class Manifest:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no number")
+
+
+def _check_depth(fields: Any) -> None:
+    """Raise ValueError if tables and lists lie deeper within each other than MAX_DEPTH."""
+    level = [fields]
+    for _ in range(MAX_DEPTH):
+        inner = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
+        level = [one for values in inner for one in values]
+    if any(isinstance(one, dict | list) for one in level):
+        raise ValueError
 
 
 def _number(value: Any) -> bool:
@@ -255,5 +272,11 @@ def check_seal(data: bytes) -> str:
 
 def _seal_place(data: bytes) -> tuple[int, int] | None:
     """Return where the digits of the seal begin and end; None if there are none, or several such places."""
-    found = [match.span(1) for match in itertools.islice(SEAL.finditer(data), 2)]
+    found = [match.span(1) for match in itertools.islice(_seals(data), 2)]
     return found[0] if len(found) == 1 else None
+
+
+def _seals(data: bytes) -> Iterator[re.Match[bytes]]:
+    """Yield the places that look like a seal, of a piece after the other: no other thread runs during a search."""
+    for start in range(0, len(data), SEARCHED_BYTES):
+        yield from SEAL.finditer(data, start, start + SEARCHED_BYTES + SEAL_BYTES - 1)

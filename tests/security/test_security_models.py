@@ -19,7 +19,7 @@ from PIL import Image
 from server_kit import Running, encode, launch, picture, serving, wait_for_url, wait_until, write_model
 
 from pupila.errors import ModelError
-from pupila.manifest import METADATA_KEY, Manifest, check_seal
+from pupila.manifest import METADATA_KEY, UNSEALED, Manifest, check_seal, sealed
 from pupila.model_file import cost as costs
 from pupila.model_file import reader
 from pupila.model_file.reader import Node, Tensor
@@ -445,6 +445,30 @@ def test_manifest_of_numbers_that_json_has_none_of_is_not_read(table: str, numbe
     assert Manifest.from_json(text).recipe == {"x": 1}
     with pytest.raises(ModelError, match="not one that Pupila wrote"):
         Manifest.from_json(text.replace(f'"{table}":{{"x":1', f'"{table}":{{"x":{number}'))
+
+
+def nested(depth: int) -> object:
+    """Return lists within each other."""
+    value: object = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def test_manifest_that_nests_deeply_is_not_read() -> None:
+    """One that nested 900 deep was served, and /model answered with an error of the server."""
+    manifest = Manifest("n", ("a",), 8, 8, "float32", "none", {"x": nested(18)}, {})
+    assert Manifest.from_json(manifest.to_json()).without_golden()["recipe"] == {"x": nested(18)}
+    for deep in (nested(19), nested(450)):
+        with pytest.raises(ModelError, match="not one that Pupila wrote"):
+            Manifest.from_json(manifest.to_json().replace(json.dumps(nested(18)), json.dumps(deep)))
+
+
+@pytest.mark.parametrize("place", [0, 2**20 - 75, 2**20 - 74, 2**20 - 1, 2**20, 2**21 - 40])
+def test_seal_is_found_wherever_it_is(place: int) -> None:
+    data = b" " * place + b'"sha256":"%b"' % UNSEALED.encode() + b" " * 2**20
+    whole = sealed(data)
+    assert check_seal(whole).encode() == whole[place + 10 : place + 74]
 
 
 def test_window_larger_than_the_picture_is_used_in_no_model() -> None:
