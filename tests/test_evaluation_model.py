@@ -2,6 +2,7 @@
 
 import base64
 import re
+import time
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -14,7 +15,7 @@ from pupila import images
 from pupila.data import Dataset
 from pupila.errors import DataError
 from pupila.evaluation import unknown
-from pupila.evaluation.evaluate import predict_features, predict_scores, score_dataset
+from pupila.evaluation.evaluate import bind, predict_features, predict_scores, score_dataset, threads_for
 from pupila.evaluation.pages import gallery
 from pupila.evaluation.pages.report import ProgressPage, write_report
 from pupila.manifest import METADATA_KEY, GoldenPicture, Manifest
@@ -95,6 +96,25 @@ def test_classes_in_another_order_are_bound_by_name(predictor, dataset):
     again, first = score_dataset(predictor, shuffled), score_dataset(predictor, dataset)
     np.testing.assert_array_equal(again.labels, dataset.labels)
     assert again.scores.to_json() == first.scores.to_json()
+
+
+def test_thousands_of_classes_are_bound_at_once():
+    """By their square it took seconds."""
+    classes = tuple(f"class {i}" for i in range(20_000))
+    labels = np.arange(20_000)
+    started = time.process_time()
+    bound = bind(Dataset(np.zeros((20_000, 1, 1, 3), np.uint8), labels, classes), classes[::-1])
+    assert time.process_time() - started < 1
+    np.testing.assert_array_equal(bound, labels[::-1])
+
+
+@pytest.mark.parametrize(
+    ("share", "cores", "free", "threads"),
+    [(1, 64, 4.5 * 2**30, 4), (1, 64, 2**29, 1), (0.01, 64, 4 * 2**30, 64), (1, 2, float("inf"), 2)],
+)
+def test_threads_that_compute_fit_into_the_free_memory(share, cores, free, threads):
+    """On 64 cores a model of the largest kind took 64 GiB."""
+    assert threads_for(share, cores, free) == threads
 
 
 def test_other_classes_are_an_error_that_names_the_difference(predictor, dataset):

@@ -12,7 +12,7 @@ from pupila import images
 from pupila._arguments import PathLike, as_text, counted, first_few
 from pupila._workers import usable_cores
 from pupila.data import Dataset, Splits, held_out, load_dataset
-from pupila.data.sources.archive import check_memory
+from pupila.data.sources.archive import check_memory, free_memory
 from pupila.errors import DataError
 from pupila.evaluation.metrics import Int64, Scores, score
 from pupila.manifest import Manifest
@@ -28,6 +28,8 @@ BATCH_BYTES = 16 * 2**20
 """Of the pixels of one call."""
 FEATURES = 512
 """Of a picture, in a network that Pupila trains."""
+CALL_BYTES = 2**30
+"""What one call takes at most, of as many pictures as the predictor computes together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +146,8 @@ def bind(dataset: Dataset, classes: Sequence[str]) -> Int64:
             f"The data set's classes are not the model's ({model_only}only the data set has: {data_only}). "
             "Give the model's own data, or rename the class folders."
         )
-    table = np.asarray([classes.index(name) for name in dataset.classes], dtype=np.int64)
+    places = {name: place for place, name in enumerate(classes)}
+    table = np.asarray([places[name] for name in dataset.classes], dtype=np.int64)
     return np.asarray(table[dataset.labels])
 
 
@@ -186,12 +189,21 @@ def _check_room(pictures: Pictures, classes: int, more: int = 0) -> None:
     check_memory(2.0 * 4 * (classes + more) * len(pictures), what, "Use fewer classes.")
 
 
+def threads_for(share: float, cores: int, free: float) -> int:
+    """Return how many calls run at once that take this share of CALL_BYTES each; free: bytes of memory."""
+    return int(min(cores, max(1, free / (CALL_BYTES * share))))
+
+
 def _run(predictor: Predictor, call: Callable[[Pictures], T], pictures: Pictures, batch: int = 256) -> Iterator[T]:
-    """Yield what `call` says of each batch, in order, computed by one thread a core."""
+    """Yield what `call` says of each batch, in order, by one thread a core, or as many as there is free memory for."""
     network, side = predictor.manifest.network_size, predictor.manifest.input_size
     step = max(1, min(batch, batch * REFERENCE_SIZE**2 // network**2, BATCH_BYTES // (3 * side * side)))
     parts = [pictures[start : start + step] for start in range(0, len(pictures), step)]
-    with ThreadPoolExecutor(usable_cores()) as pool, progress_bar("evaluating", len(pictures)) as bar:
+    share = min(step, predictor.together) / predictor.together
+    with (
+        ThreadPoolExecutor(threads_for(share, usable_cores(), free_memory())) as pool,
+        progress_bar("evaluating", len(pictures)) as bar,
+    ):
         for part, result in zip(parts, pool.map(call, parts), strict=True):
             bar.update(len(part))
             yield result

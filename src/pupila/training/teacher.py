@@ -59,7 +59,8 @@ def read_teacher(path: Path, training: Dataset) -> Teacher:
     predictor = Predictor.load(path)
     manifest = predictor.manifest
     bind(training, manifest.classes)
-    columns = [manifest.classes.index(name) for name in training.classes]
+    places = {name: place for place, name in enumerate(manifest.classes)}
+    columns = [places[name] for name in training.classes]
     logits = predict_columns(predictor, training.images, columns)
     accuracy = float((logits.argmax(1) == training.labels).mean())
     if accuracy <= GUESSING / len(columns):
