@@ -159,3 +159,12 @@ def test_guide_works_as_told(guide, beginner, server, tmp_path, monkeypatch):
     for path in beginner.glob("*.jpg"):
         shutil.copy(path, tmp_path)
     Reader(tmp_path, server.url, "\n".join(blocks(FIRST, "sh")).splitlines()).follow(guide)
+    secrets = [path for path in tmp_path.iterdir() if path.name in ("key.txt", "keys.txt", "header.txt")]
+    assert len(secrets) == (3 if guide.name == "secure.md" else 0)
+    assert {path.stat().st_mode & 0o777 for path in secrets} <= {0o600}
+
+
+@pytest.mark.parametrize("page", [*DOCS.rglob("*.md"), *ROOT.glob("*.md")], ids=lambda path: path.name)
+def test_no_key_stands_in_an_argument_of_a_program(page):
+    """Everybody on the machine can read the arguments of running programs."""
+    assert not re.search(r"\bcurl\b[^\n]*(Bearer|X-API-Key)", page.read_text("utf-8"), re.IGNORECASE)
