@@ -18,6 +18,7 @@ import yaml
 from deploy_kit import DEPLOY, ROOT, box, carry_out, instructions, only, settle, why_no_box
 from server_kit import picture
 
+from pupila.images import process
 from pupila.server import Settings
 
 KUBERNETES = DEPLOY / "kubernetes"
@@ -158,6 +159,15 @@ def test_manifest_passes_the_schemas_of_kubernetes(name: str) -> None:
     manifest = yaml.safe_load((KUBERNETES / name).read_text())
     for version in (OLDEST, validate.latest_version()):
         validate.validate(manifest, version, strict=True)
+
+
+def test_memory_limits_leave_room_for_the_worst_of_two_workers() -> None:
+    worker = 132 * 2**20  # docs/guides/deploy.md
+    least = 2 * (worker + Settings().max_buffered_bytes + process.MEMORY)
+    unit = re.search(r"^MemoryMax=(\d+)G$", (DEPLOY / "pupila.service").read_text(), re.MULTILINE)
+    limits = [COMPOSE["services"]["pupila"]["mem_limit"].removesuffix("g"), unit and unit[1]]
+    limits.append(container()["resources"]["limits"]["memory"].removesuffix("Gi"))
+    assert limits == ["3"] * 3 and least < 3 * 2**30
 
 
 def test_schemas_of_kubernetes_refuse_a_misspelt_probe() -> None:
