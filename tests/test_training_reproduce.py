@@ -6,6 +6,7 @@ import shutil
 import pytest
 from click.testing import CliRunner
 from safetensors.torch import save_file
+from server_kit import write_model
 from training_kit import write_photos
 
 from pupila.cli import main
@@ -77,6 +78,23 @@ def test_record_of_other_types_is_named(finished, tmp_path, values):
 def test_identity_of_other_types_is_that_of_another_run(tmp_path, identity):
     with pytest.raises(TrainingError, match="is of another run"):
         check_identity(tmp_path, {"recipe": {"seed": 1}, "data": "f"}, identity)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"metrics": {}}, "says no accuracy"), ({"data": {"feedback": 5}}, "no valid data.feedback"),
+        ({"data": {"outliers": {"pictures": "1", "fingerprint": "a"}}}, "no valid data.outliers"),
+        ({"data": {"teacher": {"version": 5}}}, "no valid data.teacher"),
+    ],
+)  # fmt: skip
+def test_model_file_that_says_too_little_is_named_before_anything_is_trained(finished, tmp_path, said, why):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    write_model(folder / "model.onnx", **said)
+    done = pupila("reproduce", folder)
+    assert done.exit_code == 1 and why in done.output, done.output
+    assert "epoch" not in done.output
 
 
 def test_another_seed_and_other_threads_are_named(finished, tmp_path):

@@ -172,6 +172,14 @@ def _are_numbers(value: Any) -> bool:
     return isinstance(value, dict) and all(map(_number, value.values()))
 
 
+def _is_added(value: Any) -> bool:
+    return isinstance(value, dict) and _is_whole(value.get("pictures")) and _is_text(value.get("fingerprint"))
+
+
+def _is_teacher(value: Any) -> bool:
+    return isinstance(value, dict) and _is_text(value.get("version"))
+
+
 TABLES: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
     "recipe": {
         "name": _is_text, "minutes": _number, "epochs": _is_whole, "seed": _is_whole, "sample": _is_whole,
@@ -179,6 +187,7 @@ TABLES: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
     },
     "data": {
         "source": _is_text, "fingerprint": _is_text, "train": _is_whole, "validation": _is_whole, "test": _is_whole,
+        "feedback": _is_added, "outliers": _is_added, "teacher": _is_teacher,
     },
     "metrics": {
         "accuracy": _number, "interval": _is_interval, "n": _is_whole, "split": _is_text, "ece": _number,

@@ -50,6 +50,8 @@ def reproduce(folder: Path, source: str | None = None) -> Reproduction:
     """
     record = read_record(folder)
     before = Predictor.load(folder / "model.onnx").manifest
+    if "accuracy" not in before.metrics:
+        raise TrainingError(f"{folder / 'model.onnx'}: says no accuracy to compare with. Give the folder of a run.")
     values = read_json(folder / "recipe.json")
     if not values:
         raise TrainingError(f"{folder / 'recipe.json'}: is no recipe of a run. Give the folder of a run.")
