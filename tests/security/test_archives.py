@@ -24,7 +24,7 @@ import pytest
 from data_kit import make_tar, make_zip, picture
 from PIL import Image
 
-from pupila.data import load_dataset
+from pupila.data import decode, load_dataset
 from pupila.data.layouts import arrays
 from pupila.data.layouts.labelled import NAME_BYTES
 from pupila.data.quality.duplicates import copies_of
@@ -41,7 +41,7 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
 CODE = """
 import sys, time
 from pathlib import Path
-from pupila.data import load_dataset
+from pupila.data import decode, load_dataset
 from pupila.data.layouts import arrays
 from pupila.errors import DataError
 load = lambda path: load_dataset(Path(path), 8, cache=Path(sys.argv[2]))
@@ -312,7 +312,7 @@ def test_lists_and_parts_of_nothing_in_parquet_are_refused_before_they_are_objec
     }.items():  # fmt: skip
         path = tmp_path / f"{name}.parquet"
         name = name.partition(":")[0]
-        parquet.write_table(pyarrow.table(columns), path)
+        parquet.write_table(pyarrow.table(columns), path, row_group_size=1_000)
         said, seconds, mib = cost(path)
         assert f"has lists or over 20 parts in the column '{name}'" in said and seconds < 2 and mib < 100, (said, mib)
 
@@ -368,6 +368,41 @@ def test_parquet_files_of_one_data_set_have_one_budget(tmp_path: Path) -> None:
         parquet.write_table(table, tmp_path / f"train-{number}.parquet", compression="zstd")
     said, seconds, mib = cost(tmp_path)
     assert "unpack to over 128 MiB, far more than its files have" in said and seconds < 5 and mib < 500
+
+
+def number_of_thrift(number: int) -> bytes:
+    """Return a number as the description of a parquet file has it."""
+    number, found = 2 * number, b""
+    while number > 127:
+        number, found = number >> 7, found + bytes([number & 127 | 128])
+    return found + bytes([number])
+
+
+def test_rows_of_parquet_are_counted_as_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of 12 KB said that it had fewer."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    count, said_count = 2_200, 1_100
+    monkeypatch.setattr(decode, "MAX_ROWS", 2_000)
+    path = tmp_path / "train.parquet"
+    columns = {"image": pyarrow.nulls(count, pyarrow.binary()), "label": pyarrow.nulls(count, pyarrow.string())}
+    parquet.write_table(pyarrow.table(columns), path, row_group_size=1_000)
+    data = path.read_bytes()
+    about = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    path.write_bytes(data[:about] + data[about:].replace(number_of_thrift(count), number_of_thrift(said_count)))
+    assert parquet.ParquetFile(path).metadata.num_rows == said_count
+    with pytest.raises(DataError, match="has over 2,000 rows"):
+        load_dataset(path, 8, cache=tmp_path / "cache")
+
+
+def test_parquet_that_has_fewer_rows_than_it_says_is_damaged(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    data = parquet_file([picture(number, 8, 8) for number in range(8)])
+    at = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    begin = data.index(b"\x16\x10\x19", at)  # the number of rows, before the list of their groups
+    (tmp_path / "a.parquet").write_bytes(data[:begin] + b"\x16\x12\x19" + data[begin + 3 :])
+    assert "it has 8 rows, and says 9" in cost(tmp_path / "a.parquet")[0]
 
 
 def test_small_parquet_is_read_by_the_command_within_its_limit_of_memory(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,12 @@ class Budget:
         self.bytes = int(min(self._likely, max(RATIO_FROM, room)))
         self._bytes_left = self.bytes
 
+    def check_rows(self, count: int) -> None:
+        """Raise DataError if with so many more rows the files have more than they may."""
+        check_rows(self._rows + count, self._where)
+
     def take_rows(self, count: int) -> None:
-        """Raise DataError if the files have more rows than they may."""
+        """Count rows that are read; raises as check_rows() does."""
         self._rows += count
         check_rows(self._rows, self._where)
 
@@ -139,7 +143,7 @@ def _read(arrow: Any, file: SourceFile, where: str, budget: Budget) -> list[Labe
     limits = {"thrift_string_size_limit": THRIFT_BYTES, "thrift_container_size_limit": MAX_ROWS}
     try:
         with arrow.parquet.ParquetFile(source, **limits) as opened:
-            budget.take_rows(opened.metadata.num_rows)
+            budget.check_rows(opened.metadata.num_rows)
             names = opened.schema_arrow.names
             leaves = [opened.schema.column(number) for number in range(len(opened.schema))]
             parts = Counter(leaf.path.partition(".")[0] for leaf in leaves)
@@ -163,13 +167,18 @@ def _rows(
     opened: Any, image: str, label: str, classes: Sequence[str], file: SourceFile, where: str, budget: Budget
 ) -> list[LabelledFile]:
     found: list[LabelledFile] = []
-    for batch in opened.iter_batches(batch_size=BATCH, columns=[image, label], use_threads=False):
-        budget.take_bytes(batch.nbytes)
-        cells = batch.column(batch.schema.get_field_index(image)).to_pylist()
-        labels = _names(batch.column(batch.schema.get_field_index(label)).to_pylist(), classes, where)
-        for category, cell in zip(labels, cells, strict=True):
-            name = f"{file.name}/{len(found):07d}"
-            found.append(LabelledFile(category, name, SourceFile(parts_of(name), _picture(cell, where))))
+    # It is closed while the error is handled: later the interpreter could only print what goes wrong with that.
+    with closing(opened.iter_batches(batch_size=BATCH, columns=[image, label], use_threads=False)) as batches:
+        for batch in batches:
+            budget.take_rows(batch.num_rows)
+            budget.take_bytes(batch.nbytes)
+            cells = batch.column(batch.schema.get_field_index(image)).to_pylist()
+            labels = _names(batch.column(batch.schema.get_field_index(label)).to_pylist(), classes, where)
+            for category, cell in zip(labels, cells, strict=True):
+                name = f"{file.name}/{len(found):07d}"
+                found.append(LabelledFile(category, name, SourceFile(parts_of(name), _picture(cell, where))))
+    if len(found) != opened.metadata.num_rows:
+        raise ValueError(f"it has {len(found):,} rows, and says {opened.metadata.num_rows:,}")
     return found
 
 
