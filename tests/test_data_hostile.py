@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from batch_kit import link_to_each_other
 from click.testing import CliRunner
-from data_kit import make_folder, make_tar, picture, scene, write_files
+from data_kit import as_a_plain_user, make_folder, make_tar, picture, scene, write_files
 
 from pupila._files import WAYS_AT_MOST
 from pupila.cli import main
@@ -68,6 +68,20 @@ def test_many_empty_folders_are_one_note(root: Path) -> None:
     for number in range(2000):
         (root / f"empty{number:04d}").mkdir()
     assert load(root).notes == ("Ignored 2,000 empty folders (empty0000, empty0001, empty0002 and 1,997 more).",)
+
+
+def test_archive_in_a_folder_that_may_not_be_read_is_named(root: Path) -> None:
+    root.mkdir()
+    make_tar(root / "a.tar", {"cat/1.png": picture(1), "dog/1.png": picture(2)}).chmod(0)
+    code = """
+import sys
+from pupila.data import load_dataset
+from pupila.errors import DataError
+try: load_dataset(sys.argv[1], 8, cache=sys.argv[2])
+except DataError as error: print(error)
+"""
+    told = as_a_plain_user(code, root, root.parent / "cache").strip()
+    assert told == f"{root}: a.tar: cannot be read (Permission denied). Check its permissions."
 
 
 def test_link_to_itself_is_listed(root: Path) -> None:

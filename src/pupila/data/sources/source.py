@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 from pupila._arguments import counted, did_you_mean
 from pupila.data.layouts.tables import JSON, TABLES
@@ -130,11 +131,19 @@ def _with_inner_archives(files: SourceFiles, where: str) -> SourceFiles:
     skipped = list(files.skipped)
     for file in archives:
         above = (*file.parts[:-1], CLASS_OF_ARCHIVE.sub("", stem(Path(file.file))))
-        with file.open() as opened:
-            inner = unpack(opened, file.packed(), f"{where}: {file.name}", budget)
+        name = f"{where}: {file.name}"
+        with _opened(file, name) as opened:
+            inner = unpack(opened, file.packed(), name, budget)
         entries += [entry._replace(parts=(*above, *entry.parts)) for entry in inner.entries]
         skipped += inner.skipped
     return SourceFiles(entries, files.notes, skipped)
+
+
+def _opened(file: SourceFile, name: str) -> BinaryIO:
+    try:
+        return file.open()
+    except OSError as error:
+        raise DataError(f"{name}: cannot be read ({error.strerror}). Check its permissions.") from error
 
 
 def with_decoded_names(files: SourceFiles, encoding: str | None, where: str) -> SourceFiles:
