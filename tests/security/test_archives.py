@@ -25,10 +25,10 @@ from data_kit import make_tar, make_zip, picture
 from PIL import Image
 
 from pupila.data import decode, load_dataset
-from pupila.data.layouts import arrays
+from pupila.data.layouts import arrays, masks
 from pupila.data.layouts.labelled import NAME_BYTES
 from pupila.data.quality.duplicates import copies_of
-from pupila.data.sources import archive
+from pupila.data.sources import archive, files
 from pupila.errors import DataError
 
 MIB = 2**20
@@ -91,6 +91,7 @@ TARS = {
     "global records": b"".join(
         record(tarfile.XGLTYPE, b"".join(pax(b"k%d%d=v" % (n, k)) for k in range(2000))) + END[:512] for n in range(20)
     ),
+    "global records with long keys": record(tarfile.XGLTYPE, pax(b"k" * 20_000 + b"=v")) + END[:512],
     "one link for all": record(tarfile.XGLTYPE, pax(b"linkpath=" + b"ab/" * 40_000))
     + record(tarfile.SYMTYPE, b"", "a/1.png") * 5000,
     "one name for all": record(tarfile.XGLTYPE, pax(b"path=" + b"a/" * 60_000)) + END[:512] * 2000,
@@ -241,6 +242,14 @@ def test_names_of_a_zip_count_as_they_are_read(kind: str) -> None:
     file = io.BytesIO(empty_members(ZIP_NAMES[kind]))
     with pytest.raises(DataError, match="unpacks to over 128 MiB"):
         archive.unpack(file, 1, "a.zip", archive.UnpackBudget("a.zip", 1))
+
+
+def test_names_of_the_same_folders_are_looked_at_once() -> None:
+    folders = ("aB" * 31,) * 61
+    found = [files.SourceFile((*folders, f"{number}.png"), b"") for number in range(3_000)]
+    begun = time.process_time()
+    assert masks.task_of_masks(found) == ""
+    assert time.process_time() - begun < 1
 
 
 def test_archives_within_archives_are_opened_one_level_deep(tmp_path: Path) -> None:
@@ -654,6 +663,11 @@ def test_labels_of_every_type_are_read_or_named(tmp_path: Path, name: str) -> No
     assert words in cost(tmp_path / "x.npz")[0]
 
 
+def test_labels_of_small_fractions_are_read_without_a_warning(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=np.zeros((4, 8, 8), np.uint8), y=np.array([1, 2, 1, 2], np.float16))
+    assert load_dataset(tmp_path / "x.npz", 8, cache=tmp_path / "cache").train.classes == ("1", "2")
+
+
 @pytest.mark.parametrize("large", [1e300, np.inf])
 def test_labels_beyond_whole_numbers_are_read_without_a_warning(tmp_path: Path, large: float) -> None:
     np.savez(tmp_path / "x.npz", x=np.zeros((4, 8, 8), np.uint8), y=np.array([1, 1, large, large]))
@@ -727,6 +741,7 @@ def test_array_names_are_compared_in_time_that_grows_with_them(tmp_path: Path) -
     none, wide = header_of((0, 1, 1)), header_of((1, 4 * MIB), "<i8")
     makers: dict[str, Callable[[], dict[str, bytes]]] = {
         "long": lambda: {"x_" * 30_000 + "!.npy": none},
+        "long and many": lambda: {f"{number:06d}{'_x' * 121}!.npy": none for number in range(10_000)},
         "many": lambda: {f"tra{'_' * (number % 100)}in{'_' * (number // 100)}_x.npy": none for number in range(10_000)},
         "one row of labels": lambda: {
             "train_y.npy": wide + bytes(32 * MIB),

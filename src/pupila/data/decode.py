@@ -73,7 +73,8 @@ def decode_pictures(
 ) -> tuple[Pictures, Failed]:
     """Return uint8 [N, size, size, 3] and, by index, the reason for each picture that could not be read.
 
-    One process a core decodes, or this one if there are few pictures. Of equal ones, as links in a tar are, one is.
+    One process a core decodes, or this one if there are few pictures. Of equal ones in an archive, as links
+    are, one is; of paths each is, whatever they lead to.
     """
     _check_memory(len(sources), size)
     first: dict[bytes | str, int] = {}

@@ -24,7 +24,7 @@ from pupila.data.dataset import Pictures, SplitArrays, Splits, assemble
 from pupila.data.decode import check_rows, choose_size, resize_pictures
 from pupila.data.layouts.labelled import check_class_count, natural_order, some, split_of
 from pupila.data.sources.archive import DAMAGED, RATIO, RATIO_FROM, UnpackBudget, check_memory, open_zip
-from pupila.data.sources.files import LONGEST, SourceFile, shortened
+from pupila.data.sources.files import SourceFile, shortened
 from pupila.errors import DataError
 from pupila.images import DEFAULT_LIMITS, ImageLimits
 from pupila.images.wide import eight_bits
@@ -33,6 +33,8 @@ IMAGE_KEYS = ("x", "images", "image", "data", "arr_0", "imgs", "pictures")
 LABEL_KEYS = ("y", "labels", "label", "targets", "target", "classes", "arr_1")
 PICTURE_KEY = re.compile(rf"(?:(?P<before>\w+)[_.])??(?P<kind>{'|'.join(IMAGE_KEYS)})(?:[_.]?(?P<after>[a-z]\w*))?")
 """The name of pictures, with that of a split before it or behind it: x, train_images, xtest."""
+LONGEST_KEY = 64
+"""Letters of such a name: to look for it takes their square."""
 IDX_NAMES = {"train": "train", "t10k": "test", "test": "test", "valid": "validation", "val": "validation"}
 IDX_KINDS = (b"-images-idx3-ubyte", b"-labels-idx1-ubyte")
 CLASS_KEYS = ("class_names", "label_names", "names", "categories")
@@ -168,9 +170,9 @@ def _numpy_arrays(files: Sequence[SourceFile], where: str) -> dict[str, Array]:
 def _paired(arrays: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
     """Return the pictures and labels by split: x_train and y_train, images and labels."""
     parts: dict[str, tuple[Array, Array]] = {}
-    by_name = {name.casefold(): array for name, array in arrays.items() if len(name) <= LONGEST}
+    by_name = {name.casefold(): array for name, array in arrays.items() if len(name) <= LONGEST_KEY}
     for key, images in arrays.items():
-        match = PICTURE_KEY.fullmatch(key.casefold()) if len(key) <= LONGEST else None
+        match = PICTURE_KEY.fullmatch(key.casefold()) if len(key) <= LONGEST_KEY else None
         split = split_of(match["before"] or match["after"] or "train") if match else None
         pictures = _square(images)
         if match and split and pictures.ndim in (3, 4):
@@ -198,7 +200,7 @@ def _numbers(label: Array) -> Array:
     if label.ndim == 2 and label.shape[1] != 1:
         return np.asarray(label.argmax(axis=1))
     values = label.reshape(-1)
-    with np.errstate(invalid="ignore"):  # those that are infinite are no whole numbers
+    with np.errstate(all="ignore"):  # those that are infinite are no whole numbers, and small kinds end below MAX_WHOLE
         whole = values.dtype.kind == "f" and bool(((np.mod(values, 1) == 0) & (np.abs(values) < MAX_WHOLE)).all())
     return values.astype(np.int64) if whole else values
 

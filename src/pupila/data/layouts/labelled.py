@@ -1,5 +1,6 @@
 """Files with their split and class, which every layout returns; names of splits in six languages, names of classes."""
 
+import functools
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -270,11 +271,13 @@ def is_structure(folder: str) -> bool:
     return known or bool(splits_among([folder]))
 
 
-def words_of(folder: str) -> set[str]:
+@functools.lru_cache(2**10)
+def words_of(folder: str) -> frozenset[str]:
     """Return the words of a name in small letters: those of gt_fine and of gtFine are the same, as of trainannot."""
     words = {word.lower() for word in re.findall(r"[A-Z]*[a-z]+|[A-Z]+|[^\W_]+", folder)}
     glued = {GLUED.fullmatch(word) for word in words}
-    return {part for match in glued if match for part in match.groups()} | {w for w in words if not GLUED.fullmatch(w)}
+    parts = {part for match in glued if match for part in match.groups()}
+    return frozenset(parts | {word for word in words if not GLUED.fullmatch(word)})
 
 
 def splits_in_classes(names: Iterable[str]) -> dict[str, tuple[str, str]]:

@@ -330,7 +330,7 @@ def _count_member(member: tarfile.TarInfo, shared: Mapping[str, str], budget: Un
     budget.take_name(member.name)
     if member.linkname:
         budget.take_name(member.linkname)
-    if len(shared) > GLOBAL_RECORDS or sum(map(len, shared.values())) > GLOBAL_LETTERS:
+    if len(shared) > GLOBAL_RECORDS or sum(len(key) + len(text) for key, text in shared.items()) > GLOBAL_LETTERS:
         budget.refuse(f"has over {GLOBAL_RECORDS} records for all its files, or long ones, as no real archive has")
     if member.size < 0:
         raise tarfile.ReadError(f"a file of {member.size:,} bytes")
