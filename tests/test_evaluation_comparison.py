@@ -2,13 +2,16 @@
 
 import json
 import shutil
+import tracemalloc
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 from server_kit import CLASSES, COLOURS, write_model
 
 from pupila.cli import main
+from pupila.evaluation import comparison
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +39,15 @@ def test_better_model_is_named_with_its_test(photos, tmp_path):
     assert "The first is better: only the first has 30 right, only the second 0: p = 1.86e-09" in output
     assert output.splitlines()[4].split()[:4] == ["blue", "1.000", "0.000", "-1.000"]
     assert "blue/0.png: blue -> white (right: blue)" in output and "and 10 more" in output
+
+
+def test_long_names_of_classes_take_no_memory_for_each_picture():
+    names = [letter * 1000 for letter in "abcd"]
+    tracemalloc.start()
+    named = comparison._named(names, np.arange(100_000) % 4)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert named[5] == names[1] and peak < 3 * 2**20
 
 
 def test_same_answers_are_no_real_difference(photos, tmp_path):

@@ -24,7 +24,7 @@ from pupila.images import Pixels
 from pupila.predictor import Predictor
 from pupila.progress import printable_lines
 
-Names = NDArray[np.str_]
+Names = NDArray[np.object_]
 
 LUCK = 0.05
 """P-value below which a difference is called real."""
@@ -128,9 +128,9 @@ def compare_models(first: Path, second: Path, data: str, part: str | None = None
     (paths, name, dataset, found), (other_paths, _, _, other_found) = (_answers(model, data, part) for model in models)
     if paths != other_paths:
         raise DataError(f"{data}: its pictures changed while they were read. Compare again.")
-    truth = np.asarray(dataset.classes)[dataset.labels]
+    truth = _named(dataset.classes, dataset.labels)
     one, other = (
-        np.asarray(model.manifest.classes)[evaluation.logits.argmax(axis=1)]
+        _named(model.manifest.classes, evaluation.logits.argmax(axis=1))
         for model, evaluation in zip(models, (found, other_found), strict=True)
     )
     rows = _changed(truth, one, other)
@@ -192,6 +192,11 @@ def binomial_p_value(one: int, other: int) -> float:
         term *= heads / (tosses - heads + 1)
         heads -= 1
     return min(1.0, 2 * tail * math.exp(ways - tosses * math.log(2)))
+
+
+def _named(classes: Sequence[str], rows: NDArray[np.int64]) -> Names:
+    """Return the class of each row as an object: an array of texts gives each the room of the longest."""
+    return np.asarray(classes, dtype=object)[rows]
 
 
 def _changed(truth: Names, one: Names, other: Names) -> list[int]:
