@@ -83,6 +83,14 @@ def test_row_that_fits_nothing_is_named(splits, tmp_path, lines, words):
         relabelled(splits, table(tmp_path, *lines))
 
 
+@pytest.mark.parametrize("row", ["dog/{long},dog", "dog/002.png,{long}", "dog/002.png,cat,{long}"])
+def test_of_what_a_row_holds_few_letters_are_quoted(splits, tmp_path, row):
+    lines = ["path,suggested,label" if row.count(",") > 1 else "path,label", row.format(long="x" * 100_000)]
+    with pytest.raises(DataError) as refused:
+        relabelled(splits, table(tmp_path, *lines))
+    assert "xxx" in str(refused.value) and len(str(refused.value)) < 1_000
+
+
 def test_table_that_is_missing_is_named(splits, tmp_path):
     with pytest.raises(DataError, match=r"none\.csv: cannot be read"):
         relabelled(splits, tmp_path / "none.csv")

@@ -17,7 +17,7 @@ from pupila._arguments import counted, nearest
 from pupila._files import unescaped
 from pupila.data.dataset import Splits, fingerprint
 from pupila.data.layouts.tables import MAX_COLUMNS, TableError, table_lines
-from pupila.data.sources.files import SourceFile
+from pupila.data.sources.files import SourceFile, shortened
 from pupila.errors import DataError
 
 NAMED_AT_MOST = 5
@@ -94,13 +94,13 @@ def _check(fixes: list[Fix], places: Mapping[str, tuple[str, int]], splits: Spli
     pictures = [fix.path for fix in fixes if fix.path not in places]
     known = set(classes)
     labels = [fix.label for fix in fixes if fix.label not in known]
-    others = [f"'{path}' has {count} rows" for path, count in uses.items() if count > 1]
+    others = [f"'{shortened(path)}' has {count} rows" for path, count in uses.items() if count > 1]
     for fix in fixes:
         if fix.was and fix.path in places:
             part, row = places[fix.path]
             now = classes[int(parts[part].labels[row])]
             if now != fix.was:
-                others.append(f"'{fix.path}' was '{fix.was}' and is '{now}' by now")
+                others.append(f"'{shortened(fix.path)}' was '{shortened(fix.was)}' and is '{now}' by now")
     # The nearest name is looked for among all, which takes time: for those alone that are named.
     wrong = [f"there is no picture {_near(path, places)}" for path in pictures[:NAMED_AT_MOST]]
     wrong += [f"there is no class {_near(label, classes)}" for label in labels[: NAMED_AT_MOST - len(wrong)]]
@@ -113,4 +113,4 @@ def _check(fixes: list[Fix], places: Mapping[str, tuple[str, int]], splits: Spli
 
 def _near(name: str, names: Mapping[str, object] | tuple[str, ...]) -> str:
     near = nearest(name, names)
-    return f"'{name}'" + (f" (did you mean '{near}'?)" if near else "")
+    return f"'{shortened(name)}'" + (f" (did you mean '{near}'?)" if near else "")
