@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from server_kit import CLASSES, encode, picture, write_model
 
 from pupila import _files
 from pupila.batch import files_below, predict_all
+from pupila.batch.listing import Walk
 from pupila.batch.run import CHUNK
 from pupila.batch.table import columns
 from pupila.errors import DataError, MissingExtraError, ModelError
@@ -176,6 +178,23 @@ def test_links_that_list_very_many_files_again_end_in_one_sentence(
         files_below([folder])
     with pytest.raises(DataError, match=message):
         predict_all(model, [folder], tmp_path / "out.csv")
+
+
+def test_deep_folder_is_listed_in_little_memory_and_gets_a_row(model: Path, tmp_path: Path) -> None:
+    deepest = tmp_path.joinpath("photos", *["a"] * (_files.DEEPEST_FOLDER + 1))
+    deepest.mkdir(parents=True)
+    for number in range(1000):
+        (deepest.parents[1] / str(number)).mkdir()
+    (deepest.parent / "seen.png").write_bytes(picture())
+    (deepest / "unseen.png").write_bytes(picture())
+    tracemalloc.start()
+    assert len(list(Walk([tmp_path / "photos"]))) == 2
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+    predict_all(model, [tmp_path / "photos"], tmp_path / "out.csv")
+    rows = rows_of(tmp_path / "out.csv")
+    assert [row["path"] for row in rows] == [str(deepest), str(deepest.parent / "seen.png")]
+    assert "a closed folder, or one in over 64 others" in rows[0]["error"] and not rows[1]["error"]
 
 
 def test_name_that_is_no_utf8_is_written_readably(model: Path, tmp_path: Path) -> None:

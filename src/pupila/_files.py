@@ -35,6 +35,8 @@ Identity = tuple[int, int]
 """Device and inode: tells a file or folder from all others, however its path is spelled."""
 WAYS_AT_MOST = 100
 """Paths to one folder that a walk follows: a few folders that link to each other make millions."""
+DEEPEST_FOLDER = 64
+"""Folders within each other that a file may lie in: each costs memory and time for every file."""
 AGAIN_AT_MOST = 250_000
 """Files and folders that are listed again, by another path: as many as an archive may hold."""
 Stamp = tuple[int, int, int]

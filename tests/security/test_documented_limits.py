@@ -38,7 +38,7 @@ NAMED = {
         f"{archive.TOTAL_BYTES // GIB} GiB", f"{archive.RATIO} times", f"{archive.MEMBERS:,} members",
         f"{archive.MEMBER_BYTES // MIB} MiB a member", f"{archive.HEADER_BYTES // 1024} KiB of header records",
         f"{archive.DIRECTORY_BYTES // MIB} MiB of a zip's directory", f"names of {files.LONGEST} letters",
-        f"{archive.LONGEST_PATH:,} with their folders", f"{files.DEEPEST} folders", f"{archive.PART_BYTES} more",
+        f"{archive.LONGEST_PATH:,} with their folders", f"{files.DEEPEST_FOLDER} folders", f"{archive.PART_BYTES} more",
         f"{archive.EXTRA_BYTES // 1024} KiB of extra fields",
         f"{archive.GLOBAL_RECORDS} such records and {archive.GLOBAL_LETTERS:,} letters",
     ],

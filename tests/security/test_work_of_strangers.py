@@ -192,7 +192,7 @@ def test_names_that_no_folder_could_hold_are_left_out(tmp_path: Path) -> None:
 
 
 def test_files_deep_in_folders_are_left_out_of_archives_and_folders(tmp_path: Path) -> None:
-    shallow, deep = "a/" * files.DEEPEST + "1.png", "a/" * files.DEEPEST + "b/1.png"
+    shallow, deep = "a/" * files.DEEPEST_FOLDER + "1.png", "a/" * files.DEEPEST_FOLDER + "b/1.png"
     packed = archive.read_archive(make_zip(tmp_path / "deep.zip", {shallow: b"1", deep: b"2"}))
     path = tmp_path / "data" / deep
     path.parent.mkdir(parents=True)
@@ -231,7 +231,7 @@ def test_names_that_nearly_share_their_ends_are_compared_once() -> None:
 
 
 def test_folders_that_hold_all_others_are_left_out_in_one_go() -> None:
-    above = ("a",) * (files.DEEPEST - 2)
+    above = ("a",) * (files.DEEPEST_FOLDER - 2)
     found = {(*above, f"{number}", "b"): [SourceFile((f"{number}",), b"")] for number in range(40_000)}
     begun = time.process_time()
     assert class_folders.unwrap(found).keys() == {(f"{number}", "b") for number in range(40_000)}

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from pupila._files import RUN_FILES, Identity, Ways, is_hidden
+from pupila._files import DEEPEST_FOLDER, RUN_FILES, Identity, Ways, is_hidden
 from pupila.errors import DataError, MissingExtraError, PupilaError
 
 STORES = ("s3", "gs", "gcs", "abfs", "hdfs")
@@ -41,9 +41,9 @@ def identities(paths: Sequence[Path | str]) -> frozenset[Identity]:
 class Walk:
     """Yields (path, stamp) of each file at or below the given paths, in no particular order.
 
-    The stamp changes with the file's size or time of change. A dangling link, and a folder that cannot be listed, are
-    yielded too: they get a row with the reason. Links to folders are followed, but not in circles; DataError is raised
-    if they lead on and on.
+    The stamp changes with the file's size or time of change. A dangling link, and a folder that cannot be listed or is
+    in over DEEPEST_FOLDER others, are yielded too: they get a row with the reason. Links to folders are followed, but
+    not in circles; DataError is raised if they lead on and on.
     """
 
     def __init__(self, paths: Sequence[Path | str], without: frozenset[Identity] = frozenset()) -> None:
@@ -73,9 +73,10 @@ class Walk:
             if above and _is_ours(folder):
                 self.hidden += 1
                 continue
+            within = above | {here}
             for name in self._names(folder):
                 self._ways.lists(here, folder)
-                yield from self._visit(os.path.join(folder, name), above | {here}, folders)  # noqa: PTH118 - bytes
+                yield from self._visit(os.path.join(folder, name), within, folders)  # noqa: PTH118 - bytes
 
     def _names(self, folder: bytes) -> Iterator[bytes]:
         with os.scandir(folder) as found:
@@ -90,7 +91,8 @@ class Walk:
         here = (status.st_dev, status.st_ino) if status else None
         if here is not None and here in self._without:
             return
-        if here is not None and status is not None and stat.S_ISDIR(status.st_mode) and os.access(path, os.R_OK):
+        entered = status is not None and stat.S_ISDIR(status.st_mode) and len(above) <= DEEPEST_FOLDER
+        if here is not None and entered and os.access(path, os.R_OK):
             folders.append((path, here, above))
         else:
             yield path.removeprefix(b"./"), _stamp(status)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pupila import images
+from pupila._files import DEEPEST_FOLDER
 from pupila._workers import RefusedError, Worker, WorkerPool, serve
 from pupila.batch.job import FileAnswer, to_line
 from pupila.batch.listing import is_stored, read_stored
@@ -68,7 +69,10 @@ def read(path: str) -> bytes:
     """Return the content of a listed file; never waits for a pipe, and never reads a device."""
     if is_stored(path):
         return read_stored(path, DEFAULT_LIMITS.max_bytes + 1)
-    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - called often
+    mode = os.stat(path).st_mode  # noqa: PTH116 - called often
+    if stat.S_ISDIR(mode):
+        raise OSError(0, f"a closed folder, or one in over {DEEPEST_FOLDER} others")
+    if not stat.S_ISREG(mode):
         raise OSError(0, "not a regular file")
     return images.read(path)
 

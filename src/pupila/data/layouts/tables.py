@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from pupila._arguments import counted
+from pupila._files import DEEPEST_FOLDER
 from pupila.data.dataset import Skipped, first_notes
 from pupila.data.layouts.labelled import (
     FIX,
@@ -34,7 +35,7 @@ from pupila.data.layouts.labelled import (
     splits_of_files,
 )
 from pupila.data.sources.archive import LONGEST_PATH
-from pupila.data.sources.files import DEEPEST, PICTURES, SHEETS, SourceFile, ending_of, parts_of, shortened
+from pupila.data.sources.files import PICTURES, SHEETS, SourceFile, ending_of, parts_of, shortened
 from pupila.errors import DataError
 
 PATH_COLUMNS = (
@@ -498,7 +499,7 @@ def _key(name: str) -> str:
         plain = unquote(plain.partition("?")[0])
     elif path.startswith(LOCAL_FILES):
         plain = unquote(path.removeprefix(LOCAL_FILES)).replace("\\", "/")
-    near = plain.rsplit("/", DEEPEST + 1)[-DEEPEST - 1 :]  # no picture lies in more folders
+    near = plain.rsplit("/", DEEPEST_FOLDER + 1)[-DEEPEST_FOLDER - 1 :]  # no picture lies in more folders
     return "/".join(parts_of("/".join(near)))
 
 

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from pupila import images
-from pupila._files import is_hidden
+from pupila._files import DEEPEST_FOLDER, is_hidden
 from pupila.data.dataset import Skipped
-from pupila.data.sources.files import DEEPEST, LONGEST, PICTURES, TOO_DEEP, SourceFile, SourceFiles, parts_of, shortened
+from pupila.data.sources.files import LONGEST, PICTURES, TOO_DEEP, SourceFile, SourceFiles, parts_of, shortened
 from pupila.errors import DataError
 from pupila.progress import progress_bar
 
@@ -252,7 +252,7 @@ def _unfit(name: str) -> str:
     """Say so of a name that no folder could hold, or none has, before it is split: each part of it costs."""
     if len(name) > LONGEST_PATH:
         return TOO_LONG
-    return TOO_DEEP if name.count("/") > DEEPEST else ""
+    return TOO_DEEP if name.count("/") > DEEPEST_FOLDER else ""
 
 
 def stem(path: Path) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
 from pupila._arguments import counted, first_few
-from pupila._files import RUN_FILES, Identity, Ways, is_hidden
+from pupila._files import DEEPEST_FOLDER, RUN_FILES, Identity, Ways, is_hidden
 from pupila.data.dataset import Skipped
 from pupila.errors import DataError
 
@@ -43,9 +43,7 @@ PICTURES = frozenset(
 """Usual endings of picture files. They decide nothing about what is in a file."""
 LONGEST = 255
 """Letters of a name that are looked at closely, as file systems take no more: some of that takes their square."""
-DEEPEST = 64
-"""Folders within each other that a file may lie in: each costs memory and time for every file."""
-TOO_DEEP = f"It lies in over {DEEPEST} folders within each other."
+TOO_DEEP = f"It lies in over {DEEPEST_FOLDER} folders within each other."
 HIDDEN, EMPTY, CLOSED, CLOUD = "hidden folder", "empty folder", "closed", "cloud"
 """Kinds of what is passed over."""
 
@@ -273,7 +271,7 @@ def _take(item: os.DirEntry[str], parts: tuple[str, ...], listing: _Listing) -> 
         elif item.name.startswith(".") and item.name.endswith(".icloud"):
             listing.passed[CLOUD].append("/".join(parts))
     elif folder:
-        deep = len(parts) > DEEPEST
+        deep = len(parts) > DEEPEST_FOLDER
         if deep or ending_of(item.name) in PICTURES:
             reason = TOO_DEEP if deep else "It is a folder with the name of a picture."
             listing.skipped.append(Skipped("/".join(parts), reason))
