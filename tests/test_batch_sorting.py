@@ -15,7 +15,7 @@ from server_kit import picture, write_model
 from pupila.batch import Sorting, Summary, predict_all
 from pupila.batch.job import About, BatchJob, to_line
 from pupila.batch.sorting import UNKNOWN, UNSURE, folders_of, placements
-from pupila.errors import ImageError
+from pupila.errors import DataError, ImageError
 from pupila.prediction import Choice, Prediction
 
 
@@ -176,6 +176,27 @@ def test_longest_names_are_cut_where_they_are_taken(model: Path, tmp_path: Path)
     names = [path.name for path in (tmp_path / "sorted" / "red").iterdir()]
     names.remove(name)
     assert len(names) == 1 and names[0].startswith("é" * 121 + ".") and len(names[0].encode()) == 255
+
+
+def test_longest_endings_are_cut_where_names_are_taken(model: Path, tmp_path: Path) -> None:
+    name = "c." + "x" * 250
+    for folder, end in (("a", b""), ("b", b"\0"), ("c", b"\0\0")):
+        (tmp_path / "photos" / folder).mkdir(parents=True)
+        (tmp_path / "photos" / folder / name).write_bytes(picture("red") + end)
+    sort(model, tmp_path / "photos", apply=True)
+    names = [path.name for path in (tmp_path / "sorted" / "red").iterdir()]
+    assert len(names) == 3 and name in names and all(name.startswith("c.") for name in names)
+
+
+def test_picture_that_cannot_be_placed_is_named_and_stops_no_other(model: Path, photos: Path) -> None:
+    (photos.parent / "sorted").mkdir()
+    (photos.parent / "sorted" / "blue").write_text("no folder")
+    with pytest.raises(DataError, match=r"^1 picture could not be placed in .*photos/a/2.png: File exists\)"):
+        sort(model, photos, apply=True)
+    assert [len(names_in(photos.parent / "sorted" / name)) for name in ("red", "green")] == [2, 1]
+    (photos.parent / "sorted" / "blue").unlink()
+    summary = sort(model, photos, apply=True)
+    assert summary.resumed == 5 and len(names_in(photos.parent / "sorted" / "blue")) == 1
 
 
 def test_names_that_steer_a_terminal_are_written_out(model: Path, tmp_path: Path) -> None:

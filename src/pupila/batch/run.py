@@ -137,7 +137,8 @@ def predict_all(
                 publish(job.result, out)
             _count(job, classes, summary)
             if sorting is not None:
-                summary.folders = sort(placements(job, classes, sorting), sorting, say)
+                with contextlib.closing(placements(job, classes, sorting)) as records:  # before the database
+                    summary.folders = sort(records, sorting, say)
                 summary.sorted_into, summary.applied = sorting.into, sorting.apply
                 summary.kept = None if sorting.apply else job.folder
             summary.seconds = time.perf_counter() - begun

@@ -10,12 +10,14 @@ import filecmp
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pupila._arguments import counted, first_few
 from pupila._files import copy_file, publish
 from pupila.batch.job import BatchJob, from_line
+from pupila.batch.listing import shown_name
 from pupila.errors import DataError, ImageError
 from pupila.progress import printable
 
@@ -25,6 +27,9 @@ UNSURE = "_unsure"
 UNKNOWN = "_unknown"
 DIGITS = (8, 16, 64)
 """Hash prefix lengths to try, shortest first."""
+SHOWN = 3
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a disk that takes no more pictures."""
 NAME_BYTES = 255
 """The longest name that a file can have on nearly all file systems."""
 
@@ -42,7 +47,7 @@ class Sorting:
     """False: only say what would be done."""
 
 
-def placements(job: BatchJob, classes: Sequence[str], sorting: Sorting) -> Iterator[Placement]:
+def placements(job: BatchJob, classes: Sequence[str], sorting: Sorting) -> Generator[Placement]:
     """Yield folder, name and path of each picture, sorted; those that could not be read stay where they are."""
     folders = folders_of(classes)
 
@@ -73,27 +78,44 @@ def folders_of(classes: Sequence[str]) -> list[str]:
 
 
 def sort(records: Iterable[Placement], sorting: Sorting, say: Callable[[str], None]) -> dict[str, int]:
-    """Place the pictures, or say where they would go; return how many belong into each folder. Records are sorted."""
+    """Place the pictures, or say where they would go; return how many belong into each folder. Records are sorted.
+
+    Raises DataError that names a picture that could not be placed, once all others are, and OSError for a full disk.
+    """
     counts: dict[str, int] = {}
+    failed: list[str] = []
     verb = "link" if sorting.link else "copy"
     temporary = sorting.into / f".{hashlib.sha256(os.fsencode(sorting.into.absolute())).hexdigest()[:16]}.unfinished"
     taken: tuple[bytes, bytes] | None = None
     for folder, name, path in records:
         source, into = Path(os.fsdecode(path)), sorting.into / os.fsdecode(folder)
-        target, done = _target(source, into, os.fsdecode(name), is_first=(folder, name) != taken)
-        taken = (folder, name)
+        is_first, taken = (folder, name) != taken, (folder, name)
         counts[into.name] = counts.get(into.name, 0) + 1
-        if done:
+        try:
+            target, done = _target(source, into, os.fsdecode(name), is_first)
+            if sorting.apply and not done:
+                _place(source, target, sorting.link, temporary)
+        except OSError as error:
+            if error.errno in FULL:
+                raise
+            failed.append(f"{shown_name(path)}: {error.strerror}")
             continue
-        if not sorting.apply:
+        if not (sorting.apply or done):
             say(printable(f"would {verb} {source} to {target}"))
-            continue
-        into.mkdir(parents=True, exist_ok=True)
-        if sorting.link:
-            _link(source, target)
-        else:
-            _copy(source, target, temporary)
+    if failed:
+        raise DataError(
+            f"{counted(len(failed), 'picture')} could not be placed in {sorting.into} ({first_few(failed, SHOWN)}). "
+            "Mend that, or choose another folder, and give the same command again: the others are placed."
+        )
     return counts
+
+
+def _place(source: Path, target: Path, link: bool, temporary: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if link:
+        _link(source, target)
+    else:
+        _copy(source, target, temporary)
 
 
 def _target(source: Path, folder: Path, name: str, is_first: bool) -> tuple[Path, bool]:
@@ -108,13 +130,13 @@ def _target(source: Path, folder: Path, name: str, is_first: bool) -> tuple[Path
             return target, False
         if _is_same(source, target):
             return target, True
-    raise DataError(f"{folder / candidates[-1]}: is there already. Sort into another folder.")
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder / candidates[-1]))
 
 
 def _fitting(stem: str, end: str) -> str:
-    """Join the two, with as much of the stem as a file's name may have."""
-    while stem and len(os.fsencode(stem + end)) > NAME_BYTES:
-        stem = stem[:-1]
+    """Join the two, with as much of the stem as a file's name may have, a letter at least, and then of the end."""
+    while len(os.fsencode(stem + end)) > NAME_BYTES:
+        stem, end = (stem[:-1], end) if len(stem) > 1 else (stem, end[:-1])
     return stem + end
 
 
@@ -130,7 +152,7 @@ def _copy(source: Path, target: Path, temporary: Path) -> None:
     try:
         copy_file(source, temporary)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # it names the picture, which is not what is full
+        if error.errno in FULL:  # it names the picture, which is not what is full
             error.filename = str(target)
         raise
     publish(temporary, target)
