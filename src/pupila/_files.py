@@ -142,7 +142,11 @@ def publish(ready: Path, target: Path) -> None:
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy a file with its times and permissions, without the bits by which a program runs as its owner."""
+    """Copy a file with its times and permissions, without the bits by which a program runs as its owner.
+
+    The target must not be there. Until it is complete, its owner alone may read it.
+    """
+    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     shutil.copyfile(source, target)
     status = source.stat()
     os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import select
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -173,6 +174,13 @@ def test_copy_is_no_program_that_runs_as_its_owner(tmp_path: Path) -> None:
     copy_file(source, target)
     assert (target.stat().st_mode & 0o7777, target.stat().st_mtime_ns) == (0o751, 1_600_000_000_000_000_000)
     assert target.read_bytes() == b"x"
+
+
+def test_unfinished_copy_is_for_its_owner_only(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "cat.jpg")  # is not copied
+    with pytest.raises(shutil.SpecialFileError):
+        copy_file(tmp_path / "cat.jpg", tmp_path / "copy.jpg")
+    assert (tmp_path / "copy.jpg").stat().st_mode & 0o777 == 0o600
 
 
 def test_pipe_in_a_folder_is_not_waited_for(tmp_path: Path) -> None:

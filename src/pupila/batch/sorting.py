@@ -98,7 +98,7 @@ def sort(records: Iterable[Placement], sorting: Sorting, say: Callable[[str], No
         except OSError as error:
             if error.errno in FULL:
                 raise
-            failed.append(f"{shown_name(path)}: {error.strerror}")
+            failed.append(f"{shown_name(path)}: {error.strerror or error}")
             continue
         if not (sorting.apply or done):
             say(printable(f"would {verb} {source} to {target}"))
