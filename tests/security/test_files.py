@@ -18,8 +18,10 @@ import pytest
 from server_kit import serving, wait_until, write_model
 
 from pupila._files import BEGINNING, FORMULA, CsvWriter, copy_file, escaped, unescaped
+from pupila.batch import predict_all
 from pupila.batch.job import About, BatchJob, to_line
 from pupila.batch.listing import walk_address
+from pupila.batch.run import _verified
 from pupila.batch.table import SUBMISSION, submission_rows, write_csv
 from pupila.errors import DataError
 from pupila.prediction import Choice, Prediction
@@ -89,6 +91,25 @@ def test_job_answers_only_what_its_paths_hold(begun: bool, tmp_path: Path) -> No
         else:
             assert job.begin([tmp_path / "7.png"], [], About("m", "v", 1)) == about
             assert list(job.paths()) == [os.fsencode(tmp_path / "7.png")] and job.answered() == 0
+
+
+WRONG = ["[0,999,0.9]", "[0,-1,0.9]", "[0,3]", "[0]", "{}", "5", '["a"]', '["a",5]', '[0,0,"x"]', "[0,0,1,1,0]"]
+DAMAGE = [f"UPDATE files SET answer = '{answer}'" for answer in [*WRONG, "[" * 9999]]  # noqa: S608
+DAMAGE += [f"UPDATE about SET {column} = 'abc'" for column in ("top", "files", "hidden")]  # noqa: S608
+DAMAGE += ["UPDATE about SET files = 1000000000000000, model = x'61'"]
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=[text[:70] for text in DAMAGE])
+def test_damaged_job_is_refused_in_a_sentence(damage: str, tmp_path: Path) -> None:
+    (tmp_path / "7.png").touch()
+    model, out = write_model(tmp_path / "m.onnx"), tmp_path / "t.jsonl"
+    with BatchJob(out) as job:
+        job.begin([tmp_path / "7.png"], [], _verified(model, 1)[1])
+        job.answer([str(tmp_path / "7.png")], b"[0,0,1.0]\n")
+    with closing(sqlite3.connect(job.folder / "job.sqlite")) as sql, sql:
+        sql.execute(damage)
+    with pytest.raises(DataError, match=r"no job that you began|answers of this job are damaged"):
+        predict_all(model, [tmp_path / "7.png"], out)
 
 
 def test_journal_beside_a_job_is_not_played_back(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ NAMED_AT_MOST = 3
 DIGITS = 6
 """Decimals of a confidence: more than float32 holds."""
 FileAnswer = Prediction | ImageError
+DAMAGED = "The answers of this job are damaged. Remove the folder that ends in .unfinished, to begin anew."
 
 
 def to_line(answer: FileAnswer) -> bytes:
@@ -60,12 +61,19 @@ def to_line(answer: FileAnswer) -> bytes:
 
 
 def from_line(line: bytes, classes: Sequence[str]) -> FileAnswer:
-    """Read a line."""
-    first, *rest = json.loads(line)
-    if isinstance(first, str):
-        return ImageError(first, rest[0])  # type: ignore[arg-type]  # one of its codes
-    pairs = zip(rest[::2], rest[1::2], strict=True)
-    return Prediction(tuple(Choice(classes[index], index, confidence) for index, confidence in pairs), bool(first))
+    """Read a line; raises DataError for one that no job has written."""
+    try:
+        first, *rest = json.loads(line)
+        if isinstance(first, str):
+            code, reason = (text.encode(errors="backslashreplace").decode() for text in (first, *rest))
+            return ImageError(code, reason)
+        pairs = zip(rest[::2], rest[1::2], strict=True)
+        top = tuple(Choice(classes[index], index, float(confidence)) for index, confidence in pairs)
+        if not top or min(rest[::2]) < 0:
+            raise ValueError
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise DataError(DAMAGED) from error
+    return Prediction(top, bool(first))
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,11 @@ class About:
     top: int
     files: int = 0
     hidden: int = 0
+
+
+def _are_plain(row: tuple[Any, ...]) -> bool:
+    """Return whether the columns of `about` are of their types: SQLite keeps any text where a number is asked for."""
+    return tuple(map(type, row)) == (str, str, int, int, int)
 
 
 class BatchJob:
@@ -146,6 +159,7 @@ class BatchJob:
                 self._sql.execute("INSERT INTO about VALUES (?, ?, ?, ?, ?)", row)
                 found = []
             else:
+                self._check_own(row[3] == self._number("SELECT count(*) FROM files") and _are_plain(row))
                 found = self._differences(About(*row), about)
                 self._sql.execute("DELETE FROM now")
         if not row[3]:

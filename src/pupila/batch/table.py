@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pupila._files import CsvWriter
-from pupila.batch.job import BatchJob, FileAnswer, from_line
+from pupila.batch.job import DAMAGED, BatchJob, FileAnswer, from_line
 from pupila.batch.listing import shown_name
 from pupila.errors import DataError, ImageError, MissingExtraError
 
@@ -42,10 +42,12 @@ def columns(top: int) -> list[str]:
 
 
 def row(path: bytes, answer: FileAnswer, top: int) -> TableRow:
-    """Return the values of one file's row."""
+    """Return the values of one file's row; raises DataError if the answer lists more or fewer choices."""
     name = shown_name(path)
     if isinstance(answer, ImageError):
         return [name, None, None, None, None, answer.code, str(answer), *[None] * (2 * (top - 1))]
+    if len(answer.top) != top:
+        raise DataError(DAMAGED)
     more = [value for choice in answer.top[1:] for value in (choice.category, choice.confidence)]
     return [name, answer.category, answer.category_index, answer.confidence, answer.unknown, None, None, *more]
 
