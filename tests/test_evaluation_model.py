@@ -250,6 +250,14 @@ def test_report_without_rows_has_no_curves(predictor, tmp_path):
     assert not (path.parent / "curves.png").exists()
 
 
+def test_report_that_cannot_be_written_is_named(predictor, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder" / "confusion.png").mkdir(parents=True)
+    for folder, named in (("file", "file"), ("folder", r"folder/confusion\.png")):
+        with pytest.raises(DataError, match=rf"/{named}: cannot be written \(.*\)\. Choose another place\."):
+            write_report(tmp_path / folder, predictor, colours(5), [])
+
+
 def test_report_of_a_fitted_last_layer_draws_no_curve_of_one_point(predictor, tmp_path):
     text = write_report(tmp_path, predictor, colours(5), [{**ROWS[0], "epoch": 0}], kept=0).read_text("utf-8")
     assert "Only the last layer was trained, in one step: there are no curves." in text and "1 epoch" not in text

@@ -6,6 +6,7 @@ Every text that comes from a user passes through `escape`; nothing else enters t
 import base64
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -43,9 +44,16 @@ def write_page(
         f"{reload}<title>{_shown(title)}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n"
         f"<h1>{_shown(title)}</h1>\n<p>{_shown(subtitle)}</p>\n{''.join(sections)}</body>\n</html>\n"
     )
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, text.encode(errors="backslashreplace"))
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the system says of a file or folder that is being written into DataError."""
+    try:
+        yield
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror}). Choose another place.") from error
 

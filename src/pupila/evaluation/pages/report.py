@@ -58,9 +58,10 @@ def write_report(
     rows: one an epoch (see plots.Rows), or none. evaluation: one made already saves making it again. kept: the epoch
     whose weights are in the model; 0 is the last layer alone. source: the folder that the pictures came from, to link
     to them.
-    Raises what score_dataset() raises, and MissingExtraError without matplotlib.
+    Raises what score_dataset() raises, DataError if it cannot be written, and MissingExtraError without matplotlib.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with html.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     evaluation = evaluation or score_dataset(predictor, dataset)
     probabilities = predictor.probabilities(evaluation.logits)
     subject = Subject(predictor, dataset, evaluation, probabilities, _links(dataset, source))
@@ -181,7 +182,8 @@ def _expert_figures(subject: Subject) -> str:
 
 def _plot(folder: Path, name: str, png: bytes, description: str, large: bool = False) -> str:
     """Write a plot into the folder and return it as HTML."""
-    write_file(folder / name, png)
+    with html.writing(folder / name):
+        write_file(folder / name, png)
     return html.plot(png, description, large)
 
 
