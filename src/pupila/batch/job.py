@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pupila._files import open_own, refuse_link
-from pupila.batch.listing import Walk, identities, shown_name
+from pupila.batch.listing import Walk, identities, shown_name, shown_path
 from pupila.errors import DataError, ImageError
 from pupila.prediction import Choice, Prediction
 
@@ -163,7 +163,9 @@ class BatchJob:
                 found = self._differences(About(*row), about)
                 self._sql.execute("DELETE FROM now")
         if not row[3]:
-            raise DataError(f"{', '.join(map(str, paths))}: holds no file that is not hidden. Give another folder.")
+            raise DataError(
+                f"{', '.join(map(shown_path, paths))}: holds no file that is not hidden. Give another folder."
+            )
         if found:
             raise DataError(
                 f"{self.folder}: the job was begun with something else ({'; '.join(found)}). "

@@ -134,6 +134,11 @@ def shown_name(path: bytes) -> str:
     return _without_secrets(address, key) if between else address
 
 
+def shown_path(path: Path | str) -> str:
+    """Return a path or address as a person gave it, without what opens a store."""
+    return str(path) if isinstance(path, Path) else _without_secrets(path, _split(path).path)
+
+
 def _without_secrets(url: str, key: str) -> str:
     parts = _split(url)
     return f"{parts.scheme}://{PASSWORD.sub('@', parts.netloc)}{key}"
@@ -158,7 +163,7 @@ def walk_address(url: str) -> Iterator[tuple[bytes, bytes]]:
     Raises DataError if there is none, or if it is of a kind that is not read.
     """
     parts = _split(url)
-    shown = _without_secrets(url, parts.path)
+    shown = shown_path(url)
     if parts.scheme not in STORES or BETWEEN in url:
         known = ", ".join(f"{scheme}://" for scheme in STORES)
         raise DataError(f"{shown}: is not read. Use one of {known}, or fetch the pictures first and give their folder.")
