@@ -115,6 +115,16 @@ def test_folder_beside_the_table_that_is_given_is_refused(tmp_path: Path) -> Non
         organise(write_files(tmp_path / "pets", files) / "labels.csv", tmp_path / "pets" / "out")
 
 
+@pytest.mark.parametrize("name", ["é" * 130, "x" * 256])
+def test_label_that_no_folder_can_be_called_by_is_named(name: str, tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "pets", {"a": 5})
+    files = sorted((root / "a").iterdir())
+    lines = [f"{path.name},{label}" for path, label in zip(files, [name, name, "cat", "cat", "cat"], strict=True)]
+    (root / "labels.csv").write_text("\n".join(["file,label", *lines]))
+    with pytest.raises(DataError, match=r"^'[éx]+…?' has over 255 bytes, as no folder or file has"):
+        organise(root, tmp_path / "out")
+
+
 def test_failure_leaves_nothing_behind(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "pets", {"cat": 1, "dog": 3})
     with pytest.raises(DataError, match="'cat' has 1 picture"):

@@ -47,8 +47,13 @@ DEEPEST = 20
 """Lists and tables within each other in such a file: what nests deeper cannot always be shown or written again."""
 LARGEST = 1e12
 """Of a run's losses, seconds and counts."""
+NAME_BYTES = 255
+"""The longest name that a file can have on nearly all file systems."""
 LONGEST_NAME = 200
 """Bytes of the target's name in a temporary name: most file systems take 255 in all."""
+
+WIDEST = 100
+"""Letters of a column in a table of text."""
 
 LITTER = frozenset(
     (

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pupila._arguments import counted, first_few
-from pupila._files import copy_file, publish
+from pupila._files import NAME_BYTES, copy_file, publish
 from pupila.batch.job import BatchJob, from_line
 from pupila.batch.listing import shown_name
 from pupila.errors import DataError, ImageError
@@ -30,8 +30,6 @@ DIGITS = (8, 16, 64)
 SHOWN = 3
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a disk that takes no more pictures."""
-NAME_BYTES = 255
-"""The longest name that a file can have on nearly all file systems."""
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from pupila import images
 from pupila._arguments import counted
-from pupila._files import copy_file
+from pupila._files import NAME_BYTES, copy_file
 from pupila.data.dataset import Integers, Splits, split_rows
 from pupila.data.layouts.labelled import LabelledFile
 from pupila.data.load import OpenedSource
-from pupila.data.sources.files import SourceFile
+from pupila.data.sources.files import SourceFile, shortened
 from pupila.errors import DataError
 from pupila.progress import printable_lines, progress_bar
 
@@ -128,14 +128,22 @@ def _class_folders(classes: tuple[str, ...]) -> list[str]:
 def _below_class(name: str, category: str, entry: SourceFile | None) -> Path:
     """Return the path below the class folder; a picture that was no file gets a name of its own."""
     if entry is None:
-        return Path(_safe(name.removesuffix(".png")) + ".png")
+        return Path(_safe(name.removesuffix(".png") + ".png"))
     return Path(*map(_safe, name.removeprefix(f"{category}/").split("/")))
 
 
 def _safe(name: str) -> str:
-    """Return a name that is one folder or file right here, and is not hidden: names in archives and tables can lie."""
+    """Return a name that is one folder or file right here, and is not hidden: names in archives and tables can lie.
+
+    Raises DataError for one that is longer than file systems take.
+    """
     plain = name.replace("/", "_").replace("\\", "_").replace("\0", "_")
-    return f"_{plain}" if plain.startswith(".") or not plain else plain
+    plain = f"_{plain}" if plain.startswith(".") or not plain else plain
+    if len(os.fsencode(plain)) > NAME_BYTES:
+        raise DataError(
+            f"'{shortened(name)}' has over {NAME_BYTES} bytes, as no folder or file has. Shorten that name."
+        )
+    return plain
 
 
 def _place(entry: SourceFile, place: Path) -> bool:
