@@ -217,9 +217,12 @@ def is_number(text: str) -> bool:
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of equally many cells as lines whose columns are aligned, translated; the first row has the heads."""
+    """Return rows of equally many cells as lines whose columns are aligned, translated; the first row has the heads.
+
+    A cell of over WIDEST letters stands out alone: all others would take as many.
+    """
     rows = [[translated(head) for head in rows[0]], *([cell(text) for text in row] for row in rows[1:])]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [min(WIDEST, max(map(len, column))) for column in zip(*rows, strict=True)]
     lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 from server_kit import serving, wait_until, write_model
 
-from pupila._files import BEGINNING, FORMULA, CsvWriter, copy_file, escaped, unescaped
+from pupila._files import BEGINNING, FORMULA, CsvWriter, copy_file, escaped, text_table, unescaped
 from pupila.batch import predict_all
 from pupila.batch.job import About, BatchJob, to_line
-from pupila.batch.listing import walk_address
+from pupila.batch.listing import shown_path, walk_address
 from pupila.batch.run import _verified
 from pupila.batch.table import SUBMISSION, submission_rows, write_csv
 from pupila.errors import DataError
@@ -134,6 +134,12 @@ def test_addresses_are_shown_without_what_opens_their_store() -> None:
         with pytest.raises(DataError) as caught:
             list(walk_address(address))
         assert "secret" not in str(caught.value) and "/a" in str(caught.value)
+    assert shown_path("s3://me:secret@bucket/a/?nonsense=secret") == "s3://me@bucket/a/"
+    assert shown_path(Path("a:secret@b")) == "a:secret@b"
+
+
+def test_long_cell_of_a_printed_table_widens_no_other() -> None:
+    assert max(map(len, text_table([["a", "b"], ["x" * 1000, ""], ["y", "z"]]).splitlines()[::2])) == 103
 
 
 @pytest.mark.parametrize("text", [*FORMULAS, 'a,"b"', "a\nb"])
