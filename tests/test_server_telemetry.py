@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import shutil
 import socket
 import subprocess
@@ -14,6 +15,9 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 from server_kit import CLASSES, Running, picture, serving, signal_worker, wait_until, write_model
+
+from pupila.server.api.request_context import RequestContext
+from pupila.server.observability.request_log import RequestLog, Telemetry
 
 
 @pytest.fixture
@@ -106,6 +110,34 @@ def test_access_log_on_a_full_disk_costs_lines_and_no_answers(tmp_path: Path) ->
         assert requests.post(f"{server.url}/predict", iter([bytes(2**20)] * 70), timeout=20).status_code == 413
         assert counters(server)["pupila_worker_starts_total",] == 1
         assert server.log.read_text().count("the access log cannot be written (No space left on device)") == 1
+
+
+def test_no_line_of_the_access_log_is_longer_than_a_pipe_takes_whole(server: Running, tmp_path: Path) -> None:
+    """JSON writes some letters in six bytes: a thousand of them were cut, and others' lines stuck to what was left."""
+    for path in ("/" + "%01" * 999, "/" + "%C3%A9" * 499, "/" + "a" * 999):
+        with socket.create_connection(("127.0.0.1", server.port), 9) as client:
+            client.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            assert client.recv(12) == b"HTTP/1.1 404"
+    controls, accents, plain = (tmp_path / "access.jsonl").read_bytes().splitlines(keepends=True)[-3:]
+    assert 4000 < len(controls) < 4096 and 3000 < len(accents) < 4096
+    assert json.loads(plain)["path"] == "/" + "a" * 999
+    assert set(json.loads(controls)["path"]) == {"/", "\1"}
+
+
+def test_line_after_one_that_was_cut_stands_alone(tmp_path: Path) -> None:
+    """A disk that is full takes a part of a line, and the next one stuck to it."""
+    file, context = tmp_path / "access.jsonl", RequestContext("other", 0.0)
+    request_log = RequestLog(Telemetry(), file)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, before[1]))
+    try:
+        request_log.record(context, "GET", "/cut", 200)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    for path in ("/first", "/second"):
+        request_log.record(context, "GET", path, 200)
+    cut, first, second = file.read_text().splitlines()
+    assert (len(cut), json.loads(first)["path"], json.loads(second)["path"]) == (20, "/first", "/second")
 
 
 def test_pictures_of_other_protocols_are_noted_like_all_others(server: Running, tmp_path: Path) -> None:

@@ -39,7 +39,9 @@ STAGES = ("upload", "parse", "decode", "wait", "compute", "answer")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 MAX_CLASSES = 1024
 MAX_PATH = 1000
-"""Letters of a path in the access log: a pipe takes lines of up to 4 KiB whole."""
+"""Letters of a path in the access log, each of which JSON may write in six bytes."""
+MAX_LINE = 4094
+"""Bytes of its line, between two line ends: a pipe takes 4 KiB whole, and of more whatever it has room for."""
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -172,6 +174,8 @@ class RequestLog:
         self._looked = time.monotonic()
         self._full = False
         """The log could not be written the last time."""
+        self._is_cut = False
+        """The last line was written in part, and has no end."""
 
     def request_id(self, given: str | None) -> str:
         """Return the client's own request id if it is a sane one, else a new one."""
@@ -204,13 +208,14 @@ class RequestLog:
             "pictures": len(context.confidences),
             "model": context.model,
         }
-        self._write(self._log, (json.dumps(line, separators=(",", ":")) + "\n").encode())
+        self._write(self._log, line_of(line))
 
     def _write(self, descriptor: int, line: bytes) -> None:
         """Write a line; a full disk costs the line, and is said once, but must not cost the answer."""
         try:
             self._follow(descriptor)
-            os.write(descriptor, line)
+            line = b"\n" + line if self._is_cut else line
+            self._is_cut = os.write(descriptor, line) < len(line)
             self._full = False
         except OSError as error:
             if not self._full:
@@ -233,6 +238,15 @@ class RequestLog:
         """Hand on what has not been sent yet; the process is about to end."""
         if self.tracer is not None:
             self.tracer.close()
+
+
+def line_of(entry: dict[str, Any]) -> bytes:
+    """Return an entry of the access log as a line; where that is over MAX_LINE, with as much of its path as fits."""
+    line = json.dumps(entry, separators=(",", ":"))
+    if len(line) > MAX_LINE:
+        room = MAX_LINE - len(json.dumps({**entry, "path": ""}, separators=(",", ":")))
+        line = json.dumps({**entry, "path": entry["path"][: max(0, room // 6)]}, separators=(",", ":"))
+    return f"{line}\n".encode()
 
 
 @dataclass
