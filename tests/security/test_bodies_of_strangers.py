@@ -6,8 +6,10 @@ import json
 import os
 import signal
 import socket
+import struct
 import threading
 import time
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ from urllib.parse import quote_from_bytes
 from wsgiref.simple_server import make_server
 
 import pytest
+from flask import Flask
 from hypothesis import given
 from hypothesis import strategies as st
 from server_kit import serving, write_model
@@ -25,6 +28,7 @@ from pupila.server import Settings, create_app
 from pupila.server.api import body as bodies
 from pupila.server.api.errors import DeadlineError, RequestError
 from pupila.server.api.multipart import read_upload
+from pupila.server.api.other_protocols import read_body
 
 EMPTY_BLOCK = bytes.fromhex("04c0810800000000207feb47001c880000000000f2b77e")
 """Of deflate: with tables of codes, and nothing in it."""
@@ -168,6 +172,29 @@ def test_zeros_behind_a_body_are_passed_over_while_other_threads_run() -> None:
     body = gzip.compress(b"") + bytes(192 * MIB)
     assert bodies.inflate(body, bodies.WINDOW["gzip"], MIB) == b""
     assert min(longest_wait(lambda: bodies.inflate(body, bodies.WINDOW["gzip"], MIB)) for _ in range(3)) < 0.1
+
+
+def test_binary_tensor_is_copied_once() -> None:
+    """All of it was copied before it was cut into files: 60 MiB took 120 more."""
+    head = b'{"inputs": [{"name": "files", "datatype": "BYTES", "shape": [2]}]}'
+    body = head + (struct.pack("<I", 10 * MIB) + bytes(10 * MIB)) * 2
+    with Flask("here").test_request_context(headers={"Inference-Header-Content-Length": str(len(head))}):
+        tracemalloc.start()
+        try:
+            _, (_, files) = read_body(body, 2)
+            assert tracemalloc.get_traced_memory()[1] < 21 * MIB
+        finally:
+            tracemalloc.stop()
+    assert files == [bytes(10 * MIB)] * 2
+
+
+@pytest.mark.parametrize("text", ["data:image/png;base64,QUI\u00e9", "data:image/gif,GIF\u00e9"])
+def test_data_url_of_letters_beyond_ascii_is_refused_in_our_words(text: str) -> None:
+    """It was Python's own sentence, of its codec and of a range."""
+    part = b'--XX\r\nContent-Disposition: form-data; name="file"\r\n\r\n' + text.encode() + b"\r\n--XX--"
+    with pytest.raises(RequestError, match=r"is not of base64 there|has letters beyond ASCII") as caught:
+        read_upload(FORM + "XX", part, Settings())
+    assert caught.value.code == "base64_malformed" and "codec" not in str(caught.value)
 
 
 def test_padding_behind_the_first_boundary_has_an_end() -> None:

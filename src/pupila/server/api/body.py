@@ -388,9 +388,11 @@ def decode_percent(head: str, data: str) -> bytes:
     """
     if not head.lstrip().lower().startswith("data:") or len(data) > MAX_PERCENT:
         raise Base64Error(f"The text after the comma is not marked as base64. {HOW_TO}")
+    if not data.isascii():
+        raise Base64Error(f"This data: URL has letters beyond ASCII behind its comma. {HOW_TO}")
     if UNESCAPED.search(data):
         raise Base64Error(f"A percent sign of this data: URL is not followed by two hexadecimal digits. {HOW_TO}")
-    return binascii.a2b_qp(data.encode(errors="replace").replace(b"=", b"=3D").replace(b"%", b"="))
+    return binascii.a2b_qp(data.encode().replace(b"=", b"=3D").replace(b"%", b"="))
 
 
 def decode_letters(text: str) -> bytes:

@@ -202,8 +202,8 @@ def file_of(index: int, data: bytes) -> bytes:
     """Return the file in a part without a file's name: a page may send a data: URL. Raises RequestError."""
     if data[:5].lower() == b"data:":
         try:
-            return bodies.from_base64(data.decode("ascii"))
-        except ValueError as error:
+            return bodies.from_base64(data.decode("latin-1"))
+        except bodies.Base64Error as error:
             raise RequestError.of_parts([BadPart(index, "", "base64_malformed", str(error))], index + 1) from error
     text = ""
     with contextlib.suppress(UnicodeDecodeError):

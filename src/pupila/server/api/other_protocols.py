@@ -133,7 +133,7 @@ def read_body(body: bytes, limit: int) -> tuple[tuple[str, dict[str, bool]], tup
         with bodies.parsed(body[:length], MAX_JSON_VALUES, "Send the pictures as a binary tensor.") as document:
             if not isinstance(document, dict) or not isinstance(document.get("inputs"), list):
                 raise bad("the request has no list 'inputs'")
-            return (id_of(document), outputs_wanted(document)), input_tensor(document, body[length:], limit)
+            return (id_of(document), outputs_wanted(document)), input_tensor(document, memoryview(body)[length:], limit)
     except (ValueError, RecursionError) as error:
         raise bad("the request's JSON cannot be read") from error
 
@@ -147,7 +147,7 @@ def id_of(document: dict[str, Any]) -> str:
     return str(given)
 
 
-def input_tensor(document: dict[str, Any], binary: bytes, limit: int) -> tuple[str, Tensor]:
+def input_tensor(document: dict[str, Any], binary: memoryview, limit: int) -> tuple[str, Tensor]:
     """Return the name and content of the one input; raises RequestError."""
     if len(document["inputs"]) != 1 or not isinstance(document["inputs"][0], dict):
         raise bad("give one input: 'images' (UINT8) or 'files' (BYTES)")
@@ -165,7 +165,7 @@ def input_tensor(document: dict[str, Any], binary: bytes, limit: int) -> tuple[s
     return "images", numbers_of(entry, binary, shape)
 
 
-def numbers_of(entry: dict[str, Any], binary: bytes, shape: list[int]) -> NDArray[np.uint8]:
+def numbers_of(entry: dict[str, Any], binary: memoryview, shape: list[int]) -> NDArray[np.uint8]:
     """Return a tensor of bytes from its binary or its JSON form."""
     expected = int(np.prod(shape, dtype=object))
     if "data" not in entry:
@@ -181,7 +181,7 @@ def numbers_of(entry: dict[str, Any], binary: bytes, shape: list[int]) -> NDArra
     return values.astype(np.uint8).reshape(shape)
 
 
-def files_of(entry: dict[str, Any], binary: bytes, count: int) -> list[bytes]:
+def files_of(entry: dict[str, Any], binary: memoryview, count: int) -> list[bytes]:
     """Return the encoded pictures: base64 in JSON, or each after its length of four bytes, little-endian."""
     found: list[bytes] = []
     if "data" in entry:
@@ -196,7 +196,7 @@ def files_of(entry: dict[str, Any], binary: bytes, count: int) -> list[bytes]:
             (length,) = struct.unpack_from("<I", binary, at)
             if at + 4 + length > len(binary):
                 break
-            found.append(binary[at + 4 : at + 4 + length])
+            found.append(bytes(binary[at + 4 : at + 4 + length]))
             at += 4 + length
     if len(found) != count:
         raise bad(f"{count} files were announced by the shape, and {len(found)} could be read")
