@@ -17,6 +17,7 @@ ImageErrorCode = Literal[
     "image_too_many_bytes",
     "image_too_many_pixels",
     "image_too_complex",  # more scans, chunks or strips than any program writes
+    "image_unanswered",  # of a table of answers: the model gives no numbers for it
     "file_unreadable",  # of a table of answers: the system does not let us read it
 ]
 

@@ -194,8 +194,8 @@ class Predictor:
 
     def _scored(self, logits: Floats, unknown: Floats | None = None) -> Floats:
         """Put the unknown score behind the logits: the graph's, or in files without that output the energy."""
-        score = self._judge(logits)[1] if unknown is None else unknown
-        return np.column_stack([logits, score]).astype(np.float32, copy=False)
+        score = self._judge(finite(logits))[1] if unknown is None else unknown
+        return finite(np.column_stack([logits, score]).astype(np.float32, copy=False))
 
     def probabilities(self, logits: Floats) -> Floats:
         """Return calibrated probabilities [N, K]: the softmax of logits / temperature."""
@@ -213,7 +213,7 @@ class Predictor:
         A picture is a path, the bytes of a picture file, a file open for reading bytes, a PIL image, or a uint8 array
         [H, W, 3], RGB, of any size. top: how many of the most probable classes `Prediction.top` lists. explain: fill
         `Prediction.explanation`. Raises ImageError, which names the picture, if one cannot be used; TypeError if it is
-        nothing of the kind.
+        nothing of the kind; ModelError if the model gives no numbers for one.
         """
         check_top(top)
         many = several(pictures)
@@ -248,8 +248,7 @@ class Predictor:
     def maps(self, outputs: Outputs) -> Floats:
         """Return the activation map of the class that each picture is answered with, float32 [N, h, w]."""
         best = self.probabilities(outputs.logits).argmax(axis=1)
-        found: Floats = outputs.cam[np.arange(len(best)), best]
-        return found
+        return finite(outputs.cam[np.arange(len(best)), best])
 
     def interpret(self, scores: Floats, top: int = 1, maps: Iterable[Floats] | None = None) -> list[Prediction]:
         """Turn scores [N, K + 1], see scores(), into N predictions, with explanations if there are maps()."""
@@ -307,13 +306,20 @@ def _check_shapes(session: ort.InferenceSession, manifest: Manifest, outputs: Ma
         raise ModelError("Its graph is not the one that its manifest describes. Export or copy the model again.")
 
 
+def finite(numbers: Floats) -> Floats:
+    """Return what the graph gave for pictures; raises ModelError if not all of it are numbers, and finite ones."""
+    if not np.isfinite(numbers).all():
+        raise ModelError("The model gives no numbers for this picture: it is damaged. Export or copy it again.")
+    return numbers
+
+
 def heat_map(cam: Floats) -> tuple[tuple[float, ...], ...]:
     """Return a class activation map [h, w] scaled to 0 to 1: rows from top to bottom, over the whole picture.
 
     Zhou et al., "Learning Deep Features for Discriminative Localization", 2016.
     """
     low, high = float(cam.min()), float(cam.max())
-    scaled = (cam - low) / (high - low) if high > low else np.zeros_like(cam)
+    scaled = (cam.astype(np.float64) - low) / (high - low) if high > low else np.zeros_like(cam)
     return tuple(tuple(round(float(value), 3) for value in row) for row in scaled)
 
 

@@ -18,7 +18,6 @@ from pupila.batch.job import FileAnswer, to_line
 from pupila.batch.listing import is_stored, read_stored
 from pupila.errors import ImageError, ModelError
 from pupila.images import DEFAULT_LIMITS, Pixels
-from pupila.prediction import Prediction
 from pupila.predictor import Predictor
 
 BATCH = 32
@@ -48,11 +47,21 @@ def predict(predictor: Predictor, paths: Sequence[str], top: int) -> list[FileAn
     decoded = [_decode(path, predictor) for path in paths]
     pictures = [one for one in decoded if not isinstance(one, ImageError)]
     step = max(1, min(BATCH, BATCH * REFERENCE_SIZE**2 // predictor.manifest.network_size**2))
-    found: list[Prediction] = []
+    found: list[FileAnswer] = []
     for start in range(0, len(pictures), step):
-        found += predictor.interpret(predictor.scores(images.stack(pictures[start : start + step])), top)
+        found += _answered(predictor, pictures[start : start + step], top)
     answers = iter(found)
     return [one if isinstance(one, ImageError) else next(answers) for one in decoded]
+
+
+def _answered(predictor: Predictor, pictures: Sequence[Pixels], top: int) -> list[FileAnswer]:
+    """Return the answer to each picture; one for which the model gives no numbers spoils none of the others."""
+    try:
+        return [*predictor.interpret(predictor.scores(images.stack(pictures)), top)]
+    except ModelError as error:
+        if len(pictures) == 1:
+            return [ImageError("image_unanswered", error.reason)]
+        return [one for picture in pictures for one in _answered(predictor, [picture], top)]
 
 
 def _decode(path: str, predictor: Predictor) -> Pixels | ImageError:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pupila._arguments import counted, first_few
-from pupila.errors import ImageError
+from pupila.errors import ImageError, ModelError
 
 log = logging.getLogger("pupila.server")
 
@@ -112,14 +112,17 @@ def too_slow(seconds: float, what: str = "The request") -> RequestError:
 def request_error_of(error: Exception) -> RequestError:
     """Return what the client is answered, and let go of all else that the error holds.
 
-    A fault of the server's own is logged, and the client sees nothing of it.
+    A fault of the server's own is logged, and the client sees nothing of it but what the model could not answer.
     """
     if not isinstance(error, RequestError):
         log_fault(error)
     let_go(error)
     if isinstance(error, RequestError):
         return error
-    return RequestError(500, "internal_error", "The server failed on this request. It has been logged.")
+    message = (
+        error.reason if isinstance(error, ModelError) else "The server failed on this request. It has been logged."
+    )
+    return RequestError(500, "internal_error", message)
 
 
 def let_go(error: Exception) -> None:
