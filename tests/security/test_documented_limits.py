@@ -39,6 +39,7 @@ NAMED = {
         f"{archive.MEMBER_BYTES // MIB} MiB a member", f"{archive.HEADER_BYTES // 1024} KiB of header records",
         f"{archive.DIRECTORY_BYTES // MIB} MiB of a zip's directory", f"names of {files.LONGEST} letters",
         f"{archive.LONGEST_PATH:,} with their folders", f"{files.DEEPEST_FOLDER} folders", f"{archive.PART_BYTES} more",
+        f"{archive.MEMBER_OBJECT_BYTES} for each member of a zip",
         f"{archive.EXTRA_BYTES // 1024} KiB of extra fields",
         f"{archive.GLOBAL_RECORDS} such records and {archive.GLOBAL_LETTERS:,} letters",
     ],
@@ -50,6 +51,7 @@ NAMED = {
     "arrays (`.npz`, idx)": [
         f"idx {arrays.MAX_BYTES // GIB} GiB", f"CIFAR {arrays.MAX_CIFAR_BYTES // MIB} MiB",
         f"{parquet.MAX_ROWS:,} pictures",
+        f"names of {arrays.LONGEST_KEY} letters",
         f"headers of {arrays.MAX_HEADER:,} bytes", f"{arrays.MAX_INSTRUCTIONS:,} instructions",
     ],
     "weights to start from (`.pth`, `.safetensors`)": [
