@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from pupila._arguments import counted
 from pupila.data.dataset import Skipped
 from pupila.data.decode import MAX_ROWS, check_rows
 from pupila.data.layouts.labelled import DetectedLayout, LabelledFile, some, sort_labelled, splits_of_files
@@ -178,7 +179,7 @@ def _rows(
                 name = f"{file.name}/{len(found):07d}"
                 found.append(LabelledFile(category, name, SourceFile(parts_of(name), _picture(cell, where))))
     if len(found) != opened.metadata.num_rows:
-        raise ValueError(f"it has {len(found):,} rows, and says {opened.metadata.num_rows:,}")
+        raise ValueError(f"it has {counted(len(found), 'row')}, and says {opened.metadata.num_rows:,}")
     return found
 
 
