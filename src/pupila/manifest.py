@@ -106,13 +106,15 @@ class Manifest:
             version = fields["format_version"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ModelError("The model's manifest is not one that Pupila wrote. Export the model again.") from error
-        if version not in READABLE:
+        if type(version) is not int or version not in READABLE:
             raise ModelError(
                 f"The model has format version {str(version)[:20]}; this Pupila reads {FORMAT_VERSION}. Upgrade Pupila."
             )
         try:
-            golden = tuple(GoldenPicture(g["png"], tuple(g["logits"])) for g in fields.pop("golden"))
-            manifest = cls(**{**fields, "classes": tuple(fields["classes"]), "golden": golden})
+            pictures = _list(fields.pop("golden"), MAX_GOLDEN)
+            golden = tuple(GoldenPicture(g["png"], tuple(_list(g["logits"], MAX_CLASSES))) for g in pictures)
+            classes = tuple(_list(fields["classes"], MAX_CLASSES))
+            manifest = cls(**{**fields, "classes": classes, "golden": golden})
         except (KeyError, TypeError) as error:
             raise ModelError(
                 f"The model's manifest is incomplete ({str(error)[:200]}). Export the model again."
@@ -150,6 +152,13 @@ def _check_depth(fields: Any) -> None:
         level = [one for values in inner for one in values]
     if any(isinstance(one, dict | list) for one in level):
         raise ValueError
+
+
+def _list(value: Any, most: int) -> list[Any]:
+    """Return a list of at most so many values; raises TypeError for anything else: letters of a text are none."""
+    if not isinstance(value, list) or len(value) > most:
+        raise TypeError(f"a list of up to {most:,} is something else")
+    return value
 
 
 def _number(value: Any) -> bool:

@@ -32,6 +32,9 @@ MAX_FIXED_WORK = MAX_TOGETHER * NUMBER_WORK
 SLOW_WORK = 512
 """What a number counts as that is put in order among others, for each bit of their count, or of which e to its power is
 computed."""
+SPAN, SPAN_WORK = 16, 256
+"""Numbers that are computed at a stretch where one input is repeated for the other: the last side of the result. And
+what each stretch that is shorter counts as, whatever it gives."""
 MAX_SIDE = 1024
 """Pixels a side of the picture."""
 FURTHEST = 2**31
@@ -233,7 +236,8 @@ def _broadcast(_: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
     weights = {shape[0] for tensor, shape in zip(inputs, shapes, strict=True) if tensor.fixed}
     _need(not pictures or (len(pictures) == 1 and weights <= {1}))
     _need(all(tensor.fixed or len(tensor.shape) == rank for tensor in inputs))
-    return [result], 0
+    repeated = any(shape != result for shape in shapes) and result[-1] < SPAN
+    return [result], SPAN_WORK * math.prod(result) if repeated else 0
 
 
 def _transpose(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
@@ -344,13 +348,15 @@ def _top(_: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
 
 
 def _reduced(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
-    cost = SLOW_WORK * math.prod(inputs[0].shape) if node.operator == "ReduceLogSumExp" else 0
     axes = _numbers(inputs[1]) if len(inputs) > 1 else node.attributes["axes"]
     shape = inputs[0].shape
     _need(bool(axes) and all(0 < axis < len(shape) for axis in axes))  # of no axes all are reduced
-    if node.attributes.get("keepdims", 1):
-        return [tuple(1 if axis in axes else side for axis, side in enumerate(shape))], cost
-    return [tuple(side for axis, side in enumerate(shape) if axis not in axes)], cost
+    _need(sorted(axes) == list(range(len(shape) - len(axes), len(shape))))  # of others each result takes 100 ns
+    kept = shape[: len(shape) - len(axes)]
+    cost = SPAN_WORK * math.prod(kept)
+    if node.operator == "ReduceLogSumExp":
+        cost += SLOW_WORK * math.prod(shape)
+    return [(*kept, *[1] * len(axes)) if node.attributes.get("keepdims", 1) else kept], cost
 
 
 RULES: dict[str, Rule] = {
