@@ -164,13 +164,14 @@ class TrustedProxies:
         self._all = EVERYBODY in named
         self._unix = UNIX in named
         self._networks = [network_of(name) for name in named if name not in (EVERYBODY, UNIX)]
+        self.names = functools.lru_cache(4096)(self._names)
+        """Whether this peer is a named proxy, and not just anybody: limits by address go by no other's word."""
 
     def trusts(self, address: str) -> bool:
         """Return whether what this peer says of its client is believed."""
         return self._all or self.names(address)
 
-    def names(self, address: str) -> bool:
-        """Return whether this peer is a named proxy, and not just anybody: limits by address go by no other's word."""
+    def _names(self, address: str) -> bool:
         if address == UNIX:
             return self._unix
         found = parsed(address) if self._networks else None
