@@ -26,6 +26,7 @@ from pupila.cli import main
 from pupila.errors import DataError, SettingsError
 from pupila.feedback import Answered, Store, schema
 from pupila.feedback.schema import BLOCK_BYTES, LOG_BYTES, LOG_MOST, ROW_BYTES, on_disk, row_bytes
+from pupila.feedback.store import SAME_PICTURE
 from pupila.images.strip import clean, strip
 from pupila.server import Settings
 from pupila.server.api.feedback_writer import prepare
@@ -432,6 +433,37 @@ def test_picture_for_which_there_can_be_no_room_is_left_out_and_deletes_no_other
     assert len(files(store)) == 2
     assert store.add([answered(9, data=large)], max_bytes=room + EACH) == 1
     assert {kept.request for kept in store.uncertain(10)} == {"r9"}
+
+
+def fill(store: Store, pictures: int, answers: int = 1, corrected: bool = False) -> int:
+    """Put in small pictures with so many answers each, without files; return how many bytes are counted then."""
+    with store._writing() as database:
+        first = database.execute("SELECT count(*) FROM pictures").fetchone()[0]
+        names = [(f"{number:064x}",) for number in range(first, first + pictures)]
+        database.executemany(f"INSERT INTO pictures VALUES (?, 'png', {on_disk(1)})", names)
+        database.executemany(
+            "INSERT INTO answers (request, picture, sha256, category, confidence, unknown, model, time, owner)"
+            " VALUES ('r', 0, ?, 'red', 0.5, 0, 'm1', 1.0, '')",
+            [name for name in names for _ in range(answers)],
+        )
+        if corrected:
+            database.execute("UPDATE answers SET corrected = id WHERE corrected IS NULL")
+    return store.counts().bytes
+
+
+def test_oldest_uncorrected_picture_is_found_behind_thousands_of_corrected_ones(store: Store) -> None:
+    fill(store, 20, SAME_PICTURE, corrected=True)
+    most, steps = fill(store, 200), 0
+
+    def count() -> None:
+        nonlocal steps
+        steps += 100
+
+    store._database.set_progress_handler(count, 100)
+    store.add([], max_bytes=most - 10 * EACH)
+    store._database.set_progress_handler(None, 0)
+    assert store.counts().answers == 20 * SAME_PICTURE + 190
+    assert steps < 4000
 
 
 def test_picture_that_another_answer_needs_stays_when_one_goes(store: Store) -> None:

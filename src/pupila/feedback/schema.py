@@ -154,8 +154,9 @@ CREATE TRIGGER correction_out BEFORE DELETE ON answers WHEN old.corrected IS NOT
     ) WHERE owner IS old.owner;
     DELETE FROM owners WHERE owner IS old.owner AND bytes = 0;
 END;
+CREATE INDEX answers_uncorrected ON answers (id) WHERE corrected IS NULL;
 """
-"""An answer was ROW_BYTES, however long its names."""
+"""An answer was ROW_BYTES, however long its names; and all corrected ones were looked at for the oldest of the others."""
 SCRIPTS = (VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5)
 """A database of version N has been made by the first N of these."""
 VERSION = len(SCRIPTS)
