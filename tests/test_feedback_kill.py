@@ -10,14 +10,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
 import pytest
-from feedback_kit import Acknowledged, ask_and_correct, check_acknowledged, check_files, correct
+from feedback_kit import Acknowledged, ask_and_correct, check_acknowledged, check_files, correct, first
 from server_kit import Running, launch, serving, wait_for_url, write_model
 
 from pupila import images
@@ -129,7 +129,7 @@ def picture_of(seed: int) -> bytes:
     return images.encode_png(np.random.default_rng(seed).integers(0, 256, (24, 24, 3), dtype=np.uint8))
 
 
-def killed_at_line(kept: Path, number: int, line: int) -> bool:
+def killed_at_line(kept: Path, number: int, line: int, write: Callable[[Path, int], object] = write_once) -> bool:
     """Write in a process that kills itself before the so-maniest line of the feedback room; whether it came to that."""
     pid = os.fork()
     if pid == 0:
@@ -146,7 +146,7 @@ def killed_at_line(kept: Path, number: int, line: int) -> bool:
 
         try:
             sys.settrace(trace)
-            write_once(kept, number)
+            write(kept, number)
         finally:
             os._exit(0)
     return bool(os.waitpid(pid, 0)[1])
@@ -192,3 +192,42 @@ def test_process_killed_at_every_ninth_line_leaves_no_picture_behind_what_delete
             break
     assert not killed
     assert orphans > 0  # there was something to find
+
+
+def test_process_killed_while_room_is_made_in_steps_leaves_no_file_or_row_behind(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one large picture for which many go, and of one correction."""
+    monkeypatch.setattr("pupila.feedback.store.EVICTED_TOGETHER", 2)
+    monkeypatch.setattr("pupila.feedback.store.ROOM_PAUSE", 0.0)
+    large = images.encode_png(np.random.default_rng(1).integers(0, 256, (100, 100, 3), dtype=np.uint8))
+    room = 12 * (on_disk(2000) + ROW_BYTES)
+    full = [Answered(f"s{seed}", 0, picture_of(seed), "red", 0.5, False, "m1", 0.0) for seed in range(12)]
+
+    def write(kept: Path, _: int) -> None:
+        store = Store(kept)
+        store.add([Answered("large", 0, large, "red", 0.5, False, "m1", 0.0)], room)
+        for corrected in ("large", *(f"s{seed}" for seed in range(12))):
+            one = first(store, corrected, 0)
+            if one is not None:
+                store.correct(one.id, "blue", 1.0, room)
+
+    orphans, states = 0, set()
+    for number in range(1, 200):
+        kept = folder / f"kept{number}"
+        store = Store(kept, create=True)
+        store.add(full)
+        store.close()
+        killed = killed_at_line(kept, number, 29 * number, write)
+        store = Store(kept)
+        files, lost = store.recover()
+        orphans += files
+        assert lost == 0
+        states.add(store.counts().answers)
+        check_files(store)
+        assert store.counts().bytes <= room
+        store.close()
+        if not killed:
+            break
+    assert not killed
+    assert orphans > 0 and len(states) > 3

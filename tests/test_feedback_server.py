@@ -21,7 +21,7 @@ from PIL import Image
 from server_kit import CLASSES, Running, encode, picture, serving, signal_worker, wait_until, write_model
 
 from pupila.errors import ImageError
-from pupila.feedback import Store
+from pupila.feedback import Answered, Store
 from pupila.feedback.store import SAME_PICTURE
 from pupila.images.strip import Clean, clean
 from pupila.prediction import Prediction
@@ -469,3 +469,21 @@ def test_what_comes_while_a_worker_ends_is_counted_and_blamed_on_no_disk(
     collector.offer("late", [part], [answer], "m1")
     assert collector._row[DROPPED] == 1
     assert caplog.text == ""
+
+
+def test_corrections_over_http_keep_to_the_limit_while_nobody_sends_pictures(tmp_path: Path) -> None:
+    store = Store(tmp_path / "kept", create=True)
+    store.add(
+        [
+            Answered(f"r{i}", 0, encode(Image.new("RGB", (8 + i, 8)), "PNG"), "red", 0.5, False, "m1", 0.0)
+            for i in range(20)
+        ]
+    )
+    most = store.counts().bytes
+    settings = Settings(feedback_dir=store.path, feedback_max_bytes=most)
+    client = create_app(Predictor.load(write_model(tmp_path / "colours.onnx")), settings).test_client()
+    for i in range(20):
+        body = {"request_id": f"r{i}", "picture": 0, "category": "blue"}
+        assert client.post("/feedback", json=body).status_code == 200
+    assert [kept.request for kept in store.corrected()] == [f"r{i}" for i in range(19, 4, -1)]
+    store.close()

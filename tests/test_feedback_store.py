@@ -26,7 +26,7 @@ from pupila.cli import main
 from pupila.errors import DataError, SettingsError
 from pupila.feedback import Answered, Store, schema
 from pupila.feedback.schema import BLOCK_BYTES, LOG_BYTES, LOG_MOST, ROW_BYTES, on_disk, row_bytes
-from pupila.feedback.store import SAME_PICTURE
+from pupila.feedback.store import EVICTED_TOGETHER, SAME_PICTURE
 from pupila.images.strip import clean, strip
 from pupila.server import Settings
 from pupila.server.api.feedback_writer import prepare
@@ -440,7 +440,7 @@ def fill(store: Store, pictures: int, answers: int = 1, corrected: bool = False)
     with store._writing() as database:
         first = database.execute("SELECT count(*) FROM pictures").fetchone()[0]
         names = [(f"{number:064x}",) for number in range(first, first + pictures)]
-        database.executemany(f"INSERT INTO pictures VALUES (?, 'png', {on_disk(1)})", names)
+        database.executemany("INSERT INTO pictures VALUES (?, 'png', 4608)", names)
         database.executemany(
             "INSERT INTO answers (request, picture, sha256, category, confidence, unknown, model, time, owner)"
             " VALUES ('r', 0, ?, 'red', 0.5, 0, 'm1', 1.0, '')",
@@ -449,6 +449,76 @@ def fill(store: Store, pictures: int, answers: int = 1, corrected: bool = False)
         if corrected:
             database.execute("UPDATE answers SET corrected = id WHERE corrected IS NULL")
     return store.counts().bytes
+
+
+def deletions(store: Store, act: Callable[[], object]) -> list[int]:
+    """Return how many answers each transaction deletes for want of room."""
+    found: list[int] = []
+
+    def note(statement: str) -> None:
+        if statement.startswith("BEGIN"):
+            found.append(0)
+        elif statement.startswith("UPDATE size SET evicted"):
+            found[-1] += 1
+
+    store._database.set_trace_callback(note)
+    try:
+        act()
+    finally:
+        store._database.set_trace_callback(None)
+    return found
+
+
+def test_room_for_a_large_picture_is_made_in_several_transactions(store: Store) -> None:
+    """One transaction deleted 34,591 answers for one picture of 20 MiB: others waited for two seconds."""
+    most, large = fill(store, 60, SAME_PICTURE), noise(9, 600)
+    found = deletions(store, lambda: store.add([answered(1, data=large)], max_bytes=most))
+    assert [kept.request for kept in store.uncertain(100)][-1] == "r1"
+    assert store.counts().bytes <= most and len(files(store)) == 1
+    assert sum(found) > 1500
+    assert max(found) <= EVICTED_TOGETHER
+
+
+def test_picture_for_which_too_many_answers_would_go_is_not_kept_and_nothing_of_it_is_left(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pupila.feedback.store.ROOM_STEPS", 2)
+    most = fill(store, 60, SAME_PICTURE)
+    assert store.add([answered(1, data=noise(9, 600))], max_bytes=most) == 0
+    assert store.counts().answers == 60 * SAME_PICTURE - 2 * EVICTED_TOGETHER
+    assert files(store) == set() and first(store, "r1", 0) is None
+    assert store.add([answered(2)], max_bytes=most) == 1
+
+
+def test_each_correction_makes_room_for_itself(store: Store) -> None:
+    """All of it fell on the next picture: up to a quarter of the store in one transaction, of eight seconds."""
+    most = fill(store, 200)
+    numbers = [kept.id for kept in store.uncertain(200)]
+    for number in numbers:
+        found = deletions(store, lambda number=number: store.correct(number, "blue", 1.0 + number, most))
+        assert max(found) <= 1
+    assert sum(sizes(store).values()) <= 0.75 * most
+    assert [kept.id for kept in store.corrected()] == numbers[:-151:-1]
+
+
+def test_corrections_by_long_names_stay_within_the_limit(store: Store) -> None:
+    most = fill(store, 10, 20)
+    for kept in store._rows(""):
+        store.correct(kept.id, "\N{LATIN SMALL LETTER E WITH ACUTE}" * 1000, 1.0 + kept.id, most)
+        assert store.counts().bytes <= most
+
+
+def test_correction_of_a_large_picture_deletes_no_more_at_once_than_others_wait_for(store: Store) -> None:
+    store.add([answered(1, data=noise(9, 600))])
+    with store._writing() as database:
+        database.execute("UPDATE answers SET id = 1000000")
+    fill(store, 200, SAME_PICTURE, corrected=True)
+    store._database.execute("UPDATE answers SET corrected = NULL WHERE id = 1000000")
+    most = int(sum(sizes(store).values()) / 0.75) + 1
+    assert max(deletions(store, lambda: store.correct(1000000, "blue", 1e9, most))) == EVICTED_TOGETHER
+    for _ in range(4):
+        assert max(deletions(store, lambda: store.add([], max_bytes=most))) <= EVICTED_TOGETHER
+    assert sum(sizes(store).values()) <= 0.75 * most
 
 
 def test_oldest_uncorrected_picture_is_found_behind_thousands_of_corrected_ones(store: Store) -> None:

@@ -156,7 +156,7 @@ CREATE TRIGGER correction_out BEFORE DELETE ON answers WHEN old.corrected IS NOT
 END;
 CREATE INDEX answers_uncorrected ON answers (id) WHERE corrected IS NULL;
 """
-"""An answer was ROW_BYTES, however long its names; and all corrected ones were looked at for the oldest of the others."""
+"""An answer was ROW_BYTES, however long its names. The oldest uncorrected one was looked for behind all others."""
 SCRIPTS = (VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5)
 """A database of version N has been made by the first N of these."""
 VERSION = len(SCRIPTS)

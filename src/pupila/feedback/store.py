@@ -36,8 +36,12 @@ DELETED = "deleted"
 """A file that is there while the database's log may hold what was deleted."""
 CORRECTED_SHARE = 0.75
 """Of the bytes that a store may have: beyond, the oldest corrections of the key that takes the most are deleted."""
-EVICTED_TOGETHER = 256
-"""Uncorrected rows that are looked at in one go when room is needed."""
+EVICTED_TOGETHER = 512
+"""Answers that one transaction deletes when room is needed: others wait some 0.1 s, and the log grows by a megabyte."""
+ROOM_STEPS = 32
+"""Transactions that make room for what is to be kept, one after the other; what needs more is not kept."""
+ROOM_PAUSE = 0.05
+"""Seconds between two of them, in which others write."""
 REPEATED = 20
 """How often pictures may have been sent on average before a sample of different ones gets smaller than wanted."""
 MINE = "(:owner IS NULL OR owner = :owner)"
@@ -57,6 +61,12 @@ DELETE FROM answers WHERE id IN (
 )
 """
 """Deletes the oldest answers of a key about a picture, and never its last correction, which counts."""
+OLDEST_OF_LARGEST = """
+SELECT id, sha256 FROM answers WHERE corrected IS NOT NULL
+    AND owner IS (SELECT owner FROM owners ORDER BY bytes DESC LIMIT 1) ORDER BY corrected LIMIT 1
+"""
+"""The first correction of who takes the most: one row, as that may be another once it is deleted."""
+OLDEST = "SELECT id, sha256 FROM answers WHERE corrected IS NULL ORDER BY id LIMIT 1"
 ROWS = f"SELECT {', '.join(COLUMNS)} FROM answers JOIN pictures USING (sha256)"
 
 
@@ -112,34 +122,51 @@ class Store:
         Left out are pictures that cannot be read, and answers whose confidence is not finite, as of a damaged model.
         Beyond `max_bytes` on the disk the oldest uncorrected ones are deleted, and corrected ones beyond their share of
         it; a picture that does not fit beside the corrected ones is left out, as all others would be deleted for it in
-        vain. `cleaner` does what clean() does. Raises sqlite3.Error or OSError if the disk is full or does not answer,
-        and DataError, as everything here, if the database is damaged.
+        vain. Nothing is kept where ROOM_STEPS transactions do not make the room. `cleaner` does what clean() does.
+        Raises sqlite3.Error or OSError if the disk is full or does not answer, and DataError, as everything here, if
+        the database is damaged.
         """
         cleaned = [(item, cleaner(item.data)) for item in answered]
         good = [(item, one) for item, one in cleaned if one is not None and math.isfinite(item.confidence)]
-        try:
-            with self._writing() as database:
-                if max_bytes is not None:
-                    room = _room_for_uncorrected(database, max_bytes)
-                    good = [
-                        (item, one) for item, one in good if on_disk(len(one.data)) + row_bytes(item.category) <= room
-                    ]
-                self._write_files([picture for _, picture in good])
-                for item, picture in good:
-                    _insert(database, item, picture)
-                for name, owner in {(picture.sha256, item.owner) for item, picture in good}:
-                    database.execute(FORGET_REPEATED, {"sha256": name, "owner": owner, "most": SAME_PICTURE})
-                unused = [] if max_bytes is None else _make_room(database, max_bytes)
-        except (OSError, sqlite3.Error, DataError):
-            self._delete_files([(picture.sha256, picture.kind) for _, picture in good])
-            raise
-        self._delete_files(unused)
-        return len(good)
+        for step in range(ROOM_STEPS):
+            if step:
+                time.sleep(ROOM_PAUSE)
+            try:
+                kept, unused = self._add_or_make_room(good, max_bytes)
+            except (OSError, sqlite3.Error, DataError):
+                self._delete_files([(picture.sha256, picture.kind) for _, picture in good])
+                raise
+            self._delete_files(unused)
+            if kept is not None:
+                return kept
+        return 0
 
-    def correct(self, number: int, category: str | None, time: float) -> Kept | None:
+    def _add_or_make_room(
+        self, good: Sequence[tuple[Answered, Clean]], max_bytes: int | None
+    ) -> tuple[int | None, list[tuple[str, str]]]:
+        """Add pictures, or, where more must be deleted for them than in one transaction, delete as much as that.
+
+        Returns how many were added, None for the latter, and the files that nobody needs.
+        """
+        with self._writing() as database:
+            if max_bytes is not None:
+                room = _room_for_uncorrected(database, max_bytes)
+                good = [(item, one) for item, one in good if on_disk(len(one.data)) + row_bytes(item.category) <= room]
+            numbers = [_insert(database, item, picture) for item, picture in good]
+            for name, owner in {(picture.sha256, item.owner) for item, picture in good}:
+                database.execute(FORGET_REPEATED, {"sha256": name, "owner": owner, "most": SAME_PICTURE})
+            unused = [] if max_bytes is None else _make_room(database, max_bytes)
+            if max_bytes is not None and good and _size(database, "bytes") > max_bytes:
+                database.executemany("DELETE FROM answers WHERE id = ?", [(number,) for number in numbers])
+                return None, unused + [file for _, one in good for file in _forget(database, one.sha256)]
+            self._write_files([picture for _, picture in good])
+        return len(good), unused
+
+    def correct(self, number: int, category: str | None, time: float, max_bytes: int | None = None) -> Kept | None:
         """Write down durably what a picture shows (None: no class); return it as it was, or None if it is not here.
 
-        The last correction counts.
+        The last correction counts. Room is made as by add(), in the same transaction: about one goes for one that
+        comes, and what a larger picture is still short of goes with the next ones.
         """
         with self._writing() as database:
             row = database.execute(f"{ROWS} WHERE id = ?", (number,)).fetchone()
@@ -147,6 +174,8 @@ class Store:
                 return None
             change = "UPDATE answers SET corrected = ?, correction = ? WHERE id = ?"
             database.execute(change, (time, category, number))
+            unused = [] if max_bytes is None else _make_room(database, max_bytes)
+        self._delete_files(unused)
         return Kept.of(row)
 
     def delete(
@@ -372,51 +401,47 @@ class Store:
                 self.empty_log()
 
 
-def _insert(database: sqlite3.Connection, item: Answered, picture: Clean) -> None:
+def _insert(database: sqlite3.Connection, item: Answered, picture: Clean) -> int | None:
+    """Add a picture, if it is not here, and an answer about it; return the answer's id."""
     entry = (picture.sha256, picture.kind, on_disk(len(picture.data)))
     database.execute("INSERT OR IGNORE INTO pictures VALUES (?, ?, ?)", entry)
     answer = (item.request, item.picture, picture.sha256, item.category, item.confidence, item.unknown)
-    database.execute(
+    return database.execute(
         "INSERT INTO answers (request, picture, sha256, category, confidence, unknown, model, time, owner) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (*answer, item.model, item.time, item.owner),
-    )
+    ).lastrowid
+
+
+def _size(database: sqlite3.Connection, column: str) -> int:
+    return int(database.execute(f"SELECT {column} FROM size").fetchone()[0])
 
 
 def _room_for_uncorrected(database: sqlite3.Connection, max_bytes: int) -> int:
     """Return how many bytes the corrected answers leave to others at least, once room has been made."""
-    (corrected,) = database.execute("SELECT corrected FROM size").fetchone()
-    return max_bytes - min(int(corrected), int(CORRECTED_SHARE * max_bytes))
+    return max_bytes - min(_size(database, "corrected"), int(CORRECTED_SHARE * max_bytes))
 
 
 def _make_room(database: sqlite3.Connection, max_bytes: int) -> list[tuple[str, str]]:
-    """Delete corrected answers beyond their share, and the oldest uncorrected ones until the rest fits.
+    """Delete corrected answers beyond their share, and then the oldest uncorrected ones until the rest fits.
 
-    Returns the files that nobody needs.
+    Deletes EVICTED_TOGETHER answers at most; returns the files that nobody needs.
     """
-    most = (  # one row: who takes the most may be another once it is deleted
-        "SELECT id, sha256 FROM answers WHERE corrected IS NOT NULL AND owner IS (SELECT owner FROM owners"
-        " ORDER BY bytes DESC LIMIT 1) ORDER BY corrected LIMIT 1"
-    )
-    unused = _evict(database, "corrected", int(CORRECTED_SHARE * max_bytes), most)
-    oldest = f"SELECT id, sha256 FROM answers WHERE corrected IS NULL ORDER BY id LIMIT {EVICTED_TOGETHER}"
-    return unused + _evict(database, "bytes", max_bytes, oldest)
-
-
-def _evict(database: sqlite3.Connection, column: str, limit: int, query: str) -> list[tuple[str, str]]:
-    """Delete the answers that a query finds until a column of `size` is within its limit; return the unused files."""
     unused: list[tuple[str, str]] = []
-
-    def is_over() -> bool:
-        return int(database.execute(f"SELECT {column} FROM size").fetchone()[0]) > limit
-
-    while is_over() and (rows := database.execute(query).fetchall()):
-        for number, name in rows:
-            database.execute("DELETE FROM answers WHERE id = ?", (number,))
-            database.execute("UPDATE size SET evicted = max(evicted, ?)", (number,))
-            unused += _forget(database, name)
-            if not is_over():
-                break
+    for _ in range(EVICTED_TOGETHER):
+        if _size(database, "corrected") > int(CORRECTED_SHARE * max_bytes):
+            query = OLDEST_OF_LARGEST
+        elif _size(database, "bytes") > max_bytes:
+            query = OLDEST
+        else:
+            break
+        row = database.execute(query).fetchone()
+        if row is None:
+            break
+        number, name = row
+        database.execute("DELETE FROM answers WHERE id = ?", (number,))
+        database.execute("UPDATE size SET evicted = max(evicted, ?)", (number,))
+        unused += _forget(database, name)
     return unused
 
 

@@ -58,7 +58,8 @@ def correct() -> Response:
     correction = read_correction(app_state().classifier.predictor.manifest.classes)
     with asking_the_disk("feedback could not be stored"):
         kept = find_kept(collector, correction, key)
-        before = collector.store.correct(kept.id, correction.category, time.time())
+        most = app_state().settings.feedback_max_bytes
+        before = collector.store.correct(kept.id, correction.category, time.time(), most)
     if before is None:
         raise picture_unknown(correction)
     answer = {"request_id": before.request, "picture": before.picture, "category": correction.category}
