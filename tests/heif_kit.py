@@ -8,6 +8,8 @@ from pathlib import Path
 from PIL import Image
 
 HEIC = (Path(__file__).parent / "quarters.heic").read_bytes()
+CODED = HEIC[HEIC.index(b"mdat") + 4 :]
+"""What is coded of it: one unit, the length in front."""
 Reference = tuple[bytes, int, Sequence[int]]
 """Its name, from which item, and to which."""
 
@@ -29,6 +31,24 @@ def grid(rows: int, columns: int) -> bytes:
     return struct.pack(">BBBBHH", 0, 0, rows - 1, columns - 1, 64 * columns, 64 * rows)
 
 
+def parameters() -> dict[int, bytes]:
+    """Return the units in the setup of the coded picture, by their kinds."""
+    at, found = 172 + 8 + 23, {}
+    for _ in range(HEIC[at - 1]):
+        length = struct.unpack(">H", HEIC[at + 3 : at + 5])[0]
+        found[HEIC[at] & 63], at = HEIC[at + 5 : at + 5 + length], at + 5 + length
+    return found
+
+
+def configured(numbers: dict[int, int]) -> bytes:
+    """Return the setup of the coded picture with so many units of some kinds; unknown ones are left empty."""
+    known, lists = parameters(), b""
+    for kind, number in (dict.fromkeys(known, 1) | numbers).items():
+        unit = known.get(kind, bytes([kind << 1, 1, 0]))
+        lists += struct.pack(">BH", kind, number) + (struct.pack(">H", len(unit)) + unit) * number
+    return box(b"hvcC", HEIC[180:202] + bytes([len(known.keys() | numbers.keys())]) + lists)
+
+
 def heif(
     kinds: dict[int, bytes],
     references: Sequence[Reference] = (),
@@ -48,7 +68,6 @@ def heif(
     """
     hdlr, shared = HEIC[40:73], setup + full(b"auxC", b"urn:com:apple:photo:2020:aux:hdrgainmap\0")
     auxiliary = {item for name, item, _ in references if name == b"auxl"}
-    coded = HEIC[HEIC.index(b"mdat") + 4 :]
     sizes, contents = sizes or {}, contents or {}
     properties, links, entries = shared + box(b"colr" if profile else b"free", b"prof" + profile), b"", b""
     for number, (item, kind) in enumerate(kinds.items(), start=4):
@@ -64,7 +83,7 @@ def heif(
     iref = full(b"iref", b"".join(
         box(name, struct.pack(f">HH{len(others)}H", item, len(others), *others)) for name, item, others in references
     ))  # fmt: skip
-    bodies = [contents.get(item, coded) for item in kinds]
+    bodies = [contents.get(item, CODED) for item in kinds]
 
     def meta(at: int) -> bytes:
         places = b""

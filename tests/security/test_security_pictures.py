@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pi_heif
 import pytest
-from heif_kit import HEIC, animation, as_phones_write, avif, box, full, grid, heif, infe
+from heif_kit import CODED, HEIC, animation, as_phones_write, avif, box, configured, full, grid, heif, infe, parameters
 from PIL import Image, JpegImagePlugin
 from server_kit import Running, encode, picture, serving, write_model
 
@@ -498,6 +498,31 @@ def test_canvas_of_tiles_counts_as_it_says_itself(kind: bytes) -> None:
     data = heif({1: b"grid", 2: kind}, [(b"dimg", 1, [2])], contents={1: whole})
     with pytest.raises(ImageError, match="put together from is over the limit"):
         images.decode(data, 32)
+
+
+def nals(*units: bytes) -> bytes:
+    """Return units of HEVC as coded data holds them."""
+    return b"".join(struct.pack(">I", len(unit)) + unit for unit in units)
+
+
+@pytest.mark.parametrize("number", [32, 33, 34])
+def test_parameter_sets_of_a_coded_picture_stand_in_its_setup_only(number: int) -> None:
+    """For each of pictures the decoder makes tables of the size its sequence says: 833 bytes took a gigabyte."""
+    data = heif({1: b"hvc1"}, contents={1: nals(parameters()[number]) + CODED})
+    with pytest.raises(ImageError, match="parameter sets within the data of a coded picture") as caught:
+        images.decode(data, 32)
+    assert caught.value.code == "image_too_complex"
+
+
+@pytest.mark.parametrize("units", [{32: 2}, {33: 2}, {34: 5}, {20: 1}, {0: 1}, {35: 1}, {39: 1_001}], ids=str)
+def test_setup_of_a_coded_picture_holds_what_it_needs(units: dict[int, int]) -> None:
+    """Coded data in it was decoded, before the item's own, and was not counted: 871 bytes took 45 s."""
+    with pytest.raises(ImageError, match="more parameter sets or other data in the setup"):
+        images.decode(heif({1: b"hvc1"}, setup=configured(units)), 32)
+
+
+def test_setup_of_a_coded_picture_may_hold_remarks_and_a_few_sets() -> None:
+    assert images.decode(heif({1: b"hvc1"}, setup=configured({34: 4, 39: 2, 40: 1})), 32).shape == (32, 32, 3)
 
 
 def transformed(*kinds: bytes) -> bytes:

@@ -25,6 +25,11 @@ MAX_FRAMES = 4
 """Frames in the coded data of one picture: decoders go through them up to the first that is shown. An AVIF that
 sharpens while it loads has up to four, others have one."""
 HEVC = b"hvc1"
+NAMED = {32: 1, 33: 1, 34: 4, 39: 1_000, 40: 1_000}
+"""By kind of unit of HEVC, how many its setup (hvcC) may have: one set of parameters for all, one for a sequence, which
+the decoder compares with the size in the boxes, those of pictures, and remarks. No coded data: it would be decoded."""
+SETS = (32, 33, 34)
+"""Sets of parameters: for each of pictures a decoder makes tables as large as a picture of its sequence's size."""
 CODED = (HEVC, b"av01")
 """Kinds of items that decoders are there for."""
 GAIN_MAPPED = b"tmap"
@@ -183,6 +188,7 @@ def _walk(data: memoryview, items: Items) -> None:
             items.names.append(name)
             if name == b"hvcC":
                 items.prefixes.add(1 + (_number(content, 21, 1) & 3))
+                _check_setup(content, items)
             continue
         if name in SINGLE and (parent, name) in seen:
             raise ExcessError(f"more than one box {name.decode()}")
@@ -195,6 +201,20 @@ def _walk(data: memoryview, items: Items) -> None:
             items.tracks.append(at)
         elif (parent, name) == (b"", MINI):
             raise formats.unrecognised(UNREAD, formats.SAVE)
+
+
+def _check_setup(content: memoryview, items: Items) -> None:
+    """Raise ExcessError if a setup of HEVC (ISO 14496-15, 8.3.3.1.2) has more units than NAMED."""
+    found: Counter[int] = Counter()
+    at = 23
+    for _ in range(_number(content, 22, 1)):
+        count, at = _number(content, at + 1, 2), at + 3
+        items.count(1 + count)
+        for _ in range(count):
+            found[_number(content, at + 2, 1) >> 1 & 63] += 1
+            at += 2 + _number(content, at, 2)
+    if any(number > NAMED.get(kind, 0) for kind, number in found.items()):
+        raise ExcessError("more parameter sets or other data in the setup of a coded picture than it needs")
 
 
 def _all_boxes(data: memoryview) -> Iterator[tuple[bytes, bytes, int, int]]:
@@ -357,10 +377,15 @@ def _coded_pixels(data: memoryview, items: Items, max_pixels: int) -> dict[int, 
 
 
 def _units(content: memoryview, prefix: int) -> Iterator[bool]:
-    """Yield for each NAL unit (ITU-T H.265, 7.3.1) whether a frame begins with it."""
+    """Yield for each NAL unit (ITU-T H.265, 7.3.1) whether a frame begins with it.
+
+    Raises ExcessError for sets of parameters: those of this kind of item are all in its setup.
+    """
     at = 0
     while at + prefix + 2 < len(content):
         start, length = at + prefix, _number(content, at, prefix)
+        if content[start] >> 1 & 63 in SETS:
+            raise ExcessError("parameter sets within the data of a coded picture")
         yield content[start] >> 1 < 32 and content[start + 2] >= 0x80  # a slice, the first of its picture
         at = start + length
 
