@@ -525,6 +525,28 @@ def test_setup_of_a_coded_picture_may_hold_remarks_and_a_few_sets() -> None:
     assert images.decode(heif({1: b"hvc1"}, setup=configured({34: 4, 39: 2, 40: 1})), 32).shape == (32, 32, 3)
 
 
+@pytest.mark.parametrize("head", [b"\x28\1\x80", b"\xa8\1\x80", b"\0\0\x80"], ids=bytes.hex)
+@pytest.mark.parametrize("prefix", [0, 1, 3])
+def test_frames_of_hevc_are_counted_as_the_decoder_reads_them(head: bytes, prefix: int) -> None:
+    """It reads lengths of four bytes whatever the setup says, and passes over a unit's first bit: 40 s for 4 kB."""
+    setup = bytearray(configured({}))
+    setup[8 + 21] = setup[8 + 21] & 0xFC | prefix
+    one = heif({1: b"hvc1"}, setup=bytes(setup))
+    assert images.decode(one, 32).shape == (32, 32, 3)
+    many = heif({1: b"hvc1"}, setup=bytes(setup), contents={1: nals(head) * 4 + CODED})
+    with pytest.raises(ImageError, match="more than 4 coded frames"):
+        images.decode(many, 32)
+
+
+def test_slices_that_go_on_count_as_whole_pictures() -> None:
+    """Each may say that it begins at the start, and have the decoder go through all that follows."""
+    limits, more = images.ImageLimits(max_pixels=4_096), nals(b"\x28\1\x40")
+    assert images.decode(heif({1: b"hvc1"}, contents={1: CODED + more * 7}), 32, limits).shape == (32, 32, 3)
+    with pytest.raises(ImageError, match="put together from is over the limit") as caught:
+        images.decode(heif({1: b"hvc1"}, contents={1: CODED + more * 8}), 32, limits)
+    assert caught.value.code == "image_too_many_pixels"
+
+
 def transformed(*kinds: bytes) -> bytes:
     contents = {b"irot": b"\1", b"imir": b"\0", b"clap": struct.pack(">8I", 60, 1, 40, 1, 0, 1, 0, 1)}
     return heif({1: b"hvc1"}, owned=[(1, box(kind, contents[kind])) for kind in kinds])

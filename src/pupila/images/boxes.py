@@ -72,8 +72,6 @@ class Items:
     """Where the content of each box of tracks begins."""
     data: int = 0
     """Where the box of small data begins."""
-    prefixes: set[int] = field(default_factory=set)
-    """Bytes before each part of a picture coded as HEVC that say how long it is."""
     read: int = 0
 
     def count(self, number: int = 1) -> None:
@@ -146,10 +144,9 @@ def _largest(items: Items, known: dict[int, int]) -> int:
     up, so that every reference is looked at once. Raises ExcessError for an item that is part of itself, and if going
     through the parts of every item is too long a way.
     """
-    pixels = defaultdict(int, known)
-    for item, number in items.properties:
-        if 0 < number <= len(items.areas):
-            pixels[item] = max(pixels[item], items.areas[number - 1])
+    pixels = _said(items)
+    for item, number in known.items():
+        pixels[item] = max(pixels[item], number)
     wholes: dict[int, list[int]] = defaultdict(list)
     missing: dict[int, int] = defaultdict(int)
     for item, part in (*items.tiles, *items.beside):
@@ -171,6 +168,15 @@ def _largest(items: Items, known: dict[int, int]) -> int:
     return max(pixels.values(), default=0)
 
 
+def _said(items: Items) -> dict[int, int]:
+    """Return the pixels of each item by its properties."""
+    pixels: dict[int, int] = defaultdict(int)
+    for item, number in items.properties:
+        if 0 < number <= len(items.areas):
+            pixels[item] = max(pixels[item], items.areas[number - 1])
+    return pixels
+
+
 def _walk(data: memoryview, items: Items) -> None:
     readers: dict[tuple[bytes, bytes], Callable[[memoryview, Items], None]] = {
         (b"meta", b"pitm"): _primary,
@@ -187,7 +193,6 @@ def _walk(data: memoryview, items: Items) -> None:
             items.lengths.append(len(content) if name == b"colr" else 0)
             items.names.append(name)
             if name == b"hvcC":
-                items.prefixes.add(1 + (_number(content, 21, 1) & 3))
                 _check_setup(content, items)
             continue
         if name in SINGLE and (parent, name) in seen:
@@ -353,41 +358,54 @@ def _canvases(data: memoryview, items: Items) -> dict[int, int]:
 
 
 def _coded_pixels(data: memoryview, items: Items, max_pixels: int) -> dict[int, int]:
-    """Return the pixels of all frames of each picture coded as AV1, whatever the boxes say; of others their number.
+    """Return the pixels of all frames of each picture coded as AV1, whatever the boxes say, and of all slices of HEVC.
 
     Raises ExcessError for one of many frames: a few bytes each, and each may be as large as a picture. Raises
     PixelsError where one is larger.
     """
     read = {item for item, kind in items.kinds.items() if kind in (*CODED, GRID)}
-    if len(items.prefixes) > 1 or any(item in read and method > 1 for item, method, _, _ in items.extents):
-        raise ExcessError("coded data of several kinds, or within other data")
-    prefix, found = min(items.prefixes, default=4), {}
+    if any(item in read and method > 1 for item, method, _, _ in items.extents):
+        raise ExcessError("coded data within other data")
+    found, said = {}, _said(items)
     for item, content in _contents(data, items, CODED).items():
-        parts = _units(content, prefix) if items.kinds[item] == HEVC else _obus(content)
-        frames = []
-        for pixels in parts:
-            items.count()
-            frames += [pixels] * (pixels > 0)
-            if len(frames) > MAX_FRAMES:
-                raise ExcessError(f"more than {MAX_FRAMES} coded frames")
-            if pixels > max_pixels:
-                raise PixelsError("What its frames cover")
-        found[item] = sum(frames)
+        if items.kinds[item] == HEVC:
+            found[item] = said[item] * _slices(content, items)
+        else:
+            found[item] = _frames(content, items, max_pixels)
     return found
 
 
-def _units(content: memoryview, prefix: int) -> Iterator[bool]:
-    """Yield for each NAL unit (ITU-T H.265, 7.3.1) whether a frame begins with it.
+def _frames(content: memoryview, items: Items, max_pixels: int) -> int:
+    """Return the pixels of all frames of a picture coded as AV1."""
+    frames = []
+    for pixels in _obus(content):
+        items.count()
+        frames += [pixels] * (pixels > 0)
+        if len(frames) > MAX_FRAMES:
+            raise ExcessError(f"more than {MAX_FRAMES} coded frames")
+        if pixels > max_pixels:
+            raise PixelsError("What its frames cover")
+    return sum(frames)
 
-    Raises ExcessError for sets of parameters: those of this kind of item are all in its setup.
+
+def _slices(content: memoryview, items: Items) -> int:
+    """Return how many slices a picture coded as HEVC has: where one ends stands in what is packed, so it may be all.
+
+    The decoder takes the length before each unit (ITU-T H.265, 7.3.1) for four bytes, whatever the setup says, and does
+    not look at a unit's first bit. Raises ExcessError for sets of parameters: those of such items are in their setup.
     """
-    at = 0
-    while at + prefix + 2 < len(content):
-        start, length = at + prefix, _number(content, at, prefix)
-        if content[start] >> 1 & 63 in SETS:
-            raise ExcessError("parameter sets within the data of a coded picture")
-        yield content[start] >> 1 < 32 and content[start + 2] >= 0x80  # a slice, the first of its picture
+    at, kinds, frames = 0, [], 0
+    while at + 6 < len(content):
+        items.count()
+        start, length = at + 4, _number(content, at, 4)
+        kinds.append(content[start] >> 1 & 63)
+        frames += kinds[-1] < SETS[0] and content[start + 2] >= 0x80
         at = start + length
+    if frames > MAX_FRAMES:
+        raise ExcessError(f"more than {MAX_FRAMES} coded frames")
+    if not {*SETS}.isdisjoint(kinds):
+        raise ExcessError("parameter sets within the data of a coded picture")
+    return sum(kind < SETS[0] for kind in kinds)
 
 
 def _obus(content: memoryview) -> Iterator[int]:
