@@ -591,6 +591,23 @@ def test_parts_that_are_not_counted_are_not_decoded(data: bytes) -> None:
     assert most_memory() - before < 20
 
 
+@pytest.mark.parametrize("name", [b"thmb", b"auxl"])
+@pytest.mark.parametrize("kind", [b"iovl", b"hvc1"])
+def test_picture_that_is_beside_another_is_not_replaced_by_that(name: bytes, kind: bytes) -> None:
+    """Its decoder gave the file's first picture then, which might be an overlay of any size: 1,193 bytes took 3 GB."""
+    whole = bytes(10) + struct.pack(">HHhh", 8_000, 8_000, 0, 0)
+    references = [(b"dimg", 1, [2])] * (kind == b"iovl") + [(name, 3, [1])]
+    contents = {1: whole} if kind == b"iovl" else {}
+    data = heif({1: kind, 2: b"hvc1", 3: b"hvc1"}, references, contents=contents, primary=3)
+    most_memory()
+    before = most_memory()
+    for ask in (images.header, lambda data: images.decode(data, 32)):
+        with pytest.raises(ImageError, match="of a kind that is not read") as caught:
+            ask(data)
+        assert caught.value.code == "image_unrecognised"
+    assert most_memory() - before < 20
+
+
 def test_what_is_not_decoded_may_be_of_any_kind() -> None:
     references = [(b"thmb", 2, [1]), (b"cdsc", 3, [1])]
     assert images.decode(heif({1: b"hvc1", 2: b"jpeg", 3: b"mime", 4: b"iden"}, references), 32).shape == (32, 32, 3)

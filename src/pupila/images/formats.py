@@ -28,6 +28,7 @@ BITMAP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 AVIF_BRANDS = (b"avif", b"avis")
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1")
 
+OTHER_KIND = "a picture in boxes (HEIF) of a kind that is not read"
 SAVE = "Save it as JPEG or PNG."
 UNPACK = "Unpack it and send the pictures."
 FRAME = "Send one frame of it as JPEG or PNG."
@@ -213,7 +214,7 @@ def unusual(kind: str, data: bytes, error: Exception) -> str | None:
     if kind == "PNG" and data[12:16] == b"CgBI":
         return "a PNG of Apple's own kind (CgBI)"
     if kind in ("HEIF", "AVIF") and ("support" in str(error) or "codec" in str(error)):
-        return "a picture in boxes (HEIF) of a kind that is not read"
+        return OTHER_KIND
     return None
 
 
@@ -230,7 +231,10 @@ def open_header(kind: str, data: bytes) -> tuple[Image.Image, str]:
 
 def _opener(kind: str, data: bytes) -> Image.Image:
     if kind == "HEIF":
-        return _heif_opener()(io.BytesIO(data))
+        image = _heif_opener()(io.BytesIO(data))
+        if not image.info["primary"]:  # it gives its first where that is a thumbnail or part of another: nothing judged
+            raise unrecognised(OTHER_KIND, SAVE)
+        return image
     if kind == "TIFF":
         with contextlib.suppress(SyntaxError, ValueError, struct.error):
             return wide.NumbersTiff(io.BytesIO(data))
