@@ -189,6 +189,18 @@ def test_binary_tensor_is_copied_once() -> None:
     assert files == [bytes(10 * MIB)] * 2
 
 
+def test_pixels_do_not_keep_the_body_that_they_came_in() -> None:
+    """They were a view of it: 96 kB, compressed, held 8 MiB that no reservation knew of while the request waited."""
+    head = b'{"inputs": [{"name": "images", "datatype": "UINT8", "shape": [1, 32, 32, 3]}]}'.ljust(8 * MIB)
+    with Flask("here").test_request_context(headers={"Inference-Header-Content-Length": str(len(head))}):
+        tracemalloc.start()
+        try:
+            _, (_, pixels) = read_body(head + bytes(3072), 1)
+            assert len(pixels) == 1 and tracemalloc.get_traced_memory()[0] < MIB
+        finally:
+            tracemalloc.stop()
+
+
 @pytest.mark.parametrize("text", ["data:image/png;base64,QUI\u00e9", "data:image/gif,GIF\u00e9"])
 def test_data_url_of_letters_beyond_ascii_is_refused_in_our_words(text: str) -> None:
     """It was Python's own sentence, of its codec and of a range."""

@@ -171,7 +171,7 @@ def numbers_of(entry: dict[str, Any], binary: memoryview, shape: list[int]) -> N
     if "data" not in entry:
         if len(binary) != expected:
             raise bad(f"{expected:,} bytes were announced by the shape, and {len(binary):,} came")
-        return np.frombuffer(binary, np.uint8).reshape(shape)
+        return np.frombuffer(binary, np.uint8).reshape(shape).copy()  # or a view would keep the whole body
     try:
         values = np.array(entry["data"], dtype=np.float64).ravel()
     except (ValueError, TypeError, OverflowError) as error:
