@@ -4,6 +4,7 @@ KServe's inputs are `images`, pixels as the graph takes them, and `files`, encod
 clients call /ping and /predictions/NAME.
 """
 
+import itertools
 import struct
 from typing import Any
 
@@ -172,13 +173,24 @@ def numbers_of(entry: dict[str, Any], binary: memoryview, shape: list[int]) -> N
         if len(binary) != expected:
             raise bad(f"{expected:,} bytes were announced by the shape, and {len(binary):,} came")
         return np.frombuffer(binary, np.uint8).reshape(shape).copy()  # or a view would keep the whole body
-    try:
-        values = np.array(entry["data"], dtype=np.float64).ravel()
-    except (ValueError, TypeError, OverflowError) as error:
-        raise bad("the input's data is not a list of numbers") from error
+    values = np.array(flat(entry["data"]), dtype=np.float64)
     if values.size != expected or not ((values >= 0) & (values <= 255)).all() or (values % 1).any():
         raise bad(f"the input's data is not {expected:,} whole numbers from 0 to 255")
     return values.astype(np.uint8).reshape(shape)
+
+
+def flat(data: Any) -> list[float]:
+    """Return the numbers of a list, or of lists of as many lists each; raises RequestError for anything else.
+
+    NumPy would take texts for numbers, and write out those that are none, in one call of 0.4 s for 32 MiB.
+    """
+    level, kinds = [data], {type(data)}
+    while kinds == {list} and len(set(map(len, level))) == 1:
+        level = list(itertools.chain.from_iterable(level))
+        kinds = set(map(type, level))
+    if type(data) is not list or not kinds <= {int, float, bool}:
+        raise bad("the input's data is not a list of numbers")
+    return level
 
 
 def files_of(entry: dict[str, Any], binary: memoryview, count: int) -> list[bytes]:
