@@ -97,18 +97,23 @@ class Waiting:
         """... and how many bytes of them."""
         self.queues: dict[str, deque[Answered]] = {}
         """By line, the one whose turn it is first; none is empty."""
+        self.taken: dict[str, int] = {}
+        """By line, what its pictures take, as _room() counts it."""
+        self.count = 0
         self.bytes = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self.queues.values()))
+        return self.count
 
     def add(self, item: Answered) -> list[Answered]:
         """Take a picture in; return those that give way for it: each the last of the line that takes most room."""
         self.queues.setdefault(item.line, deque()).append(item)
+        self.taken[item.line] = self.taken.get(item.line, 0) + self._room(item)
+        self.count += 1
         self.bytes += len(item.data)
         giving = []
-        while len(self) > self.pictures or self.bytes > self.size:
-            giving.append(self._leave(max(self.queues, key=lambda line: sum(map(self._room, self.queues[line]))), -1))
+        while self.count > self.pictures or self.bytes > self.size:
+            giving.append(self._leave(max(self.queues, key=self.taken.__getitem__), -1))
         return giving
 
     def next(self) -> Answered:
@@ -124,8 +129,12 @@ class Waiting:
         queue = self.queues.pop(line)
         item = queue[place]
         del queue[place]
+        self.taken[line] -= self._room(item)
         if queue:
             self.queues[line] = queue
+        else:
+            del self.taken[line]
+        self.count -= 1
         self.bytes -= len(item.data)
         return item
 
