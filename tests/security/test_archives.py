@@ -29,6 +29,7 @@ from pupila.data.layouts import arrays, masks
 from pupila.data.layouts.labelled import NAME_BYTES
 from pupila.data.quality.duplicates import copies_of
 from pupila.data.sources import archive, files
+from pupila.data.sources.source import DataSource
 from pupila.errors import DataError
 
 MIB = 2**20
@@ -250,6 +251,37 @@ def test_names_of_the_same_folders_are_looked_at_once() -> None:
     begun = time.process_time()
     assert masks.task_of_masks(found) == ""
     assert time.process_time() - begun < 1
+
+
+def deep_folders(count: int) -> str:
+    """Return a path of so many folders, whose letters take four bytes each."""
+    return "/".join(f"\U0001f431{number:02d}{'a' * 58}" for number in range(count))
+
+
+@pytest.mark.parametrize("place", ["an archive", "a folder"])
+def test_names_of_an_archive_within_others_count_with_its_folders(tmp_path: Path, place: str) -> None:
+    inner = make_tar(tmp_path / "in.tar", {f"{number}.png": b"" for number in range(20_000)}).read_bytes()
+    within = {f"{pet}/{deep_folders(62 if place == 'an archive' else 15)}/in.tar": inner for pet in ("cat", "dog")}
+    path = tmp_path / "data"
+    if place == "an archive":
+        path = make_tar(tmp_path / "a.tar.gz", within)
+    else:
+        for name, data in within.items():
+            (path / name).parent.mkdir(parents=True)
+            (path / name).write_bytes(gzip.compress(data))
+    said, seconds, mib = cost(path)
+    assert "unpacks to over 128 MiB" in said and seconds < 5 and mib < 250, (said, seconds, mib)
+
+
+def test_folders_of_an_archive_within_others_are_limited_with_its_own(tmp_path: Path) -> None:
+    deep, long = "/".join("a" * 40), "/".join(["b" * 200] * 15)
+    pets = {f"{pet}/{number}.png": picture(number) for pet in ("cat", "dog") for number in range(2)}
+    inner = make_zip(tmp_path / "in.zip", pets | {f"cat/{deep}/1.png": picture(), f"cat/{long}/1.png": picture()})
+    outer = {f"x/{deep}/in.zip": inner.read_bytes(), f"y/{'/'.join(['c' * 200] * 10)}/in.zip": inner.read_bytes()}
+    found = DataSource(make_zip(tmp_path / "a.zip", outer)).files
+    reasons = sorted((item.name[0], item.reason.partition(" ")[2][:4]) for item in found.skipped)
+    assert reasons == [("x", "lies"), ("y", "name")] and len(found.entries) == 2 * 4 + 2
+    assert all(len(item.parts) <= 65 and len(item.name) <= 4096 for item in found.entries)
 
 
 def test_archives_within_archives_are_opened_one_level_deep(tmp_path: Path) -> None:

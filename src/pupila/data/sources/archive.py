@@ -218,8 +218,12 @@ def read_archive(path: Path) -> SourceFiles:
         raise DataError(f"{path}: cannot be read ({error.strerror}). Check its permissions.") from error
 
 
-def unpack(file: BinaryIO, packed: int, where: str, budget: UnpackBudget) -> SourceFiles:
-    """Read an archive out of a file. `packed`: its bytes, in the archive that it came out of if it did."""
+def unpack(file: BinaryIO, packed: int, where: str, budget: UnpackBudget, above: tuple[str, ...] = ()) -> SourceFiles:
+    """Read an archive out of a file. `packed`: its bytes, in the archive that it came out of if it did.
+
+    `above`: the folders that each name begins with, and counts with, where it lies among other files.
+    """
+    prefix = "".join(f"{part}/" for part in above)
     entries: dict[tuple[str, ...], SourceFile] = {}  # of two members with one name the later counts, as when unpacking
     skipped: list[Skipped] = []
     try:
@@ -227,14 +231,17 @@ def unpack(file: BinaryIO, packed: int, where: str, budget: UnpackBudget) -> Sou
             file.seek(0)
             seen = 0
             for name, data in _members(file, where, budget):
-                unfit = _unfit(name)
+                whole = prefix + name
+                if above:
+                    budget.take_name(whole)
+                unfit = _unfit(whole)
                 parts = () if unfit else parts_of(name)
                 if unfit or (parts and not any(map(is_hidden, parts))):
                     content = unfit or (TOO_LONG if max(map(len, parts)) > LONGEST else data)
                     if isinstance(content, str):
-                        skipped.append(Skipped(name[:LONGEST_PATH], content))
+                        skipped.append(Skipped(whole[:LONGEST_PATH], content))
                     else:
-                        entries[parts] = SourceFile(parts, content)
+                        entries[parts] = SourceFile((*above, *parts), content)
                 if file.tell() - seen > STEP:
                     bar.update(file.tell() - seen)
                     seen = file.tell()

@@ -133,8 +133,8 @@ def _with_inner_archives(files: SourceFiles, where: str) -> SourceFiles:
         above = (*file.parts[:-1], CLASS_OF_ARCHIVE.sub("", stem(Path(file.file))))
         name = f"{where}: {file.name}"
         with _opened(file, name) as opened:
-            inner = unpack(opened, file.packed(), name, budget)
-        entries += [entry._replace(parts=(*above, *entry.parts)) for entry in inner.entries]
+            inner = unpack(opened, file.packed(), name, budget, above)
+        entries += inner.entries
         skipped += inner.skipped
     return SourceFiles(entries, files.notes, skipped)
 
