@@ -262,11 +262,24 @@ def test_seconds_are_fewer_than_a_request_has() -> None:
 
 def test_process_that_somebody_else_ended_is_replaced_without_a_word_to_the_sender() -> None:
     process, data = DecodingProcess(threading.Lock()), encoded(Image.new("RGB", (9, 9), "red"), "TIFF")
-    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV):
+    for number in (signal.SIGKILL, signal.SIGTERM):
         assert process.decode(data, 32, LIMITS, "squash", deadline=time.monotonic() + 60)[0, 0].tolist() == [255, 0, 0]
         assert process._worker is not None
         os.kill(process._worker._process.pid, number)
         time.sleep(0.1)
+    assert process.decode(data, 32, LIMITS, "squash", deadline=time.monotonic() + 60)[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGABRT, signal.SIGSEGV])
+def test_picture_that_its_decoder_fails_badly_at_is_not_decoded_again(number: int) -> None:
+    """A decoder that is out of memory aborts: such a picture took twice what one may take."""
+    process, data = DecodingProcess(threading.Lock()), encoded(Image.new("RGB", (9, 9), "red"), "TIFF")
+    process.decode(data, 32, LIMITS, "squash", deadline=time.monotonic() + 60)
+    assert process._worker is not None
+    os.kill(process._worker._process.pid, number)
+    with pytest.raises(ImageError) as caught:
+        process.decode(data, 32, LIMITS, "squash", deadline=time.monotonic() + 60)
+    assert caught.value.code == "image_too_complex"
     assert process.decode(data, 32, LIMITS, "squash", deadline=time.monotonic() + 60)[0, 0].tolist() == [255, 0, 0]
 
 

@@ -90,7 +90,7 @@ class DecodingProcess:
     def _ask(self, job: bytes, deadline: float) -> bytes:
         """Return the answer; LATE at the deadline, and nothing where the picture has ended the process.
 
-        A process that ended for another reason, as where the system was out of memory, is asked once more.
+        One that was killed by somebody else, as the system does that is out of memory, is asked once more.
         """
         for _ in range(2):
             try:
@@ -98,9 +98,10 @@ class DecodingProcess:
             except DiedError as error:
                 if not _left(deadline):
                     return LATE
-                if -error.code in (signal.SIGALRM, signal.SIGPROF):
+                if -error.code not in (signal.SIGALRM, signal.SIGPROF):
+                    log.warning("the process that decodes large pictures has ended with code %d", error.code)
+                if -error.code != signal.SIGKILL:
                     break
-                log.warning("the process that decodes large pictures has ended with code %d", error.code)
         return b""
 
     def _process(self) -> Worker:
