@@ -18,7 +18,7 @@ class Sequence(NamedTuple):
     pixels: int
     """Of a frame that says no size of its own, as that of a still picture with a short header never does."""
     largest: int = 0
-    """Half of what one with a size of its own may have, or 0: that is rare, and the size is not looked for."""
+    """What one with a size of its own may have, or 0: that is rare, and the size is not looked for."""
     time_bits: int = 0
     tools: int = 0
     """Whether frames have tools for drawings, or CHOSEN; and whether such ones say more then."""
@@ -56,7 +56,7 @@ def sequence(data: memoryview) -> Sequence:
     bits.take(7)
     bits.take(2 * bits.take())
     tools = CHOSEN if bits.take() else bits.take()
-    return Sequence(pixels, 1 << width + height - 1, time_bits, tools, bits.take(min(tools, 1)), name_bits)
+    return Sequence(pixels, 1 << width + height, time_bits, tools, bits.take(min(tools, 1)), name_bits)
 
 
 def _operating_points(bits: _Bits) -> int:
