@@ -396,6 +396,18 @@ def test_boxes_that_cannot_be_read_are_refused(data: bytes) -> None:
     assert caught.value.code == "image_truncated"
 
 
+@pytest.mark.parametrize("packing", [b"", b"\0", b"deflate\0", b"compress_zlib\0", b"br"])
+def test_metadata_that_is_packed_is_refused(packing: bytes) -> None:
+    """Where libheif can unpack it, that has no bound."""
+    entry = full(b"infe", struct.pack(">HH4s", 2, 0, b"mime") + b"name\0application/rdf+xml\0" + packing, 2)
+    data = heif({1: b"hvc1"}, more_entries=entry)
+    if not packing.strip(b"\0"):
+        assert images.decode(data, 32).shape == (32, 32, 3)
+        return
+    with pytest.raises(ImageError, match="another part that is not read"):
+        images.decode(data, 32)
+
+
 def most_memory() -> float:
     """Return the most MiB that this process has had since the last call."""
     status = Path("/proc/self/status").read_text().splitlines()

@@ -272,6 +272,8 @@ def _kind(content: memoryview, items: Items) -> None:
     kind, texts = bytes(content[6 + size : 10 + size]), bytes(content[10 + size :]).split(b"\0", 2)
     if not kind.isascii() or (kind == b"mime" and not b"".join(texts[1:2]).isascii()):
         raise IndexError  # pi-heif would end the process
+    if kind == b"mime" and texts[2:] and texts[2].rstrip(b"\0"):
+        raise formats.unrecognised(UNREAD, formats.SAVE)  # it is packed, and a megabyte may be of a kilobyte
     items.kinds[item] = kind if version >= 2 else b""
 
 
