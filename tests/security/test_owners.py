@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 import requests
-from server_kit import Running, picture, serving, wait_until, write_model
+from server_kit import COLOURS, Running, picture, serving, wait_until, write_model
 
-from pupila.feedback import Store
+from pupila.feedback import Answered, Store
+from pupila.feedback.store import SAME_REQUEST
 from pupila.server import Settings
 from pupila.server.api.auth import digest_of
 from pupila.server.api.feedback_writer import Collector, mark_of
@@ -179,6 +180,23 @@ def test_prefix_that_a_proxy_names_does_not_change_which_scope_is_needed(model: 
             assert answer.status_code in (403, 404), (prefix, answer.status_code)
 
 
+def test_key_that_has_used_a_request_id_often_hides_no_other_from_a_reviewer(model: Path, tmp_path: Path) -> None:
+    """Of the first 100 answers all were its own: the reviewer's feedback went to its picture, without a word."""
+    store = Store(tmp_path / "kept", create=True)
+    for owner, count in (("anna", SAME_REQUEST), ("ben", 1)):
+        pictures = [picture(list(COLOURS)[number % 3], size=(40, 33)) for number in range(count)]
+        store.add([Answered("shared", 0, data, "red", 0.5, False, "m1", 1.0, owner) for data in pictures])
+    store.add([Answered("hers", 0, picture("white"), "red", 0.5, False, "m1", 1.0, "anna")])
+    settings = {"port": 0, "workers": 1, "feedback_dir": str(store.path), "api_keys": LINES}
+    with serving(model, tmp_path / "log", json.dumps(settings)) as server:
+        assert error(say(server, "rita", "blue", request_id="shared", picture=0)) == (409, "request_ambiguous")
+        assert store.corrected() == []
+        for who, named in (("rita", "hers"), ("ben", "shared")):
+            assert say(server, who, "blue", request_id=named, picture=0).status_code == 200
+    assert {one.owner for one in store.corrected()} == {"anna", "ben"}
+    store.close()
+
+
 FOREIGN = (
     {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"},
     {"Origin": "https://evil.example"},
@@ -258,7 +276,7 @@ def test_nobody_waits_for_the_picture_of_another_key(tmp_path: Path) -> None:
     """Its mark shows that it is about to be written, which here it never is."""
     collector = Collector(Settings(feedback_dir=tmp_path / "kept"))
     collector._row[MARKS] = mark_of("r", 0, "anna")
-    for owner, waits in (("ben", False), (None, False), ("anna", True)):
+    for owner, waits in (("ben", False), ("", False), ("anna", True)):
         begun = time.monotonic()
         assert collector.find("r", 0, owner, begun + 0.5) == []
         assert (time.monotonic() - begun > 0.4) == waits

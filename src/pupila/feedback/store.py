@@ -50,7 +50,7 @@ THEIRS = "(:owner IS NULL OR o.owner = :owner)"
 SAME_PICTURE = 50
 """Answers of one key about one picture that are kept: a list looks at all of them for each of them."""
 SAME_REQUEST = 100
-"""Answers of one request id that are looked at."""
+"""Answers of one request id that are listed."""
 STEPS = 10_000
 """Of SQLite's between two looks at the clock: a millisecond."""
 FORGET_REPEATED = """
@@ -317,6 +317,12 @@ class Store:
         """
         condition = f"WHERE request = :request AND picture = :picture AND {MINE} ORDER BY id LIMIT :limit"
         return list(self._rows(condition, request=request, picture=picture, owner=owner, limit=SAME_REQUEST))
+
+    def owners_of(self, request: str, picture: int) -> list[str | None]:
+        """Return whose answers have this request id and place: two of them where they are more."""
+        query = "SELECT DISTINCT owner FROM answers WHERE request = ? AND picture = ? LIMIT 2"
+        with self._reading() as database:
+            return [owner for (owner,) in database.execute(query, (request, picture))]
 
     def uncertain(self, limit: int, offset: int = 0, owner: str | None = None, until: float = math.inf) -> list[Kept]:
         """Return pictures that nobody has corrected: unknown ones first, then by confidence, the lowest first.

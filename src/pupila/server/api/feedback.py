@@ -92,11 +92,12 @@ def find_kept(collector: Collector, correction: Correction, key: ApiKey | None) 
     own = "" if key is None else key.name
     found = collector.find(correction.request_id, correction.picture, own, deadline)
     if not found and key is not None and reach_of(key) is None:
-        found = collector.find(correction.request_id, correction.picture, None, deadline)
-        if len({kept.owner for kept in found}) > 1:
+        owners = collector.store.owners_of(correction.request_id, correction.picture)
+        if len(owners) > 1:
             fix = "Name the picture by its id instead, as GET /review/pictures lists it."
             message = f"Several keys have sent requests named {correction.request_id!r}. {fix}"
             raise RequestError(409, "request_ambiguous", message)
+        found = collector.store.of_request(correction.request_id, correction.picture, *owners)
     if not found:
         raise picture_unknown(correction)
     return found[0]

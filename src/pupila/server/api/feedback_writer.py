@@ -207,19 +207,19 @@ class Collector:
             if idle or len(self._waiting) >= BATCH_PICTURES:
                 self._changed.notify_all()  # the writer waits for the first picture, and then for a full batch
 
-    def find(self, request: str, picture: int, owner: str | None, deadline: float) -> list[Kept]:
+    def find(self, request: str, picture: int, owner: str, deadline: float) -> list[Kept]:
         """Do as `Store.of_request`, but wait for this picture of this owner if any worker is about to write it.
 
         Raises QueueFullError where it takes long, and somebody waits for such a one already.
         """
         begun = time.monotonic()
         until = min(deadline, begun + PATIENCE)
-        mark = None if owner is None else mark_of(request, picture, owner)
+        mark = mark_of(request, picture, owner)
         with contextlib.ExitStack() as stack:
             waits_long = False
             while True:  # asked before looking: what is written in between is found
-                waits = mark is not None and self.table.holds(MARKS, mark)
-                takes_long = mark is not None and self.table.holds(LATER, mark)
+                waits = self.table.holds(MARKS, mark)
+                takes_long = self.table.holds(LATER, mark)
                 kept = self.store.of_request(request, picture, owner)
                 if kept or not waits or time.monotonic() >= until:
                     return kept
