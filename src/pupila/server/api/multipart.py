@@ -73,6 +73,8 @@ MAX_NO_DELIMITERS = 1_000
 MAX_FILENAME = 255
 MAX_NOT_CHOSEN = 100
 """Inputs of a form in which no file was chosen that do not count as pictures."""
+MAX_DATA_URLS = 8 * 2**20
+"""Bytes of all data: URLs of a form together, which are decoded at a stretch, in some 0.1 s."""
 MAX_JSON_VALUES = 10_000
 HOW_TO = "Send pictures as multipart parts named 'file', as a raw image/* body, or as JSON {\"images\": [base64, ...]}."
 
@@ -175,7 +177,7 @@ def read_form(content_type: str, body: bytes, settings: Settings, names: tuple[s
     parts: list[Part] = []
     fields: dict[str, str] = {}
     others: set[str] = set()
-    not_chosen = 0
+    not_chosen = urls = 0
     for count, (header, start, end) in enumerate(split_multipart(boundary_of(content_type), body)):
         if count - len(fields) - min(not_chosen, MAX_NOT_CHOSEN) >= settings.max_parts:
             raise too_many_parts(settings)
@@ -190,6 +192,7 @@ def read_form(content_type: str, body: bytes, settings: Settings, names: tuple[s
             raise too_big_part(len(parts), filename or "", end - start, settings)
         else:
             data = body[start:end]
+            urls = with_url(urls, filename, data)
             parts.append(Part(filename or "", data if filename else file_of(len(parts), data)))
     if names == (PART_NAME,):
         refuse_typos(others)
@@ -201,9 +204,23 @@ def read_form(content_type: str, body: bytes, settings: Settings, names: tuple[s
     return Upload(parts, fields)
 
 
+def with_url(before: int, filename: str | None, data: bytes) -> int:
+    """Return the bytes of data: URLs with those of one part more; raises RequestError for too many."""
+    found = before + (len(data) if not filename and is_data_url(data) else 0)
+    if found > MAX_DATA_URLS:
+        message = f"The data: URLs of a form are over the limit of {MAX_DATA_URLS:,} bytes. Send files instead."
+        raise RequestError(413, "body_too_large", message)
+    return found
+
+
+def is_data_url(data: bytes) -> bool:
+    """Return whether a part holds a data: URL, which is decoded where it has no file's name."""
+    return data[:5].lower() == b"data:"
+
+
 def file_of(index: int, data: bytes) -> bytes:
     """Return the file in a part without a file's name: a page may send a data: URL. Raises RequestError."""
-    if data[:5].lower() == b"data:":
+    if is_data_url(data):
         try:
             return bodies.from_base64(data.decode("latin-1"))
         except bodies.Base64Error as error:
