@@ -93,3 +93,11 @@ def test_refusal_names_the_scope_that_is_needed(client: FlaskClient) -> None:
 
 def test_unknown_path_needs_a_key_like_all_that_is_not_open() -> None:
     assert route_of("/nothing").scopes == frozenset(SCOPES)
+
+
+@pytest.mark.parametrize("path", ["/v2/models/a/b/c/infer", "/v2/models/a/versions/1/2/infer", "/predictions/a/b/c"])
+def test_no_large_body_is_read_for_a_path_that_no_view_has(path: str) -> None:
+    """A name with a slash is none: up to 64 MiB were read before the answer, that there is no such path."""
+    assert route_of("/v2/models/a/infer").body == route_of("/v2/models/a/versions/1/infer").body == "large"
+    assert route_of("/predictions/a").body == route_of("/predictions/a/1").body == "large"
+    assert route_of(path).body == ""
