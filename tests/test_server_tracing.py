@@ -87,8 +87,8 @@ def test_request_is_a_span_with_its_stages_within_the_callers_trace(
         assert response.status_code == 200
         spans = collector.named("POST predict", "upload", "wait", "parse", "decode", "compute")
         assert server.get("/healthz").status_code == 200
-        assert server.get("/nothing").status_code == 404
-        collector.named("GET other")
+        assert server.get("/nothing" + "/long" * 1_000).status_code == 404
+        assert len(attributes(collector.named("GET other")["GET other"])["url.path"]) == 1_000  # as in the log
     request = spans.pop("POST predict")
     assert (request.trace_id.hex(), request.parent_span_id.hex()) == (TRACE, SPAN)
     assert attributes(request) == {

@@ -185,6 +185,7 @@ class RequestLog:
 
     def record(self, context: "RequestContext", method: str, path: str, status: int) -> None:
         """Count a request, and write its line; called before its answer is sent, so that no client is ahead of it."""
+        path = path[:MAX_PATH]
         ended = time.monotonic()
         started = ended - sum(context.stages.values()) if context.started is None else context.started
         self.telemetry.request(context, status, ended - started)
@@ -201,7 +202,7 @@ class RequestLog:
             "client": context.address,
             "key": None if context.key is None else context.key.name,
             "method": method,
-            "path": path[:MAX_PATH],
+            "path": path,
             "status": status,
             "ms": round(1000 * (ended - started), 2),
             "stages_ms": {stage: round(1000 * spent, 2) for stage, spent in context.stages.items()},
