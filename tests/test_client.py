@@ -128,6 +128,14 @@ def test_address_without_a_scheme_is_refused() -> None:
         Client("127.0.0.1:3000")
 
 
+@pytest.mark.parametrize("url", ["http://h/\u00fc", f"http://{'a' * 64}.example", "http://a..b"])
+def test_address_that_no_request_can_carry_is_refused(url: str) -> None:
+    """It was Python's UnicodeError, of its codec and of a label."""
+    with pytest.raises(ServerError, match="is not an address") as caught:
+        Client(url)
+    assert caught.value.code == "bad_address"
+
+
 def test_name_of_a_file_cannot_end_its_header(tmp_path: Path) -> None:
     path = tmp_path / 'a"\r\nb.png'
     path.write_bytes(picture())
@@ -156,6 +164,10 @@ def test_partial_answers_have_an_error_in_the_place_of_a_bad_picture(server: Run
         (200, b'{"predictions": [{"label": "red"}]}', "foreign_answer"),
         (200, b'{"predictions": ["red"]}', "foreign_answer"),
         (200, b'{"predictions": []}', "foreign_answer"),
+        (200, b'{"predictions":[{"category":"red","category_index":0,"confidence":null}]}', "foreign_answer"),
+        (200, b'{"predictions":[{"error":{"code":"odd","message":null}}]}', "foreign_answer"),
+        (400, b'{"error": {"code": "odd", "message": ["a"]}}', "foreign_answer"),
+        (400, b'{"error": {"message": null}}', "foreign_answer"),
         (200, b"[" * 100_000, "foreign_answer"),
     ],
 )

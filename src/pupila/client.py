@@ -45,7 +45,9 @@ class Client:
         try:
             parts = urlsplit(url)
             port = parts.port
-        except ValueError:
+            (parts.hostname or "").encode("idna")
+            parts.path.encode("ascii")
+        except ValueError:  # UnicodeError is one
             parts, port = urlsplit(""), None
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ServerError(0, "bad_address", f"{url!r} is not an address. Give one such as http://127.0.0.1:3000")
@@ -132,9 +134,9 @@ class Client:
                 break
             time.sleep(min(pause, MAX_PAUSE))
         error = document.get("error")
-        if not isinstance(error, dict):
+        if not isinstance(error, dict) or not isinstance(error.get("message"), str):
             raise foreign(self._url, status, body)
-        raise ServerError(status, str(error.get("code")), str(error.get("message")), error.get("parts", []))
+        raise ServerError(status, str(error.get("code")), error["message"], error.get("parts", []))
 
     def _send(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
@@ -177,15 +179,22 @@ def foreign(url: str, status: int, body: bytes | None) -> ServerError:
 
 
 def prediction_of(entry: Mapping[str, Any]) -> Prediction | ImageError:
-    """Read one entry of an answer."""
+    """Read one entry of an answer; raises AttributeError, KeyError or TypeError for what is none."""
     if "error" in entry:
-        return ImageError(entry["error"]["code"], entry["error"]["message"])
+        return ImageError(typed(str, entry["error"]["code"]), typed(str, entry["error"]["message"]))
     top = tuple(
-        Choice(choice["category"], choice["category_index"], choice["confidence"])
-        for choice in entry.get("top") or [entry]
+        Choice(typed(str, one["category"]), typed(int, one["category_index"]), typed(int | float, one["confidence"]))
+        for one in entry.get("top") or [entry]
     )
     map_ = entry.get("explanation")
     return Prediction(top, entry.get("unknown", False), map_ and tuple(tuple(row) for row in map_["values"]))
+
+
+def typed(kind: Any, value: Any) -> Any:
+    """Return a value of an answer; raises TypeError if it is of another type."""
+    if not isinstance(value, kind):
+        raise TypeError
+    return value
 
 
 def part_of(picture: Any, place: int) -> tuple[str, bytes]:
