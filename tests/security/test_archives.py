@@ -245,6 +245,16 @@ def test_names_of_a_zip_count_as_they_are_read(kind: str) -> None:
         archive.unpack(file, 1, "a.zip", archive.UnpackBudget("a.zip", 1))
 
 
+@pytest.mark.parametrize("name", ["a.zip", "a.npz"])
+def test_names_in_the_list_of_a_zip_count_before_they_are_letters(tmp_path: Path, name: str) -> None:
+    """One letter of four bytes makes all of them so, and zipfile keeps what stands before a zero beside the whole."""
+    data = empty_members([(b"%06d\xf0\x9f\x90\xb1%b\0b" % (n, b"a" * 65_000), b"") for n in range(480)])
+    flagged = data.replace(b"PK\1\2\x14\0\x14\0\0\0", b"PK\1\2\x14\0\x14\0\0\x08")  # UTF-8
+    assert len(flagged) == len(data) and flagged != data
+    said, seconds, mib = cost(make_tar(tmp_path / "a.tar.gz", {name: flagged}))
+    assert "unpacks to over 128 MiB" in said and seconds < 3 and mib < 250, (said, seconds, mib)
+
+
 def test_names_of_the_same_folders_are_looked_at_once() -> None:
     folders = ("aB" * 31,) * 61
     found = [files.SourceFile((*folders, f"{number}.png"), b"") for number in range(3_000)]

@@ -52,6 +52,8 @@ DIRECTORY_BYTES = 64 * 2**20
 """Of the list of members at the end of a zip."""
 MEMBER_OBJECT_BYTES = 800
 """What zipfile makes of an entry in that list, before any name is looked at."""
+NAME_COPIES = 8
+"""Bytes that a byte of a name in that list may take: four a letter, and zipfile holds it twice where it has a zero."""
 ENTRY_BYTES, EXTRA_BYTES = 46, 4096
 """Of an entry in that list without name and comment, and of its extra fields: zipfile takes the square of those."""
 STEP = 2**20
@@ -394,6 +396,7 @@ def _check_directory(file: BinaryIO, budget: UnpackBudget) -> None:
         name, extra, comment = struct.unpack_from("<3H", listed, at + 28)
         if extra > EXTRA_BYTES:
             budget.refuse(f"has over {EXTRA_BYTES // 2**10} KiB of extra fields for one file, as no real archive has")
+        budget.take_bytes(NAME_COPIES * name + extra + comment)
         at += ENTRY_BYTES + name + extra + comment
     file.seek(0)
 
