@@ -255,6 +255,13 @@ def test_names_in_the_list_of_a_zip_count_before_they_are_letters(tmp_path: Path
     assert "unpacks to over 128 MiB" in said and seconds < 3 and mib < 250, (said, seconds, mib)
 
 
+@pytest.mark.parametrize("name", [b"", b"\0x"])
+def test_member_of_a_zip_without_a_name_is_passed_over(name: bytes) -> None:
+    file = io.BytesIO(empty_members([(b"cat/1.png", b""), (name, b""), (b"dog/", b"")]))
+    found = archive.unpack(file, 1, "a.zip", archive.UnpackBudget("a.zip", 1))
+    assert [item.name for item in found.entries] == ["cat/1.png"] and not found.skipped
+
+
 def test_names_of_the_same_folders_are_looked_at_once() -> None:
     folders = ("aB" * 31,) * 61
     found = [files.SourceFile((*folders, f"{number}.png"), b"") for number in range(3_000)]

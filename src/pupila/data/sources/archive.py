@@ -350,7 +350,7 @@ def _zip_members(file: BinaryIO, budget: UnpackBudget) -> Iterator[tuple[str, by
         for member in archive.infolist():
             name = _zip_name(member)
             budget.take_name(name)
-            if member.is_dir():
+            if not name or name.endswith("/"):  # is_dir() asks for the last letter of a name that has none
                 continue
             if member.file_size > MEMBER_BYTES:
                 yield name, _too_large(member.file_size)
