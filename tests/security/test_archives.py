@@ -110,7 +110,16 @@ def sized(head: bytes, size: int) -> bytes:
     return bytes(changed)
 
 
+def sparse(size: int) -> bytes:
+    """Return the header of a sparse file in GNU's old form that unpacks to 512 bytes, of this size in the tar."""
+    head = bytearray(record(tarfile.GNUTYPE_SPARSE, b"", "a/1.png"))
+    head[483:495] = b"%011o\0" % 512
+    return sized(bytes(head), size)
+
+
 ODD = {
+    "a sparse file of size -512": (END[:512] + sparse(-512) + END, "whose end lies before its content"),
+    "a sparse file of size -1024": (END[:512] * 2 + sparse(-1024) + END, "whose end lies before its content"),
     "a file of size -1": (sized(END, -1)[:512] + bytes(300 * MIB), "a file of -1 bytes"),
     "a header of size -1": (sized(record(tarfile.XHDTYPE, b""), -600) + bytes(300 * MIB), "a size of -512 bytes"),
     "a pax size of -1": (record(tarfile.XHDTYPE, pax(b"size=-1")) + END[:512] + bytes(300 * MIB), "a file of -1 bytes"),

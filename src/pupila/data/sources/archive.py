@@ -311,6 +311,8 @@ def _tar_members(stream: _BoundedStream, budget: UnpackBudget) -> Iterator[tuple
     ) as archive:  # fmt: skip
         while (member := archive.next()) is not None:
             archive.members = []  # it would keep all of them
+            if archive.offset < member.offset_data:
+                raise tarfile.ReadError("a file whose end lies before its content")
             _count_member(member, archive.pax_headers, budget)
             stream.header_left = HEADER_BYTES
             if member.issparse() or (member.isreg() and member.size > MEMBER_BYTES):
