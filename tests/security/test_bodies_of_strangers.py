@@ -275,6 +275,16 @@ def test_parameters_of_a_part_are_read_up_to_a_few() -> None:
     assert time.thread_time() - begun < 0.03
 
 
+def test_lines_that_begin_as_the_boundary_have_a_limit_in_a_form() -> None:
+    """It was one of each part: 545 kB in 63 of them kept the compute thread for 0.1 s."""
+    part = b'--a\r\nContent-Disposition: form-data; name="file"; filename=a\r\n\r\n%b\r\n'
+    assert len(read_upload(FORM + "a", part % (b"\r\n--ax" * 900) + part % b"" + b"--a--", Settings()).parts) == 2
+    begun = time.thread_time()
+    with pytest.raises(RequestError, match="lines of its data begin as its boundary does"):
+        read_upload(FORM + "a", part % (b"\r\n--ax" * 990) * 63 + b"--a--", Settings())
+    assert time.thread_time() - begun < 0.02
+
+
 def test_padding_behind_the_first_boundary_has_an_end() -> None:
     """It was searched in one call of 0.23 s for 64 MiB."""
     body = b"--XX" + b"\r" * 64 * MIB

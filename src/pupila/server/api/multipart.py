@@ -69,7 +69,7 @@ MAX_PART_HEADER = 8192
 MAX_PARAMETERS = 20
 """Of a header: each takes half a microsecond, and those of a part have three that are read."""
 MAX_NO_DELIMITERS = 1_000
-"""Lines of a part's data that begin with the boundary and go on: each takes half a microsecond."""
+"""Lines of all parts' data that begin with the boundary and go on: each takes a microsecond or two."""
 MAX_FILENAME = 255
 MAX_NOT_CHOSEN = 100
 """Inputs of a form in which no file was chosen that do not count as pictures."""
@@ -241,8 +241,8 @@ def file_of(index: int, data: bytes) -> bytes:
 
 def split_multipart(boundary: bytes, body: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield (header block, start, end) of each part of a multipart body (RFC 2046, 5.1.1); raises RequestError."""
-    delimiter = b"\r\n--" + boundary
-    at = 0 if body.startswith(delimiter[2:]) else find_delimiter(delimiter, body, 0) + 2
+    delimiter, tries = b"\r\n--" + boundary, iter(range(MAX_NO_DELIMITERS))
+    at = 0 if body.startswith(delimiter[2:]) else find_delimiter(delimiter, body, 0, tries) + 2
     if at == 1:
         raise malformed("its boundary does not occur in the body")
     index = 0
@@ -254,7 +254,7 @@ def split_multipart(boundary: bytes, body: bytes) -> Iterator[tuple[bytes, int, 
         header_end = body.find(b"\r\n\r\n", at, at + MAX_PART_HEADER) if at >= 0 else -1
         if header_end < 0:
             raise malformed(f"part {index} has no end of its header within {MAX_PART_HEADER} bytes")
-        end = find_delimiter(delimiter, body, header_end + 2)
+        end = find_delimiter(delimiter, body, header_end + 2, tries)
         if end < 0:
             raise malformed(f"part {index} breaks off before the closing boundary")
         yield body[at + 2 : header_end], header_end + 4, max(end, header_end + 4)
@@ -262,18 +262,23 @@ def split_multipart(boundary: bytes, body: bytes) -> Iterator[tuple[bytes, int, 
         index += 1
 
 
-def find_delimiter(delimiter: bytes, body: bytes, start: int) -> int:
-    """Return where the next whole delimiter line begins, or -1: data may hold the boundary followed by other bytes."""
+def find_delimiter(delimiter: bytes, body: bytes, start: int, tries: Iterator[int]) -> int:
+    """Return where the next whole delimiter line begins, or -1: data may hold the boundary followed by other bytes.
+
+    Raises RequestError where that is so more often than there are `tries`.
+    """
     at = find(delimiter, body, start)
-    for _ in range(MAX_NO_DELIMITERS):
+    while at >= 0:
         after = at + len(delimiter)
-        if at < 0 or body[after : after + 2] in (b"\r\n", b"--"):
-            return at
+        if body[after : after + 2] in (b"\r\n", b"--"):
+            break
         line_end = body.find(b"\r\n", after, after + 80)
         if line_end >= 0 and not body[after:line_end].strip(b" \t"):
-            return at
+            break
+        if next(tries, None) is None:
+            raise malformed("lines of its data begin as its boundary does")
         at = find(delimiter, body, after)
-    raise malformed("lines of its data begin as its boundary does")
+    return at
 
 
 def find(sign: bytes, body: bytes, start: int) -> int:
