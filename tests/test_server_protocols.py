@@ -18,6 +18,7 @@ from server_kit import CLASSES, COLOURS, picture, serving, write_model
 
 from pupila.predictor import Predictor
 from pupila.server import Settings, create_app
+from pupila.server.api import other_protocols
 from pupila.server.api.auth import new_key
 from pupila.server.api.errors import RequestError
 from pupila.server.api.other_protocols import outputs_wanted
@@ -138,6 +139,19 @@ def test_data_that_is_no_list_of_bytes_is_refused(client: FlaskClient, value: ob
     tensor = {"name": "images", "datatype": "UINT8", "shape": [1, 32, 32, 3], "data": [0] * 3071 + [value]}
     response = client.post(INFER, data=json.dumps({"inputs": [tensor]}))
     assert (response.status_code, "data is not" in response.text) == (400, True)
+
+
+def test_numbers_of_all_outputs_are_listed_up_to_a_limit_together(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logits and probabilities together listed twice as many as are allowed."""
+    monkeypatch.setattr(other_protocols, "MAX_LISTED", 4)
+    tensor = {"name": "images", "datatype": "UINT8", "shape": [1, 32, 32, 3], "data": pixels("red").tolist()}
+    for outputs, status in (("logits",), 200), (("logits", "category"), 200), (("logits", "probabilities"), 400):
+        asked = {"inputs": [tensor], "outputs": [{"name": name} for name in outputs]}
+        assert client.post(INFER, json=asked).status_code == status
+    asked["parameters"] = {"binary_data_output": True}
+    assert client.post(INFER, json=asked).status_code == 200
 
 
 def test_lying_lengths_of_binary_tensors_are_refused(client: FlaskClient) -> None:

@@ -110,8 +110,10 @@ def read_inference(predictor: Predictor) -> Decoding:
     with begin_inference(request.environ, state) as (context, body):
         also, tensor = read_body(body, state.settings.max_parts)
     count, classes = len(tensor[1]), len(predictor.manifest.classes)
-    if count * classes > MAX_LISTED and any(OUTPUTS[n] == "FP32" and not is_binary for n, is_binary in also[1].items()):
-        raise bad(f"{count} x {classes:,} numbers are over {MAX_LISTED:,}: ask for binary_data, or for fewer")
+    listed = sum(OUTPUTS[name] == "FP32" and not is_binary for name, is_binary in also[1].items())
+    if listed * count * classes > MAX_LISTED:
+        numbers = f"{count} x {classes:,} numbers of {listed} outputs"
+        raise bad(f"{numbers} are over {MAX_LISTED:,}: ask for binary_data, or for fewer")
     end_parsing(context, state, count)
     return decoding_of(tensor, predictor, context, also)
 
