@@ -4,6 +4,7 @@ The steps are authentication and rate limit, reading the body, security and CORS
 """
 
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from pupila.errors import ImageError
 from pupila.prediction import Prediction
 from pupila.predictor import Predictor
 from pupila.server.api.auth import Access, AccessControl, ApiKey, route_of
-from pupila.server.api.body import NotHereError, decoded, too_big_body, until
+from pupila.server.api.body import NotHereError, decoded, this_thread, too_big_body, until
 from pupila.server.api.errors import RequestError, let_go
 from pupila.server.observability.request_log import RequestLog
 from pupila.server.process.scoreboard import Health
@@ -162,12 +163,14 @@ def begin_inference(environ: dict[str, Any], state: AppState) -> Iterator[tuple[
     if context.started is not None:
         context.end_stage("wait")
     body = read_body(environ, state.settings)
+    this_thread.deadline = context.deadline  # as until() does, in one file less on a picture's way
     try:
-        with until(context.deadline):
-            yield context, body
+        yield context, body
     except NotHereError:
         context.body, context.unread = body, True
         raise
+    finally:
+        this_thread.deadline = math.inf
 
 
 def end_parsing(context: RequestContext, state: AppState, count: int) -> None:
