@@ -176,6 +176,20 @@ def test_lines_that_hold_nothing_are_counted(ending: str, line: str, monkeypatch
     assert [text.partition(": ")[2] for text in said] == ["the tables have over 10 rows together."] * 2
 
 
+@pytest.mark.parametrize(
+    ("ending", "first"),
+    [("csv", "a,b,c\nq,r\n"), ("jsonl", '{"a":1,"b":2,"c":3}\n{"a":"q","b":"r","c":"s"}\n')],
+)
+def test_lines_that_hold_nothing_are_counted_where_a_table_is_read_again(
+    ending: str, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table that is left after two lines was read once more, through all that are empty, and so was each."""
+    monkeypatch.setattr(tables, "MAX_ROWS", 10)
+    found = [SourceFile((f"{name}.{ending}",), first.encode() + b"\n" * 8) for name in "abc"]
+    said = find_tables([*pictures("1.jpg"), *found])[1]
+    assert said[-1:] == [f"c.{ending} is not used: the tables have over 10 rows together."]
+
+
 def test_lines_above_headings_are_counted_where_pixels_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "MAX_ROWS", 10)
     found = [SourceFile((f"{name}.csv",), b"# notes\n" * 8 + b"pixel0,pixel1\n") for name in "ab"]

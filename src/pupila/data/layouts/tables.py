@@ -276,7 +276,7 @@ def pixels_in(entries: Iterable[SourceFile]) -> str:
         if entry.ending in (".csv", ".tsv"):
             heads: Cells = ()
             try:
-                heads = next(spare.rows_of(table_lines(entry)), ())
+                heads = next(table_lines(entry, spare), ())
             except TableError as error:
                 return f"{entry.name} is not read: {error}. Pixels as numbers are read from arrays (numpy.savez)."
             except (csv.Error, OSError, ValueError):
@@ -344,11 +344,11 @@ def _bind(entry: SourceFile, pictures: _Pictures) -> LabelTable | str:
     seems_file = sure or _key(first.file) in named or ending_of(first.file) in PICTURES
     if not seems_file and all(row.label != first.label for row in rows[1:]):
         rows = rows[1:]  # a heading in other words, like id,breed
-    return LabelTable(entry.name, "", rows, named, note, _box_heading(entry))
+    return LabelTable(entry.name, "", rows, named, note, _box_heading(entry, pictures.spare))
 
 
-def _box_heading(entry: SourceFile) -> str:
-    heads = [cell.strip() for cell in next(table_lines(entry), ())]
+def _box_heading(entry: SourceFile, spare: Spare) -> str:
+    heads = [cell.strip() for cell in next(table_lines(entry, spare), ())]
     return next((head for head in heads if head.casefold() in BOXES), "")
 
 
@@ -362,7 +362,7 @@ def _without_label(entry: SourceFile, pictures: _Pictures) -> str:
     if entry.ending == JSON:
         return _unknown_json(entry, pictures.names)
     try:
-        heads, *lines = itertools.islice(filter(None, table_lines(entry, pictures.spare)), FEW_ROWS)
+        heads, *lines = itertools.islice(table_lines(entry, pictures.spare), FEW_ROWS)
     except (TableError, csv.Error, OSError, ValueError, RecursionError):
         return ""
     if OURS & set(map(folded, heads)):
@@ -556,7 +556,7 @@ def _rows(entry: SourceFile, spare: Spare) -> tuple[list[LabelRow], bool]:
     Also returned is whether its heading says that it is one. Raises TableError if it is one that cannot be used.
     """
     try:
-        lines = spare.rows_of(table_lines(entry, spare))
+        lines = table_lines(entry, spare)
         first = next(lines, None)
         if not first:
             return [], False
@@ -640,8 +640,14 @@ def _column(heads: Sequence[str], names: Sequence[str]) -> int | None:
 def table_lines(entry: SourceFile, spare: Spare | None = None) -> Iterator[Cells]:
     """Yield the heading and the rows of a CSV, or of JSON objects with the same keys; raises TableError, ValueError.
 
-    An empty line, a comment above the heading, or an empty object is a row without cells: reading it takes time, too.
+    Each line that is read is taken from what all tables may still have, also where a table is read again.
     """
+    spare = spare or Spare()
+    return spare.rows_of(_all_lines(entry, spare))
+
+
+def _all_lines(entry: SourceFile, spare: Spare) -> Iterator[Cells]:
+    """Yield the heading, the rows, and no cells for an empty line, a comment above the heading, or an empty object."""
     kind = entry.ending
     size = entry.size()
     most = MAX_JSON_BYTES if kind == JSON else MAX_BYTES
@@ -652,7 +658,7 @@ def table_lines(entry: SourceFile, spare: Spare | None = None) -> Iterator[Cells
     if kind == LIST:
         lines = map(_list_cells, text_lines(data))
     else:
-        lines = _json_lines(data, kind, spare or Spare()) if kind in (JSON, ".jsonl") else csv_lines(data)
+        lines = _json_lines(data, kind, spare) if kind in (JSON, ".jsonl") else csv_lines(data)
     for count, line in enumerate(lines):
         if count > MAX_ROWS or len(line) > MAX_COLUMNS:
             raise TableError(f"it has over {MAX_ROWS:,} rows or {MAX_COLUMNS:,} columns")
