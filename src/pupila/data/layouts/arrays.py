@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 
 from pupila.data.dataset import Pictures, SplitArrays, Splits, assemble
 from pupila.data.decode import check_rows, choose_size, resize_pictures
-from pupila.data.layouts.labelled import check_class_count, natural_order, some, split_of
-from pupila.data.sources.archive import DAMAGED, RATIO, RATIO_FROM, UnpackBudget, check_memory, open_zip
+from pupila.data.layouts.labelled import check_class_count, check_names, natural_order, some, split_of
+from pupila.data.sources.archive import DAMAGED, LONGEST_PATH, RATIO, RATIO_FROM, UnpackBudget, check_memory, open_zip
 from pupila.data.sources.files import SourceFile, shortened
 from pupila.errors import DataError
 from pupila.images import DEFAULT_LIMITS, ImageLimits
 from pupila.images.wide import eight_bits
+from pupila.manifest import MAX_CLASSES, MAX_TEXT
 
 IMAGE_KEYS = ("x", "images", "image", "data", "arr_0", "imgs", "pictures")
 LABEL_KEYS = ("y", "labels", "label", "targets", "target", "classes", "arr_1")
@@ -60,12 +61,18 @@ KEYS = frozenset((
     "coarse_label_names", "num_cases_per_batch", "num_vis",
 ))  # fmt: skip
 """Of the pickled dictionaries of CIFAR."""
+LABELS, LETTERS = 2**20, 17
+"""Bytes of labels that are looked at in one go, and letters of the name that a picture of an array gets."""
 MAX_WHOLE = 2.0**31
 """Labels of that size and more are not turned into whole numbers."""
 LABEL_KINDS = "biufSUMm"
 """Of labels: numbers, texts and times, as NumPy names them."""
 MAX_INSTRUCTIONS = 1_000_000
 """Of one pickle: that of 50,000 pictures has about 200,000."""
+MAX_LETTERS = 4 * 2**20
+"""Of the texts of one pickle beside the pixels: the names of 50,000 pictures have 1,200,000."""
+PIXELS = b"T"
+"""The instruction of a long text of Python 2."""
 MAX_GLOBAL = 100
 """Letters that are looked at of what a pickle asks for."""
 MAKERS = ("numpy.core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype")
@@ -98,9 +105,12 @@ def read_arrays(
 ) -> Splits:
     """Return the splits in the arrays; raises DataError if there are none, or they are damaged or too large."""
     try:
-        parts = _numpy_parts(files, where) if files[0].ending in (".npz", ".npy") else _idx_parts(files)
-        check_rows(sum(len(label) for _, label in parts.values()), where)
-        texts = {split: _texts(label) for split, (_, label) in parts.items()}
+        single = files[0].ending in (".npz", ".npy")
+        parts, names = _numpy_parts(files, where) if single else (_idx_parts(files), np.empty(0))
+        count = sum(len(label) for _, label in parts.values())
+        check_rows(count, where)
+        check_names(count * LETTERS, count)
+        texts = {split: _texts(label, names) for split, (_, label) in parts.items()}
     except _KindError as error:
         raise DataError(
             f"{where}: {files[0].name} {error}. Save labels as numbers, or as text: y.astype(str)."
@@ -127,26 +137,22 @@ def read_arrays(
     return assemble(name, classes, made, layout=f"arrays in {', '.join(file.name for file in files[:4])}")
 
 
-def _numpy_parts(files: Sequence[SourceFile], where: str) -> dict[str, tuple[Array, Array]]:
+def _numpy_parts(files: Sequence[SourceFile], where: str) -> tuple[dict[str, tuple[Array, Array]], Array]:
+    """Return pictures and labels by split, and the names of the classes, by number; empty if there are none."""
     arrays = _numpy_arrays(files, where)
-    parts = _paired(arrays)
+    parts = _paired(arrays, where)
     if not parts:
         shapes = some(f"{name} {list(array.shape)}" for name, array in arrays.items())
         raise DataError(
             f"{where}: {files[0].name} holds the arrays {shapes}. Name the pictures x or x_train, uint8 [N, H, H, 3] "
             "or [N, H, H], and the labels y or y_train, as many."
         )
-    check_rows(sum(len(labels) for _, labels in parts.values()), where)
     names = next((arrays[key] for key in CLASS_KEYS if key in arrays), None)
     if names is None or names.dtype.kind not in "US":
-        return parts
+        return parts, np.empty(0)
     check_rows(names.size, where)
-    texts = [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names.tolist()]
-    named = dict(enumerate(texts))
-    return {
-        split: (images, np.asarray([named.get(value, str(value)) for value in labels.tolist()], dtype=object))
-        for split, (images, labels) in parts.items()
-    }
+    _check_room(names, where)
+    return parts, names
 
 
 def _numpy_arrays(files: Sequence[SourceFile], where: str) -> dict[str, Array]:
@@ -167,7 +173,7 @@ def _numpy_arrays(files: Sequence[SourceFile], where: str) -> dict[str, Array]:
     return arrays
 
 
-def _paired(arrays: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
+def _paired(arrays: Mapping[str, Array], where: str) -> dict[str, tuple[Array, Array]]:
     """Return the pictures and labels by split: x_train and y_train, images and labels."""
     parts: dict[str, tuple[Array, Array]] = {}
     by_name = {name.casefold(): array for name, array in arrays.items() if len(name) <= LONGEST_KEY}
@@ -178,8 +184,26 @@ def _paired(arrays: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
         if match and split and pictures.ndim in (3, 4):
             label = _label_beside(key, match["kind"], by_name)
             if label is not None and len(label) == len(pictures):
+                check_rows(len(label), where)
+                _check_room(label, where)
+                if not pictures.size:
+                    raise _shape_error(pictures, where)
                 parts[split] = pictures, label
     return {split: (pictures, _numbers(label)) for split, (pictures, label) in parts.items()}
+
+
+def _check_room(texts: Array, where: str) -> None:
+    """Raise DataError for texts that may be longer than a model's: to compare or list them takes many times that."""
+    kind = texts.dtype
+    if kind.kind in "US" and kind.itemsize > 4 * MAX_TEXT:
+        room = kind.itemsize // (4 if kind.kind == "U" else 1)
+        raise DataError(
+            f"{where}: labels have room for {room:,} letters, and a model has {MAX_TEXT:,} at most. Shorten them."
+        )
+
+
+def _shape_error(images: Array, where: str) -> DataError:
+    return DataError(f"{where}: pictures of the shape {list(images.shape[1:])} are not read. Give [N, H, H, 3].")
 
 
 def _square(images: Array) -> Array:
@@ -205,10 +229,31 @@ def _numbers(label: Array) -> Array:
     return values.astype(np.int64) if whole else values
 
 
-def _texts(label: Array) -> tuple[list[str], NDArray[np.int64]]:
-    """Return the names of the classes, and the place of each picture's among them."""
-    values, places = np.unique(label, return_inverse=True)
-    return [str(value) for value in values.tolist()], places.reshape(-1)
+def _texts(label: Array, names: Array) -> tuple[list[str], NDArray[np.int64]]:
+    """Return the names of the classes, and the place of each picture's among them.
+
+    Read are 1 MiB of labels at a time, and no more where a model has fewer classes: what Python and NumPy make of
+    them takes several times their bytes.
+    """
+    found: dict[str, int] = {}
+    places, rows = np.zeros(len(label), dtype=np.int64), max(1, LABELS // max(1, label.itemsize))
+    for start in range(0, len(label), rows):
+        part = label[start : start + rows]
+        values, inverse = np.unique(part, return_inverse=True)
+        numbers = [found.setdefault(_text(value, names), len(found)) for value in values.tolist()]
+        if len(found) > MAX_CLASSES:
+            break
+        places[start : start + rows] = np.asarray(numbers)[inverse.reshape(-1)]
+    return list(found), places
+
+
+def _text(value: object, names: Array) -> str:
+    """Return the name of a class, as far as a message or a limit needs it: that of a number, or what a label says."""
+    if isinstance(value, int) and 0 <= value < names.size:
+        value = names.reshape(-1)[value].item()
+    value = value + 0 if isinstance(value, float) else value  # there are two zeros
+    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+    return text[: MAX_TEXT + 1]
 
 
 def _npy(opened: IO[bytes], budget: UnpackBudget) -> Array:
@@ -261,7 +306,7 @@ def _eight_bits(images: Array, where: str, limits: ImageLimits) -> Pictures:
     if images.shape[3] not in (1, 3, 4) and images.shape[1] in (1, 3):
         images = images.transpose(0, 2, 3, 1)
     if images.shape[3] not in (1, 3, 4) or images.shape[1] != images.shape[2] or not images.size:
-        raise DataError(f"{where}: pictures of the shape {list(images.shape[1:])} are not read. Give [N, H, H, 3].")
+        raise _shape_error(images, where)
     if images.dtype.kind not in "buif":
         raise DataError(f"{where}: pictures of the type {images.dtype} are not read. Give uint8 [N, H, H, 3].")
     side, most = images.shape[1], limits.max_pixels
@@ -299,7 +344,7 @@ def _idx(file: SourceFile, axes: int, most: int) -> tuple[Array, int]:
     Also returned is how many bytes it has, unpacked: its values may be a few of them.
     """
     _check_size([file], most)
-    data = file.read()
+    data = file.read(most)
     if data.startswith(b"\x1f\x8b"):
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as opened:
             data = opened.read(min(most, max(RATIO_FROM, RATIO * file.packed())))
@@ -347,7 +392,7 @@ class CifarVersion:
             names = [f"{file}/{name}" for name in content["filenames"]]
             data = max((text for text in content["data"] if isinstance(text, str)), key=len)
             return _part(np.frombuffer(data.encode("latin-1"), np.uint8), content[self.keys[1]], names, file)
-        rows = np.frombuffer(entry.read(), dtype=np.uint8).reshape(-1, self.label_bytes + ROW)
+        rows = np.frombuffer(entry.read(MAX_CIFAR_BYTES), dtype=np.uint8).reshape(-1, self.label_bytes + ROW)
         names = [f"{file}/{index:05d}" for index in range(len(rows))]
         return _part(rows[:, self.label_bytes :], rows[:, self.label_bytes - 1].tolist(), names, file)
 
@@ -385,17 +430,20 @@ def read_cifar(version: CifarVersion, entries: Sequence[SourceFile], name: str, 
         train = [version.read(files[file]) for file in version.train]
         test = [version.read(files[version.test])]
         classes = tuple(version.read_names(files[version.names]))
-        _check_texts(classes, *(names for _, _, names in (*train, *test)))
+        letters = _check_texts(classes, *(names for _, _, names in (*train, *test)))
     except Exception as error:  # a damaged pickle raises nearly any type
         raise DataError(f"{where}: is not {title} as published ({shortened(error)}). Download it again.") from error
+    check_class_count(classes, where, one_class=True)
+    check_names(letters, sum(len(names) for _, _, names in (*train, *test)))
     parts = {"train": _join(train, size), "test": _join(test, size)}
     return assemble(name, classes, parts, layout=f"{version.title} as published")
 
 
-def _check_texts(*texts: Sequence[str]) -> None:
-    """Raise TypeError or ValueError for what are no texts, or texts that cannot be written down."""
+def _check_texts(*texts: Sequence[str]) -> int:
+    """Return their letters; raises TypeError or ValueError for what are no texts, or cannot be written down."""
     for several in texts:
         "".join(several).encode()
+    return sum(len(text) for several in texts for text in several)
 
 
 def _part(rows: Pictures, labels: Sequence[int], names: Sequence[str], file: str) -> SplitArrays:
@@ -412,6 +460,33 @@ def _join(batches: Sequence[SplitArrays], size: int | None) -> SplitArrays:
     return pictures, np.concatenate(labels), [name for batch in names for name in batch]
 
 
+class _Pickle(io.BytesIO):
+    """A pickle in which texts of more bytes than a path are those of Python 2 only, as the pixels are.
+
+    These take a byte a letter, and others up to four, in each copy.
+    """
+
+    _code = b""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read so many bytes, which are an instruction if they are one; raises ValueError for a text that is too long.
+
+        A long text follows upon its length, which has more bytes than one.
+        """
+        if size is None or size < 0 or (size > LONGEST_PATH and self._code != PIXELS):
+            raise ValueError(f"its pickle has a text of over {LONGEST_PATH:,} bytes")
+        content = super().read(size)
+        self._code = content if size == 1 else self._code
+        return content
+
+    def readline(self, _size: int | None = -1, /) -> bytes:
+        """Read a line; raises ValueError for one that is too long."""
+        line = super().readline(LONGEST_PATH + 1)
+        if len(line) > LONGEST_PATH:
+            raise ValueError(f"its pickle has a text of over {LONGEST_PATH:,} bytes")
+        return line
+
+
 def read_pickle(entry: SourceFile) -> dict[str, list[Any]]:
     """Return by key the numbers and texts of a pickled dictionary: its instructions are read, and none is executed.
 
@@ -419,11 +494,18 @@ def read_pickle(entry: SourceFile) -> dict[str, list[Any]]:
     """
     found: dict[str, list[Any]] = {}
     values: list[Any] = []
-    for instruction, argument, _ in itertools.islice(pickletools.genops(entry.read()), MAX_INSTRUCTIONS):
+    letters = 0
+    opened = _Pickle(entry.read(MAX_CIFAR_BYTES))
+    for instruction, argument, _ in itertools.islice(pickletools.genops(opened), MAX_INSTRUCTIONS):
         if instruction.name == "GLOBAL" and (asked := str(argument)[:MAX_GLOBAL].replace(" ", ".")) not in MAKERS:
             raise ValueError(f"its pickle asks for {asked}")
         if isinstance(argument, str) and argument in KEYS:
             values = found[argument] = []
-        elif instruction.stack_after and isinstance(argument, int | str) and not instruction.name.endswith("GET"):
+            continue
+        if isinstance(argument, str) and (len(argument) <= LONGEST_PATH or values is not found.get("data")):
+            letters += len(argument)
+        if letters > MAX_LETTERS:
+            raise ValueError(f"its names have over {MAX_LETTERS:,} letters")
+        if instruction.stack_after and isinstance(argument, int | str) and not instruction.name.endswith("GET"):
             values.append(argument)
     return found
