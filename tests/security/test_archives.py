@@ -18,13 +18,14 @@ import zlib
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from data_kit import make_tar, make_zip, picture
 from PIL import Image
 
-from pupila.data import decode, load_dataset
+from pupila.data import cache, decode, load_dataset
 from pupila.data.layouts import arrays, masks
 from pupila.data.layouts.labelled import NAME_BYTES
 from pupila.data.quality.duplicates import copies_of
@@ -537,6 +538,14 @@ def test_memory_for_long_names_is_asked_for_before_they_are_kept(
     monkeypatch.setattr(archive, "free_memory", lambda: NAME_BYTES * letters - 10_000_000)
     with pytest.raises(DataError, match=r"The names of 400 pictures need .* GiB of memory"):
         load_dataset(path, 8, cache=tmp_path / "cache")
+
+
+def test_names_count_where_the_disk_is_asked_for_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, _ = long_names(200, "x")
+    free = cache.ROOM + 200 * 8 * 8 * 3 + 100_000
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    load_dataset(make_tar(tmp_path / "names.tar.gz", files), 8, cache=tmp_path / "cache")
+    assert not list((tmp_path / "cache").rglob("*.db"))
 
 
 def header_of(shape: tuple[int, ...], kind: str = "|u1") -> bytes:

@@ -55,12 +55,17 @@ class DatasetCache:
         try:
             self._folder.mkdir(0o700, parents=True, exist_ok=True)
             ready = self._folder / ".unfinished"
+            about = _about(splits)
             with locked(self._folder / ".lock"):
                 try:
-                    needed = ROOM + sum(part.images.nbytes for part in splits.parts().values())
+                    needed = (
+                        ROOM
+                        + len(about)
+                        + sum(part.images.nbytes + part.labels.nbytes for part in splits.parts().values())
+                    )
                     if needed > shutil.disk_usage(self._folder).free:
                         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                    _write(splits, ready)
+                    _write(splits, about, ready)
                     ready.replace(self._folder / f"{splits.train.size}.db")
                 finally:
                     ready.unlink(missing_ok=True)
@@ -70,7 +75,8 @@ class DatasetCache:
             log.warning(f"Warning: the decoded pictures were not cached in {self._folder} ({error.strerror}).")
 
 
-def _write(splits: Splits, path: Path) -> None:
+def _about(splits: Splits) -> bytes:
+    """Return what is kept beside the arrays, as JSON: names may take more than the pixels."""
     about = {
         "name": splits.name,
         "classes": splits.train.classes,
@@ -82,9 +88,11 @@ def _write(splits: Splits, path: Path) -> None:
         "framing": splits.framing,
         "skipped": [asdict(picture) for picture in splits.skipped],
     }
-    arrays: dict[str, Any] = {
-        "about": np.frombuffer(json.dumps(about, ensure_ascii=False).encode("utf-8", ODD), np.uint8)
-    }
+    return json.dumps(about, ensure_ascii=False).encode("utf-8", ODD)
+
+
+def _write(splits: Splits, about: bytes, path: Path) -> None:
+    arrays: dict[str, Any] = {"about": np.frombuffer(about, np.uint8)}
     for name, part in splits.parts().items():
         arrays |= {name: part.images, f"{name}-labels": part.labels}
     with os.fdopen(open_own(path, os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as file:
