@@ -283,3 +283,34 @@ def test_long_paths_are_normalised_as_far_as_a_pictures_goes() -> None:
     ]
     seen = pictures(*(f"{row}.jpg" for row in range(20)))
     assert reasons(*seen, table("labels.csv", *rows), seconds=0.5) == []
+
+
+def test_of_rows_is_kept_what_can_name_a_picture_or_a_class() -> None:
+    """A letter of a cell takes up to four bytes, and rows of all tables are kept."""
+    found = pictures(*(f"{kind}/{number}.png" for kind in ("cat", "dog") for number in range(3)))
+    cell = "\U0001f431" + "a" * 99_000
+    rows = [f"{cell}/{'./' * 70}{kind}/{number}.png,{kind},{cell}" for kind in ("cat", "dog") for number in range(3)]
+    [made], _ = find_tables([*found, table("t.csv", *rows, head="path,label,split")])
+    assert max(len(text) for row in made.rows for text in row) <= archive.LONGEST_PATH + 1
+
+
+def test_headings_of_classes_are_cut_once() -> None:
+    head = f"image,{' c' * 60_000},d"
+    found = table("t.csv", *(f"{number}.png,1,0" for number in range(20_000)), head=head)
+    rows, _ = tables._rows(found, tables.Spare())
+    assert len({id(row.label) for row in rows}) == 1 and len(rows[0].label) == 1_001
+
+
+@pytest.mark.parametrize("cell", ["0", "0.0", "00"])
+def test_columns_of_classes_take_little_time_a_cell(cell: str) -> None:
+    row = "i.png" + f",{cell}" * 9_000
+    found = [table(f"{n}.csv", *[row] * 500, head="image," + ",".join(map(str, range(9_000)))) for n in range(2)]
+    assert reasons(*pictures("i.png"), *found, seconds=6) == []
+
+
+def test_odd_cells_of_classes_are_counted_in_all_tables_together() -> None:
+    spare = tables.Spare(left=25)
+    found = table("t.csv", *(f"{number}.png,yes,no" for number in range(10)), head="image,cat,dog")
+    assert len(tables._rows(found, spare)[0]) == 10
+    with pytest.raises(tables.TableError, match="no plain 0 or 1"):
+        tables._rows(found, spare)

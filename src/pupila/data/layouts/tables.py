@@ -37,6 +37,7 @@ from pupila.data.layouts.labelled import (
 from pupila.data.sources.archive import LONGEST_PATH
 from pupila.data.sources.files import PICTURES, SHEETS, SourceFile, ending_of, parts_of, shortened
 from pupila.errors import DataError
+from pupila.manifest import MAX_TEXT
 
 PATH_COLUMNS = (
     "path", "filepath", "file_path", "image_path", "file_name", "filename", "file", "image", "image_id", "id",
@@ -53,6 +54,9 @@ SPLIT_COLUMNS = ("split", "subset", "set", "partition", "conjunto", "particao")
 NO, YES = ("", "false", "no", "n", "nao"), ("true", "yes", "y", "sim", "s", "x")
 BITS = dict.fromkeys(NO, 0.0) | dict.fromkeys(YES, 1.0)
 """Cells of a column that stands for a class, beside numbers that are 0 or 1."""
+PLAIN = {"0": False, "1": True, "0.0": False, "1.0": True}
+LONGEST_BIT = 50
+"""Those that are read in no time, and letters of others."""
 OURS = frozenset(("suggested", "confidence"))
 """Headings of what `pupila mislabelled` and `pupila predict` write: doubts and answers, which are no labels."""
 TABLES = (".csv", ".tsv", ".jsonl")
@@ -211,8 +215,14 @@ class Spare:
     """What the tables of a data set, used or not, may still have."""
 
     left: int = FEW_CELLS
-    """Cells that are left out, beyond one a byte."""
+    """Cells that are left out, beyond one a byte, and those for classes that are not written as 0 or 1."""
     rows: int = field(default_factory=lambda: MAX_ROWS)
+
+    def take(self, cells: int, reason: str) -> None:
+        """Raise TableError for this reason if there are no more cells."""
+        self.left -= cells
+        if self.left < 0:
+            raise TableError(reason)
 
     def rows_of(self, lines: Iterator[Cells]) -> Iterator[Cells]:
         """Yield the heading and the rows of a table, none of them empty: empty lines are read and count, too.
@@ -383,7 +393,7 @@ def _without_label(entry: SourceFile, pictures: _Pictures) -> str:
 
 def _unknown_json(entry: SourceFile, names: Set[str]) -> str:
     try:
-        data = entry.read() if entry.size() <= MAX_JSON_BYTES else b""
+        data = entry.read(MAX_JSON_BYTES) if entry.size() <= MAX_JSON_BYTES else b""
     except OSError:
         return ""
     texts = re.findall(r'"([^"\\\n]{1,300})"', data[:MAX_LINE].decode("utf-8", "replace"))
@@ -571,37 +581,51 @@ def _rows(entry: SourceFile, spare: Spare) -> tuple[list[LabelRow], bool]:
         if len(heads) == 2:
             turned = ending_of(first[1].strip()) in PICTURES and ending_of(first[0].strip()) not in PICTURES
             return _label_rows(itertools.chain([first], lines), *((1, 0) if turned else (0, 1)), None), False
-        return _one_hot(lines, first, path or 0, split)
+        return _one_hot(lines, first, path or 0, split, spare)
     except (csv.Error, OSError, ValueError, RecursionError):
         return [], False
 
 
 def _label_rows(lines: Iterable[Cells], path: int, label: int, split: int | None) -> list[LabelRow]:
     last = max(path, label, split or 0)
-    return [
-        LabelRow(line[path].strip(), sys.intern(line[label].strip()), line[split].strip() if split is not None else "")
-        for line in lines
-        if len(line) > last
-    ]
+    return [_label_row(line, path, sys.intern(_short(line[label])), split) for line in lines if len(line) > last]
 
 
-def _one_hot(lines: Iterable[Cells], heads: Cells, path: int, split: int | None) -> tuple[list[LabelRow], bool]:
+def _label_row(line: Cells, path: int, label: str, split: int | None) -> LabelRow:
+    """Return of a line what can matter: rows of all tables are kept, and a letter takes up to four bytes."""
+    file = line[path].strip()
+    if len(file) > LONGEST_PATH:
+        file = _key(file)[-LONGEST_PATH - 1 :]  # no path of a picture is as long, and its end may name one
+    return LabelRow(file, label, sys.intern(_short(line[split])) if split is not None else "")
+
+
+def _short(cell: str) -> str:
+    """Return a label or a split, or enough of one that is too long to say so."""
+    return cell.strip()[: MAX_TEXT + 1]
+
+
+def _one_hot(
+    lines: Iterable[Cells], heads: Cells, path: int, split: int | None, spare: Spare
+) -> tuple[list[LabelRow], bool]:
     """Read a table with a column of 0 and 1 for each class, as ISIC and Roboflow publish; nothing if it is none.
 
     Raises TableError if pictures have several classes.
     """
-    columns = [index for index, head in enumerate(heads) if head.strip() and index not in (path, split)]
+    names = {index: _short(head) for index, head in enumerate(heads) if head.strip() and index not in (path, split)}
+    columns = tuple(names)
     rows, several = [], 0
     for line in lines:
         if len(line) != len(heads):
             return [], False
-        values = [_bit(line[index]) for index in columns]
-        if not all(value in (0, 1) for value in values):
-            return [], False
-        ones = [index for index, value in zip(columns, values, strict=True) if value]
+        bits = [PLAIN.get(line[index]) for index in columns]
+        if None in bits:
+            spare.take(bits.count(None), "too many of its cells are no plain 0 or 1")
+            bits = [_bit(line[index]) for index in columns]
+            if None in bits:
+                return [], False
+        ones = list(itertools.compress(columns, bits))
         several += len(ones) > 1
-        label = heads[ones[0]].strip() if ones else ""
-        rows.append(LabelRow(line[path].strip(), label, line[split].strip() if split is not None else ""))
+        rows.append(_label_row(line, path, names[ones[0]] if ones else "", split))
     if len(columns) < 2 or not rows:
         return [], False
     if several > len(rows) / 100:
@@ -626,10 +650,12 @@ def _too_many_classes(several: int, rows: int) -> str:
     )
 
 
-def _bit(cell: str) -> float | None:
-    plain = folded(cell.strip()).replace(",", ".")
+@functools.lru_cache(1_000)
+def _bit(cell: str) -> bool | None:
+    """Return whether a cell says 0 or 1, in any usual way; None if it says neither."""
+    plain = folded(cell.strip()).replace(",", ".") if len(cell) <= LONGEST_BIT else "?"
     with contextlib.suppress(ValueError):
-        return BITS[plain] if plain in BITS else float(plain)
+        return {0.0: False, 1.0: True}.get(BITS[plain] if plain in BITS else float(plain))
     return None
 
 
@@ -653,7 +679,9 @@ def _all_lines(entry: SourceFile, spare: Spare) -> Iterator[Cells]:
     most = MAX_JSON_BYTES if kind == JSON else MAX_BYTES
     if size > most:
         raise TableError(f"it has {size / 2**20:,.0f} MiB, and {most // 2**20} are read at most")
-    data = entry.read()
+    data = entry.read(most + 1)
+    if len(data) > most:
+        raise TableError("it grows while it is read")
     lines: Iterator[Cells]
     if kind == LIST:
         lines = map(_list_cells, text_lines(data))
@@ -755,9 +783,7 @@ def _json_lines(data: bytes, kind: str, spare: Spare) -> Iterator[Cells]:
             yield heads
         left -= len(heads)
         if left < 0:
-            spare.left -= len(heads)
-            if spare.left < 0:
-                raise TableError("most of its objects lack most keys of the first")
+            spare.take(len(heads), "most of its objects lack most keys of the first")
         yield [_cell(item.get(head)) for head in heads]
 
 
