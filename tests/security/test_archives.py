@@ -311,6 +311,25 @@ def test_folders_of_an_archive_within_others_are_limited_with_its_own(tmp_path: 
     assert all(len(item.parts) <= 65 and len(item.name) <= 4096 for item in found.entries)
 
 
+@pytest.mark.parametrize("letters", [250, 160])
+def test_folders_of_longer_paths_than_the_system_takes_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, letters: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for pet in ("cat", "dog"):
+        (tmp_path / pet).mkdir()
+        (tmp_path / pet / "1.png").write_bytes(picture())
+    os.chdir("cat")
+    for _ in range(26):
+        Path("a" * letters).mkdir()
+        os.chdir("a" * letters)
+        Path("b" * 250 + ".png").write_bytes(picture())
+    os.chdir(tmp_path)
+    found = DataSource(tmp_path).files
+    assert len(found.entries) > 10 and all(item.name.startswith("cat/aaa") for item in found.skipped)
+    assert found.skipped and all("File name too long" in item.reason for item in found.skipped)
+
+
 def test_archives_within_archives_are_opened_one_level_deep(tmp_path: Path) -> None:
     inner = make_zip(tmp_path / "0.zip", {"a/1.png": picture(1), "b/1.png": picture(2)}).read_bytes()
     for depth in range(1, 30):

@@ -250,11 +250,13 @@ def _items(folder: str, above: tuple[str, ...], listing: _Listing) -> tuple[Iden
         status = os.stat(folder)  # noqa: PTH116 - no Path for each of many
         with os.scandir(folder) as found:
             return (status.st_dev, status.st_ino), list(found)
-    except (PermissionError, FileNotFoundError) as error:
+    except OSError as error:
         if not above:
             raise
         if isinstance(error, PermissionError):
             listing.passed[CLOSED].append("/".join(above))
+        elif not isinstance(error, FileNotFoundError):
+            listing.skipped.append(Skipped("/".join(above), _unread(error)))
         return (0, 0), []
 
 
@@ -282,12 +284,19 @@ def _take(item: os.DirEntry[str], parts: tuple[str, ...], listing: _Listing) -> 
             listing.files.append(SourceFile(parts, item.path, (status.st_size, status.st_mtime_ns)))
         except FileNotFoundError:  # it was removed a moment ago
             return False
-        except PermissionError:  # its folder may be listed, and not entered
-            listing.skipped.append(Skipped("/".join(parts), "There is no permission to read it."))
+        except OSError as error:  # its folder may be listed, and not entered; or see _unread()
+            listing.skipped.append(Skipped("/".join(parts), _unread(error)))
     else:
         reason = "It is a link to a file that is not there." if item.is_symlink() else "It is no regular file."
         listing.skipped.append(Skipped("/".join(parts), reason))
     return False
+
+
+def _unread(error: OSError) -> str:
+    """Return why something is left out: its path is longer than the system takes, or the disk fails."""
+    if isinstance(error, PermissionError):
+        return "There is no permission to read it."
+    return f"It cannot be read ({error.strerror})."
 
 
 def _listed(kind: str, names: Sequence[str]) -> str:
