@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,8 +120,8 @@ def _write(
 
 def _class_folders(classes: tuple[str, ...]) -> list[str]:
     names = [_safe(name) for name in classes]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+    twice, count = Counter(names).most_common(1)[0]
+    if count > 1:
         raise DataError(f"Two classes would both be written to the folder '{twice}'. Name one of them otherwise.")
     return names
 
