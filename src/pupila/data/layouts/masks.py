@@ -69,7 +69,7 @@ def _stem(entry: SourceFile) -> str:
 def _is_flat(entry: SourceFile) -> bool:
     """Return whether few colours make up a picture; False for one that cannot be read."""
     try:
-        pixels = images.decode(entry.read(), SIDE)
+        pixels = images.decode(entry.source, SIDE)
     except (ImageError, OSError):
         return False
     _, counts = np.unique(pixels.reshape(-1, 3), axis=0, return_counts=True)
