@@ -345,3 +345,20 @@ def test_half_sent_bodies_do_not_make_a_busy_worker_look_like_one_that_hangs(tmp
             client.settimeout(10)
             assert client.recv(100).startswith(b"HTTP/1.1 408")
         assert server.workers() == [worker] and "no heartbeat" not in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be", "utf-32-le"])
+@pytest.mark.parametrize("limit", [bodies.MAX_BYTES_BEYOND_ASCII, 500_000])
+def test_half_surrogate_pairs_are_refused_at_the_first(encoding: str, limit: int) -> None:
+    """Decoded one by one, eight megabytes of them kept all threads waiting for two seconds."""
+    one = "\ud800".encode(encoding, "surrogatepass")
+    body = '{"images": ["'.encode(encoding) + one * (limit // len(one) - 30) + '"]}'.encode(encoding)
+    begun = time.process_time()
+    with pytest.raises(ValueError, match=r"decode|surrogate"):
+        bodies.parse(body, 10_000, "")
+    assert time.process_time() - begun < 0.2
+
+
+def test_byte_order_marks_and_written_half_pairs_are_read_as_before() -> None:
+    for encoding in ("utf-8-sig", "utf-16", "utf-32", "utf-8"):
+        assert bodies.parse('{"a": "\\ud800é"}'.encode(encoding), 10_000, "") == {"a": "\ud800é"}

@@ -197,7 +197,9 @@ def parsed(body: bytes, most: int, instead: str) -> Iterator[Any]:
         raise too_big_json(body, MAX_BYTES_BEYOND_ASCII, f"It has letters beyond ASCII. {instead}")
     is_large = len(body) > MAX_BYTES // 4 or max(lists / MAX_LISTS, escapes / MAX_ESCAPES) > 0.1
     with in_turn() if values > FEW_VALUES or (len(body) > LARGE and is_large) else contextlib.nullcontext():
-        yield json.loads(body, parse_int=whole, parse_float=fraction)
+        # json.loads() of bytes decodes half surrogate pairs, too, each by a call: two seconds in which no thread runs
+        text = body.decode(json.detect_encoding(body))
+        yield json.loads(text, parse_int=whole, parse_float=fraction)
 
 
 def is_beyond_ascii(body: bytes) -> bool:

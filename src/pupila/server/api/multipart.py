@@ -302,7 +302,7 @@ def names_of(header: bytes) -> tuple[str, str | None]:
     """Return a part's field name and file name, if it gives one; the latter is only ever shown back to the client."""
     disposition = DISPOSITION.search(header.decode("utf-8", "replace"))
     given = parameters_of(disposition[1]) if disposition else {}
-    encoded = given.get("filename*", "")  # RFC 5987: charset'language'percent-encoded
+    encoded = given.get("filename*", "")[: 4 * MAX_FILENAME]  # RFC 5987: charset'language'percent-encoded
     filename = unquote(encoded.rpartition("'")[2]) if encoded else given.get("filename")
     return given.get("name", ""), filename and filename.replace('\\"', '"').replace("%22", '"')[:MAX_FILENAME]
 
