@@ -15,9 +15,9 @@ from pupila.evaluation.comparison import read_runs
 from pupila.recipe import Recipe
 from pupila.server.model_versions import latest
 from pupila.training.loop.checkpoint import load_checkpoint
-from pupila.training.run_folder import is_finished, read_record
-from pupila.training.sweeps.definition import Trial
-from pupila.training.sweeps.run import _check_folder
+from pupila.training.run_folder import is_finished, read_record, unfinished
+from pupila.training.sweeps.definition import Trial, load_definition, plan
+from pupila.training.sweeps.run import _check_folder, run_sweep
 from pupila.training.sweeps.trial import Job, read_result
 
 ROW = {"epoch": 1, "seconds": 30.0, "validation_accuracy": 0.5, "network_size": 64}
@@ -130,3 +130,26 @@ def test_page_of_runs_is_written_beside_figures_that_are_none(tmp_path: Path) ->
     make_run(tmp_path / "odder", validation_accuracy=-1e308)
     done = pupila("compare", "--runs", str(tmp_path), "--report", str(tmp_path / "c.html"))
     assert (done.returncode, done.stderr) == (0, "") and (tmp_path / "c.html").exists()
+
+
+def test_sweep_removes_and_writes_nothing_through_a_linked_trial(tmp_path: Path) -> None:
+    """Another finished run lost its record, its metrics and its model."""
+    victim = tmp_path / "runs" / "victim"
+    make_run(victim)
+    (victim / "run.json").write_text('{"finished": true}')
+    before = {path.name: path.read_bytes() for path in victim.iterdir()}
+    (trial,) = plan(load_definition(None), ["learning_rate=0.01"], "quick", ["weights=/none"], seeds=1)
+    (tmp_path / "runs" / "s").mkdir()
+    (tmp_path / "runs" / "s" / trial.name).symlink_to("../victim")
+    with pytest.raises(TrainingError, match=r"seed0: is a link, and nothing is written through it"):
+        run_sweep("digits", [trial], tmp_path / "runs" / "s")
+    assert {path.name: path.read_bytes() for path in victim.iterdir()} == before
+
+
+def test_resume_enters_no_linked_run(tmp_path: Path) -> None:
+    make_run(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "run.json").write_text('{"source": "digits"}')
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "a").symlink_to("../elsewhere")
+    with pytest.raises(TrainingError, match=r"there is no unfinished run"):
+        unfinished(tmp_path / "runs")

@@ -123,7 +123,8 @@ def unfinished(runs: Path, source: str | None = None) -> Path:
 
     Raises TrainingError if there is none.
     """
-    found = [path.parent for path in runs.glob(f"*/{RECORD}") if not is_finished(path.parent)]
+    records = [path for path in runs.glob(f"*/{RECORD}") if path.is_file() and not path.parent.is_symlink()]
+    found = [path.parent for path in records if not is_finished(path.parent)]
     found = [folder for folder in found if source is None or read_json(folder / RECORD).get("source") == source]
     if not found:
         what = f"there is no unfinished run with the data {source}" if source else "there is no unfinished run"

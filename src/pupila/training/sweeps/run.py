@@ -125,7 +125,10 @@ def run_sweep(
 
 
 def _check_folder(folder: Path, trials: Sequence[Trial]) -> None:
-    """Raise TrainingError if the folder's table and model are of other trials, or of a training."""
+    """Raise TrainingError if table and model are of other trials, or of a training, or a trial's folder is a link."""
+    for trial in trials:
+        if (folder / trial.name).is_symlink():  # what it leads to would be removed and written over
+            raise TrainingError(f"{folder / trial.name}: is a link, and nothing is written through it. Remove it.")
     path = folder / "results.json"
     swept = path.exists() or any((folder / trial.name).is_dir() for trial in trials)
     if (folder / RECORD).exists() or ((folder / "model.onnx").exists() and not swept):
