@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pupila import _files, manifest, predictor, recipe
-from pupila.data import cache
+from pupila.data import cache, dataset
 from pupila.data.layouts import arrays, labelled, parquet, tables
 from pupila.data.sources import archive, files
 from pupila.feedback import store
@@ -73,6 +73,7 @@ NAMED = {
     "picture, of a data set": [
         f"{archive.MEMBER_BYTES // MIB} MiB in", f"{labelled.NAME_BYTES} bytes for each letter",
         f"{tables.INDEX_BYTES} while a table",
+        f"{dataset.MAX_SKIPPED:,} are listed", f"{dataset.MAX_SKIPPED_LETTERS:,} letters of names",
         f"{cache.ROOM // GIB} GiB of the disk",
     ],
     "JSON, sent to a server": [f"feedback {feedback.MAX_BODY // 1024} KiB"],

@@ -5,10 +5,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from data_kit import make_folder
+import pytest
+from data_kit import make_folder, make_zip, picture
 
+from pupila.data import dataset, load_dataset
+from pupila.data.dataset import SkippedFiles
+from pupila.data.layouts import tables
 from pupila.data.layouts.masks import masks_beside
-from pupila.data.sources.files import list_folder
+from pupila.data.quality.inspection import inspect_dataset
+from pupila.data.sources.files import SourceFile, list_folder
+from pupila.evaluation.pages.data_report import data_text
 
 MIB = 2**20
 
@@ -30,3 +36,39 @@ def test_large_file_that_is_named_as_a_mask_is_not_read(tmp_path: Path) -> None:
         file.truncate(200 * MIB)
     with memory_below(10 * MIB):
         assert masks_beside(list_folder(root).entries) == []
+
+
+DEEP = "/".join(["d" * 250] * 15)
+
+
+@pytest.mark.parametrize("row", [f"{DEEP}/gone.png,cat", "0.png,"])
+def test_rows_that_name_no_picture_or_no_label_are_listed_in_part(row: str) -> None:
+    found = [SourceFile((*DEEP.split("/"), f"{number}.png"), b"") for number in range(2)]
+    rows = ["0.png,a", "1.png,b"]
+    table = SourceFile(("t.csv",), "\n".join(["path,label", *(rows * 6_000), *([row] * 10_000)]).encode())
+    [made], _ = tables.find_tables([*found, table])
+    with memory_below(10 * MIB):
+        skipped = tables.by_tables([made], found, "pets").skipped
+    assert len(skipped) + skipped.more == 10_000
+    assert 100 < len(skipped) < dataset.MAX_SKIPPED_LETTERS / len(DEEP)
+
+
+def test_skipped_pictures_that_are_not_listed_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset, "MAX_SKIPPED", 3)
+    files = {f"{kind}/{number}.png": picture(number) for kind in ("cat", "dog") for number in range(2)}
+    files |= {f"cat/{number}.png": b"damaged" for number in range(10, 15)}
+    path = make_zip(tmp_path / "pets.zip", {**files, "cat/" + "a" * 300 + ".png": b"", "stray.png": picture(5)})
+    for _ in range(2):  # the second comes out of the cache
+        splits = load_dataset(path, 32, cache=tmp_path / "cache")
+        assert [item.name for item in splits.skipped] == ["cat/10.png", "cat/11.png", "cat/12.png"]
+        assert splits.skipped_count() == 7
+    found = inspect_dataset(path, 32, cache=tmp_path / "cache")
+    assert found.survey is not None and found.survey.formats.total() == 4
+    assert "Files that cannot be used: 7\n" in data_text(found) and "  and 4 more: see" in data_text(found)
+
+
+def test_long_reasons_are_counted_too() -> None:
+    skipped = SkippedFiles()
+    for _ in range(3):
+        skipped.add("1.png", "It is none." * 100_000)
+    assert (len(skipped), skipped.more) == (1, 2)

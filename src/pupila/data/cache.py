@@ -87,6 +87,7 @@ def _about(splits: Splits) -> bytes:
         "aspect": splits.aspect,
         "framing": splits.framing,
         "skipped": [asdict(picture) for picture in splits.skipped],
+        "more_skipped": splits.more_skipped,
     }
     return json.dumps(about, ensure_ascii=False).encode("utf-8", ODD)
 
@@ -111,5 +112,5 @@ def _read(path: Path) -> Splits:
     validation, test = parts.get("validation"), parts.get("test")
     return Splits(
         about["name"], parts["train"], validation, test, skipped, about["fingerprint"], about["layout"],
-        tuple(about["notes"]), float(about["aspect"]), str(about["framing"]),
+        tuple(about["notes"]), float(about["aspect"]), str(about["framing"]), int(about.get("more_skipped", 0)),
     )  # fmt: skip

@@ -19,6 +19,8 @@ Pictures = NDArray[np.uint8]
 Integers = NDArray[np.int64]
 NOTES_OF_A_KIND, NOTES = 10, 50
 """Of a data set, at most: a person reads them, and thousands of folders, tables or classes may each cause one."""
+MAX_SKIPPED, MAX_SKIPPED_LETTERS = 10_000, 2_000_000
+"""Skipped pictures that are listed, and letters of their names and reasons: the others are counted."""
 SplitArrays = tuple[Pictures, Integers, Sequence[str]]
 """The pictures of one split in a fixed order, their labels and their names: what a source hands over."""
 
@@ -83,6 +85,32 @@ class Skipped:
     reason: str
 
 
+class SkippedFiles(list[Skipped]):
+    """The first skipped pictures, up to MAX_SKIPPED, and how many more there are.
+
+    Each row of a table may name one, and all with one long path.
+    """
+
+    def __init__(self) -> None:
+        self.more = 0
+        """Those that are not listed."""
+        self._letters = 0
+
+    def add(self, name: str, reason: str) -> None:
+        """List a picture, or count it."""
+        self._letters += len(name) + len(reason)
+        if len(self) < MAX_SKIPPED and self._letters <= MAX_SKIPPED_LETTERS:
+            self.append(Skipped(name, reason))
+        else:
+            self.more += 1
+
+    def add_all(self, others: "SkippedFiles") -> None:
+        """List others behind these, or count them."""
+        for item in others:
+            self.add(item.name, item.reason)
+        self.more += others.more
+
+
 @dataclass(frozen=True, eq=False)
 class Splits:
     """A data set as it was published: with its own validation and test parts, or without."""
@@ -94,6 +122,7 @@ class Splits:
     test: Dataset | None
     """Never touched by training."""
     skipped: tuple[Skipped, ...]
+    """The first of them, see `more_skipped`."""
     fingerprint: str
     """SHA-256, hex, over names, labels and pixels: the same on any machine, however its files are listed or packed."""
     layout: str = ""
@@ -104,6 +133,12 @@ class Splits:
     """Median of longer side / shorter side of the pictures as they came: 1 for squares."""
     framing: str = "squash"
     """How those that are not square were made so, see images.FRAMINGS."""
+    more_skipped: int = 0
+    """Skipped pictures that `skipped` does not list: it holds 10,000 at most, or 2,000,000 letters."""
+
+    def skipped_count(self) -> int:
+        """Return how many pictures were skipped, listed or not."""
+        return len(self.skipped) + self.more_skipped
 
     def parts(self) -> dict[str, Dataset]:
         """Return the parts that there are, by name, in the order train, validation, test."""

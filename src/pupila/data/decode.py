@@ -16,7 +16,7 @@ from pupila import images
 from pupila._arguments import counted
 from pupila._workers import Worker, WorkerPool, usable_cores
 from pupila.data import decode_worker
-from pupila.data.dataset import Pictures, Skipped, SplitArrays, Splits, assemble
+from pupila.data.dataset import Pictures, SkippedFiles, SplitArrays, Splits, assemble
 from pupila.data.decode_worker import Sources, decode_into, pack
 from pupila.data.layouts.labelled import DetectedLayout, LabelledFile, alike, check_names, class_names, odd_names
 from pupila.data.sources.archive import check_memory
@@ -177,14 +177,18 @@ def read_pictures(
     if len(pointers) > len(items) / 2:
         raise DataError(f"{where}: {_about_pointers(len(pointers))}")
     parts = _split_arrays(arranged, classes, images, failed, where)
-    skipped = [Skipped(items[row].entry.name, reason) for row, reason in sorted(failed.items()) if row not in pointers]
-    skipped += [Skipped(entry.name, "It lies in no class folder.") for entry in arranged.strays]
-    skipped += arranged.skipped
+    skipped = SkippedFiles()
+    for row, reason in sorted(failed.items()):
+        if row not in pointers:
+            skipped.add(items[row].entry.name, reason)
+    for entry in arranged.strays:
+        skipped.add(entry.name, "It lies in no class folder.")
+    skipped.add_all(arranged.skipped)
     notes = [*arranged.notes, *alike(classes), *odd_names(classes)]
     notes += [f"Left out: {_about_pointers(len(pointers))}"] if pointers else []
     made = assemble(name, classes, parts, skipped, layout=arranged.layout, notes=notes)
     aspect = float(np.median([max(pair) / min(pair) for pair in sides])) if sides else 1.0
-    return replace(made, aspect=aspect, framing=framing)
+    return replace(made, aspect=aspect, framing=framing, more_skipped=skipped.more)
 
 
 def _split_arrays(

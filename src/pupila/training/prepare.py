@@ -123,9 +123,9 @@ def _report(splits: Splits) -> None:
     log.info(f"{splits.name}: {splits.layout}")
     for note in splits.notes:
         log.info(f"{splits.name}: {note}")
-    if splits.skipped:
-        log.info(f"{splits.name}: skipped {counted(len(splits.skipped), 'unreadable picture')}:")
+    if count := splits.skipped_count():
+        log.info(f"{splits.name}: skipped {counted(count, 'unreadable picture')}:")
         for skipped in splits.skipped[:10]:
             log.info(f"  {skipped.name}: {skipped.reason}")
-        if len(splits.skipped) > 10:
-            log.info(f"  and {len(splits.skipped) - 10:,} more")
+        if count > len(splits.skipped[:10]):
+            log.info(f"  and {count - len(splits.skipped[:10]):,} more")

@@ -42,8 +42,8 @@ def detect_layout(collected: SourceFiles, where: str) -> DetectedLayout:
     Raises DataError, whose text begins with `where`, if there is no arrangement in them that is sure to be right.
     """
     arranged = _detect(collected.entries, where)
-    skipped = (*arranged.skipped, *collected.skipped)
-    return replace(arranged, notes=(*collected.notes, *arranged.notes), skipped=skipped)
+    arranged.skipped.add_all(collected.skipped)
+    return replace(arranged, notes=(*collected.notes, *arranged.notes))
 
 
 def _detect(entries: Sequence[SourceFile], where: str) -> DetectedLayout:

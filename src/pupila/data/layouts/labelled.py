@@ -9,7 +9,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from pupila._arguments import counted, first_few
-from pupila.data.dataset import Skipped, first_notes
+from pupila.data.dataset import SkippedFiles, first_notes
 from pupila.data.sources.archive import check_memory
 from pupila.data.sources.files import LONGEST, SourceFile, composed, display_name, is_plain, plain_name
 from pupila.errors import DataError
@@ -101,7 +101,7 @@ class DetectedLayout:
     """Pictures that have no label."""
     notes: Sequence[str] = field(default=())
     """What was passed over on purpose, one sentence each."""
-    skipped: Sequence[Skipped] = ()
+    skipped: SkippedFiles = field(default_factory=SkippedFiles)
     """What could not be used before it was even read."""
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pupila._arguments import counted
-from pupila.data.dataset import Skipped
+from pupila.data.dataset import SkippedFiles
 from pupila.data.decode import MAX_ROWS, check_rows
 from pupila.data.layouts.labelled import DetectedLayout, LabelledFile, some, sort_labelled, splits_of_files
 from pupila.data.sources.archive import RATIO, RATIO_FROM, TOTAL_BYTES, free_memory
@@ -98,7 +98,7 @@ def by_parquet(entries: Sequence[SourceFile], where: str) -> DetectedLayout:
     """
     files = sorted((entry for entry in entries if entry.ending == ".parquet"), key=lambda entry: entry.parts)
     splits: dict[str, list[LabelledFile]] = {}
-    skipped: list[Skipped] = []
+    skipped = SkippedFiles()
     named, arrow = _splits(files, where), _pyarrow()
     budget = Budget(where, sum(file.packed() for file in files))
     reserved = 0 if arrow.default_memory_pool().backend_name == "system" else LEAST_BYTES
@@ -107,7 +107,7 @@ def by_parquet(entries: Sequence[SourceFile], where: str) -> DetectedLayout:
             for labelled in _read(arrow, file, f"{where}: {file.name}", budget):
                 if labelled.entry.source == b"" or not labelled.category:
                     missing = "label" if labelled.entry.source else "bytes of a picture"
-                    skipped.append(Skipped(labelled.entry.name, f"Its row holds no {missing}."))
+                    skipped.add(labelled.entry.name, f"Its row holds no {missing}.")
                 else:
                     splits.setdefault(split, []).append(labelled)
     if not splits.get("train"):

@@ -22,7 +22,7 @@ from urllib.parse import unquote
 
 from pupila._arguments import counted
 from pupila._files import DEEPEST_FOLDER
-from pupila.data.dataset import Skipped, first_notes
+from pupila.data.dataset import SkippedFiles, first_notes
 from pupila.data.layouts.labelled import (
     FIX,
     DetectedLayout,
@@ -525,18 +525,18 @@ def _as_uploaded(name: str) -> list[str]:
     return [name, (match["before"] or "") + match["name"]] if match else [name]
 
 
-def _collect(tables: Iterable[LabelTable], where: str) -> tuple[dict[str, list[LabelledFile]], list[Skipped]]:
+def _collect(tables: Iterable[LabelTable], where: str) -> tuple[dict[str, list[LabelledFile]], SkippedFiles]:
     splits: dict[str, dict[str, LabelledFile]] = {}
-    skipped = []
+    skipped = SkippedFiles()
     for table in tables:
         _check_splits(table, where)
         gone, bare = f"{table.name} names it, and there is no such picture.", f"{table.name} gives it no label."
         for row in table.rows:
             entry = table.pictures.get(_key(row.file))
             if entry is None:
-                skipped.append(Skipped(_key(row.file)[:LONGEST_PATH], gone))
+                skipped.add(_key(row.file)[:LONGEST_PATH], gone)
             elif not row.label:
-                skipped.append(Skipped(entry.name, bare))
+                skipped.add(entry.name, bare)
             else:
                 split = splits.setdefault(split_of(row.split) or table.split, {})
                 known = split.setdefault(entry.name, LabelledFile(row.label, entry.name, entry))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pupila import images
-from pupila.data.dataset import Skipped, Splits
+from pupila.data.dataset import SkippedFiles, Splits
 from pupila.data.load import OpenedSource
 from pupila.data.quality.class_balance import imbalance, remedy
 from pupila.data.quality.duplicates import find_duplicates
@@ -50,7 +50,7 @@ class Survey:
     """Width and height as seen, after the EXIF rotation."""
     rotated: int = 0
     """Files that are turned by their EXIF entry."""
-    odd: list[Skipped] = field(default_factory=list)
+    odd: SkippedFiles = field(default_factory=SkippedFiles)
     """Pictures that are used, and worth a look: name and what is odd."""
 
     def quantiles(self) -> dict[str, tuple[float, float, float]]:
@@ -78,7 +78,7 @@ def survey(entries: Sequence[SourceFile], limits: ImageLimits) -> Survey:
             found.sizes[(header.height, header.width) if turned else (header.width, header.height)] += 1
             found.rotated += header.orientation != 1
             if reason := _odd(entry, header):
-                found.odd.append(Skipped(entry.name, reason))
+                found.odd.add(entry.name, reason)
     return found
 
 
@@ -210,7 +210,11 @@ def inspect_dataset(
         for place, picture in zip(places, chain(*pictures), strict=True)
         if picture.reshape(-1, 3).std(axis=0).max() < UNIFORM
     ]
-    skipped = {item.name for item in splits.skipped}
-    files = [item.entry for members in opened.labelled().values() for item in members]
-    files = [file for file in files if file.name not in skipped]
+    used = {split: set(part.names) for split, part in splits.parts().items()}
+    files = [
+        item.entry
+        for split, members in opened.labelled().items()
+        for item in members
+        if f"{item.category}/{item.name}" in used[split]
+    ]
     return Inspection(splits, survey(files, limits) if files else None, tuple(twins), tuple(uniform))

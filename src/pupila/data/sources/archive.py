@@ -21,7 +21,7 @@ from typing import IO, Any, BinaryIO
 
 from pupila import images
 from pupila._files import DEEPEST_FOLDER, is_hidden
-from pupila.data.dataset import Skipped
+from pupila.data.dataset import SkippedFiles
 from pupila.data.sources.files import LONGEST, PICTURES, TOO_DEEP, SourceFile, SourceFiles, parts_of, shortened
 from pupila.errors import DataError
 from pupila.progress import progress_bar
@@ -227,7 +227,7 @@ def unpack(file: BinaryIO, packed: int, where: str, budget: UnpackBudget, above:
     """
     prefix = "".join(f"{part}/" for part in above)
     entries: dict[tuple[str, ...], SourceFile] = {}  # of two members with one name the later counts, as when unpacking
-    skipped: list[Skipped] = []
+    skipped = SkippedFiles()
     try:
         with progress_bar("reading", file.seek(0, os.SEEK_END)) as bar:
             file.seek(0)
@@ -241,7 +241,7 @@ def unpack(file: BinaryIO, packed: int, where: str, budget: UnpackBudget, above:
                 if unfit or (parts and not any(map(is_hidden, parts))):
                     content = unfit or (TOO_LONG if max(map(len, parts)) > LONGEST else data)
                     if isinstance(content, str):
-                        skipped.append(Skipped(whole[:LONGEST_PATH], content))
+                        skipped.add(whole[:LONGEST_PATH], content)
                     else:
                         entries[parts] = SourceFile((*above, *parts), content)
                 if file.tell() - seen > STEP:

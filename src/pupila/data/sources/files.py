@@ -19,7 +19,7 @@ from typing import BinaryIO, Literal, NamedTuple
 
 from pupila._arguments import counted, first_few
 from pupila._files import DEEPEST_FOLDER, RUN_FILES, Identity, Ways, is_hidden
-from pupila.data.dataset import Skipped
+from pupila.data.dataset import SkippedFiles
 from pupila.errors import DataError
 
 VIDEOS = frozenset((".mov", ".mp4", ".m4v", ".avi", ".3gp", ".mkv", ".mts", ".webm"))
@@ -167,7 +167,7 @@ class SourceFiles:
 
     entries: Sequence[SourceFile]
     notes: Sequence[str] = ()
-    skipped: Sequence[Skipped] = ()
+    skipped: SkippedFiles = field(default_factory=SkippedFiles)
 
 
 def without_run_folders(files: Sequence[SourceFile]) -> tuple[list[SourceFile], list[str]]:
@@ -203,7 +203,7 @@ class _Listing:
     """What is found below a folder."""
 
     files: list[SourceFile] = field(default_factory=list)
-    skipped: list[Skipped] = field(default_factory=list)
+    skipped: SkippedFiles = field(default_factory=SkippedFiles)
     """What looks like a picture and is no file."""
     passed: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     """By kind: folders that are hidden, empty or may not be read, and pictures that are not on this disk."""
@@ -241,7 +241,8 @@ def list_folder(root: Path) -> SourceFiles:
     if away := listing.passed[CLOUD]:
         example = f"Not on this disk but in iCloud: {counted(len(away), 'file')}, like {min(away)}"
         notes.append(f"{example}. Download what you want to use.")
-    return SourceFiles(sorted(listing.files), notes, sorted(listing.skipped, key=lambda skipped: skipped.name))
+    listing.skipped.sort(key=lambda skipped: skipped.name)
+    return SourceFiles(sorted(listing.files), notes, listing.skipped)
 
 
 def _items(folder: str, above: tuple[str, ...], listing: _Listing) -> tuple[Identity, Sequence[os.DirEntry[str]]]:
@@ -256,7 +257,7 @@ def _items(folder: str, above: tuple[str, ...], listing: _Listing) -> tuple[Iden
         if isinstance(error, PermissionError):
             listing.passed[CLOSED].append("/".join(above))
         elif not isinstance(error, FileNotFoundError):
-            listing.skipped.append(Skipped("/".join(above), _unread(error)))
+            listing.skipped.add("/".join(above), _unread(error))
         return (0, 0), []
 
 
@@ -276,7 +277,7 @@ def _take(item: os.DirEntry[str], parts: tuple[str, ...], listing: _Listing) -> 
         deep = len(parts) > DEEPEST_FOLDER
         if deep or ending_of(item.name) in PICTURES:
             reason = TOO_DEEP if deep else "It is a folder with the name of a picture."
-            listing.skipped.append(Skipped("/".join(parts), reason))
+            listing.skipped.add("/".join(parts), reason)
         return not deep
     elif file:
         try:
@@ -285,10 +286,10 @@ def _take(item: os.DirEntry[str], parts: tuple[str, ...], listing: _Listing) -> 
         except FileNotFoundError:  # it was removed a moment ago
             return False
         except OSError as error:  # its folder may be listed, and not entered; or see _unread()
-            listing.skipped.append(Skipped("/".join(parts), _unread(error)))
+            listing.skipped.add("/".join(parts), _unread(error))
     else:
         reason = "It is a link to a file that is not there." if item.is_symlink() else "It is no regular file."
-        listing.skipped.append(Skipped("/".join(parts), reason))
+        listing.skipped.add("/".join(parts), reason)
     return False
 
 

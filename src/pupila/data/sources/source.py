@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pupila._arguments import counted, did_you_mean
+from pupila.data.dataset import SkippedFiles
 from pupila.data.layouts.tables import JSON, TABLES
 from pupila.data.sources.archive import SUFFIXES, UnpackBudget, read_archive, stem, unpack
 from pupila.data.sources.files import (
@@ -111,7 +112,9 @@ def _folder(path: Path, name: str, wanted: Callable[[SourceFile], bool]) -> Foun
     listing = list_folder(path)
     collected = replace(listing, entries=[file for file in listing.entries if wanted(file)])
     kept, _ = without_run_folders(collected.entries)  # what a training writes changes nothing
-    identity = [[(file.source, *file.stamp) for file in kept], [item.name for item in listing.skipped], listing.notes]
+    skipped: list[object] = [item.name for item in listing.skipped]
+    skipped += filter(None, [listing.skipped.more])
+    identity = [[(file.source, *file.stamp) for file in kept], skipped, listing.notes]
     return path, name, identity, lambda: collected
 
 
@@ -128,14 +131,15 @@ def _with_inner_archives(files: SourceFiles, where: str) -> SourceFiles:
         return replace(files, notes=(*files.notes, f"{example}: unpack such files if they belong to the data set."))
     budget = UnpackBudget(where, sum(file.packed() for file in archives))
     entries = [file for file in files.entries if not file.file.lower().endswith(SUFFIXES)]
-    skipped = list(files.skipped)
+    skipped = SkippedFiles()
+    skipped.add_all(files.skipped)
     for file in archives:
         above = (*file.parts[:-1], CLASS_OF_ARCHIVE.sub("", stem(Path(file.file))))
         name = f"{where}: {file.name}"
         with _opened(file, name) as opened:
             inner = unpack(opened, file.packed(), name, budget, above)
         entries += inner.entries
-        skipped += inner.skipped
+        skipped.add_all(inner.skipped)
     return SourceFiles(entries, files.notes, skipped)
 
 

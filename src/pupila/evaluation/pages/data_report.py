@@ -10,6 +10,7 @@ from pupila._arguments import counted
 from pupila._files import CsvWriter
 from pupila._language import translated
 from pupila.data import Dataset
+from pupila.data.dataset import SkippedFiles
 from pupila.data.quality.class_balance import describe_classes, imbalance
 from pupila.data.quality.inspection import Inspection, Place, Twins
 from pupila.errors import DataError
@@ -40,12 +41,15 @@ def write_data_report(path: Path, inspection: Inspection) -> None:
 def data_text(inspection: Inspection) -> str:
     """Return the summary for a terminal, leaks first."""
     splits = inspection.splits
+    unusable = splits.skipped_count()
     lines = [f"{splits.name}: {splits.layout}", *_leak_lines(inspection), *splits.notes]
-    lines += [f"Files that cannot be used: {len(splits.skipped):,}" if splits.skipped else "Every picture can be read."]
-    lines += _first([f"  {item.name}: {item.reason}" for item in splits.skipped])
-    odd = [f"  {item.name}: {item.reason}" for item in inspection.survey.odd] if inspection.survey else []
-    odd += [f"  {place.part}: {place.name}: It is of one colour." for place in inspection.uniform]
-    lines += [f"Pictures that are used and worth a look: {len(odd):,}", *_first(odd)] if odd else []
+    lines += [f"Files that cannot be used: {unusable:,}" if unusable else "Every picture can be read."]
+    lines += _first([f"  {item.name}: {item.reason}" for item in splits.skipped[:LISTED]], unusable)
+    odd = inspection.survey.odd if inspection.survey else SkippedFiles()
+    shown = [f"  {item.name}: {item.reason}" for item in odd]
+    shown += [f"  {place.part}: {place.name}: It is of one colour." for place in inspection.uniform[:LISTED]]
+    count = len(odd) + odd.more + len(inspection.uniform)
+    lines += [f"Pictures that are used and worth a look: {count:,}", *_first(shown, count)] if count else []
     lines += [f"{translated('class'):20} " + " ".join(f"{translated(name):>10}" for name in splits.parts())]
     counts = [part.counts() for part in splits.parts().values()]
     for number, name in enumerate(splits.train.classes):
@@ -53,9 +57,10 @@ def data_text(inspection: Inspection) -> str:
     return printable_lines(*lines, describe_classes(splits.train))
 
 
-def _first(lines: Sequence[str], most: int = 20) -> list[str]:
-    more = [f"  and {len(lines) - most:,} more: see --json or --report"] if len(lines) > most else []
-    return [*lines[:most], *more]
+def _first(lines: Sequence[str], count: int, most: int = 20) -> list[str]:
+    """Return the first lines, and how many more of so many there are."""
+    shown = lines[:most]
+    return [*shown, f"  and {count - len(shown):,} more: see --json or --report"] if count > len(shown) else [*shown]
 
 
 def _leak_lines(inspection: Inspection) -> list[str]:
@@ -107,7 +112,7 @@ def _figures(inspection: Inspection) -> list[tuple[str, str, str]]:
     figures += [
         (f"{leaked:,}", "leaked", f"{sum(inspection.leaked(exact=True).values()):,} bit for bit"),
         (f"{sum(not t.leak for t in inspection.twins):,}", "pairs of duplicates", "within a part"),
-        (f"{len(splits.skipped):,}", "files unusable", ""),
+        (f"{splits.skipped_count():,}", "files unusable", ""),
         (f"{imbalance(splits.train.counts()):.1f} : 1", "largest to smallest class", "of train"),
     ]
     return figures
