@@ -222,6 +222,15 @@ def short_stretches(bomb: Bomb) -> str:
     return value
 
 
+def scales_of_columns(bomb: Bomb) -> str:
+    """A scale for each place of the last axis, of what follows from the picture: 50 ns a number."""
+    value = bomb.enlarged("planes", 8)
+    scale = bomb.weight(np.linspace(0.1, 0.2, 256))
+    zero = bomb.weight(np.zeros(256), np.uint8)
+    value = bomb.add("QuantizeLinear", value, scale, zero, axis=3)
+    return bomb.add("DequantizeLinear", value, scale, zero, axis=3)
+
+
 def grown(operator: str, shape: Sequence[int]) -> Callable[[Bomb], str]:
     """Return a bomb of an operator that makes as much as it is told."""
     return lambda bomb: bomb.add(operator, "planes", bomb.weight(shape, np.int64))
@@ -245,6 +254,8 @@ BOMBS: dict[str, tuple[Callable[[Bomb], str], str]] = {
     "exponents": (exponents, "operator ReduceLogSumExp makes more work"),
     "means of columns": (means_of_columns, "operator ReduceMean is used in a way"),
     "short stretches": (short_stretches, "operator Mul makes more work"),
+    "scales of columns": (scales_of_columns, "operator QuantizeLinear is used in a way"),
+    "two axes that move": (lambda b: b.add("Transpose", "planes", perm=[0, 3, 2, 1]), "operator Transpose is used in"),
     "pictures that mix": (pictures_that_mix, "operator Transpose is used in a way"),
     "Expand": (grown("Expand", [1, 3, 2**15, 2**15]), "operator 'Expand', which no model"),
     "Tile": (grown("Tile", [1, 1, 2**10, 2**10]), "operator 'Tile', which no model"),
