@@ -19,7 +19,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import UnionType
-from typing import IO, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import IO, Any, BinaryIO, TypeVar, get_args, get_origin, get_type_hints
 
 from pupila._language import cell, translated
 from pupila.errors import DataError
@@ -265,17 +265,24 @@ def is_hidden(name: str) -> bool:
     return small.startswith((".", "~$")) or small in LITTER or small.endswith(LITTER_ENDINGS)
 
 
+def open_file(path: Path | str) -> BinaryIO:
+    """Open a file that may be a stranger's, to read; never waits for a pipe. Raises OSError, also if it is no file."""
+    file = open(path, "rb", opener=_at_once)  # noqa: SIM115 - the caller closes it
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is no file", str(path))
+    return file
+
+
 def read_bytes(path: Path, most: int) -> bytes:
     """Return the content of a file that may be a stranger's, of at most so many bytes; never waits for a pipe.
 
     Raises OSError, also if it is no file or larger, and ValueError for a path with a zero byte.
     """
-    with open(path, "rb", opener=_at_once) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "it is no file", str(path))
-        if status.st_size > most:
-            raise OSError(errno.EFBIG, f"it has {status.st_size:,} bytes, over the limit of {most:,}", str(path))
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise OSError(errno.EFBIG, f"it has {size:,} bytes, over the limit of {most:,}", str(path))
         return file.read(most)
 
 

@@ -153,3 +153,18 @@ def test_resume_enters_no_linked_run(tmp_path: Path) -> None:
     (tmp_path / "runs" / "a").symlink_to("../elsewhere")
     with pytest.raises(TrainingError, match=r"there is no unfinished run"):
         unfinished(tmp_path / "runs")
+
+
+@pytest.mark.parametrize("name", ["photos", "photos.npz"])
+def test_resume_does_not_wait_for_a_pipe_that_a_record_names(tmp_path: Path, name: str) -> None:
+    pipe(tmp_path / name)
+    make_run(tmp_path / "runs" / "a")
+    (tmp_path / "runs" / "a" / "run.json").write_text(json.dumps({"source": str(tmp_path / name)}))
+    done = pupila("train", "--resume", "--runs", str(tmp_path / "runs"))
+    assert done.returncode == 1 and f"{name}: is neither a file nor a folder. Check the path." in done.stderr
+
+
+def test_table_of_labels_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    pipe(tmp_path / "labels.csv")
+    done = pupila("train", "digits", "--labels", str(tmp_path / "labels.csv"), "--runs", str(tmp_path / "runs"))
+    assert done.returncode == 1 and "cannot be read as a table of labels (it is no file)" in done.stderr

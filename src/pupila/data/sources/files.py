@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
 from pupila._arguments import counted, first_few
-from pupila._files import DEEPEST_FOLDER, RUN_FILES, Identity, Ways, is_hidden
+from pupila._files import DEEPEST_FOLDER, RUN_FILES, Identity, Ways, is_hidden, open_file
 from pupila.data.dataset import SkippedFiles
 from pupila.errors import DataError
 
@@ -133,7 +133,7 @@ class SourceFile(NamedTuple):
 
     def open(self) -> BinaryIO:
         """Open it; raises OSError."""
-        return io.BytesIO(self.source) if isinstance(self.source, bytes) else Path(self.source).open("rb")
+        return io.BytesIO(self.source) if isinstance(self.source, bytes) else open_file(self.source)
 
     def read(self, most: int = -1) -> bytes:
         """Return the content, all of it or so many bytes; raises OSError."""

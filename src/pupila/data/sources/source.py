@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import stat
 from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from functools import cached_property
@@ -91,6 +92,8 @@ def _find(given: str | Path) -> Found:
     except OSError as error:
         where = error.filename or given
         raise DataError(f"{where}: cannot be read ({error.strerror}). Check its permissions.") from error
+    if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+        raise DataError(f"{given}: is neither a file nor a folder. Check the path.")
     if path.suffix.lower() in (*TABLES, JSON):  # its pictures are beside or below it; other tables there are not meant
         return _folder(path.parent, path.stem, lambda entry: entry.may_be_picture or entry.source == str(path))
     identity = (status.st_size, status.st_mtime_ns)
