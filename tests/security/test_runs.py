@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from pupila.training.loop.checkpoint import load_checkpoint
 from pupila.training.run_folder import is_finished, read_record, unfinished
 from pupila.training.sweeps.definition import Trial, load_definition, plan
 from pupila.training.sweeps.run import _check_folder, run_sweep
-from pupila.training.sweeps.trial import Job, read_result
+from pupila.training.sweeps.trial import FIGURES, Job, Result, read_result
 
 ROW = {"epoch": 1, "seconds": 30.0, "validation_accuracy": 0.5, "network_size": 64}
 TRIAL = Trial("a", Recipe(), {})
@@ -168,3 +169,19 @@ def test_table_of_labels_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> Non
     pipe(tmp_path / "labels.csv")
     done = pupila("train", "digits", "--labels", str(tmp_path / "labels.csv"), "--runs", str(tmp_path / "runs"))
     assert done.returncode == 1 and "cannot be read as a table of labels (it is no file)" in done.stderr
+
+
+def test_resume_passes_over_a_record_that_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "a" / "run.json").mkdir(parents=True)
+    with pytest.raises(TrainingError, match=r"there is no unfinished run"):
+        unfinished(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["best_epoch", "test_pictures"])
+def test_result_of_a_trial_whose_count_is_no_whole_number_is_named(tmp_path: Path, name: str) -> None:
+    """The number of an epoch that is 0.0 finds no row."""
+    row = dict.fromkeys(FIGURES, 1)
+    fields = asdict(Result("a", "a", {}, Recipe().to_dict(), "f", "", [row], 0, None, 0, 1.0, 1.0, "c"))
+    (tmp_path / "result.json").write_text(json.dumps({**fields, name: 0.0}))
+    with pytest.raises(TrainingError, match=rf"cannot be read \(it has no valid {name}\)"):
+        read_result(Job(TRIAL, "digits", tmp_path, "f", None, 60.0))

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from pupila._files import is_figure, json_object, read_small
+from pupila._files import from_json, is_figure, json_object, read_small
 from pupila._workers import usable_cores
 from pupila.data import load_dataset
 from pupila.errors import ModelError, TrainingError
@@ -165,12 +165,12 @@ def _checked(fields: Any, job: Job) -> Result:
     """
     model = job.folder / "model.onnx"
     own = {"trial": job.trial.name, "group": job.trial.group, "varied": dict(job.trial.varied), "model": str(model)}
-    result = Result(**{**fields, **own})
+    result = from_json(Result, {**fields, **own})
     names = ("best_epoch", "test_pictures", "examples_per_second", "seconds")
     figures = [(name, getattr(result, name)) for name in names]
     figures += [(name, row[name]) for row in result.rows for name in FIGURES]
     figures += [] if result.test_accuracy is None else [("test_accuracy", result.test_accuracy)]
-    if not all(is_figure(*figure) for figure in figures) or not isinstance(result.closing, str):
+    if not all(is_figure(*figure) for figure in figures):
         raise ValueError("its figures are no numbers")
     if not 0 <= result.best_epoch < len(result.rows):
         raise ValueError("it lacks its best epoch")
