@@ -73,7 +73,7 @@ NAMED = {
     "picture, of a data set": [
         f"{archive.MEMBER_BYTES // MIB} MiB in", f"{labelled.NAME_BYTES} bytes for each letter",
         f"{tables.INDEX_BYTES} while a table",
-        f"{dataset.MAX_SKIPPED:,} are listed", f"{dataset.MAX_SKIPPED_LETTERS:,} letters of names",
+        f"{dataset.MAX_LISTED:,} are listed", f"{dataset.MAX_LISTED_LETTERS:,} letters of names",
         f"{cache.ROOM // GIB} GiB of the disk",
     ],
     "JSON, sent to a server": [f"feedback {feedback.MAX_BODY // 1024} KiB"],

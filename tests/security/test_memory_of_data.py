@@ -1,10 +1,12 @@
 """A stranger's data set takes memory by its bytes: what is only listed, counted or looked at takes little."""
 
+import json
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from data_kit import make_folder, make_zip, picture
 
@@ -50,11 +52,11 @@ def test_rows_that_name_no_picture_or_no_label_are_listed_in_part(row: str) -> N
     with memory_below(10 * MIB):
         skipped = tables.by_tables([made], found, "pets").skipped
     assert len(skipped) + skipped.more == 10_000
-    assert 100 < len(skipped) < dataset.MAX_SKIPPED_LETTERS / len(DEEP)
+    assert 100 < len(skipped) < dataset.MAX_LISTED_LETTERS / len(DEEP)
 
 
 def test_skipped_pictures_that_are_not_listed_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dataset, "MAX_SKIPPED", 3)
+    monkeypatch.setattr(dataset, "MAX_LISTED", 3)
     files = {f"{kind}/{number}.png": picture(number) for kind in ("cat", "dog") for number in range(2)}
     files |= {f"cat/{number}.png": b"damaged" for number in range(10, 15)}
     path = make_zip(tmp_path / "pets.zip", {**files, "cat/" + "a" * 300 + ".png": b"", "stray.png": picture(5)})
@@ -72,3 +74,15 @@ def test_long_reasons_are_counted_too() -> None:
     for _ in range(3):
         skipped.add("1.png", "It is none." * 100_000)
     assert (len(skipped), skipped.more) == (1, 2)
+
+
+def test_json_of_a_report_lists_the_first_pairs_and_pictures_and_counts_all(tmp_path: Path) -> None:
+    labels = np.array(["\U0001f600" * 999 + letter for letter in "ab"])[np.arange(3_000) % 2]
+    np.savez_compressed(tmp_path / "plain.npz", x=np.zeros((3_000, 32, 32), np.uint8), y=labels)
+    found = inspect_dataset(tmp_path / "plain.npz", cache=tmp_path / "cache")
+    with memory_below(100 * MIB):
+        text = json.dumps(found.to_json())
+    said = json.loads(text)
+    assert (said["twins_count"], said["uniform_count"]) == (len(found.twins), 3_000)
+    assert 100 < len(said["twins"]) < 2_000 < len(found.twins) and 100 < len(said["uniform"]) < 3_000
+    assert said["twins"][0]["first"]["category"] in labels

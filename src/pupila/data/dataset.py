@@ -5,8 +5,9 @@ Needs no files. Splits are seeded, and the same on any machine.
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,9 @@ Pictures = NDArray[np.uint8]
 Integers = NDArray[np.int64]
 NOTES_OF_A_KIND, NOTES = 10, 50
 """Of a data set, at most: a person reads them, and thousands of folders, tables or classes may each cause one."""
-MAX_SKIPPED, MAX_SKIPPED_LETTERS = 10_000, 2_000_000
-"""Skipped pictures that are listed, and letters of their names and reasons: the others are counted."""
+MAX_LISTED, MAX_LISTED_LETTERS = 10_000, 2_000_000
+"""Skipped pictures or pairs that are listed, and letters of what is said of them: the others are counted."""
+Item = TypeVar("Item")
 SplitArrays = tuple[Pictures, Integers, Sequence[str]]
 """The pictures of one split in a fixed order, their labels and their names: what a source hands over."""
 
@@ -86,7 +88,7 @@ class Skipped:
 
 
 class SkippedFiles(list[Skipped]):
-    """The first skipped pictures, up to MAX_SKIPPED, and how many more there are.
+    """The first skipped pictures, up to MAX_LISTED, and how many more there are.
 
     Each row of a table may name one, and all with one long path.
     """
@@ -99,7 +101,7 @@ class SkippedFiles(list[Skipped]):
     def add(self, name: str, reason: str) -> None:
         """List a picture, or count it."""
         self._letters += len(name) + len(reason)
-        if len(self) < MAX_SKIPPED and self._letters <= MAX_SKIPPED_LETTERS:
+        if len(self) < MAX_LISTED and self._letters <= MAX_LISTED_LETTERS:
             self.append(Skipped(name, reason))
         else:
             self.more += 1
@@ -184,6 +186,12 @@ def first_notes(notes: Iterable[str], most: int = NOTES_OF_A_KIND) -> list[str]:
     notes = list(notes)
     more = len(notes) - most
     return [*notes[:most], f"Notes like these that are not shown: {more:,}."] if more > 0 else notes
+
+
+def first_listed(items: Sequence[Item], letters: Callable[[Item], int]) -> Sequence[Item]:
+    """Return the first of them, up to MAX_LISTED or of as many letters as MAX_LISTED_LETTERS."""
+    totals = itertools.accumulate(map(letters, items[:MAX_LISTED]))
+    return items[: sum(total <= MAX_LISTED_LETTERS for total in totals)]
 
 
 def _absent(parts: Mapping[str, Dataset]) -> list[str]:

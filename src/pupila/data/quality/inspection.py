@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pupila import images
-from pupila.data.dataset import SkippedFiles, Splits
+from pupila.data.dataset import SkippedFiles, Splits, first_listed
 from pupila.data.load import OpenedSource
 from pupila.data.quality.class_balance import imbalance, remedy
 from pupila.data.quality.duplicates import find_duplicates
@@ -110,6 +110,10 @@ class Place:
     name: str
     category: str
 
+    def letters(self) -> int:
+        """Return how many letters its names have."""
+        return len(self.name) + len(self.category)
+
 
 @dataclass(frozen=True)
 class Twins:
@@ -120,6 +124,10 @@ class Twins:
     exact: bool
     mirrored: bool
     similarity: float
+
+    def letters(self) -> int:
+        """Return how many letters the names of both have."""
+        return self.first.letters() + self.second.letters()
 
     @property
     def leak(self) -> bool:
@@ -153,7 +161,7 @@ class Inspection:
         return {part: len(found) for part, found in rows.items() if found}
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it but the pixels."""
+        """Return all of it but the pixels: of long lists the first, see dataset.MAX_LISTED, and how many there are."""
         splits = self.splits
         parts = {
             name: dict(zip(part.classes, part.counts().tolist(), strict=True)) for name, part in splits.parts().items()
@@ -164,6 +172,7 @@ class Inspection:
             "sizes": self.survey.quantiles(),
             "rotated": self.survey.rotated,
             "odd": [asdict(item) for item in self.survey.odd],
+            "odd_count": len(self.survey.odd) + self.survey.odd.more,
         }
         return {
             "name": splits.name,
@@ -174,9 +183,12 @@ class Inspection:
             "counts": parts,
             "leaked": self.leaked(),
             "leaked_exact": self.leaked(exact=True),
-            "twins": [{**asdict(twins), "leak": twins.leak} for twins in self.twins],
+            "twins": [{**asdict(twins), "leak": twins.leak} for twins in first_listed(self.twins, Twins.letters)],
+            "twins_count": len(self.twins),
             "skipped": [asdict(item) for item in splits.skipped],
-            "uniform": [asdict(place) for place in self.uniform],
+            "skipped_count": splits.skipped_count(),
+            "uniform": [asdict(place) for place in first_listed(self.uniform, Place.letters)],
+            "uniform_count": len(self.uniform),
             "files": files or None,
             "imbalance": imbalance(splits.train.counts()),
             "balance": remedy(splits.train.counts(), "auto"),

@@ -22,7 +22,7 @@ from pupila.progress import printable_lines
 SHOWN_TWINS = 48
 SHOWN_UNIFORM = 24
 LISTED = 1000
-"""Rows of a table: what is longer is in the JSON."""
+"""Rows of a table: more of what is longer is in the JSON."""
 SHOWN_CLASSES = 30
 SHOWN_A_CLASS = 8
 SHOWN_DOUBTS = 300
@@ -153,9 +153,12 @@ def _odd(inspection: Inspection) -> Iterator[str]:
         text = "They are used. A wrong ending or an unusual way to store colours often comes with other trouble."
         yield html.section("Files worth a look", text, html.table(("file", "what is odd"), odd[:LISTED], texts=2))
     if inspection.uniform:
-        shown = [html.Figure([_picture(place, inspection)], place.part, place.name) for place in inspection.uniform]
-        text = f"Nearly of one colour: {len(shown):,}."
-        yield html.section("Pictures that show nothing", text, html.pictures(shown[:SHOWN_UNIFORM], small=True))
+        shown = [
+            html.Figure([_picture(place, inspection)], place.part, place.name)
+            for place in inspection.uniform[:SHOWN_UNIFORM]
+        ]
+        text = f"Nearly of one colour: {len(inspection.uniform):,}."
+        yield html.section("Pictures that show nothing", text, html.pictures(shown, small=True))
 
 
 def _counts(inspection: Inspection) -> str:
