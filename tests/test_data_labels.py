@@ -1,6 +1,7 @@
 """Corrected labels: taken by name, refused where they fit nothing, and seen in the fingerprint."""
 
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -112,3 +113,18 @@ def test_nearest_of_many_long_names_is_looked_for_among_the_first():
     begun = time.process_time()
     assert nearest(names[7], names)
     assert time.process_time() - begun < 4
+
+
+def test_sentences_are_made_for_the_rows_that_are_named_alone(tmp_path):
+    category = "\U0001f600" * 900
+    images, labels = np.zeros((2, 8, 8, 3), np.uint8), np.arange(2, dtype=np.int64)
+    splits = assemble("pets", (category, "dog"), {"train": (images, labels, ["0.png", "1.png"])})
+    path = table(tmp_path, "path,suggested,label", *["0.png,dog,cat"] * 40_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=r"'0.png' has 40000 rows; .* and 39,996 more") as refused:
+            relabelled(splits, path)
+        assert tracemalloc.get_traced_memory()[1] < 80 * 2**20  # 64 MiB are made ready to read a table
+    finally:
+        tracemalloc.stop()
+    assert len(str(refused.value)) < 2_000

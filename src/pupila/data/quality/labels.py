@@ -94,19 +94,23 @@ def _check(fixes: list[Fix], places: Mapping[str, tuple[str, int]], splits: Spli
     pictures = [fix.path for fix in fixes if fix.path not in places]
     known = set(classes)
     labels = [fix.label for fix in fixes if fix.label not in known]
-    others = [f"'{shortened(path)}' has {count} rows" for path, count in uses.items() if count > 1]
-    for fix in fixes:
-        if fix.was and fix.path in places:
-            part, row = places[fix.path]
-            now = classes[int(parts[part].labels[row])]
-            if now != fix.was:
-                others.append(f"'{shortened(fix.path)}' was '{shortened(fix.was)}' and is '{now}' by now")
-    # The nearest name is looked for among all, which takes time: for those alone that are named.
+    twice = [path for path, count in uses.items() if count > 1]
+
+    def now(fix: Fix) -> str:
+        part, row = places[fix.path]
+        return classes[int(parts[part].labels[row])]
+
+    old = [fix for fix in fixes if fix.was and fix.path in places and now(fix) != fix.was]
+    # A sentence takes memory, and the nearest name, looked for among all, time: for those alone that are named.
     wrong = [f"there is no picture {_near(path, places)}" for path in pictures[:NAMED_AT_MOST]]
     wrong += [f"there is no class {_near(label, classes)}" for label in labels[: NAMED_AT_MOST - len(wrong)]]
-    wrong += others[: NAMED_AT_MOST - len(wrong)]
+    wrong += [f"'{shortened(path)}' has {uses[path]} rows" for path in twice[: NAMED_AT_MOST - len(wrong)]]
+    wrong += [
+        f"'{shortened(fix.path)}' was '{shortened(fix.was)}' and is '{shortened(now(fix))}' by now"
+        for fix in old[: NAMED_AT_MOST - len(wrong)]
+    ]
     if wrong:
-        left = len(pictures) + len(labels) + len(others) - len(wrong)
+        left = len(pictures) + len(labels) + len(twice) + len(old) - len(wrong)
         more = f" and {left:,} more" if left else ""
         raise DataError(f"{table}: {'; '.join(wrong)}{more}. Correct these rows, or remove them.")
 
