@@ -15,7 +15,7 @@ from pupila.data.dataset import SkippedFiles
 from pupila.data.layouts import tables
 from pupila.data.layouts.masks import masks_beside
 from pupila.data.quality.inspection import inspect_dataset
-from pupila.data.sources.files import SourceFile, list_folder
+from pupila.data.sources.files import SourceFile, composed, list_folder
 from pupila.evaluation.pages.data_report import data_text
 
 MIB = 2**20
@@ -86,3 +86,12 @@ def test_json_of_a_report_lists_the_first_pairs_and_pictures_and_counts_all(tmp_
     assert (said["twins_count"], said["uniform_count"]) == (len(found.twins), 3_000)
     assert 100 < len(said["twins"]) < 2_000 < len(found.twins) and 100 < len(said["uniform"]) < 3_000
     assert said["twins"][0]["first"]["category"] in labels
+
+
+def test_long_cells_of_tables_are_not_kept_as_names() -> None:
+    tracemalloc.start()
+    for number in range(50):
+        composed("\U0001f600" * 250_000 + str(number))
+    kept = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert kept < MIB

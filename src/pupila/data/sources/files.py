@@ -155,10 +155,14 @@ def parts_of(name: str) -> tuple[str, ...]:
     return tuple(parts if name.isascii() else map(composed, parts))
 
 
-@functools.lru_cache(10_000)  # a table may name the same class a million times, and each takes up to 0.1 ms
 def composed(name: str, form: Literal["NFC", "NFKC"] = "NFC") -> str:
-    """Return a name in a Unicode normal form; one that is longer than names are stays as it is."""
-    return unicodedata.normalize(form, name) if len(name) <= LONGEST else name
+    """Return a name in a Unicode normal form; one that is longer than names are stays as it is, and is not kept."""
+    return _composed(name, form) if len(name) <= LONGEST else name
+
+
+@functools.lru_cache(10_000)  # a table may name the same class a million times, and each takes up to 0.1 ms
+def _composed(name: str, form: Literal["NFC", "NFKC"]) -> str:
+    return unicodedata.normalize(form, name)
 
 
 @dataclass(frozen=True)
