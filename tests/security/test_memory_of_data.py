@@ -15,6 +15,7 @@ from pupila.data.dataset import SkippedFiles
 from pupila.data.layouts import tables
 from pupila.data.layouts.masks import masks_beside
 from pupila.data.quality.inspection import inspect_dataset
+from pupila.data.sources import archive
 from pupila.data.sources.files import SourceFile, composed, list_folder
 from pupila.evaluation.pages.data_report import data_text
 
@@ -95,3 +96,13 @@ def test_long_cells_of_tables_are_not_kept_as_names() -> None:
     kept = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert kept < MIB
+
+
+def test_decoded_pictures_count_as_used_memory_in_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are shared memory, which the kernel counts apart from what else a process has of its own."""
+    group = tmp_path / "sys/fs/cgroup"
+    group.mkdir(parents=True)
+    (group / "memory.max").write_text(f"{1_000 * MIB}\n")
+    (group / "memory.stat").write_text(f"anon {100 * MIB}\nfile {500 * MIB}\nshmem {300 * MIB}\n")
+    monkeypatch.setattr(archive, "Path", lambda path: tmp_path / path.lstrip("/"))
+    assert archive.free_memory() == 600 * MIB

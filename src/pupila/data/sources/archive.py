@@ -85,8 +85,8 @@ def free_memory() -> float:
         free = 1024.0 * int(lines["MemAvailable"].split()[0])
     with suppress(OSError, KeyError, ValueError):  # another system of groups, or no limit: then it says "max"
         limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        used = dict(line.split() for line in Path("/sys/fs/cgroup/memory.stat").read_text().splitlines())["anon"]
-        free = min(free, float(limit - int(used)))
+        used = dict(line.split() for line in Path("/sys/fs/cgroup/memory.stat").read_text().splitlines())
+        free = min(free, float(limit - int(used["anon"]) - int(used["shmem"])))  # decoded pictures are shared memory
     return free
 
 
