@@ -383,6 +383,8 @@ def _png(data: bytes) -> Work:
             raise ExcessError(f"more than {MAX_PACKED} texts and profiles")
         if kind == b"eXIf":
             blocks.append(memoryview(data)[start:end])
+        if len(blocks) > MAX_ENTRIES:  # each counts as one
+            raise ExcessError(f"more than {MAX_ENTRIES:,} entries")
         if kind == b"IEND":
             break
     parts = number * CHUNK + unpacking + check_directories(blocks) * ENTRY
