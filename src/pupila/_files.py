@@ -43,8 +43,8 @@ Stamp = tuple[int, int, int]
 """Inode, size and time of change: differ whenever a file was renamed into place or written to."""
 SMALL = 8 * 2**20
 """Bytes of a file that describes something: of the metrics of 10,000 epochs, or of a sweep's results."""
-DEEPEST = 20
-"""Lists and tables within each other in such a file: what nests deeper cannot always be shown or written again."""
+DEEPEST_JSON = 20
+"""Lists and objects within each other in such a file: what nests deeper cannot always be shown or written again."""
 LARGEST = 1e12
 """Of a run's losses, seconds and counts."""
 NAME_BYTES = 255
@@ -303,7 +303,7 @@ def json_object(text: str) -> dict[str, Any]:
         raise ValueError("it nests too deeply") from error
     if not isinstance(found, dict):
         raise ValueError("it is no object in JSON")
-    if not _nests(found, DEEPEST):
+    if not _nests(found, DEEPEST_JSON):
         raise ValueError("it nests too deeply")
     return found
 

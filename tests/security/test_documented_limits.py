@@ -61,7 +61,7 @@ NAMED = {
     ],
     "run, sweep, their records and metrics (JSON)": [
         f"{_files.SMALL // MIB} MiB a file", f"checkpoint {checkpoint.MAX_BYTES // GIB} GiB",
-        f"{_files.DEEPEST} levels",
+        f"{_files.DEEPEST_JSON} levels",
     ],
     "recipe (TOML)": [f"{recipe.MAX_BYTES // 1024} KiB", f"{recipe.MOST_DOTS} dots in a line"],
     "table (parquet)": [

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pupila._files import DEEPEST, SMALL, json_object, read_small
+from pupila._files import DEEPEST_JSON, SMALL, json_object, read_small
 from pupila.errors import TrainingError
 from pupila.evaluation.comparison import read_runs
 from pupila.recipe import Recipe
@@ -106,7 +106,7 @@ def test_small_file_is_read_up_to_its_bound(tmp_path: Path) -> None:
 
 def test_object_of_deep_lists_is_none() -> None:
     """Python reads some that it cannot write again."""
-    for levels, valid in ((DEEPEST, True), (DEEPEST + 1, False), (900, False)):
+    for levels, valid in ((DEEPEST_JSON, True), (DEEPEST_JSON + 1, False), (900, False)):
         text = '{"a":' * levels + "1" + "}" * levels
         if valid:
             assert json_object(text)
