@@ -1,11 +1,12 @@
-"""Photos: accuracy, minutes and chosen size of `quick` and `standard`, beside a plain fine-tuning at 224 px.
+"""Photos: accuracy, minutes and size of `quick` and `standard`, beside a probe and a plain fine-tuning at 224 px.
 
     python benchmarks/training/photos.py caltech101.tar five look-alikes all --weights bundled --minutes 2
     python benchmarks/training/photos.py flowers.tar everything --pictures 60
 
 A tar of class folders, whatever lies above them, like Caltech-101 as published. The first pictures by name are trained
 on, and the rest is held out.
-The plain way (plain_torch.py) is the same ResNet-18 from the same weights, with the ImageNet-style transforms, in the
+The probe (probe.py) is a logistic regression on the frozen features, at the size that the way before it took. The
+plain way (plain_torch.py) is the same ResNet-18 from the same weights, with the ImageNet-style transforms, in the
 minutes that `standard` took in all. One JSON line for each set and way; balanced accuracy is the mean recall.
 """
 
@@ -38,6 +39,8 @@ SETS: dict[str, tuple[int, tuple[str, ...]]] = {
     "everything": (60, ()),
 }  # fmt: skip
 """Pictures of each class to train on, and the classes; none for all of the tar's."""
+SCRIPTS = {"probe": ("probe.py", "--size", "{size}"), "plain": ("plain_torch.py", "--minutes", "{minutes}")}
+"""Ways that are scripts of their own, with their options."""
 LEFT_OUT = ("BACKGROUND_Google",)
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -50,17 +53,17 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, help="of each class to train on, in place of the set's number")
     parser.add_argument("--weights", default="bundled")
     parser.add_argument("--minutes", type=float, default=2.0, help="of standard")
-    parser.add_argument("--ways", nargs="+", default=["quick", "standard", "plain"])
+    parser.add_argument("--ways", nargs="+", default=["quick", "standard", "probe", "plain"])
     options = parser.parse_args()
     for name in options.sets:
         with tempfile.TemporaryDirectory() as folder:
             count, classes = SETS[name]
             cut(options.archive, Path(folder) / "photos", options.pictures or count, classes)
-            took = options.minutes
+            took, size = options.minutes, 128
             for way in options.ways:
                 minutes = took if way == "plain" else options.minutes  # no less than the others took
-                found = run(way, Path(folder), options.weights, minutes)
-                took = max(took, found["minutes"])
+                found = run(way, Path(folder), options.weights, minutes, size)
+                took, size = max(took, found["minutes"]), found["size"]
                 print(json.dumps({"set": name, "way": way, **found}), flush=True)
 
 
@@ -81,12 +84,17 @@ def cut(archive: Path, folder: Path, count: int, classes: tuple[str, ...]) -> No
                 target.write_bytes(picture.read())
 
 
-def run(way: str, folder: Path, weights: str, minutes: float) -> dict[str, Any]:
-    """Train in one way and return its figures; the decoding of the pictures counts, and they are not in a cache."""
+def run(way: str, folder: Path, weights: str, minutes: float, size: int) -> dict[str, Any]:
+    """Train in one way and return its figures; the decoding of the pictures counts, and they are not in a cache.
+
+    minutes: of `standard` and the plain way. size: of the probe.
+    """
     begun, photos = time.monotonic(), str(folder / "photos")
-    if way == "plain":
-        script = str(Path(__file__).with_name("plain_torch.py"))
-        command = [sys.executable, script, photos, "--weights", weights, "--minutes", str(minutes)]
+    if way in SCRIPTS:
+        name, *own = SCRIPTS[way]
+        script = str(Path(__file__).with_name(name))
+        values = [word.format(minutes=minutes, size=size) for word in own]
+        command = [sys.executable, script, photos, "--weights", weights, *values]
         done: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
         return {**done, "minutes": round((time.monotonic() - begun) / 60, 2)}
     budget = ["--minutes", str(minutes)] if way == "standard" else []

@@ -1,6 +1,6 @@
 """Training images/s, all sides in one run: the bare step, Pupila's loop, and PIL transforms in a DataLoader.
 
-    python benchmarks/training/throughput.py [--size 32] [--rounds 5] [--json]
+    python benchmarks/training/throughput.py [--size 32] [--batch 128] [--rounds 5] [--json]
 
 Sides, the same network, optimizer and batch size for all:
     step        the step on one fixed batch: the ceiling
@@ -125,13 +125,14 @@ def main() -> None:
     """Measure all sides and print images/s and their ratio to the bare step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=128, help="pictures a step")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--compile", action="store_true", help="also measure torch.compile, which takes minutes to start"
     )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    recipe = Recipe(network_size=options.size)
+    recipe = Recipe(network_size=options.size, batch_size=options.batch)
     plain = replace(recipe, precision="float32")
     sides = {
         "step": trainer(recipe, fixed(recipe)),
@@ -146,7 +147,11 @@ def main() -> None:
     rounds = [{name: measure() for name, measure in sides.items()} for _ in range(options.rounds)]
     medians = {name: statistics.median(row[name] for row in rounds) for name in sides}
     if options.json:
-        print(json.dumps({"size": options.size, "rounds": options.rounds, "images_per_second": medians}))
+        print(
+            json.dumps(
+                {"size": options.size, "batch": options.batch, "rounds": options.rounds, "images_per_second": medians}
+            )
+        )
         return
     for name, value in medians.items():
         print(f"{name:12} {value:7.0f} images/s  {value / medians['step']:5.2f} of the bare step")

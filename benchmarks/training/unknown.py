@@ -1,15 +1,19 @@
 """How well a model tells unknown pictures: the area under the ROC curve, 0.5 is chance, and the share that is marked.
 
-    python benchmarks/training/unknown.py MODEL cifar10.tar.xz tiny-imagenet-64.tar.xz [MORE ...]
+    python benchmarks/training/unknown.py MODEL cifar10 tiny-imagenet-64.tar.xz [MORE ...]
+    python benchmarks/training/unknown.py MODEL digits tiny-imagenet-64.tar.xz --all
 
-Known: the test pictures of the first data set. Unknown: the validation pictures of Tiny ImageNet whose class is none of
-CIFAR-10's ten, once more those of them whose class is in no folder of outliers that outside.py writes, handwritten
-digits, the pictures that the program makes, and of each further data set what is not close to one of the ten, up to 15
-pictures a class (Caltech-101: 78 classes). Printed for the score that is served and for candidates; `by_file` is what
-the model file's own threshold marks. Distances are measured from training pictures' features.
+Known: the test pictures of the first data set, or all if it has no test split. Unknown: the validation pictures of
+Tiny ImageNet whose class is none of CIFAR-10's ten, once more those of them whose class is in no folder of outliers
+that outside.py writes, handwritten digits, the pictures that the program makes, and of each further data set what is
+not close to one of the ten, up to 15 pictures a class (Caltech-101: 78 classes). Printed for the score that is served
+and for candidates; `by_file` is what the model file's own threshold marks. Distances are measured from training
+pictures' features. With --all every picture of the second data set is unknown: for a model of other classes than
+CIFAR-10's.
 """
 
 import argparse
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,21 +42,25 @@ def main() -> None:
     parser.add_argument("known")
     parser.add_argument("unknown")
     parser.add_argument("more", nargs="*")
+    parser.add_argument("--all", action="store_true", help="the known classes are not CIFAR-10's ten")
     options = parser.parse_args()
     predictor = Predictor.load(options.model)
     known = load_dataset(options.known, predictor.manifest.input_size)
-    if known.test is None:
-        raise SystemExit("The first data set needs a test split.")
+    test = known.test or known.train
     rows = np.linspace(0, len(known.train) - 1, min(REFERENCE, len(known.train)), dtype=np.int64)
     scores = candidates(predictor, known.train.take(rows))
-    tested = {name: score(known.test.images) for name, score in scores.items()}
+    tested = {name: score(test.images) for name, score in scores.items()}
     own = predictor.manifest.unknown_threshold
     if own is None:
         raise SystemExit("The model has no unknown score.")
-    print(
-        json.dumps({"known": "test", "n": len(known.test), "by_file": share_above(tested["served"], own)}), flush=True
-    )
-    for name, pictures in sides(predictor, known.test, options.unknown, options.more):
+    print(json.dumps({"known": "test", "n": len(test), "by_file": share_above(tested["served"], own)}), flush=True)
+    strangers = load_dataset(options.unknown, predictor.manifest.input_size).validation
+    if strangers is None:
+        raise SystemExit("The second data set needs a validation split.")
+    kinds = [(options.unknown, strangers.images)] if options.all else sides(predictor, strangers, options.more)
+    for name, pictures in itertools.chain(
+        kinds, made_pictures(test.images, predictor.manifest.input_size, 200).items()
+    ):
         found = {kind: score(pictures) for kind, score in scores.items()}
         figures = {kind: round(auroc(tested[kind], values), 4) for kind, values in found.items()}
         marked = {kind: share_above(values, threshold(tested[kind])) for kind, values in found.items()}
@@ -73,20 +81,14 @@ def candidates(predictor: Predictor, reference: Dataset) -> dict[str, Callable[[
     }
 
 
-def sides(
-    predictor: Predictor, known: Dataset, archive: str, more: list[str]
-) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """Yield the kinds of unknown pictures and their names."""
+def sides(predictor: Predictor, strangers: Dataset, more: list[str]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Yield the kinds of pictures of none of the ten and their names."""
     size = predictor.manifest.input_size
-    strangers = load_dataset(archive, size).validation
-    if strangers is None:
-        raise SystemExit("The second data set needs a validation split.")
     none_of_the_ten = set(outside(strangers.classes))
     never_shown = none_of_the_ten - taught_classes(strangers.classes)
     yield "tiny-imagenet outside the ten", of_classes(strangers, none_of_the_ten)
     yield "those of classes that are never outliers", of_classes(strangers, never_shown)
     yield "digits", load_dataset("digits", size).train.images
-    yield from made_pictures(known.images, size, 200).items()
     for source in more:
         others = load_dataset(source, size).train
         far = np.array([name not in CLOSE_TO_THE_TEN and not name.startswith("BACKGROUND") for name in others.classes])
