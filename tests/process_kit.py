@@ -1,9 +1,11 @@
 """Commands of pupila in processes that tests wait for, interrupt and kill."""
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -61,6 +63,22 @@ def running(folder: Path, function: Callable[..., object], *arguments: object) -
 def started(folder: Path, *words: object) -> contextlib.AbstractContextManager[BaseProcess]:
     """The same with a command of pupila."""
     return running(folder, _command, *map(str, words))
+
+
+def interrupted(folder: Path, said: str, times: int, *words: object) -> contextlib.AbstractContextManager[BaseProcess]:
+    """The same, and the process gets so many Ctrl-C when it logs `said`."""
+    return running(folder, _interrupted, said, times, *map(str, words))
+
+
+def _interrupted(said: str, times: int, *words: str) -> None:
+    class CtrlC(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            for _ in range(times if said in record.getMessage() else 0):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.1)  # or two signals would count as one
+
+    logging.getLogger("pupila").addHandler(CtrlC())
+    main(words)
 
 
 def printed(folder: Path) -> str:

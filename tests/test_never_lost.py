@@ -20,13 +20,14 @@ import psutil
 import pytest
 from click.testing import CliRunner
 from feedback_kit import ask_and_correct, check_acknowledged, check_files
-from process_kit import OUTPUT, ended, printed, started, wait_for
+from process_kit import OUTPUT, ended, interrupted, printed, started, wait_for
 from server_kit import wait_until, write_model
 from training_kit import write_photos
 
 import pupila
 from pupila.cli import main
 from pupila.feedback import Store
+from pupila.training.run_folder import left_by
 
 pytestmark = pytest.mark.usefixtures("narrow")
 
@@ -87,6 +88,54 @@ def test_ctrl_c_before_the_first_checkpoint_goes_on_where_it_was(photos, there):
     assert again.exit_code == 0, again.output
     assert f"epoch {done + 1} at" in again.output and f"epoch {done} at" not in again.output
     assert [row["epoch"] for row in rows(run)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_ctrl_c_before_a_training_begins_says_that_there_is_nothing_to_go_on_with(photos, there):
+    with interrupted(there, "pictures to train on", 1, "train", photos, *TINY, "--epochs", 1, "--name", "s") as process:
+        process.join(300)
+        assert process.exitcode == 130, printed(there)
+    said = "Stopped before there was anything to go on with. Give the same command again."
+    assert said in printed(there).splitlines() and not (there / "runs/s").exists()
+
+
+def test_ctrl_c_while_the_model_file_is_written_waits_for_it(photos, there):
+    run = there / "runs/s"
+    with interrupted(there, "examples/sec on", 1, "train", photos, *TINY, "--epochs", 1, "--name", "s") as process:
+        output = ended(process, there)
+    assert "It ends when the model file and the report are written. A second Ctrl-C stops it at once." in output
+    assert finished(run) and (run / "report.html").exists() and not (run / "checkpoint.safetensors").exists()
+
+
+def test_second_ctrl_c_while_the_model_file_is_written_says_how_to_go_on(photos, there):
+    line = ["train", photos, *TINY, "--epochs", 1, "--name", "a b", "--runs", "my runs"]
+    with interrupted(there, "examples/sec on", 2, *line) as process:
+        process.join(300)
+        assert process.exitcode == 130, printed(there)
+    again = "pupila train --resume --name 'a b' --runs 'my runs'"
+    said = f"my runs/a b: has a checkpoint, and no model file yet. Go on with: {again}"
+    assert {said, "pupila: stopped."} <= set(printed(there).splitlines())
+    done = invoke(*shlex.split(again)[1:])
+    assert done.exit_code == 0 and finished(there / "my runs/a b"), done.output
+
+
+@pytest.mark.usefixtures("there")
+def test_what_a_stopped_training_has_left_is_told_from_its_files():
+    run, again = Path("runs/s"), "pupila train --resume --name s"
+    run.mkdir(parents=True)
+    (run / "recipe.json").write_text("{}")
+    assert left_by(run) == "Stopped before there was anything to go on with. Give the same command again."
+    (run / "run.json").write_text('{"finished": false}')
+    anew = f"Begin it anew with: {again}"
+    assert left_by(run) == f"runs/s: has neither a model file nor a checkpoint yet. {anew}"
+    (run / "model.onnx").touch()
+    assert left_by(run) == f"runs/s: has a model file, and no checkpoint yet. {anew}"
+    (run / "checkpoint.safetensors").touch()
+    kinds = {60: "has a checkpoint, and a model file from before it.", -60: "has a checkpoint and a model file."}
+    for age, kept in kinds.items():
+        os.utime(run / "model.onnx", (time.time() - age, time.time() - age))
+        assert left_by(run) == f"runs/s: {kept} Go on with: {again}"
+    (run / "run.json").write_text('{"finished": true}')
+    assert left_by(run) == "runs/s: is finished. Serve it with: pupila serve runs/s/model.onnx"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import psutil
 import pytest
 import torch
 from cluster_kit import free_ports
-from process_kit import ended, started, wait_for
+from process_kit import ended, printed, started, wait_for
 from torch import multiprocessing
 from training_kit import TINY, colours, write_photos
 
@@ -115,3 +116,18 @@ def test_run_goes_on_by_itself_when_a_worker_is_killed(tmp_path):
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [row["pictures"] for row in rows] == [54, 54, 54]
     assert output.count("epoch 1 at") == 1 and (tmp_path / "team" / "model.onnx").exists()
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_the_checkpoint_of_several_workers_and_says_so(tmp_path):
+    photos, metrics = write_photos(tmp_path / "photos", 60), tmp_path / "runs/team/metrics.jsonl"
+    options = ["--workers", 2, "--epochs", 90, "--name", "team", "--checkpoint-seconds", 0]
+    with started(tmp_path, "train", photos, *options, *(f"--set={value}" for value in VALUES)) as process:
+        wait_for(metrics.exists, process, tmp_path)
+        below = psutil.Process(process.pid).children(recursive=True)
+        os.kill(process.pid, signal.SIGINT)
+        process.join(300)
+        assert process.exitcode == 130, printed(tmp_path)
+    kept = "has a checkpoint, and no model file yet. Go on with: pupila train --resume --name team"
+    assert f"runs/team: {kept}" in printed(tmp_path).splitlines()
+    assert not psutil.wait_procs(below, 60)[1]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from process_kit import interrupted, printed
 from training_kit import TINY, colours, write_photos
 
 from pupila.data import Dataset, Splits
@@ -235,3 +236,20 @@ def test_first_model_is_served_while_training_goes_on_and_the_log_says_how(tmp_p
     said = next(line for line in caplog.messages if line.startswith("A first model is ready"))
     assert said.endswith(f": pupila serve '{model}'") and len(set(versions)) == 1
     assert Predictor.load(model).version not in versions
+
+
+@pytest.mark.parametrize(
+    ("said", "times", "left"),
+    [
+        ("A first model is ready", 1, "has a model file, and no checkpoint yet. Begin it anew with:"),
+        ("examples/sec on", 2, "has a checkpoint, and a model file from before it. Go on with:"),
+    ],
+)
+def test_training_stopped_after_its_first_model_says_what_is_there(tmp_path, said, times, left):
+    values = ["weights=bundled", "max_epochs=1", "network_size=32", "batch_size=16", "progressive=[]"]
+    line = ["train", write_photos(tmp_path / "photos"), "--minutes", 60, *(f"--set={value}" for value in values)]
+    with interrupted(tmp_path, said, times, *line, "--name", "s") as process:
+        process.join(300)
+        assert process.exitcode == 130, printed(tmp_path)
+    assert f"runs/s: {left} pupila train --resume --name s" in printed(tmp_path).splitlines()
+    Predictor.load(tmp_path / "runs/s/model.onnx")

@@ -150,7 +150,12 @@ def pip_install(*what: str) -> str:
 
 
 def serve_command(model: Path) -> str:
-    """Return the command that serves a model file: with this program's path where a shell does not find its name."""
+    """Return the command that serves a model file."""
+    return own_command("serve", str(model))
+
+
+def own_command(*words: str) -> str:
+    """Return a command of Pupila to type: with this program's path where a shell does not find its name."""
     started = sys.argv[0]
     found = shutil.which("pupila") or Path(started).name != "pupila"
-    return shlex.join(["pupila" if found else started, "serve", str(model)])
+    return shlex.join(["pupila" if found else started, *words])

@@ -22,6 +22,7 @@ from pupila.cli.group import (
     shipped_recipes,
 )
 from pupila.errors import serve_command
+from pupila.progress import shown
 
 if TYPE_CHECKING:
     from pupila.training.run_folder import Record, TrainingData
@@ -133,17 +134,27 @@ def train(
 
 
 def _run(job: "TrainJob", workers: int, cluster: str | None) -> None:
-    """Train in one process, in several, or on a cluster."""
+    """Train, and say how to serve the model; after Ctrl-C say what is left, and how to go on."""
+    from pupila.training.run_folder import left_by
+
+    try:
+        model = _trained(job, workers, cluster)
+    except KeyboardInterrupt:
+        click.echo(shown(left_by(job.folder)), err=True)
+        raise
+    if model is not None:
+        say(f"Serve it with: {serve_command(model)}")
+
+
+def _trained(job: "TrainJob", workers: int, cluster: str | None) -> Path | None:
+    """Train in one process, in several, or on a cluster; return the model, None if another process leads."""
     from pupila.training.distributed.ranks import take_part, train_with_workers
 
     if cluster is not None:
         from pupila.cluster.train import train_on_cluster
 
-        model: Path | None = train_on_cluster(job, workers, cluster)
-    else:
-        model = train_with_workers(job, workers) if workers > 1 else take_part(job)
-    if model is not None:
-        say(f"Serve it with: {serve_command(model)}")
+        return train_on_cluster(job, workers, cluster)
+    return train_with_workers(job, workers) if workers > 1 else take_part(job)
 
 
 def _to_resume(runs: Path, name: str | None, data: str | None) -> "tuple[Path, Record]":

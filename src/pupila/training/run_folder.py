@@ -15,7 +15,7 @@ from typing import Any
 
 from pupila._files import from_json, json_object, open_own, read_small, write_file
 from pupila.data.sources.source import NAMES, source_name
-from pupila.errors import TrainingError
+from pupila.errors import TrainingError, own_command, serve_command
 
 RECORD = "run.json"
 CHECKPOINT = "checkpoint.safetensors"
@@ -136,6 +136,26 @@ def is_finished(folder: Path) -> bool:
     """Return whether a run came to its end; runs of earlier versions did if they have a model."""
     record = read_json(folder / RECORD)
     return bool(record.get("finished", (folder / "model.onnx").exists()))
+
+
+def left_by(folder: Path) -> str:
+    """Return a sentence on what a training that was stopped has left in its folder, and the command that goes on."""
+    model, checkpoint = folder / "model.onnx", folder / CHECKPOINT
+    if not (folder / RECORD).exists():
+        return "Stopped before there was anything to go on with. Give the same command again."
+    if is_finished(folder):
+        return f"{folder}: is finished. Serve it with: {serve_command(model)}"
+    runs = () if folder.parent == Path("runs") else ("--runs", str(folder.parent))
+    again = own_command("train", "--resume", "--name", folder.name, *runs)
+    if not checkpoint.exists():
+        kept = "has neither a model file nor a checkpoint yet."
+        kept = "has a model file, and no checkpoint yet." if model.exists() else kept
+        return f"{folder}: {kept} Begin it anew with: {again}"
+    kept = "has a checkpoint, and no model file yet."
+    if model.exists():
+        older = model.stat().st_mtime < checkpoint.stat().st_mtime
+        kept = "has a checkpoint, and a model file from before it." if older else "has a checkpoint and a model file."
+    return f"{folder}: {kept} Go on with: {again}"
 
 
 def finish(folder: Path) -> None:

@@ -28,6 +28,7 @@ from pupila.training.loop.class_weights import GUESSING
 from pupila.training.loop.device import pick_device, usable_threads
 from pupila.training.loop.fit import CHECKPOINT_SECONDS, Fitted, OnEpoch, Row, fit
 from pupila.training.loop.head import at_most, fit_head
+from pupila.training.loop.signals import ctrl_c_waits
 from pupila.training.prepare import Prepared, prepare
 from pupila.training.run_folder import (
     CHECKPOINT,
@@ -53,6 +54,7 @@ FIRST_MODEL_MINUTES = 3.0
 FIRST_MODEL_PICTURES = 500
 """Validation pictures at most that the first model is measured on, and training pictures that it remembers some of."""
 METRICS = "metrics.jsonl"
+WRITING = "It ends when the model file and the report are written. A second Ctrl-C stops it at once."
 WORTH_SAYING = 0.02
 """Difference of accuracy and balanced accuracy from which an epoch's line gives both."""
 
@@ -106,7 +108,8 @@ def train(job: TrainJob, team: Team = ALONE, *, watch: OnEpoch | None = None, ke
 
     team: the workers, of which this is the first; the others call assist(). watch: called after each epoch with the
     metrics of all so far; what it raises ends the run. keep_open: leave it to the caller to call finish() when the run
-    is over. The test split is not touched. Raises PupilaError's kinds; see fit, load_dataset and export.
+    is over. Ctrl-C ends the steps early, or waits for model file and report; elsewhere, and there with keep_open, it
+    raises KeyboardInterrupt. The test split is not touched. Raises PupilaError's kinds; see fit, load_dataset, export.
     """
     folder, begun = job.folder, time.monotonic()
     if job.tensorboard:
@@ -127,9 +130,10 @@ def train(job: TrainJob, team: Team = ALONE, *, watch: OnEpoch | None = None, ke
             logger.info(fitted.ended)
         if doubt := describe_guessing(fitted, len(prepared.training.classes)):
             logger.info(doubt)
-        result = _publish(prepared, fitted, job)
-        if not keep_open and not fitted.stopped:
-            finish(folder)
+        with ctrl_c_waits(WRITING) if team.size == 1 and not keep_open else contextlib.nullcontext():
+            result = _publish(prepared, fitted, job)
+            if not keep_open and not fitted.stopped:
+                finish(folder)
     return result
 
 
