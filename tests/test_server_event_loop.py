@@ -215,3 +215,28 @@ def test_long_answer_is_copied_once_however_small_the_pieces() -> None:
         begun = time.process_time()
         assert connection.send(b"the end") and not connection.out
         assert time.process_time() - begun < 0.2
+
+
+class Sips(socket.socket):
+    """Takes 16 KiB and then nothing, as a client that reads little at a time has it."""
+
+    is_full = True
+
+    def send(self, data: Any, _: int = 0, /) -> int:
+        self.is_full = not self.is_full
+        if self.is_full:
+            raise BlockingIOError
+        return min(len(memoryview(data)), 16 * 1024)
+
+
+def test_long_answer_that_is_read_in_sips_is_copied_once() -> None:
+    """All that was left was copied at each of them: 20 MB took the loop six seconds."""
+    with Sips() as sock:
+        connection = Connection(sock, "10.0.0.1", 0.0, 60.0, 1000)
+        connection.out = bytes(20 * 2**20)
+        begun, sips = time.process_time(), 0
+        while connection.out:
+            assert connection.send(b"")
+            sips += 1
+            assert len(connection.out) <= 2 * max(0, 20 * 2**20 - sips * 16 * 1024)
+        assert sips == 1280 and time.process_time() - begun < 0.2

@@ -343,6 +343,22 @@ def test_who_leaves_answers_unread_longest_is_dropped() -> None:
     pool.selector.close()
 
 
+def test_who_leaves_many_answers_unread_throws_out_nobody_elses() -> None:
+    """The oldest of all went first: who asked for many ended the answers that others were still reading."""
+    pool = ConnectionTable(memoryview(bytearray(64)).cast("d"), 60, 1000, max_buffered=3_000_000)
+    with ExitStack() as stack:
+        for number, peer in enumerate(("10.0.0.1", *["10.0.0.2"] * 5)):
+            ours, _ = map(stack.enter_context, socket.socketpair())
+            pool.add(ours, peer)
+            pool.open[ours.fileno()].out = bytes(1_000_000)
+            pool.open[ours.fileno()].since = float(number)
+        pool.limit_unsent()
+        assert [connection.since for connection in pool.open.values()] == [0, 4, 5]
+        for connection in pool.open.values():
+            pool.selector.unregister(connection.sock)
+    pool.selector.close()
+
+
 HALF_BODY = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: 50000\r\n\r\n"
 
 

@@ -69,7 +69,9 @@ class Connection:
     request: Request | None = None
     """The request in work; the next one is not taken up before it is answered."""
     out: bytes = b""
-    """What the socket did not take at once."""
+    """What the socket did not take at once, and what it has taken of it since."""
+    sent: int = 0
+    """Bytes of `out` that it has taken."""
     closing: bool = False
     """The connection ends once `out` is sent."""
     lingers: bool = False
@@ -249,17 +251,18 @@ class Connection:
 
     def send(self, data: bytes) -> bool:
         """Send what the socket takes now, and keep the rest; False if the client is gone."""
-        self.out += data
-        sent = 0
+        if data:
+            self.out, self.sent = self.out[self.sent :] + data, 0
         try:
-            while sent < len(self.out):  # what is left is copied once: TLS takes pieces of 16 KiB
-                sent += self.sock.send(memoryview(self.out)[sent:])
+            while self.sent < len(self.out):
+                self.sent += self.sock.send(memoryview(self.out)[self.sent :])
                 self.taken = time.monotonic()
         except BlockingIOError:
             pass
         except OSError:
             return False
-        self.out = self.out[sent:]
+        if self.sent >= len(self.out) / 2:  # each byte is copied once, however small the pieces
+            self.out, self.sent = self.out[self.sent :], 0
         return True
 
     def close(self) -> None:
@@ -426,14 +429,22 @@ class ConnectionTable:
                     self.drop(connection)
 
     def limit_unsent(self) -> None:
-        """Drop who has left an answer unread longest, until those of all others fit into `max_buffered` bytes."""
+        """Drop unread answers, each the oldest of who then has most, until the others fit into `max_buffered` bytes."""
         unread = [connection for connection in self.open.values() if connection.out and connection.request is None]
         size = sum(len(connection.out) for connection in unread)
-        for connection in sorted(unread, key=lambda connection: connection.since):
-            if size <= self.max_buffered:
-                break
-            size -= len(connection.out)
-            self.drop(connection)
+        if size <= self.max_buffered:
+            return
+        sizes: Counter[str] = Counter()
+        lines: dict[str, list[Connection]] = {}
+        for connection in sorted(unread, key=lambda connection: -connection.since):
+            sizes[connection.queue_line] += len(connection.out)
+            lines.setdefault(connection.queue_line, []).append(connection)
+        while size > self.max_buffered:
+            most = max(sizes, key=sizes.__getitem__)
+            oldest = lines[most].pop()
+            sizes[most] -= len(oldest.out)
+            size -= len(oldest.out)
+            self.drop(oldest)
 
     def settle(self, connection: Connection) -> None:
         """Bring a connection into the state that it should be in: sending, closing, lingering or reading.
