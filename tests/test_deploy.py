@@ -162,12 +162,13 @@ def test_manifest_passes_the_schemas_of_kubernetes(name: str) -> None:
 
 
 def test_memory_limits_leave_room_for_the_worst_of_two_workers() -> None:
-    worker = 132 * 2**20  # docs/guides/deploy.md
-    least = 2 * (worker + Settings().max_buffered_bytes + process.MEMORY)
+    settings, worker = Settings(), (132 + 192) * 2**20  # docs/guides/deploy.md
+    bodies, unread, unpacked = settings.max_buffered_bytes, settings.max_buffered_bytes, 2 * 2 * settings.max_body_bytes
+    least = 2 * (worker + bodies + unread + unpacked + process.MEMORY)
     unit = re.search(r"^MemoryMax=(\d+)G$", (DEPLOY / "pupila.service").read_text(), re.MULTILINE)
     limits = [COMPOSE["services"]["pupila"]["mem_limit"].removesuffix("g"), unit and unit[1]]
     limits.append(container()["resources"]["limits"]["memory"].removesuffix("Gi"))
-    assert limits == ["3"] * 3 and least < 3 * 2**30
+    assert limits == ["4"] * 3 and least < 4 * 2**30
 
 
 def test_schemas_of_kubernetes_refuse_a_misspelt_probe() -> None:

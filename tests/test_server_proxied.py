@@ -61,6 +61,7 @@ def applied(named: tuple[str, ...], peer: str = "10.0.0.1", path: str = "/predic
         (("10.0.0.0/8",), "[2001:db8::1]:5678", "2001:db8::1"),
         (("10.0.0.0/8",), "::ffff:1.2.3.4", "1.2.3.4"),
         (("*",), "1.2.3.4, 5.6.7.8", "1.2.3.4"),
+        (("*", "10.0.0.0/8"), "6.6.6.6, 1.2.3.4", "1.2.3.4"),
         (("10.0.0.0/8",), ",".join(["1.2.3.4"] * 3000), "1.2.3.4"),
     ],
 )
@@ -197,11 +198,15 @@ def test_the_access_log_goes_to_standard_output_and_the_rest_to_the_other(model:
     assert [json.loads(line)["path"] for line in output.splitlines()] == ["/predict"] * 3
 
 
-def test_a_standard_output_that_nobody_reads_stops_no_answer(model: Path, tmp_path: Path) -> None:
-    reading, writing = os.pipe()
+@pytest.mark.parametrize("name", ["-", "pipe"])
+def test_an_access_log_that_nobody_reads_stops_no_answer(model: Path, tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reading = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    writing = os.open(tmp_path / "pipe", os.O_WRONLY)
     with (tmp_path / "err").open("w") as errors:
-        command = [*COMMAND, str(model), "--port", "0", "--workers", "1", "--access-log", "-"]
-        process = subprocess.Popen(command, stdout=writing, stderr=errors)
+        command = [*COMMAND, str(model), "--port", "0", "--workers", "1", "--access-log", name]
+        stdout = writing if name == "-" else errors
+        process = subprocess.Popen(command, stdout=stdout, stderr=errors, cwd=tmp_path)
     try:
         url = listening(process, tmp_path / "err")
         os.set_blocking(writing, False)

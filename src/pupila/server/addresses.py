@@ -193,10 +193,14 @@ class TrustedProxies:
         return self.client(hops, peer)
 
     def client(self, hops: Sequence[str], peer: str) -> str:
-        """Return the last address that is no trusted proxy's; the first one, if all are."""
+        """Return the last address that is no trusted proxy's; the first one, if all are.
+
+        Behind a named proxy only named ones count, also where everybody is believed: limits by address go by it.
+        """
         client = peer
+        trusts = self.names if self.names(peer) else self.trusts
         for hop in reversed(hops):
-            if not self.trusts(client):
+            if not trusts(client):
                 break
             address = parsed(hop)
             if address is None:

@@ -153,9 +153,9 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
 def opened(file: Path) -> int:
-    """Return a descriptor of the access log. A standard output that nobody reads must not stop the server."""
+    """Return a descriptor of the access log. A pipe that nobody reads must not stop the server."""
     if file != STDOUT:
-        return os.open(file, APPENDING, 0o640)
+        return os.open(file, APPENDING | os.O_NONBLOCK, 0o640)
     if not stat.S_ISREG(os.fstat(1).st_mode):
         with contextlib.suppress(OSError):  # a socket, as systemd's, cannot be opened again
             return os.open("/proc/self/fd/1", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)

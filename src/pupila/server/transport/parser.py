@@ -58,7 +58,7 @@ class Head:
 
 
 KEYS: dict[bytes, str] = {}
-"""CGI names of headers met before; bounded, since clients choose them."""
+"""CGI names of short headers met before; bounded, since clients choose them."""
 
 
 def check_start(data: bytes | bytearray) -> None:
@@ -123,10 +123,10 @@ def parse_headers(data: bytes | bytearray, at: int, end: int) -> dict[str, str]:
 
 
 def key_of(name: bytes) -> str:
-    """Return a header's CGI name, and remember it."""
+    """Return a header's CGI name, and remember it if it is short."""
     upper = name.decode("ascii").upper().replace("-", "_")
     key = upper if upper in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{upper}"
-    if len(KEYS) < 512:
+    if len(KEYS) < 512 and len(name) <= 64:
         KEYS[name] = key
     return key
 
