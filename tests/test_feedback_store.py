@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,8 +148,99 @@ def test_store_of_version_1_is_migrated_and_its_pictures_have_no_owner(tmp_path:
     assert schema_of(old).keys() == schema_of(fresh).keys()
     assert old.counts().bytes == 3 * EACH + ROW_BYTES
     assert old._database.execute("SELECT corrected FROM size").fetchone() == (2 * ROW_BYTES + size_of_corrected(old),)
+    assert told(old, None) == expected(old, None)
     old.delete()
     assert old._database.execute("SELECT bytes, corrected FROM size").fetchone() == (0, 0)
+
+
+OWNERS = ("", "anna", "ben")
+Listed = tuple[list[int], list[int], tuple[int, int, int, int]]
+"""The ids in both lists, and the counts of answers, pictures, corrected ones and those of no class."""
+
+
+def expected(store: Store, owner: str | None) -> Listed:
+    """Return what must be told to an owner, or of all, by a look at all rows."""
+    query = "SELECT id, sha256, owner, corrected, correction, unknown, confidence FROM answers"
+    rows = [row for row in store._database.execute(query) if owner in (None, row[2])]
+    by_picture: dict[str, list[Any]] = {}
+    for row in rows:
+        by_picture.setdefault(row[1], []).append(row)
+    last = [max(same, key=lambda row: (row[3] is not None, row[3], row[0])) for same in by_picture.values()]
+    uncertain = sorted((row for row in last if row[3] is None), key=lambda row: (-row[5], row[6], row[0]))
+    corrected = sorted((row for row in last if row[3] is not None), key=lambda row: (-row[3], -row[0]))
+    none = [row[4] is None for row in rows if row[3] is not None]
+    return [row[0] for row in uncertain], [row[0] for row in corrected], (len(rows), len(last), len(none), sum(none))
+
+
+def told(store: Store, owner: str | None) -> Listed:
+    counts = store.counts(owner)
+    uncertain, corrected = store.uncertain(1000, owner=owner), store.corrected(owner=owner)
+    counted = counts.answers, counts.pictures, counts.corrected, counts.none
+    return [kept.id for kept in uncertain], [kept.id for kept in corrected], counted
+
+
+def change(store: Store, draw: np.random.Generator) -> None:
+    """Send, correct or delete one of a few pictures, or make room."""
+    ids = [number for (number,) in store._database.execute("SELECT id FROM answers")]
+    number, owner, act = int(draw.choice(ids)) if ids else 0, str(draw.choice(OWNERS)), int(draw.integers(12))
+    if act < 6:
+        sure = {"confidence": float(draw.integers(3)) / 4, "unknown": bool(draw.integers(2))}
+        store.add([answered(int(draw.integers(5)), owner=owner, **sure)])
+    elif act < 10:
+        store.correct(number, "blue" if draw.integers(2) else None, float(draw.integers(5)))
+    elif act == 10:
+        store.add([], max_bytes=8 * EACH)
+    else:
+        store.delete(number=number, owner=owner if draw.integers(2) else None)
+
+
+def send_without_owner(store: Store) -> None:
+    """Put in what is as if version 0.1 had kept it."""
+    store.add([answered(0), answered(1)])
+    store._database.execute(
+        "INSERT INTO answers (request, picture, sha256, category, confidence, unknown, model, time)"
+        " SELECT 'old', 0, sha256, category, 0.25, 1, model, time FROM answers"
+    )
+
+
+def test_lists_and_counts_are_those_of_a_look_at_all_rows_whatever_happens(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pupila.feedback.store.SAME_PICTURE", 3)
+    send_without_owner(store)
+    draw, lengths = np.random.default_rng(0), set()
+    for _ in range(200):
+        change(store, draw)
+        for owner in (None, *OWNERS, "nobody"):
+            found = told(store, owner)
+            assert found == expected(store, owner)
+            lengths.add((len(found[0]), len(found[1])))
+    assert len(lengths) > 10
+    store.delete()
+    assert store._database.execute("SELECT * FROM counts").fetchall() == []
+
+
+def test_store_of_version_5_lists_and_counts_the_same_once_it_is_migrated(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("pupila.feedback.store.SAME_PICTURE", 3)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(schema, "VERSION", 5)
+        old = Store(tmp_path / "old", create=True)
+    draw = np.random.default_rng(1)
+    send_without_owner(old)
+    for _ in range(60):
+        change(old, draw)
+    before = {owner: expected(old, owner) for owner in (None, *OWNERS)}
+    assert all(sum(len(found[place]) for found in before.values()) > 2 for place in (0, 1))
+    old.close()
+    migrated = Store(old.path)
+    assert schema_of(migrated) == schema_of(store)
+    assert {owner: told(migrated, owner) for owner in before} == before
+    for _ in range(60):
+        change(migrated, draw)
+        assert all(told(migrated, owner) == expected(migrated, owner) for owner in before)
+    migrated.close()
 
 
 def schema_of(store: Store) -> dict[str, str]:
@@ -604,15 +696,11 @@ def test_log_is_cut_back_once_it_is_in_the_database(store: Store) -> None:
 def test_lists_end_when_the_log_becomes_too_long(store: Store) -> None:
     """While one was read the log could not begin anew: two clients that listed without pause let it grow for ever."""
     log = store.path / "feedback.sqlite-wal"
-    store.add([answered(1), answered(2)])
-    store._database.execute(
-        "INSERT INTO answers (request, picture, sha256, category, confidence, unknown, model, time, corrected)"
-        " WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40000)"
-        " SELECT i, 0, sha256, '', 0.5, 0, '', 1, i FROM n, pictures"
-    )
+    store.add([answered(1)])
+    endless = "WHERE (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n)"
     lists, until = Store(store.path), time.monotonic() + 30
     with ThreadPoolExecutor() as pool:
-        listed = pool.submit(lists.corrected, 1, 10**9, until=until)
+        listed = pool.submit(lists._rows, endless, until)
         time.sleep(0.5)
         assert not listed.done()
         with store._writing() as database:

@@ -68,6 +68,7 @@ NAMED = {
         f"{archive.RATIO} times", f"{parquet.LEAST_BYTES // GIB} GiB left", f"{archive.TOTAL_BYTES // GIB} GiB where",
         f"{parquet.MAX_ROWS:,} rows", f"{parquet.BATCH} rows",
     ],
+    "lists of what is kept": [f"looks at {store.SAME_REQUEST} answers"],
     "memory for answers": [f"{predict.MAX_LISTED:,} probabilities"],
     "classes of a data set": [f"{manifest.MAX_CLASSES:,}, with names of {manifest.MAX_TEXT:,} letters"],
     "picture, of a data set": [

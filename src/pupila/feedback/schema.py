@@ -157,7 +157,92 @@ END;
 CREATE INDEX answers_uncorrected ON answers (id) WHERE corrected IS NULL;
 """
 """An answer was ROW_BYTES, however long its names. The oldest uncorrected one was looked for behind all others."""
-SCRIPTS = (VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5)
+CHOOSE = """
+    UPDATE answers SET own = (id = (
+        SELECT id FROM answers WHERE sha256 = new.sha256 AND owner IS new.owner ORDER BY corrected DESC, id DESC LIMIT 1
+    )) WHERE id IN (new.id, (
+        SELECT id FROM answers WHERE sha256 = new.sha256 AND owner IS new.owner AND id != new.id
+        ORDER BY corrected DESC, id DESC LIMIT 1
+    ));
+    UPDATE answers SET shown = (id = (
+        SELECT id FROM answers WHERE sha256 = new.sha256 ORDER BY corrected DESC, id DESC LIMIT 1
+    )) WHERE id IN (new.id, (
+        SELECT id FROM answers WHERE sha256 = new.sha256 AND id != new.id ORDER BY corrected DESC, id DESC LIMIT 1
+    ));
+"""
+"""After a change of one answer: only that one, and the first of the others, can begin or cease to be the first."""
+VERSION_6 = """
+DROP INDEX answers_by_request;
+DROP INDEX answers_by_picture;
+DROP INDEX answers_uncertain;
+DROP INDEX answers_corrected;
+ALTER TABLE answers ADD COLUMN own INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE answers ADD COLUMN shown INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX answers_by_request ON answers (request, picture, owner);
+CREATE INDEX answers_by_picture ON answers (sha256, corrected);
+UPDATE answers SET own = 1, shown = (id = (
+    SELECT other.id FROM answers AS other WHERE other.sha256 = answers.sha256
+    ORDER BY other.corrected DESC, other.id DESC LIMIT 1
+)) WHERE id IN (
+    SELECT id FROM (
+        SELECT id, row_number() OVER (PARTITION BY sha256, owner ORDER BY corrected DESC, id DESC) AS place FROM answers
+    ) WHERE place = 1
+);
+CREATE INDEX answers_uncertain ON answers (unknown DESC, confidence, id) WHERE shown AND corrected IS NULL;
+CREATE INDEX answers_uncertain_by_owner ON answers (owner, unknown DESC, confidence, id)
+    WHERE own AND corrected IS NULL;
+CREATE INDEX answers_corrected ON answers (corrected) WHERE shown AND corrected IS NOT NULL;
+CREATE TABLE counts (
+    owner TEXT UNIQUE,
+    answers INTEGER NOT NULL DEFAULT 0,
+    own INTEGER NOT NULL DEFAULT 0,
+    shown INTEGER NOT NULL DEFAULT 0,
+    corrected INTEGER NOT NULL DEFAULT 0,
+    none INTEGER NOT NULL DEFAULT 0
+);
+INSERT INTO counts SELECT
+    owner, count(*), sum(own), sum(shown), count(corrected), count(corrected) - count(correction)
+FROM answers GROUP BY owner;
+CREATE TRIGGER counted_in AFTER INSERT ON answers BEGIN
+    INSERT INTO counts (owner) SELECT new.owner WHERE NOT EXISTS (SELECT 1 FROM counts WHERE owner IS new.owner);
+    UPDATE counts SET
+        answers = answers + 1,
+        corrected = corrected + (new.corrected IS NOT NULL),
+        none = none + (new.corrected IS NOT NULL AND new.correction IS NULL)
+    WHERE owner IS new.owner;
+    CHOOSE
+END;
+CREATE TRIGGER counted_change AFTER UPDATE OF corrected, correction ON answers BEGIN
+    UPDATE counts SET
+        corrected = corrected + (new.corrected IS NOT NULL) - (old.corrected IS NOT NULL),
+        none = none + (new.corrected IS NOT NULL AND new.correction IS NULL)
+            - (old.corrected IS NOT NULL AND old.correction IS NULL)
+    WHERE owner IS new.owner;
+    CHOOSE
+END;
+CREATE TRIGGER counted_choice AFTER UPDATE OF own, shown ON answers BEGIN
+    UPDATE counts SET own = own + new.own - old.own, shown = shown + new.shown - old.shown WHERE owner IS new.owner;
+END;
+CREATE TRIGGER counted_out AFTER DELETE ON answers BEGIN
+    UPDATE counts SET
+        answers = answers - 1,
+        own = own - old.own,
+        shown = shown - old.shown,
+        corrected = corrected - (old.corrected IS NOT NULL),
+        none = none - (old.corrected IS NOT NULL AND old.correction IS NULL)
+    WHERE owner IS old.owner;
+    UPDATE answers SET own = 1 WHERE old.own AND id = (
+        SELECT id FROM answers WHERE sha256 = old.sha256 AND owner IS old.owner ORDER BY corrected DESC, id DESC LIMIT 1
+    );
+    UPDATE answers SET shown = 1 WHERE old.shown AND id = (
+        SELECT id FROM answers WHERE sha256 = old.sha256 ORDER BY corrected DESC, id DESC LIMIT 1
+    );
+    DELETE FROM counts WHERE owner IS old.owner AND answers = 0;
+END;
+""".replace("CHOOSE", CHOOSE.strip())
+"""Of an owner's answers about a picture its lists show one, `own`: the last correction, or else the last answer. Of
+all owners' it is `shown`. `counts` has a row for each owner. Lists and counts looked at all that anybody had sent."""
+SCRIPTS = (VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6)
 """A database of version N has been made by the first N of these."""
 VERSION = len(SCRIPTS)
 

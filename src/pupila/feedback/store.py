@@ -44,11 +44,8 @@ ROOM_PAUSE = 0.05
 """Seconds between two of them, in which others write."""
 REPEATED = 20
 """How often pictures may have been sent on average before a sample of different ones gets smaller than wanted."""
-MINE = "(:owner IS NULL OR owner = :owner)"
-THEIRS = "(:owner IS NULL OR o.owner = :owner)"
-"""Of all owners, or of the one that is given."""
 SAME_PICTURE = 50
-"""Answers of one key about one picture that are kept: a list looks at all of them for each of them."""
+"""Answers of one key about one picture that are kept: each more looks at all of them."""
 SAME_REQUEST = 100
 """Answers of one request id that are listed."""
 STEPS = 10_000
@@ -67,7 +64,8 @@ SELECT id, sha256 FROM answers WHERE corrected IS NOT NULL
 """
 """The first correction of who takes the most: one row, as that may be another once it is deleted."""
 OLDEST = "SELECT id, sha256 FROM answers WHERE corrected IS NULL ORDER BY id LIMIT 1"
-ROWS = f"SELECT {', '.join(COLUMNS)} FROM answers JOIN pictures USING (sha256)"
+ROWS = f"SELECT {', '.join(COLUMNS)} FROM answers CROSS JOIN pictures USING (sha256)"
+PAGE = "LIMIT :limit OFFSET :offset"
 
 
 class Store:
@@ -198,7 +196,7 @@ class Store:
         with self._writing() as database:
             query = f"SELECT DISTINCT sha256 FROM answers WHERE {wanted}"
             names = database.execute(query, chosen).fetchall()
-            remove = f"DELETE FROM answers WHERE sha256 = :sha256 AND {MINE}"
+            remove = f"DELETE FROM answers WHERE sha256 = :sha256 AND {_of(owner)}"
             gone = sum(database.execute(remove, {"sha256": name, "owner": owner}).rowcount for (name,) in names)
             unused = [file for name in names for file in _forget(database, *name)]
         self._delete_files(unused)
@@ -308,19 +306,21 @@ class Store:
 
     def find(self, number: int, owner: str | None = None) -> Kept | None:
         """Return the answer of this id, if it is the owner's or none is given."""
-        return next(self._rows(f"WHERE id = :number AND {MINE}", number=number, owner=owner), None)
+        return next(self._rows(f"WHERE id = :number AND {_of(owner)}", number=number, owner=owner), None)
 
     def of_request(self, request: str, picture: int, owner: str | None = None) -> list[Kept]:
         """Return the answers of this request id and place, the first one first.
 
-        Clients choose the ids: another request may have the same one, of the same owner or of another.
+        Clients choose the ids: another request may have the same one, of the same owner or of another. Where none is
+        given, those of several owners come one owner after the other.
         """
-        condition = f"WHERE request = :request AND picture = :picture AND {MINE} ORDER BY id LIMIT :limit"
+        condition = f"WHERE request = :request AND picture = :picture AND {_of(owner)} ORDER BY owner, id LIMIT :limit"
         return list(self._rows(condition, request=request, picture=picture, owner=owner, limit=SAME_REQUEST))
 
     def owners_of(self, request: str, picture: int) -> list[str | None]:
         """Return whose answers have this request id and place: two of them where they are more."""
-        query = "SELECT DISTINCT owner FROM answers WHERE request = ? AND picture = ? LIMIT 2"
+        named = "SELECT owner FROM answers WHERE request = ?1 AND picture = ?2 ORDER BY owner"
+        query = f"SELECT * FROM ({named} LIMIT 1) UNION SELECT * FROM ({named} DESC LIMIT 1)"
         with self._reading() as database:
             return [owner for (owner,) in database.execute(query, (request, picture))]
 
@@ -329,23 +329,15 @@ class Store:
 
         Lists and counts end with sqlite3.OperationalError at a time of time.monotonic(), `until`.
         """
-        later = f"SELECT 1 FROM answers o WHERE o.sha256 = answers.sha256 AND {THEIRS} AND o.id > answers.id"
-        done = f"SELECT 1 FROM answers o WHERE o.sha256 = answers.sha256 AND {THEIRS} AND o.corrected IS NOT NULL"
-        chosen = f"corrected IS NULL AND {MINE} AND NOT EXISTS ({later}) AND NOT EXISTS ({done})"
-        order = "ORDER BY unknown DESC, confidence, id LIMIT :limit OFFSET :offset"
-        return list(self._rows(f"WHERE {chosen} {order}", until, limit=limit, offset=offset, owner=owner))
+        condition = f"WHERE corrected IS NULL AND {_listed(owner)} ORDER BY unknown DESC, confidence, id {PAGE}"
+        return list(self._rows(condition, until, limit=limit, offset=offset, owner=owner))
 
     def corrected(
         self, limit: int = -1, offset: int = 0, owner: str | None = None, until: float = math.inf
     ) -> list[Kept]:
         """Return the corrected pictures, the last correction first: one a picture, however often it was sent."""
-        later = (
-            f"SELECT 1 FROM answers o WHERE o.sha256 = answers.sha256 AND {THEIRS} AND o.corrected IS NOT NULL"
-            " AND (o.corrected, o.id) > (answers.corrected, answers.id)"
-        )
-        order = "ORDER BY corrected DESC, id DESC LIMIT :limit OFFSET :offset"
-        chosen = f"corrected IS NOT NULL AND {MINE} AND NOT EXISTS ({later})"
-        return list(self._rows(f"WHERE {chosen} {order}", until, limit=limit, offset=offset, owner=owner))
+        condition = f"WHERE corrected IS NOT NULL AND {_listed(owner)} ORDER BY corrected DESC, id DESC {PAGE}"
+        return list(self._rows(condition, until, limit=limit, offset=offset, owner=owner))
 
     def served(self, model: str, last: int) -> list[Kept]:
         """Return the newest different pictures that this model answered, at most `last`: a sample without selection.
@@ -366,10 +358,9 @@ class Store:
 
     def counts(self, owner: str | None = None, until: float = math.inf) -> Counts:
         """Count what is here, of all owners or of one; the bytes are those of all."""
-        query = (
-            "SELECT count(*), count(DISTINCT sha256), count(corrected), count(corrected) - count(correction),"
-            f" (SELECT bytes FROM size) FROM answers WHERE {MINE}"
-        )
+        columns = ("answers", "shown" if owner is None else "own", "corrected", "none")
+        sums = ", ".join(f"ifnull(sum({column}), 0)" for column in columns)
+        query = f"SELECT {sums}, (SELECT bytes FROM size) FROM counts WHERE {_of(owner)}"
         with self._reading(until) as database:
             return Counts(*database.execute(query, {"owner": owner}).fetchone())
 
@@ -405,6 +396,16 @@ class Store:
             self._lock.release()
             if is_list:  # which has kept others from it
                 self.empty_log()
+
+
+def _of(owner: str | None) -> str:
+    """Return the condition for the answers of an owner, or of all."""
+    return "TRUE" if owner is None else "owner = :owner"
+
+
+def _listed(owner: str | None) -> str:
+    """Return the condition for the one answer about each picture that lists of an owner show, or those of all."""
+    return "shown" if owner is None else "own AND owner = :owner"
 
 
 def _insert(database: sqlite3.Connection, item: Answered, picture: Clean) -> int | None:
