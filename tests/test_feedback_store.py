@@ -243,6 +243,30 @@ def test_store_of_version_5_lists_and_counts_the_same_once_it_is_migrated(
     migrated.close()
 
 
+def test_large_store_is_migrated_with_a_word_in_the_log_and_others_wait(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever opened it meanwhile was told after five seconds to restore it."""
+    with monkeypatch.context() as earlier:
+        earlier.setattr(schema, "VERSION", 5)
+        old = Store(tmp_path, create=True)
+    old.add([answered(1), answered(2)])
+    old.close()
+    monkeypatch.setattr(schema, "WAIT", 0.05)
+    monkeypatch.setattr(schema, "PER_SECOND", 2)
+    database = sqlite3.connect(tmp_path / "feedback.sqlite", isolation_level=None, check_same_thread=False)
+    with contextlib.closing(database), ThreadPoolExecutor() as pool:
+        database.execute("BEGIN IMMEDIATE")
+        opened = pool.submit(Store, tmp_path)
+        time.sleep(0.5)
+        assert not opened.done()
+        database.execute("ROLLBACK")
+        migrated = opened.result()
+    assert migrated.counts().answers == 2
+    migrated.close()
+    assert "2 kept answers of version 5 are brought to the next one: some 1 s" in caplog.text
+
+
 def schema_of(store: Store) -> dict[str, str]:
     return dict(store._database.execute("SELECT name, sql FROM sqlite_master"))
 

@@ -1,6 +1,8 @@
 """Records of a feedback store, its SQLite tables, and their migration from earlier versions."""
 
+import logging
 import sqlite3
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -8,8 +10,14 @@ from typing import Any
 
 from pupila.errors import DataError
 
+log = logging.getLogger("pupila.feedback")
+
 WAIT = 5.0
 """Seconds to wait for another process that is writing."""
+LONGEST_WAIT = 600.0
+"""Seconds to wait for another process that brings the database to this version."""
+PER_SECOND = 50_000
+"""Answers that are brought to the next version in a second, or more."""
 LOG_BYTES = 4 * 2**20
 """Bytes that the write-ahead log keeps once its content is in the database; these are not counted."""
 LOG_MOST = 4 * LOG_BYTES
@@ -353,18 +361,29 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection) -> int:
-    """Make what is missing of the tables; return their version."""
+    """Make what is missing of the tables, or wait for another process that does; return their version."""
+    until = time.monotonic() + LONGEST_WAIT
     while (version := _version(connection)) < VERSION:
+        _announce(connection, version)
         try:
             connection.executescript(
                 f"BEGIN IMMEDIATE; {_script(version)} PRAGMA user_version = {version + 1}; COMMIT;"
             )
-        except sqlite3.OperationalError:
+        except sqlite3.OperationalError as error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            if _version(connection) == version:  # else another process was faster
+            waits = error.sqlite_errorcode == sqlite3.SQLITE_BUSY and time.monotonic() < until
+            if not waits and _version(connection) == version:  # else another process was faster
                 raise
     return version
+
+
+def _announce(connection: sqlite3.Connection, version: int) -> None:
+    """Log how long it takes, in one transaction, to bring a large database to the next version."""
+    answers = connection.execute("SELECT count(*) FROM answers").fetchone()[0] if version else 0
+    if answers >= PER_SECOND:
+        seconds = answers // PER_SECOND
+        log.warning("%d kept answers of version %d are brought to the next one: some %d s", answers, version, seconds)
 
 
 def _script(version: int) -> str:
