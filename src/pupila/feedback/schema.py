@@ -26,7 +26,7 @@ BLOCK_BYTES = 4096
 """What a file takes at least: file systems give room in blocks."""
 ROW_BYTES = 512
 """What a row, its index entries and a file's name are counted as: a picture's take some 160 bytes, and those of an
-answer 280, or 460 if all names are as long as they may be."""
+answer 350, or 750 if all ids and names are as long as they may be."""
 
 NAME_BYTES = 100
 """Of the model's answer and of its correction, each, that are in those: what is longer counts twice."""
