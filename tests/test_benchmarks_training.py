@@ -1,13 +1,18 @@
 """The training benchmarks still fit the code that they measure: each side takes a few small steps."""
 
+import io
+import subprocess
 import sys
+import tarfile
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from training_kit import TINY
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "training"))
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks" / "training"
+sys.path.insert(0, str(BENCHMARKS))
 import outside
 import throughput
 
@@ -24,3 +29,45 @@ def test_half_of_the_classes_outside_the_ten_are_taught_and_none_of_the_ten():
     strangers = [f"n{number:08}" for number in range(90_000_000, 90_000_040)]
     taught = outside.taught_classes([*inside, *strangers])
     assert len(taught) == 20 and taught <= set(strangers)
+
+
+STRANGERS = [f"n{number:08}" for number in range(90_000_000, 90_000_004)]
+
+
+def pack(archive: Path, files: dict[str, bytes]) -> None:
+    """Write a zip or a tar.xz, by the name's ending."""
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive, "w") as packed:
+            for name, content in files.items():
+                packed.writestr(name, content)
+        return
+    with tarfile.open(archive, "w:xz") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("ending", ["zip", "tar.xz"])
+@pytest.mark.parametrize("images", ["images/", ""], ids=["published", "class folders"])
+def test_outliers_are_the_training_pictures_of_every_second_class_outside_the_ten(tmp_path, ending, images):
+    inside = [name for names in outside.AMONG_THE_TEN.values() for name in names]
+    top, archive, folder = "tiny-imagenet-200", tmp_path / f"tiny.{ending}", tmp_path / "outliers"
+    files = {f"{top}/val/images/val_0.JPEG": b"validation", f"{top}/test/images/test_0.JPEG": b"test"}
+    for name in [*inside, *STRANGERS]:
+        files[f"{top}/train/{name}/{images}{name}_0.JPEG"] = name.encode()
+        files[f"{top}/train/{name}/{name}_boxes.txt"] = b"no picture"
+    pack(archive, files)
+    command = [sys.executable, str(BENCHMARKS / "outside.py"), str(archive), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == (f"{folder}: 2 pictures of 2 classes\n", "")
+    written = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    assert written == {f"{name}/{name}_0.JPEG": name for name in STRANGERS[::2]}
+
+
+def test_outliers_of_an_archive_without_wordnet_classes_are_refused(tmp_path):
+    pack(tmp_path / "other.zip", {"photos/train/cat/1.jpg": b"cat"})
+    command = [sys.executable, str(BENCHMARKS / "outside.py"), str(tmp_path / "other.zip"), str(tmp_path / "outliers")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1 and "no picture in train/WORDNET_ID/ is of a class outside the ten" in done.stderr
+    assert not (tmp_path / "outliers").exists()
