@@ -138,6 +138,12 @@ def test_unknown_pictures_are_set_aside(tmp_path: Path) -> None:
     assert [(folder.decode(), name) for folder, name, _ in found] == [(UNKNOWN, b"a.png"), ("cat", b"b.png")]
 
 
+@pytest.mark.parametrize("page", ["guides/many-pictures.md", "guides/many-pictures.pt-BR.md", "reference/commands.md"])
+def test_pages_name_the_folders_of_pictures_that_get_no_class(page: str) -> None:
+    text = (Path(__file__).parents[1] / "docs" / page).read_text(encoding="utf-8")
+    assert UNKNOWN in text and UNSURE in text
+
+
 @contextmanager
 def begun(folder: Path, paths: Sequence[str]) -> Iterator[BatchJob]:
     """A job with these files, none of which is answered."""

@@ -42,7 +42,11 @@ def location(text: str) -> Path | str:
 @click.option("--out", type=click.Path(path_type=Path), help="Write a table: a .csv, .jsonl or .parquet file.")
 @click.option("--kaggle", is_flag=True, help="Make --out a submission to Kaggle's CIFAR-10 competition: id,label.")
 @click.option("--excel", is_flag=True, help="Make --out a .csv with semicolons and decimal commas, as in Brazil.")
-@click.option("--sort-into", type=click.Path(path_type=Path), help="Say how pictures would be copied by class.")
+@click.option(
+    "--sort-into",
+    type=click.Path(path_type=Path),
+    help="Say how pictures would be copied by class, unknown ones into `_unknown`.",
+)
 @click.option("--link", is_flag=True, help="With --sort-into: link in place of copying.")
 @click.option("--min-confidence", type=click.FloatRange(0, 1), default=0.0, help="Below it: into `_unsure`.")
 @click.option("--apply", "applies", is_flag=True, help="With --sort-into: do it.")
