@@ -1,6 +1,8 @@
-"""The training benchmarks still fit the code that they measure: each side takes a few small steps."""
+"""Benchmarks still fit the code that they measure, and take the data that strangers have."""
 
 import io
+import random
+import runpy
 import subprocess
 import sys
 import tarfile
@@ -9,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from data_kit import picture
+from PIL import Image
 from training_kit import TINY
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks" / "training"
@@ -71,3 +75,15 @@ def test_outliers_of_an_archive_without_wordnet_classes_are_refused(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1 and "no picture in train/WORDNET_ID/ is of a class outside the ten" in done.stderr
     assert not (tmp_path / "outliers").exists()
+
+
+def test_small_pictures_of_any_data_set_are_blown_up(tmp_path):
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    shrink = runpy.run_path(str(BENCHMARKS.parent / "serving" / "shrink.py"))
+    photos = tmp_path / "photos"
+    for seed, folder in enumerate(["train/a", "train/b", "test/a", "test/b"]):
+        (photos / folder).mkdir(parents=True)
+        for number in range(2):
+            (photos / folder / f"{number}.png").write_bytes(picture(2 * seed + number))
+    made = shrink["blown_up"](str(photos), 2, tmp_path, random.Random(0))
+    assert [Image.open(path).size for path in made] == [(2048, 2048)] * 2

@@ -1,17 +1,15 @@
 """Does a photo get the same answer when the page scales it down before upload? Asks a real server from a real Chromium.
 
     pupila serve &
-    python benchmarks/serving/shrink.py cifar10.tar.xz [PHOTO ...] [--pictures 200]
+    python benchmarks/serving/shrink.py cifar10 [PHOTO ...] [--pictures 200]
 
-Small pictures of the archive are blown up to 2048 x 2048 pixels with a camera's noise, since a photo's fine grain is
-what scaling may treat differently; photos given as files are cut into random crops of at least 300 pixels a side. Each
-goes to the server whole, and as the copy that `page/shrink.js` makes of it. Needs chromium and playwright.
+Small pictures of a data set's test split are blown up to 2048 x 2048 pixels with a camera's noise, since a photo's fine
+grain is what scaling may treat differently; photos given as files are cut into random crops of at least 300 pixels a
+side. Each goes to the server whole, and as the copy that `page/shrink.js` makes of it. Needs chromium and playwright.
 """
 
 import argparse
-import io
 import random
-import tarfile
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,10 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
+from pupila.data import load_dataset
+
+SMALL = 32
+"""Pixels a side of CIFAR-10's pictures; others are brought to that."""
 COMPARE = """
 async (sizes) => {
   const { predict } = await import("/page/api.js");
@@ -38,18 +40,19 @@ async (sizes) => {
 """
 
 
-def blown_up(archive: Path, count: int, folder: Path, random_state: random.Random) -> list[Path]:
-    """Write `count` pictures of the archive's test split as noisy 2048 x 2048 JPEGs."""
+def blown_up(data: str, count: int, folder: Path, random_state: random.Random) -> list[Path]:
+    """Write `count` pictures of the data set's test split as noisy 2048 x 2048 JPEGs."""
+    test = load_dataset(data, SMALL).test
+    if test is None:
+        raise SystemExit("The data set needs a test split.")
     noise = np.random.default_rng(0)
     made = []
-    with tarfile.open(archive) as tar:
-        members = [m for m in tar.getmembers() if m.isfile() and m.name.startswith("test/")]
-        for number, member in enumerate(random_state.sample(members, count)):
-            small = Image.open(io.BytesIO(tar.extractfile(member).read())).convert("RGB")  # type: ignore[union-attr]
-            large = np.asarray(small.resize((2048, 2048), Image.Resampling.BICUBIC), np.float32)
-            grain = noise.normal(0, 6, large.shape).astype(np.float32)
-            made.append(folder / f"up-{number}.jpg")
-            Image.fromarray(np.clip(large + grain, 0, 255).astype(np.uint8)).save(made[-1], quality=92)
+    for number, row in enumerate(random_state.sample(range(len(test)), count)):
+        small = Image.fromarray(test.images[row])
+        large = np.asarray(small.resize((2048, 2048), Image.Resampling.BICUBIC), np.float32)
+        grain = noise.normal(0, 6, large.shape).astype(np.float32)
+        made.append(folder / f"up-{number}.jpg")
+        Image.fromarray(np.clip(large + grain, 0, 255).astype(np.uint8)).save(made[-1], quality=92)
     return made
 
 
@@ -83,7 +86,7 @@ def report(rows: list[dict[str, Any]], sizes: list[int]) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("archive", type=Path)
+    parser.add_argument("data")
     parser.add_argument("photos", type=Path, nargs="*")
     parser.add_argument("--pictures", type=int, default=200, help="of each kind")
     parser.add_argument("--url", default="http://127.0.0.1:3000/", help="a server that runs already")
@@ -91,7 +94,7 @@ def main() -> None:
     given = parser.parse_args()
     random_state, sizes = random.Random(0), [256, 1024]
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        kinds = {"blown up": blown_up(given.archive, given.pictures, Path(folder), random_state)}
+        kinds = {"blown up": blown_up(given.data, given.pictures, Path(folder), random_state)}
         kinds["crops"] = crops(given.photos, given.pictures, Path(folder), random_state)
         browser = playwright.chromium.launch(executable_path=given.chromium, args=["--no-sandbox"])
         page = browser.new_page()

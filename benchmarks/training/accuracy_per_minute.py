@@ -1,6 +1,6 @@
 """Accuracy against minutes: a table by network size and starting weights, each row a real `pupila train`.
 
-    python benchmarks/training/accuracy_per_minute.py cifar10.tar.xz --rows rows.jsonl
+    python benchmarks/training/accuracy_per_minute.py cifar10 --rows rows.jsonl
     python benchmarks/training/accuracy_per_minute.py --rows rows.jsonl --print
 
 Every combination of --sizes, --weights, --minutes and --seeds is trained within its minutes and then scored on the test

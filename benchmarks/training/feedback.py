@@ -1,7 +1,7 @@
 """Does correcting mistakes help? Plants a look that the model gets wrong, corrects 100 answers, trains anew, measures.
 
-    python benchmarks/training/feedback.py cifar10.tar.xz
-    python benchmarks/training/feedback.py cifar10.tar.xz --look sepia --category ship
+    python benchmarks/training/feedback.py cifar10
+    python benchmarks/training/feedback.py cifar10 --look sepia --category ship
 
 1. Train, and serve the model with --feedback-dir: real commands, a real server.
 2. Send it pictures of one class in a new look (as a thermal camera, say, would show them) until 100 answers were wrong,

@@ -1,7 +1,7 @@
 """How well a model tells unknown pictures: the area under the ROC curve, 0.5 is chance, and the share that is marked.
 
-    python benchmarks/training/unknown.py MODEL cifar10 tiny-imagenet-64.tar.xz [MORE ...]
-    python benchmarks/training/unknown.py MODEL digits tiny-imagenet-64.tar.xz --all
+    python benchmarks/training/unknown.py MODEL cifar10 TINY_IMAGENET [MORE ...]
+    python benchmarks/training/unknown.py MODEL digits TINY_IMAGENET --all
 
 Known: the test pictures of the first data set, or all if it has no test split. Unknown: the validation pictures of
 Tiny ImageNet whose class is none of CIFAR-10's ten, once more those of them whose class is in no folder of outliers
@@ -9,7 +9,8 @@ that outside.py writes, handwritten digits, the pictures that the program makes,
 not close to one of the ten, up to 15 pictures a class (Caltech-101: 78 classes). Printed for the score that is served
 and for candidates; `by_file` is what the model file's own threshold marks. Distances are measured from training
 pictures' features. With --all every picture of the second data set is unknown: for a model of other classes than
-CIFAR-10's.
+CIFAR-10's. docs/models/cifar10.md says where Tiny ImageNet comes from, and how its validation part becomes class
+folders.
 """
 
 import argparse
