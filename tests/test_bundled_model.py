@@ -14,7 +14,8 @@ from data_kit import real_data
 from server_kit import serving
 
 from pupila.data import load_dataset
-from pupila.evaluation.evaluate import score_dataset
+from pupila.evaluation.evaluate import predict_scores, score_dataset
+from pupila.evaluation.unknown import made_pictures
 from pupila.models import bundled_model
 from pupila.predictor import Predictor
 
@@ -59,6 +60,17 @@ def test_accuracy_is_the_cards():
     assert scores.n == 10000 and scores.accuracy >= 0.94
     assert scores.ece <= 0.010
     assert scores.accuracy == pytest.approx(on_card["accuracy"], abs=0.0005)
+
+
+def test_it_marks_what_shows_nothing_and_digits_as_often_as_the_card_says():
+    predictor = Predictor.load(bundled_model())
+    size = predictor.manifest.input_size
+    digits = load_dataset("digits", size).train.images[::6]
+    strange = {**made_pictures(digits, size, 100), "digits": digits}
+    for kind in ("noise", "flat colours", "digits"):
+        on_card = re.search(rf"\| {kind} \| [\d,]+ \| [\d.]+ \| (\d+) % \|", CARD.read_text())
+        marked = predict_scores(predictor, strange[kind])[:, -1] > predictor.manifest.unknown_threshold
+        assert marked.mean() >= int(on_card[1]) / 100 - 0.03, kind
 
 
 WANTED = ("horse", "dog", "frog")

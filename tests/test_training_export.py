@@ -3,6 +3,7 @@
 import functools
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,6 +128,11 @@ def test_file_marks_what_shows_nothing_and_says_how_much(trained, tmp_path, capl
     assert marked["flat colours"] > 0.9  # in training every picture has noise
     found = predictor.interpret(predictor.scores(np.full((1, 32, 32, 3), 90, np.uint8)))
     assert found[0].unknown
+
+
+def test_page_of_the_model_file_says_how_many_pictures_stay_below_the_unknown_threshold():
+    page = (Path(__file__).parents[1] / "docs" / "model-file.md").read_text(encoding="utf-8")
+    assert f"at least {100 * exporting.KNOWN:.0f} % of the validation pictures" in " ".join(page.split())
 
 
 def test_weights_that_int8_cannot_hold_give_none_and_a_sentence(caplog):
