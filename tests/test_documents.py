@@ -24,6 +24,7 @@ from server_kit import Running, encode, serving, write_model
 from training_kit import write_photos
 
 import pupila.errors
+from pupila._language import translated
 from pupila.cli import main
 from pupila.cli.group import field_docs
 from pupila.manifest import METADATA_KEY, UNSEALED, Manifest, sealed
@@ -63,8 +64,12 @@ every_readme = pytest.mark.parametrize("readme", READMES, ids=lambda path: path.
 
 def blocks(document: Path, language: str | None = None) -> list[str]:
     """Return the document's code blocks, those of one language or all."""
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", document.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    return [text for named, text in found if language is None or named == language]
+    return [text for named, text in named_blocks(document) if language is None or named == language]
+
+
+def named_blocks(document: Path) -> list[tuple[str, str]]:
+    """Return the language, or an empty text, and the text of each of the document's code blocks."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", document.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
 def prose(document: Path) -> str:
@@ -251,11 +256,13 @@ def test_every_portuguese_page_belongs_to_an_english_one() -> None:
 
 
 @translated_page
-def test_portuguese_page_has_the_same_headings_code_and_tables(page: Path) -> None:
+def test_portuguese_page_has_the_same_headings_code_and_tables(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What programs print, in blocks without a language, is in Portuguese."""
     other = translation(page)
     levels = [[heading.split()[0] for heading in headings(document)] for document in (page, other)]
     assert levels[0] == levels[1]
-    assert blocks(page) == blocks(other)
+    monkeypatch.setenv("PUPILA_LANG", "pt_BR")
+    assert blocks(other) == [text if named else translated(text) for named, text in named_blocks(page)]
     assert tables(page) == tables(other)
 
 
