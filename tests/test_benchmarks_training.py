@@ -15,11 +15,11 @@ from data_kit import picture
 from PIL import Image
 from training_kit import TINY
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks" / "training"
-sys.path.insert(0, str(BENCHMARKS))
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "training"))
 import outside
 import throughput
 
+BENCHMARKS = Path(outside.__file__).parent
 SMALL = replace(TINY, batch_size=8, network_size=32)
 
 
@@ -86,4 +86,9 @@ def test_small_pictures_of_any_data_set_are_blown_up(tmp_path):
         for number in range(2):
             (photos / folder / f"{number}.png").write_bytes(picture(2 * seed + number))
     made = shrink["blown_up"](str(photos), 2, tmp_path, random.Random(0))
-    assert [Image.open(path).size for path in made] == [(2048, 2048)] * 2
+    assert [Image.open(io.BytesIO(path.read_bytes())).size for path in made] == [(2048, 2048)] * 2
+
+
+def test_help_of_the_backbone_names_every_set_that_it_trains_on():
+    backbone = runpy.run_path(str(BENCHMARKS / "backbone.py"))
+    assert {name for name, *_ in backbone["MIX"] if f"`{name}`" not in backbone["__doc__"]} == set()

@@ -6,11 +6,14 @@
     python benchmarks/training/backbone.py train WORK START.npz --minutes 80 --rank 1
     python benchmarks/training/backbone.py write WORK backbone.safetensors
 
-`pictures` decodes a tar of class folders into WORK. `teach` keeps a teacher's logits for each picture and its mirror
-image (Beyer et al., "Knowledge distillation: A good teacher is patient and consistent", 2022, ask it for each crop
-anew, which costs more than the training). START.npz: torchvision's names, and `trained_classes`, the rows of its last
-layer that the sorted WordNet ids of all sets belong to. Each process of `train` uses one core and is taken up again
-from WORK/backbone.pt; two of them average their weights every 16 steps (local SGD, Stich, 2019).
+`pictures` decodes a tar of class folders into WORK, pixels a side last. `train` needs the training parts of five sets:
+`tiny` (Tiny ImageNet, 64 px), `mini` (mini-ImageNet, 84), `nette` and `woof` (Imagenette and Imagewoof, 128 or more),
+`cifar100` (CIFAR-100, 32). The folders of all but the last are WordNet ids, and hold their pictures and nothing else.
+docs/models/backbone.md has the addresses. `teach` keeps a teacher's logits for each picture and its mirror image, of
+`mini`, `nette` and `woof` (Beyer et al., "Knowledge distillation: A good teacher is patient and consistent", 2022, ask
+it for each crop anew, which costs more than the training). START.npz: torchvision's names, and `trained_classes`, the
+rows of its last layer that the sorted WordNet ids of all sets belong to. Each process of `train` uses one core and is
+taken up again from WORK/backbone.pt; two of them average their weights every 16 steps (local SGD, Stich, 2019).
 """
 
 import argparse
