@@ -63,7 +63,7 @@ ALONE = (
 words that stand alone, and what the system says of files."""
 CODE = re.compile(
     r"(?<!/)<[a-z/!]|</|\{ |max-width|default-src|@media|class=|lower right|upper left|%\("  # pages and plots
-    r"|SELECT |INSERT |CREATE |PRAGMA|UPDATE |DELETE FROM|WHERE |ORDER BY| IS NULL|IS NOT NULL"
+    r"|SELECT |INSERT |CREATE |PRAGMA|UPDATE |DELETE FROM|WHERE |ORDER BY| IS NULL|IS NOT NULL|:owner|LIMIT :|ifnull\("
     r"|^[a-z]+\.png$|^[A-Za-z]+\[.*\]$|^\w+ \| \w+|^,? ?unknown=|^values? = |^Prediction\(|^pupila\[|^module "
     r"|Content-Disposition|Bearer \{|multipart/|Raw profile|Failed to launch|\|/"
     r"|^system volume information$|^network trash folder$|^temporary items$"
