@@ -19,10 +19,13 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import UnionType
-from typing import IO, Any, BinaryIO, TypeVar, get_args, get_origin, get_type_hints
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, TypeVar, get_args, get_origin, get_type_hints
 
 from pupila._language import cell, translated
 from pupila.errors import DataError
+
+if TYPE_CHECKING:
+    import sqlite3
 
 FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20", "\t", "\r")
 """What a cell begins with that spreadsheets take for a formula: full-width signs, too."""
@@ -51,6 +54,9 @@ NAME_BYTES = 255
 """The longest name that a file can have on nearly all file systems."""
 LONGEST_NAME = 200
 """Bytes of the target's name in a temporary name: most file systems take 255 in all."""
+JOURNAL_END = bytes.fromhex("d9d505f920a163d7")
+"""Of an SQLite journal that names another file: that of a transaction in several databases."""
+TABLES = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name"
 
 WIDEST = 100
 """Letters of a column in a table of text."""
@@ -120,6 +126,25 @@ def refuse_link(path: Path) -> None:
     """Raise OSError if the path is a link."""
     if path.is_symlink():
         raise OSError(errno.ELOOP, f"{path.name} is a link, and nothing is written through it: remove it", str(path))
+
+
+def check_database(path: Path) -> None:
+    """Raise OSError where SQLite would touch other files with a database of Pupila's that may be a stranger's.
+
+    No file in its folder is a link, and its journal names no other one, which SQLite would delete: no transaction of
+    Pupila's is about several files.
+    """
+    for other in path.parent.iterdir():
+        refuse_link(other)
+    with suppress(FileNotFoundError), open_file(path.with_name(f"{path.name}-journal")) as journal:
+        journal.seek(max(0, os.fstat(journal.fileno()).st_size - len(JOURNAL_END)))
+        if journal.read() == JOURNAL_END:
+            raise OSError(errno.EINVAL, "its journal names another file, to be deleted: remove the journal", str(path))
+
+
+def tables_of(database: "sqlite3.Connection") -> list[Any]:
+    """Return what an SQLite database consists of: tables, indices, views and triggers, as they were written."""
+    return database.execute(TABLES).fetchall()
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pupila._files import open_own, refuse_link
+from pupila._files import open_own, refuse_link, tables_of
 from pupila.batch.listing import Walk, identities, shown_name, shown_path
 from pupila.errors import DataError, ImageError
 from pupila.prediction import Choice, Prediction
@@ -38,7 +38,6 @@ DIFFERENCES = {
     "files that are gone": "SELECT path FROM files WHERE path NOT IN (SELECT path FROM now) ORDER BY path",
     "changed files": "SELECT path FROM now JOIN files USING (path) WHERE now.stamp != files.stamp ORDER BY path",
 }
-TABLES = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name"
 NAMED_AT_MOST = 3
 DIGITS = 6
 """Decimals of a confidence: more than float32 holds."""
@@ -128,7 +127,7 @@ class BatchJob:
         """Raise DataError for a database that may have come with the pictures: its triggers could add any file."""
         with contextlib.closing(sqlite3.connect(":memory:")) as ours:
             ours.executescript(SCHEMA)
-            alike = ours.execute(TABLES).fetchall() == self._sql.execute(TABLES).fetchall()
+            alike = tables_of(ours) == tables_of(self._sql)
         self._check_own(alike and self._sql.execute("PRAGMA integrity_check").fetchone() == ("ok",))
 
     def _check_own(self, own: bool) -> None:

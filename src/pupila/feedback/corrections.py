@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from pupila import images
+from pupila._arguments import counted
 from pupila.data import Dataset
 from pupila.data.quality.duplicates import copies_of
+from pupila.data.sources.archive import check_memory
 from pupila.errors import DataError, ImageError
 from pupila.feedback.schema import Kept
 from pupila.feedback.store import Store
@@ -61,11 +63,15 @@ def read_corrections(
     """
     store = Store(folder)
     try:
+        store.check_pages()
         corrected = store.corrected()
         if not corrected:
             raise DataError(f"{folder}: nobody has corrected a picture yet. Do so on the page /review of the server.")
         none = [kept for kept in corrected if kept.correction is None]
         named = [kept for kept in corrected if kept.correction in classes]
+        what = f"{counted(len(named), 'picture')} of {size} x {size} pixels"
+        fix = "Use fewer pictures, or a smaller size: half of it needs a quarter."
+        check_memory(2 * len(named) * size * size * 3, what, fix)
         pairs = [(kept, _pixels(store, kept, size, framing)) for kept in sorted(named, key=lambda kept: kept.sha256)]
     finally:
         store.close()
@@ -96,10 +102,10 @@ def joined(training: Dataset, corrections: Corrections) -> Dataset:
 
 
 def _pixels(store: Store, kept: Kept, size: int, framing: str) -> images.Pixels | None:
-    data = store.read(kept)
     try:
+        data = store.read(kept)
         return None if data is None else images.decode(data, size, framing=framing)
-    except ImageError:
+    except (ImageError, OSError):
         return None
 
 

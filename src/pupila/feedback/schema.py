@@ -1,13 +1,17 @@
 """Records of a feedback store, its SQLite tables, and their migration from earlier versions."""
 
+import contextlib
+import functools
 import logging
 import sqlite3
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
+from pupila._files import check_database, tables_of
 from pupila.errors import DataError
 
 log = logging.getLogger("pupila.feedback")
@@ -18,6 +22,8 @@ LONGEST_WAIT = 600.0
 """Seconds to wait for another process that brings the database to this version."""
 PER_SECOND = 50_000
 """Answers that are brought to the next version in a second, or more."""
+FEW_STEPS = 100_000
+"""Of SQLite's, within which it reads what tables there are: 10 ms."""
 LOG_BYTES = 4 * 2**20
 """Bytes that the write-ahead log keeps once its content is in the database; these are not counted."""
 LOG_MOST = 4 * LOG_BYTES
@@ -302,8 +308,10 @@ class Kept:
 
     @classmethod
     def of(cls, row: Sequence[Any]) -> "Kept":
-        """Read a row of COLUMNS."""
+        """Read a row of COLUMNS; raises DataError for values that no Pupila has written."""
         values = list(row)
+        if not all(map(isinstance, values, KINDS)):
+            raise DataError("An answer in the database is damaged. Restore the database from a copy.")
         values[COLUMNS.index("unknown")] = bool(values[COLUMNS.index("unknown")])
         return cls(*values)
 
@@ -324,6 +332,10 @@ class Counts:
 
 COLUMNS = tuple(field.name for field in fields(Kept))
 """As the store's tables call them."""
+KINDS: tuple[type | tuple[type, ...], ...] = (
+    int, str, int, str, str, str, float, int, str, float, (float, NoneType), (str, NoneType), (str, NoneType),
+)  # fmt: skip
+"""Of their values: SQLite keeps any others, too."""
 
 
 def on_disk(length: int) -> int:
@@ -339,25 +351,49 @@ def row_bytes(category: str) -> int:
 def connect(path: Path) -> sqlite3.Connection:
     """Open the database, brought to this version; raises DataError if it is damaged, or of a later version.
 
+    It may be a stranger's: one of other tables, or beside links, is refused before anything is done with it.
+
     Commits are durable when they return: SQLite's write-ahead log, flushed at each commit. What is deleted is
     overwritten, not only forgotten. The connection begins no transaction by itself.
     """
     connection = None
     try:
+        check_database(path)
         connection = sqlite3.connect(path, timeout=WAIT, isolation_level=None, check_same_thread=False)
+        connection.set_progress_handler(lambda: True, FEW_STEPS)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA secure_delete = ON")
+        _check_tables(connection)
+        connection.set_progress_handler(None, 0)
         version = _prepare(connection)
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, OSError) as error:
         if connection is not None:
             connection.close()
-        raise DataError(f"{path}: cannot be used ({error}). Restore it, or give another folder.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: cannot be used ({reason}). Restore it, or give another folder.") from error
     if version != VERSION:
         connection.close()
         raise DataError(f"{path}: is of version {version}; this Pupila reads {VERSION}. Upgrade Pupila.")
     return connection
+
+
+def _check_tables(connection: sqlite3.Connection) -> None:
+    """Raise DatabaseError for other tables than those of the database's version: a list of a view may have no end."""
+    connection.execute("BEGIN")  # both are of one moment: another process may bring it to the next version
+    version, found = _version(connection), tables_of(connection)
+    connection.execute("COMMIT")
+    if version <= VERSION and found != _tables(version):
+        raise sqlite3.DatabaseError("it has other tables than a server makes")
+
+
+@functools.cache
+def _tables(version: int) -> list[Any]:
+    """Return what a database of this version consists of."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as made:
+        made.executescript("".join(map(_script, range(version))))
+        return tables_of(made)
 
 
 def _prepare(connection: sqlite3.Connection) -> int:

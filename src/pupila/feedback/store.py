@@ -8,6 +8,7 @@ which `recover` deletes.
 
 import contextlib
 import math
+import re
 import shlex
 import sqlite3
 import threading
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from pupila._files import sync, write_file
+from pupila._files import read_bytes, refuse_link, sync, write_file
 from pupila.errors import DataError
 from pupila.feedback.schema import (
     COLUMNS,
@@ -50,6 +51,10 @@ SAME_REQUEST = 100
 """Answers of one request id that are listed."""
 STEPS = 10_000
 """Of SQLite's between two looks at the clock: a millisecond."""
+MAX_FILE = 256 * 2**20
+"""Bytes of a picture's file that are read; a server takes 20 MiB, unless told otherwise."""
+FILE = re.compile(r"\w{1,64}\.\w{1,16}", re.ASCII)
+"""What a picture's file is called: the names come from the database, which may be a stranger's."""
 FORGET_REPEATED = """
 WITH same AS (SELECT id, corrected FROM answers WHERE sha256 = :sha256 AND owner = :owner),
 last AS (SELECT id FROM same WHERE corrected IS NOT NULL ORDER BY corrected DESC, id DESC LIMIT 1)
@@ -264,8 +269,11 @@ class Store:
                     self.file(name, kind).unlink(missing_ok=True)
 
     def file(self, sha256: str, kind: str) -> Path:
-        """Return where the picture of this hash lies."""
-        return self.pictures / f"{sha256}.{kind}"
+        """Return where the picture of this hash lies; raises DataError if that is no plain name."""
+        name = f"{sha256}.{kind}"
+        if not FILE.fullmatch(name):
+            raise DataError(f"{self.path}: its database is damaged ({name[:100]!r}). Restore it from a copy.")
+        return self.pictures / name
 
     def _files(self) -> set[str]:
         """Return the names of all picture files, unfinished ones among them."""
@@ -364,10 +372,22 @@ class Store:
         with self._reading(until) as database:
             return Counts(*database.execute(query, {"owner": owner}).fetchone())
 
+    def check_pages(self) -> None:
+        """Raise DataError for a database, perhaps a stranger's, whose pages lead in circles: a list had no end.
+
+        Takes time by its size, a second or so for 1 GB.
+        """
+        with self._reading() as database:
+            (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise DataError(f"{self.path}: its database is damaged ({found}). Restore it from a copy.")
+
     def read(self, kept: Kept) -> bytes | None:
-        """Return the picture file, None if it has been deleted meanwhile."""
+        """Return the picture file, None if it has been deleted meanwhile; raises OSError, also for a link."""
+        path = self.file(kept.sha256, kept.kind)
+        refuse_link(path)
         try:
-            return self.file(kept.sha256, kept.kind).read_bytes()
+            return read_bytes(path, MAX_FILE)
         except FileNotFoundError:
             return None
 
