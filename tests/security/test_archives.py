@@ -729,6 +729,16 @@ def test_names_of_classes_are_no_longer_than_in_a_model(tmp_path: Path, kind: st
     assert "letters, and a model has 1,000 at most" in said and seconds < 3 and mib < 200, (said, seconds, mib)
 
 
+@pytest.mark.parametrize(("order", "name"), [("F", b""), ("C", b"\xff" * 2_000)])
+def test_names_of_classes_take_little_time_a_label(tmp_path: Path, order: str, name: bytes) -> None:
+    """By columns all of them were copied for each label; and each byte that is no letter took a microsecond."""
+    names = np.full((2, 2_000), name, "S2000", order=order)
+    labels = np.arange(names.size, dtype=np.uint16)
+    np.savez_compressed(tmp_path / "x.npz", x=np.zeros((names.size, 1, 1), np.uint8), y=labels, class_names=names)
+    said, seconds, _ = cost(tmp_path / "x.npz")
+    assert "class" in said and seconds < 2, (said, seconds)
+
+
 def test_gray_pictures_of_signed_numbers_take_little_more_than_themselves(tmp_path: Path) -> None:
     count, side = 1500, 256
     data = {"x.npy": header_of((count, side, side), "|i1") + bytes(count * side * side), "y.npy": labels(count)}

@@ -152,7 +152,7 @@ def _numpy_parts(files: Sequence[SourceFile], where: str) -> tuple[dict[str, tup
         return parts, np.empty(0)
     check_rows(names.size, where)
     _check_room(names, where)
-    return parts, names
+    return parts, names.reshape(-1)  # what goes by columns is copied for that
 
 
 def _numpy_arrays(files: Sequence[SourceFile], where: str) -> dict[str, Array]:
@@ -250,10 +250,15 @@ def _texts(label: Array, names: Array) -> tuple[list[str], NDArray[np.int64]]:
 def _text(value: object, names: Array) -> str:
     """Return the name of a class, as far as a message or a limit needs it: that of a number, or what a label says."""
     if isinstance(value, int) and 0 <= value < names.size:
-        value = names.reshape(-1)[value].item()
+        value = names[value].item()
     value = value + 0 if isinstance(value, float) else value  # there are two zeros
-    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+    text = _from_bytes(value) if isinstance(value, bytes) else str(value)
     return text[: MAX_TEXT + 1]
+
+
+def _from_bytes(value: bytes) -> str:
+    """Decode UTF-8, and write other bytes as \\xff: straight to that each of them would take 500 times as long."""
+    return value.decode("utf-8", "surrogateescape").encode("utf-8", "backslashreplace").decode().replace("\\udc", "\\x")
 
 
 def _npy(opened: IO[bytes], budget: UnpackBudget) -> Array:
