@@ -46,6 +46,7 @@ NAMED = {
     "table (CSV, JSON)": [
         f"{tables.MAX_BYTES // MIB} MiB", f"JSON {tables.MAX_JSON_BYTES // MIB} MiB", f"{tables.MAX_ROWS:,} rows",
         f"{tables.MAX_COLUMNS:,} columns", f"{tables.MAX_LINE // MIB} MiB a line",
+        f"{tables.MAX_KEPT // MIB} MiB of memory in all tables",
         f"each picture {tables.MAX_NESTED} times", f"{tables.FEW_CELLS:,} in all tables",
     ],
     "arrays (`.npz`, idx)": [

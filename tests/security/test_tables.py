@@ -168,6 +168,23 @@ def test_rows_of_tables_that_are_not_used_are_counted(monkeypatch: pytest.Monkey
     assert "pictures that are not there" in said[0]
 
 
+def test_paths_in_the_rows_of_all_tables_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A letter takes up to four bytes, and rows are kept: those of an archive of 16 MiB took over 4 GiB."""
+    monkeypatch.setattr(tables, "MAX_KEPT", 2**20)
+    rows = [f"https://{number}.png?\U0001f431{'a' * 4_000},{'ab'[number % 2]}" for number in range(40)]
+    found = pictures(*(f"{number}.png" for number in range(40)))
+    made, said = find_tables([*found, table("t.csv", *rows), table("z.csv", *rows)])
+    assert [one.name for one in made] == ["t.csv"]
+    assert said == ["z.csv is not used: the paths and labels in the tables take over 1 MiB of memory."]
+
+
+def test_labels_in_rows_are_counted_once_each() -> None:
+    spare, long = tables.Spare(kept=100_000), "\U0001f431" * 1_000
+    assert len(tables._rows(table("t.csv", *[f"1.png,{long}"] * 200), spare)[0]) == 200
+    with pytest.raises(tables.TableError, match="the paths and labels in the tables take over"):
+        tables._rows(table("t.csv", *(f"1.png,{number}{long}" for number in range(200))), spare)
+
+
 @pytest.mark.parametrize(("ending", "line"), [("csv", ""), ("csv", "#"), ("txt", ""), ("jsonl", ""), ("jsonl", "{}")])
 def test_lines_that_hold_nothing_are_counted(ending: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "MAX_ROWS", 10)

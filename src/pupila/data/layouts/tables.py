@@ -64,6 +64,8 @@ LIST, JSON, MAX_LISTS = ".txt", ".json", 10
 """Endings of lists of a path and a label a line, with a space between, and of JSON; and how many of them are read."""
 MAX_BYTES, MAX_JSON_BYTES, MAX_LINE, MAX_ROWS, MAX_COLUMNS = 64 * 2**20, 8 * 2**20, 2**20, 2_000_000, 10_000
 """Larger tables are not read: what Python makes of their cells takes many times their bytes."""
+MAX_KEPT = 512 * 2**20
+"""Bytes of the paths, labels and splits in the rows of all tables: a letter takes up to four."""
 FEW_TITLES, FEW_ROWS, FEW_COLUMNS, MAX_REASONS, FEW_CELLS = 10, 50, 100, 3, 20_000_000
 NESTED = "?"
 """Stands for a list or an object in JSON."""
@@ -217,12 +219,29 @@ class Spare:
     left: int = FEW_CELLS
     """Cells that are left out, beyond one a byte, and those for classes that are not written as 0 or 1."""
     rows: int = field(default_factory=lambda: MAX_ROWS)
+    kept: int = field(default_factory=lambda: MAX_KEPT)
+    """Bytes of texts."""
+    _shared: dict[str, str] = field(default_factory=dict, init=False)
 
     def take(self, cells: int, reason: str) -> None:
         """Raise TableError for this reason if there are no more cells."""
         self.left -= cells
         if self.left < 0:
             raise TableError(reason)
+
+    def keep(self, text: str) -> str:
+        """Return a text that is to be kept; raises TableError if all of them take too much."""
+        self.kept -= sys.getsizeof(text)
+        if self.kept < 0:
+            raise TableError(f"the paths and labels in the tables take over {MAX_KEPT // 2**20} MiB of memory")
+        return text
+
+    def share(self, cell: str) -> str:
+        """Return a label or a split, of those that are equal the first; raises as keep() does."""
+        text = _short(cell)
+        if text not in self._shared:
+            self._shared[text] = self.keep(text)
+        return self._shared[text]
 
     def rows_of(self, lines: Iterator[Cells]) -> Iterator[Cells]:
         """Yield the heading and the rows of a table, none of them empty: empty lines are read and count, too.
@@ -575,28 +594,28 @@ def _rows(entry: SourceFile, spare: Spare) -> tuple[list[LabelRow], bool]:
             return [], False
         path, label, split = (_column(heads, names) for names in (PATH_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS))
         if path is not None and label is not None:
-            return _label_rows(lines, path, label, split), True
+            return _label_rows(lines, path, label, split, spare), True
         if entry.ending == LIST and ending_of(first[0]) not in PICTURES:
             return [], False
         if len(heads) == 2:
             turned = ending_of(first[1].strip()) in PICTURES and ending_of(first[0].strip()) not in PICTURES
-            return _label_rows(itertools.chain([first], lines), *((1, 0) if turned else (0, 1)), None), False
+            return _label_rows(itertools.chain([first], lines), *((1, 0) if turned else (0, 1)), None, spare), False
         return _one_hot(lines, first, path or 0, split, spare)
     except (csv.Error, OSError, ValueError, RecursionError):
         return [], False
 
 
-def _label_rows(lines: Iterable[Cells], path: int, label: int, split: int | None) -> list[LabelRow]:
+def _label_rows(lines: Iterable[Cells], path: int, label: int, split: int | None, spare: Spare) -> list[LabelRow]:
     last = max(path, label, split or 0)
-    return [_label_row(line, path, sys.intern(_short(line[label])), split) for line in lines if len(line) > last]
+    return [_label_row(line, path, spare.share(line[label]), split, spare) for line in lines if len(line) > last]
 
 
-def _label_row(line: Cells, path: int, label: str, split: int | None) -> LabelRow:
+def _label_row(line: Cells, path: int, label: str, split: int | None, spare: Spare) -> LabelRow:
     """Return of a line what can matter: rows of all tables are kept, and a letter takes up to four bytes."""
     file = line[path].strip()
     if len(file) > LONGEST_PATH:
         file = _key(file)[-LONGEST_PATH - 1 :]  # no path of a picture is as long, and its end may name one
-    return LabelRow(file, label, sys.intern(_short(line[split])) if split is not None else "")
+    return LabelRow(spare.keep(file), label, spare.share(line[split]) if split is not None else "")
 
 
 def _short(cell: str) -> str:
@@ -625,7 +644,7 @@ def _one_hot(
                 return [], False
         ones = list(itertools.compress(columns, bits))
         several += len(ones) > 1
-        rows.append(_label_row(line, path, names[ones[0]] if ones else "", split))
+        rows.append(_label_row(line, path, names[ones[0]] if ones else "", split, spare))
     if len(columns) < 2 or not rows:
         return [], False
     if several > len(rows) / 100:
