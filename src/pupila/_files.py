@@ -321,7 +321,9 @@ def _at_once(path: str, flags: int) -> int:
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """Return what a small file in JSON says; raises ValueError if it is none, nests too deeply or is no object."""
+    """Return what a small text in JSON says; raises ValueError if it is long, nests too deeply or is no object."""
+    if len(text) > SMALL:
+        raise ValueError(f"it has {len(text):,} letters, over the limit of {SMALL:,}")
     try:
         found = json.loads(text)
     except RecursionError as error:

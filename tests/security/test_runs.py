@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -93,6 +94,25 @@ def test_history_of_a_model_that_is_no_file_counts_as_empty(tmp_path: Path, odd:
     (tmp_path / "model.onnx.versions").mkdir()
     odd(tmp_path / "model.onnx.versions" / "history.json")
     assert latest(tmp_path / "model.onnx") is None
+
+
+def test_header_of_a_checkpoint_is_not_parsed_beyond_a_bound(tmp_path: Path) -> None:
+    """Lists in lists take fifty times their bytes, and safetensors lets a header have 100 MB."""
+    position = "[" + ",".join(["[" * 700 + "]" * 700] * 7_000) + "]"
+    head = json.dumps({"__metadata__": {"position": position, "identity": "{}"}}).encode()
+    (tmp_path / "c").write_bytes(len(head).to_bytes(8, "little") + head)
+    tracemalloc.start()
+    try:
+        with pytest.raises(TrainingError, match=r"is not a whole checkpoint \(a header of over 8,388,608 bytes"):
+            load_checkpoint(tmp_path / "c", {})
+        assert tracemalloc.get_traced_memory()[1] < SMALL
+    finally:
+        tracemalloc.stop()
+
+
+def test_long_text_in_json_is_not_parsed() -> None:
+    with pytest.raises(ValueError, match="it has 8,388,610 letters, over the limit of 8,388,608"):
+        json_object("{}" + " " * SMALL)
 
 
 def test_small_file_is_read_up_to_its_bound(tmp_path: Path) -> None:

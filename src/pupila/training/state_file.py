@@ -7,10 +7,12 @@ import io
 import pickletools
 import re
 import zipfile
+from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import torch
 
+from pupila._files import open_file
 from pupila.data.sources.archive import UnpackBudget, open_zip
 
 MAX_RECORDS = 10_000
@@ -47,6 +49,13 @@ T = TypeVar("T")
 
 class NotPlainError(ValueError):
     """The file holds something else than names and tensors; says what."""
+
+
+def check_header(path: Path, most: int) -> None:
+    """Raise ValueError if the JSON in front of a .safetensors file, names, shapes and texts, has more bytes."""
+    with open_file(path) as file:
+        if int.from_bytes(file.read(8), "little") > most:
+            raise ValueError(f"a header of over {most:,} bytes")
 
 
 def load(data: bytes) -> object:

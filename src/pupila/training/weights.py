@@ -139,9 +139,7 @@ def _not_plain(path: Path) -> ModelError:
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
-    with path.open("rb") as file:
-        if int.from_bytes(file.read(8), "little") > MAX_HEADER:
-            raise ValueError(f"a header of over {MAX_HEADER:,} bytes")
+    state_file.check_header(path, MAX_HEADER)
     return dict(load_file(path))
 
 

@@ -16,8 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pupila._files import from_json, is_figure, json_object, replacing
+from pupila._files import SMALL, from_json, is_figure, json_object, replacing
 from pupila.errors import TrainingError
+from pupila.training.state_file import check_header
 
 MAX_BYTES = 2**30
 """Of a checkpoint: with 20,000 classes it has some 350 MB."""
@@ -85,6 +86,7 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> tuple[Position, 
     try:
         if not path.is_file() or path.stat().st_size > MAX_BYTES:
             raise ValueError(f"it is no file of at most {MAX_BYTES // 2**20:,} MiB")
+        check_header(path, SMALL)
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             for key in file.keys():  # noqa: SIM118, it is not a mapping
