@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from batch_kit import fill
 from data_kit import make_folder, serving
-from server_kit import write_model
+from server_kit import CLASSES, write_model
 
 from pupila._files import locked
 from pupila.batch import predict_all
 from pupila.batch.job import NAMES
+from pupila.batch.sorting import UNKNOWN, UNSURE, Sorting
 from pupila.data import load_dataset
 from pupila.data.sources.download import download
 from pupila.errors import DataError, DownloadError, TrainingError
@@ -48,6 +49,20 @@ def test_folder_of_a_job_is_no_link(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"out.csv.unfinished is a link"):
         predict_all(model, [photos], photos / "out.csv")
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["result"]
+
+
+@pytest.mark.parametrize("names", [("",), (*CLASSES, UNKNOWN, UNSURE)], ids=["the folder", "its folders"])
+def test_sorting_copies_nothing_through_a_link(names: tuple[str, ...], tmp_path: Path) -> None:
+    photos, model = fill(tmp_path / "photos", 1), write_model(tmp_path / "colours.onnx")
+    (tmp_path / "other").mkdir()
+    for name in names:
+        link = photos / "sorted" / name
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(tmp_path / "other")
+    for applies in (False, True):
+        with pytest.raises(DataError, match=r"is a link, and nothing is written through it"):
+            predict_all(model, [photos], sorting=Sorting(photos / "sorted", apply=applies), say=[].append)
+    assert list((tmp_path / "other").iterdir()) == []
 
 
 def hold_run(folder: Path) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pupila._arguments import counted, first_few
-from pupila._files import NAME_BYTES, copy_file, publish
+from pupila._files import NAME_BYTES, copy_file, publish, refuse_link
 from pupila.batch.job import BatchJob, from_line
 from pupila.batch.listing import shown_name
 from pupila.errors import DataError, ImageError
@@ -78,8 +78,10 @@ def folders_of(classes: Sequence[str]) -> list[str]:
 def sort(records: Iterable[Placement], sorting: Sorting, say: Callable[[str], None]) -> dict[str, int]:
     """Place the pictures, or say where they would go; return how many belong into each folder. Records are sorted.
 
-    Raises DataError that names a picture that could not be placed, once all others are, and OSError for a full disk.
+    Raises DataError that names a picture that could not be placed, once all others are, and OSError for a full disk, or
+    for a link in place of the folder to sort into.
     """
+    refuse_link(sorting.into)
     counts: dict[str, int] = {}
     failed: list[str] = []
     verb = "link" if sorting.link else "copy"
@@ -90,6 +92,7 @@ def sort(records: Iterable[Placement], sorting: Sorting, say: Callable[[str], No
         is_first, taken = (folder, name) != taken, (folder, name)
         counts[into.name] = counts.get(into.name, 0) + 1
         try:
+            refuse_link(into)
             target, done = _target(source, into, os.fsdecode(name), is_first)
             if sorting.apply and not done:
                 _place(source, target, sorting.link, temporary)
