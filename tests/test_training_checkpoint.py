@@ -116,6 +116,8 @@ def test_checkpoint_with_a_spoilt_header_is_refused(written, place):
         {"position": '{"rows": [{"network_size": "32"}]}', "identity": "{}"},
         {"position": json.dumps({"rows": [{**ROW, "train_loss": 1e308}]}), "identity": "{}"},
         {"position": '{"best_epoch": 3}', "identity": "{}"},
+        {"position": '{"steps": -1000000000000}', "identity": "{}"},
+        {"position": '{"seconds": -1.0}', "identity": "{}"},
     ],
 )
 def test_foreign_file_of_tensors_is_no_checkpoint(tmp_path, header):

@@ -27,6 +27,10 @@ FIGURES = (
     "pictures", "seconds",
 )  # fmt: skip
 """Of an epoch's row, what the training reads again."""
+COUNTS = (
+    "epoch", "batch", "steps", "seconds", "reserve", "correct", "seen", "best_size", "cooldown", "rate", "begun",
+)  # fmt: skip
+"""Of a position, what is never below zero: a training that had done so many steps less would not end."""
 
 
 @dataclass
@@ -93,7 +97,7 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> tuple[Position, 
                 group, _, name = key.partition("/")
                 groups.setdefault(group, {})[name] = file.get_tensor(key)
         position = from_json(Position, json_object(header["position"]))
-        _check_rows(position)
+        _check_position(position)
         theirs = json_object(header["identity"])
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise not_whole(path, error) from error
@@ -106,12 +110,13 @@ def not_whole(path: Path, error: Exception) -> TrainingError:
     return TrainingError(f"{path}: is not a whole checkpoint ({str(error)[:200]}). Delete it and train again.")
 
 
-def _check_rows(position: Position) -> None:
+def _check_position(position: Position) -> None:
+    wrong = next((name for name in COUNTS if not is_figure(name, getattr(position, name))), "")
     are_figures = all(
         isinstance(row, dict) and row.keys() >= set(FIGURES) and all(is_figure(*item) for item in row.items())
         for row in position.rows
     )
-    wrong = "" if are_figures else "rows"
+    wrong = wrong if are_figures else "rows"
     wrong = wrong if -1 <= position.best_epoch < len(position.rows) else "best_epoch"
     if wrong:
         raise ValueError(f"it has no valid {wrong}")
