@@ -14,9 +14,11 @@ from pupila.data import dataset, load_dataset
 from pupila.data.dataset import SkippedFiles
 from pupila.data.layouts import tables
 from pupila.data.layouts.masks import masks_beside
+from pupila.data.quality.duplicates import copies_of
 from pupila.data.quality.inspection import inspect_dataset
 from pupila.data.sources import archive
 from pupila.data.sources.files import SourceFile, composed, list_folder
+from pupila.errors import DataError
 from pupila.evaluation.pages.data_report import data_text
 
 MIB = 2**20
@@ -96,6 +98,19 @@ def test_long_cells_of_tables_are_not_kept_as_names() -> None:
     kept = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert kept < MIB
+
+
+def test_memory_for_copies_is_asked_for_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = np.zeros((3, 64, 64, 3), np.uint8)
+    monkeypatch.setattr(archive, "free_memory", lambda: 3 * 32 * 32 * 3 * 5)
+    with pytest.raises(DataError, match=r"^The copies of 6 pictures need"):
+        copies_of(pictures, pictures)
+
+
+def test_pictures_that_are_compared_are_not_copied_whole() -> None:
+    pictures = np.zeros((200, 224, 224, 3), np.uint8)
+    with memory_below(20 * MIB):
+        assert copies_of(pictures[:1], pictures).all()
 
 
 def test_decoded_pictures_count_as_used_memory_in_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,7 @@ def find_duplicates(pictures: Sequence[Pictures]) -> list[DuplicatePair]:
     Raises DataError if the copies that are compared would not fit into memory.
     """
     count = sum(map(len, pictures))
-    check_memory(3 * FINE * FINE * 3 * count, f"The copies of {counted(count, 'picture')}", "Use fewer pictures.")
+    _check_room(count)
     exact = _exact([picture for part in pictures for picture in part])
     copies: dict[int, list[int]] = {}
     for pair in exact:
@@ -80,6 +80,11 @@ def find_duplicates(pictures: Sequence[Pictures]) -> list[DuplicatePair]:
     pairs = {(pair.first, pair.second): pair for pair in _at_most(MOST, itertools.chain(kept, copied), parts)}
     found = [*exact, *pairs.values()]
     return sorted(found, key=lambda pair: (-pair.exact, -pair.similarity, pair.first, pair.second))
+
+
+def _check_room(count: int) -> None:
+    """Raise DataError if the copies of so many pictures would not fit into memory."""
+    check_memory(3 * FINE * FINE * 3 * count, f"The copies of {counted(count, 'picture')}", "Use fewer pictures.")
 
 
 def _at_most(most: int, pairs: Iterable[DuplicatePair], parts: Rows) -> Iterator[DuplicatePair]:
@@ -103,10 +108,14 @@ def _of_copies(near: Iterable[DuplicatePair], copies: Mapping[int, Sequence[int]
 
 
 def copies_of(pictures: Pictures, others: Pictures) -> NDArray[np.bool_]:
-    """Return bool [N]: which pictures are among the others, too, bit for bit or nearly, mirrored or not."""
+    """Return bool [N]: which pictures are among the others, too, bit for bit or nearly, mirrored or not.
+
+    Raises DataError if the copies that are compared would not fit into memory.
+    """
     count = len(pictures)
-    held = {picture.tobytes() for picture in others}
-    same = np.array([picture.tobytes() in held for picture in pictures], dtype=np.bool_)
+    _check_room(count + len(others))
+    held = set(map(_digest, others))
+    same = np.array([_digest(picture) in held for picture in pictures], dtype=np.bool_)
     fine = np.concatenate([shrink(pictures, FINE), shrink(others, FINE)])
     coarse, exactly = _coarse(fine), _Fine(fine)
     for top in range(0, count, TILE):
@@ -151,10 +160,14 @@ def _exact(pictures: Sequence[Pictures]) -> list[DuplicatePair]:
     first: dict[bytes, int] = {}
     pairs = []
     for row, picture in enumerate(pictures):
-        seen = first.setdefault(blake2b(np.ascontiguousarray(picture).data, digest_size=16).digest(), row)
+        seen = first.setdefault(_digest(picture), row)
         if seen != row:
             pairs.append(DuplicatePair(seen, row, True, False, 1.0))
     return pairs
+
+
+def _digest(picture: Pictures) -> bytes:
+    return blake2b(np.ascontiguousarray(picture).data, digest_size=16).digest()
 
 
 def _coarse(fine: Pictures) -> tuple[Floats, Floats]:
