@@ -17,7 +17,7 @@ from pupila.evaluation.comparison import read_runs
 from pupila.recipe import Recipe
 from pupila.server.model_versions import latest
 from pupila.training.loop.checkpoint import load_checkpoint
-from pupila.training.run_folder import is_finished, read_record, unfinished
+from pupila.training.run_folder import forget, is_finished, read_record, unfinished
 from pupila.training.sweeps.definition import Trial, load_definition, plan
 from pupila.training.sweeps.run import _check_folder, run_sweep
 from pupila.training.sweeps.trial import FIGURES, Job, Result, read_result
@@ -189,6 +189,12 @@ def test_table_of_labels_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> Non
     pipe(tmp_path / "labels.csv")
     done = pupila("train", "digits", "--labels", str(tmp_path / "labels.csv"), "--runs", str(tmp_path / "runs"))
     assert done.returncode == 1 and "cannot be read as a table of labels (it is no file)" in done.stderr
+
+
+def test_folder_in_place_of_a_file_of_a_run_is_named(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(TrainingError, match=r"metrics.jsonl: cannot be written"):
+        forget(tmp_path)
 
 
 def test_resume_passes_over_a_record_that_is_a_folder(tmp_path: Path) -> None:

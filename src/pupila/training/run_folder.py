@@ -169,9 +169,12 @@ def finish(folder: Path) -> None:
 
 
 def forget(folder: Path) -> None:
-    """Remove what makes the folder that of a run, so that the run begins anew."""
-    for name in TRACES:
-        (folder / name).unlink(missing_ok=True)
+    """Remove what makes the folder that of a run, so that the run begins anew; raises TrainingError if it cannot be."""
+    for path in (folder / name for name in TRACES):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:  # of a folder of that name, too
+            raise _cannot_write(path, error) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
