@@ -1,6 +1,7 @@
 """An address where no cluster is ends at once, in one sentence that says what to do; a node's lines are shown here."""
 
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from pupila.errors import SettingsError
 
 pytest.importorskip("ray")
 
-from pupila.cluster.connect import connected, shown
+from pupila.cluster.connect import _reason, connected, shown
 from pupila.progress import LOG, printing_to
 
 
@@ -47,3 +48,13 @@ def test_lines_are_shown_once_and_those_of_an_earlier_run_not_at_all(
     with shown(tmp_path / "nowhere"):
         pass
     assert capsys.readouterr().out == ""
+
+
+def test_log_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / LOG)
+    with shown(tmp_path):
+        pass
+
+
+def test_exception_that_says_nothing_is_named_by_its_type() -> None:
+    assert "no Ray cluster answers there (RuntimeError)." in _reason("127.0.0.1:1", RuntimeError())

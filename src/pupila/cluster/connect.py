@@ -16,6 +16,7 @@ from pathlib import Path
 import ray
 from ray.exceptions import AuthenticationError
 
+from pupila._files import open_file
 from pupila.errors import SettingsError, TrainingError
 from pupila.progress import LOG, printable_lines
 from pupila.recipe import Recipe
@@ -74,9 +75,14 @@ def _reason(address: str, error: Exception) -> str:
             "`ray start --head`, or say where one runs: --cluster=HOST:6379."
         )
     return (
-        f"{address}: no Ray cluster answers there ({str(error).splitlines()[0]}). The address is that of the first "
+        f"{address}: no Ray cluster answers there ({first_line(error)}). The address is that of the first "
         "node, HOST:6379 if `ray start --head` was told no other port."
     )
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what an exception says; its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def gave_up(error: Exception, fix: str) -> TrainingError:
@@ -126,11 +132,12 @@ def _follow(log: Path, place: int, over: threading.Event) -> None:
     last = False
     while not last:
         last = over.wait(EVERY)
-        if not log.exists():
+        try:
+            with open_file(log) as file:  # opened each time: so a network's file system looks for what is new
+                file.seek(place)
+                new = file.read()
+        except OSError:  # it is not there yet, or is no file
             continue
-        with log.open("rb") as file:  # opened each time: so a network's file system looks for what is new
-            file.seek(place)
-            new = file.read()
         whole = new[: new.rfind(b"\n") + 1]
         place += len(whole)
         sys.stdout.write(printable_lines(*whole.decode(errors="replace").split("\n")))

@@ -26,7 +26,7 @@ from werkzeug.test import EnvironBuilder
 from werkzeug.wrappers import Response as WSGIResponse
 
 from pupila._arguments import whole_number
-from pupila.cluster.connect import HERE, connected, cpus
+from pupila.cluster.connect import HERE, connected, cpus, first_line
 from pupila.cluster.places import ONGOING, WORKERS
 from pupila.cluster.retries import HOOK, UPLOAD, reads_body, response
 from pupila.errors import ModelError, SettingsError
@@ -161,7 +161,7 @@ def serve_on_cluster(model: Path, settings: Settings, address: str = HERE) -> st
             with slow:
                 serve.run(made, name=NAME, route_prefix="/")
         except (RayError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise ModelError(
                 f"{model}: could not be deployed ({reason}). `serve status` and Ray's logs say more; a free --port may "
                 "help, and `serve shutdown` before another try."
