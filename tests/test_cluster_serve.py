@@ -58,6 +58,18 @@ def test_replica_answers_as_the_application_does(models: tuple[Path, Path]) -> N
     assert response.status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "query", "status"), [("/health\nz", b"", 404), ("/health\tz", b"", 404), ("/healthz", b"a=\xff", 200)]
+)
+def test_address_is_the_one_that_came(models: tuple[Path, Path], path: str, query: bytes, status: int) -> None:
+    """An URL that is taken apart loses its line ends and tabs, and its query had to be in UTF-8."""
+    from pupila.cluster.serve import Replica
+
+    replica = Replica(str(models[0]), Predictor.load(models[0]).version, Settings())
+    scope = {**asked([b""]).scope, "method": "GET", "path": path, "query_string": query}
+    assert asyncio.run(replica(Request(scope))).status_code == status
+
+
 @pytest.mark.parametrize("headers", [[], [(b"content-length", b"1200")]])
 def test_body_over_the_limit_is_not_kept_and_is_refused_as_everywhere(
     models: tuple[Path, Path], headers: Sequence[tuple[bytes, bytes]]

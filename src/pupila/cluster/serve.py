@@ -73,13 +73,13 @@ class Replica:
 async def environ_of(request: Request, settings: Settings, access: AccessControl) -> dict[str, Any]:
     """Return a request as WSGI's environment, with what was decided about it before its body is read."""
     environ = EnvironBuilder(
-        query_string=request.url.query,
         method=request.method,
         headers=[(name, value) for name, value in request.headers.items() if name != "transfer-encoding"],
         input_stream=io.BytesIO(),  # without one it would make a form, with a boundary of its own
         environ_base={"REMOTE_ADDR": request.client.host if request.client else ""},
     ).get_environ()
-    path = request.url.path.encode().decode("latin-1")
+    path = request.scope["path"].encode().decode("latin-1")  # an URL is taken apart anew, without line ends and tabs
+    environ["QUERY_STRING"] = request.scope["query_string"].decode("latin-1")
     context = RequestContext(route_of(path).name, time.monotonic() + settings.request_timeout, environ["REMOTE_ADDR"])
     context.access = access.decide(request.method, path, environ)
     length = whole_number(request.headers.get("content-length", "")) or 0
