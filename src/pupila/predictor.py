@@ -74,7 +74,9 @@ class Outputs:
 class Predictor:
     """A model file, verified and ready."""
 
-    def __init__(self, session: ort.InferenceSession, manifest: Manifest, version: str, together: int) -> None:
+    def __init__(
+        self, session: ort.InferenceSession, manifest: Manifest, version: str, together: int, map_size: int
+    ) -> None:
         self._session = session
         self.together = together
         """Pictures that are computed together at most, so that memory stays within cost.MAX_TOGETHER."""
@@ -84,6 +86,8 @@ class Predictor:
         self.manifest = manifest
         self.version = version
         """First 12 hex digits of the file's SHA-256: names this exact file in answers, logs and metrics."""
+        self.map_size = map_size
+        """Numbers of the class activation map of a picture."""
 
     @classmethod
     def load(cls, path: PathLike, threads: int = 1) -> "Predictor":
@@ -127,7 +131,7 @@ class Predictor:
                 session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
             _check_shapes(session, manifest, needed.outputs)
             version, together = hashlib.sha256(data).hexdigest()[:12], cost.MAX_TOGETHER // needed.numbers
-            return cls(session, manifest, version, together)
+            return cls(session, manifest, version, together, math.prod(needed.outputs["cam"][2:]))
         except ModelError:
             raise
         except Exception as error:  # ONNX Runtime has a dozen types of its own, and what a file holds may be anything

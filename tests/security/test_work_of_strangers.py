@@ -417,6 +417,18 @@ def test_request_to_explain_keeps_the_maps_of_the_answered_classes_alone(tmp_pat
     ]
 
 
+def test_numbers_of_maps_in_an_answer_are_counted(tmp_path: Path) -> None:
+    """Maps of 64 x 64 for 128 pictures are half a million numbers."""
+    predictor = Predictor.load(write_model(tmp_path / "colours.onnx"))
+    assert predictor.map_size == 2 * 2
+    predictor.map_size = 64 * 64
+    client = create_app(predictor).test_client()
+    for count, status in ((31, 200), (32, 400)):
+        files = [(io.BytesIO(picture()), "a.png") for _ in range(count)]
+        answer = client.post("/predict?explain=1", data={"file": files})
+        assert (answer.status_code, "131,072" in answer.text) == (status, status == 400)
+
+
 @pytest.mark.parametrize("path", ["/predict?top=20000", "/v2/models/colours/infer"])
 def test_answer_lists_so_many_classes_of_all_its_pictures(tmp_path: Path, path: str) -> None:
     """Of 20,000 classes those of a request of 9 KB took 1.3 GiB and eight seconds."""

@@ -31,14 +31,16 @@ from pupila.server.api.request_context import (
 from pupila.server.inference import BatchKey, Computation, Decoding, PictureOutputs
 
 MAX_LISTED = 131_072
-"""Probabilities in one answer: those of 128 pictures and 1,000 classes. Each takes 3 µs, and half a kilobyte."""
+"""Probabilities and numbers of maps in one answer: as many as 128 pictures of 1,000 classes have. Each takes 3 µs, and
+half a kilobyte."""
 FEW_LISTED = 1_000
 """Of them, as many as the compute thread lists itself: others would wait for more."""
 
 
 def listed(parts: Sequence[Part], query: Query, predictor: Predictor) -> int:
-    """Return how many probabilities are in the answer."""
-    return len(parts) * min(query.top or 1, len(predictor.manifest.classes))
+    """Return how many probabilities and numbers of maps are in the answer."""
+    classes = min(query.top or 1, len(predictor.manifest.classes))
+    return len(parts) * (classes + (predictor.map_size if query.explain else 0))
 
 
 def entry(index: int, part: Part, answer: Prediction | ImageError, top: int | None) -> dict[str, Any]:
@@ -111,7 +113,8 @@ class PredictTask:
                 parts, fields = multipart.read_upload(environ.get("CONTENT_TYPE", ""), body, state.settings)
             query = Query.parse(environ.get("QUERY_STRING", ""), fields)
             if listed(parts, query, state.classifier.predictor) > MAX_LISTED:
-                message = f"top={query.top} for {len(parts)} pictures is over {MAX_LISTED:,} classes. Ask for fewer."
+                what = f"Classes (top) and numbers of maps (explain) for {len(parts)} pictures"
+                message = f"{what} are over {MAX_LISTED:,}. Ask for fewer."
                 raise RequestError(400, "query_invalid", message)
             end_parsing(context, state, len(parts))
             self._decoding = Decoding(state.classifier, parts, context, also=query)
