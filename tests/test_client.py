@@ -116,6 +116,21 @@ def test_answer_that_is_not_json_is_an_error_with_the_status() -> None:
         client.predict(b"x")
 
 
+def test_answer_that_breaks_off_is_named() -> None:
+    with Peer(GOOD[:-9]) as peer, Client(peer.url) as client, pytest.raises(ServerError, match="IncompleteRead"):
+        client.predict(b"x")
+
+
+def test_answer_without_end_is_not_read_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pupila.client.MAX_ANSWER", len(GOOD))
+    endless = b"HTTP/1.1 200 X\r\n\r\n" + b" " * (len(GOOD) + 1)
+    with Peer(GOOD, endless) as peer, Client(peer.url) as client:
+        assert client.predict(b"x").category == "red"
+        with pytest.raises(ServerError, match="the answer has over 0 MiB") as caught:
+            client.predict(b"x")
+    assert caught.value.code == "foreign_answer"
+
+
 def test_unreachable_server_is_not_ready() -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]

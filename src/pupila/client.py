@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 ESCAPED = {ord('"'): "%22", ord("\r"): "%0D", ord("\n"): "%0A"}
 """How a form writes what would end a file's name (WHATWG's multipart/form-data)."""
 
+MAX_ANSWER = 64 * 2**20
+"""Bytes of an answer that are read: whatever listens at the address may send on and on."""
 KEY = re.compile("[!-~]+")
 MAX_PAUSE = 30.0
 """Longest pause before another try, whatever the server says; seconds."""
@@ -146,8 +148,10 @@ class Client:
             try:
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may have refused the body's size
                     self._connection.request(method, self._prefix + path, body, {**self._headers, **headers})
-                response = self._connection.getresponse()
-                data = response.read()
+                with self._connection.getresponse() as response:
+                    data = response.read(MAX_ANSWER + 1)
+                if response.length and len(data) <= MAX_ANSWER:  # is not said where a number is given
+                    raise http.client.IncompleteRead(data)
                 break
             except (OSError, http.client.HTTPException) as error:
                 self._connection.close()
@@ -155,6 +159,10 @@ class Client:
                 if fresh or not gone:
                     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
                     raise ServerError(0, "unreachable", f"{self._url}: {reason}") from error
+        if len(data) > MAX_ANSWER:
+            self._connection.close()
+            reason = f"the answer has over {MAX_ANSWER // 2**20} MiB, and no more is read. Check the address."
+            raise ServerError(response.status, "foreign_answer", f"{self._url}: {reason}")
         pause = whole_number(response.getheader("Retry-After", ""))
         try:
             document = json.loads(data)
