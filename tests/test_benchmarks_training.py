@@ -2,6 +2,7 @@
 
 import io
 import random
+import re
 import runpy
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 from data_kit import picture
 from PIL import Image
 from training_kit import TINY
+
+from pupila.data import load_dataset
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "training"))
 import outside
@@ -75,6 +78,32 @@ def test_outliers_of_an_archive_without_wordnet_classes_are_refused(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1 and "no picture in train/WORDNET_ID/ is of a class outside the ten" in done.stderr
     assert not (tmp_path / "outliers").exists()
+
+
+def test_commands_of_the_card_make_a_data_set_of_the_published_archive(tmp_path):
+    card = (BENCHMARKS.parents[1] / "docs" / "models" / "cifar10.md").read_text(encoding="utf-8")
+    (commands,) = (
+        block for block in re.findall(r"^```sh\n(.*?)^```$", card, re.M | re.S) if "val_annotations" in block
+    )
+    top, names = tmp_path / "tiny-imagenet-200", STRANGERS[:2]
+    files = {f"test/images/test_{n}.JPEG": picture(n, 64, 64, "JPEG") for n in range(2)}
+    for place, name in enumerate(names):
+        files[f"train/{name}/{name}_boxes.txt"] = f"{name}_0.JPEG\t0\t10\t63\t58\n".encode()
+        for n in range(4):
+            files[f"train/{name}/images/{name}_{n}.JPEG"] = picture(10 + 4 * place + n, 64, 64, "JPEG")
+    for n in range(4):
+        files[f"val/images/val_{n}.JPEG"] = picture(20 + n, 64, 64, "JPEG")
+    lines = [f"val_{n}.JPEG\t{names[n % 2]}\t0\t32\t44\t62\n" for n in range(4)]
+    files["val/val_annotations.txt"] = "".join(lines).encode()
+    files["wnids.txt"] = "".join(f"{name}\n" for name in names).encode()
+    files["words.txt"] = "".join(f"{name}\tcat, dog\n" for name in names).encode()
+    for path, content in files.items():
+        (top / path).parent.mkdir(parents=True, exist_ok=True)
+        (top / path).write_bytes(content)
+    subprocess.run(["bash", "-euc", commands], cwd=tmp_path, check=True, timeout=60)
+    made = load_dataset(str(top), 32)
+    assert made.test is None and made.validation.classes == tuple(names)
+    assert (len(made.train), len(made.validation)) == (8, 4)
 
 
 def test_small_pictures_of_any_data_set_are_blown_up(tmp_path):
