@@ -227,12 +227,15 @@ def test_last_layer_alone_needs_trained_weights(tmp_path):
         prepare(TrainingData(str(tmp_path)), replace(TINY, trains="head"))
 
 
-def test_first_model_is_served_while_training_goes_on_and_the_log_says_how(tmp_path, caplog):
+@pytest.mark.parametrize("budget", [{"epochs": 1}, {"minutes": 1.0}, {"minutes": 60.0}])
+def test_first_model_is_served_while_training_goes_on_and_the_log_says_how(tmp_path, caplog, budget):
     caplog.set_level("INFO", "pupila")
-    values = {"weights": "bundled", "epochs": 0, "minutes": 60.0, "max_epochs": 1, "trains": "all"}
+    values = {"weights": "bundled", "epochs": 0, "max_epochs": 1, "trains": "all", **budget}
     versions = []
     job = TrainJob(TrainingData(str(write_photos(tmp_path / "my photos"))), replace(TINY, **values), tmp_path / "a run")
     model = train(job, watch=lambda _: versions.append(Predictor.load(job.folder / "model.onnx").version)).model
+    starts = [line.split(" at ")[0].split(";")[0] for line in caplog.messages]
+    assert starts.index("A first model is ready") < starts.index("last layer alone")
     said = next(line for line in caplog.messages if line.startswith("A first model is ready"))
     assert said.endswith(f": pupila serve '{model}'") and len(set(versions)) == 1
     assert Predictor.load(model).version not in versions

@@ -60,7 +60,7 @@ def reproduce(folder: Path, source: str | None = None) -> Reproduction:
     _check_data(record, before.framing)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-again-", dir=folder.parent) as name:
         again = Path(name) / folder.name
-        after = train(TrainJob(record, recipe, again)).exported.predictor.manifest
+        after = train(TrainJob(record, recipe, again), keep_open=True).exported.predictor.manifest
         threads = read_record(again).threads
         same = _graph(folder / "model.onnx") == _graph(again / "model.onnx")
     same = same and _timeless(before.metrics) == _timeless(after.metrics)

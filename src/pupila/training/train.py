@@ -27,7 +27,8 @@ from pupila.training.loop.checkpoint import check_identity
 from pupila.training.loop.class_weights import GUESSING
 from pupila.training.loop.device import pick_device, usable_threads
 from pupila.training.loop.fit import CHECKPOINT_SECONDS, Fitted, OnEpoch, Row, fit
-from pupila.training.loop.head import at_most, fit_head
+from pupila.training.loop.head import at_most, fit_head, plain_layer
+from pupila.training.loop.resnet import ResNet18
 from pupila.training.loop.signals import ctrl_c_waits
 from pupila.training.prepare import Prepared, prepare
 from pupila.training.run_folder import (
@@ -49,10 +50,13 @@ from pupila.training.weights import save_backbone
 
 logger = logging.getLogger("pupila.training")
 
-FIRST_MODEL_MINUTES = 3.0
-"""Budget from which a first model file is written before the whole network is trained: a shorter one is over soon."""
-FIRST_MODEL_PICTURES = 500
-"""Validation pictures at most that the first model is measured on, and training pictures that it remembers some of."""
+FIRST_MODEL_PICTURES, FIRST_MODEL_SIZE = 500, 64
+"""Pictures at most that the last layer of the first model is fitted to, and pixels a side that it looks at, at most."""
+EARLY_PICTURES, EARLY_MADE = 100, 10
+"""Pictures at most that a model file which is soon replaced is measured on, and remembers some of; and strange ones of
+each kind that it is tried on."""
+SECOND_MODEL_MINUTES = 3.0
+"""Budget from which the model with the last layer of all pictures takes its place: a shorter one is over soon."""
 METRICS = "metrics.jsonl"
 WRITING = "It ends when the model file and the report are written. A second Ctrl-C stops it at once."
 WORTH_SAYING = 0.02
@@ -120,6 +124,8 @@ def train(job: TrainJob, team: Team = ALONE, *, watch: OnEpoch | None = None, ke
         prepared = prepare(job.data, job.recipe, team)
         logger.info(describe_classes(prepared.training, prepared.recipe.balance))
         begin_or_go_on(job, prepared)
+        if not keep_open and prepared.recipe.trains == "all" and _begins_with_features(prepared, job):
+            _first_model(prepared, folder / "model.onnx")
         watchers = [ProgressPage(folder, prepared.splits.name).update, *([watch] if watch else [])]
         with contextlib.ExitStack() as opened:
             if job.tensorboard:
@@ -156,36 +162,51 @@ def assist(job: TrainJob, team: Team) -> None:
 
 def _fitted(prepared: Prepared, job: TrainJob, on_epoch: OnEpoch, team: Team, begun: float) -> Fitted:
     """Fit all of the network, or its head. begun: when the run did, on the clock of time.monotonic."""
-    recipe, network, checkpoint = prepared.recipe, prepared.start.network, job.folder / CHECKPOINT
+    recipe, network = prepared.recipe, prepared.start.network
     if recipe.trains == "head" and team.size > 1:
         raise TrainingError("trains=head is one short computation that workers cannot share. Leave --workers out.")
     head = None
-    if prepared.start.origin != "none" and not (job.resume and checkpoint.exists()):
+    if _begins_with_features(prepared, job):
         head = fit_head(recipe, network, prepared.training, prepared.validation)
     if recipe.trains == "head" and head is not None:
         on_epoch([head])
         return Fitted(network.cpu().eval(), recipe.network_size, 0, [head], head["pictures"] / head["seconds"])
     reserve = 0.0
     if team.leads and recipe.minutes:
-        if head is not None and recipe.minutes >= FIRST_MODEL_MINUTES:
-            _first_model(prepared, head, job.folder / "model.onnx")
+        if head is not None and recipe.minutes >= SECOND_MODEL_MINUTES:
+            with quiet_log():
+                _early_model(prepared, copy.deepcopy(network), recipe, job.folder / "model.onnx")
         reserve = expected_seconds(network, recipe, prepared.training, prepared.validation)
     return fit(
-        recipe, network, prepared.training, prepared.validation, checkpoint, head=head,
+        recipe, network, prepared.training, prepared.validation, job.folder / CHECKPOINT, head=head,
         spent=time.monotonic() - begun, reserve=reserve,
         identity=prepared.identity, resume=job.resume, checkpoint_seconds=job.checkpoint_seconds, on_epoch=on_epoch,
         team=team, outliers=None if prepared.outliers is None else prepared.outliers.pictures, teacher=prepared.teacher,
     )  # fmt: skip
 
 
-def _first_model(prepared: Prepared, head: Row, path: Path) -> None:
-    """Write a model file with the fitted last layer, to be served while training goes on and until it is replaced."""
-    network = copy.deepcopy(prepared.start.network).cpu().eval()
-    fitted = Fitted(network, prepared.recipe.network_size, 0, [head], 0.0)
-    few = replace(prepared, validation=at_most(prepared.validation, FIRST_MODEL_PICTURES, prepared.recipe.seed))
-    recipe = replace(prepared.recipe, export="float32")
-    _export(few, fitted, recipe, path, prototype_pictures=FIRST_MODEL_PICTURES)
+def _begins_with_features(prepared: Prepared, job: TrainJob) -> bool:
+    """Return whether the last layer is fitted first: to trained weights, unless the run goes on from a checkpoint."""
+    return prepared.start.origin != "none" and not (job.resume and (job.folder / CHECKPOINT).exists())
+
+
+def _first_model(prepared: Prepared, path: Path) -> None:
+    """Write a model file with a last layer fitted in seconds, to be served until training has a better one."""
+    recipe, network = prepared.recipe, copy.deepcopy(prepared.start.network)
+    size = min(recipe.network_size, FIRST_MODEL_SIZE)
+    recipe = replace(recipe, network_size=size, progressive=(), flip_average="off")
+    few = at_most(prepared.training, FIRST_MODEL_PICTURES, recipe.seed)
+    plain_layer(recipe, network, few).put_into(network)
+    _early_model(replace(prepared, training=few), network, recipe, path)
     logger.info(f"A first model is ready; a server takes over the finished one by itself: {serve_command(path)}")
+
+
+def _early_model(prepared: Prepared, network: ResNet18, recipe: Recipe, path: Path) -> None:
+    """Write a model file that is measured on few pictures, as it is soon replaced."""
+    fitted = Fitted(network.cpu().eval(), recipe.network_size, 0, [], 0.0)
+    few = replace(prepared, validation=at_most(prepared.validation, EARLY_PICTURES, recipe.seed))
+    recipe = replace(recipe, export="float32")
+    _export(few, fitted, recipe, path, prototype_pictures=EARLY_PICTURES, made=EARLY_MADE)
 
 
 def _export(prepared: Prepared, fitted: Fitted, recipe: Recipe, path: Path, **options: int) -> Exported:

@@ -110,11 +110,13 @@ def export(
     outliers: Outliers | None = None,
     teacher: Teacher | None = None,
     prototype_pictures: int = PROTOTYPE_PICTURES,
+    made: int = COUNT,
 ) -> Exported:
     """Write the model file at `path`; prints size, time and accuracy of each precision.
 
     corrections: those that are in `training`; outliers and teacher: what was learned from beside it. The manifest tells
-    of them. prototype_pictures: training pictures at most that the unknown score's prototypes are found from.
+    of them. prototype_pictures: training pictures at most that the unknown score's prototypes are found from. made:
+    strange pictures of each kind that it is tried on.
 
     Raises TrainingError if the file answers validation pictures otherwise than the network does, or the disk is full.
     """
@@ -141,7 +143,7 @@ def export(
     unknown = _fit_unknown(chosen.predictor, training, prototype_pictures, logits, features, validation.labels)
     scores = score(logits, validation.labels, validation.classes, unknown.temperature)
     evaluation = Evaluation(logits, validation.labels, scores, unknown(logits, features).astype(np.float32))
-    manifest = replace(_complete(chosen, draft, validation, evaluation, unknown), sha256=UNSEALED)
+    manifest = replace(_complete(chosen, draft, validation, evaluation, unknown, made), sha256=UNSEALED)
     model = graph.with_unknown(chosen.model, unknown)
     unsealed = graph.with_metadata(model, {METADATA_KEY: manifest.to_json()}).SerializeToString()
     _publish(sealed(unsealed), path)
@@ -308,13 +310,13 @@ def _fit_unknown(
 
 
 def _complete(
-    chosen: Candidate, draft: Manifest, validation: Dataset, evaluation: Evaluation, unknown: UnknownScore
+    chosen: Candidate, draft: Manifest, validation: Dataset, evaluation: Evaluation, unknown: UnknownScore, count: int
 ) -> Manifest:
     """Add what is measured on the chosen file's own answers, from the scores to the golden set."""
     temperature, known = unknown.temperature, evaluation.unknown
     limit = threshold(known, KNOWN) + ROUNDING
     answers = answers_of(np.column_stack([evaluation.logits, known]), temperature, limit)
-    made = made_pictures(validation.images, draft.input_size)
+    made = made_pictures(validation.images, draft.input_size, count)
     marked = {kind: unknown(*predict_features(chosen.predictor, pictures)) > limit for kind, pictures in made.items()}
     shares = {"validation pictures": known > limit, **marked}
     return replace(

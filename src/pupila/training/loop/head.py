@@ -1,6 +1,6 @@
 """The last layer, fitted on features of the frozen backbone, and what these choose: size, mirror image, framing.
 
-The first usable model in under a minute, and what fine-tuning starts from: a random last layer would first destroy what
+The first model, and what fine-tuning starts from: a random last layer would first destroy what
 the backbone knows (Kumar et al., "Fine-Tuning can Distort Pretrained Features", 2022).
 """
 
@@ -19,6 +19,7 @@ from pupila.training.loop.class_weights import balance_for, validation_scores
 from pupila.training.loop.device import pick_device
 from pupila.training.loop.probe import (
     Features,
+    Linear,
     all_features,
     cross_validated,
     features_of,
@@ -177,6 +178,13 @@ def fit_head(recipe: Recipe, network: ResNet18, training: Dataset, validation: D
     }
 
 
+def plain_layer(recipe: Recipe, network: ResNet18, training: Dataset) -> Linear:
+    """Return a last layer fitted to features of all these pictures as they are; no way to fit it is chosen."""
+    x, labels = features_of(network, training, recipe), torch.from_numpy(training.labels)
+    loss = mean_loss(balance_for(recipe, training))
+    return fit_linear(x, labels, len(training.classes), loss, weight_decay(len(training)))
+
+
 LONG = 1.2
 """Median of longer side / shorter side from which it is worth asking; photos of 4:3 have 1.33."""
 FRAMING_PICTURES = 2000
@@ -221,7 +229,5 @@ def _framing_score(network: ResNet18, training: Dataset, validation: Dataset, re
         at_most(validation, FRAMING_PICTURES // 4, recipe.seed),
     )
     small = replace(recipe, network_size=min(recipe.network_size or FRAMING_SIZE, FRAMING_SIZE), progressive=())
-    x, y = (features_of(network, part, small) for part in (training, validation))
-    balance, decay = balance_for(recipe, training), weight_decay(len(training))
-    layer = fit_linear(x, torch.from_numpy(training.labels), len(training.classes), mean_loss(balance), decay)
-    return balance.accuracy(layer(y), torch.from_numpy(validation.labels))
+    logits = plain_layer(small, network, training)(features_of(network, validation, small))
+    return balance_for(recipe, training).accuracy(logits, torch.from_numpy(validation.labels))
