@@ -396,6 +396,48 @@ def test_boxes_that_cannot_be_read_are_refused(data: bytes) -> None:
     assert caught.value.code == "image_truncated"
 
 
+def moved(data: bytes, start: bytes) -> bytes:
+    """Return a HEIC with some bytes in front of its second box, and all that is coded where its boxes say."""
+    at = data.index(b"iloc") + 18
+    place = struct.pack(">I", int.from_bytes(data[at : at + 4], "big") + len(start))
+    return data[:28] + start + data[28:at] + place + data[at + 4 :]
+
+
+def in_small_data(base: int, offset: int) -> bytes:
+    """Return a HEIC whose picture stands among its boxes, at the sum of two places."""
+    data = heif({1: b"hvc1"}, more=box(b"idat", CODED))
+    at, end = data.index(b"iloc") - 4, 28 + int.from_bytes(data[28:32], "big")
+    item = struct.pack(">HHHQHII", 1, 1, 0, base, 1, offset, len(CODED))
+    places = full(b"iloc", b"\x44\x80\0\1" + item, 1)
+    return data[:28] + box(b"meta", data[36:at] + places + data[at + 30 : end]) + data[end:]
+
+
+PLAIN = heif({1: b"hvc1"})
+HIDDEN = struct.unpack(">7H", box(b"thmb", struct.pack(">HHH", 2, 1, 1)))
+"""A reference, as numbers of items."""
+TWO = {1: b"hvc1", 2: b"hvc1"}
+AMBIGUOUS = {
+    "a box of four bytes": moved(PLAIN, b"\0\0\0\4"),
+    "a place of two bytes": PLAIN.replace(b"iloc\0\0\0\0\x44\0", b"iloc\0\0\0\0\x44\x20"),
+    "a place beyond all": in_small_data(2**64 - 8, 8),
+    "a reference behind another": heif(TWO, [(b"xxxx", 1, [2, *HIDDEN])]).replace(b"xxxx\0\1\0\x08", b"xxxx\0\1\0\1"),
+    "a reference behind one of a long name": heif(TWO, [(b"uuid", 1, [0, 0, 0, 0, 0, 0, 2, 1, 1, *HIDDEN])]),
+}
+
+
+@pytest.mark.parametrize("name", AMBIGUOUS)
+def test_boxes_that_decoders_read_in_another_way_are_refused(name: str) -> None:
+    """Coded data and tiles in them were counted nowhere, and decoded: 16 bytes more took a second more."""
+    with pytest.raises(ImageError) as caught:
+        images.decode(AMBIGUOUS[name], 32)
+    assert caught.value.code == "image_truncated"
+
+
+def test_boxes_that_are_like_them_are_read() -> None:
+    for data in (moved(PLAIN, box(b"free", b"")), moved(PLAIN, box(b"uuid", bytes(16))), in_small_data(0, 0)):
+        assert images.decode(data, 32).shape == (32, 32, 3)
+
+
 @pytest.mark.parametrize("packing", [b"", b"\0", b"deflate\0", b"compress_zlib\0", b"br"])
 def test_metadata_that_is_packed_is_refused(packing: bytes) -> None:
     """Where libheif can unpack it, that has no bound."""

@@ -79,8 +79,8 @@ def boxes(*parts: bytes) -> bytes:
 
 
 EMPTY = {
-    "references of HEIC": boxes(full(b"iref", box(b"free", b"") * 500_000)),
-    "references of HEIC, in many boxes": boxes(full(b"iref", box(b"free", b"") * 4_000) * 125),
+    "references of HEIC": boxes(full(b"iref", box(b"free", b"\0\1\0\0") * 500_000)),
+    "references of HEIC, in many boxes": boxes(full(b"iref", box(b"free", b"\0\1\0\0") * 4_000) * 125),
     "properties of HEIC": boxes(box(b"iprp", full(b"ipma", struct.pack(">I", 1_000_000) + b"\0\1\0" * 1_000_000))),
     "places of HEIC": boxes(full(b"iloc", b"\0\0\xff\xff" + b"\0\1\0\0\0\0" * 65_535)),
     "comment of PPM": b"P6\n#" + b"x" * 4_000_000 + b"\n1 1 255\nabc",

@@ -43,6 +43,12 @@ TRANSFORMS = (b"irot", b"imir", b"clap", b"iscl")
 UNREAD = "a picture in boxes (HEIF) with an overlay or another part that is not read"
 MINI = b"mini"
 """A box in place of `meta` that says the same in fewer bytes: nothing in it is counted here."""
+LONG_NAMED = b"uuid"
+"""A box whose name goes on, for 16 bytes."""
+PLACE_SIZES = {0, 4, 8}
+"""Bytes that a place or a length in `iloc` may have (ISO 14496-12, 8.11.3): decoders pass over others."""
+FURTHEST = 2**63
+"""Bytes from which on a place is refused: at twice as many a decoder's sums begin again at 0."""
 
 
 @dataclass
@@ -206,6 +212,8 @@ def _walk(data: memoryview, items: Items) -> None:
             items.tracks.append(at)
         elif (parent, name) == (b"", MINI):
             raise formats.unrecognised(UNREAD, formats.SAVE)
+    if (b"", b"meta") not in seen:
+        raise IndexError  # nothing was counted
 
 
 def _check_setup(content: memoryview, items: Items) -> None:
@@ -240,20 +248,18 @@ def _all_boxes(data: memoryview) -> Iterator[tuple[bytes, bytes, int, int]]:
 def _boxes(data: memoryview, at: int, end: int, strict: bool = True) -> Iterator[tuple[bytes, int, int]]:
     """Yield each box between two places: its name, and where its content begins and ends.
 
-    Raises IndexError where one ends beyond them; if not `strict`, as among the boxes of the file, the last may be
-    cut off and there may be anything behind it.
+    Raises IndexError where one ends beyond them, or before its content begins: a decoder may read on from there. If not
+    `strict`, as among the boxes of the file, the last may be cut off and there may be anything behind it.
     """
     while at + 8 <= end:
-        length, start = _number(data, at, 4), at + 8
+        length, name, start = _number(data, at, 4), bytes(data[at + 4 : at + 8]), at + 8
         if length == 1:
             length, start = _number(data, at + 8, 8), at + 16
+        start += 16 * (name == LONG_NAMED)
         stop = end if length == 0 else at + length
-        if strict and not start <= stop <= end:
+        if stop < start or (strict and stop > end):
             raise IndexError
-        stop = min(stop, end)
-        if stop < start:
-            return
-        yield bytes(data[at + 4 : at + 8]), start, stop
+        yield name, start, min(stop, end)
         at = stop
 
 
@@ -282,20 +288,20 @@ def _primary(content: memoryview, items: Items) -> None:
 
 
 def _references(content: memoryview, items: Items) -> None:
+    """Take who is made of whom; raises IndexError for bytes behind a reference, which a decoder may read as another."""
     size = 2 if _number(content, 0, 1) == 0 else 4
     for name, at, stop in _boxes(content, 4, len(content)):
         reference = content[at:stop]
-        items.count()
-        if name not in (b"dimg", b"auxl", b"cdsc"):
-            continue
         item, count = _number(reference, 0, size), _number(reference, size, 2)
-        items.count(count)
+        items.count(1 + count)
+        if len(reference) != size + 2 + size * count:
+            raise IndexError
         others = [_number(reference, size + 2 + size * i, size) for i in range(count)]
         if name == b"dimg":
             items.tiles += [(item, other) for other in others]
         elif name == b"cdsc":
             items.described += [item] * count
-        else:
+        elif name == b"auxl":
             items.beside += [(other, item) for other in others]
 
 
@@ -312,9 +318,12 @@ def _associations(content: memoryview, items: Items) -> None:
 
 
 def _extents(content: memoryview, items: Items) -> None:
+    """Take where each item stands; raises IndexError for what decoders may read in another way."""
     version, sizes = _number(content, 0, 1), _number(content, 4, 2)
     offset_size, length_size, base_size = sizes >> 12, sizes >> 8 & 15, sizes >> 4 & 15
     index_size = sizes & 15 if version else 0
+    if not {offset_size, length_size, base_size, index_size} <= PLACE_SIZES:
+        raise IndexError
     id_size = 4 if version == 2 else 2
     at, seen = 6 + id_size, set()
     for _ in range(_number(content, 6, id_size)):
@@ -330,6 +339,8 @@ def _extents(content: memoryview, items: Items) -> None:
         for _ in range(count):
             start = base + _number(content, at + index_size, offset_size)
             length = _number(content, at + index_size + offset_size, length_size)
+            if max(start, length) >= FURTHEST:
+                raise IndexError
             items.extents.append((item, method, start, length))
             at += index_size + offset_size + length_size
 
