@@ -579,6 +579,22 @@ def test_setup_of_a_coded_picture_may_hold_remarks_and_a_few_sets() -> None:
     assert images.decode(heif({1: b"hvc1"}, setup=configured({34: 4, 39: 2, 40: 1})), 32).shape == (32, 32, 3)
 
 
+@pytest.mark.parametrize(("kind", "said"), [(33, 32), (33, 34), (34, 39), (32, 40)])
+def test_units_of_a_setup_stand_in_the_list_of_their_kind(kind: int, said: int) -> None:
+    """A sequence in another list was compared with nothing: 800 bytes that said 64 x 64 pixels took four gigabytes."""
+    setup = configured({})
+    wrong = setup.replace(struct.pack(">BH", kind, 1), struct.pack(">BH", said, 1))
+    assert wrong != setup
+    with pytest.raises(ImageError, match="other data in the setup") as caught:
+        images.decode(heif({1: b"hvc1"}, setup=wrong), 32)
+    assert caught.value.code == "image_too_complex"
+
+
+def test_empty_units_of_a_setup_are_passed_over() -> None:
+    setup = configured({})[8:].replace(struct.pack(">BH", 34, 1), struct.pack(">BHH", 34, 2, 0))
+    assert images.decode(heif({1: b"hvc1"}, setup=box(b"hvcC", setup)), 32).shape == (32, 32, 3)
+
+
 @pytest.mark.parametrize("head", [b"\x28\1\x80", b"\xa8\1\x80", b"\0\0\x80"], ids=bytes.hex)
 @pytest.mark.parametrize("prefix", [0, 1, 3])
 def test_frames_of_hevc_are_counted_as_the_decoder_reads_them(head: bytes, prefix: int) -> None:

@@ -28,6 +28,8 @@ HEVC = b"hvc1"
 NAMED = {32: 1, 33: 1, 34: 4, 39: 1_000, 40: 1_000}
 """By kind of unit of HEVC, how many its setup (hvcC) may have: one set of parameters for all, one for a sequence, which
 the decoder compares with the size in the boxes, those of pictures, and remarks. No coded data: it would be decoded."""
+MISPLACED = -1
+"""Stands for the kind of a unit in the list of another kind: there may be none."""
 SETS = (32, 33, 34)
 """Sets of parameters: for each of pictures a decoder makes tables as large as a picture of its sequence's size."""
 CODED = (HEVC, b"av01")
@@ -217,15 +219,21 @@ def _walk(data: memoryview, items: Items) -> None:
 
 
 def _check_setup(content: memoryview, items: Items) -> None:
-    """Raise ExcessError if a setup of HEVC (ISO 14496-15, 8.3.3.1.2) has more units than NAMED."""
+    """Raise ExcessError if a setup of HEVC (ISO 14496-15, 8.3.3.1.2) has more units than NAMED, or one in another list.
+
+    libheif looks for a sequence in the list of its kind, its decoder in all of them. Both pass over empty units.
+    """
     found: Counter[int] = Counter()
     at = 23
     for _ in range(_number(content, 22, 1)):
-        count, at = _number(content, at + 1, 2), at + 3
+        said, count, at = _number(content, at, 1) & 63, _number(content, at + 1, 2), at + 3
         items.count(1 + count)
         for _ in range(count):
-            found[_number(content, at + 2, 1) >> 1 & 63] += 1
-            at += 2 + _number(content, at, 2)
+            length = _number(content, at, 2)
+            if length:
+                kind = _number(content, at + 2, 1) >> 1 & 63
+                found[kind if kind == said else MISPLACED] += 1
+            at += 2 + length
     if any(number > NAMED.get(kind, 0) for kind, number in found.items()):
         raise ExcessError("more parameter sets or other data in the setup of a coded picture than it needs")
 
