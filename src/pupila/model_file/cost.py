@@ -43,6 +43,9 @@ BLOCK = 16
 """ONNX Runtime computes convolutions in blocks of so many channels, and fills the last block up."""
 FLOAT = 1
 """TensorProto.DataType of float32."""
+WHOLE = ("Cast", "DequantizeLinear", "Transpose")
+"""Operators that may take whole numbers: others are slower with them, a product twenty times, and the least / -1 ends a
+process. What says how something is done, such as sides and counts, does not stand first."""
 
 Shape = tuple[int, ...]
 Rule = Callable[[Node, Sequence[Tensor]], tuple[list[Shape], int]]
@@ -116,6 +119,7 @@ def _results(node: Node, values: dict[str, Tensor]) -> tuple[list[Tensor], list[
     try:
         _need(node.attributes.keys() <= ATTRIBUTES.get(node.operator, set()))
         inputs = [values[name] if name else Tensor(()) for name in node.inputs]
+        _need(inputs[0].real or node.operator in WHOLE)
         results, cost = rule(node, inputs)
     except (_UnusualError, KeyError, IndexError, ValueError, TypeError, ZeroDivisionError, OverflowError):
         raise ModelError(
@@ -232,7 +236,7 @@ def _scaled(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
 
 
 def _broadcast(_: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
-    _need(1 <= len(inputs) <= 2 and all(tensor.real for tensor in inputs))  # the least whole number / -1 ends a process
+    _need(1 <= len(inputs) <= 2)
     rank = max(len(tensor.shape) for tensor in inputs)
     shapes = [(1,) * (rank - len(tensor.shape)) + tensor.shape for tensor in inputs]
     result = tuple(max(sides) for sides in zip(*shapes, strict=True))
