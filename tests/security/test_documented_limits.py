@@ -88,7 +88,7 @@ NAMED = {
 f"{costs.MAX_NODES:,} operators", f"2^{costs.MAX_TOGETHER.bit_length() - 1} numbers",
         f"{costs.MAX_SIDE:,} pixels", f"{predictor.MAX_MAP} numbers a side", f"{manifest.MAX_GOLDEN} golden pictures",
         f"{costs.MAX_WORK // 10**6:,} million", f"{costs.MAX_FIXED_WORK // 10**6:,} million",
-        f"written counting as {costs.NUMBER_WORK}",
+        f"written counting as {costs.NUMBER_WORK}", f"resize give as {costs.PLANE_WORK:,}",
     ],
 }  # fmt: skip
 

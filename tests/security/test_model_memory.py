@@ -238,6 +238,29 @@ def whole_numbers(bomb: Bomb) -> str:
     return bomb.add("MatMul", f"{first} places", bomb.weight(np.ones((64, 64)), np.int64))
 
 
+def single_pixels(bomb: Bomb) -> str:
+    """A thousand pools of 65,536 channels of one pixel each: ONNX Runtime goes through them one by one."""
+    value = bomb.add("Conv", bomb.add("GlobalAveragePool", "planes"), bomb.weight(np.ones((2**16, 3, 1, 1))))
+    for _ in range(1_000):
+        value = bomb.add("MaxPool", value, kernel_shape=[1, 1])
+    return value
+
+
+def images_of_weights(bomb: Bomb) -> str:
+    """Forty convolutions of 65,536 images of one pixel each, that are weights: they are done as the file is loaded."""
+    value, weight = bomb.weight(np.ones((2**16, 1, 1, 1))), bomb.weight(np.ones((1, 1, 1, 1)))
+    for _ in range(40):
+        value = bomb.add("Conv", value, weight)
+    value = bomb.add("Reshape", value, bomb.weight([1, 1, 256, 256], np.int64))
+    return bomb.add("Mul", "planes", bomb.add("ReduceMean", value, bomb.weight([1, 2, 3], np.int64)))
+
+
+def images_of_a_product(bomb: Bomb) -> str:
+    """As many rows as weights have, by a sum that follows from the picture."""
+    mean = bomb.add("ReduceMean", "planes", bomb.weight([2, 3], np.int64), keepdims=0)
+    return bomb.add("Gemm", bomb.weight(np.ones((2**16, 3))), bomb.weight(np.ones((3, 3))), mean)
+
+
 def grown(operator: str, shape: Sequence[int]) -> Callable[[Bomb], str]:
     """Return a bomb of an operator that makes as much as it is told."""
     return lambda bomb: bomb.add(operator, "planes", bomb.weight(shape, np.int64))
@@ -248,7 +271,7 @@ BOMBS: dict[str, tuple[Callable[[Bomb], str], str]] = {
     "100 values read one by one": (a_hundred_read_one_by_one, "numbers in memory at once"),
     "Resize": (resize_bomb, "numbers in memory at once"),
     "Resize of pictures and channels": (pictures_and_channels, "operator Resize is used in a way"),
-    "Concat that doubles": (concat_that_doubles, "operator Split makes more"),
+    "Concat that doubles": (concat_that_doubles, "operator Concat is used in a way"),
     "windows of a convolution": (windows, "numbers in memory at once"),
     "single channels": (single_channels, "numbers in memory at once"),
     "weights that grow": (weights_that_grow, "from its weights alone"),
@@ -263,6 +286,9 @@ BOMBS: dict[str, tuple[Callable[[Bomb], str], str]] = {
     "short stretches": (short_stretches, "operator Mul makes more work"),
     "scales of columns": (scales_of_columns, "operator QuantizeLinear is used in a way"),
     "whole numbers": (whole_numbers, "operator MatMul is used in a way"),
+    "single pixels": (single_pixels, "operator MaxPool makes more work"),
+    "images of weights": (images_of_weights, "from its weights alone"),
+    "images of a product": (images_of_a_product, "operator Gemm is used in a way"),
     "two axes that move": (lambda b: b.add("Transpose", "planes", perm=[0, 3, 2, 1]), "operator Transpose is used in"),
     "pictures that mix": (pictures_that_mix, "operator Transpose is used in a way"),
     "Expand": (grown("Expand", [1, 3, 2**15, 2**15]), "operator 'Expand', which no model"),

@@ -32,6 +32,12 @@ MAX_FIXED_WORK = MAX_TOGETHER * NUMBER_WORK
 SLOW_WORK = 512
 """What a number counts as that is put in order among others, for each bit of their count, or of which e to its power is
 computed."""
+PLANE_WORK = 2048
+"""What each channel of each image counts as that is computed by itself: up to 40 ns."""
+PLANES = ("AveragePool", "Conv", "GlobalAveragePool", "MaxPool", "Resize")
+"""Operators that go through images one by one, and most of them through their channels."""
+ROWS = 2
+"""What may be made of a picture, one below the other: itself and its mirror image."""
 SPAN, SPAN_WORK = 16, 256
 """Numbers that are computed at a stretch where one input is repeated for the other: the last side of the result. And
 what each stretch that is shorter counts as, whatever it gives."""
@@ -80,7 +86,7 @@ def check(graph: Graph) -> Cost:
     for node in graph.nodes:
         inputs, results, cost = _results(node, values)
         multiplications += cost
-        cost += NUMBER_WORK * sum(math.prod(shape) for shape in [*(each.shape for each in inputs), *results])
+        cost += _passage(node.operator, inputs, results)
         work += cost
         for name, shape in zip(node.outputs, results, strict=True):
             size = math.prod(shape)
@@ -121,6 +127,7 @@ def _results(node: Node, values: dict[str, Tensor]) -> tuple[list[Tensor], list[
         inputs = [values[name] if name else Tensor(()) for name in node.inputs]
         _need(inputs[0].real or node.operator in WHOLE)
         results, cost = rule(node, inputs)
+        _need(all(tensor.fixed for tensor in inputs) or all(shape[:1] <= (ROWS,) for shape in results))
     except (_UnusualError, KeyError, IndexError, ValueError, TypeError, ZeroDivisionError, OverflowError):
         raise ModelError(
             f"Its operator {node.operator} is used in a way that no model of Pupila has. Export the model again."
@@ -128,6 +135,13 @@ def _results(node: Node, values: dict[str, Tensor]) -> tuple[list[Tensor], list[
     if len(node.outputs) != len(results):
         raise ModelError(f"Its operator {node.operator} has {len(node.outputs)} results. Export the model again.")
     return inputs, results, cost
+
+
+def _passage(operator: str, inputs: Sequence[Tensor], results: list[Shape]) -> int:
+    """Return what reading, writing, and going from one image to the next takes as long as."""
+    numbers = sum(math.prod(shape) for shape in [*(tensor.shape for tensor in inputs), *results])
+    planes = math.prod(results[0][:2]) if operator in PLANES else 0
+    return NUMBER_WORK * numbers + PLANE_WORK * planes
 
 
 @dataclass
