@@ -418,6 +418,20 @@ def test_most_that_is_allowed_takes_no_more_than_the_documents_say(tmp_path: Pat
     assert f"{ACCEPTED_MIB // 1024} GiB beside it" in PAGE and f"{REFUSED_MIB} MiB |" in PAGE
 
 
+def test_places_of_the_first_numbers_take_twice_what_those_take(tmp_path: Path) -> None:
+    """They have eight bytes each, and counted as four."""
+
+    def needed(count: int) -> int:
+        def first(bomb: Bomb) -> str:
+            bomb.add("TopK", bomb.add("Flatten", "planes"), bomb.weight([count], np.int64))
+            bomb.nodes[-1].output.append("places")
+            return "planes"
+
+        return costs.check(reader.read_graph(write_bomb(tmp_path / "first.onnx", first).read_bytes())).numbers
+
+    assert needed(1_001) - needed(1) == 3 * 1_000
+
+
 LOADING = """
 import sys, time
 from concurrent.futures import ThreadPoolExecutor

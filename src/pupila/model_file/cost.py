@@ -99,7 +99,8 @@ def check(graph: Graph) -> Cost:
             fixed += cost
         else:
             windows = _windows(results[0], inputs[1].shape) if node.operator == "Conv" else 0
-            memory.add(node.operator, node.inputs, node.outputs, results, windows)
+            places = results[1:] if node.operator == "TopK" else []  # of eight bytes each
+            memory.add(node.operator, node.inputs, node.outputs, results + places, windows)
     if "logits" not in values or not set(graph.outputs) <= values.keys():
         raise ModelError("Its graph does not compute its outputs. Export or copy the model again.")
     operator, together = memory.most(graph.outputs)
