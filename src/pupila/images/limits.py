@@ -27,7 +27,7 @@ MAX_PACKED = 64
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 """A JPEG's next marker; zero bytes and restarts are part of a scan."""
 RESTART_MARKER = re.compile(rb"\xff[\xd0-\xd7]")
-START_OF_SCAN, START_OF_PICTURE, END_OF_PICTURE, SAYS_NOTHING = 0xDA, 0xD8, 0xD9, 0x01
+START_OF_SCAN, START_OF_PICTURE, END_OF_PICTURE, NO_MARKER = 0xDA, 0xD8, 0xD9, 0x00
 WITHOUT_LENGTH = frozenset({*range(0xC0), 0xC8, START_OF_PICTURE, END_OF_PICTURE, *range(0xF0, 0xFE)})
 """Markers behind which Pillow skips no bytes, whatever length they say; libjpeg refuses 0xC8 and 0xF0 to 0xFD."""
 INTERVAL, TABLES, PHOTOSHOP, METADATA, SEVERAL = 0xDD, 0xDB, 0xED, 0xE1, 0xE2
@@ -50,8 +50,8 @@ codes of 16 bits; and restarts beyond which no more are looked for, as those are
 SEGMENT, CHUNK, UNPACKED, ENTRY = 1_000, 250, 60_000, 300
 """Pixels that take as long as a part that Pillow reads by itself: a segment, a chunk, a packed text, an entry of EXIF.
 A pixel is some 40 ns."""
-WINDOW = 2**20
-"""Bytes that are searched in one go: other threads wait meanwhile."""
+WINDOW = 2**17
+"""Bytes that are searched in one go: other threads wait meanwhile, for some milliseconds at most."""
 PACKED = (b"iCCP", b"zTXt", b"iTXt")
 PLAIN = (b"1", b"2", b"3")
 MAX_SLOW, MAX_SLOW_PIXELS = 4 * 2**20, 4_000_000
@@ -279,7 +279,7 @@ def _jpeg(data: bytes) -> Work:
     components, sampling, progressive, restarts, kept, times = b"", b"", False, False, 1, 1
     blocks: list[tuple[int, memoryview]] = []
     for kind, at, filling in _markers(data):
-        segments += 1 + _parts(data, kind, at) + (0 if scans else filling // FILLING)
+        segments += (kind != NO_MARKER) + _parts(data, kind, at) + (0 if scans else filling // FILLING)
         if segments > MAX_SEGMENTS:
             raise ExcessError(f"more than {MAX_SEGMENTS:,} segments")
         if scans and kind == END_OF_PICTURE:
@@ -315,6 +315,8 @@ def _restarts(data: bytes, at: int) -> int:
 def _markers(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Yield each marker of a JPEG, the place behind it, and how many bytes before it say nothing; last its end.
 
+    NO_MARKER stands for a window without one.
+
     It finds every segment that Pillow reads, and every one that libjpeg does: decoders go on behind an end that comes
     before any scan, and, within a scan, behind a marker below those of frames, whatever length it says.
     """
@@ -322,7 +324,7 @@ def _markers(data: bytes) -> Iterator[tuple[int, int, int]]:
     while at < len(data):
         found = MARKER.search(data, at, at + WINDOW)
         if found is None:
-            yield SAYS_NOTHING, at, min(WINDOW, len(data) - at)
+            yield NO_MARKER, at, min(WINDOW, len(data) - at)
             at += WINDOW - 1
             continue
         kind = data[found.start() + 1]
@@ -331,6 +333,12 @@ def _markers(data: bytes) -> Iterator[tuple[int, int, int]]:
         if kind not in WITHOUT_LENGTH:
             at += int.from_bytes(data[at : at + 2], "big")
     yield END_OF_PICTURE, len(data), max(0, len(data) - at)
+
+
+def find_marker(data: bytes, at: int) -> int:
+    """Return where a JPEG's next marker stands, the end of a scan; -1 if there is none."""
+    windows = (MARKER.search(data, start, start + WINDOW) for start in range(at, len(data), WINDOW - 1))
+    return next((found.start() for found in windows if found), -1)
 
 
 def _parts(data: bytes, kind: int, at: int) -> int:

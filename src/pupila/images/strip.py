@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from pupila.errors import ImageError
 from pupila.images.decoder import DEFAULT_LIMITS, DecodeLock, ImageLimits, header, no_lock, plain_png
-from pupila.images.limits import FIRST_CHUNK, MAX_SEGMENTS, chunks
+from pupila.images.limits import FIRST_CHUNK, MAX_SEGMENTS, chunks, find_marker
 
 LONGEST = 1024
 """Pixels a side to which a picture is scaled down that cannot be kept as the file that it was."""
@@ -26,8 +26,6 @@ MOST_TABLES = {HUFFMAN: 8, QUANTISATION: 4, RESTARTS: 1}
 """In one segment: there are no more places for them, and each is looked at."""
 NEXT_SEGMENT = re.compile(rb"\xff++([\xc0-\xc7\xc9-\xcf\xd9-\xef\xfe])")
 """A marker with a length, or the end: behind others decoders read on where their length would be."""
-END_OF_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
-"""In coded data a zero, a restart number or one more such byte follows each 0xFF byte."""
 JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
 """Says how colours are coded; here with a size of pixels that says nothing, and without a thumbnail."""
 
@@ -106,10 +104,9 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
             break
         content, begin = data[start + 2 : at], at
         if marker == SCAN:
-            end = END_OF_SCAN.search(data, at)
-            if end is None:
+            at = find_marker(data, at)
+            if at < 0:
                 break
-            at = end.start()
         yield marker, content, data[begin:at]
     raise ValueError
 
