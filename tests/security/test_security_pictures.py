@@ -595,6 +595,31 @@ def test_empty_units_of_a_setup_are_passed_over() -> None:
     assert images.decode(heif({1: b"hvc1"}, setup=box(b"hvcC", setup)), 32).shape == (32, 32, 3)
 
 
+def with_sequence(side: int) -> bytes:
+    """Return the setup of the coded picture with a sequence of so many pixels a side."""
+    unit = parameters()[33]
+    bits = "".join(f"{byte:08b}" for byte in unit.replace(b"\0\0\3", b"\0\0"))
+    old, new = ("1010" + f"{each + 1:b}".zfill(2 * (each + 1).bit_length() - 1) * 2 for each in (64, side))
+    assert bits[120:].startswith(old)  # behind two bytes of head, one, and twelve of profile and level
+    bits = bits[:120] + new + bits[120 + len(old) :]
+    raw = int(bits.ljust(-(-len(bits) // 8) * 8, "0"), 2).to_bytes(-(-len(bits) // 8), "big")
+    changed = re.sub(rb"\0\0(?=[\0-\3])", b"\0\0\3", raw)
+    lengths = [struct.pack(">H", len(each)) + each for each in (unit, changed)]
+    return box(b"hvcC", configured({})[8:].replace(*lengths))
+
+
+def test_pictures_in_hevc_count_as_they_are_coded() -> None:
+    """Transparency without a size in the boxes let its decoder make room for any: 1,219 bytes took 1.4 GiB and 29 s."""
+    limits = images.ImageLimits(max_pixels=100_000)
+    assert images.decode(heif({1: b"hvc1"}, setup=with_sequence(64)), 32, limits).shape == (32, 32, 3)
+    assert boxes._coded_area(memoryview(with_sequence(2_000))[8:], boxes.Items()) == 2_000**2
+    crop = struct.pack(">8I", 2_000, 1, 2_000, 1, 0, 1, 0, 1)
+    for owned in ([], [(1, box(b"clap", crop))]):
+        with pytest.raises(ImageError, match="put together from is over the limit") as caught:
+            images.decode(heif({1: b"hvc1"}, setup=with_sequence(2_000), owned=owned), 32, limits)
+        assert caught.value.code == "image_too_many_pixels"
+
+
 @pytest.mark.parametrize("head", [b"\x28\1\x80", b"\xa8\1\x80", b"\0\0\x80"], ids=bytes.hex)
 @pytest.mark.parametrize("prefix", [0, 1, 3])
 def test_frames_of_hevc_are_counted_as_the_decoder_reads_them(head: bytes, prefix: int) -> None:

@@ -26,7 +26,9 @@ class Sequence(NamedTuple):
     name_bits: int = 0
 
 
-class _Bits:
+class Bits:
+    """Numbers of any lengths in bits, one behind the other."""
+
     def __init__(self, data: memoryview) -> None:
         self.left = 8 * len(data[:MOST_BYTES])
         self.value = int.from_bytes(data[:MOST_BYTES], "big")
@@ -38,10 +40,19 @@ class _Bits:
             raise IndexError
         return self.value >> self.left & (1 << count) - 1
 
+    def exponential(self) -> int:
+        """Return the next number whose length stands before it in zeros (Exp-Golomb); raises as take() does."""
+        zeros = 0
+        while not self.take():
+            zeros += 1
+            if zeros == 32:  # decoders differ
+                raise IndexError
+        return (1 << zeros) - 1 + self.take(zeros)
+
 
 def sequence(data: memoryview) -> Sequence:
     """Read the header of a sequence; raises IndexError if it is cut off."""
-    bits, time_bits = _Bits(data), 0
+    bits, time_bits = Bits(data), 0
     bits.take(4)
     still = bits.take()
     if still:
@@ -59,7 +70,7 @@ def sequence(data: memoryview) -> Sequence:
     return Sequence(pixels, 1 << width + height, time_bits, tools, bits.take(min(tools, 1)), name_bits)
 
 
-def _operating_points(bits: _Bits) -> int:
+def _operating_points(bits: Bits) -> int:
     """Pass over times and operating points, and return how many bits the time of a frame has."""
     time_bits = model = delay_bits = 0
     if bits.take():
@@ -89,7 +100,7 @@ def frame_pixels(data: memoryview, sequence: Sequence | None) -> int:
     """Return the pixels that a frame has at most, at least 1; raises IndexError if its header is cut off."""
     if sequence is None:
         raise IndexError
-    bits = _Bits(data)
+    bits = Bits(data)
     if not sequence.largest:
         return sequence.pixels
     if bits.take():

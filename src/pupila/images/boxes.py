@@ -26,8 +26,9 @@ MAX_FRAMES = 4
 sharpens while it loads has up to four, others have one."""
 HEVC = b"hvc1"
 NAMED = {32: 1, 33: 1, 34: 4, 39: 1_000, 40: 1_000}
-"""By kind of unit of HEVC, how many its setup (hvcC) may have: one set of parameters for all, one for a sequence, which
-the decoder compares with the size in the boxes, those of pictures, and remarks. No coded data: it would be decoded."""
+"""By kind of unit of HEVC, how many its setup (hvcC) may have: one set of parameters for all, one for a sequence,
+those of pictures, and remarks. No coded data: it would be decoded."""
+SEQUENCE = 33
 MISPLACED = -1
 """Stands for the kind of a unit in the list of another kind: there may be none."""
 SETS = (32, 33, 34)
@@ -59,7 +60,7 @@ class Items:
 
     kinds: dict[int, bytes] = field(default_factory=dict)
     areas: list[int] = field(default_factory=list)
-    """By property, in their order: width x height of those that say so, 0 for others."""
+    """By property, in their order: width x height of those that say so, as setups of HEVC do, 0 for others."""
     lengths: list[int] = field(default_factory=list)
     """By property: the bytes of a colour profile, 0 for others."""
     names: list[bytes] = field(default_factory=list)
@@ -197,11 +198,9 @@ def _walk(data: memoryview, items: Items) -> None:
     for parent, name, at, stop in _all_boxes(data):
         content = data[at:stop]
         if parent == b"ipco":
-            items.areas.append(_number(content, 4, 4) * _number(content, 8, 4) if name == b"ispe" else 0)
+            items.areas.append(_area(name, content, items))
             items.lengths.append(len(content) if name == b"colr" else 0)
             items.names.append(name)
-            if name == b"hvcC":
-                _check_setup(content, items)
             continue
         if name in SINGLE and (parent, name) in seen:
             raise ExcessError(f"more than one box {name.decode()}")
@@ -218,13 +217,21 @@ def _walk(data: memoryview, items: Items) -> None:
         raise IndexError  # nothing was counted
 
 
-def _check_setup(content: memoryview, items: Items) -> None:
-    """Raise ExcessError if a setup of HEVC (ISO 14496-15, 8.3.3.1.2) has more units than NAMED, or one in another list.
+def _area(name: bytes, content: memoryview, items: Items) -> int:
+    """Return the pixels that a picture has by one of its properties; 0 if that is none of a size."""
+    if name == b"ispe":
+        return _number(content, 4, 4) * _number(content, 8, 4)
+    return _coded_area(content, items) if name == b"hvcC" else 0
 
-    libheif looks for a sequence in the list of its kind, its decoder in all of them. Both pass over empty units.
+
+def _coded_area(content: memoryview, items: Items) -> int:
+    """Return the pixels of a picture by its setup of HEVC (ISO 14496-15, 8.3.3.1.2), which the decoder makes room for.
+
+    Raises ExcessError for more units than NAMED, or one in the list of another kind: libheif looks for a sequence in
+    the list of its kind, its decoder in all of them. Both pass over empty units.
     """
     found: Counter[int] = Counter()
-    at = 23
+    at, pixels = 23, 0
     for _ in range(_number(content, 22, 1)):
         said, count, at = _number(content, at, 1) & 63, _number(content, at + 1, 2), at + 3
         items.count(1 + count)
@@ -233,9 +240,27 @@ def _check_setup(content: memoryview, items: Items) -> None:
             if length:
                 kind = _number(content, at + 2, 1) >> 1 & 63
                 found[kind if kind == said else MISPLACED] += 1
+                if kind == SEQUENCE and not pixels:
+                    pixels = _sequence_area(content[at + 2 : at + 2 + length])
             at += 2 + length
     if any(number > NAMED.get(kind, 0) for kind, number in found.items()):
         raise ExcessError("more parameter sets or other data in the setup of a coded picture than it needs")
+    return pixels
+
+
+def _sequence_area(unit: memoryview) -> int:
+    """Return the pixels of a sequence's pictures by its parameters (ITU-T H.265, 7.3.2.2), which must be there."""
+    bits = av1.Bits(memoryview(bytes(unit[: av1.MOST_BYTES]).replace(b"\0\0\3", b"\0\0")))
+    bits.take(20)
+    layers = bits.take(3)
+    bits.take(97)  # profile and level
+    there = [(bits.take(), bits.take()) for _ in range(layers)]
+    bits.take(2 * (8 - layers) if layers else 0)
+    for profile, level in there:
+        bits.take(88 * profile + 8 * level)
+    bits.exponential()
+    bits.take(bits.exponential() == 3)
+    return bits.exponential() * bits.exponential()
 
 
 def _all_boxes(data: memoryview) -> Iterator[tuple[bytes, bytes, int, int]]:
