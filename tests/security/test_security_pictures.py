@@ -403,11 +403,11 @@ def moved(data: bytes, start: bytes) -> bytes:
     return data[:28] + start + data[28:at] + place + data[at + 4 :]
 
 
-def in_small_data(base: int, offset: int) -> bytes:
-    """Return a HEIC whose picture stands among its boxes, at the sum of two places."""
+def in_small_data(base: int, *extents: tuple[int, int]) -> bytes:
+    """Return a HEIC whose picture stands among its boxes, in parts: each at the sum of two places, and its length."""
     data = heif({1: b"hvc1"}, more=box(b"idat", CODED))
     at, end = data.index(b"iloc") - 4, 28 + int.from_bytes(data[28:32], "big")
-    item = struct.pack(">HHHQHII", 1, 1, 0, base, 1, offset, len(CODED))
+    item = struct.pack(">HHHQH", 1, 1, 0, base, len(extents)) + b"".join(struct.pack(">II", *each) for each in extents)
     places = full(b"iloc", b"\x44\x80\0\1" + item, 1)
     return data[:28] + box(b"meta", data[36:at] + places + data[at + 30 : end]) + data[end:]
 
@@ -419,7 +419,9 @@ TWO = {1: b"hvc1", 2: b"hvc1"}
 AMBIGUOUS = {
     "a box of four bytes": moved(PLAIN, b"\0\0\0\4"),
     "a place of two bytes": PLAIN.replace(b"iloc\0\0\0\0\x44\0", b"iloc\0\0\0\0\x44\x20"),
-    "a place beyond all": in_small_data(2**64 - 8, 8),
+    "a place beyond all": in_small_data(2**64 - 8, (8, len(CODED))),
+    "a part without a length": in_small_data(0, (0, 0), (0, len(CODED))),
+    "a part that ends behind the small data": in_small_data(0, (len(CODED) - 8, 16), (0, len(CODED))),
     "a reference behind another": heif(TWO, [(b"xxxx", 1, [2, *HIDDEN])]).replace(b"xxxx\0\1\0\x08", b"xxxx\0\1\0\1"),
     "a reference behind one of a long name": heif(TWO, [(b"uuid", 1, [0, 0, 0, 0, 0, 0, 2, 1, 1, *HIDDEN])]),
 }
@@ -433,8 +435,20 @@ def test_boxes_that_decoders_read_in_another_way_are_refused(name: str) -> None:
     assert caught.value.code == "image_truncated"
 
 
+@pytest.mark.parametrize("kind", [b"hvc1", b"grid"])
+def test_no_part_of_a_picture_may_be_larger_than_a_picture(kind: bytes) -> None:
+    """Eight times the limit were allowed in one piece, which decoders make room for several times over."""
+    grid = {2: bytes(4) + struct.pack(">HH", 1000, 1000)} if kind == b"grid" else {}
+    data = heif({1: b"hvc1", 2: kind}, [(b"auxl", 2, [1])], sizes={2: (1000, 1000)}, contents=grid)
+    with pytest.raises(ImageError) as caught:
+        images.decode(data, 32, images.ImageLimits(max_pixels=500_000))
+    assert caught.value.code == "image_too_many_pixels"
+
+
 def test_boxes_that_are_like_them_are_read() -> None:
-    for data in (moved(PLAIN, box(b"free", b"")), moved(PLAIN, box(b"uuid", bytes(16))), in_small_data(0, 0)):
+    parts = in_small_data(0, (0, 8), (8, len(CODED) - 8))
+    whole = in_small_data(0, (0, len(CODED)))
+    for data in (moved(PLAIN, box(b"free", b"")), moved(PLAIN, box(b"uuid", bytes(16))), whole, parts):
         assert images.decode(data, 32).shape == (32, 32, 3)
 
 

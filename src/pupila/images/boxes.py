@@ -80,7 +80,9 @@ class Items:
     tracks: list[int] = field(default_factory=list)
     """Where the content of each box of tracks begins."""
     data: int = 0
-    """Where the box of small data begins."""
+    """Where the box of small data begins ..."""
+    data_end: int = 0
+    """... and ends."""
     read: int = 0
 
     def count(self, number: int = 1) -> None:
@@ -98,6 +100,8 @@ def check(data: bytes, max_pixels: int) -> bytes:
     view, items = memoryview(data), Items()
     _walk(view, items)
     _check_parts(items)
+    if any(method == 1 and items.data + start + length > items.data_end for _, method, start, length in items.extents):
+        raise IndexError  # some decoders pass over it
     lengths: dict[int, int] = defaultdict(int)
     for item, _, start, length in items.extents:
         lengths[item] += length or max(0, len(data) - start)  # which goes on to the end of the file
@@ -110,7 +114,9 @@ def check(data: bytes, max_pixels: int) -> bytes:
     if copied > len(data) + SLACK:
         raise ExcessError("more metadata than bytes, as many pictures share it")
     check_directories(_metadata(view, items))
-    if _largest(items, _canvases(view, items) | _coded_pixels(view, items, max_pixels)) > MAX_TIMES * max_pixels:
+    canvases = _canvases(view, items)
+    all_pixels = _largest(items, canvases | _coded_pixels(view, items, max_pixels))
+    if all_pixels > MAX_TIMES * max_pixels or max(canvases.values(), default=0) > max_pixels:
         raise PixelsError("All that it is put together from")
     return _without_tracks(data, items) if items.tracks else data
 
@@ -208,7 +214,7 @@ def _walk(data: memoryview, items: Items) -> None:
         if (parent, name) in readers:
             readers[parent, name](content, items)
         elif (parent, name) == (b"meta", b"idat"):
-            items.data = at
+            items.data, items.data_end = at, stop
         elif (parent, name) == (b"", b"moov"):
             items.tracks.append(at)
         elif (parent, name) == (b"", MINI):
@@ -372,7 +378,7 @@ def _extents(content: memoryview, items: Items) -> None:
         for _ in range(count):
             start = base + _number(content, at + index_size, offset_size)
             length = _number(content, at + index_size + offset_size, length_size)
-            if max(start, length) >= FURTHEST:
+            if max(start, length) >= FURTHEST or (not length and (method or count > 1)):
                 raise IndexError
             items.extents.append((item, method, start, length))
             at += index_size + offset_size + length_size
@@ -415,6 +421,8 @@ def _coded_pixels(data: memoryview, items: Items, max_pixels: int) -> dict[int, 
     found, said = {}, _said(items)
     for item, content in _contents(data, items, CODED).items():
         if items.kinds[item] == HEVC:
+            if said[item] > max_pixels:
+                raise PixelsError("What its frames cover")
             found[item] = said[item] * _slices(content, items)
         else:
             found[item] = _frames(content, items, max_pixels)
