@@ -261,6 +261,16 @@ def images_of_a_product(bomb: Bomb) -> str:
     return bomb.add("Gemm", bomb.weight(np.ones((2**16, 3))), bomb.weight(np.ones((3, 3))), mean)
 
 
+def weights_read_often(bomb: Bomb) -> str:
+    """A weight of a million numbers, read 200 times: ONNX Runtime makes one for each, in each call."""
+    weight = bomb.weight(np.ones((1024, 1024, 1, 1)), np.int8)
+    weight = bomb.add("DequantizeLinear", weight, bomb.weight(0.1), bomb.weight(0, np.int8))
+    value = bomb.add("Conv", bomb.add("GlobalAveragePool", "planes"), bomb.weight(np.ones((1024, 3, 1, 1))))
+    for _ in range(200):
+        value = bomb.add("Conv", value, weight)
+    return value
+
+
 def grown(operator: str, shape: Sequence[int]) -> Callable[[Bomb], str]:
     """Return a bomb of an operator that makes as much as it is told."""
     return lambda bomb: bomb.add(operator, "planes", bomb.weight(shape, np.int64))
@@ -288,6 +298,7 @@ BOMBS: dict[str, tuple[Callable[[Bomb], str], str]] = {
     "whole numbers": (whole_numbers, "operator MatMul is used in a way"),
     "single pixels": (single_pixels, "operator MaxPool makes more work"),
     "images of weights": (images_of_weights, "from its weights alone"),
+    "weights that are read often": (weights_read_often, "numbers in memory at once"),
     "images of a product": (images_of_a_product, "operator Gemm is used in a way"),
     "two axes that move": (lambda b: b.add("Transpose", "planes", perm=[0, 3, 2, 1]), "operator Transpose is used in"),
     "pictures that mix": (pictures_that_mix, "operator Transpose is used in a way"),

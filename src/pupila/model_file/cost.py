@@ -7,6 +7,7 @@ multiplications, reads and writes numbers for as long, and has at most 60 millio
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,18 +76,25 @@ class Cost:
 
 
 def check(graph: Graph) -> Cost:
-    """Return what a picture takes; raises ModelError for what is not allowed or takes too much."""
+    """Return what a picture takes; raises ModelError for what is not allowed or takes too much.
+
+    Of a DequantizeLinear ONNX Runtime makes one for each that reads it, and computes it, and what follows from it, in
+    each call, also where it is of the weights alone.
+    """
     if len(graph.nodes) > MAX_NODES:
         raise ModelError(f"It has {len(graph.nodes):,} operators, over the limit of {MAX_NODES:,}. Export it again.")
     shape = _input(graph)
     values = {**graph.weights, "images": Tensor(shape, fixed=False, real=False)}
-    multiplications = work = numbers = fixed = 0
+    multiplications = work = numbers = fixed = unfolded = 0
+    readers = Counter(name for node in graph.nodes for name in node.inputs)
+    loose: set[str] = set()
     memory = _Memory()
     memory.add("pictures", (), ("images",), [shape])
     for node in graph.nodes:
         inputs, results, cost = _results(node, values)
         multiplications += cost
-        cost += _passage(node.operator, inputs, results)
+        copies = max(1, readers[node.outputs[0]]) if node.operator == "DequantizeLinear" else 1
+        cost = copies * (cost + _passage(node.operator, inputs, results))
         work += cost
         for name, shape in zip(node.outputs, results, strict=True):
             size = math.prod(shape)
@@ -97,17 +105,21 @@ def check(graph: Graph) -> Cost:
             values[name] = Tensor(shape, fixed=all(value.fixed for value in inputs), real=real)
         if values[node.outputs[0]].fixed:
             fixed += cost
+            if node.operator == "DequantizeLinear" or not loose.isdisjoint(node.inputs):
+                loose.update(node.outputs)
+                unfolded += copies * sum(map(math.prod, results))
         else:
             windows = _windows(results[0], inputs[1].shape) if node.operator == "Conv" else 0
             places = results[1:] if node.operator == "TopK" else []  # of eight bytes each
-            memory.add(node.operator, node.inputs, node.outputs, results + places, windows)
+            memory.add(node.operator, node.inputs, node.outputs, copies * results + places, windows)
     if "logits" not in values or not set(graph.outputs) <= values.keys():
         raise ModelError("Its graph does not compute its outputs. Export or copy the model again.")
     operator, together = memory.most(graph.outputs)
-    if together > MAX_TOGETHER:
+    needed = together + unfolded
+    if needed > MAX_TOGETHER:
         raise ModelError(
-            f"Its operator {operator} and those around it need {together:,} numbers in memory at once, over the limit "
-            f"of {MAX_TOGETHER:,}. Export the model again."
+            f"Its operator {operator} and those around it need {needed:,} numbers in memory at once, over the limit of "
+            f"{MAX_TOGETHER:,}. Export the model again."
         )
     if fixed > MAX_FIXED_WORK:
         raise ModelError(
