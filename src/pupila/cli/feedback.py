@@ -1,6 +1,7 @@
 """`pupila feedback`: show, review, delete."""
 
 import json
+import sys
 from pathlib import Path
 
 import click
@@ -48,7 +49,8 @@ def feedback_review(folder: Path, model: Path | None, port: int) -> None:
     Store(folder).close()  # there must be one
     secret, key = new_key("reviewer", ("review",))
     say(f"Open the page /review at the address below. Its key, good until Ctrl-C: {secret}")
-    serve(model or bundled_model(), Settings(port=port, workers=1, api_keys=(key,), feedback_dir=folder))
+    settings = Settings(port=port, workers=1, api_keys=(key,), feedback_dir=folder, feedback_max_bytes=sys.maxsize)
+    serve(model or bundled_model(), settings)  # which makes no room: that is for the server that keeps pictures
 
 
 @feedback.command("delete")
