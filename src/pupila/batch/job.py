@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pupila._files import open_own, refuse_link, tables_of
+from pupila._files import check_pages, few_steps, open_own, refuse_link, tables_of
 from pupila.batch.listing import Walk, identities, shown_name, shown_path
 from pupila.errors import DataError, ImageError
 from pupila.prediction import Choice, Prediction
@@ -116,8 +116,10 @@ class BatchJob:
         (self.folder / "job.sqlite-journal").unlink(missing_ok=True)  # is never ours, and can have any file removed
         self._sql = sqlite3.connect(self.folder / "job.sqlite")
         try:
-            self._sql.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {SCHEMA}")
-            self._check_tables()
+            with few_steps(self._sql):
+                self._sql.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {SCHEMA}")
+                self._check_tables()
+            check_pages(self._sql)
         except (sqlite3.Error, DataError):  # no database, or not ours
             self._close()
             raise
@@ -127,8 +129,7 @@ class BatchJob:
         """Raise DataError for a database that may have come with the pictures: its triggers could add any file."""
         with contextlib.closing(sqlite3.connect(":memory:")) as ours:
             ours.executescript(SCHEMA)
-            alike = tables_of(ours) == tables_of(self._sql)
-        self._check_own(alike and self._sql.execute("PRAGMA integrity_check").fetchone() == ("ok",))
+            self._check_own(tables_of(ours) == tables_of(self._sql))
 
     def _check_own(self, own: bool) -> None:
         if not own:

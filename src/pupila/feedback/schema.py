@@ -11,7 +11,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from pupila._files import check_database, tables_of
+from pupila._files import check_database, check_pages, few_steps, tables_of
 from pupila.errors import DataError
 
 log = logging.getLogger("pupila.feedback")
@@ -22,8 +22,6 @@ LONGEST_WAIT = 600.0
 """Seconds to wait for another process that brings the database to this version."""
 PER_SECOND = 50_000
 """Answers that are brought to the next version in a second, or more."""
-FEW_STEPS = 100_000
-"""Of SQLite's, within which it reads what tables there are: 10 ms."""
 LOG_BYTES = 4 * 2**20
 """Bytes that the write-ahead log keeps once its content is in the database; these are not counted."""
 LOG_MOST = 4 * LOG_BYTES
@@ -360,13 +358,14 @@ def connect(path: Path) -> sqlite3.Connection:
     try:
         check_database(path)
         connection = sqlite3.connect(path, timeout=WAIT, isolation_level=None, check_same_thread=False)
-        connection.set_progress_handler(lambda: True, FEW_STEPS)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA secure_delete = ON")
-        _check_tables(connection)
-        connection.set_progress_handler(None, 0)
+        with few_steps(connection):
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA secure_delete = ON")
+            _check_tables(connection)
+        if 0 < _version(connection) < VERSION:
+            check_pages(connection)  # the next version is made by a look at all rows
         version = _prepare(connection)
     except (sqlite3.DatabaseError, OSError) as error:
         if connection is not None:

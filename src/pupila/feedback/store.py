@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from pupila._files import read_bytes, refuse_link, sync, write_file
+from pupila._files import check_pages, read_bytes, refuse_link, sync, write_file
 from pupila.errors import DataError
 from pupila.feedback.schema import (
     COLUMNS,
@@ -373,14 +373,9 @@ class Store:
             return Counts(*database.execute(query, {"owner": owner}).fetchone())
 
     def check_pages(self) -> None:
-        """Raise DataError for a database, perhaps a stranger's, whose pages lead in circles: a list had no end.
-
-        Takes time by its size, a second or so for 1 GB.
-        """
+        """Raise DataError for a database, perhaps a stranger's, that is damaged so that a list had no end."""
         with self._reading() as database:
-            (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
-        if found != "ok":
-            raise DataError(f"{self.path}: its database is damaged ({found}). Restore it from a copy.")
+            check_pages(database)
 
     def read(self, kept: Kept) -> bytes | None:
         """Return the picture file, None if it has been deleted meanwhile; raises OSError, also for a link."""

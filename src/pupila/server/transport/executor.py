@@ -200,6 +200,10 @@ BASE: dict[str, Any] = {
 }
 
 
+LONGEST_CONNECTION = 100
+"""Letters of a Connection header that the application sees."""
+
+
 def environ_of(request: Request, server: tuple[str, str]) -> dict[str, Any]:
     """Return the WSGI environment; the body is in memory already, and the deadline stands beside it."""
     head, context = request.head, request.context
@@ -221,6 +225,8 @@ def environ_of(request: Request, server: tuple[str, str]) -> dict[str, Any]:
         KEY: request.context,
     }
     environ.pop("HTTP_TRANSFER_ENCODING", None)
+    if len(head.headers.get("HTTP_CONNECTION", "")) > LONGEST_CONNECTION:
+        del environ["HTTP_CONNECTION"]  # Werkzeug would cut thousands of parts
     environ["CONTENT_LENGTH"] = str(len(body))
     return environ
 
