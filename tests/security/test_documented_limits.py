@@ -25,7 +25,8 @@ NAMED = {
     "picture, sent to a server": [
         f"{Settings().max_part_bytes // MIB} MiB", f"{limits.MAX_SCANS} scans", f"{limits.MAX_SEGMENTS:,} segments",
         f"{limits.MAX_BLOCKS:,} chunks", f"{limits.FILLING} filling bytes", f"{limits.MAX_PACKED} packed texts",
-        f"{formats.LONG // MIB} MiB and {inference.SMALL:,} pixels",
+        f"{formats.LONG['PNG'] // MIB} MiB, a JPEG of {formats.LONG['JPEG'] / 1e6:g} MB, and",
+        f"and {inference.SMALL:,} pixels",
         f"counts {limits.CODES // decoder.USUAL_SCANS} times", f"{limits.DEEP // decoder.USUAL_SCANS} times of a PNG",
         f"{limits.COLOURED // decoder.USUAL_SCANS} times of others",
         f"{limits.DEFLATED} of a PNG, {limits.LOSSLESS} of a WebP that is", f"{limits.LOSSY} of others",

@@ -116,7 +116,7 @@ def check(data: bytes, max_pixels: int) -> bytes:
     check_directories(_metadata(view, items))
     canvases = _canvases(view, items)
     all_pixels = _largest(items, canvases | _coded_pixels(view, items, max_pixels))
-    if all_pixels > MAX_TIMES * max_pixels or max(canvases.values(), default=0) > max_pixels:
+    if all_pixels > MAX_TIMES * max_pixels or _has_large_part(items, canvases, max_pixels):
         raise PixelsError("All that it is put together from")
     return _without_tracks(data, items) if items.tracks else data
 
@@ -183,13 +183,24 @@ def _largest(items: Items, known: dict[int, int]) -> int:
     return max(pixels.values(), default=0)
 
 
-def _said(items: Items) -> dict[int, int]:
-    """Return the pixels of each item by its properties."""
+def _said(items: Items, name: bytes = b"") -> dict[int, int]:
+    """Return the pixels of each item by its properties, or by those of a name."""
     pixels: dict[int, int] = defaultdict(int)
     for item, number in items.properties:
-        if 0 < number <= len(items.areas):
+        if 0 < number <= len(items.areas) and name in (b"", items.names[number - 1]):
             pixels[item] = max(pixels[item], items.areas[number - 1])
     return pixels
+
+
+def _has_large_part(items: Items, canvases: dict[int, int], max_pixels: int) -> bool:
+    """Return whether room would be made for a part of more pixels than a picture may have.
+
+    Of a picture that says so itself the size is refused by name, later.
+    """
+    said, shown = _said(items), _said(items, b"ispe")
+    pixels = canvases | {item: said[item] for item, kind in items.kinds.items() if kind == HEVC}
+    large = {item for item, number in pixels.items() if number > max_pixels}
+    return bool(large - {items.primary}) or (items.primary in large and shown[items.primary] <= max_pixels)
 
 
 def _walk(data: memoryview, items: Items) -> None:
@@ -421,8 +432,6 @@ def _coded_pixels(data: memoryview, items: Items, max_pixels: int) -> dict[int, 
     found, said = {}, _said(items)
     for item, content in _contents(data, items, CODED).items():
         if items.kinds[item] == HEVC:
-            if said[item] > max_pixels:
-                raise PixelsError("What its frames cover")
             found[item] = said[item] * _slices(content, items)
         else:
             found[item] = _frames(content, items, max_pixels)
