@@ -155,9 +155,9 @@ def few_steps(database: "sqlite3.Connection") -> Iterator[None]:
 
 
 def check_pages(database: "sqlite3.Connection") -> None:
-    """Raise sqlite3.DatabaseError for pages in circles, or indices with other rows than their tables: no list ends.
+    """Raise sqlite3.DatabaseError for pages in circles, and for indices with other rows than their tables.
 
-    Takes time by the database's size, some seconds for 1 GB.
+    A list from such a database may have no end. Takes time by the database's size, some seconds for 1 GB.
     """
     (found,) = database.execute("PRAGMA integrity_check(1)").fetchone()
     if found != "ok":

@@ -64,7 +64,7 @@ def read_corrections(
     store = Store(folder)
     try:
         store.check_pages()
-        corrected = list({kept.sha256: kept for kept in store.corrected()}.values())  # one a picture, whose ever it is
+        corrected = list({kept.sha256: kept for kept in store.corrected()}.values())  # one a picture
         if not corrected:
             raise DataError(f"{folder}: nobody has corrected a picture yet. Do so on the page /review of the server.")
         none = [kept for kept in corrected if kept.correction is None]

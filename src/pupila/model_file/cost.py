@@ -87,7 +87,7 @@ def check(graph: Graph) -> Cost:
     values = {**graph.weights, "images": Tensor(shape, fixed=False, real=False)}
     multiplications = work = numbers = fixed = unfolded = 0
     readers = Counter(name for node in graph.nodes for name in node.inputs)
-    loose: set[str] = set()
+    each_call: set[str] = set()
     memory = _Memory()
     memory.add("pictures", (), ("images",), [shape])
     for node in graph.nodes:
@@ -105,8 +105,8 @@ def check(graph: Graph) -> Cost:
             values[name] = Tensor(shape, fixed=all(value.fixed for value in inputs), real=real)
         if values[node.outputs[0]].fixed:
             fixed += cost
-            if node.operator == "DequantizeLinear" or not loose.isdisjoint(node.inputs):
-                loose.update(node.outputs)
+            if node.operator == "DequantizeLinear" or not each_call.isdisjoint(node.inputs):
+                each_call.update(node.outputs)
                 unfolded += copies * sum(map(math.prod, results))
         else:
             windows = _windows(results[0], inputs[1].shape) if node.operator == "Conv" else 0
@@ -115,7 +115,13 @@ def check(graph: Graph) -> Cost:
     if "logits" not in values or not set(graph.outputs) <= values.keys():
         raise ModelError("Its graph does not compute its outputs. Export or copy the model again.")
     operator, together = memory.most(graph.outputs)
-    needed = together + unfolded
+    _check_limits(operator, together + unfolded, fixed)
+    outputs = {name: values[name].shape for name in graph.outputs if not values[name].fixed}
+    return Cost(multiplications, together, outputs)
+
+
+def _check_limits(operator: str, needed: int, fixed: int) -> None:
+    """Raise ModelError for too many numbers in memory at once, or too much work on the weights alone."""
     if needed > MAX_TOGETHER:
         raise ModelError(
             f"Its operator {operator} and those around it need {needed:,} numbers in memory at once, over the limit of "
@@ -126,8 +132,6 @@ def check(graph: Graph) -> Cost:
             f"What it computes from its weights alone takes {fixed:,} multiplications, or as long, over the limit of "
             f"{MAX_FIXED_WORK:,}. Export the model again."
         )
-    outputs = {name: values[name].shape for name in graph.outputs if not values[name].fixed}
-    return Cost(multiplications, together, outputs)
 
 
 def _results(node: Node, values: dict[str, Tensor]) -> tuple[list[Tensor], list[Shape], int]:
