@@ -161,14 +161,19 @@ def test_manifest_passes_the_schemas_of_kubernetes(name: str) -> None:
         validate.validate(manifest, version, strict=True)
 
 
-def test_memory_limits_leave_room_for_the_worst_of_two_workers() -> None:
-    settings, worker = Settings(), (132 + 192) * 2**20  # docs/guides/deploy.md
+def test_memory_limits_leave_room_for_the_worst_of_all_workers() -> None:
+    """A server starts a worker for each core that it is given: so each limit of memory stands beside one of cores."""
+    settings, worker = Settings(), (132 + 192 + 100 + 60 + 40) * 2**20  # docs/guides/deploy.md
     bodies, unread, unpacked = settings.max_buffered_bytes, settings.max_buffered_bytes, 2 * 2 * settings.max_body_bytes
-    least = 2 * (worker + bodies + unread + unpacked + process.MEMORY)
-    unit = re.search(r"^MemoryMax=(\d+)G$", (DEPLOY / "pupila.service").read_text(), re.MULTILINE)
-    limits = [COMPOSE["services"]["pupila"]["mem_limit"].removesuffix("g"), unit and unit[1]]
-    limits.append(container()["resources"]["limits"]["memory"].removesuffix("Gi"))
-    assert limits == ["4"] * 3 and least < 4 * 2**30
+    most = worker + bodies + unread + unpacked + process.MEMORY
+    unit = dict(re.findall(r"^(MemoryMax|CPUQuota)=(\d+)[G%]$", (DEPLOY / "pupila.service").read_text(), re.MULTILINE))
+    service, pod = COMPOSE["services"]["pupila"], container()["resources"]["limits"]
+    limits = {
+        "unit": (int(unit["CPUQuota"]) // 100, int(unit["MemoryMax"])),
+        "compose": (service["cpus"], int(service["mem_limit"].removesuffix("g"))),
+        "pod": (int(pod["cpu"]), int(pod["memory"].removesuffix("Gi"))),
+    }
+    assert all(cores * most < gibibytes * 2**30 for cores, gibibytes in limits.values()), limits
 
 
 def test_schemas_of_kubernetes_refuse_a_misspelt_probe() -> None:
