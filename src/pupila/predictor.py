@@ -75,7 +75,12 @@ class Predictor:
     """A model file, verified and ready."""
 
     def __init__(
-        self, session: ort.InferenceSession, manifest: Manifest, version: str, together: int, map_size: int
+        self,
+        session: ort.InferenceSession,
+        manifest: Manifest,
+        version: str,
+        together: int,
+        shapes: Mapping[str, cost.Shape],
     ) -> None:
         self._session = session
         self.together = together
@@ -86,7 +91,8 @@ class Predictor:
         self.manifest = manifest
         self.version = version
         """First 12 hex digits of the file's SHA-256: names this exact file in answers, logs and metrics."""
-        self.map_size = map_size
+        self._shapes = shapes
+        self.map_size = math.prod(shapes["cam"][2:])
         """Numbers of the class activation map of a picture."""
 
     @classmethod
@@ -131,7 +137,7 @@ class Predictor:
                 session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
             _check_shapes(session, manifest, needed.outputs)
             version, together = hashlib.sha256(data).hexdigest()[:12], cost.MAX_TOGETHER // needed.numbers
-            return cls(session, manifest, version, together, math.prod(needed.outputs["cam"][2:]))
+            return cls(session, manifest, version, together, needed.outputs)
         except ModelError:
             raise
         except Exception as error:  # ONNX Runtime has a dozen types of its own, and what a file holds may be anything
@@ -146,7 +152,10 @@ class Predictor:
         pictures = images.stack([self._golden_picture(number, picture.png) for number, picture in enumerate(golden)])
         expected = self.probabilities(np.asarray([g.logits for g in golden], dtype=np.float32))
         try:
+            self._check_outputs(pictures[:1])
             logits = self.logits(pictures)
+        except ModelError:
+            raise
         except Exception as error:  # of ONNX Runtime's own types
             raise ModelError("The model cannot answer its golden set: it is damaged. Export it again.") from error
         difference = float(np.abs(self.probabilities(logits) - expected).max())
@@ -156,6 +165,13 @@ class Predictor:
                 "Copy or export it again."
             )
         return difference
+
+    def _check_outputs(self, picture: NDArray[np.uint8]) -> None:
+        """Raise ModelError unless every output of one picture has the shape that its cost was counted with."""
+        names = ["logits", "features", "cam", *self._unknown]
+        for name, found in zip(names, self._run(names, picture), strict=True):
+            if found.shape != self._shapes[name]:
+                raise ModelError(f"It gives {name} of another shape than its graph says. Export or copy it again.")
 
     def _golden_picture(self, number: int, png: str) -> Pixels:
         size = self.manifest.input_size

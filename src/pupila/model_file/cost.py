@@ -306,8 +306,10 @@ def _slice(_: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
     shape = list(inputs[0].shape)
     _need(len(starts) == len(ends) == len(axes) == len(steps) <= len(shape) and 0 not in steps and min(axes) > 0)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        _need(step > 0 or start < 0)  # backwards from a place counted from the front ends elsewhere
+        _need(abs(end) < FURTHEST or (end > 0) == (step > 0))  # else nothing is left
         whole = None if abs(end) >= FURTHEST else end
-        shape[axis] = len(range(shape[axis])[start if step > 0 or start < 0 else None : whole : step])
+        shape[axis] = len(range(shape[axis])[start:whole:step])
     return [tuple(shape)], 0
 
 
@@ -318,7 +320,8 @@ def _resize(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
     _need(all(0 < factor <= MAX_SIDE for factor in factors))
     _need(node.attributes.get("mode") in ("linear", "nearest"))
     _need(node.attributes.get("coordinate_transformation_mode", "half_pixel") == "half_pixel")  # ONNX's own, too
-    result = tuple(math.floor(side * factor) for side, factor in zip(shape, factors, strict=True))
+    # in float32, as ONNX Runtime multiplies: 96 by 5 / 3, whose nearest float32 is a little less, gives 160
+    result = tuple(int(np.float32(side) * np.float32(factor)) for side, factor in zip(shape, factors, strict=True))
     return [result], NUMBER_WORK * math.prod(result)
 
 
@@ -372,6 +375,7 @@ def _product(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
     (rows, inner), weight = inputs[0].shape, inputs[1].shape
     across = weight if not node.attributes.get("transB") else weight[::-1]
     _need(not node.attributes.get("transA") and len(across) == 2 and across[0] == inner and inputs[1].fixed)
+    _need(len(inputs) == 2 or inputs[2].fixed)  # what follows from pictures is a row or a column by their number
     _need(len(inputs) == 2 or inputs[2].shape in ((), (1,), (across[1],), (1, across[1])))
     return [(rows, across[1])], rows * inner * across[1]
 
@@ -391,14 +395,15 @@ def _top(_: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
 
 def _reduced(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
     axes = _numbers(inputs[1]) if len(inputs) > 1 else node.attributes["axes"]
-    shape = inputs[0].shape
+    shape, keeps = inputs[0].shape, node.attributes.get("keepdims", 1)
+    _need(keeps in (0, 1))  # ONNX Runtime takes any other number for 0
     _need(bool(axes) and all(0 < axis < len(shape) for axis in axes))  # of no axes all are reduced
     _need(sorted(axes) == list(range(len(shape) - len(axes), len(shape))))  # of others each result takes 100 ns
     kept = shape[: len(shape) - len(axes)]
     cost = SPAN_WORK * math.prod(kept)
     if node.operator == "ReduceLogSumExp":
         cost += SLOW_WORK * math.prod(shape)
-    return [(*kept, *[1] * len(axes)) if node.attributes.get("keepdims", 1) else kept], cost
+    return [(*kept, *[1] * len(axes)) if keeps else kept], cost
 
 
 RULES: dict[str, Rule] = {
