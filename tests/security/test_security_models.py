@@ -540,43 +540,61 @@ def test_server_refuses_a_hostile_file_says_why_without_its_path_and_serves_on(
     wait_until(lambda: "refused" not in server.get("/readyz").json())
 
 
+def test_output_of_another_shape_than_was_counted_is_refused(good: bytes) -> None:
+    predictor = Predictor.from_bytes(good)
+    predictor.check_golden()
+    predictor._shapes = {**predictor._shapes, "cam": (1, 1, 1, 1)}
+    with pytest.raises(ModelError, match="It gives cam of another shape"):
+        predictor.check_golden()
+
+
 DEADLY = """
 import signal, sys
 from pathlib import Path
 from pupila.predictor import Predictor
 from pupila.server import Settings, serve
 
+class Deadly(Predictor):
+    def logits(self, pictures):
+        if self.manifest.name == "deadly" and sys.argv[2] == "in its first batches" and len(pictures) == 8:
+            signal.raise_signal(signal.SIGABRT)
+        return super().logits(pictures)
+
 def load(path):
-    predictor = Predictor.load(path)
-    if predictor.manifest.name == "deadly":
-        signal.raise_signal(signal.SIGFPE)
+    predictor = Deadly.load(path)
+    if predictor.manifest.name == "deadly" and sys.argv[2] != "in its first batches":
+        signal.raise_signal(signal.Signals[sys.argv[2]])
     return predictor
 
 serve(Path(sys.argv[1]), Settings(port=0, workers=2), load)
 """
 
 
-def test_file_that_ends_who_loads_it_ends_each_worker_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("way", "ends"), [("SIGFPE", 2), ("in its first batches", 2), ("SIGKILL", 4)])
+def test_file_that_ends_who_loads_it_ends_each_worker_once(way: str, ends: int, tmp_path: Path) -> None:
+    """Twice where it is killed: the first time may have been another's doing."""
     path, log = write_model(tmp_path / "colours.onnx"), tmp_path / "log"
     with log.open("w") as output:
-        process = subprocess.Popen([sys.executable, "-c", DEADLY, str(path)], stdout=output, stderr=output, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", DEADLY, str(path), way], stdout=output, stderr=output, text=True
+        )
     try:
         first, server = version_of(path), Running(process, wait_for_url(process, log), log)
         wait_until(lambda: server.get("/readyz").json()["workers"] == 2)
         write_model(tmp_path / "new", name="deadly").replace(path)
         wait_until(
-            lambda: log.read_text().count("has ended with") == 2 and server.get("/readyz").json()["workers"] == 2
+            lambda: log.read_text().count("has ended with") == ends and server.get("/readyz").json()["workers"] == 2
         )
         assert server.predict(picture()).headers["Pupila-Model"] == first
         assert "has ended a process" in server.get("/readyz").json()["refused"]
         write_model(tmp_path / "new", name="better").replace(path)
         wait_until(lambda: server.predict(picture()).headers["Pupila-Model"] == version_of(path))
-        assert log.read_text().count("has ended with") == 2
+        assert log.read_text().count("has ended with") == ends
         write_model(path, name="deadly")
     finally:
         process.terminate()
         process.wait(30)
-    begun = subprocess.run([sys.executable, "-c", DEADLY, str(path)], capture_output=True, text=True, timeout=25)
+    begun = subprocess.run([sys.executable, "-c", DEADLY, str(path), way], capture_output=True, text=True, timeout=25)
     assert "Loading it has ended a process" in begun.stderr
 
 

@@ -117,15 +117,13 @@ def load_first(
 
 
 def loaded(path: Path, load: Callable[[Path], Predictor]) -> Predictor:
-    """Return a predictor that has computed every batch size; whatever goes wrong is a ModelError."""
+    """Return what `load` does; whatever goes wrong is a ModelError."""
     try:
-        predictor = load(path)
-        warm_up(predictor)
+        return load(path)
     except PupilaError as error:
         raise error if isinstance(error, ModelError) else ModelError(str(error), path) from error
     except Exception as error:
         raise ModelError(f"It cannot be loaded ({type(error).__name__}). Export or copy it again.", path) from error
-    return predictor
 
 
 def keep(path: Path, file: BinaryIO | None, predictor: Predictor) -> None:

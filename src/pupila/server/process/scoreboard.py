@@ -43,7 +43,7 @@ class SharedTable:
         return found
 
 
-PID, HEARTBEAT, DUE, READY, CONNECTIONS, WAITING, LEAVING, STARTS, LOADING = range(9)
+PID, HEARTBEAT, DUE, READY, CONNECTIONS, WAITING, LEAVING, STARTS, LOADING, KILLED = range(10)
 PENDING, KEPT, DROPPED, MARKS = range(4)
 """Columns of feedback_writer.py's table: pictures that wait to be written, were written, were given up. From MARKS on
 the names of those that wait."""
@@ -56,13 +56,25 @@ class Scoreboard(SharedTable):
     """Rows of the columns named above; times are of time.monotonic, which all processes share."""
 
     def __init__(self, workers: int) -> None:
-        super().__init__(workers, 9)
+        super().__init__(workers, KILLED + 1)
 
     def clear(self, slot: int) -> None:
         """Forget the worker that used this row, but not how many there were, and which file the last was loading."""
         row = self.row(slot)
         for column in range(STARTS):
             row[column] = 0.0
+
+    def blame(self, slot: int, fault: bool, killed: bool) -> None:
+        """Note for the next worker in this row whether the file that this one was loading is what ended it.
+
+        A `fault` of its own is. If it was `killed`, as where the system is short of memory, the file may be what takes
+        it: it gets a second try.
+        """
+        row = self.row(slot)
+        again = killed and row[KILLED] == row[LOADING]
+        row[KILLED] = row[LOADING] if killed else 0.0
+        if not fault and not again:
+            row[LOADING] = 0.0
 
     def living(self) -> "Iterator[tuple[int, memoryview[float]]]":
         """Yield number and content of the rows of the workers that are ready and have a fresh heartbeat."""

@@ -33,7 +33,7 @@ from pupila.server.api.errors import SILENCE
 from pupila.server.api.feedback_writer import Collector, new_table, prepare
 from pupila.server.api.request_context import EXTENSION
 from pupila.server.app import create_app
-from pupila.server.model_versions import HotReloader, load_first, open_file
+from pupila.server.model_versions import HotReloader, load_first, open_file, warm_up
 from pupila.server.observability.request_log import COLUMNS, STDOUT, RequestLog, Telemetry, opened
 from pupila.server.observability.tracing import Tracer, check_tracing
 from pupila.server.process.libc import give_memory_back, silence_libtiff
@@ -374,9 +374,8 @@ class Supervisor:
             if worker.born >= self.next_start:  # else its end belongs to those that have caused the pause
                 self.delay_starts()
             self.give_up(f"No worker can start: the last one has ended with {name_of_end(code)}. See the log.")
-        if -code not in FAULTS:  # as where the system is short of memory
-            self.scoreboard.row(worker.slot)[LOADING] = 0.0
         self.scoreboard.clear(worker.slot)
+        self.scoreboard.blame(worker.slot, fault=-code in FAULTS, killed=-code == signal.SIGKILL)
         row = self.keeping.row(worker.slot)  # its queue is gone with it
         row[PENDING] = 0.0
         row[MARKS:] = memoryview(bytes(8 * len(row[MARKS:]))).cast("d")
@@ -457,7 +456,7 @@ class Supervisor:
         return 0 if foreseen else 1
 
     def loader(self, row: "memoryview[float]") -> Callable[[Path], Predictor]:
-        """Return what loads a model, but not the file that the worker before in this row was loading when it ended."""
+        """Return what loads a model and computes every batch size, but not of a file that has ended a worker so."""
         deadly = row[LOADING]
 
         def load(path: Path) -> Predictor:
@@ -466,7 +465,9 @@ class Supervisor:
                 raise ModelError("Loading it has ended a process. Export or copy it again.", path)
             row[LOADING] = number
             try:
-                return self.load_model(path)
+                predictor = self.load_model(path)
+                warm_up(predictor)
+                return predictor
             finally:
                 row[LOADING] = 0.0
 
