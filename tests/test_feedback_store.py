@@ -49,6 +49,9 @@ def noise(seed: int, size: int = 24) -> bytes:
 
 
 EACH = on_disk(len(noise(1))) + ROW_BYTES
+LARGE = """CREATE TABLE large AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i <= ? / 32768)
+SELECT zeroblob(32768) FROM n"""
+"""Makes at least so many bytes of the log."""
 """What a picture with its answer is counted as."""
 
 
@@ -710,7 +713,7 @@ def test_long_names_of_classes_count_as_what_they_take(store: Store) -> None:
 def test_log_is_cut_back_once_it_is_in_the_database(store: Store) -> None:
     log = store.path / "feedback.sqlite-wal"
     with store._writing() as database:
-        database.execute("CREATE TABLE large AS SELECT zeroblob(?)", (3 * LOG_BYTES,))
+        database.execute(LARGE, (3 * LOG_BYTES,))
     assert log.stat().st_size > 3 * LOG_BYTES
     for seed in range(2):
         store.add([answered(seed)])
@@ -728,7 +731,7 @@ def test_lists_end_when_the_log_becomes_too_long(store: Store) -> None:
         time.sleep(0.5)
         assert not listed.done()
         with store._writing() as database:
-            database.execute("CREATE TABLE large AS SELECT zeroblob(?)", (LOG_MOST,))
+            database.execute(LARGE, (LOG_MOST,))
         with pytest.raises(sqlite3.OperationalError):
             listed.result(10)
     lists.empty_log()  # as every list and every worker does: the writer may have kept the first one from it
@@ -742,7 +745,7 @@ def test_no_list_begins_beside_a_reader_while_the_log_is_too_long(store: Store) 
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM answers").fetchone()
         with store._writing() as database:
-            database.execute("CREATE TABLE large AS SELECT zeroblob(?)", (LOG_MOST,))
+            database.execute(LARGE, (LOG_MOST,))
         with pytest.raises(sqlite3.OperationalError):
             store.uncertain(1, until=time.monotonic() + 5)
         assert first(store, "r1", 0) is not None

@@ -16,8 +16,9 @@ from feedback_kit import correct
 
 from pupila import images
 from pupila.errors import DataError
-from pupila.feedback import Answered, Store
+from pupila.feedback import Answered, Store, corrections
 from pupila.feedback.corrections import Corrections, read_corrections
+from pupila.models import bundled_model
 
 PNG = images.encode_png(np.random.default_rng(1).integers(0, 256, (24, 24, 3), dtype=np.uint8))
 JOURNAL_END = bytes.fromhex("d9d505f920a163d7")
@@ -159,4 +160,42 @@ def test_pages_that_lead_in_circles_are_not_followed(kept: Path) -> None:
     data[page + 8 : page + 12] = data[first : first + 4]
     path.write_bytes(data)
     with pytest.raises(DataError, match="its database is damaged"):
+        read(kept)
+
+
+@pytest.mark.parametrize("look", ["feedback show", "drift"])
+def test_pages_are_checked_before_all_answers_are_counted(look: str, kept: Path) -> None:
+    """Of both commands, as of a training: a chain of pages that name the next one often has rows without end."""
+    data = bytearray((kept / "feedback.sqlite").read_bytes())
+    with closing(sqlite3.connect(kept / "feedback.sqlite")) as database:
+        (root,) = database.execute("SELECT rootpage FROM sqlite_master WHERE name = 'answers'").fetchone()
+        (size,) = database.execute("PRAGMA page_size").fetchone()
+    data[(root - 1) * size + 3 : (root - 1) * size + 5] = b"\x00\x09"  # nine cells, of which one is there
+    (kept / "feedback.sqlite").write_bytes(data)
+    model = [str(bundled_model())] if look == "drift" else []
+    command = [sys.executable, "-m", "pupila", *look.split(), *model, str(kept)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "its database is damaged" in done.stderr, done.stderr
+
+
+def test_value_that_no_server_writes_is_not_read(kept: Path) -> None:
+    change(kept, "UPDATE answers SET correction = printf('%.*c', 100000, 'b')")
+    with pytest.raises(DataError, match="its database is damaged"):
+        read(kept)
+
+
+def test_rows_without_end_are_not_kept_in_memory(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All about one picture: only then are they one."""
+    store = Store(kept)
+    store.add([answered(f"o{number}") for number in range(4)])
+    store.close()
+    with closing(sqlite3.connect(kept / "feedback.sqlite")) as database:
+        triggers = database.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
+    away = "".join(f"DROP TRIGGER {name}; " for name, _ in triggers)
+    again = "".join(f"{sql}; " for _, sql in triggers)
+    for script in (away, "UPDATE answers SET corrected = 1.0, correction = 'blue', shown = 1", again):
+        change(kept, script)
+    assert len(read(kept)) == 1
+    monkeypatch.setattr(corrections, "MOST", 4)
+    with pytest.raises(DataError, match="more corrected pictures than the limit of 4"):
         read(kept)

@@ -119,6 +119,7 @@ def _served(predictor: "Predictor", folder: Path, last: int) -> "ServedAnswers":
     from pupila.feedback import Store
 
     with contextlib.closing(Store(folder)) as store:
+        store.check_pages()
         kept, others = store.served(predictor.version, last), store.models()
     if not kept and others:
         known = ", ".join(list(others)[:5])

@@ -1,5 +1,6 @@
 """`pupila feedback`: show, review, delete."""
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -23,8 +24,9 @@ def feedback_show(folder: Path, as_json: bool) -> None:
     from pupila.feedback import Store
 
     store = Store(folder)
-    counts, models = store.counts(), store.models()
-    store.close()
+    with contextlib.closing(store):
+        store.check_pages()
+        counts, models = store.counts(), store.models()
     if as_json:
         click.echo(json.dumps({**vars(counts), "models": models}))
         return

@@ -306,7 +306,7 @@ class Store:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            if type(error) is not sqlite3.DatabaseError:  # of a kind that has a name of its own
+            if type(error) not in (sqlite3.DatabaseError, sqlite3.DataError):  # the rest have other reasons
                 raise
             raise DataError(f"{self.path}: its database is damaged ({error}). Restore it from a copy.") from error
 
