@@ -13,6 +13,7 @@ import requests
 from server_kit import Running, picture, serving, wait_until, write_model
 
 from pupila.server.api.auth import new_key
+from pupila.server.transport.admission import TICK, UNKEYED
 
 SECRET, KEY = new_key("ann")
 PNG = {"X-API-Key": SECRET, "Content-Type": "image/png"}
@@ -117,6 +118,20 @@ def test_body_over_a_small_limit_is_refused_whether_or_not_it_comes_with_its_hea
         sock.sendall((UPLOAD % (1001, b"")) + (b"" if apart else bytes(1001)))
         answer = sock.recv(65536)
         assert answer.startswith(b"HTTP/1.1 413") and b"body_too_large" in answer
+
+
+def test_address_without_a_key_gets_so_many_answers_to_what_is_no_request(server: Running) -> None:
+    many, begun, answered = 1_000, time.monotonic(), 0
+    for _ in range(many // 100):
+        with ExitStack() as stack:
+            opened = [stack.enter_context(connect(server)) for _ in range(100)]
+            for connection in opened:
+                connection.sendall(b"\0")
+            answered += sum(connection.recv(1000).startswith(b"HTTP/1.1 400 ") for connection in opened)
+    ticks = (time.monotonic() - begun) / TICK + 1
+    assert UNKEYED <= answered <= UNKEYED * ticks
+    assert answered < many, "too slow to tell"
+    assert ask(server, "/predict") < LIMIT
 
 
 def test_key_that_has_asked_too_often_is_refused_before_its_body(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from pupila.server.process.scoreboard import Scoreboard
 from pupila.server.settings import Settings
 from pupila.server.transport.connection import CONTINUE, LINGER, READ, START, Connection, ConnectionTable, Request
 from pupila.server.transport.executor import CLOSE, SMALL, Executor, plain_response
-from pupila.server.transport.parser import Head
+from pupila.server.transport.parser import Head, ProtocolError
 
 log = logging.getLogger("pupila.server")
 
@@ -179,13 +179,11 @@ class AdmissionControl:
         and here to its end is answered like any other request, and its connection lives on.
         """
         connection.access = self.access.decide(head.method, head.path, head.headers)
-        if self.access.keys and (connection.access.key is None or connection.access.refusal is not None):
-            who = connection.queue_line if self.pool.proxies.names(connection.peer) else connection.line
-            if self.unkeyed[who] >= UNKEYED:
-                self.parked.append(connection)
-                self.pool.watch(connection, 0)
-                return False
-            self.unkeyed[who] += 1
+        strange = connection.access.key is None or connection.access.refusal is not None
+        if self.access.keys and strange and self._asks_too_often(connection):
+            self.parked.append(connection)
+            self.pool.watch(connection, 0)
+            return False
         connection.judged = True
         if connection.chunks is not None:
             connection.chunks.limit = body_limit(head.path, self.settings)
@@ -204,6 +202,20 @@ class AdmissionControl:
             connection.send(CONTINUE)
             pool.settle(connection)
         return connection in pool and not connection.out  # what comes after is read once that is sent
+
+    def _asks_too_often(self, connection: Connection) -> bool:
+        """Count what comes without a key, and return whether it is more of one client than is answered in this TICK."""
+        who = connection.queue_line if self.pool.proxies.names(connection.peer) else connection.line
+        self.unkeyed[who] += 1
+        return self.unkeyed[who] > UNKEYED
+
+    def refuse_malformed(self, connection: Connection, error: ProtocolError) -> None:
+        """Answer what is no request with an error, or, where there are keys and it comes too often, not at all."""
+        has_key = connection.access is not None and connection.access.key is not None
+        if self.access.keys and not has_key and self._asks_too_often(connection):
+            self.pool.drop(connection)
+        else:
+            self.refuse(connection, error)
 
     def refuse(self, connection: Connection, error: RequestError) -> None:
         """Answer with an error in the application's place, and end the connection.

@@ -219,7 +219,7 @@ class Reactor:
                 return
             request = connection.take(now)
         except ProtocolError as error:
-            self.admission.refuse(connection, error)
+            self.admission.refuse_malformed(connection, error)
             return
         if request is not None:
             self.admission.dispatch(connection, request)
