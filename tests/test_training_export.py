@@ -191,13 +191,22 @@ def test_of_many_validation_pictures_some_decide_and_the_chosen_file_answers_all
 
 def test_expected_seconds_grow_with_what_is_asked(monkeypatch):
     network, few, many = random_network(), colours(30), colours(3000)
-    monkeypatch.setattr(exporting, "_seconds", lambda call: call().shape[0] / 1000)  # a busy machine cannot be asked
+    parts = []
+
+    def features(predictor, pictures, batch):
+        parts.append(batch)
+        return evaluate.predict_features(predictor, pictures, batch)
+
+    monkeypatch.setattr(exporting, "predict_features", features)
+    monkeypatch.setattr(exporting, "_seconds", lambda call: len(call()[0]) / 1000)  # a busy machine cannot be asked
+    monkeypatch.setattr(exporting, "usable_cores", lambda: 4)
 
     def expected(training, validation):
         return exporting.expected_seconds(network, TINY, training, validation)
 
     least = expected(few, few)
     assert exporting.FIXED_SECONDS < least < expected(many, few) < expected(many, many)
+    assert set(parts) == {8}  # one part of 30 or 32 pictures for each core, as the file is asked afterwards
 
 
 def test_single_validation_picture_does_not_decide_what_is_kept():

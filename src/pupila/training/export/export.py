@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from pupila import images
 from pupila._files import write_file
+from pupila._workers import usable_cores
 from pupila.data import Dataset, Splits
 from pupila.errors import TrainingError
 from pupila.evaluation.drift import answers_of, reference_of
@@ -33,7 +34,6 @@ from pupila.predictor import Predictor
 from pupila.recipe import Recipe
 from pupila.training.export import graph
 from pupila.training.loop.class_weights import Balance, balance_for
-from pupila.training.loop.device import usable_threads
 from pupila.training.loop.fit import Fitted
 from pupila.training.loop.resnet import ResNet18, enlarged
 from pupila.training.outliers import Outliers
@@ -43,8 +43,9 @@ log = logging.getLogger("pupila.training")
 
 GATE = 0.003
 """Accuracy that a smaller file may lose; beyond it float32 is kept."""
-JUDGED, MOST_JUDGED = 1000, 3000
-"""Pictures that the gate looks at, at least, if there are so many: of 100, a single one would decide; and at most."""
+JUDGED, JUDGED_A_MINUTE, MOST_JUDGED = 1000, 500, 3000
+"""Pictures that the gate looks at, at least, if there are so many: of 100, a single one would decide; for each minute
+of a budget, as both files answer them in its time; and at most."""
 PARITY_PICTURES = 128
 PARITY_TOLERANCE = 1e-3
 """Largest difference of a probability between torch and the float32 file; measured differences are near 1e-5."""
@@ -126,7 +127,7 @@ def export(
             draft = replace(draft, data={**draft.data, name: more.to_manifest()})
     full = _built(fitted.network, recipe, training.size, fitted.network_size)
     balance = balance_for(recipe, training)
-    judged = np.linspace(0, len(validation) - 1, min(len(validation), MOST_JUDGED)).astype(np.int64)
+    judged = np.linspace(0, len(validation) - 1, _judged(recipe, validation)).astype(np.int64)
     some = validation.take(judged)
     pictures = some if recipe.export == "float32" else _with_training_pictures(some, training)
     judge = partial(_judge, draft=draft, pictures=pictures, validated=len(some), balance=balance)
@@ -152,15 +153,20 @@ def export(
 
 
 def expected_seconds(network: ResNet18, recipe: Recipe, training: Dataset, validation: Dataset) -> float:
-    """Return about how long export() will take and the report after it, from what a picture takes of such a file."""
+    """Return about how long export() will take and the report after it, from what a picture takes of such a file.
+
+    Of one thread a core, as they are asked there.
+    """
     drafted = Manifest("", training.classes, training.size, recipe.network_size, "float32", "", {}, {})
     predictor = _predictor(_built(network, recipe, training.size, recipe.network_size), drafted)
     pictures = validation.images[:TRIED]
-    took = min(_seconds(lambda: predictor.logits(pictures)) for _ in range(3))  # the least: others only add to it
+    a_core = -(-len(pictures) // usable_cores())
+    # the least: what else runs only adds to it
+    took = min(_seconds(lambda: predict_features(predictor, pictures, a_core)) for _ in range(3))
     each = took / len(pictures)
     rounded = INT8 if recipe.export == "int8" else 1.0
-    timed = TIMED_CALLS * usable_threads()  # on one thread
-    judged = min(len(validation), MOST_JUDGED)
+    timed = TIMED_CALLS * usable_cores()  # by one of them
+    judged = _judged(recipe, validation)
     gate = max(judged, min(JUDGED, len(validation) + len(training))) if recipe.export == "int8" else 0
     exact = (
         max(judged, gate)
@@ -171,6 +177,12 @@ def expected_seconds(network: ResNet18, recipe: Recipe, training: Dataset, valid
     chosen = len(validation) - judged + min(len(training), PROTOTYPE_PICTURES) + 4 * COUNT
     asked = exact + rounded * (gate + timed + chosen)
     return FIXED_SECONDS + each * (asked + len(validation))  # the last epoch is validated, too
+
+
+def _judged(recipe: Recipe, validation: Dataset) -> int:
+    """Return how many of the validation pictures the gate looks at."""
+    affordable = max(JUDGED, int(JUDGED_A_MINUTE * recipe.minutes)) if recipe.minutes else MOST_JUDGED
+    return min(len(validation), affordable, MOST_JUDGED)
 
 
 def _draft(

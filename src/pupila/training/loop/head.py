@@ -37,8 +37,9 @@ TRIAL_PICTURES = 1000
 TRIAL_COST, TRIAL_COST_A_MINUTE = 12_000, 6_000
 """Pictures of 64 px that all trials together may cost; a picture costs by its area. About 15 s of two cores, and an
 eighth of a short budget."""
-HEAD_COST, HEAD_COST_A_MINUTE = 16_000, 12_000
-"""The same for the features that the last layer is fitted on: about 20 s, and a quarter of a short budget."""
+HEAD_COST, HEAD_COST_A_MINUTE = 64_000, 24_000
+"""The same for the features that the last layer is fitted on: about a minute, and two fifths of a short budget, in
+which more features bring more than as many steps (docs/experiments.md)."""
 GAIN = 0.005
 """Accuracy that the best size must be ahead of a smaller one to be taken."""
 CLEARLY = 0.02
