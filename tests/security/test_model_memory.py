@@ -276,6 +276,16 @@ def grown(operator: str, shape: Sequence[int]) -> Callable[[Bomb], str]:
     return lambda bomb: bomb.add(operator, "planes", bomb.weight(shape, np.int64))
 
 
+def packed_often(bomb: Bomb) -> str:
+    """A weight of 8 MB that 400 convolutions read: each keeps a copy of it, 3 GB in all."""
+    side = 1448
+    weight = bomb.weight(np.zeros((side, side, 1, 1)))
+    value = bomb.add("Conv", bomb.add("GlobalAveragePool", "planes"), bomb.weight(np.zeros((side, 3, 1, 1))))
+    for _ in range(400):
+        value = bomb.add("Conv", value, weight)
+    return value
+
+
 BOMBS: dict[str, tuple[Callable[[Bomb], str], str]] = {
     "chain that keeps 100 values": (chain_of_100, "numbers in memory at once"),
     "100 values read one by one": (a_hundred_read_one_by_one, "numbers in memory at once"),
@@ -299,6 +309,7 @@ BOMBS: dict[str, tuple[Callable[[Bomb], str], str]] = {
     "single pixels": (single_pixels, "operator MaxPool makes more work"),
     "images of weights": (images_of_weights, "from its weights alone"),
     "weights that are read often": (weights_read_often, "numbers in memory at once"),
+    "weights that are packed often": (packed_often, "numbers in memory at once"),
     "images of a product": (images_of_a_product, "operator Gemm is used in a way"),
     "two axes that move": (lambda b: b.add("Transpose", "planes", perm=[0, 3, 2, 1]), "operator Transpose is used in"),
     "pictures that mix": (pictures_that_mix, "operator Transpose is used in a way"),

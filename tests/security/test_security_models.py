@@ -540,6 +540,15 @@ def test_server_refuses_a_hostile_file_says_why_without_its_path_and_serves_on(
     wait_until(lambda: "refused" not in server.get("/readyz").json())
 
 
+def test_weight_with_the_name_of_the_input_is_refused(good: bytes) -> None:
+    """To ONNX Runtime it is what the network computes with, at any size, as it loads the file."""
+    model = onnx.load_from_string(good)
+    model.ir_version = 3
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((1, 64, 64, 3), np.uint8), "images"))
+    with pytest.raises(ModelError, match="of the same name"):
+        reader.read_graph(model.SerializeToString())
+
+
 def test_output_of_another_shape_than_was_counted_is_refused(good: bytes) -> None:
     predictor = Predictor.from_bytes(good)
     predictor.check_golden()

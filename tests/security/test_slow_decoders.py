@@ -1,16 +1,18 @@
 """What Pillow decodes in Python is bounded, or decoded by a decoder of ours as Pillow does."""
 
 import io
+import os
 import random
 import struct
 import time
 
 import pytest
+from heif_kit import box, heif
 from PIL import Image
 
 from pupila import images
 from pupila.errors import ImageError
-from pupila.images import formats
+from pupila.images import boxes, formats
 from pupila.images.limits import MAX_SLOW
 
 SOON = 4.0
@@ -103,3 +105,33 @@ def test_more_than_python_decodes_soon_is_refused(name: str) -> None:
         images.decode(MUCH[name], 32)
     assert caught.value.code == "image_too_complex"
     assert time.process_time() - begun < 0.1
+
+
+@pytest.mark.parametrize("tiles", [0, 40])
+def test_avif_is_decoded_by_one_thread(tiles: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow would take one a core of the machine, whatever share of it is given, for each decoder of a grid's tiles."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16))
+    coded = encoded(Image.effect_noise((64, 64) if tiles else (640, 640), 90).convert("RGB"))
+    data = grid(coded, tiles) if tiles else coded
+    image, _ = formats.open_header("AVIF", boxes.check(data, 50_000_000))
+    before = len(os.listdir("/proc/self/task"))
+    image.load()
+    assert image.size == (64 * tiles or 640, 64 if tiles else 640)
+    assert len(os.listdir("/proc/self/task")) == before
+
+
+def encoded(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "AVIF", speed=10)
+    return file.getvalue()
+
+
+def grid(tile: bytes, count: int) -> bytes:
+    """Return an AVIF of so many tiles side by side, of which the last has an operating point of its own."""
+    kinds = {1: b"grid"} | dict.fromkeys(range(2, count + 2), b"av01")
+    setup = tile.index(b"av1C") - 4
+    contents = dict.fromkeys(kinds, tile[tile.index(b"mdat") + 4 :])
+    contents[1] = struct.pack(">BBBBHH", 0, 0, 0, count - 1, 64 * count, 64)
+    links = [(b"dimg", 1, range(2, count + 2))]
+    owned = [(count + 1, box(b"a1op", b"\1"))]
+    return heif(kinds, links, {1: (64 * count, 64)}, contents, setup=tile[setup : setup + 12], owned=owned)

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable
 from functools import cache
 
-from PIL import Image, ImageChops
+from PIL import AvifImagePlugin, Image, ImageChops
 
 from pupila.errors import ImageError
 from pupila.images import limits, tiff, wide
@@ -240,6 +240,8 @@ def _opener(kind: str, data: bytes) -> Image.Image:
             return wide.NumbersTiff(io.BytesIO(data))
         if tiff.is_misread(data):
             raise SyntaxError("Pillow would give other colours")
+    if kind == "AVIF":
+        AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # else a thread a core of the machine, for each decoder of a picture
     image = Image.open(io.BytesIO(data), formats=[kind])
     if kind == "PPM":
         wide.prepare_ppm(image)

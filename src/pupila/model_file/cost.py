@@ -37,6 +37,8 @@ PLANE_WORK = 2048
 """What each channel of each image counts as that is computed by itself: up to 40 ns."""
 PLANES = ("AveragePool", "Conv", "GlobalAveragePool", "MaxPool", "Resize")
 """Operators that go through images one by one, and most of them through their channels."""
+PACKED = ("Conv", "Gemm", "MatMul")
+"""Operators that keep a copy of a weight, put in order for them: each one that reads it."""
 ROWS = 2
 """What may be made of a picture, one below the other: itself and its mirror image."""
 SPAN, SPAN_WORK = 16, 256
@@ -88,6 +90,7 @@ def check(graph: Graph) -> Cost:
     multiplications = work = numbers = fixed = unfolded = 0
     readers = Counter(name for node in graph.nodes for name in node.inputs)
     each_call: set[str] = set()
+    packed: set[str] = set()
     memory = _Memory()
     memory.add("pictures", (), ("images",), [shape])
     for node in graph.nodes:
@@ -103,6 +106,7 @@ def check(graph: Graph) -> Cost:
                 raise ModelError(f"Its operator {node.operator} makes {_much(size, work)}. Export the model again.")
             real = REAL.get(node.operator, inputs[0].real) and (node.operator != "TopK" or name == node.outputs[0])
             values[name] = Tensor(shape, fixed=all(value.fixed for value in inputs), real=real)
+        unfolded += _packed_again(node, inputs, packed)
         if values[node.outputs[0]].fixed:
             fixed += cost
             if node.operator == "DequantizeLinear" or not each_call.isdisjoint(node.inputs):
@@ -118,6 +122,15 @@ def check(graph: Graph) -> Cost:
     _check_limits(operator, together + unfolded, fixed)
     outputs = {name: values[name].shape for name in graph.outputs if not values[name].fixed}
     return Cost(multiplications, together, outputs)
+
+
+def _packed_again(node: Node, inputs: Sequence[Tensor], packed: set[str]) -> int:
+    """Return the numbers of a weight that this operator keeps a copy of, as others do that are noted in `packed`."""
+    if node.operator not in PACKED or not inputs[1].fixed:
+        return 0
+    again = node.inputs[1] in packed
+    packed.add(node.inputs[1])
+    return math.prod(inputs[1].shape) if again else 0
 
 
 def _check_limits(operator: str, needed: int, fixed: int) -> None:

@@ -132,14 +132,15 @@ def read_graph(data: bytes) -> Graph:
     if any(_one(opset, "domain", "") not in ("", "ai.onnx") for opset in model.get("opset_import", [])):
         raise ModelError("It uses operators of another domain than ONNX's own. Export the model with Pupila.")
     weights = [_weight(tensor) for tensor in graph.get("initializer", [])]
-    names = [name for name, _ in weights]
+    inputs = [(_one(value, "name", ""), _shape(value)) for value in graph.get("input", [])]
+    names = [name for name, _ in (*weights, *inputs)]
     metadata = [(_one(entry, "key", ""), _one(entry, "value", "")) for entry in model.get("metadata_props", [])]
     if len(set(names)) != len(names) or len(dict(metadata)) != len(metadata):
-        raise ModelError("It has two weights or two properties of the same name. Export the model again.")
+        raise ModelError("It has two weights, inputs or properties of the same name. Export the model again.")
     return Graph(
         tuple(_node(node) for node in graph.get("node", [])),
         dict(weights),
-        {_one(value, "name", ""): _shape(value) for value in graph.get("input", [])},
+        dict(inputs),
         tuple(_one(value, "name", "") for value in graph.get("output", [])),
         dict(metadata),
     )

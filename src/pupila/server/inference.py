@@ -141,8 +141,9 @@ class Batcher:
     def _start(self) -> None:
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, daemon=True, name="compute")
-                self._thread.start()
+                thread = threading.Thread(target=self._work, daemon=True, name="compute")
+                thread.start()  # which fails where there are too many
+                self._thread = thread
 
     def _work(self) -> None:
         while True:

@@ -202,7 +202,7 @@ class Collector:
             for item in answered:
                 self._enqueue(item)
             self._count_pending()
-            if not self._threads:
+            if len(self._threads) < 2:
                 self._start()
             if idle or len(self._waiting) >= BATCH_PICTURES:
                 self._changed.notify_all()  # the writer waits for the first picture, and then for a full batch
@@ -283,9 +283,10 @@ class Collector:
         self._row[PENDING] = float(len(self._waiting) + len(self._large) + self._in_work)
 
     def _start(self) -> None:
-        for name, work in (("collector", self._work), ("large pictures", self._work_large)):
-            self._threads.append(threading.Thread(target=work, daemon=True, name=name))
-            self._threads[-1].start()
+        for name, work in (("collector", self._work), ("large pictures", self._work_large))[len(self._threads) :]:
+            thread = threading.Thread(target=work, daemon=True, name=name)
+            thread.start()  # which fails where there are too many
+            self._threads.append(thread)
 
     def _work(self) -> None:
         if self._replaces:
