@@ -167,10 +167,11 @@ class Predictor:
         return difference
 
     def _check_outputs(self, picture: NDArray[np.uint8]) -> None:
-        """Raise ModelError unless every output of one picture has the shape that its cost was counted with."""
+        """Raise ModelError unless every output has the shape that its cost was counted with: a row a picture."""
         names = ["logits", "features", "cam", *self._unknown]
-        for name, found in zip(names, self._run(names, picture), strict=True):
-            if found.shape != self._shapes[name]:
+        outputs = [*self._run(names, picture), *self._run(names, np.concatenate([picture, ~picture]))]
+        for name, count, found in zip(2 * names, [1] * len(names) + [2] * len(names), outputs, strict=True):
+            if found.shape != (count, *self._shapes[name][1:]):
                 raise ModelError(f"It gives {name} of another shape than its graph says. Export or copy it again.")
 
     def _golden_picture(self, number: int, png: str) -> Pixels:

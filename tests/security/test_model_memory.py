@@ -286,6 +286,14 @@ def packed_often(bomb: Bomb) -> str:
     return value
 
 
+def filled_up(bomb: Bomb) -> str:
+    """A weight that follows from two small ones, for one channel: its copy has 16."""
+    channels, side = 256, 256
+    value = bomb.add("Conv", bomb.add("GlobalAveragePool", "planes"), bomb.weight(np.zeros((channels, 3, 1, 1))))
+    weight = bomb.add("Add", bomb.weight(np.zeros((1, channels, 1, 1))), bomb.weight(np.zeros((1, 1, side, side))))
+    return bomb.add("Conv", value, weight, pads=[side - 1, side - 1, 0, 0])
+
+
 BOMBS: dict[str, tuple[Callable[[Bomb], str], str]] = {
     "chain that keeps 100 values": (chain_of_100, "numbers in memory at once"),
     "100 values read one by one": (a_hundred_read_one_by_one, "numbers in memory at once"),
@@ -310,6 +318,7 @@ BOMBS: dict[str, tuple[Callable[[Bomb], str], str]] = {
     "images of weights": (images_of_weights, "from its weights alone"),
     "weights that are read often": (weights_read_often, "numbers in memory at once"),
     "weights that are packed often": (packed_often, "numbers in memory at once"),
+    "weights that are filled up": (filled_up, "numbers in memory at once"),
     "images of a product": (images_of_a_product, "operator Gemm is used in a way"),
     "two axes that move": (lambda b: b.add("Transpose", "planes", perm=[0, 3, 2, 1]), "operator Transpose is used in"),
     "pictures that mix": (pictures_that_mix, "operator Transpose is used in a way"),

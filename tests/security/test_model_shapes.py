@@ -25,7 +25,7 @@ FURTHEST = 2**63 - 1
 
 Weights = dict[str, np.ndarray[Any, Any]]
 Made = tuple[list[NodeProto], Weights]
-"""Operators that make `logits` of `x` [N, 3, 12, 12], and the weights that they read."""
+"""Operators that make `logits` of `x`, [N, 3, 12, 12] or its first sides, and the weights that they read."""
 
 
 def slices(draw: random.Random) -> Made:
@@ -124,13 +124,16 @@ def layouts(draw: random.Random) -> Made:
 KINDS: list[Callable[[random.Random], Made]] = [slices, resizes, windows, reductions, products, broadcasts, layouts]
 
 
-def file(made: Made) -> bytes:
+def file(made: Made, sides: int = 4) -> bytes:
     """Return an ONNX file of these operators behind those that make fractions of the pixels."""
     nodes, weights = made
     first = [
         helper.make_node("Transpose", ["images"], ["planes"], perm=[0, 3, 1, 2]),
-        helper.make_node("Cast", ["planes"], ["x"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["planes"], ["x" if sides == 4 else "whole"], to=TensorProto.FLOAT),
     ]
+    if sides < 4:  # the first of them read what has fewer sides
+        weights = {**weights, "last": np.arange(sides, 4)}
+        first.append(helper.make_node("ReduceMean", ["whole", "last"], ["x"], keepdims=0))
     taken = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", SIDE, SIDE, CHANNELS])
     given = helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)
     initializers = [numpy_helper.from_array(value, name) for name, value in weights.items()]
@@ -163,7 +166,7 @@ def made(data: bytes, pictures: int) -> cost.Shape | None:
 def test_every_shape_is_the_one_that_onnx_runtime_makes(kind: Callable[[random.Random], Made]) -> None:
     draw, compared = random.Random(7), 0
     for _ in range(TRIALS):
-        data = file(kind(draw))
+        data = file(kind(draw), draw.choice([2, 3, 4, 4, 4, 4]))
         shape = counted(data)
         for pictures in (1, 3) if shape else ():
             found = made(data, pictures)

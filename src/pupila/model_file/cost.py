@@ -106,7 +106,7 @@ def check(graph: Graph) -> Cost:
                 raise ModelError(f"Its operator {node.operator} makes {_much(size, work)}. Export the model again.")
             real = REAL.get(node.operator, inputs[0].real) and (node.operator != "TopK" or name == node.outputs[0])
             values[name] = Tensor(shape, fixed=all(value.fixed for value in inputs), real=real)
-        unfolded += _packed_again(node, inputs, packed)
+        unfolded += _packed(node, inputs, packed)
         if values[node.outputs[0]].fixed:
             fixed += cost
             if node.operator == "DequantizeLinear" or not each_call.isdisjoint(node.inputs):
@@ -124,13 +124,22 @@ def check(graph: Graph) -> Cost:
     return Cost(multiplications, together, outputs)
 
 
-def _packed_again(node: Node, inputs: Sequence[Tensor], packed: set[str]) -> int:
-    """Return the numbers of a weight that this operator keeps a copy of, as others do that are noted in `packed`."""
+def _packed(node: Node, inputs: Sequence[Tensor], known: set[str]) -> int:
+    """Return how many more numbers than its weight has an operator keeps of it, and all if others do: those in `known`.
+
+    The copy's last side is filled up, of a convolution the channels of both sides.
+    """
     if node.operator not in PACKED or not inputs[1].fixed:
         return 0
-    again = node.inputs[1] in packed
-    packed.add(node.inputs[1])
-    return math.prod(inputs[1].shape) if again else 0
+    name, shape = node.inputs[1], inputs[1].shape
+    if node.operator == "Conv":
+        copy = _filled(shape[0]) * _filled(shape[1]) * math.prod(shape[2:])
+    else:
+        across, inner = shape if node.attributes.get("transB") else shape[::-1]
+        copy = _filled(across) * inner
+    more = copy if name in known else copy - math.prod(shape)
+    known.add(name)
+    return more
 
 
 def _check_limits(operator: str, needed: int, fixed: int) -> None:
@@ -376,6 +385,7 @@ def _pool(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
 
 
 def _global_pool(_: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
+    _need(len(inputs[0].shape) == 4)
     return [(*inputs[0].shape[:2], 1, 1)], 0
 
 
