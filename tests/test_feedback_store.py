@@ -20,7 +20,7 @@ import pytest
 from click.testing import CliRunner
 from feedback_kit import correct, first
 from PIL import Image, ImageCms
-from server_kit import COLOURS, encode, picture
+from server_kit import COLOURS, encode, picture, wait_until
 
 from pupila import images
 from pupila.cli import main
@@ -895,3 +895,47 @@ def test_command_counts_and_deletes(store: Store) -> None:
     assert CliRunner().invoke(main, ["feedback", "delete", folder]).exit_code == 2
     assert CliRunner().invoke(main, ["feedback", "delete", folder, "--everything"]).exit_code == 0
     assert store.counts().answers == 0
+
+
+ADDING = """
+import os, sys, time
+from pathlib import Path
+import pupila._files as files
+import pupila.feedback.store as store
+from pupila.feedback import Answered
+from pupila.images.strip import Clean
+
+def slowly(path, sync=files.sync):
+    time.sleep(0.004)  # a disk that takes as long
+    sync(path)
+
+files.sync = store.sync = slowly
+own = store.Store(Path(sys.argv[1]))
+until = time.monotonic() + 60
+while time.monotonic() < until:
+    answered = [Answered(f"r{i}", 0, os.urandom(400), "cat", 0.9, False, "m", time.time()) for i in range(64)]
+    try:
+        own.add(answered, 2**30, lambda data: Clean(data, "png"))
+    except store.sqlite3.Error:
+        pass
+"""
+
+
+def test_corrections_find_their_turn_beside_many_processes_that_add(store: Store) -> None:
+    """SQLite's lock has no queue: beside many workers some waited for 5 s, and were given up."""
+    store.add([answered(1)])
+    kept = first(store, "r1", 0)
+    assert kept is not None
+    adding = [subprocess.Popen([sys.executable, "-c", ADDING, str(store.path)]) for _ in range(16)]
+    try:
+        wait_until(lambda: store.counts().answers > 500, 60)
+        waited = []
+        for place in range(6):
+            begun = time.monotonic()
+            store.correct(kept.id, "dog", float(place), 2**30)
+            waited.append(time.monotonic() - begun)
+    finally:
+        for process in adding:
+            process.kill()
+            process.wait()
+    assert max(waited) < 3.0, waited

@@ -170,9 +170,9 @@ def tables_of(database: "sqlite3.Connection") -> list[Any]:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, mode: int = 0o666) -> Iterator[None]:
     """Hold the lock file at this path: other processes wait. Some network file systems know no locks."""
-    with os.fdopen(open_own(path, os.O_RDWR), "rb") as file:
+    with os.fdopen(open_own(path, os.O_RDWR, mode), "rb") as file:
         with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from pupila._files import check_pages, read_bytes, refuse_link, sync, write_file
+from pupila._files import check_pages, locked, read_bytes, refuse_link, sync, write_file
 from pupila.errors import DataError
 from pupila.feedback.schema import (
     COLUMNS,
@@ -43,6 +43,8 @@ ROOM_STEPS = 32
 """Transactions that make room for what is to be kept, one after the other; what needs more is not kept."""
 ROOM_PAUSE = 0.05
 """Seconds between two of them, in which others write."""
+LEFT_FREE = 0.25
+"""Share of the time that adding took for which the write lock is then left to others, ROOM_PAUSE at most."""
 REPEATED = 20
 """How often pictures may have been sent on average before a sample of different ones gets smaller than wanted."""
 SAME_PICTURE = 50
@@ -135,7 +137,8 @@ class Store:
             if step:
                 time.sleep(ROOM_PAUSE)
             try:
-                kept, unused = self._add_or_make_room(good, max_bytes)
+                with self._in_line():
+                    kept, unused = self._add_or_make_room(good, max_bytes)
             except (OSError, sqlite3.Error, DataError):
                 self._delete_files([(picture.sha256, picture.kind) for _, picture in good])
                 raise
@@ -286,6 +289,17 @@ class Store:
             if not path.exists():
                 write_file(path, one.data, 0o600)
         sync(self.pictures)  # their names, and also those that a process which was killed has not flushed
+
+    @contextlib.contextmanager
+    def _in_line(self) -> Iterator[None]:
+        """Wait until no other process adds pictures, and leave the write lock free for a while afterwards.
+
+        That lock has no queue: beside many who add, a correction would find it free by chance only.
+        """
+        with locked(self.path / "line", 0o600):
+            begun = time.monotonic()
+            yield
+            time.sleep(min(ROOM_PAUSE, LEFT_FREE * (time.monotonic() - begun)))
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
