@@ -18,7 +18,9 @@ from pupila.batch.job import About, BatchJob
 from pupila.batch.listing import shown_name
 from pupila.batch.sorting import Sorting, placements, sort
 from pupila.batch.worker import Workers
+from pupila.data.sources.archive import room_for
 from pupila.errors import DataError, ImageError
+from pupila.images.process import MEMORY
 from pupila.predictor import Predictor
 from pupila.progress import printable_lines, progress_bar
 
@@ -172,7 +174,7 @@ def _answer(job: BatchJob, about: About, model: Path, crew: Crew) -> int:
     before = job.answered()
     left = about.files - before
     if left:
-        count = min(usable_cores(), -(-left // CHUNK))
+        count = int(min(usable_cores(), -(-left // CHUNK), room_for(MEMORY)))
         with crew(count, model, about.version, about.top) as workers, progress_bar("predicting", left) as bar:
             for paths, lines in workers.answers(job.unanswered(CHUNK)):
                 job.answer(paths, lines)

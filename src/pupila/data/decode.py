@@ -19,10 +19,11 @@ from pupila.data import decode_worker
 from pupila.data.dataset import Pictures, SkippedFiles, SplitArrays, Splits, assemble
 from pupila.data.decode_worker import Sources, decode_into, pack
 from pupila.data.layouts.labelled import DetectedLayout, LabelledFile, alike, check_names, class_names, odd_names
-from pupila.data.sources.archive import check_memory
+from pupila.data.sources.archive import check_memory, room_for
 from pupila.data.sources.files import shortened
 from pupila.errors import DataError, ImageError
 from pupila.images import ImageLimits
+from pupila.images.process import MEMORY
 from pupila.progress import progress_bar
 
 SIZES = (32, 64, 96, 128, 160, 224)
@@ -47,8 +48,11 @@ Failed = dict[int, str]
 
 
 def _worker_count(pictures: int) -> int:
-    """Return how many processes to start: one a core that we may use, or none for few pictures."""
-    cores = usable_cores() if pictures > FEW and sys.executable else 1
+    """Return how many processes to start: one a core that we may use, or none for few pictures.
+
+    No more than have room for a large picture each.
+    """
+    cores = int(min(usable_cores(), room_for(MEMORY))) if pictures > FEW and sys.executable else 1
     return min(cores, -(-pictures // CHUNK)) if cores > 1 else 0
 
 

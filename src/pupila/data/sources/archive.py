@@ -90,6 +90,11 @@ def free_memory() -> float:
     return free
 
 
+def room_for(each: float) -> float:
+    """Return how often so many bytes fit into the free memory; at least once."""
+    return max(1.0, free_memory() / each)
+
+
 def check_memory(needed: float, what: str, fix: str) -> None:
     """Raise DataError for what would not fit: the system would end this process without a word."""
     free = free_memory()

@@ -86,7 +86,7 @@ class Listener:
 
     def has_more(self) -> bool:
         """Return whether another worker has clearly fewer connections."""
-        return len(self.pool) > EVEN * self.scoreboard.least_busy()[0]
+        return len(self.pool) > 0 and len(self.pool) > EVEN * self.scoreboard.least_busy()[0]
 
     def sheds(self, now: float) -> bool:
         """Return whether one client should connect again, as another worker has clearly fewer: one in STEP_BACK s."""
