@@ -224,4 +224,4 @@ def test_short_budgets_try_and_fit_fewer_pictures(network):
         fit_head(replace(TINY, minutes=minutes, network_size=64), network, training, held_out)["pictures"]
         for minutes in (0.0, 0.05, 0.1)
     ]
-    assert used == [3000, 600, 1200]
+    assert used == [3000, 1200, 2400]

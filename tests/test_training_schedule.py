@@ -149,6 +149,18 @@ def test_what_comes_before_and_after_counts_and_a_tenth_of_the_minutes_is_left_t
     assert position.begun == counted[0]
 
 
+@pytest.mark.parametrize(("spent", "reserve", "epochs"), [(90.0, 30.0, 1), (400.0, 141.0, 0), (9999.0, 9999.0, 0)])
+def test_behind_a_fitted_last_layer_less_than_a_tenth_of_the_minutes_is_not_trained(tmp_path, spent, reserve, epochs):
+    recipe = replace(TINY, minutes=10.0, max_epochs=1)
+    head = {"epoch": 0, "network_size": 32, "train_loss": 0.5, "train_accuracy": 0.8, "validation_accuracy": 0.7}
+    head |= {"validation_balanced_accuracy": 0.7, "validation_loss": 0.6, "seconds": 1.0, "pictures": 60}
+    fitted = scripted_run(recipe, [20] * epochs, tmp_path, spent=spent, reserve=reserve, head=head)
+    assert len(fitted.rows) == 1 + epochs
+    assert fitted.ended.startswith("Only the last layer was fitted") == (not epochs)
+    again = scripted_run(recipe, [], tmp_path, resume=True)
+    assert len(again.rows) == 1 + epochs and again.ended == fitted.ended
+
+
 def test_pace_is_that_of_the_newest_epoch_and_what_is_left_of_epochs_or_minutes():
     rows = [{"epoch": 0, "seconds": 20.0}, {"epoch": 1, "seconds": 32.5}]
     assert pace(replace(TINY, epochs=9), rows[:1]) == "20.0 s"

@@ -5,6 +5,7 @@ import os
 import random
 import struct
 import time
+from pathlib import Path
 
 import pytest
 from heif_kit import box, heif
@@ -109,15 +110,15 @@ def test_more_than_python_decodes_soon_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("tiles", [0, 40])
 def test_avif_is_decoded_by_one_thread(tiles: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pillow would take one a core of the machine, whatever share of it is given, for each decoder of a grid's tiles."""
+    """Pillow takes one a core of the machine, whatever share of it is given, for each decoder of a grid's tiles."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16))
     coded = encoded(Image.effect_noise((64, 64) if tiles else (640, 640), 90).convert("RGB"))
     data = grid(coded, tiles) if tiles else coded
     image, _ = formats.open_header("AVIF", boxes.check(data, 50_000_000))
-    before = len(os.listdir("/proc/self/task"))
+    before = len(list(Path("/proc/self/task").iterdir()))
     image.load()
     assert image.size == (64 * tiles or 640, 64 if tiles else 640)
-    assert len(os.listdir("/proc/self/task")) == before
+    assert len(list(Path("/proc/self/task").iterdir())) == before
 
 
 def encoded(image: Image.Image) -> bytes:

@@ -47,7 +47,8 @@ CHECKPOINT_SECONDS = 60.0
 COOLDOWN = 0.1
 """Share of the run in which the rate falls to zero once validation is flat."""
 LEAST_TRAINED = 0.1
-"""Share of a budget in minutes that is left to train, whatever comes before and after."""
+"""Share of a budget in minutes that is left to train, whatever comes before and after. Behind a fitted last layer less
+is left out: so few steps bring nothing, and their validation takes as long (docs/experiments.md)."""
 PATIENCE = 6
 """Epochs without a better validation score, at least, that count as flat."""
 MIDWAY = 0.5
@@ -180,21 +181,20 @@ def fit(
     pictures uint8 [M, H, W, 3] of none of the classes, to be answered with doubt. teacher: what is
     learned beside the labels. head: metrics of the network as it
     is, if its last layer is fitted: epoch 0, which the others have to beat. spent, reserve: seconds of a budget in
-    minutes that are over, and that are kept for what follows; a tenth of the budget is left to train whatever they are.
+    minutes that are over, and that are kept for what follows; a tenth of the budget is left to train whatever they are,
+    or, behind a fitted last layer, none if it would be less.
     Raises TrainingError if the checkpoint cannot be written or belongs to another run, or if the run was stopped, or
     its loss diverged, before there was a model.
     """
     files = _Files(checkpoint, checkpoint_seconds, identity)
     team.check(smallest_batch(len(train), recipe.batch_size), len(validation))
     run = _begin(files, recipe, network, balance_for(recipe, train), resume, team, outliers, teacher)
-    if not run.position.steps:
-        most = (1 - LEAST_TRAINED) * 60 * recipe.minutes
-        run.position.seconds = team.firsts(min(spent, most))
-        run.position.reserve = team.firsts(min(reserve, most - run.position.seconds))
+    if is_new := not run.position.steps and not run.position.rows:
+        _plan(run, team.firsts(spent), team.firsts(reserve), fitted=head is not None)
     if head is not None and not run.position.rows:
         _count_head(run, {name: type(value)(team.firsts(value)) for name, value in head.items()})
         on_epoch(run.position.rows)
-    if not run.position.steps:
+    if is_new:
         run.position.begun = run.position.seconds
     pictures, labels = (torch.from_numpy(values).to(run.device) for values in (train.images, train.labels))
     steps_per_epoch = batch_count(len(train), recipe.batch_size)
@@ -222,7 +222,19 @@ def fit(
         return replace(_finish(run), ended=advice)
     finally:
         run.signals.remove()
-    return replace(_finish(run), ended=_flat_sentence(run))
+    return replace(_finish(run), ended=_sentence(run))
+
+
+def _plan(run: _Run, spent: float, reserve: float, fitted: bool) -> None:
+    """Note the seconds of a budget in minutes that are over, and those that are kept for what follows."""
+    budget = 60 * run.recipe.minutes
+    most = (1 - LEAST_TRAINED) * budget
+    if fitted and spent + reserve > most:
+        run.position.seconds = min(spent, budget)
+        run.position.reserve = budget - run.position.seconds
+    else:
+        run.position.seconds = min(spent, most)
+        run.position.reserve = min(reserve, most - run.position.seconds)
 
 
 def _goes_on(position: Position, progress: float) -> bool:
@@ -250,7 +262,13 @@ def _ranking(row: Row) -> tuple[int, float]:
     return row["network_size"], row["validation_balanced_accuracy"]
 
 
-def _flat_sentence(run: _Run) -> str:
+def _sentence(run: _Run) -> str:
+    """Say why a run ended before its time, if it did."""
+    if run.recipe.minutes and not run.position.epoch:
+        minutes = counted(run.recipe.minutes, "minute")
+        return (
+            f"Only the last layer was fitted: with the model files it takes {minutes}. More would train the rest, too."
+        )
     if not run.position.cooldown or run.position.cooldown + COOLDOWN >= 1:
         return ""
     return (

@@ -37,9 +37,9 @@ TRIAL_PICTURES = 1000
 TRIAL_COST, TRIAL_COST_A_MINUTE = 12_000, 6_000
 """Pictures of 64 px that all trials together may cost; a picture costs by its area. About 15 s of two cores, and an
 eighth of a short budget."""
-HEAD_COST, HEAD_COST_A_MINUTE = 64_000, 24_000
-"""The same for the features that the last layer is fitted on: about a minute, and two fifths of a short budget, in
-which more features bring more than as many steps (docs/experiments.md)."""
+HEAD_COST, HEAD_COST_A_MINUTE, MOST_HEAD_COST = 16_000, 24_000, 64_000
+"""The same for the features that the last layer is fitted on: about 20 s where no minutes are given, two fifths of a
+short budget, in which more features bring more than as many steps (docs/experiments.md), and at most about a minute."""
 GAIN = 0.005
 """Accuracy that the best size must be ahead of a smaller one to be taken."""
 CLEARLY = 0.02
@@ -156,7 +156,7 @@ def fit_head(recipe: Recipe, network: ResNet18, training: Dataset, validation: D
     begun = time.monotonic()
     network.to(pick_device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
     each = cost(recipe.network_size)
-    most = min(HEAD_COST, HEAD_COST_A_MINUTE * recipe.minutes) if recipe.minutes else HEAD_COST
+    most = min(MOST_HEAD_COST, HEAD_COST_A_MINUTE * recipe.minutes) if recipe.minutes else HEAD_COST
     used = at_most(training, int(most / each), recipe.seed)
     features = all_features(network, used, recipe, mirrored=2 * each * len(used) <= most)
     balance, classes = balance_for(recipe, training), len(training.classes)
