@@ -294,6 +294,16 @@ def filled_up(bomb: Bomb) -> str:
     return bomb.add("Conv", value, weight, pads=[side - 1, side - 1, 0, 0])
 
 
+def means_of_moved_columns(bomb: Bomb) -> str:
+    """Means of the last axis, which ONNX Runtime computes of another, as it moves the transposes: 15 s a picture."""
+    value = bomb.add("Conv", bomb.add("GlobalAveragePool", "planes"), bomb.weight(np.ones((2**18, 3, 1, 1))))
+    value = bomb.add("Transpose", value, perm=[0, 1, 3, 2])
+    axis = bomb.weight([3], np.int64)
+    for _ in range(580):
+        value = bomb.add("ReduceMean", value, axis)
+    return bomb.add("Transpose", value, perm=[0, 1, 3, 2])
+
+
 BOMBS: dict[str, tuple[Callable[[Bomb], str], str]] = {
     "chain that keeps 100 values": (chain_of_100, "numbers in memory at once"),
     "100 values read one by one": (a_hundred_read_one_by_one, "numbers in memory at once"),
@@ -311,6 +321,7 @@ BOMBS: dict[str, tuple[Callable[[Bomb], str], str]] = {
     "numbers in order": (weights_in_order, "operator TopK makes more work"),
     "exponents": (exponents, "operator ReduceLogSumExp makes more work"),
     "means of columns": (means_of_columns, "operator ReduceMean is used in a way"),
+    "means of columns that are moved": (means_of_moved_columns, "operator ReduceMean makes more work"),
     "short stretches": (short_stretches, "operator Mul makes more work"),
     "scales of columns": (scales_of_columns, "operator QuantizeLinear is used in a way"),
     "whole numbers": (whole_numbers, "operator MatMul is used in a way"),

@@ -60,7 +60,9 @@ def windows(draw: random.Random) -> Made:
     if operator != "Conv":
         return [helper.make_node(operator, ["x"], ["logits"], **attributes)], {}
     weight = np.ones((draw.randint(1, 4), CHANNELS, *attributes["kernel_shape"]), np.float32)
-    return [helper.make_node(operator, ["x", "w"], ["logits"], **attributes)], {"w": weight}
+    bias = draw.choice([[], ["b"]])
+    convolution = helper.make_node(operator, ["x", "w", *bias], ["logits"], **attributes)
+    return [convolution], {"w": weight, "b": np.ones(draw.choice([1, len(weight)]), np.float32)}
 
 
 def reductions(draw: random.Random) -> Made:
@@ -175,9 +177,16 @@ def test_every_shape_is_the_one_that_onnx_runtime_makes(kind: Callable[[random.R
     assert compared >= LEAST
 
 
-def test_a_bias_that_pictures_make_is_refused() -> None:
+@pytest.mark.parametrize("operator", ["Gemm", "Conv"])
+def test_a_bias_that_pictures_make_is_refused(operator: str) -> None:
     """ONNX Runtime adds a row of as many numbers as there are pictures where there are as many classes."""
     weights = {"w": np.ones((CHANNELS * SIDE * SIDE, 2), np.float32), "a": np.array([1], np.int64)}
-    rows = helper.make_node("Flatten", ["x"], ["rows"])
-    bias = helper.make_node("ReduceMin", ["rows", "a"], ["bias"], keepdims=0)
-    assert counted(file(([rows, bias, helper.make_node("Gemm", ["rows", "w", "bias"], ["logits"])], weights))) is None
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["rows"]),
+        helper.make_node("ReduceMin", ["rows", "a"], ["b"], keepdims=0),
+    ]
+    inputs = ["rows", "w", "b"]
+    if operator == "Conv":  # or the first picture's number for all
+        weights, inputs = {**weights, "w": np.ones((1, CHANNELS, 1, 1), np.float32)}, ["x", "w", "b"]
+    assert counted(file(([*nodes, helper.make_node(operator, inputs[:2], ["logits"])], weights))) is not None
+    assert counted(file(([*nodes, helper.make_node(operator, inputs, ["logits"])], weights))) is None

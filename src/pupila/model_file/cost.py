@@ -44,6 +44,11 @@ ROWS = 2
 SPAN, SPAN_WORK = 16, 256
 """Numbers that are computed at a stretch where one input is repeated for the other: the last side of the result. And
 what each stretch that is shorter counts as, whatever it gives."""
+STRAY_WORK = 4096
+"""What each result of a reduction counts as: ONNX Runtime moves transposes behind it, and each result of an axis that
+is no longer the last takes 100 ns."""
+MOVED_WORK = 384
+"""What each number of a picture counts as that a transpose moves besides: it joins two to one that takes 25 ns."""
 MAX_SIDE = 1024
 """Pixels a side of the picture."""
 FURTHEST = 2**31
@@ -307,7 +312,7 @@ def _transpose(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
     _need(sorted(order) == list(range(len(shape))) and order[0] == 0)
     others = ([axis for axis in order if axis != moved] for moved in order)
     _need(any(rest == sorted(rest) for rest in others))  # where two axes move, each number takes 25 ns
-    return [tuple(shape[axis] for axis in order)], 0
+    return [tuple(shape[axis] for axis in order)], 0 if inputs[0].fixed else MOVED_WORK * math.prod(shape)
 
 
 def _concat(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
@@ -366,7 +371,7 @@ def _convolution(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int
     shape, weight = inputs[0].shape, inputs[1].shape
     _need(2 <= len(inputs) <= 3 and len(shape) == len(weight) == 4 and shape[1] == weight[1] and inputs[1].fixed)
     _need(node.attributes.get("group", 1) == 1)
-    _need(len(inputs) == 2 or inputs[2].shape == (weight[0],))
+    _need(len(inputs) == 2 or (inputs[2].fixed and inputs[2].shape == (weight[0],)))  # else one picture's for all
     _need(tuple(node.attributes.get("kernel_shape", weight[2:])) == weight[2:])
     result = (shape[0], weight[0], *_window(node, shape, weight[2:]))
     return [result], _windows(result, weight) * (NUMBER_WORK + _filled(weight[0]))
@@ -423,7 +428,7 @@ def _reduced(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
     _need(bool(axes) and all(0 < axis < len(shape) for axis in axes))  # of no axes all are reduced
     _need(sorted(axes) == list(range(len(shape) - len(axes), len(shape))))  # of others each result takes 100 ns
     kept = shape[: len(shape) - len(axes)]
-    cost = SPAN_WORK * math.prod(kept)
+    cost = STRAY_WORK * math.prod(kept)
     if node.operator == "ReduceLogSumExp":
         cost += SLOW_WORK * math.prod(shape)
     return [(*kept, *[1] * len(axes)) if keeps else kept], cost
