@@ -69,8 +69,8 @@ ROUTES = [
         ("/feedback", Route(KEPT, threads="store", body="small")),
         ("/review/pictures", Route(KEPT, threads="lists")),
         ("/review/.*", Route(KEPT, threads="store")),
-        ("/predictions/[^/]+(/[^/]+)?", Route(PREDICT, "predictions", "inference", "large")),
-        ("/v2/models/[^/]+(/versions/[^/]+)?/infer", Route(PREDICT, "infer", "inference", "large")),
+        ("/predictions/[^/]++(/[^/]++)?", Route(PREDICT, "predictions", "inference", "large")),
+        ("/v2/models/[^/]++(/versions/[^/]++)?/infer", Route(PREDICT, "infer", "inference", "large")),
         ("/v2(/.*)?", Route(PREDICT, "model")),
     )
 ]
