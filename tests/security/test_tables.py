@@ -38,9 +38,10 @@ def test_objects_that_lack_the_keys_of_the_first_are_no_table() -> None:
 
 
 def test_keys_that_objects_lack_are_counted_in_all_tables_together() -> None:
+    """Three tables are looked at, of some 2 s each on a slow machine, and not all twenty."""
     first = json.dumps({"path": "0", "label": "a", **{f"{key:x}": 0 for key in range(9_000)}})
     found = [table(f"{number}.jsonl", *['{"":0}'] * 2_000, head=first) for number in range(20)]
-    assert len(reasons(*pictures("p/0.png", "p/1.png"), *found)) == 4  # three, and how many more
+    assert len(reasons(*pictures("p/0.png", "p/1.png"), *found, seconds=15)) == 4  # three, and how many more
 
 
 def test_objects_that_lack_some_keys_are_read() -> None:
