@@ -196,6 +196,6 @@ def test_rows_without_end_are_not_kept_in_memory(kept: Path, monkeypatch: pytest
     for script in (away, "UPDATE answers SET corrected = 1.0, correction = 'blue', shown = 1", again):
         change(kept, script)
     assert len(read(kept)) == 1
-    monkeypatch.setattr(corrections, "MOST", 4)
+    monkeypatch.setattr(corrections, "MAX_CORRECTED", 4)
     with pytest.raises(DataError, match="more corrected pictures than the limit of 4"):
         read(kept)

@@ -17,7 +17,7 @@ from pupila.errors import DataError, ImageError
 from pupila.feedback.schema import Kept
 from pupila.feedback.store import Store
 
-MOST = 1_000_000
+MAX_CORRECTED = 1_000_000
 """Corrected pictures that are read, of some 1 kB each: a server with 20 GiB keeps fewer."""
 
 
@@ -67,9 +67,11 @@ def read_corrections(
     store = Store(folder)
     try:
         store.check_pages()
-        rows = store.corrected(limit=MOST + 1)
-        if len(rows) > MOST:
-            raise DataError(f"{folder}: has more corrected pictures than the limit of {MOST:,}. Delete some of them.")
+        rows = store.corrected(limit=MAX_CORRECTED + 1)
+        if len(rows) > MAX_CORRECTED:
+            raise DataError(
+                f"{folder}: has more corrected pictures than the limit of {MAX_CORRECTED:,}. Delete some of them."
+            )
         corrected = list({kept.sha256: kept for kept in rows}.values())  # one a picture
         if not corrected:
             raise DataError(f"{folder}: nobody has corrected a picture yet. Do so on the page /review of the server.")

@@ -20,7 +20,7 @@ WAIT = 5.0
 """Seconds to wait for another process that is writing."""
 LONGEST_WAIT = 600.0
 """Seconds to wait for another process that brings the database to this version."""
-LONGEST = 2**16
+MAX_VALUE_BYTES = 2**16
 """Bytes of one value or row: the longest that a server writes, and its longest statement, have a third of it."""
 PER_SECOND = 50_000
 """Answers that are brought to the next version in a second, or more."""
@@ -360,7 +360,7 @@ def connect(path: Path) -> sqlite3.Connection:
     try:
         check_database(path)
         connection = sqlite3.connect(path, timeout=WAIT, isolation_level=None, check_same_thread=False)
-        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)
         with few_steps(connection):
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")

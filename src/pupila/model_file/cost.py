@@ -44,10 +44,10 @@ ROWS = 2
 SPAN, SPAN_WORK = 16, 256
 """Numbers that are computed at a stretch where one input is repeated for the other: the last side of the result. And
 what each stretch that is shorter counts as, whatever it gives."""
-STRAY_WORK = 4096
+REDUCTION_WORK = 4096
 """What each result of a reduction counts as: ONNX Runtime moves transposes behind it, and each result of an axis that
 is no longer the last takes 100 ns."""
-MOVED_WORK = 384
+TRANSPOSE_WORK = 384
 """What each number of a picture counts as that a transpose moves besides: it joins two to one that takes 25 ns."""
 MAX_SIDE = 1024
 """Pixels a side of the picture."""
@@ -130,9 +130,10 @@ def check(graph: Graph) -> Cost:
 
 
 def _packed(node: Node, inputs: Sequence[Tensor], known: set[str]) -> int:
-    """Return how many more numbers than its weight has an operator keeps of it, and all if others do: those in `known`.
+    """Return the numbers that an operator's own copy of its weight adds to memory; note the weight's name in `known`.
 
-    The copy's last side is filled up, of a convolution the channels of both sides.
+    The first copy takes the place of the weight, so that only what fills it up counts; every further one counts whole.
+    Channels are filled up to a multiple of BLOCK: of a convolution those that go in, too.
     """
     if node.operator not in PACKED or not inputs[1].fixed:
         return 0
@@ -312,7 +313,7 @@ def _transpose(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
     _need(sorted(order) == list(range(len(shape))) and order[0] == 0)
     others = ([axis for axis in order if axis != moved] for moved in order)
     _need(any(rest == sorted(rest) for rest in others))  # where two axes move, each number takes 25 ns
-    return [tuple(shape[axis] for axis in order)], 0 if inputs[0].fixed else MOVED_WORK * math.prod(shape)
+    return [tuple(shape[axis] for axis in order)], 0 if inputs[0].fixed else TRANSPOSE_WORK * math.prod(shape)
 
 
 def _concat(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
@@ -428,7 +429,7 @@ def _reduced(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
     _need(bool(axes) and all(0 < axis < len(shape) for axis in axes))  # of no axes all are reduced
     _need(sorted(axes) == list(range(len(shape) - len(axes), len(shape))))  # of others each result takes 100 ns
     kept = shape[: len(shape) - len(axes)]
-    cost = STRAY_WORK * math.prod(kept)
+    cost = REDUCTION_WORK * math.prod(kept)
     if node.operator == "ReduceLogSumExp":
         cost += SLOW_WORK * math.prod(shape)
     return [(*kept, *[1] * len(axes)) if keeps else kept], cost

@@ -179,8 +179,8 @@ class AdmissionControl:
         and here to its end is answered like any other request, and its connection lives on.
         """
         connection.access = self.access.decide(head.method, head.path, head.headers)
-        strange = connection.access.key is None or connection.access.refusal is not None
-        if self.access.keys and strange and self._asks_too_often(connection):
+        unproven = connection.access.key is None or connection.access.refusal is not None
+        if self.access.keys and unproven and self._asks_too_often(connection):
             self.parked.append(connection)
             self.pool.watch(connection, 0)
             return False

@@ -160,9 +160,9 @@ def expected_seconds(network: ResNet18, recipe: Recipe, training: Dataset, valid
     drafted = Manifest("", training.classes, training.size, recipe.network_size, "float32", "", {}, {})
     predictor = _predictor(_built(network, recipe, training.size, recipe.network_size), drafted)
     pictures = validation.images[:TRIED]
-    a_core = -(-len(pictures) // usable_cores())
+    per_core = -(-len(pictures) // usable_cores())
     # the least: what else runs only adds to it
-    took = min(_seconds(lambda: predict_features(predictor, pictures, a_core)) for _ in range(3))
+    took = min(_seconds(lambda: predict_features(predictor, pictures, per_core)) for _ in range(3))
     each = took / len(pictures)
     rounded = INT8 if recipe.export == "int8" else 1.0
     timed = TIMED_CALLS * usable_cores()  # by one of them

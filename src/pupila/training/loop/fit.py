@@ -222,7 +222,7 @@ def fit(
         return replace(_finish(run), ended=advice)
     finally:
         run.signals.remove()
-    return replace(_finish(run), ended=_sentence(run))
+    return replace(_finish(run), ended=_why_ended(run))
 
 
 def _plan(run: _Run, spent: float, reserve: float, fitted: bool) -> None:
@@ -262,7 +262,7 @@ def _ranking(row: Row) -> tuple[int, float]:
     return row["network_size"], row["validation_balanced_accuracy"]
 
 
-def _sentence(run: _Run) -> str:
+def _why_ended(run: _Run) -> str:
     """Say why a run ended before its time, if it did."""
     if run.recipe.minutes and not run.position.epoch:
         minutes = counted(run.recipe.minutes, "minute")
