@@ -209,6 +209,15 @@ def test_expected_seconds_grow_with_what_is_asked(monkeypatch):
     assert set(parts) == {8}  # one part of 30 or 32 pictures for each core, as the file is asked afterwards
 
 
+@pytest.mark.parametrize(
+    ("settings", "judged"),
+    [({}, 3000), ({"minutes": 1}, 1000), ({"minutes": 4}, 2000), ({"minutes": 60}, 3000), ({"trains": "head"}, 1000)],
+)
+def test_quick_trainings_ask_fewer_pictures_at_the_gate(settings, judged):
+    assert exporting._judged(replace(TINY, **settings), colours(4000)) == judged
+    assert exporting._judged(replace(TINY, **settings), colours(500)) == 500
+
+
 def test_single_validation_picture_does_not_decide_what_is_kept():
     few, many = VALIDATION.take(range(10)), colours(1200)
     pictures = exporting._with_training_pictures(few, many)

@@ -1,6 +1,8 @@
 """The last layer that training begins with against scikit-learn, and the size and mirror image that features choose."""
 
+import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -225,3 +227,22 @@ def test_short_budgets_try_and_fit_fewer_pictures(network):
         for minutes in (0.0, 0.05, 0.1)
     ]
     assert used == [3000, 1200, 2400]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "used"),
+    [(math.inf, 2400), (100, 2400), (20, 1500), (10, 700), (1, 300), (-5, 300)],
+)
+def test_features_are_those_that_the_seconds_left_allow(network, monkeypatch, seconds, used):
+    """100 pictures/s on a clock of the test's own: a second for those of validation, a fifth for the fit."""
+    clock, features = [0.0], heads.all_features
+
+    def timed(network, pictures, *rest, **options):
+        clock[0] += len(pictures) / 100
+        return features(network, pictures, *rest, **options)
+
+    monkeypatch.setattr(heads, "all_features", timed)
+    monkeypatch.setattr(heads, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(heads, "LEAST_HEAD_COST", 300)
+    recipe = replace(TINY, minutes=0.1, network_size=64)
+    assert fit_head(recipe, network, hard(3000, 0), hard(100, 1), seconds)["pictures"] == used

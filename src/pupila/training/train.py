@@ -8,6 +8,7 @@ import contextlib
 import copy
 import json
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -165,18 +166,19 @@ def _fitted(prepared: Prepared, job: TrainJob, on_epoch: OnEpoch, team: Team, be
     recipe, network = prepared.recipe, prepared.start.network
     if recipe.trains == "head" and team.size > 1:
         raise TrainingError("trains=head is one short computation that workers cannot share. Leave --workers out.")
-    head = None
+    head, reserve, seconds = None, 0.0, math.inf
+    if recipe.minutes:
+        if team.leads:
+            reserve = expected_seconds(network, recipe, prepared.training, prepared.validation)
+        seconds = 60 * recipe.minutes - reserve - (time.monotonic() - begun)
     if _begins_with_features(prepared, job):
-        head = fit_head(recipe, network, prepared.training, prepared.validation)
+        head = fit_head(recipe, network, prepared.training, prepared.validation, seconds, team)
     if recipe.trains == "head" and head is not None:
         on_epoch([head])
         return Fitted(network.cpu().eval(), recipe.network_size, 0, [head], head["pictures"] / head["seconds"])
-    reserve = 0.0
-    if team.leads and recipe.minutes:
-        if head is not None and recipe.minutes >= SECOND_MODEL_MINUTES:
-            with quiet_log():
-                _early_model(prepared, copy.deepcopy(network), recipe, job.folder / "model.onnx")
-        reserve = expected_seconds(network, recipe, prepared.training, prepared.validation)
+    if team.leads and head is not None and recipe.minutes >= SECOND_MODEL_MINUTES:
+        with quiet_log():
+            _early_model(prepared, copy.deepcopy(network), recipe, job.folder / "model.onnx")
     return fit(
         recipe, network, prepared.training, prepared.validation, job.folder / CHECKPOINT, head=head,
         spent=time.monotonic() - begun, reserve=reserve,

@@ -182,6 +182,8 @@ def expected_seconds(network: ResNet18, recipe: Recipe, training: Dataset, valid
 def _judged(recipe: Recipe, validation: Dataset) -> int:
     """Return how many of the validation pictures the gate looks at."""
     affordable = max(JUDGED, int(JUDGED_A_MINUTE * recipe.minutes)) if recipe.minutes else MOST_JUDGED
+    if recipe.trains == "head":
+        affordable = JUDGED
     return min(len(validation), affordable, MOST_JUDGED)
 
 

@@ -15,6 +15,7 @@ import torch
 from pupila.data import Dataset, Splits, sample
 from pupila.evaluation.metrics import fit_temperature
 from pupila.recipe import Recipe
+from pupila.training.distributed.process_group import ALONE, Team
 from pupila.training.loop.class_weights import balance_for, validation_scores
 from pupila.training.loop.device import pick_device
 from pupila.training.loop.probe import (
@@ -37,9 +38,12 @@ TRIAL_PICTURES = 1000
 TRIAL_COST, TRIAL_COST_A_MINUTE = 12_000, 6_000
 """Pictures of 64 px that all trials together may cost; a picture costs by its area. About 15 s of two cores, and an
 eighth of a short budget."""
-HEAD_COST, HEAD_COST_A_MINUTE, MOST_HEAD_COST = 16_000, 24_000, 64_000
-"""The same for the features that the last layer is fitted on: about 20 s where no minutes are given, two fifths of a
-short budget, in which more features bring more than as many steps (docs/experiments.md), and at most about a minute."""
+HEAD_COST, HEAD_COST_A_MINUTE, LEAST_HEAD_COST, MOST_HEAD_COST = 12_000, 24_000, 6_000, 64_000
+"""The same for the features that the last layer is fitted on: about 15 s where no minutes are given, two fifths of a
+short budget, in which more features bring more than as many steps (docs/experiments.md); at least, whatever else the
+budget has to hold, and at most about a minute."""
+FEATURES_SHARE = 0.8
+"""Share of its seconds that the last layer takes for these features: the fit itself takes the rest."""
 GAIN = 0.005
 """Accuracy that the best size must be ahead of a smaller one to be taken."""
 CLEARLY = 0.02
@@ -148,15 +152,28 @@ def at_most(dataset: Dataset, count: int, seed: int) -> Dataset:
     return sample(dataset, count, seed) if count < len(dataset) else dataset
 
 
-def fit_head(recipe: Recipe, network: ResNet18, training: Dataset, validation: Dataset) -> dict[str, float]:
+def fit_head(
+    recipe: Recipe,
+    network: ResNet18,
+    training: Dataset,
+    validation: Dataset,
+    seconds: float = math.inf,
+    team: Team = ALONE,
+) -> dict[str, float]:
     """Fit the network's last layer in place to features of `training`; return the metrics, as of an epoch 0.
 
-    Of many pictures a sample is taken. Few are looked at mirrored, too.
+    Of many pictures a sample is taken: what the recipe allows, and what can be looked at in so many `seconds`, as the
+    validation pictures show, on the clock of the team's first worker; LEAST_HEAD_COST in any case. Few are looked at
+    mirrored, too.
     """
     begun = time.monotonic()
     network.to(pick_device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
-    each = cost(recipe.network_size)
+    held_out = all_features(network, validation, recipe, mirrored=recipe.flip_average == "on")
+    each, took = cost(recipe.network_size), time.monotonic() - begun
     most = min(MOST_HEAD_COST, HEAD_COST_A_MINUTE * recipe.minutes) if recipe.minutes else HEAD_COST
+    if seconds < math.inf:
+        rate = each * len(validation) * (2 if recipe.flip_average == "on" else 1) / took
+        most = min(most, max(LEAST_HEAD_COST, team.firsts(rate * (FEATURES_SHARE * seconds - took))))
     used = at_most(training, int(most / each), recipe.seed)
     features = all_features(network, used, recipe, mirrored=2 * each * len(used) <= most)
     balance, classes = balance_for(recipe, training), len(training.classes)
@@ -166,7 +183,6 @@ def fit_head(recipe: Recipe, network: ResNet18, training: Dataset, validation: D
     decay = strength * weight_decay(len(used), whitened=whitened)
     layer = fit_linear(x, labels, classes, loss, decay, whitened=whitened)
     layer.put_into(network)
-    held_out = all_features(network, validation, recipe, mirrored=recipe.flip_average == "on")
     logits = layer(x)
     return {
         "epoch": 0,
