@@ -12,6 +12,8 @@ import math
 import platform
 import struct
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +40,9 @@ BATCH = 32
 
 GOLDEN_BYTES = 2**20
 """Bytes of a golden picture at most."""
+SLOWEST, GIVEN_UP = 5.0, 30.0
+"""Seconds of a thread's processor time that a picture may take, and by the clock after which the first one is given up.
+Its cost is counted beforehand; this is for what ONNX Runtime makes of the graph. The largest recipe takes about 1."""
 MAX_MAP = 64
 """Numbers a side of a class activation map: each is written into the answer."""
 MAX_MAPS, MAX_FEATURES = 2**23, 4096
@@ -86,8 +91,7 @@ class Predictor:
         self.together = together
         """Pictures that are computed together at most, so that memory stays within cost.MAX_TOGETHER."""
         self._unknown = [] if manifest.unknown_score == "energy" else ["unknown"]
-        self._options = ort.RunOptions()
-        self._options.only_execute_path_to_fetches = True  # class activation maps cost nothing unless asked for
+        self._options = _run_options()
         self.manifest = manifest
         self.version = version
         """First 12 hex digits of the file's SHA-256: names this exact file in answers, logs and metrics."""
@@ -169,10 +173,31 @@ class Predictor:
     def _check_outputs(self, picture: NDArray[np.uint8]) -> None:
         """Raise ModelError unless every output has the shape that its cost was counted with: a row a picture."""
         names = ["logits", "features", "cam", *self._unknown]
+        self._check_time(names, picture)
         outputs = [*self._run(names, picture), *self._run(names, np.concatenate([picture, ~picture]))]
         for name, count, found in zip(2 * names, [1] * len(names) + [2] * len(names), outputs, strict=True):
             if found.shape != (count, *self._shapes[name][1:]):
                 raise ModelError(f"It gives {name} of another shape than its graph says. Export or copy it again.")
+
+    def _check_time(self, names: Sequence[str], picture: NDArray[np.uint8]) -> None:
+        """Raise ModelError if a picture takes much longer than its cost was counted as."""
+        options = _run_options()
+        watch = threading.Timer(GIVEN_UP, setattr, (options, "terminate", True))
+        watch.daemon = True
+        begun, slow = time.thread_time(), False
+        watch.start()
+        try:
+            with flushing_denormals():
+                self._session.run(names, {"images": picture}, options)
+            slow = time.thread_time() - begun > SLOWEST
+        except Exception:  # ONNX Runtime says in a type of its own that it was ended
+            if not options.terminate:
+                raise
+            slow = True
+        finally:
+            watch.cancel()
+        if slow:
+            raise ModelError(f"It takes more than {SLOWEST:g} s for a picture. Export or copy the model again.")
 
     def _golden_picture(self, number: int, png: str) -> Pixels:
         size = self.manifest.input_size
@@ -309,6 +334,12 @@ class Predictor:
         with flushing_denormals():
             parts = [self._session.run(names, {"images": batch}, self._options) for batch in batches]
         return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)] if len(parts) > 1 else parts[0]
+
+
+def _run_options() -> ort.RunOptions:
+    options = ort.RunOptions()
+    options.only_execute_path_to_fetches = True  # class activation maps cost nothing unless asked for
+    return options
 
 
 def _check_shapes(session: ort.InferenceSession, manifest: Manifest, outputs: Mapping[str, cost.Shape]) -> None:
