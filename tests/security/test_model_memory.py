@@ -307,6 +307,31 @@ def means_of_moved_columns(bomb: Bomb, count: int = 580) -> str:
     return bomb.add("Transpose", value, perm=[0, 1, 3, 2])
 
 
+def scalars_of_moved_columns(bomb: Bomb) -> str:
+    """Products by a number, which ONNX Runtime computes of columns, as it moves the transposes: 6 s a picture."""
+    column = [bomb.weight([number], np.int64) for number in (0, 1, 3, 1)]
+    value = bomb.add("Slice", "floats", *column)  # [N, 32, 32, 1]
+    value = bomb.add("Resize", value, "", bomb.weight([1, 1, 1024, 1]), mode="nearest")
+    value = bomb.add("Transpose", value, perm=[0, 2, 3, 1])
+    for number in range(430):
+        value = bomb.add("Mul", value, bomb.weight(1 + 1e-7 * number))
+    return bomb.add("Transpose", value, perm=[0, 3, 1, 2])
+
+
+def moved_onto_more(bomb: Bomb) -> str:
+    """Transposes of little, which ONNX Runtime joins and moves behind what makes much of it: 7 s a picture."""
+    channels, last, most = 2048, bomb.weight([3], np.int64), bomb.weight([1, 2, 3], np.int64)
+    value = bomb.add("Conv", bomb.add("GlobalAveragePool", "planes"), bomb.weight(np.ones((channels, 3, 1, 1))))
+    for _ in range(36):
+        turned = bomb.add("Transpose", bomb.add("Transpose", value, perm=[0, 2, 3, 1]), perm=[0, 2, 1, 3])
+        more = bomb.add("Add", turned, bomb.weight(np.ones((1, 64, 64, 1))))
+        means = bomb.add("Transpose", bomb.add("ReduceMean", more, last), perm=[0, 2, 1, 3])
+        one = bomb.add("ReduceMean", bomb.add("GlobalAveragePool", means), most)
+        other = bomb.add("ReduceMean", bomb.add("GlobalAveragePool", more), most)
+        value = bomb.add("Add", value, bomb.add("Mul", bomb.add("Add", one, other), bomb.weight(1e-3)))
+    return value
+
+
 BOMBS: dict[str, tuple[Callable[[Bomb], str], str]] = {
     "chain that keeps 100 values": (chain_of_100, "numbers in memory at once"),
     "100 values read one by one": (a_hundred_read_one_by_one, "numbers in memory at once"),
@@ -334,6 +359,9 @@ BOMBS: dict[str, tuple[Callable[[Bomb], str], str]] = {
     "weights that are packed often": (packed_often, "numbers in memory at once"),
     "weights that are filled up": (filled_up, "numbers in memory at once"),
     "images of a product": (images_of_a_product, "operator Gemm is used in a way"),
+    "products of columns that are moved": (scalars_of_moved_columns, "operator Mul makes more work"),
+    "transposes moved onto more": (moved_onto_more, "makes more work or memory"),
+    "nothing to compare with": (lambda b: b.add("Max", "planes", ""), "operator Max is used in a way"),
     "two axes that move": (lambda b: b.add("Transpose", "planes", perm=[0, 3, 2, 1]), "operator Transpose is used in"),
     "pictures that mix": (pictures_that_mix, "operator Transpose is used in a way"),
     "Expand": (grown("Expand", [1, 3, 2**15, 2**15]), "operator 'Expand', which no model"),

@@ -42,13 +42,15 @@ PACKED = ("Conv", "Gemm", "MatMul")
 ROWS = 2
 """What may be made of a picture, one below the other: itself and its mirror image."""
 SPAN, SPAN_WORK = 16, 256
-"""Numbers that are computed at a stretch where one input is repeated for the other: the last side of the result. And
-what each stretch that is shorter counts as, whatever it gives."""
+"""Numbers that are computed at a stretch where one input is repeated for the other: the last side of the result, which may
+be any of them, as ONNX Runtime moves transposes behind it. And what each stretch that is shorter counts as, whatever it
+gives."""
 REDUCTION_WORK = 4096
 """What each result of a reduction counts as: ONNX Runtime moves transposes behind it, and each result of an axis that
 is no longer the last takes 100 ns."""
 TRANSPOSE_WORK = 384
-"""What each number of a picture counts as that a transpose moves besides: it joins two to one that takes 25 ns."""
+"""What each number of a picture counts as that a transpose moves besides: it joins two to one that takes 25 ns, also where
+they are moved behind an operator that makes more of the picture."""
 MAX_SIDE = 1024
 """Pixels a side of the picture."""
 FURTHEST = 2**31
@@ -294,8 +296,8 @@ def _scaled(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
     return [shape], 0
 
 
-def _broadcast(_: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
-    _need(1 <= len(inputs) <= 2)
+def _broadcast(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
+    _need(1 <= len(inputs) <= 2 and all(node.inputs))  # ONNX Runtime computes a Max of nothing, too
     rank = max(len(tensor.shape) for tensor in inputs)
     shapes = [(1,) * (rank - len(tensor.shape)) + tensor.shape for tensor in inputs]
     result = tuple(max(sides) for sides in zip(*shapes, strict=True))
@@ -304,8 +306,9 @@ def _broadcast(_: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
     weights = {shape[0] for tensor, shape in zip(inputs, shapes, strict=True) if tensor.fixed}
     _need(not pictures or (len(pictures) == 1 and weights <= {1}))
     _need(all(tensor.fixed or len(tensor.shape) == rank for tensor in inputs))
-    repeated = any(shape != result for shape in shapes) and result[-1] < SPAN
-    return [result], SPAN_WORK * math.prod(result) if repeated else 0
+    repeated = any(shape != result for shape in shapes) and min(result[1:], default=1) < SPAN
+    grown = any(not tensor.fixed and shape != result for tensor, shape in zip(inputs, shapes, strict=True))
+    return [result], (SPAN_WORK * repeated + 2 * TRANSPOSE_WORK * grown) * math.prod(result)
 
 
 def _transpose(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
