@@ -30,7 +30,7 @@ class Slow(Predictor):
             time.sleep(0.5 if len(source) > 500_000 else 0)
             return super().decode(source, limits, by)
         if by is small_only:
-            raise LargeImageError
+            raise LargeImageError(10**9)
         with LARGE_IMAGE:
             time.sleep(0.5)
         return super().decode(source, limits)

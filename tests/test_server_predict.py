@@ -179,8 +179,18 @@ def test_requests_that_are_answered_together_are_one_batch_and_do_not_spoil_each
     assert [b"red" in answers[0][2], b"blue" in answers[2][2], b"green" in answers[3][2]] == [True] * 3
 
 
-def test_large_picture_is_left_to_a_thread_that_may_wait(app: Flask) -> None:
+def test_moderate_picture_is_left_to_a_thread_that_decodes_it(app: Flask) -> None:
     task = task_of(app, picture("blue", size=(1000, 600)), "image/png")
+    context = context_of(task.environ)
+    context.started = context.arrived = time.monotonic()  # as under our own transport
+    task.begin()
+    assert not task.is_begun and task.response is None
+    assert context.decoding is not None and context.decoding.moderate and not context.decoding.large
+    assert b'"blue"' in task.run()[2]
+
+
+def test_large_picture_is_left_to_a_thread_that_may_wait(app: Flask) -> None:
+    task = task_of(app, picture("blue", size=(2000, 1500)), "image/png")
     context = context_of(task.environ)
     context.started = context.arrived = time.monotonic()  # as under our own transport
     task.begin()

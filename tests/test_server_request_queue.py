@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from pupila.server.transport.executor import FORGET, RequestQueue
+from pupila.server.transport.executor import FORGET, HALVED, RequestQueue, Turns
 
 
 def measured(*looks: tuple[float, int, bool]) -> RequestQueue:
@@ -108,3 +108,31 @@ def test_request_of_many_turns_counts_with_all_of_them_and_shares_them_with_othe
     assert queue.get() == "40"
     queue.put("many", "40", turns=39, first=True)
     assert [queue.get(), queue.get(), queue.get()] == ["1", "40", "2"]
+
+
+def test_client_whose_turns_took_seconds_lets_others_go_first() -> None:
+    queue, now = RequestQueue(most=20), time.monotonic()
+    queue.rate = 0.2
+    for number in range(3):
+        queue.put("slow", f"slow {number}")
+    assert queue.get() == "slow 0"
+    queue.put("new", "first")
+    queue.charge("slow", now - 5)
+    assert queue.delay("new") == 5.0 and queue.delay("other") == 5.0 and queue.delay("slow") == 15.0
+    for number in range(2):  # one after the other: each is before what waits of the slow one
+        assert queue.get() == ("first" if not number else "second")
+        queue.charge("new", time.monotonic() - 0.1)
+        queue.put("new", "second")
+    assert [queue.get() for _ in range(3)] == ["second", "slow 1", "slow 2"]
+
+
+def test_time_that_was_charged_is_forgotten() -> None:
+    turns: Turns[str] = Turns()
+    turns.charge("a", 5.0, now=100.0)
+    turns.charge("b", 4.0, now=100.0 + HALVED)  # of the 5 seconds 2.5 are left
+    turns.add("b", "later")
+    turns.add("a", "sooner")
+    assert turns.next() == "sooner"
+    turns.charge("c", 1.0, now=200.0 + 100 * HALVED)
+    turns.add("a", "last of all")
+    assert turns.next() == "later"

@@ -1,6 +1,8 @@
 """What may keep a decoder busy is decoded by a process that can be ended: nobody else waits, and the worker lives."""
 
+import contextlib
 import functools
+import http.client
 import io
 import os
 import signal
@@ -10,6 +12,7 @@ import sys
 import threading
 import time
 import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,7 +22,7 @@ from server_kit import picture, serving, write_model
 from pupila import images
 from pupila.errors import ImageError
 from pupila.images.process import SECONDS, DecodingProcess
-from pupila.server.inference import LargeImageError, reject_large, small_only
+from pupila.server.inference import LargeImageError, reject_large, small_only, up_to_moderate
 
 LIMITS = images.DEFAULT_LIMITS
 
@@ -203,6 +206,39 @@ def test_ordinary_photo_is_not() -> None:
     assert small_only(small, 32, LIMITS, "squash").max() == 0
 
 
+@functools.cache
+def camera(**options: object) -> bytes:
+    """Return a photo as a phone writes it: 12 megapixels, several megabytes."""
+    return noisy(3500, "JPEG", quality=75, **options)
+
+
+def test_photo_of_a_camera_takes_a_moderate_time() -> None:
+    photo = camera()
+    assert 3e6 < len(photo) < 8e6
+    for data in (photo, photo + bytes(50_000)):  # some phones write more behind the end
+        with pytest.raises(LargeImageError):
+            small_only(data, 64, LIMITS, "squash")
+        assert (up_to_moderate(data, 64, LIMITS, "squash") == images.decode(photo, 64)).all()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        many_scans,
+        lambda: camera()[:-2],
+        lambda: camera() + bytes(200_000),
+        lambda: camera(progressive=True),
+        lambda: camera(restart_marker_rows=1),
+        lambda: camera()[:2] + 20 * (b"\xff\xe5\xff\xff" + bytes(65_533)) + camera()[2:],
+        lambda: noisy(1500, "TIFF"),
+    ],
+    ids=["scans", "without an end", "end far from it", "progressive", "restarts", "begins late", "TIFF"],
+)
+def test_long_photo_of_another_kind_may_take_long(make: Callable[[], bytes]) -> None:
+    with pytest.raises(LargeImageError):
+        up_to_moderate(make(), 64, LIMITS, "squash")
+
+
 @pytest.mark.parametrize("options", [{"mode": "CMYK"}, {"mode": "L"}, {"progressive": True}, {}, {"subsampling": 0}])
 def test_restarts_as_programs_write_them_are_not(options: dict[str, str | int]) -> None:
     mode, side = str(options.get("mode", "RGB")), 480 if "progressive" in options else 1400
@@ -254,6 +290,47 @@ def test_others_are_answered_while_a_picture_takes_all_that_it_may(tmp_path: Pat
         assert answers[0] in (413, 504)  # by processor time, or on a busy machine by the clock
         assert times > 5 and slowest < 2
         assert "heartbeat" not in (tmp_path / "log").read_text()
+
+
+@contextlib.contextmanager
+def kept_busy(port: int, hosts: Sequence[str]) -> Iterator[None]:
+    """Send what takes all that it may from these addresses, two at a time each."""
+    hostile, over = many_scans(), threading.Event()
+
+    def send(host: str) -> None:
+        while not over.is_set():
+            if sent_from(host, port, hostile)[0] != 413:
+                time.sleep(0.2)
+
+    threads = [threading.Thread(target=send, args=(host,)) for host in hosts for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    time.sleep(3)
+    yield
+    over.set()
+    for thread in threads:
+        thread.join()
+
+
+def sent_from(host: str, port: int, data: bytes) -> tuple[int, float]:
+    """Send a picture from an address; return the answer's status and the seconds until it came."""
+    begun, connection = time.monotonic(), http.client.HTTPConnection("127.0.0.1", port, 60, (host, 0))
+    with contextlib.closing(connection):
+        connection.request("POST", "/predict", data, {"Content-Type": "image/jpeg"})
+        return connection.getresponse().status, time.monotonic() - begun
+
+
+@pytest.mark.alone
+def test_who_keeps_the_process_busy_keeps_nobody_out(tmp_path: Path) -> None:
+    """Photos of cameras are decoded elsewhere; other clients wait for no more than the picture that is being decoded."""
+    with (
+        serving(write_model(tmp_path / "m.onnx"), tmp_path / "log", '{"port": 0, "workers": 1}') as server,
+        kept_busy(server.port, ["127.0.0.2", "127.0.0.3"]),
+    ):
+        photos = [sent_from("127.0.0.1", server.port, camera()) for _ in range(6)]
+        rare = [sent_from("127.0.0.1", server.port, noisy(300, "TIFF")) for _ in range(4)]
+    assert [status for status, _ in [*photos, *rare]] == [200] * 10
+    assert max(seconds for _, seconds in photos) < 2
 
 
 def test_seconds_are_fewer_than_a_request_has() -> None:

@@ -26,7 +26,7 @@ NAMED = {
         f"{Settings().max_part_bytes // MIB} MiB", f"{limits.MAX_SCANS} scans", f"{limits.MAX_SEGMENTS:,} segments",
         f"{limits.MAX_BLOCKS:,} chunks", f"{limits.FILLING} filling bytes", f"{limits.MAX_PACKED} packed texts",
         f"{formats.LONG['PNG'] // MIB} MiB, a JPEG of {formats.LONG['JPEG'] / 1e6:g} MB, and",
-        f"and {inference.SMALL:,} pixels",
+        f"and {inference.SMALL:,} pixels", f"up to {inference.MODERATE:,}, some 0.2 s",
         f"counts {limits.CODES // decoder.USUAL_SCANS} times", f"{limits.DEEP // decoder.USUAL_SCANS} times of a PNG",
         f"{limits.COLOURED // decoder.USUAL_SCANS} times of others",
         f"{limits.DEFLATED} of a PNG, {limits.LOSSLESS} of a WebP that is", f"{limits.LOSSY} of others",

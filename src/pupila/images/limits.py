@@ -35,6 +35,8 @@ NAMES = {METADATA: b"Exif\0\0", SEVERAL: b"MPF\0"}
 """What segments with directories begin with, by their marker."""
 FRAMES = frozenset({*range(0xC0, 0xD0), 0xDE}) - {0xC4, 0xC8, 0xCC}
 """Headers of frames, and that of a hierarchy of them, which libjpeg refuses."""
+PLAIN_FRAMES, PLAIN_SEGMENTS, PLAIN_HEAD = (0xC0, 0xC1), 100, 2**20
+"""Frames of a plain JPEG, of one scan with Huffman codes; and its segments and bytes before that, at most."""
 PROGRESSIVE, HUFFMAN = (0xC2, 0xC6, 0xCA, 0xCE), (0xC0, 0xC1, 0xC2)
 CODES = 80
 """Passes that one counts as whose codes may take much by themselves: the arithmetic ones of a JPEG, and those of a
@@ -304,6 +306,22 @@ def _jpeg(data: bytes) -> Work:
     if restarts:
         coded += _restarts(data, first) * (1 if progressive else sum((each >> 4) * (each & 15) for each in sampling))
     return Work(max(scans, kept) * times, coded, parts)
+
+
+def is_plain_jpeg(data: bytes) -> bool:
+    """Return whether a JPEG is as cameras write it: a single scan, without restarts, that begins in the first megabyte.
+
+    All that is looked for in the rest of such a file is its end.
+    """
+    components = b"none"
+    for kind, at, _ in itertools.islice(_markers(data), PLAIN_SEGMENTS):
+        if kind == START_OF_SCAN:
+            return data[at + 2 : at + 3] == components and data.find(b"\xff\xd9", -WINDOW) >= 0
+        if kind in FRAMES:
+            components = data[at + 7 : at + 8] if kind in PLAIN_FRAMES else b"none"
+        if kind in (INTERVAL, NO_MARKER) or at > PLAIN_HEAD:
+            break
+    return False
 
 
 def _restarts(data: bytes, at: int) -> int:

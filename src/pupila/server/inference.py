@@ -4,8 +4,9 @@ The compute thread takes what waits in the queue, begins it (small pictures are 
 `batch` items of one kind together. A batch takes one item of each request in rotation: a request of many pictures
 delays a single one by no more than one picture a batch. Nothing waits for a batch to fill.
 
-Decoding is bounded: what may take more than milliseconds, which are large pictures and rare formats, is decoded by a
-process of its own, one at a time for each worker. A file of a few kilobytes may hold fifty megapixels, which take
+Decoding is bounded. What takes more than milliseconds, as ordinary photos do, is decoded by threads of its own; and what
+may take more than a fifth of a second, which are large pictures and rare formats, by a process of its own, one at a time
+for each worker. A file of a few kilobytes may hold fifty megapixels, which take
 hundreds of megabytes while they are decoded, or what keeps its decoder busy for minutes.
 """
 
@@ -232,14 +233,21 @@ def guarded(call: Callable[[], Value]) -> Value | None:
 
 SMALL = 500_000
 """Pixels up to which a picture is decoded where it is needed: it takes up to 20 ms, and about two megabytes."""
-LARGE_IMAGE = threading.Lock()
-"""The worker's: held while a large picture is decoded."""
+MODERATE = 4_000_000
+"""The same for a thread of large bodies: one at a time, it takes up to 0.2 s and some 40 MB. A photo of 12 megapixels and
+4 MB counts as 1.3 million, see images.limits."""
+MODERATE_IMAGE, LARGE_IMAGE = threading.Lock(), threading.Lock()
+"""The worker's: held while a moderate picture is decoded, and a large one."""
 LARGE = DecodingProcess(LARGE_IMAGE)
 """Decodes them, for answers and for what is kept."""
 
 
 class LargeImageError(Exception):
-    """The picture is not small; never leaves the classifier, which then leaves it to another thread and process."""
+    """The picture is not small; never leaves the classifier, which then leaves it to another thread, or process."""
+
+    def __init__(self, pixels: int) -> None:
+        super().__init__(pixels)
+        self.pixels = pixels
 
 
 def small_only(data: bytes, size: int, limits: images.ImageLimits, framing: str) -> images.Pixels:
@@ -247,11 +255,21 @@ def small_only(data: bytes, size: int, limits: images.ImageLimits, framing: str)
     return images.decode(data, size, limits, framing, reject_large)
 
 
+def up_to_moderate(data: bytes, size: int, limits: images.ImageLimits, framing: str) -> images.Pixels:
+    """Decode as images.decode() does; raises LargeImageError for what may take more than some 0.2 s."""
+    return images.decode(data, size, limits, framing, hold_moderate)
+
+
 def reject_large(pixels: int) -> AbstractContextManager[None]:
     """Admit small pictures only; raises LargeImageError for others."""
     if pixels > SMALL:
-        raise LargeImageError
+        raise LargeImageError(pixels)
     return images.no_lock(pixels)
+
+
+def hold_moderate(pixels: int) -> AbstractContextManager[Any]:
+    """Admit small pictures, and one moderate one after the other; raises LargeImageError for others."""
+    return MODERATE_IMAGE if SMALL < pixels <= MODERATE else reject_large(pixels)
 
 
 BATCH = 8
@@ -287,8 +305,10 @@ class Decoding:
         """One a part; None as long as it is not decoded."""
         self.left = deque(range(len(parts)))
         """Which parts nobody has looked at yet."""
+        self.moderate: deque[int] = deque()
+        """Which parts take more than milliseconds to decode, of the others."""
         self.large: deque[int] = deque()
-        """Which parts may take long to decode, of the others."""
+        """Which parts may take long."""
         self.rows: list[PictureOutputs] = []
         """What is computed, of the first of `pictures`."""
         self.waits = False
@@ -308,20 +328,23 @@ class Decoding:
 
     def decode_few(self) -> bool:
         """Decode as far as it takes milliseconds, and return whether that was all. Raises DeadlineError."""
-        return len(self.parts) <= FEW and self.decode()
+        return len(self.parts) <= FEW and self._decode_turn(self.left)
 
     def decode(self) -> bool:
         """Decode, and return whether that was all. Raises DeadlineError.
 
-        Under our own transport this is one turn: small pictures for TURN_SECONDS at most; large ones are left to
-        `decode_large`.
+        Under our own transport this is one turn: TURN_SECONDS at most; large pictures are left to `decode_large`.
         """
+        return self._decode_turn(self.left, self.moderate)
+
+    def _decode_turn(self, *queues: deque[int]) -> bool:
         has_turns, begun, self.waits = self._context.started is not None, time.monotonic(), False
-        while self.left and not (has_turns and time.monotonic() >= begun + TURN_SECONDS):
-            self._decode(self.left, small_only)
+        for queue in queues:
+            while queue and not (has_turns and time.monotonic() >= begun + TURN_SECONDS):
+                self._decode(queue, small_only if queue is self.left else up_to_moderate)
         while self.large and not has_turns:
             self.decode_large()
-        self.waits = bool(self.left or self.large)
+        self.waits = bool(self.left or self.moderate or self.large)
         if not self.rows:
             self._context.end_stage("decode")
         return not self.waits
@@ -351,8 +374,8 @@ class Decoding:
         index = queue.popleft()
         try:
             self.found[index] = self.predictor.decode(self.parts[index].data, self._classifier.limits, by)
-        except LargeImageError:
-            self.large.append(index)
+        except LargeImageError as error:
+            (self.moderate if error.pixels <= MODERATE else self.large).append(index)
         except ImageError as error:
             self.found[index] = error.with_traceback(None)  # which holds the picture and itself
 

@@ -32,8 +32,15 @@ FORGET = 1.0
 """Seconds without anything waiting after which the forecast is forgotten: what comes then may be of another kind."""
 
 
+HALVED, LEAST_CHARGE = 10.0, 0.01
+"""Seconds after which half of the time that a line was charged is forgotten, and what is not worth keeping of it."""
+
+
 class Turns(Generic[Item]):
     """What is next: each client has a line, and the lines take turns, so that none starves the others.
+
+    Where turns are charged, the line that was charged least comes first: a client whose turns take seconds holds up
+    another's, which take milliseconds, by the one that has begun.
 
     A line has each item once. One that takes several turns is put first again after each: what a client has begun is
     done before the rest of its line. Used by one thread at a time.
@@ -45,9 +52,22 @@ class Turns(Generic[Item]):
         self._turns: Counter[str] = Counter()
         """Of each line that is not empty."""
         self._count = 0
+        self._charged: dict[str, float] = {}
+        """Seconds of the lines whose turns took some lately, as they were counted at `_charged_at`."""
+        self._charged_at = 0.0
 
     def __len__(self) -> int:
         return self._count
+
+    def charge(self, line: str, seconds: float, now: float) -> None:
+        """Note how long a turn of a line took, which has ended now."""
+        kept = 0.5 ** ((now - self._charged_at) / HALVED)
+        self._charged = {name: kept * each for name, each in self._charged.items() if kept * each >= LEAST_CHARGE}
+        self._charged[line] = self._charged.get(line, 0.0) + seconds
+        self._charged_at = now
+
+    def _charge_of(self, line: str) -> float:
+        return self._charged.get(line, 0.0)
 
     def add(self, line: str, item: Item, turns: int = 1, first: bool = False) -> None:
         """Put an item that takes so many turns at the end of its line, or at its beginning."""
@@ -61,7 +81,8 @@ class Turns(Generic[Item]):
 
     def next(self, without: Container[str] = ()) -> Item:
         """Take what is next, but of none of these lines; then it is the next one's turn. Raises LookupError."""
-        name = next((name for name in self._lines if name not in without), None)
+        waiting = (name for name in self._lines if name not in without)
+        name = min(waiting, key=self._charge_of, default=None) if self._charged else next(waiting, None)
         if name is None:
             raise LookupError
         self._lines.move_to_end(name)
@@ -79,8 +100,10 @@ class Turns(Generic[Item]):
 
     def ahead(self, line: str, turns: int = 1) -> int:
         """Return how many turns come before the last of one that would be added to this line now."""
-        own = self._turns[line] + turns
-        return own - 1 + sum(min(each, own) for name, each in self._turns.items() if name != line)
+        own, charge, before = self._turns[line] + turns, self._charge_of(line), self._turns
+        if self._charged:
+            before = Counter({name: each for name, each in before.items() if self._charge_of(name) <= charge})
+        return own - 1 + sum(min(each, own) for name, each in before.items() if name != line)
 
     def longest(self) -> int:
         """Return how many are in the longest line."""
@@ -138,6 +161,12 @@ class RequestQueue:
         with self._lock:
             self._turns.add(line, job, turns, first)
         self._calls.put(None)
+
+    def charge(self, line: str, begun: float) -> None:
+        """Let other clients go before one whose turn has taken the time since `begun`, by time.monotonic."""
+        now = time.monotonic()
+        with self._lock:
+            self._turns.charge(line, now - begun, now)
 
     def get(self) -> Job | None:
         """Wait for a request and take it; None if that has given way meanwhile."""
@@ -489,7 +518,7 @@ class Executor:
 
     def _pass_on_pictures(self, job: Job, decoding: Decoding, deliver: Callable[[Connection], None]) -> None:
         """Queue a request whose pictures take another turn."""
-        is_slow = bool(decoding.large) and not decoding.left
+        is_slow = bool(decoding.large) and not decoding.left and not decoding.moderate
         queue, turns = (self.slow, len(decoding.large)) if is_slow else (self.large, 1)
         begun, decoding.queued = decoding.queued and not is_slow, True
         self._pass_on(job, queue, deliver, decoding.size, turns, begun)
@@ -529,7 +558,7 @@ class Executor:
 
     def _decode_large(self, job: Job) -> None:
         """Decode one large picture of a request; then it waits for its next turn, or to be answered."""
-        decoding, left = job[1].context.decoding, 0
+        decoding, left, begun = job[1].context.decoding, 0, time.monotonic()
         try:
             if decoding is not None:  # else the event loop has just given it up
                 decoding.decode_large()
@@ -537,6 +566,8 @@ class Executor:
         except Exception as error:
             self._refuse(job, request_error_of(error), self.deliver)
             return
+        finally:
+            self.slow.charge(job[0].queue_line, begun)
         self._put_back(self.slow if left else self.large, job, left or 1)
 
     def _put(self, queue: RequestQueue, job: Job, deliver: Callable[[Connection], None], turns: int = 1) -> None:
