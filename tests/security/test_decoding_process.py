@@ -322,7 +322,7 @@ def sent_from(host: str, port: int, data: bytes) -> tuple[int, float]:
 
 @pytest.mark.alone
 def test_who_keeps_the_process_busy_keeps_nobody_out(tmp_path: Path) -> None:
-    """Photos of cameras are decoded elsewhere; other clients wait for no more than the picture that is being decoded."""
+    """Photos of cameras are decoded elsewhere; others wait for no more than the picture that is being decoded."""
     with (
         serving(write_model(tmp_path / "m.onnx"), tmp_path / "log", '{"port": 0, "workers": 1}') as server,
         kept_busy(server.port, ["127.0.0.2", "127.0.0.3"]),

@@ -83,8 +83,8 @@ RARE_FRAMES = (0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF, 0xDE)
 END = b"\xff\xd9"
 """A JPEG's last marker."""
 LONG = {"JPEG": 2_000_000, "PNG": 4 * 2**20, "WEBP": 4 * 2**20}
-"""Bytes beyond which even looking for the parts of a file takes a while, of the formats that are not rare. Of a plain JPEG
-it does not: photos of cameras are as long as that, and longer."""
+"""Bytes beyond which even looking for the parts of a file takes a while, of the formats that are not rare. Of a plain
+JPEG it does not: photos of cameras are as long as that, and longer."""
 DECODINGS = 3
 """How often a JPEG without an end marker is decoded at most: as it is, with an end, and with JUNK before that."""
 JUNK = bytes(range(1, 97, 2))

@@ -42,15 +42,15 @@ PACKED = ("Conv", "Gemm", "MatMul")
 ROWS = 2
 """What may be made of a picture, one below the other: itself and its mirror image."""
 SPAN, SPAN_WORK = 16, 256
-"""Numbers that are computed at a stretch where one input is repeated for the other: the last side of the result, which may
-be any of them, as ONNX Runtime moves transposes behind it. And what each stretch that is shorter counts as, whatever it
-gives."""
+"""Numbers that are computed at a stretch where one input is repeated for the other: the last side of the result, which
+may be any of them, as ONNX Runtime moves transposes behind it. And what each stretch that is shorter counts as,
+whatever it gives."""
 REDUCTION_WORK = 4096
 """What each result of a reduction counts as: ONNX Runtime moves transposes behind it, and each result of an axis that
 is no longer the last takes 100 ns."""
 TRANSPOSE_WORK = 384
-"""What each number of a picture counts as that a transpose moves besides: it joins two to one that takes 25 ns, also where
-they are moved behind an operator that makes more of the picture."""
+"""What each number of a picture counts as that a transpose moves besides: it joins two to one that takes 25 ns, also
+where they are moved behind an operator that makes more of the picture."""
 MAX_SIDE = 1024
 """Pixels a side of the picture."""
 FURTHEST = 2**31

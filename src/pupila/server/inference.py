@@ -4,10 +4,10 @@ The compute thread takes what waits in the queue, begins it (small pictures are 
 `batch` items of one kind together. A batch takes one item of each request in rotation: a request of many pictures
 delays a single one by no more than one picture a batch. Nothing waits for a batch to fill.
 
-Decoding is bounded. What takes more than milliseconds, as ordinary photos do, is decoded by threads of its own; and what
-may take more than a fifth of a second, which are large pictures and rare formats, by a process of its own, one at a time
-for each worker. A file of a few kilobytes may hold fifty megapixels, which take
-hundreds of megabytes while they are decoded, or what keeps its decoder busy for minutes.
+Decoding is bounded. What takes more than milliseconds, as ordinary photos do, is decoded by threads of its own; what
+may take more than a fifth of a second, which are large pictures and rare formats, by a process of its own, one at a
+time for each worker. A file of a few kilobytes may hold fifty megapixels, which take hundreds of megabytes while they
+are decoded, or what keeps its decoder busy for minutes.
 """
 
 import threading
@@ -234,8 +234,8 @@ def guarded(call: Callable[[], Value]) -> Value | None:
 SMALL = 500_000
 """Pixels up to which a picture is decoded where it is needed: it takes up to 20 ms, and about two megabytes."""
 MODERATE = 4_000_000
-"""The same for a thread of large bodies: one at a time, it takes up to 0.2 s and some 40 MB. A photo of 12 megapixels and
-4 MB counts as 1.3 million, see images.limits."""
+"""The same for a thread of large bodies: one at a time, it takes up to 0.2 s and some 40 MB. A photo of 12 megapixels
+and 4 MB counts as 1.3 million, see images.limits."""
 MODERATE_IMAGE, LARGE_IMAGE = threading.Lock(), threading.Lock()
 """The worker's: held while a moderate picture is decoded, and a large one."""
 LARGE = DecodingProcess(LARGE_IMAGE)
