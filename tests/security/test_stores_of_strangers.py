@@ -163,9 +163,12 @@ def test_pages_that_lead_in_circles_are_not_followed(kept: Path) -> None:
         read(kept)
 
 
-@pytest.mark.parametrize("look", ["feedback show", "drift"])
-def test_pages_are_checked_before_all_answers_are_counted(look: str, kept: Path) -> None:
-    """Of both commands, as of a training: a chain of pages that name the next one often has rows without end."""
+@pytest.mark.parametrize(
+    ("look", "behind"),
+    [("feedback show", ""), ("drift", ""), ("feedback review", "--port 0"), ("feedback delete", "--request r")],
+)
+def test_pages_are_checked_before_all_answers_are_counted(look: str, behind: str, kept: Path) -> None:
+    """Of all these commands, as of a training: a chain of pages that name the next one often has rows without end."""
     data = bytearray((kept / "feedback.sqlite").read_bytes())
     with closing(sqlite3.connect(kept / "feedback.sqlite")) as database:
         (root,) = database.execute("SELECT rootpage FROM sqlite_master WHERE name = 'answers'").fetchone()
@@ -173,7 +176,7 @@ def test_pages_are_checked_before_all_answers_are_counted(look: str, kept: Path)
     data[(root - 1) * size + 3 : (root - 1) * size + 5] = b"\x00\x09"  # nine cells, of which one is there
     (kept / "feedback.sqlite").write_bytes(data)
     model = [str(bundled_model())] if look == "drift" else []
-    command = [sys.executable, "-m", "pupila", *look.split(), *model, str(kept)]
+    command = [sys.executable, "-m", "pupila", *look.split(), *model, str(kept), *behind.split()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "its database is damaged" in done.stderr, done.stderr
 

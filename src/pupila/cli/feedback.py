@@ -48,7 +48,8 @@ def feedback_review(folder: Path, model: Path | None, port: int) -> None:
     from pupila.server import Settings, serve
     from pupila.server.api.auth import new_key
 
-    Store(folder).close()  # there must be one
+    with contextlib.closing(Store(folder)) as store:  # there must be one
+        store.check_pages()
     secret, key = new_key("reviewer", ("review",))
     say(f"Open the page /review at the address below. Its key, good until Ctrl-C: {secret}")
     settings = Settings(port=port, workers=1, api_keys=(key,), feedback_dir=folder, feedback_max_bytes=sys.maxsize)
@@ -67,9 +68,9 @@ def feedback_delete(folder: Path, request: str | None, picture: int | None, ever
 
     if everything == (request is not None) or (picture is not None and request is None):
         raise click.UsageError("Say what to delete: --request ID, with or without --picture, or --everything.")
-    store = Store(folder)
-    gone = store.delete(request, picture)
-    store.close()
+    with contextlib.closing(Store(folder)) as store:
+        store.check_pages()
+        gone = store.delete(request, picture)
     if not (gone or everything):
         place = "" if picture is None else f" at place {picture}"
         raise DataError(f"{folder}: holds no picture of a request {request!r}{place}. Take X-Request-Id of its answer.")
