@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pupila import images
 from pupila.data import Dataset
 from pupila.errors import DataError
+from pupila.evaluation import evaluate as evaluating
 from pupila.evaluation import unknown
 from pupila.evaluation.evaluate import bind, predict_features, predict_scores, score_dataset, threads_for
 from pupila.evaluation.pages import gallery
@@ -135,8 +136,11 @@ def test_pictures_of_another_size_are_an_error_that_names_both(predictor, datase
         score_dataset(predictor, replace(dataset, images=dataset.images[:, ::2, ::2]))
 
 
-def test_features_come_with_their_logits(predictor, dataset):
+def test_features_come_with_their_logits_where_there_is_room_for_both(predictor, dataset, monkeypatch):
+    asked: list[float] = []
+    monkeypatch.setattr(evaluating, "check_memory", lambda needed, *_: asked.append(needed))
     logits, features = predict_features(predictor, dataset.images, batch=64)
+    assert asked == [2 * (logits.nbytes + features.nbytes)]
     np.testing.assert_allclose(logits, 3 * features @ HEAD / 3, rtol=1e-4, atol=1e-4)
 
 

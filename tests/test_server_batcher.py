@@ -109,6 +109,39 @@ def test_lanes_are_never_computed_together() -> None:
     assert sorted(map(sorted, log[1:])) == [[1, 1], [11, 11]]
 
 
+def test_of_a_slow_model_fewer_pictures_are_computed_together() -> None:
+    gate, log = threading.Event(), list[list[int]]()
+    gate.set()
+    batcher = Batcher(gated(gate, log), batch=8, most=lambda lane: 2 if lane == "slow" else 100)
+    for lane in ("slow", "quick"):
+        run(batcher, range(9), lane, soon())
+    assert [len(batch) for batch in log] == [2, 2, 2, 2, 1, 8, 1]
+
+
+def test_batch_that_fails_is_computed_one_by_one_until_the_deadline() -> None:
+    gate, log = threading.Event(), list[int]()
+
+    def compute(items: Sequence[int], lane: str) -> list[int]:
+        if 100 in items:
+            assert gate.wait(10)
+        else:
+            log.append(len(items))
+            time.sleep(0.1 * len(items))
+        return double(items, lane)
+
+    batcher = Batcher(compute, batch=8)
+    with ThreadPoolExecutor(9) as pool:
+        first = pool.submit(run, batcher, [100], "", soon())
+        wait_until(lambda: waiting(batcher) == 0 and len(batcher._active) == 1)
+        answers = [pool.submit(run, batcher, [item], "", soon(1.3)) for item in (-1, *range(7))]
+        wait_until(lambda: waiting(batcher) == 8)
+        gate.set()
+        errors = [type(answer.exception()) for answer in answers]
+    assert first.result() == [200] and log[0] == 8 and set(log[1:]) == {1} and 1 < len(log) < 9
+    assert ValueError in errors or DeadlineError == errors[0]
+    assert DeadlineError in errors
+
+
 def test_deadline_ends_the_waiting_and_leaves_nothing_behind() -> None:
     gate, log = threading.Event(), list[list[int]]()
     batcher = Batcher(gated(gate, log))

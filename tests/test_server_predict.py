@@ -186,7 +186,9 @@ def test_moderate_picture_is_left_to_a_thread_that_decodes_it(app: Flask) -> Non
     task.begin()
     assert not task.is_begun and task.response is None
     assert context.decoding is not None and context.decoding.moderate and not context.decoding.large
-    assert b'"blue"' in task.run()[2]
+    assert task.run()[0] == NOT_YET and context.decoding.moderate
+    context.has_time = True
+    assert b'"blue"' in PredictTask(task._state, task.environ).run()[2]
 
 
 def test_large_picture_is_left_to_a_thread_that_may_wait(app: Flask) -> None:

@@ -111,17 +111,17 @@ def test_request_of_many_turns_counts_with_all_of_them_and_shares_them_with_othe
 
 
 def test_client_whose_turns_took_seconds_lets_others_go_first() -> None:
-    queue, now = RequestQueue(most=20), time.monotonic()
+    queue = RequestQueue(most=20)
     queue.rate = 0.2
     for number in range(3):
         queue.put("slow", f"slow {number}")
     assert queue.get() == "slow 0"
     queue.put("new", "first")
-    queue.charge("slow", now - 5)
+    queue.charge("slow", 5.0)
     assert queue.delay("new") == 5.0 and queue.delay("other") == 5.0 and queue.delay("slow") == 15.0
     for number in range(2):  # one after the other: each is before what waits of the slow one
         assert queue.get() == ("first" if not number else "second")
-        queue.charge("new", time.monotonic() - 0.1)
+        queue.charge("new", 0.1)
         queue.put("new", "second")
     assert [queue.get() for _ in range(3)] == ["second", "slow 1", "slow 2"]
 

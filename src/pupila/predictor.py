@@ -43,6 +43,8 @@ GOLDEN_BYTES = 2**20
 SLOWEST, GIVEN_UP = 5.0, 30.0
 """Seconds of a thread's processor time that a picture may take, and by the clock after which the first one is given up.
 Its cost is counted beforehand; this is for what ONNX Runtime makes of the graph. The largest recipe takes about 1."""
+TOGETHER_SECONDS = 2.0
+"""What one call should take at most, so that deadlines are looked at between two."""
 MAX_MAP = 64
 """Numbers a side of a class activation map: each is written into the answer."""
 MAX_MAPS, MAX_FEATURES = 2**23, 4096
@@ -68,7 +70,7 @@ class Outputs:
     features: Floats
     """[N, 512]"""
     cam: Floats
-    """[N, K, h, w]"""
+    """[N, h, w]: the class activation map of the class that is answered."""
 
     @property
     def logits(self) -> Floats:
@@ -90,6 +92,8 @@ class Predictor:
         self._session = session
         self.together = together
         """Pictures that are computed together at most, so that memory stays within cost.MAX_TOGETHER."""
+        self.at_once = together
+        """Pictures that should be computed in one call where others wait: those that take some TOGETHER_SECONDS."""
         self._unknown = [] if manifest.unknown_score == "energy" else ["unknown"]
         self._options = _run_options()
         self.manifest = manifest
@@ -98,6 +102,8 @@ class Predictor:
         self._shapes = shapes
         self.map_size = math.prod(shapes["cam"][2:])
         """Numbers of the class activation map of a picture."""
+        self.feature_size = shapes["features"][1]
+        """Features of a picture."""
 
     @classmethod
     def load(cls, path: PathLike, threads: int = 1) -> "Predictor":
@@ -189,7 +195,8 @@ class Predictor:
         try:
             with flushing_denormals():
                 self._session.run(names, {"images": picture}, options)
-            slow = time.thread_time() - begun > SLOWEST
+            took = time.thread_time() - begun
+            slow, self.at_once = took > SLOWEST, max(1, min(self.together, int(TOGETHER_SECONDS / max(took, 1e-9))))
         except Exception:  # ONNX Runtime says in a type of its own that it was ended
             if not options.terminate:
                 raise
@@ -235,8 +242,15 @@ class Predictor:
 
     def outputs(self, pictures: NDArray[np.uint8]) -> Outputs:
         """Return scores, features and class activation maps for uint8 [N, H, W, 3]."""
+        parts = [self._answered(part) for part in self._parts(pictures)]
+        return Outputs(*map(np.concatenate, zip(*parts, strict=True)))
+
+    def _answered(self, pictures: NDArray[np.uint8]) -> tuple[Floats, Floats, Floats]:
+        """Return scores, features and the map of the answered class: the maps of all classes are gone then."""
         features, cam, *scores = self._run(["features", "cam", "logits", *self._unknown], pictures)
-        return Outputs(self._scored(*scores), features, cam)
+        scored = self._scored(*scores)
+        best = self.probabilities(scored[:, :-1]).argmax(axis=1)
+        return scored, features, finite(cam[np.arange(len(best)), best])
 
     def _scored(self, logits: Floats, unknown: Floats | None = None) -> Floats:
         """Put the unknown score behind the logits: the graph's, or in files without that output the energy."""
@@ -289,15 +303,10 @@ class Predictor:
         if not explain:
             return self.interpret(self.scores(batch), top)
         outputs = self.outputs(batch)
-        return self.interpret(outputs.scores, top, self.maps(outputs))
-
-    def maps(self, outputs: Outputs) -> Floats:
-        """Return the activation map of the class that each picture is answered with, float32 [N, h, w]."""
-        best = self.probabilities(outputs.logits).argmax(axis=1)
-        return finite(outputs.cam[np.arange(len(best)), best])
+        return self.interpret(outputs.scores, top, outputs.cam)
 
     def interpret(self, scores: Floats, top: int = 1, maps: Iterable[Floats] | None = None) -> list[Prediction]:
-        """Turn scores [N, K + 1], see scores(), into N predictions, with explanations if there are maps()."""
+        """Turn scores [N, K + 1], see scores(), into N predictions, with explanations if there are maps [h, w]."""
         if scores.shape[1] != len(self.manifest.classes) + 1:
             raise ValueError(f"Expected scores [N, {len(self.manifest.classes) + 1}], got {list(scores.shape)}.")
         threshold = self.manifest.unknown_threshold
@@ -325,14 +334,17 @@ class Predictor:
         energies = -peak - temperature * np.log(total)
         return np.asarray(exponents / total, dtype=np.float32), np.asarray(energies[:, 0], dtype=np.float32)
 
+    def _parts(self, pictures: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+        """Yield what is computed together, so that memory stays within limits; one empty part of no pictures."""
+        for start in range(0, max(len(pictures), 1), self.together):
+            yield pictures[start : start + self.together]
+
     def _run(self, names: Sequence[str], pictures: NDArray[np.uint8]) -> list[Floats]:
         size = self.manifest.input_size
         if pictures.dtype != np.uint8 or pictures.shape[1:] != (size, size, 3):
             raise ValueError(f"Expected uint8 [N, {size}, {size}, 3], got {pictures.dtype} {list(pictures.shape)}.")
-        starts = range(0, max(len(pictures), 1), self.together)
-        batches = (pictures[start : start + self.together] for start in starts)
         with flushing_denormals():
-            parts = [self._session.run(names, {"images": batch}, self._options) for batch in batches]
+            parts = [self._session.run(names, {"images": part}, self._options) for part in self._parts(pictures)]
         return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)] if len(parts) > 1 else parts[0]
 
 

@@ -332,6 +332,16 @@ def moved_onto_more(bomb: Bomb) -> str:
     return value
 
 
+def test_prototypes_of_as_many_classes_as_there_may_be_can_be_put_in_order() -> None:
+    assert costs.MAX_ORDERED == MAX_CLASSES
+
+
+def scaled_by_half(bomb: Bomb) -> str:
+    """What follows is float16, for which ONNX Runtime makes copies of all weights, in each call."""
+    value = bomb.add("QuantizeLinear", "planes", bomb.weight(0.1), bomb.weight(0, np.uint8))
+    return bomb.add("DequantizeLinear", value, bomb.weight(0.1, np.float16), bomb.weight(0, np.uint8))
+
+
 BOMBS: dict[str, tuple[Callable[[Bomb], str], str]] = {
     "chain that keeps 100 values": (chain_of_100, "numbers in memory at once"),
     "100 values read one by one": (a_hundred_read_one_by_one, "numbers in memory at once"),
@@ -346,7 +356,7 @@ BOMBS: dict[str, tuple[Callable[[Bomb], str], str]] = {
     "windows that are read": (maxima, "operator MaxPool makes more work"),
     "windows with gaps": (maxima_far_apart, "operator MaxPool is used in a way"),
     "windows of weights": (maxima_of_weights, "from its weights alone"),
-    "numbers in order": (weights_in_order, "operator TopK makes more work"),
+    "numbers in order": (weights_in_order, "operator TopK is used in a way"),
     "exponents": (exponents, "operator ReduceLogSumExp makes more work"),
     "means of columns": (means_of_columns, "operator ReduceMean is used in a way"),
     "means of columns that are moved": (means_of_moved_columns, "operator ReduceMean makes more work"),
@@ -361,6 +371,7 @@ BOMBS: dict[str, tuple[Callable[[Bomb], str], str]] = {
     "images of a product": (images_of_a_product, "operator Gemm is used in a way"),
     "products of columns that are moved": (scalars_of_moved_columns, "operator Mul makes more work"),
     "transposes moved onto more": (moved_onto_more, "makes more work or memory"),
+    "scale of float16": (scaled_by_half, "operator DequantizeLinear is used in a way"),
     "nothing to compare with": (lambda b: b.add("Max", "planes", ""), "operator Max is used in a way"),
     "two axes that move": (lambda b: b.add("Transpose", "planes", perm=[0, 3, 2, 1]), "operator Transpose is used in"),
     "pictures that mix": (pictures_that_mix, "operator Transpose is used in a way"),

@@ -25,6 +25,7 @@ from pupila.model_file import reader
 from pupila.model_file.reader import Node, Tensor
 from pupila.predictor import Predictor
 from pupila.server.model_versions import version_of
+from pupila.server.process.scoreboard import LOADING, Scoreboard
 
 SECRET = "what only the server may read"
 Change = Callable[[onnx.ModelProto], None]
@@ -605,6 +606,53 @@ def test_file_that_ends_who_loads_it_ends_each_worker_once(way: str, ends: int, 
         process.wait(30)
     begun = subprocess.run([sys.executable, "-c", DEADLY, str(path), way], capture_output=True, text=True, timeout=25)
     assert "Loading it has ended a process" in begun.stderr
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from pupila.predictor import Predictor
+from pupila.server import Settings, serve
+from pupila.server.process import supervisor
+
+supervisor.LOADED = 2.0
+
+def load(path):
+    predictor = Predictor.load(path)
+    time.sleep(2.5 if predictor.manifest.name == "slow" else 0)
+    return predictor
+
+serve(Path(sys.argv[1]), Settings(port=0, workers=1), load)
+"""
+
+
+def test_file_that_loads_so_slowly_that_no_worker_could_start_is_refused(tmp_path: Path) -> None:
+    path, log = write_model(tmp_path / "colours.onnx"), tmp_path / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen([sys.executable, "-c", SLOW, str(path)], stdout=output, stderr=output, text=True)
+    try:
+        first, server = version_of(path), Running(process, wait_for_url(process, log), log)
+        write_model(tmp_path / "new", name="slow").replace(path)
+        wait_until(lambda: "refused" in server.get("/readyz").json())
+        assert "Loading it takes more than 2 s" in server.get("/readyz").json()["refused"]
+        assert server.predict(picture()).headers["Pupila-Model"] == first
+    finally:
+        process.terminate()
+        process.wait(30)
+    begun = subprocess.run([sys.executable, "-c", SLOW, str(path)], capture_output=True, text=True, timeout=25)
+    assert begun.returncode and "Loading it takes more than 2 s" in begun.stderr
+
+
+def test_server_does_not_end_while_a_file_that_was_loading_has_another_try() -> None:
+    scoreboard = Scoreboard(1)
+    row = scoreboard.row(0)
+    assert not scoreboard.has_another_try(0, killed=True)  # it was not loading
+    for number, again in ((7.0, True), (7.0, False), (8.0, True)):
+        row[LOADING] = number
+        assert scoreboard.has_another_try(0, killed=True) == again
+        assert not scoreboard.has_another_try(0, killed=False)
+        scoreboard.blame(0, fault=False, killed=True)
+        assert row[LOADING] == (0.0 if again else number)
 
 
 @pytest.mark.parametrize("name", ["external data, absolute", "golden picture that is no picture", "text"])

@@ -178,7 +178,7 @@ def predict_features(predictor: Predictor, pictures: Pictures, batch: int = 256)
 
     Raises DataError if they would not fit.
     """
-    _check_room(pictures, len(predictor.manifest.classes), more=FEATURES)
+    _check_room(pictures, len(predictor.manifest.classes), more=predictor.feature_size)
     logits, features = zip(*_run(predictor, predictor.features, pictures, batch), strict=True)
     return np.concatenate(logits), np.concatenate(features)
 

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable
 from functools import cache
 
-from PIL import AvifImagePlugin, Image, ImageChops
+from PIL import AvifImagePlugin, Image, ImageChops, ImageFile
 
 from pupila.errors import ImageError
 from pupila.images import limits, tiff, wide
@@ -243,7 +243,7 @@ def _opener(kind: str, data: bytes) -> Image.Image:
             raise SyntaxError("Pillow would give other colours")
     if kind == "AVIF":
         AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # else a thread a core of the machine, for each decoder of a picture
-    image = Image.open(io.BytesIO(data), formats=[kind])
+    image = _opened(kind, data)
     if kind == "PPM":
         wide.prepare_ppm(image)
     return image
@@ -277,8 +277,16 @@ def load_damaged(kind: str, data: bytes, reduced: tuple[int, int] | None) -> Ima
     return image if ImageChops.difference(image, other).getbbox(alpha_only=False) is None else None
 
 
+def _opened(kind: str, data: bytes) -> ImageFile.ImageFile:
+    """Read a header. A JPEG is given to its decoder whole: of parts it reads what fills them again with each."""
+    image = Image.open(io.BytesIO(data), formats=[kind])
+    if kind == "JPEG":
+        image.decodermaxblock = len(data)
+    return image
+
+
 def _jpeg(data: bytes, reduced: tuple[int, int] | None) -> Image.Image:
-    image = Image.open(io.BytesIO(data), formats=["JPEG"])
+    image = _opened("JPEG", data)
     if reduced is not None:
         image.draft("RGB", reduced)
     image.load()

@@ -28,9 +28,9 @@ from pupila.images.strip import Clean, clean
 
 log = logging.getLogger("pupila.server")
 
-SECONDS = 5
-"""Of processor time for one picture: a progressive JPEG of 50 megapixels takes one to three. Where more pixels are
-allowed, this and the memory grow with them."""
+SECONDS, CLEAN_SECONDS = 5, 2
+"""Of processor time for one picture: a progressive JPEG of 50 megapixels takes one to three. And to make one clean, for
+which requests wait. Where more pixels are allowed, these and the memory grow with them."""
 MEMORY = 900 * 2**20
 """Bytes beside what the process has before the picture: a WebP of 50 megapixels takes 800 MiB."""
 LATE = b"late"
@@ -51,6 +51,8 @@ class DecodingProcess:
         self._worker: Worker | None = None
         self._owner = 0
         """Which process has started it."""
+        self.seconds = 0.0
+        """How long the last picture took, without the time until it was its turn."""
 
     def decode(
         self, data: bytes, size: int, limits: images.ImageLimits, framing: str, *, deadline: float
@@ -70,16 +72,18 @@ class DecodingProcess:
     def _do(self, job: dict[str, int | str], data: bytes, limits: images.ImageLimits, deadline: float) -> bytes:
         if not self._lock.acquire(timeout=_left(deadline)):
             raise TimeoutError
+        begun = time.monotonic()
         try:
             head = {**job, "limits": astuple(limits), "deadline": deadline}
             answer = self._ask(json.dumps(head).encode() + b"\n" + data, deadline)
         finally:
+            self.seconds = time.monotonic() - begun
             self._lock.release()
         if answer == LATE:
             raise TimeoutError
         if not answer:
             message = (
-                f"Decoding it takes more than {_seconds(limits):g} seconds of processor time or "
+                f"Decoding it takes more than {SECONDS * _times(limits):g} seconds of processor time or "
                 f"{_memory(limits) >> 20:,} MiB. Save it again with another program, or make it smaller."
             )
             raise ImageError("image_too_complex", message)
@@ -111,10 +115,6 @@ class DecodingProcess:
         return self._worker
 
 
-def _seconds(limits: images.ImageLimits) -> float:
-    return SECONDS * _times(limits)
-
-
 def _memory(limits: images.ImageLimits) -> int:
     return round(MEMORY * _times(limits))
 
@@ -142,7 +142,7 @@ def _answer(message: bytes) -> bytes:
         return LATE
     limits = images.ImageLimits(*job["limits"])
     try:
-        with _bounded(_left(job["deadline"]), limits):
+        with _bounded(_left(job["deadline"]), SECONDS if "size" in job else CLEAN_SECONDS, limits):
             if "size" in job:
                 return b"\n" + images.decode(data, job["size"], limits, job["framing"]).tobytes()
             cleaned = clean(data, limits)
@@ -152,7 +152,7 @@ def _answer(message: bytes) -> bytes:
 
 
 @contextlib.contextmanager
-def _bounded(seconds: float, limits: images.ImageLimits) -> Iterator[None]:
+def _bounded(seconds: float, of_processor: float, limits: images.ImageLimits) -> Iterator[None]:
     """End this process where the block takes more than so many seconds or too much processor time; bound its memory."""
     before, hard = resource.getrlimit(resource.RLIMIT_DATA)
     taken = re.search(r"VmData:\s*(\d+) kB", Path("/proc/self/status").read_text())
@@ -161,7 +161,7 @@ def _bounded(seconds: float, limits: images.ImageLimits) -> Iterator[None]:
         most = most if before == resource.RLIM_INFINITY else min(most, before)
         resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
     signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
-    signal.setitimer(signal.ITIMER_PROF, _seconds(limits))
+    signal.setitimer(signal.ITIMER_PROF, of_processor * _times(limits))
     try:
         yield
     finally:

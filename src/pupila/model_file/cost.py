@@ -33,6 +33,8 @@ MAX_FIXED_WORK = MAX_TOGETHER * NUMBER_WORK
 SLOW_WORK = 512
 """What a number counts as that is put in order among others, for each bit of their count, or of which e to its power is
 computed."""
+MAX_ORDERED = 20_000
+"""Numbers that may be put in order: the cosines of a prototype for each class."""
 PLANE_WORK = 2048
 """What each channel of each image counts as that is computed by itself: up to 40 ns."""
 PLANES = ("AveragePool", "Conv", "GlobalAveragePool", "MaxPool", "Resize")
@@ -293,6 +295,7 @@ def _scaled(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
     if shape and inputs[0].fixed and node.operator == "DequantizeLinear":
         sizes.add((shape[axis if len(shape) > axis else 0],))
     _need(all(tensor.fixed and tensor.shape in sizes for tensor in inputs[1:]) and 2 <= len(inputs) <= 3)
+    _need(inputs[1].real)  # with a scale of float16 all that follows is so
     return [shape], 0
 
 
@@ -421,7 +424,7 @@ def _reshape(node: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
 
 def _top(_: Node, inputs: Sequence[Tensor]) -> tuple[list[Shape], int]:
     (rows, across), (count,) = inputs[0].shape, _numbers(inputs[1])
-    _need(1 <= count <= across)
+    _need(1 <= count <= across <= MAX_ORDERED)  # of more, an order of them may take ten times as long as another
     return [(rows, count)] * 2, SLOW_WORK * rows * across * count.bit_length()
 
 

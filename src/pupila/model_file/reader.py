@@ -88,7 +88,7 @@ class Tensor:
     fixed: bool = True
     """Whether it is a weight, or follows from weights alone."""
     real: bool = True
-    """Whether its numbers have fractions."""
+    """Whether its numbers are float32: what is stored as float16 is first made so."""
 
 
 @dataclass(frozen=True)
@@ -310,7 +310,8 @@ def _weight(tensor: Message) -> tuple[str, Tensor]:
     numbers = _numbers(tensor, _one(tensor, "data_type", 0))
     if count > MAX_VALUES or len(numbers) != count:
         raise ModelError(f"Its weight {name[:80]!r} has {len(numbers):,} numbers for {shape}. Copy or export it again.")
-    return name, Tensor(shape, numbers.reshape(shape) if count <= SMALL else None, real=numbers.dtype.kind == "f")
+    small = numbers.reshape(shape) if count <= SMALL else None
+    return name, Tensor(shape, small, real=numbers.dtype == np.float32)
 
 
 def _numbers(tensor: Message, type_: int) -> NDArray[Any]:

@@ -10,11 +10,14 @@ time for each worker. A file of a few kilobytes may hold fifty megapixels, which
 are decoded, or what keeps its decoder busy for minutes.
 """
 
+import functools
+import math
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
@@ -90,9 +93,12 @@ class Batcher:
         compute: Callable[[Sequence[images.Pixels], BatchKey], Sequence[PictureOutputs]],
         batch: int = 1,
         max_waiting: int = 256,
+        most: Callable[[BatchKey], int] = lambda _: sys.maxsize,
     ) -> None:
+        """batch, most: how many pictures are computed together at most, of all kinds and of one."""
         self._compute = compute
         self._batch = batch
+        self._most = most
         self._max_waiting = max_waiting
         self._queue: SimpleQueue[Callable[[], Computation | None]] = SimpleQueue()
         self._active: deque[Computation] = deque()
@@ -180,8 +186,9 @@ class Batcher:
             if computation.error is not None:
                 self._end(computation)
         batch: list[tuple[Computation, int]] = []
-        while self._active and len(batch) < self._batch:
-            key = batch[0][0].key if batch else self._active[0].key
+        key = self._active[0].key if self._active else None
+        most = min(self._batch, self._most(key)) if key is not None else 0
+        while len(batch) < most:
             found = [c for c in tuple(self._active) if c.key == key and c.left]
             if not found:
                 break
@@ -193,7 +200,7 @@ class Batcher:
         return batch
 
     def _run(self, batch: list[tuple[Computation, int]]) -> None:
-        """Compute a batch and answer it. If it fails it is split, so that only the culprit's request fails."""
+        """Compute a batch and answer it. If it fails each is computed alone: only the culprit's request fails."""
         pictures = [computation.pictures[index] for computation, index in batch]
         started = time.monotonic()
         for computation, _ in batch:
@@ -201,18 +208,25 @@ class Batcher:
         try:
             results = self._compute(pictures, batch[0][0].key)
         except Exception as error:
-            if len(batch) > 1:
-                self._run(batch[: len(batch) // 2])
-                self._run(batch[len(batch) // 2 :])
-                return
-            batch[0][0].error = error
-            self._end(batch[0][0])
+            self._run_alone(batch, error)
             return
         each = (time.monotonic() - started) / len(batch)
         self._seconds_per_picture += 0.1 * (each - self._seconds_per_picture)
         for (computation, index), result in zip(batch, results, strict=True):
             computation.results[index] = result
             if len(computation.results) == len(computation.pictures):
+                self._end(computation)
+
+    def _run_alone(self, batch: list[tuple[Computation, int]], error: Exception) -> None:
+        """Compute each of a batch that has failed by itself, but of what has failed or is over time no more."""
+        for computation, index in batch:
+            if len(batch) == 1:
+                computation.error = error
+            elif time.monotonic() >= computation.deadline:
+                computation.error = computation.error or DeadlineError()
+            elif not computation.ended:
+                self._run([(computation, index)])
+            if computation.error is not None:
                 self._end(computation)
 
     def _end(self, computation: Computation) -> None:
@@ -234,7 +248,7 @@ def guarded(call: Callable[[], Value]) -> Value | None:
 SMALL = 500_000
 """Pixels up to which a picture is decoded where it is needed: it takes up to 20 ms, and about two megabytes."""
 MODERATE = 4_000_000
-"""The same for a thread of large bodies: one at a time, it takes up to 0.2 s and some 40 MB. A photo of 12 megapixels
+"""The same for a thread of large bodies: one at a time, it takes up to 0.2 s and some 64 MB. A photo of 12 megapixels
 and 4 MB counts as 1.3 million, see images.limits."""
 MODERATE_IMAGE, LARGE_IMAGE = threading.Lock(), threading.Lock()
 """The worker's: held while a moderate picture is decoded, and a large one."""
@@ -255,9 +269,14 @@ def small_only(data: bytes, size: int, limits: images.ImageLimits, framing: str)
     return images.decode(data, size, limits, framing, reject_large)
 
 
-def up_to_moderate(data: bytes, size: int, limits: images.ImageLimits, framing: str) -> images.Pixels:
-    """Decode as images.decode() does; raises LargeImageError for what may take more than some 0.2 s."""
-    return images.decode(data, size, limits, framing, hold_moderate)
+def up_to_moderate(
+    data: bytes, size: int, limits: images.ImageLimits, framing: str, deadline: float = math.inf
+) -> images.Pixels:
+    """Decode as images.decode() does, moderate pictures one after the other.
+
+    Raises LargeImageError for what may take more than some 0.2 s; DeadlineError at a time of time.monotonic().
+    """
+    return images.decode(data, size, limits, framing, functools.partial(hold_moderate, deadline=deadline))
 
 
 def reject_large(pixels: int) -> AbstractContextManager[None]:
@@ -267,9 +286,19 @@ def reject_large(pixels: int) -> AbstractContextManager[None]:
     return images.no_lock(pixels)
 
 
-def hold_moderate(pixels: int) -> AbstractContextManager[Any]:
+def hold_moderate(pixels: int, deadline: float) -> AbstractContextManager[None]:
     """Admit small pictures, and one moderate one after the other; raises LargeImageError for others."""
-    return MODERATE_IMAGE if SMALL < pixels <= MODERATE else reject_large(pixels)
+    return _moderate_turn(deadline) if SMALL < pixels <= MODERATE else reject_large(pixels)
+
+
+@contextmanager
+def _moderate_turn(deadline: float) -> Iterator[None]:
+    if not MODERATE_IMAGE.acquire(timeout=min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)):
+        raise DeadlineError
+    try:
+        yield
+    finally:
+        MODERATE_IMAGE.release()
 
 
 BATCH = 8
@@ -333,15 +362,17 @@ class Decoding:
     def decode(self) -> bool:
         """Decode, and return whether that was all. Raises DeadlineError.
 
-        Under our own transport this is one turn: TURN_SECONDS at most; large pictures are left to `decode_large`.
+        Under our own transport this is one turn: TURN_SECONDS at most; moderate pictures are left to the threads for
+        them, and large ones to `decode_large`.
         """
-        return self._decode_turn(self.left, self.moderate)
+        has_time = self._context.started is None or self._context.has_time
+        return self._decode_turn(self.left, *([self.moderate] if has_time else []))
 
     def _decode_turn(self, *queues: deque[int]) -> bool:
         has_turns, begun, self.waits = self._context.started is not None, time.monotonic(), False
         for queue in queues:
             while queue and not (has_turns and time.monotonic() >= begun + TURN_SECONDS):
-                self._decode(queue, small_only if queue is self.left else up_to_moderate)
+                self._decode(queue, small_only if queue is self.left else self._decode_moderate)
         while self.large and not has_turns:
             self.decode_large()
         self.waits = bool(self.left or self.moderate or self.large)
@@ -360,6 +391,9 @@ class Decoding:
     def decode_large(self) -> None:
         """Decode one large picture in the process for them. Raises DeadlineError."""
         self._decode(self.large, self._decode_in_process)
+
+    def _decode_moderate(self, data: bytes, size: int, limits: images.ImageLimits, framing: str) -> images.Pixels:
+        return up_to_moderate(data, size, limits, framing, self._context.deadline)
 
     def _decode_in_process(self, data: bytes, size: int, limits: images.ImageLimits, framing: str) -> images.Pixels:
         try:
@@ -406,7 +440,7 @@ class Classifier:
         self.predictor = predictor
         self.limits = settings.image_limits
         self.on_batch = on_batch
-        self.batcher = Batcher(self._compute, BATCH, settings.max_waiting)
+        self.batcher = Batcher(self._compute, BATCH, settings.max_waiting, lambda key: key.predictor.at_once)
 
     def compute(
         self, pictures: Sequence[images.Pixels], key: BatchKey, context: RequestContext
@@ -425,7 +459,7 @@ class Classifier:
         if not key.explain:
             return [PictureOutputs(scores, None) for scores in key.predictor.scores(batch)]
         outputs = key.predictor.outputs(batch)
-        return list(map(PictureOutputs, outputs.scores, key.predictor.maps(outputs)))
+        return list(map(PictureOutputs, outputs.scores, outputs.cam))
 
 
 def interpret(predictor: Predictor, rows: Sequence[PictureOutputs], top: int) -> list[Prediction]:

@@ -150,7 +150,7 @@ def open_file(path: Path) -> BinaryIO | None:
 def warm_up(predictor: Predictor) -> None:
     """Compute every batch size once, so that no request pays for the first time."""
     size = predictor.manifest.input_size
-    for count in (1, BATCH):
+    for count in (1, min(BATCH, predictor.at_once)):
         predictor.logits(np.zeros((count, size, size, 3), np.uint8))
 
 

@@ -51,11 +51,11 @@ def exhibits(
         return []
     outputs = predictor.outputs(dataset.images[np.asarray(indices)])
     names, shown = predictor.manifest.classes, []
-    for index, chances, maps in zip(indices, predictor.probabilities(outputs.logits), outputs.cam, strict=True):
+    for index, chances, cam in zip(indices, predictor.probabilities(outputs.logits), outputs.cam, strict=True):
         answer, picture = int(chances.argmax()), enlarge(dataset.images[index])
         name = dataset.names[int(index)] if dataset.names else f"picture {index}"
         caption = f"{names[int(labels[index])]} → {names[answer]}, {chances[answer]:.0%}"
-        shown.append(Figure([picture, overlaid(picture, maps[answer])], caption, name, links.get(name, "")))
+        shown.append(Figure([picture, overlaid(picture, cam)], caption, name, links.get(name, "")))
     return shown
 
 

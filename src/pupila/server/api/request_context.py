@@ -67,6 +67,8 @@ class RequestContext:
     """Whether `body`, without its Content-Encoding by now, is JSON for the thread that reads large documents."""
     decoding: "Decoding | None" = None
     """How far its pictures have come, once the body is read."""
+    has_time: bool = False
+    """Whether the thread that has it now is one for pictures that take more than milliseconds."""
     headers: Sequence[tuple[str, str]] = SECURITY_HEADERS
     """Headers of the response that a view may replace."""
     request_id: str = ""

@@ -72,8 +72,8 @@ SILENT = 0.6
 """Seconds without a heartbeat, three beats: no reason yet to kill an idle worker on a busy machine ..."""
 OVERDUE = 0.4
 """... but reason enough when one of its requests is so many seconds past its deadline."""
-BOOT = 60.0
-"""Seconds that a worker may take to load the model."""
+BOOT, LOADED = 60.0, 45.0
+"""Seconds that a worker may take to load the model, and more than which are refused: its successor could not either."""
 GIVE_UP = 30.0
 """Seconds without a worker that could load the model, after which the server ends."""
 LOOK = 0.2
@@ -373,7 +373,8 @@ class Supervisor:
         if never_ready or (code and time.monotonic() - worker.born < SHORT_LIFE):
             if worker.born >= self.next_start:  # else its end belongs to those that have caused the pause
                 self.delay_starts()
-            self.give_up(f"No worker can start: the last one has ended with {name_of_end(code)}. See the log.")
+            if not self.scoreboard.has_another_try(worker.slot, killed=-code == signal.SIGKILL):
+                self.give_up(f"No worker can start: the last one has ended with {name_of_end(code)}. See the log.")
         self.scoreboard.clear(worker.slot)
         self.scoreboard.blame(worker.slot, fault=-code in FAULTS, killed=-code == signal.SIGKILL)
         row = self.keeping.row(worker.slot)  # its queue is gone with it
@@ -464,12 +465,15 @@ class Supervisor:
             if number == deadly:
                 raise ModelError("Loading it has ended a process. Export or copy it again.", path)
             row[LOADING] = number
+            begun = time.monotonic()
             try:
                 predictor = self.load_model(path)
                 warm_up(predictor)
-                return predictor
             finally:
                 row[LOADING] = 0.0
+            if time.monotonic() > begun + LOADED:
+                raise ModelError(f"Loading it takes more than {LOADED:g} s. Train a smaller network.", path)
+            return predictor
 
         return load
 

@@ -20,7 +20,7 @@ from pupila.server.api.body import sleep_pause, this_thread
 from pupila.server.api.errors import QueueFullError, RequestError, log_fault, request_error_of
 from pupila.server.api.predict import PredictMiddleware, PredictTask, is_predict
 from pupila.server.api.request_context import KEY, to_bytes
-from pupila.server.inference import Computation, Decoding
+from pupila.server.inference import LARGE, Computation, Decoding
 from pupila.server.observability.request_log import RequestLog
 from pupila.server.settings import Settings
 from pupila.server.transport.connection import Connection, Request
@@ -162,11 +162,10 @@ class RequestQueue:
             self._turns.add(line, job, turns, first)
         self._calls.put(None)
 
-    def charge(self, line: str, begun: float) -> None:
-        """Let other clients go before one whose turn has taken the time since `begun`, by time.monotonic."""
-        now = time.monotonic()
+    def charge(self, line: str, seconds: float) -> None:
+        """Let other clients go before one whose turn has taken so long."""
         with self._lock:
-            self._turns.charge(line, now - begun, now)
+            self._turns.charge(line, seconds, time.monotonic())
 
     def get(self) -> Job | None:
         """Wait for a request and take it; None if that has given way meanwhile."""
@@ -327,7 +326,7 @@ def http_date(now: int) -> str:
 
 SMALL = 65536
 """Bytes of a body that need no reservation: the number of connections bounds them."""
-LARGE = 524288
+LARGE_BODY = 524288
 """Bytes of body from which a request goes to threads of its own: its decoding may take long, as may unpacking."""
 LIGHT_THREADS = 4
 INFERENCE_THREADS = 4
@@ -405,7 +404,7 @@ class Executor:
         threads = route_of(request.head.path).threads
         if threads in DISK:
             return self.store if threads == "store" else self.lists
-        if len(request.context.body or b"") >= LARGE or "HTTP_CONTENT_ENCODING" in request.head.headers:
+        if len(request.context.body or b"") >= LARGE_BODY or "HTTP_CONTENT_ENCODING" in request.head.headers:
             return self.large
         if self.predict is not None and is_predict(request.head.method, request.head.path):
             return self.compute
@@ -558,7 +557,7 @@ class Executor:
 
     def _decode_large(self, job: Job) -> None:
         """Decode one large picture of a request; then it waits for its next turn, or to be answered."""
-        decoding, left, begun = job[1].context.decoding, 0, time.monotonic()
+        decoding, left = job[1].context.decoding, 0
         try:
             if decoding is not None:  # else the event loop has just given it up
                 decoding.decode_large()
@@ -567,7 +566,7 @@ class Executor:
             self._refuse(job, request_error_of(error), self.deliver)
             return
         finally:
-            self.slow.charge(job[0].queue_line, begun)
+            self.slow.charge(job[0].queue_line, LARGE.seconds)
         self._put_back(self.slow if left else self.large, job, left or 1)
 
     def _put(self, queue: RequestQueue, job: Job, deliver: Callable[[Connection], None], turns: int = 1) -> None:
@@ -597,6 +596,7 @@ class Executor:
             return False
         queue.taken += 1
         request.taken, request.stuck_at = True, request.context.deadline + queue.patience
+        request.context.has_time = queue is self.large
         self.running[id(request)] = request
         return True
 
