@@ -116,14 +116,28 @@ def test_client_whose_turns_took_seconds_lets_others_go_first() -> None:
     for number in range(3):
         queue.put("slow", f"slow {number}")
     assert queue.get() == "slow 0"
-    queue.put("new", "first")
+    queue.put("new", "new")
     queue.charge("slow", 5.0)
     assert queue.delay("new") == 5.0 and queue.delay("other") == 5.0 and queue.delay("slow") == 15.0
-    for number in range(2):  # one after the other: each is before what waits of the slow one
-        assert queue.get() == ("first" if not number else "second")
-        queue.charge("new", 0.1)
-        queue.put("new", "second")
-    assert [queue.get() for _ in range(3)] == ["second", "slow 1", "slow 2"]
+    got = []
+    for number in range(4):  # of the new one one after the other, with one of the slow between two
+        got.append(queue.get())
+        queue.charge(str(got[-1]).split()[0], 5.0 if got[-1].startswith("slow") else 0.1)
+        queue.put("new", f"new {number}")
+    assert got == ["new", "slow 1", "new 0", "slow 2"]
+
+
+def test_who_is_charged_next_to_nothing_keeps_nobody_out() -> None:
+    turns: Turns[str] = Turns()
+    turns.charge("victim", 5.0, now=0.0)
+    turns.add("victim", "large")
+    for number in range(10):
+        turns.add("many", f"small {number}")
+    assert "large" in [turns.next(), turns.next()]
+    for number in range(200):  # a millisecond each, but none is for nothing
+        turns.charge("many", 0.001, now=0.0)
+        turns.charge(f"other {number}", 0.001, now=0.0)
+    assert turns._charge_of("many") > 1
 
 
 def test_time_that_was_charged_is_forgotten() -> None:
@@ -134,5 +148,4 @@ def test_time_that_was_charged_is_forgotten() -> None:
     turns.add("a", "sooner")
     assert turns.next() == "sooner"
     turns.charge("c", 1.0, now=200.0 + 100 * HALVED)
-    turns.add("a", "last of all")
-    assert turns.next() == "later"
+    assert turns._charge_of("a") == turns._charge_of("b") == 0.0

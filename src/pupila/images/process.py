@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import astuple
 from pathlib import Path
 
@@ -39,6 +39,10 @@ NICE = 5
 """Lets small pictures and answers go first where there is too little processor time for all."""
 
 
+Charge = Callable[[float], object]
+"""Is told how many seconds a picture has taken."""
+
+
 class DecodingProcess:
     """Decodes one picture at a time. The process starts with the first one, and ends with this object.
 
@@ -51,17 +55,23 @@ class DecodingProcess:
         self._worker: Worker | None = None
         self._owner = 0
         """Which process has started it."""
-        self.seconds = 0.0
-        """How long the last picture took, without the time until it was its turn."""
 
     def decode(
-        self, data: bytes, size: int, limits: images.ImageLimits, framing: str, *, deadline: float
+        self,
+        data: bytes,
+        size: int,
+        limits: images.ImageLimits,
+        framing: str,
+        *,
+        deadline: float,
+        charge: Charge = lambda _: None,
     ) -> images.Pixels:
         """Return what images.decode() does, by a time of time.monotonic().
 
-        Raises ImageError as it does, and where the picture takes too much; TimeoutError at the deadline.
+        charge: called with the seconds that it took from its turn on. Raises ImageError as images.decode() does, and
+        where the picture takes too much; TimeoutError at the deadline.
         """
-        answer = self._do({"size": size, "framing": framing}, data, limits, deadline)
+        answer = self._do({"size": size, "framing": framing}, data, limits, deadline, charge)
         return np.frombuffer(answer, np.uint8).reshape(size, size, 3)
 
     def clean(self, data: bytes, limits: images.ImageLimits, *, deadline: float) -> Clean | None:
@@ -69,7 +79,14 @@ class DecodingProcess:
         kind, _, cleaned = self._do({}, data, limits, deadline).partition(b"\n")
         return Clean(cleaned, kind.decode()) if kind else None
 
-    def _do(self, job: dict[str, int | str], data: bytes, limits: images.ImageLimits, deadline: float) -> bytes:
+    def _do(
+        self,
+        job: dict[str, int | str],
+        data: bytes,
+        limits: images.ImageLimits,
+        deadline: float,
+        charge: Charge = lambda _: None,
+    ) -> bytes:
         if not self._lock.acquire(timeout=_left(deadline)):
             raise TimeoutError
         begun = time.monotonic()
@@ -77,7 +94,7 @@ class DecodingProcess:
             head = {**job, "limits": astuple(limits), "deadline": deadline}
             answer = self._ask(json.dumps(head).encode() + b"\n" + data, deadline)
         finally:
-            self.seconds = time.monotonic() - begun
+            charge(time.monotonic() - begun)
             self._lock.release()
         if answer == LATE:
             raise TimeoutError

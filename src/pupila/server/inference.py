@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from pupila import images
 from pupila.errors import ImageError
-from pupila.images.process import DecodingProcess
+from pupila.images.process import Charge, DecodingProcess
 from pupila.prediction import Prediction
 from pupila.predictor import Decoder, Floats, Predictor
 from pupila.server.api.errors import BadPart, DeadlineError, QueueFullError, RequestError, log_fault
@@ -388,16 +388,18 @@ class Decoding:
         self.waits = len(taken) < len(left)
         return not self.waits
 
-    def decode_large(self) -> None:
-        """Decode one large picture in the process for them. Raises DeadlineError."""
-        self._decode(self.large, self._decode_in_process)
+    def decode_large(self, charge: Charge = lambda _: None) -> None:
+        """Decode one large picture in the process for them; charge: see there. Raises DeadlineError."""
+        self._decode(self.large, functools.partial(self._decode_in_process, charge))
 
     def _decode_moderate(self, data: bytes, size: int, limits: images.ImageLimits, framing: str) -> images.Pixels:
         return up_to_moderate(data, size, limits, framing, self._context.deadline)
 
-    def _decode_in_process(self, data: bytes, size: int, limits: images.ImageLimits, framing: str) -> images.Pixels:
+    def _decode_in_process(
+        self, charge: Charge, data: bytes, size: int, limits: images.ImageLimits, framing: str
+    ) -> images.Pixels:
         try:
-            return LARGE.decode(data, size, limits, framing, deadline=self._context.deadline)
+            return LARGE.decode(data, size, limits, framing, deadline=self._context.deadline, charge=charge)
         except TimeoutError:
             raise DeadlineError from None
 

@@ -20,7 +20,7 @@ from pupila.server.api.body import sleep_pause, this_thread
 from pupila.server.api.errors import QueueFullError, RequestError, log_fault, request_error_of
 from pupila.server.api.predict import PredictMiddleware, PredictTask, is_predict
 from pupila.server.api.request_context import KEY, to_bytes
-from pupila.server.inference import LARGE, Computation, Decoding
+from pupila.server.inference import Computation, Decoding
 from pupila.server.observability.request_log import RequestLog
 from pupila.server.settings import Settings
 from pupila.server.transport.connection import Connection, Request
@@ -33,14 +33,15 @@ FORGET = 1.0
 
 
 HALVED, LEAST_CHARGE = 10.0, 0.01
-"""Seconds after which half of the time that a line was charged is forgotten, and what is not worth keeping of it."""
+"""Seconds after which half of the time that a line was charged is forgotten, and what a turn is charged at least."""
 
 
 class Turns(Generic[Item]):
     """What is next: each client has a line, and the lines take turns, so that none starves the others.
 
-    Where turns are charged, the line that was charged least comes first: a client whose turns take seconds holds up
-    another's, which take milliseconds, by the one that has begun.
+    Where turns are charged, every second one goes to the line that was charged least: a client whose turns take seconds
+    holds up another's, which take milliseconds, by the one that has begun, or one more. The others go round, so that
+    nobody is kept out by who is charged less.
 
     A line has each item once. One that takes several turns is put first again after each: what a client has begun is
     done before the rest of its line. Used by one thread at a time.
@@ -55,6 +56,8 @@ class Turns(Generic[Item]):
         self._charged: dict[str, float] = {}
         """Seconds of the lines whose turns took some lately, as they were counted at `_charged_at`."""
         self._charged_at = 0.0
+        self._by_charge = False
+        """Whether the last turn went to who was charged least."""
 
     def __len__(self) -> int:
         return self._count
@@ -62,9 +65,9 @@ class Turns(Generic[Item]):
     def charge(self, line: str, seconds: float, now: float) -> None:
         """Note how long a turn of a line took, which has ended now."""
         kept = 0.5 ** ((now - self._charged_at) / HALVED)
-        self._charged = {name: kept * each for name, each in self._charged.items() if kept * each >= LEAST_CHARGE}
-        self._charged[line] = self._charged.get(line, 0.0) + seconds
-        self._charged_at = now
+        total = kept * self._charge_of(line) + max(seconds, LEAST_CHARGE)
+        self._charged = {name: kept * each for name, each in self._charged.items() if kept * each >= LEAST_CHARGE / 2}
+        self._charged[line], self._charged_at = total, now
 
     def _charge_of(self, line: str) -> float:
         return self._charged.get(line, 0.0)
@@ -82,7 +85,8 @@ class Turns(Generic[Item]):
     def next(self, without: Container[str] = ()) -> Item:
         """Take what is next, but of none of these lines; then it is the next one's turn. Raises LookupError."""
         waiting = (name for name in self._lines if name not in without)
-        name = min(waiting, key=self._charge_of, default=None) if self._charged else next(waiting, None)
+        self._by_charge = bool(self._charged) and not self._by_charge
+        name = min(waiting, key=self._charge_of, default=None) if self._by_charge else next(waiting, None)
         if name is None:
             raise LookupError
         self._lines.move_to_end(name)
@@ -326,7 +330,7 @@ def http_date(now: int) -> str:
 
 SMALL = 65536
 """Bytes of a body that need no reservation: the number of connections bounds them."""
-LARGE_BODY = 524288
+LARGE = 524288
 """Bytes of body from which a request goes to threads of its own: its decoding may take long, as may unpacking."""
 LIGHT_THREADS = 4
 INFERENCE_THREADS = 4
@@ -404,7 +408,7 @@ class Executor:
         threads = route_of(request.head.path).threads
         if threads in DISK:
             return self.store if threads == "store" else self.lists
-        if len(request.context.body or b"") >= LARGE_BODY or "HTTP_CONTENT_ENCODING" in request.head.headers:
+        if len(request.context.body or b"") >= LARGE or "HTTP_CONTENT_ENCODING" in request.head.headers:
             return self.large
         if self.predict is not None and is_predict(request.head.method, request.head.path):
             return self.compute
@@ -560,13 +564,11 @@ class Executor:
         decoding, left = job[1].context.decoding, 0
         try:
             if decoding is not None:  # else the event loop has just given it up
-                decoding.decode_large()
+                decoding.decode_large(functools.partial(self.slow.charge, job[0].queue_line))
                 left = len(decoding.large)
         except Exception as error:
             self._refuse(job, request_error_of(error), self.deliver)
             return
-        finally:
-            self.slow.charge(job[0].queue_line, LARGE.seconds)
         self._put_back(self.slow if left else self.large, job, left or 1)
 
     def _put(self, queue: RequestQueue, job: Job, deliver: Callable[[Connection], None], turns: int = 1) -> None:
@@ -622,7 +624,10 @@ class Executor:
                 if queue is self.slow:
                     self._decode_large(job)
                 else:
+                    begun = time.monotonic()
                     self._answer(job, None, self.deliver)
+                    if queue is self.large:
+                        queue.charge(job[0].queue_line, time.monotonic() - begun)
             del job  # or an idle thread would keep the last body in memory
             if queue is self.documents:
                 sleep_pause()  # before the next one is taken, which may be over time meanwhile
