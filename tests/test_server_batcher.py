@@ -118,6 +118,16 @@ def test_of_a_slow_model_fewer_pictures_are_computed_together() -> None:
     assert [len(batch) for batch in log] == [2, 2, 2, 2, 1, 8, 1]
 
 
+def test_picture_that_could_not_be_done_by_its_deadline_is_not_begun() -> None:
+    gate, log = threading.Event(), list[list[int]]()
+    gate.set()
+    batcher = Batcher(gated(gate, log), seconds=lambda lane: 2.0 if lane == "slow" else 0.01)
+    with pytest.raises(DeadlineError):
+        run(batcher, [1], "slow", soon(1.5))
+    assert run(batcher, [2], "slow", soon(3)) == [4] and run(batcher, [3], "quick", soon(1.5)) == [6]
+    assert log == [[2], [3]]
+
+
 def test_batch_that_fails_is_computed_one_by_one_until_the_deadline() -> None:
     gate, log = threading.Event(), list[int]()
 

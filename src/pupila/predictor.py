@@ -43,7 +43,7 @@ GOLDEN_BYTES = 2**20
 SLOWEST, GIVEN_UP = 5.0, 30.0
 """Seconds of a thread's processor time that a picture may take, and by the clock after which the first one is given up.
 Its cost is counted beforehand; this is for what ONNX Runtime makes of the graph. The largest recipe takes about 1."""
-TOGETHER_SECONDS = 2.0
+TOGETHER_SECONDS = 1.0
 """What one call should take at most, so that deadlines are looked at between two."""
 MAX_MAP = 64
 """Numbers a side of a class activation map: each is written into the answer."""
@@ -94,6 +94,8 @@ class Predictor:
         """Pictures that are computed together at most, so that memory stays within cost.MAX_TOGETHER."""
         self.at_once = together
         """Pictures that should be computed in one call where others wait: those that take some TOGETHER_SECONDS."""
+        self.seconds = 0.0
+        """Of processor time that a picture has taken in a thread; 0 before the golden set was answered."""
         self._unknown = [] if manifest.unknown_score == "energy" else ["unknown"]
         self._options = _run_options()
         self.manifest = manifest
@@ -195,8 +197,9 @@ class Predictor:
         try:
             with flushing_denormals():
                 self._session.run(names, {"images": picture}, options)
-            took = time.thread_time() - begun
-            slow, self.at_once = took > SLOWEST, max(1, min(self.together, int(TOGETHER_SECONDS / max(took, 1e-9))))
+            self.seconds = time.thread_time() - begun
+            self.at_once = max(1, min(self.together, int(TOGETHER_SECONDS / max(self.seconds, 1e-9))))
+            slow = self.seconds > SLOWEST
         except Exception:  # ONNX Runtime says in a type of its own that it was ended
             if not options.terminate:
                 raise

@@ -336,6 +336,12 @@ def test_prototypes_of_as_many_classes_as_there_may_be_can_be_put_in_order() -> 
     assert costs.MAX_ORDERED == MAX_CLASSES
 
 
+def split_into_nothing(bomb: Bomb) -> str:
+    value = bomb.add("Split", bomb.add("Concat", "planes", "planes", axis=0), axis=0)
+    bomb.nodes[-1].output[:] = ["", value]
+    return value
+
+
 def scaled_by_half(bomb: Bomb) -> str:
     """What follows is float16, for which ONNX Runtime makes copies of all weights, in each call."""
     value = bomb.add("QuantizeLinear", "planes", bomb.weight(0.1), bomb.weight(0, np.uint8))
@@ -372,6 +378,7 @@ BOMBS: dict[str, tuple[Callable[[Bomb], str], str]] = {
     "products of columns that are moved": (scalars_of_moved_columns, "operator Mul makes more work"),
     "transposes moved onto more": (moved_onto_more, "makes more work or memory"),
     "scale of float16": (scaled_by_half, "operator DequantizeLinear is used in a way"),
+    "nothing to write to": (split_into_nothing, "operator Split is used in a way"),
     "nothing to compare with": (lambda b: b.add("Max", "planes", ""), "operator Max is used in a way"),
     "two axes that move": (lambda b: b.add("Transpose", "planes", perm=[0, 3, 2, 1]), "operator Transpose is used in"),
     "pictures that mix": (pictures_that_mix, "operator Transpose is used in a way"),

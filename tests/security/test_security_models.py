@@ -3,6 +3,7 @@
 import base64
 import json
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from server_kit import Running, encode, launch, picture, serving, wait_for_url, wait_until, write_model
+from server_kit import Running, encode, launch, picture, serving, signal_worker, wait_for_url, wait_until, write_model
 
 from pupila.errors import ModelError
 from pupila.manifest import METADATA_KEY, UNSEALED, Manifest, check_seal, sealed
@@ -25,7 +26,6 @@ from pupila.model_file import reader
 from pupila.model_file.reader import Node, Tensor
 from pupila.predictor import Predictor
 from pupila.server.model_versions import version_of
-from pupila.server.process.scoreboard import LOADING, Scoreboard
 
 SECRET = "what only the server may read"
 Change = Callable[[onnx.ModelProto], None]
@@ -615,7 +615,7 @@ from pupila.predictor import Predictor
 from pupila.server import Settings, serve
 from pupila.server.process import supervisor
 
-supervisor.LOADED = 2.0
+supervisor.LOADED = supervisor.TAKEN_OVER = 2.0
 
 def load(path):
     predictor = Predictor.load(path)
@@ -643,16 +643,44 @@ def test_file_that_loads_so_slowly_that_no_worker_could_start_is_refused(tmp_pat
     assert begun.returncode and "Loading it takes more than 2 s" in begun.stderr
 
 
-def test_server_does_not_end_while_a_file_that_was_loading_has_another_try() -> None:
-    scoreboard = Scoreboard(1)
-    row = scoreboard.row(0)
-    assert not scoreboard.has_another_try(0, killed=True)  # it was not loading
-    for number, again in ((7.0, True), (7.0, False), (8.0, True)):
-        row[LOADING] = number
-        assert scoreboard.has_another_try(0, killed=True) == again
-        assert not scoreboard.has_another_try(0, killed=False)
-        scoreboard.blame(0, fault=False, killed=True)
-        assert row[LOADING] == (0.0 if again else number)
+KILLED = """
+import os, signal, sys, time
+from pathlib import Path
+from pupila.predictor import Predictor
+from pupila.server import Settings, serve
+from pupila.server.process import supervisor
+
+supervisor.GIVE_UP = 0.0
+
+def load(path):
+    predictor = Predictor.load(path)
+    if predictor.manifest.name == "deadly" and Path(sys.argv[2]).exists():
+        signal.raise_signal(signal.SIGKILL)
+    return predictor
+
+serve(Path(sys.argv[1]), Settings(port=0, workers=1), load)
+"""
+
+
+def test_server_goes_back_to_the_last_good_file_where_its_only_worker_is_killed_while_it_loads(tmp_path: Path) -> None:
+    """It is taken over by hot reload; successors are killed, as by a system that is short of memory."""
+    path, log, deadly = write_model(tmp_path / "colours.onnx"), tmp_path / "log", tmp_path / "deadly"
+    with log.open("w") as output:
+        command = [sys.executable, "-c", KILLED, str(path), str(deadly)]
+        process = subprocess.Popen(command, stdout=output, stderr=output, text=True)
+    try:
+        first, server = version_of(path), Running(process, wait_for_url(process, log), log)
+        write_model(tmp_path / "new", name="deadly").replace(path)
+        wait_until(lambda: server.predict(picture()).headers["Pupila-Model"] == version_of(path))
+        deadly.touch()
+        signal_worker(server.workers()[0], signal.SIGKILL)
+        wait_until(lambda: log.read_text().count("has ended with") == 3)
+        wait_until(lambda: server.get("/readyz").status_code == 200)
+        assert "has ended a process" in server.get("/readyz").json()["refused"]
+        assert server.predict(picture()).headers["Pupila-Model"] == first
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 @pytest.mark.parametrize("name", ["external data, absolute", "golden picture that is no picture", "text"])

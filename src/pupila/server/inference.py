@@ -94,11 +94,16 @@ class Batcher:
         batch: int = 1,
         max_waiting: int = 256,
         most: Callable[[BatchKey], int] = lambda _: sys.maxsize,
+        seconds: Callable[[BatchKey], float] = lambda _: 0.0,
     ) -> None:
-        """batch, most: how many pictures are computed together at most, of all kinds and of one."""
+        """batch, most: how many pictures are computed together at most, of all kinds and of one.
+
+        seconds: what one picture of a kind takes at least: it is not begun so shortly before its deadline.
+        """
         self._compute = compute
         self._batch = batch
         self._most = most
+        self._seconds = seconds
         self._max_waiting = max_waiting
         self._queue: SimpleQueue[Callable[[], Computation | None]] = SimpleQueue()
         self._active: deque[Computation] = deque()
@@ -181,7 +186,8 @@ class Batcher:
         """Take up to `batch` pictures of one key, one of each request and round again."""
         now = time.monotonic()
         for computation in tuple(self._active):
-            if computation.error is None and now >= computation.deadline:
+            takes = max(self._seconds(computation.key), self._seconds_per_picture)
+            if computation.error is None and now + takes >= computation.deadline:
                 computation.error = DeadlineError()
             if computation.error is not None:
                 self._end(computation)
@@ -442,7 +448,13 @@ class Classifier:
         self.predictor = predictor
         self.limits = settings.image_limits
         self.on_batch = on_batch
-        self.batcher = Batcher(self._compute, BATCH, settings.max_waiting, lambda key: key.predictor.at_once)
+        self.batcher = Batcher(
+            self._compute,
+            BATCH,
+            settings.max_waiting,
+            most=lambda key: key.predictor.at_once,
+            seconds=lambda key: key.predictor.seconds,
+        )
 
     def compute(
         self, pictures: Sequence[images.Pixels], key: BatchKey, context: RequestContext

@@ -111,7 +111,7 @@ def load_first(
         refused = f"{path.name}: {error.reason}"
     last = latest(path)
     with contextlib.suppress(ModelError):
-        if last is not None:
+        if last is not None and last.stem != version_of(path):
             return loaded(last, load), refused
     return loaded(Path(f"/dev/fd/{fallback.fileno()}"), load), refused
 

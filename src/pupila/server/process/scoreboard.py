@@ -64,11 +64,6 @@ class Scoreboard(SharedTable):
         for column in range(STARTS):
             row[column] = 0.0
 
-    def has_another_try(self, slot: int, killed: bool) -> bool:
-        """Return whether the file that a worker was loading gets a second try: it was `killed` for the first time."""
-        row = self.row(slot)
-        return killed and bool(row[LOADING]) and row[KILLED] != row[LOADING]
-
     def blame(self, slot: int, fault: bool, killed: bool) -> None:
         """Note for the next worker in this row whether the file that this one was loading is what ended it.
 

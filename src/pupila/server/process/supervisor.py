@@ -72,10 +72,12 @@ SILENT = 0.6
 """Seconds without a heartbeat, three beats: no reason yet to kill an idle worker on a busy machine ..."""
 OVERDUE = 0.4
 """... but reason enough when one of its requests is so many seconds past its deadline."""
-BOOT, LOADED = 60.0, 45.0
-"""Seconds that a worker may take to load the model, and more than which are refused: its successor could not either."""
-GIVE_UP = 30.0
-"""Seconds without a worker that could load the model, after which the server ends."""
+BOOT, LOADED, TAKEN_OVER = 60.0, 45.0, 30.0
+"""Seconds that a worker may take to load the model, more than which it refuses at its start, and more than which while
+it serves another one: its successor could not load it either."""
+GIVE_UP, LOADING_GIVE_UP = 30.0, 300.0
+"""Seconds without a worker that could load the model, after which the server ends; and where workers are killed while
+they load it, as the second time it is refused, and the last good one is loaded."""
 LOOK = 0.2
 """Seconds between two looks at the workers."""
 ASLEEP = 1.0
@@ -373,17 +375,18 @@ class Supervisor:
         if never_ready or (code and time.monotonic() - worker.born < SHORT_LIFE):
             if worker.born >= self.next_start:  # else its end belongs to those that have caused the pause
                 self.delay_starts()
-            if not self.scoreboard.has_another_try(worker.slot, killed=-code == signal.SIGKILL):
-                self.give_up(f"No worker can start: the last one has ended with {name_of_end(code)}. See the log.")
+            loading = bool(self.scoreboard.row(worker.slot)[LOADING])
+            reason = f"No worker can start: the last one has ended with {name_of_end(code)}. See the log."
+            self.give_up(reason, after=LOADING_GIVE_UP if loading else GIVE_UP)
         self.scoreboard.clear(worker.slot)
         self.scoreboard.blame(worker.slot, fault=-code in FAULTS, killed=-code == signal.SIGKILL)
         row = self.keeping.row(worker.slot)  # its queue is gone with it
         row[PENDING] = 0.0
         row[MARKS:] = memoryview(bytes(8 * len(row[MARKS:]))).cast("d")
 
-    def give_up(self, reason: str, first: bool = False) -> None:
+    def give_up(self, reason: str, first: bool = False, after: float = GIVE_UP) -> None:
         """End the server for this reason if there has been no worker for long, or never one and `first` is enough."""
-        if (first and self.ready_at is None) or time.monotonic() - (self.ready_at or self.begun) > GIVE_UP:
+        if (first and self.ready_at is None) or time.monotonic() - (self.ready_at or self.begun) > after:
             self.failure = reason
 
     def stop(self, at_once: bool) -> None:
@@ -456,8 +459,11 @@ class Supervisor:
             log.error("a new worker cannot load the model: %s", error, exc_info=is_new)
         return 0 if foreseen else 1
 
-    def loader(self, row: "memoryview[float]") -> Callable[[Path], Predictor]:
-        """Return what loads a model and computes every batch size, but not of a file that has ended a worker so."""
+    def loader(self, row: "memoryview[float]", most: float) -> Callable[[Path], Predictor]:
+        """Return what loads a model and computes every batch size, but not of a file that has ended a worker so.
+
+        Nor of one for which that takes more than so many seconds.
+        """
         deadly = row[LOADING]
 
         def load(path: Path) -> Predictor:
@@ -471,8 +477,8 @@ class Supervisor:
                 warm_up(predictor)
             finally:
                 row[LOADING] = 0.0
-            if time.monotonic() > begun + LOADED:
-                raise ModelError(f"Loading it takes more than {LOADED:g} s. Train a smaller network.", path)
+            if time.monotonic() > begun + most:
+                raise ModelError(f"Loading it takes more than {most:g} s. Train a smaller network.", path)
             return predictor
 
         return load
@@ -486,13 +492,14 @@ class Supervisor:
         request_log = RequestLog(Telemetry(self.counts, slot), self.settings.access_log, tracer)
         stamp = stamp_of(self.model)
         fallback = self.original if self.ready_at is not None else None
-        load = self.loader(self.scoreboard.row(slot))
-        predictor, self.health.refused = load_first(self.model, load, fallback)
+        row = self.scoreboard.row(slot)
+        predictor, self.health.refused = load_first(self.model, self.loader(row, LOADED), fallback)
         collector = None
         if self.settings.feedback_dir is not None:
             replaces = self.scoreboard.sum(STARTS) > self.wanted
             collector = Collector(self.settings, self.keeping, slot, replaces)
         app = create_app(predictor, self.settings, self.health, request_log, self.access, collector)
+        load = self.loader(row, TAKEN_OVER)
         about = self.model, app.extensions[EXTENSION].classifier, self.health, load, stamp
         HotReloader(*about, request_log.telemetry.forget_classes).start()
         return app, request_log, collector
