@@ -128,6 +128,16 @@ def test_picture_that_could_not_be_done_by_its_deadline_is_not_begun() -> None:
     assert log == [[2], [3]]
 
 
+def test_no_more_pictures_are_begun_than_may_be_done_in_time() -> None:
+    gate, log = threading.Event(), list[list[int]]()
+    gate.set()
+    batcher = Batcher(gated(gate, log), batch=8, seconds=lambda _: 0.3)
+    assert run(batcher, range(4), "", soon(1)) == [0, 2, 4, 6]
+    assert [len(batch) for batch in log] == [3, 1]
+    batcher._seconds_per_picture = 60.0  # a process that was stopped for a minute forgets it
+    assert run(batcher, [1], "", soon(1)) == [2]
+
+
 def test_batch_that_fails_is_computed_one_by_one_until_the_deadline() -> None:
     gate, log = threading.Event(), list[int]()
 

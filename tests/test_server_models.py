@@ -14,6 +14,8 @@ from server_kit import Running, picture, serving, signal_worker, wait_until, wri
 
 from pupila.cli import main
 from pupila.errors import ModelError
+from pupila.model_file.reader import MAX_BYTES
+from pupila.predictor import Predictor
 from pupila.server import model_versions as versions
 
 VERSION = "0123456789ab"
@@ -187,3 +189,31 @@ def test_100_swaps_under_load_lose_and_mix_nothing(server: Running, tmp_path: Pa
     distinct = {next(iter(confidences)) for confidences in seen.values()}
     assert len(distinct) == len(seen), "two versions gave the same answer"
     assert "Traceback" not in server.log.read_text()
+
+
+def test_new_worker_goes_back_to_the_version_accepted_last_but_the_one_in_place(tmp_path: Path) -> None:
+    """Whether that cannot be read, or was accepted itself, and is refused now; not to what the server began with."""
+    path = write_model(tmp_path / "colours.onnx")
+
+    def put(name: str) -> str:
+        write_model(tmp_path / "new", name=name).replace(path)
+        version = versions.version_of(path)
+        versions.remember(path, version, name, path.read_bytes())
+        return version
+
+    def load(path: Path) -> Predictor:
+        predictor = Predictor.load(path)
+        if predictor.manifest.name == "slow":
+            raise ModelError("Loading it takes too long.", path)
+        return predictor
+
+    put("first")
+    with path.open("rb") as original:
+        second = put("second")
+        with (tmp_path / "large").open("wb") as file:
+            file.truncate(MAX_BYTES + 1)
+        (tmp_path / "large").replace(path)
+        assert versions.load_first(path, load, original)[0].version == second
+        put("slow")
+        predictor, refused = versions.load_first(path, load, original)
+    assert predictor.version == second and refused == "colours.onnx: Loading it takes too long."

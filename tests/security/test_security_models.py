@@ -650,11 +650,12 @@ from pupila.predictor import Predictor
 from pupila.server import Settings, serve
 from pupila.server.process import supervisor
 
-supervisor.GIVE_UP = 0.0
+supervisor.GIVE_UP = 1.0
 
 def load(path):
     predictor = Predictor.load(path)
     if predictor.manifest.name == "deadly" and Path(sys.argv[2]).exists():
+        time.sleep(2)
         signal.raise_signal(signal.SIGKILL)
     return predictor
 

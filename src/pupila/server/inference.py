@@ -98,7 +98,7 @@ class Batcher:
     ) -> None:
         """batch, most: how many pictures are computed together at most, of all kinds and of one.
 
-        seconds: what one picture of a kind takes at least: it is not begun so shortly before its deadline.
+        seconds: what one picture of a kind takes at least: no more are begun than may be done by the first deadline.
         """
         self._compute = compute
         self._batch = batch
@@ -186,14 +186,15 @@ class Batcher:
         """Take up to `batch` pictures of one key, one of each request and round again."""
         now = time.monotonic()
         for computation in tuple(self._active):
-            takes = max(self._seconds(computation.key), self._seconds_per_picture)
-            if computation.error is None and now + takes >= computation.deadline:
+            if computation.error is None and now + self._seconds(computation.key) >= computation.deadline:
                 computation.error = DeadlineError()
             if computation.error is not None:
                 self._end(computation)
         batch: list[tuple[Computation, int]] = []
         key = self._active[0].key if self._active else None
         most = min(self._batch, self._most(key)) if key is not None else 0
+        if key is not None and (each := self._seconds(key)):
+            most = min(most, max(1, int((min(c.deadline for c in self._active) - now) / each)))
         while len(batch) < most:
             found = [c for c in tuple(self._active) if c.key == key and c.left]
             if not found:
@@ -437,6 +438,11 @@ class Decoding:
         """Return one answer or error a part, in order, from the graph's outputs for `pictures`."""
         answers = iter(interpret(self.predictor, rows, top))
         return [item if isinstance(item, ImageError) else next(answers) for item in self.found]
+
+
+def call_seconds(predictor: Predictor) -> float:
+    """Return what a call with as many pictures as are computed together takes, of processor time."""
+    return min(BATCH, predictor.at_once) * predictor.seconds
 
 
 class Classifier:

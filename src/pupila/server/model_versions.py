@@ -109,9 +109,11 @@ def load_first(
         if fallback is None:
             raise
         refused = f"{path.name}: {error.reason}"
-    last = latest(path)
+    here = None
     with contextlib.suppress(ModelError):
-        if last is not None and last.stem != version_of(path):
+        here = version_of(path)
+    with contextlib.suppress(ModelError):
+        if (last := latest(path, but=here)) is not None:
             return loaded(last, load), refused
     return loaded(Path(f"/dev/fd/{fallback.fileno()}"), load), refused
 
@@ -237,11 +239,10 @@ def remember(model: Path, version: str, name: str, data: bytes) -> Path:
     return path
 
 
-def latest(model: Path) -> Path | None:
-    """Return the file of the version that was accepted last, or None."""
-    entries = read(model)
-    path = kept(model, entries[-1].version) if entries else None
-    return path if path is not None and is_kept(path, entries[-1].version) else None
+def latest(model: Path, but: str | None = None) -> Path | None:
+    """Return the file of the version that was accepted last, but not of this one; None if there is none."""
+    others = (entry.version for entry in reversed(read(model)) if entry.version != but)
+    return next((kept(model, version) for version in others if is_kept(kept(model, version), version)), None)
 
 
 def version_of(path: Path) -> str:

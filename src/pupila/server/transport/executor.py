@@ -20,7 +20,7 @@ from pupila.server.api.body import sleep_pause, this_thread
 from pupila.server.api.errors import QueueFullError, RequestError, log_fault, request_error_of
 from pupila.server.api.predict import PredictMiddleware, PredictTask, is_predict
 from pupila.server.api.request_context import KEY, to_bytes
-from pupila.server.inference import Computation, Decoding
+from pupila.server.inference import Computation, Decoding, call_seconds
 from pupila.server.observability.request_log import RequestLog
 from pupila.server.settings import Settings
 from pupila.server.transport.connection import Connection, Request
@@ -124,8 +124,11 @@ class Turns(Generic[Item]):
 
 STUCK = 2.0
 """Seconds past its deadline from which on a request that is still in work means that this process must be replaced."""
+CROWDED = 10.0
+"""How many times what a call of the model takes alone it may take beside other threads and processes: so much more."""
 DOCUMENT_STUCK = 30.0
-"""The same for large JSON, which is read to its end once it is begun: in seconds, on a busy machine."""
+"""The same for what comes to an end by itself, in seconds on a busy machine: large JSON, unpacking, and pictures, of
+which the kernel ends those that may take long."""
 
 
 class RequestQueue:
@@ -384,9 +387,9 @@ class Executor:
         most = settings.max_waiting
         self.compute = RequestQueue(most, 0)
         self.light = RequestQueue(most, LIGHT_THREADS)
-        self.inference = RequestQueue(most, INFERENCE_THREADS)
-        self.large = RequestQueue(most, LARGE_THREADS)
-        self.slow = RequestQueue(most, SLOW_THREADS)
+        self.inference = RequestQueue(most, INFERENCE_THREADS, patience=DOCUMENT_STUCK)
+        self.large = RequestQueue(most, LARGE_THREADS, patience=DOCUMENT_STUCK)
+        self.slow = RequestQueue(most, SLOW_THREADS, patience=DOCUMENT_STUCK)
         self.documents = RequestQueue(most, DOCUMENTS_THREADS, patience=DOCUMENT_STUCK)
         self.store = RequestQueue(most, STORE_THREADS, patience=math.inf)  # what hangs here hangs in any worker
         self.lists = RequestQueue(most, LISTS_THREADS, patience=math.inf)
@@ -597,7 +600,10 @@ class Executor:
         if request.claim.locked():
             return False
         queue.taken += 1
-        request.taken, request.stuck_at = True, request.context.deadline + queue.patience
+        patience = queue.patience
+        if queue is self.compute and self.predict is not None:
+            patience += CROWDED * call_seconds(self.predict.state.classifier.predictor)
+        request.taken, request.stuck_at = True, request.context.deadline + patience
         request.context.has_time = queue is self.large
         self.running[id(request)] = request
         return True
@@ -624,10 +630,10 @@ class Executor:
                 if queue is self.slow:
                     self._decode_large(job)
                 else:
-                    begun = time.monotonic()
+                    begun, line = time.monotonic(), job[0].queue_line  # the next request may be another's
                     self._answer(job, None, self.deliver)
                     if queue is self.large:
-                        queue.charge(job[0].queue_line, time.monotonic() - begun)
+                        queue.charge(line, time.monotonic() - begun)
             del job  # or an idle thread would keep the last body in memory
             if queue is self.documents:
                 sleep_pause()  # before the next one is taken, which may be over time meanwhile
