@@ -1,7 +1,7 @@
 """Train the bundled backbone: a ResNet-18 on pictures of several sets and sizes, by labels and by a teacher's answers.
 
     python benchmarks/training/backbone.py pictures WORK mini mini-imagenet.tar 84
-    python benchmarks/training/backbone.py teach WORK mini efficientnet-lite0.onnx
+    python benchmarks/training/backbone.py teach WORK mini efficientnet-lite0.onnx 160
     python benchmarks/training/backbone.py train WORK START.npz --minutes 80 --rank 0 &
     python benchmarks/training/backbone.py train WORK START.npz --minutes 80 --rank 1
     python benchmarks/training/backbone.py write WORK backbone.safetensors
@@ -9,8 +9,8 @@
 `pictures` decodes a tar of class folders into WORK, pixels a side last. `train` needs the training parts of five sets:
 `tiny` (Tiny ImageNet, 64 px), `mini` (mini-ImageNet, 84), `nette` and `woof` (Imagenette and Imagewoof, 128 or more),
 `cifar100` (CIFAR-100, 32). The folders of all but the last are WordNet ids, and hold their pictures and nothing else.
-docs/models/backbone.md has the addresses. `teach` keeps a teacher's logits for each picture and its mirror image, of
-`mini`, `nette` and `woof` (Beyer et al., "Knowledge distillation: A good teacher is patient and consistent", 2022, ask
+docs/models/backbone.md has the addresses. `teach` keeps a teacher's logits for each picture and its mirror image at
+160 px, 224 if no size is given, of `mini`, `nette` and `woof` (Beyer et al., "Knowledge distillation: A good teacher is patient and consistent", 2022, ask
 it for each crop anew, which costs more than the training). START.npz: torchvision's names, and `trained_classes`, the
 rows of its last layer that the sorted WordNet ids of all sets belong to. Each process of `train` uses one core and is
 taken up again from WORK/backbone.pt; two of them average their weights every 16 steps (local SGD, Stich, 2019).
@@ -63,7 +63,7 @@ def main() -> None:
         name, archive, size = options.arguments
         decode(options.work, name, Path(archive), int(size))
     elif options.step == "teach":
-        teach(options.work, *options.arguments)
+        teach(options.work, *options.arguments[:2], *map(int, options.arguments[2:]))
     elif options.step == "train":
         Training(options.work, Path(options.arguments[0]), options.rank, options.rate).run(options.minutes)
     else:
