@@ -10,10 +10,11 @@
 `tiny` (Tiny ImageNet, 64 px), `mini` (mini-ImageNet, 84), `nette` and `woof` (Imagenette and Imagewoof, 128 or more),
 `cifar100` (CIFAR-100, 32). The folders of all but the last are WordNet ids, and hold their pictures and nothing else.
 docs/models/backbone.md has the addresses. `teach` keeps a teacher's logits for each picture and its mirror image at
-160 px, 224 if no size is given, of `mini`, `nette` and `woof` (Beyer et al., "Knowledge distillation: A good teacher is patient and consistent", 2022, ask
-it for each crop anew, which costs more than the training). START.npz: torchvision's names, and `trained_classes`, the
-rows of its last layer that the sorted WordNet ids of all sets belong to. Each process of `train` uses one core and is
-taken up again from WORK/backbone.pt; two of them average their weights every 16 steps (local SGD, Stich, 2019).
+160 px, 224 if no size is given, of `mini`, `nette` and `woof` (Beyer et al., "Knowledge distillation: A good teacher
+is patient and consistent", 2022, ask it for each crop anew, which costs more than the training). START.npz:
+torchvision's names, and `trained_classes`, the rows of its last layer that the sorted WordNet ids of all sets belong
+to. Each process of `train` uses one core and is taken up again from WORK/backbone.pt; two of them average their
+weights every 16 steps (local SGD, Stich, 2019).
 """
 
 import argparse
