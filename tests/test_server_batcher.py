@@ -1,5 +1,7 @@
 """The batcher on its own: order, fairness, deadlines, and that a poisoned item spoils nobody else's answer."""
 
+import contextlib
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -136,6 +138,25 @@ def test_no_more_pictures_are_begun_than_may_be_done_in_time() -> None:
     assert [len(batch) for batch in log] == [3, 1]
     batcher._seconds_per_picture = 60.0  # a process that was stopped for a minute forgets it
     assert run(batcher, [1], "", soon(1)) == [2]
+
+
+def test_requests_that_come_while_a_batch_is_chosen_do_not_end_the_compute_thread() -> None:
+    batcher, until = Batcher(double, batch=8, max_waiting=10_000, seconds=lambda _: 0.005), soon(4)
+
+    def client() -> None:
+        while time.monotonic() < until:
+            with contextlib.suppress(DeadlineError, QueueFullError):
+                run(batcher, [1], "", soon())
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(7) as pool:
+            for done in [pool.submit(client) for _ in range(7)]:
+                done.result()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not batcher.has_ended and run(batcher, [2], "", soon()) == [4]
 
 
 def test_batch_that_fails_is_computed_one_by_one_until_the_deadline() -> None:

@@ -337,6 +337,40 @@ def test_stuck_computation_is_answered_and_its_worker_replaced_while_it_ends_oth
     assert len(sticky.workers()) == 1
 
 
+def test_worker_whose_compute_thread_has_ended_is_replaced(model: Path, tmp_path: Path) -> None:
+    """Also where nobody waits for that thread but those who give up at their deadline."""
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        command = [sys.executable, "-c", ENDING, str(model)]
+        process = subprocess.Popen(command, stdout=output, stderr=output, text=True)
+    try:
+        server = Running(process, wait_for_url(process, log), log)
+        (old,) = server.workers()
+        answer = requests.post(f"{server.url}/predictions/colours", data=picture("blue"), timeout=20)
+        assert answer.status_code == 504
+        wait_until(lambda: server.workers() and old not in server.workers())
+        assert answers(server) and "or none is computed" in log.read_text()
+        process.terminate()
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+ENDING = """
+import sys
+from pathlib import Path
+from pupila.predictor import Predictor
+from pupila.server import Settings, serve
+
+class Ending(Predictor):
+    def scores(self, pictures):
+        if len(pictures) == 1 and pictures[0, 0, 0, 2] > 150 and pictures[0, 0, 0, 0] < 100:
+            raise SystemExit
+        return super().scores(pictures)
+
+serve(Path(sys.argv[1]), Settings(port=0, workers=1, request_timeout=2.0), Ending.load)
+"""
 STUCK_DEADLINE = 4.0
 STUCK = """
 import sys, time

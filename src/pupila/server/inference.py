@@ -150,6 +150,11 @@ class Batcher:
         if time.monotonic() + delay >= computation.deadline:
             raise QueueFullError(delay) if delay else DeadlineError
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the compute thread has ended, which no fault should make it."""
+        return self._thread is not None and not self._thread.is_alive()
+
     def _start(self) -> None:
         with self._lock:
             if self._thread is None:
@@ -194,7 +199,7 @@ class Batcher:
         key = self._active[0].key if self._active else None
         most = min(self._batch, self._most(key)) if key is not None else 0
         if key is not None and (each := self._seconds(key)):
-            most = min(most, max(1, int((min(c.deadline for c in self._active) - now) / each)))
+            most = min(most, max(1, int((min(c.deadline for c in tuple(self._active)) - now) / each)))
         while len(batch) < most:
             found = [c for c in tuple(self._active) if c.key == key and c.left]
             if not found:

@@ -263,7 +263,7 @@ class EventLoop:
         self.reactor.start(self.admission)
         self.draining = False
         self.stuck = False
-        """A request runs long past its deadline: the process has to be replaced."""
+        """A request runs long past its deadline, or none is computed: the process has to be replaced."""
         self.next_tick = 0.0
         self.end = math.inf
         """When connections that are left after draining are cut off."""
@@ -281,7 +281,9 @@ class EventLoop:
         """Dispatch ready connections, and keep time; if none is ready, wait so many seconds for one."""
         now = time.monotonic()
         if not self.draining and self.stuck:
-            log.error("a request runs long past its deadline: another worker takes this one's place")
+            log.error(
+                "a request runs long past its deadline, or none is computed: another worker takes this one's place"
+            )
             self.row[LEAVING] = 1.0
             self.drain(now, self.settings.request_timeout)
         elif not self.draining and not self.still_wanted():

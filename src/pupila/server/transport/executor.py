@@ -433,8 +433,9 @@ class Executor:
             self._arrived = 0
 
     def is_stuck(self, now: float) -> bool:
-        """Return whether a thread works on a request long past its deadline."""
-        return any(now > request.stuck_at for request in list(self.running.values()))
+        """Return whether a thread works on a request long past its deadline, or the compute thread has ended."""
+        ended = self.predict is not None and self.predict.state.classifier.batcher.has_ended
+        return ended or any(now > request.stuck_at for request in list(self.running.values()))
 
     @property
     def in_work(self) -> int:
