@@ -509,7 +509,7 @@ def test_body_that_inflates_counts_with_what_is_kept_of_it_while_it_waits(
 ) -> None:
     """0.4 MB hold 20 MB beside a picture that has to wait for its turn."""
     settings = json.dumps({"port": 0, "workers": 1, "max_buffered_bytes": most})
-    files = [("file", file) for file in [picture(size=(1_000, 600)), *[bytes(5_000_000)] * 4, os.urandom(300_000)]]
+    files = [("file", file) for file in [picture(size=(3_000, 2_000)), *[bytes(5_000_000)] * 4, os.urandom(300_000)]]
     form = requests.Request("POST", "http://a", files=files).prepare()
     headers = {"Content-Type": form.headers["Content-Type"], "Content-Encoding": "gzip"}
     with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log", settings) as server:
@@ -523,7 +523,7 @@ def test_pixels_of_small_files_count_while_they_wait_for_a_large_picture(
 ) -> None:
     """100 files of a hundred bytes are 3 KiB each once they are decoded."""
     settings = json.dumps({"port": 0, "workers": 1, "max_buffered_bytes": most})
-    files = [("file", file) for file in [picture(size=(1_000, 600)), *[picture()] * 99]]
+    files = [("file", file) for file in [picture(size=(3_000, 2_000)), *[picture()] * 99]]
     with serving(write_model(tmp_path / "colours.onnx"), tmp_path / "log", settings) as server:
         assert requests.post(server.url + "/predict", files=files, timeout=60).status_code == status
 

@@ -375,9 +375,9 @@ class Supervisor:
         if never_ready or (code and time.monotonic() - worker.born < SHORT_LIFE):
             if worker.born >= self.next_start:  # else its end belongs to those that have caused the pause
                 self.delay_starts()
-            loading = bool(self.scoreboard.row(worker.slot)[LOADING])
+            blamed = bool(self.scoreboard.row(worker.slot)[LOADING]) and -code in (*FAULTS, signal.SIGKILL)
             reason = f"No worker can start: the last one has ended with {name_of_end(code)}. See the log."
-            self.give_up(reason, after=LOADING_GIVE_UP if loading else GIVE_UP)
+            self.give_up(reason, after=LOADING_GIVE_UP if blamed else GIVE_UP)
         self.scoreboard.clear(worker.slot)
         self.scoreboard.blame(worker.slot, fault=-code in FAULTS, killed=-code == signal.SIGKILL)
         row = self.keeping.row(worker.slot)  # its queue is gone with it
