@@ -142,6 +142,7 @@ class Predictor:
             options.inter_op_num_threads = 1
             options.log_severity_level = 4
             options.add_session_config_entry("session.set_denormal_as_zero", "1")  # in its own threads
+            options.add_session_config_entry("session.strict_shape_type_inference", "1")  # else it trusts said shapes
             options.add_session_config_entry("session.x64quantprecision", "1")  # exact int8 sums on CPUs without VNNI
             # else bytes that are both would be taken for ONNX Runtime's own format, which nothing here has checked
             options.add_session_config_entry("session.load_model_format", "ONNX")

@@ -127,6 +127,8 @@ def check(graph: Graph) -> Cost:
             memory.add(node.operator, node.inputs, node.outputs, copies * results + places, windows)
     if "logits" not in values or not set(graph.outputs) <= values.keys():
         raise ModelError("Its graph does not compute its outputs. Export or copy the model again.")
+    for name, said in graph.declared:
+        _check_declared(name, said, values)
     operator, together = memory.most(graph.outputs)
     _check_limits(operator, together + unfolded, fixed)
     outputs = {name: values[name].shape for name in graph.outputs if not values[name].fixed}
@@ -150,6 +152,18 @@ def _packed(node: Node, inputs: Sequence[Tensor], known: set[str]) -> int:
     more = copy if name in known else copy - math.prod(shape)
     known.add(name)
     return more
+
+
+def _check_declared(name: str, said: Sequence[int | str], values: dict[str, Tensor]) -> None:
+    """Raise ModelError for a shape that is said of a value, but is another than it has."""
+    if (value := values.get(name)) is None:
+        return
+    sides: list[int | str] = list(value.shape)
+    if not value.fixed and sides:
+        sides[0] = "pictures"  # however many: no number is right
+    wrong = any(isinstance(side, int) and side != real for side, real in zip(said, sides, strict=False))
+    if wrong or len(said) != len(sides):
+        raise ModelError(f"It says of {name[:80]!r} that it has another shape than it has. Export the model again.")
 
 
 def _check_limits(operator: str, needed: int, fixed: int) -> None:

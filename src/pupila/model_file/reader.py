@@ -111,6 +111,8 @@ class Graph:
     inputs: dict[str, tuple[int | str, ...]]
     """Shapes by name; a dimension that is not fixed has a name."""
     outputs: tuple[str, ...]
+    declared: tuple[tuple[str, tuple[int | str, ...]], ...] = ()
+    """Shapes that are said of outputs and of values on the way there, as of `inputs`; ONNX Runtime believes them."""
     metadata: dict[str, str] = field(default_factory=dict)
 
 
@@ -142,6 +144,7 @@ def read_graph(data: bytes) -> Graph:
         dict(weights),
         dict(inputs),
         tuple(_one(value, "name", "") for value in graph.get("output", [])),
+        tuple(_declared(value) for part in ("output", "value_info") for value in graph.get(part, []) if _says(value)),
         dict(metadata),
     )
 
@@ -296,6 +299,15 @@ def _shape(value: Message) -> tuple[int | str, ...]:
     tensor: Message = _one(_one(value, "type", {}), "tensor_type", {})
     dimensions: list[Message] = _one(tensor, "shape", {}).get("dim", [])
     return tuple(_one(dim, "dim_value", None) or _one(dim, "dim_param", "?") for dim in dimensions)
+
+
+def _says(value: Message) -> bool:
+    """Return whether a value comes with a shape."""
+    return "shape" in _one(_one(value, "type", {}), "tensor_type", {})
+
+
+def _declared(value: Message) -> tuple[str, tuple[int | str, ...]]:
+    return _one(value, "name", ""), _shape(value)
 
 
 def _weight(tensor: Message) -> tuple[str, Tensor]:
