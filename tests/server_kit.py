@@ -100,7 +100,7 @@ def _graph(directions: NDArray[np.float32], offset: NDArray[np.float32]) -> onnx
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
-SHAPES: dict[str, list[Any]] = {"logits": [4], "features": [3], "cam": [4, 2, 2]}
+SHAPES: dict[str, list[Any]] = {"logits": [4], "features": [3], "cam": [4, "side", "side"]}
 
 
 def picture(colour: str = "red", kind: str = "PNG", size: tuple[int, int] = (SIZE, SIZE), **options: Any) -> bytes:

@@ -341,7 +341,7 @@ def test_worker_whose_compute_thread_has_ended_is_replaced(model: Path, tmp_path
     """Also where nobody waits for that thread but those who give up at their deadline."""
     log = tmp_path / "log"
     with log.open("w") as output:
-        command = [sys.executable, "-c", ENDING, str(model)]
+        command = [sys.executable, "-c", COMPUTES_NO_MORE, str(model)]
         process = subprocess.Popen(command, stdout=output, stderr=output, text=True)
     try:
         server = Running(process, wait_for_url(process, log), log)
@@ -357,7 +357,7 @@ def test_worker_whose_compute_thread_has_ended_is_replaced(model: Path, tmp_path
         process.wait()
 
 
-ENDING = """
+COMPUTES_NO_MORE = """
 import sys
 from pathlib import Path
 from pupila.predictor import Predictor

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import itertools
 import math
+import mmap
 import platform
 import struct
 import sys
@@ -43,6 +44,9 @@ GOLDEN_BYTES = 2**20
 SLOWEST, GIVEN_UP = 5.0, 30.0
 """Seconds of a thread's processor time that a picture may take, and by the clock after which the first one is given up.
 Its cost is counted beforehand; this is for what ONNX Runtime makes of the graph. The largest recipe takes about 1."""
+MOST_MEMORY = 2**30
+"""Bytes by which the process may grow for a picture, and for those that are computed together: four for each number
+that may be in memory at once, and much again for what ONNX Runtime makes of the graph."""
 TOGETHER_SECONDS = 1.0
 """What one call should take at most, so that deadlines are looked at between two."""
 MAX_MAP = 64
@@ -189,11 +193,14 @@ class Predictor:
                 raise ModelError(f"It gives {name} of another shape than its graph says. Export or copy it again.")
 
     def _check_time(self, names: Sequence[str], picture: NDArray[np.uint8]) -> None:
-        """Raise ModelError if a picture takes much longer than its cost was counted as."""
+        """Raise ModelError if a picture takes much longer than its cost was counted as, or more memory.
+
+        What ONNX Runtime has taken it keeps for the next picture.
+        """
         options = _run_options()
         watch = threading.Timer(GIVEN_UP, setattr, (options, "terminate", True))
         watch.daemon = True
-        begun, slow = time.thread_time(), False
+        begun, slow, before = time.thread_time(), False, _resident()
         watch.start()
         try:
             with flushing_denormals():
@@ -209,6 +216,9 @@ class Predictor:
             watch.cancel()
         if slow:
             raise ModelError(f"It takes more than {SLOWEST:g} s for a picture. Export or copy the model again.")
+        if (grown := _resident() - before) > MOST_MEMORY:
+            raise ModelError(f"It takes more than {MOST_MEMORY >> 20:,} MiB for a picture. Export or copy it again.")
+        self.together = max(1, min(self.together, MOST_MEMORY // max(grown, 1)))
 
     def _golden_picture(self, number: int, png: str) -> Pixels:
         size = self.manifest.input_size
@@ -350,6 +360,14 @@ class Predictor:
         with flushing_denormals():
             parts = [self._session.run(names, {"images": part}, self._options) for part in self._parts(pictures)]
         return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)] if len(parts) > 1 else parts[0]
+
+
+def _resident() -> int:
+    """Return the bytes of this process that are in memory; 0 where Linux does not say so."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+    except OSError:
+        return 0
 
 
 def _run_options() -> ort.RunOptions:

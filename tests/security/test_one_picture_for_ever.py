@@ -27,7 +27,7 @@ SELECT 'c' || n, 0, sha256, category, confidence, unknown, model, time, ?1 FROM 
 """
 FLOOD = (
     """
-    WITH RECURSIVE number(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < 100000)
+    WITH RECURSIVE number(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < 300000)
     INSERT INTO pictures (sha256, kind, bytes) SELECT printf('%064x', n), 'png', 4608 FROM number
     """,
     """
@@ -35,7 +35,7 @@ FLOOD = (
     SELECT 'x', 0, sha256, 'red', 0.5, 0, 'm1', 1.0, 'sender' FROM pictures
     """,
 )
-"""Pictures that take a fifth of a second to be passed over."""
+"""Pictures that take a fifth of a second to be passed over on a fast machine."""
 
 
 @pytest.fixture
