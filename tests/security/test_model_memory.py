@@ -549,6 +549,14 @@ def copies_behind_a_slice(bomb: Bomb, count: int) -> str:
     return total
 
 
+def test_each_copy_that_is_made_behind_a_slice_is_counted(tmp_path: Path) -> None:
+    def work(count: int) -> int:
+        path = write_bomb(tmp_path / "copies.onnx", partial(copies_behind_a_slice, count=count))
+        return costs.check(reader.read_graph(path.read_bytes())).numbers
+
+    assert work(20) - work(10) > 1.9 * 10 * 2**20  # a copy and a sum each
+
+
 def test_what_takes_more_memory_than_was_counted_is_computed_alone_or_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -558,7 +566,7 @@ def test_what_takes_more_memory_than_was_counted_is_computed_alone_or_refused(
     assert few.together < 8  # 250 MiB each, of 1 GiB
     monkeypatch.setattr(predictors, "MOST_MEMORY", 2**29)
     with pytest.raises(ModelError, match="It takes more than 512 MiB for a picture"):
-        Predictor.load(write_bomb(tmp_path / "many.onnx", partial(copies_behind_a_slice, count=250)))
+        Predictor.load(write_bomb(tmp_path / "many.onnx", partial(copies_behind_a_slice, count=180)))
 
 
 @pytest.mark.parametrize(("slowest", "given_up"), [(0.5, 30.0), (5.0, 0.5)])

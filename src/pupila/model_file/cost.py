@@ -39,6 +39,8 @@ PLANE_WORK = 2048
 """What each channel of each image counts as that is computed by itself: up to 40 ns."""
 PLANES = ("AveragePool", "Conv", "GlobalAveragePool", "MaxPool", "Resize")
 """Operators that go through images one by one, and most of them through their channels."""
+PASSED = ("MaxPool", "Reshape", "Slice", "Transpose")
+"""Operators behind which ONNX Runtime moves a DequantizeLinear, one for each that reads what they give."""
 PACKED = ("Conv", "Gemm", "MatMul")
 """Operators that keep a copy of a weight, put in order for them: each one that reads it."""
 ROWS = 2
@@ -100,12 +102,14 @@ def check(graph: Graph) -> Cost:
     readers = Counter(name for node in graph.nodes for name in node.inputs)
     each_call: set[str] = set()
     packed: set[str] = set()
+    copied: set[str] = set()
     memory = _Memory()
     memory.add("pictures", (), ("images",), [shape])
     for node in graph.nodes:
         inputs, results, cost = _results(node, values)
         multiplications += cost
-        copies = max(1, readers[node.outputs[0]]) if node.operator == "DequantizeLinear" else 1
+        is_copied = _is_copied(node, copied)
+        copies = max(1, readers[node.outputs[0]]) if is_copied else 1
         cost = copies * (cost + _passage(node.operator, inputs, results))
         work += cost
         for name, shape in zip(node.outputs, results, strict=True):
@@ -118,7 +122,7 @@ def check(graph: Graph) -> Cost:
         unfolded += _packed(node, inputs, packed)
         if values[node.outputs[0]].fixed:
             fixed += cost
-            if node.operator == "DequantizeLinear" or not each_call.isdisjoint(node.inputs):
+            if is_copied or not each_call.isdisjoint(node.inputs):
                 each_call.update(node.outputs)
                 unfolded += copies * sum(map(math.prod, results))
         else:
@@ -133,6 +137,14 @@ def check(graph: Graph) -> Cost:
     _check_limits(operator, together + unfolded, fixed)
     outputs = {name: values[name].shape for name in graph.outputs if not values[name].fixed}
     return Cost(multiplications, together, outputs)
+
+
+def _is_copied(node: Node, copied: set[str]) -> bool:
+    """Return whether ONNX Runtime makes one of an operator for each that reads it; note what it gives in `copied`."""
+    moved = node.operator in PASSED and not copied.isdisjoint(node.inputs[:1])
+    if found := moved or node.operator == "DequantizeLinear":
+        copied.update(node.outputs)
+    return found
 
 
 def _packed(node: Node, inputs: Sequence[Tensor], known: set[str]) -> int:
