@@ -564,9 +564,9 @@ def test_what_takes_more_memory_than_was_counted_is_computed_alone_or_refused(
     monkeypatch.setattr(costs, "MAX_TOGETHER", 2**32)
     few = Predictor.load(write_bomb(tmp_path / "few.onnx", partial(copies_behind_a_slice, count=60)))
     assert few.together < 8  # 250 MiB each, of 1 GiB
-    monkeypatch.setattr(predictors, "MOST_MEMORY", 2**29)
-    with pytest.raises(ModelError, match="It takes more than 512 MiB for a picture"):
-        Predictor.load(write_bomb(tmp_path / "many.onnx", partial(copies_behind_a_slice, count=180)))
+    monkeypatch.setattr(predictors, "MOST_MEMORY", 2**28)
+    with pytest.raises(ModelError, match="It takes more than 256 MiB for a picture"):
+        Predictor.load(write_bomb(tmp_path / "many.onnx", partial(copies_behind_a_slice, count=140)))
 
 
 @pytest.mark.parametrize(("slowest", "given_up"), [(0.5, 30.0), (5.0, 0.5)])
