@@ -128,7 +128,7 @@ def test_address_without_a_key_gets_so_many_answers_to_what_is_no_request(server
             for connection in opened:
                 connection.sendall(b"\0")
             answered += sum(connection.recv(1000).startswith(b"HTTP/1.1 400 ") for connection in opened)
-    ticks = (time.monotonic() - begun) / TICK + 1
+    ticks = int((time.monotonic() - begun) / TICK) + 2  # that were begun or went on meanwhile
     assert UNKEYED <= answered <= UNKEYED * ticks
     assert answered < many, "too slow to tell"
     assert ask(server, "/predict") < LIMIT
