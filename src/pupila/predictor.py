@@ -146,7 +146,7 @@ class Predictor:
             options.inter_op_num_threads = 1
             options.log_severity_level = 4
             options.add_session_config_entry("session.set_denormal_as_zero", "1")  # in its own threads
-            options.add_session_config_entry("session.strict_shape_type_inference", "1")  # else it trusts said shapes
+            options.add_session_config_entry("session.strict_shape_type_inference", "1")  # no false value_info
             options.add_session_config_entry("session.x64quantprecision", "1")  # exact int8 sums on CPUs without VNNI
             # else bytes that are both would be taken for ONNX Runtime's own format, which nothing here has checked
             options.add_session_config_entry("session.load_model_format", "ONNX")
@@ -349,7 +349,7 @@ class Predictor:
         return np.asarray(exponents / total, dtype=np.float32), np.asarray(energies[:, 0], dtype=np.float32)
 
     def _parts(self, pictures: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-        """Yield what is computed together, so that memory stays within limits; one empty part of no pictures."""
+        """Yield the pictures in parts of `together`, which fit into memory; of no pictures, one empty part."""
         for start in range(0, max(len(pictures), 1), self.together):
             yield pictures[start : start + self.together]
 

@@ -278,7 +278,7 @@ def load_damaged(kind: str, data: bytes, reduced: tuple[int, int] | None) -> Ima
 
 
 def _opened(kind: str, data: bytes) -> ImageFile.ImageFile:
-    """Read a header. A JPEG is given to its decoder whole: of parts it reads what fills them again with each."""
+    """Read a header. A JPEG is given to its decoder in one piece: else it reads a run of FF again with each piece."""
     image = Image.open(io.BytesIO(data), formats=[kind])
     if kind == "JPEG":
         image.decodermaxblock = len(data)

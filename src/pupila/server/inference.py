@@ -230,7 +230,7 @@ class Batcher:
                 self._end(computation)
 
     def _run_alone(self, batch: list[tuple[Computation, int]], error: Exception) -> None:
-        """Compute each of a batch that has failed by itself, but of what has failed or is over time no more."""
+        """Compute each picture of a failed batch alone; none of a request that has failed or is past its deadline."""
         for computation, index in batch:
             if len(batch) == 1:
                 computation.error = error

@@ -73,8 +73,8 @@ SILENT = 0.6
 OVERDUE = 0.4
 """... but reason enough when one of its requests is so many seconds past its deadline."""
 BOOT, LOADED, TAKEN_OVER = 60.0, 45.0, 30.0
-"""Seconds that a worker may take to load the model, more than which it refuses at its start, and more than which while
-it serves another one: its successor could not load it either."""
+"""Seconds after which a worker that still loads its model is killed; after which it refuses a model that took so long,
+at its start; and the same for a hot reload, where it must be less, as a successor has to load it at its start."""
 GIVE_UP, LOADING_GIVE_UP = 30.0, 300.0
 """Seconds without a worker that could load the model, after which the server ends; and where workers are killed while
 they load it, as the second time it is refused, and the last good one is loaded."""
