@@ -122,6 +122,8 @@ def test_kept_picture_is_shown_without_its_metadata(server: Running) -> None:
     assert b"Flores" not in shown.content
     assert error(server.get("/review/pictures/999999")) == (404, "picture_unknown")
     assert error(server.get(f"/review/pictures/{10**30}")) == (404, "picture_unknown")
+    for number in ("9" * 5000, "seven", "%D9%A3"):
+        assert error(server.get(f"/review/pictures/{number}")) == (404, "picture_unknown")
 
 
 @pytest.mark.parametrize(

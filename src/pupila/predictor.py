@@ -44,7 +44,7 @@ GOLDEN_BYTES = 2**20
 SLOWEST, GIVEN_UP = 5.0, 30.0
 """Seconds of a thread's processor time that a picture may take, and by the clock after which the first one is given up.
 Its cost is counted beforehand; this is for what ONNX Runtime makes of the graph. The largest recipe takes about 1."""
-MOST_MEMORY = 2**30
+MOST_MEMORY, COPIES = 2**30, 3
 """Bytes by which the process may grow for a picture, and for those that are computed together: four for each number
 that may be in memory at once, and much again for what ONNX Runtime makes of the graph."""
 TOGETHER_SECONDS = 1.0
@@ -150,8 +150,11 @@ class Predictor:
             options.add_session_config_entry("session.x64quantprecision", "1")  # exact int8 sums on CPUs without VNNI
             # else bytes that are both would be taken for ONNX Runtime's own format, which nothing here has checked
             options.add_session_config_entry("session.load_model_format", "ONNX")
+            before = _resident()
             with flushing_denormals():
                 session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            if _resident() - before > COPIES * len(data) + MOST_MEMORY:
+                raise ModelError(f"It takes more than {MOST_MEMORY >> 20:,} MiB beside its size. Export it again.")
             _check_shapes(session, manifest, needed.outputs)
             version, together = hashlib.sha256(data).hexdigest()[:12], cost.MAX_TOGETHER // needed.numbers
             return cls(session, manifest, version, together, needed.outputs)

@@ -86,6 +86,7 @@ NAMED = {
     "model file": [
         f"{reader.MAX_BYTES // MIB} MiB", f"{manifest.MAX_JSON_BYTES // MIB} MiB of manifest",
         f"{reader.MAX_FIELDS:,} fields, {reader.SMALL} numbers in an attribute",
+        f"but the manifest of {reader.MAX_NAME_BYTES} bytes",
 f"{costs.MAX_NODES:,} operators", f"2^{costs.MAX_TOGETHER.bit_length() - 1} numbers",
         f"{costs.MAX_SIDE:,} pixels", f"{predictor.MAX_MAP} numbers a side", f"{manifest.MAX_GOLDEN} golden pictures",
         f"{costs.MAX_WORK // 10**6:,} million", f"{costs.MAX_FIXED_WORK // 10**6:,} million",

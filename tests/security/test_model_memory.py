@@ -438,6 +438,22 @@ def grown_by_a_lie(bomb: Bomb) -> str:
     return value
 
 
+def long_chain(bomb: Bomb) -> str:
+    """What costs next to nothing, and has a thousand values with shapes."""
+    value = bomb.add("GlobalAveragePool", "planes")
+    for _ in range(1000):
+        value = bomb.add("Neg", value)
+    return value
+
+
+def large_weights(bomb: Bomb) -> str:
+    """Sixteen million numbers, of which ONNX Runtime makes a copy in blocks."""
+    value = bomb.add("GlobalAveragePool", "planes")
+    for outputs, inputs in ((4096, 3), (4096, 4096), (3, 4096)):
+        value = bomb.add("Conv", value, bomb.weight(np.ones((outputs, inputs, 1, 1))))
+    return value
+
+
 @pytest.mark.parametrize("said", [["N", 16, 1, 1], [2, 4, 1, 1], ["N", 4, 1], []])
 def test_shape_that_is_said_of_a_value_but_is_not_its_own_is_refused(said: list[int | str], tmp_path: Path) -> None:
     path = write_bomb(tmp_path / "lie.onnx", grown_by_a_lie)
@@ -449,6 +465,40 @@ def test_shape_that_is_said_of_a_value_but_is_not_its_own_is_refused(said: list[
     seconds, growth, reason = measured(path)
     assert "that it has another shape than it has" in reason
     assert seconds < 1 and growth < REFUSED_MIB
+
+
+def name_an_operator(model: onnx.ModelProto, name: str) -> None:
+    model.graph.node[3].name = name
+
+
+def name_the_batch(model: onnx.ModelProto, name: str) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = name
+
+
+def note_at_a_weight(model: onnx.ModelProto, name: str) -> None:
+    model.graph.initializer[0].metadata_props.add(key="a", value=name)
+
+
+@pytest.mark.parametrize("put", [name_an_operator, name_the_batch, note_at_a_weight])
+def test_long_names_are_refused(put: Callable[[onnx.ModelProto, str], None], tmp_path: Path) -> None:
+    """ONNX Runtime copies the batch's into each value, and compares those of copied operators with all others."""
+    path = write_bomb(tmp_path / "named.onnx", long_chain)
+    model = onnx.load(path)
+    put(model, "x" * reader.MAX_NAME_BYTES)
+    reader.read_graph(model.SerializeToString())
+    put(model, "x" * 2**20)
+    path.write_bytes(model.SerializeToString())
+    seconds, growth, reason = measured(path)
+    assert "a name of more than 200 bytes" in reason
+    assert seconds < 1 and growth < REFUSED_MIB
+
+
+def test_what_a_session_takes_before_any_picture_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the largest weights were copied, and more often than three times."""
+    monkeypatch.setattr(predictors, "COPIES", 0)
+    monkeypatch.setattr(predictors, "MOST_MEMORY", 2**24)
+    with pytest.raises(ModelError, match="It takes more than 16 MiB beside its size"):
+        Predictor.load(write_bomb(tmp_path / "large.onnx", large_weights))
 
 
 def field(number: int, content: bytes) -> bytes:

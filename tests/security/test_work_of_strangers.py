@@ -18,7 +18,7 @@ import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +28,7 @@ import requests
 from data_kit import make_zip
 from flask import Flask
 from heif_kit import box, full
+from PIL import Image
 from proxy_kit import make_certificate
 from server_kit import picture, serving, wait_until, write_model
 from werkzeug.http import parse_etags
@@ -45,7 +46,8 @@ from pupila.recipe import MAX_BYTES, load_recipe
 from pupila.server.addresses import TrustedProxies
 from pupila.server.api.body import Base64Error, decoded, from_base64, in_turn
 from pupila.server.api.errors import RequestError, request_error_of
-from pupila.server.api.multipart import read_upload
+from pupila.server.api.multipart import Part, Query, read_upload
+from pupila.server.api.predict import listed
 from pupila.server.api.request_context import RequestContext
 from pupila.server.app import create_app
 from pupila.server.inference import BatchKey, Classifier, interpret
@@ -439,6 +441,32 @@ def test_answer_lists_so_many_classes_of_all_its_pictures(tmp_path: Path, path: 
     body = files if "predict" in path else {"json": {"inputs": [entry]}}
     answer = create_app(predictor).test_client().post(path, **body)
     assert answer.status_code == 400 and "131,072" in answer.text
+
+
+def test_long_names_of_classes_count_several_times(tmp_path: Path) -> None:
+    """2,000 names of 1,000 letters of four bytes each, for 63 pictures, were an answer of half a gigabyte."""
+    predictor = Predictor.load(write_model(tmp_path / "colours.onnx"))
+    names = tuple(f"{place:04d}" + "🐸" * 996 for place in range(2_000))
+    predictor.manifest = replace(predictor.manifest, classes=names)
+    files = [(io.BytesIO(picture()), "a.png") for _ in range(7)]
+    answer = create_app(predictor).test_client().post("/predict?top=2000", data={"file": files})
+    assert answer.status_code == 400 and "131,072" in answer.text
+    predictor.manifest = replace(predictor.manifest, classes=tuple(name[:90] for name in names))
+    assert listed([Part("a.png", b"")] * 7, Query.parse("top=2000"), predictor) == 7 * 2_000
+
+
+def test_a_jpeg_one_pixel_wide_counts_as_what_is_decoded_of_it() -> None:
+    """Its units of 8 to 32 pixels a side are decoded whole, at each of its scans."""
+    file = io.BytesIO()
+    Image.new("RGB", (1, 65_500)).save(file, "JPEG", progressive=True)
+    counted: list[int] = []
+
+    def lock(pixels: int) -> AbstractContextManager[None]:
+        counted.append(pixels)
+        return nullcontext()
+
+    images.decode(file.getvalue(), 32, lock=lock)
+    assert counted[-1] >= 32 * 65_500
 
 
 def test_after_a_document_that_took_long_others_have_as_long_for_themselves() -> None:

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import io
 import logging
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +38,8 @@ FRAMINGS = ("squash", "letterbox")
 """How a photo that is not square becomes one: its sides scaled each for itself, or both alike with bars beside it."""
 USUAL_SCANS = 10
 """Scans of a progressive JPEG as programs write it."""
+UNIT = 32
+"""Pixels a side of what a JPEG decodes at once, at most: one pixel wide, it is decoded as if it had so many."""
 READING = 40
 """How many pixels of a JPEG are read in the time in which one is decoded: a smaller scale skips none of them."""
 LEVEL = 3
@@ -170,12 +173,14 @@ def _most(limits: ImageLimits) -> int:
 def _draft(file: _Opened, size: int) -> tuple[tuple[int, int] | None, int]:
     """Have a big JPEG decoded at 1/2, 1/4 or 1/8, never below twice the size; return which size, and what it costs."""
     image, work = file.image, file.work
-    pixels = whole = image.width * image.height * max(work.passes, USUAL_SCANS) // USUAL_SCANS
+    unit = UNIT if file.kind == "JPEG" else 1
+    area = math.prod(-(-side // unit) * unit for side in image.size)
+    pixels = whole = area * max(work.passes, USUAL_SCANS) // USUAL_SCANS
     reduced = (2 * size, 2 * size) if min(image.size) >= 4 * size else None
     if reduced is not None:
         image.draft("RGB", reduced)
     if work.passes == 1:  # else all coefficients are kept, at whatever scale
-        pixels = max(image.width * image.height, whole // READING)
+        pixels = max(area, whole // READING)
     times = formats.DECODINGS if formats.lacks_end(file.kind, file.data) else 1
     return reduced, times * (pixels + work.coded + work.parts)
 

@@ -22,12 +22,14 @@ MAX_FIELDS = 40_000
 """Fields of all messages: a file of ours has about 8,000."""
 MAX_TEXT_BYTES = 8 * 2**20
 """Of all texts: the manifest has up to 4 MiB, and Python may take four bytes for one."""
+MAX_NAME_BYTES = 200
+"""Of all other texts: ONNX Runtime copies the names of operators and dimensions thousands of times."""
 MAX_VALUES = 2**26
 """Numbers of one weight."""
 SMALL = 64
 """Numbers up to which the values of a weight are looked at: shapes, axes, factors. No attribute has more."""
 
-INT, FLOAT, BYTES, TEXT = "int", "float", "bytes", "text"
+INT, FLOAT, BYTES, TEXT, NAME = "int", "float", "bytes", "text", "name"
 KINDS = {1: "<f4", 2: "u1", 3: "i1", 6: "<i4", 7: "<i8", 10: "<f2"}
 """Types of numbers, as NumPy names them, by TensorProto.DataType."""
 FIELDS = {1: "float_data", 7: "int64_data"}
@@ -36,34 +38,35 @@ Message = dict[str, list[Any]]
 
 LAYOUT: dict[str, dict[int, tuple[str, str]]] = {
     "model": {
-        1: ("ir_version", INT), 2: ("producer_name", TEXT), 3: ("producer_version", TEXT), 4: ("domain", TEXT),
-        5: ("model_version", INT), 6: ("doc_string", TEXT), 7: ("graph", "graph"), 8: ("opset_import", "opset"),
+        1: ("ir_version", INT), 2: ("producer_name", NAME), 3: ("producer_version", NAME), 4: ("domain", NAME),
+        5: ("model_version", INT), 6: ("doc_string", NAME), 7: ("graph", "graph"), 8: ("opset_import", "opset"),
         14: ("metadata_props", "entry"),
     },
-    "opset": {1: ("domain", TEXT), 2: ("version", INT)},
-    "entry": {1: ("key", TEXT), 2: ("value", TEXT)},
+    "opset": {1: ("domain", NAME), 2: ("version", INT)},
+    "entry": {1: ("key", NAME), 2: ("value", TEXT)},
+    "note": {1: ("key", NAME), 2: ("value", NAME)},
     "graph": {
-        1: ("node", "node"), 2: ("name", TEXT), 5: ("initializer", "tensor"), 10: ("doc_string", TEXT),
-        11: ("input", "value"), 12: ("output", "value"), 13: ("value_info", "value"), 16: ("metadata_props", "entry"),
+        1: ("node", "node"), 2: ("name", NAME), 5: ("initializer", "tensor"), 10: ("doc_string", NAME),
+        11: ("input", "value"), 12: ("output", "value"), 13: ("value_info", "value"), 16: ("metadata_props", "note"),
     },
     "node": {
-        1: ("input", TEXT), 2: ("output", TEXT), 3: ("name", TEXT), 4: ("op_type", TEXT), 5: ("attribute", "attribute"),
-        6: ("doc_string", TEXT), 7: ("domain", TEXT), 9: ("metadata_props", "entry"),
+        1: ("input", NAME), 2: ("output", NAME), 3: ("name", NAME), 4: ("op_type", NAME), 5: ("attribute", "attribute"),
+        6: ("doc_string", NAME), 7: ("domain", NAME), 9: ("metadata_props", "note"),
     },
     "attribute": {
-        1: ("name", TEXT), 2: ("f", FLOAT), 3: ("i", INT), 4: ("s", TEXT), 7: ("floats", FLOAT), 8: ("ints", INT),
-        13: ("doc_string", TEXT), 20: ("type", INT),
+        1: ("name", NAME), 2: ("f", FLOAT), 3: ("i", INT), 4: ("s", NAME), 7: ("floats", FLOAT), 8: ("ints", INT),
+        13: ("doc_string", NAME), 20: ("type", INT),
     },
     "tensor": {
         1: ("dims", INT), 2: ("data_type", INT), 4: ("float_data", FLOAT), 5: ("int32_data", INT),
-        7: ("int64_data", INT), 8: ("name", TEXT), 9: ("raw_data", BYTES), 12: ("doc_string", TEXT),
-        14: ("data_location", INT), 16: ("metadata_props", "entry"),
+        7: ("int64_data", INT), 8: ("name", NAME), 9: ("raw_data", BYTES), 12: ("doc_string", NAME),
+        14: ("data_location", INT), 16: ("metadata_props", "note"),
     },
-    "value": {1: ("name", TEXT), 2: ("type", "type"), 3: ("doc_string", TEXT), 4: ("metadata_props", "entry")},
+    "value": {1: ("name", NAME), 2: ("type", "type"), 3: ("doc_string", NAME), 4: ("metadata_props", "note")},
     "type": {1: ("tensor_type", "tensor type")},
     "tensor type": {1: ("elem_type", INT), 2: ("shape", "shape")},
     "shape": {1: ("dim", "dimension")},
-    "dimension": {1: ("dim_value", INT), 2: ("dim_param", TEXT)},
+    "dimension": {1: ("dim_value", INT), 2: ("dim_param", NAME)},
 }  # fmt: skip
 """The fields that may occur, by message: number, name and type."""
 REFUSED = {
@@ -213,15 +216,19 @@ class _MessageReader:
             raise _damaged()
         if type_ == BYTES:
             return [value]
-        if type_ == TEXT:
-            self.text_bytes += len(value)
-            if self.text_bytes > MAX_TEXT_BYTES:
-                raise ModelError(f"It has more than {MAX_TEXT_BYTES:,} bytes of text. Export the model with Pupila.")
-            try:
-                return [bytes(value).decode()]
-            except UnicodeDecodeError:
-                raise _damaged() from None
-        return [self.message(type_, value)]
+        return [self.text(type_, value) if type_ in (TEXT, NAME) else self.message(type_, value)]
+
+    def text(self, type_: str, value: memoryview) -> str:
+        """Return a text, and count its bytes."""
+        self.text_bytes += len(value)
+        if type_ == NAME and len(value) > MAX_NAME_BYTES:
+            raise ModelError(f"It has a name of more than {MAX_NAME_BYTES} bytes. Export the model with Pupila.")
+        if self.text_bytes > MAX_TEXT_BYTES:
+            raise ModelError(f"It has more than {MAX_TEXT_BYTES:,} bytes of text. Export the model with Pupila.")
+        try:
+            return bytes(value).decode()
+        except UnicodeDecodeError:
+            raise _damaged() from None
 
     def packed(self, data: memoryview) -> Iterator[int]:
         """Yield numbers that stand one behind the other."""

@@ -21,6 +21,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from pupila import _files
 from pupila._files import Stamp, from_json, locked, read_small, refuse_link, stamp_of, write_file
 from pupila.errors import ModelError, PupilaError
 from pupila.manifest import MAX_TEXT
@@ -144,8 +145,8 @@ def keep(path: Path, file: BinaryIO | None, predictor: Predictor) -> None:
 def open_file(path: Path) -> BinaryIO | None:
     """Open a file for reading; None if it cannot be."""
     try:
-        return path.open("rb")
-    except OSError:
+        return _files.open_file(path)
+    except (OSError, ValueError):
         return None
 
 

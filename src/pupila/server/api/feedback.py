@@ -125,8 +125,8 @@ def pictures() -> Response:
     return json_response(document)
 
 
-@feedback.get("/review/pictures/<int:number>")
-def picture(number: int) -> Response:
+@feedback.get("/review/pictures/<number>")
+def picture(number: str) -> Response:
     """Show one picture as it is kept."""
     store, owner = collecting().store, reach_of(reviewer())
     with asking_the_disk("a picture could not be read"):
@@ -139,8 +139,8 @@ def picture(number: int) -> Response:
     return response
 
 
-@feedback.delete("/review/pictures/<int:number>")
-def delete(number: int) -> Response:
+@feedback.delete("/review/pictures/<number>")
+def delete(number: str) -> Response:
     """Delete one picture, wherever else this key has sent the same one; for a reviewer, of every key."""
     store, owner = collecting().store, reach_of(reviewer())
     with asking_the_disk("a picture could not be deleted"):
@@ -174,9 +174,10 @@ def reach_of(key: ApiKey) -> str | None:
     return None if key.has("review") else key.name
 
 
-def find_numbered(store: Store, number: int, owner: str | None) -> Kept:
+def find_numbered(store: Store, number: str, owner: str | None) -> Kept:
     """Return a kept picture by its number; raises RequestError if it is not here, or somebody else's."""
-    kept = store.find(number, owner) if number < 2**63 else None
+    known = whole_number(number)
+    kept = store.find(known, owner) if known is not None else None
     if kept is None:
         raise number_unknown(number)
     return kept
@@ -239,9 +240,10 @@ def picture_unknown(correction: Correction) -> RequestError:
     return RequestError(404, "picture_unknown", message)
 
 
-def number_unknown(number: int) -> RequestError:
+def number_unknown(number: int | str) -> RequestError:
     """Say that there is no such picture for this key."""
-    return RequestError(404, "picture_unknown", f"No picture {number} is kept here for you: it may have been deleted.")
+    message = f"No picture {str(number)[:20]} is kept here for you: it may have been deleted."
+    return RequestError(404, "picture_unknown", message)
 
 
 def read_listing(query: str) -> tuple[str, int, int]:

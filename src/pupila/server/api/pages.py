@@ -11,11 +11,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from flask import Blueprint, Response, abort, request
 from werkzeug.http import parse_accept_header
 
-from pupila.server.api.request_context import app_state, context_of, json_response
+from pupila.predictor import Predictor
+from pupila.server.api.request_context import app_state, context_of, json_response, to_bytes
 from pupila.server.observability.request_log import CONTENT_TYPE, Exposition
 
 FOLDER = Path(__file__).parent / "page"
@@ -147,11 +149,17 @@ def openapi_document() -> Response:
     return json_response(described)
 
 
+SHOWN: WeakKeyDictionary[Predictor, bytes] = WeakKeyDictionary()
+"""What /model answers: a manifest of 4 MiB takes a second to be written."""
+
+
 @pages.get("/model")
 def model() -> Response:
     """Show the manifest of the model that serves."""
     predictor = app_state().classifier.predictor
-    response = json_response({"version": predictor.version, **predictor.manifest.without_golden()})
+    if (body := SHOWN.get(predictor)) is None:
+        body = SHOWN[predictor] = to_bytes({"version": predictor.version, **predictor.manifest.without_golden()})
+    response = Response(body, mimetype="application/json")
     response.headers["Pupila-Model"] = predictor.version
     return response
 

@@ -30,16 +30,17 @@ from pupila.server.api.request_context import (
 )
 from pupila.server.inference import BatchKey, Computation, Decoding, PictureOutputs
 
-MAX_LISTED = 131_072
+MAX_LISTED, LONG_NAME = 131_072, 100
 """Probabilities and numbers of maps in one answer: as many as 128 pictures of 1,000 classes have. Each takes 3 µs, and
-half a kilobyte."""
+half a kilobyte; where the longest name has more letters than that, as many times as much."""
 FEW_LISTED = 1_000
 """Of them, as many as the compute thread lists itself: others would wait for more."""
 
 
 def listed(parts: Sequence[Part], query: Query, predictor: Predictor) -> int:
-    """Return how many probabilities and numbers of maps are in the answer."""
+    """Return how many probabilities and numbers of maps are in the answer, those with long names several times."""
     classes = min(query.top or 1, len(predictor.manifest.classes))
+    classes *= 1 + predictor.manifest.longest_name // LONG_NAME
     return len(parts) * (classes + (predictor.map_size if query.explain else 0))
 
 
