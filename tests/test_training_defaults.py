@@ -68,12 +68,17 @@ def test_small_pictures_are_not_enlarged_without_end_and_photos_are_tried_as_the
 
 
 def test_what_features_chose_is_taken_and_said():
-    found = InputChoice(96, True, "they said so.", "root")
+    found = InputChoice(96, True, "they said so.")
     resolved = resolve(load_recipe("standard"), FEW, found)
     assert (resolved.recipe.network_size, resolved.recipe.flip_average) == (96, "on")
-    assert resolved.recipe.pooling == "root"
-    assert resolved.chosen[0] == "network_size = 96, flip_average = on, pooling = root: they said so."
-    assert not [line for line in resolved.given if line.startswith(("network_size", "flip_average", "pooling"))]
+    assert resolved.chosen[0] == "network_size = 96, flip_average = on: they said so."
+    assert not [line for line in resolved.given if line.startswith(("network_size", "flip_average"))]
+
+
+def test_few_pictures_are_told_by_the_last_two_stages_of_trained_weights():
+    for stats, pooling in ((FEW, "root"), (replace(FEW, pretrained=False), "mean"), (MANY, "mean")):
+        assert resolve(load_recipe("standard"), stats).recipe.pooling == pooling
+        assert resolve(load_recipe("quick", ["pooling=mean"]), stats).recipe.pooling == "mean"
 
 
 def test_a_fitted_last_layer_is_not_spoilt_by_smaller_pictures_batch_statistics_or_large_steps():

@@ -1,5 +1,6 @@
 """The model file answers as the network in torch does, at every precision, or is not published."""
 
+import copy
 import functools
 import logging
 from dataclasses import replace
@@ -78,7 +79,7 @@ def test_file_names_the_weights_and_not_where_they_lay(trained, tmp_path):
 @pytest.mark.parametrize(("size", "network_size"), [(32, 32), (32, 64), (48, 64), (64, 48)])
 def test_graph_equals_the_network(size, network_size, pooling):
     network = random_network()
-    network.pooling = pooling
+    network.pool(pooling)
     state = {name: value.numpy() for name, value in network.state_dict().items()}
     manifest = exporting.Manifest("x", ("a", "b", "c"), size, network_size, "float32", "none", {}, {})
     model = graph.with_metadata(
@@ -92,9 +93,26 @@ def test_graph_equals_the_network(size, network_size, pooling):
         features, logits = network.features(x).numpy(), network(x).numpy()
     assert np.allclose(outputs.logits, logits, atol=1e-4)
     power = 2 if pooling == "root" else 1  # the root of an average of 0 and that of 1e-7 lie far apart
-    assert np.allclose(outputs.features**power, features**power, atol=1e-4)
+    assert np.allclose(outputs.features**power, features[:, : graph.FEATURES] ** power, atol=1e-4)
     best = logits.argmax(1)
-    assert np.allclose(outputs.cam.mean((1, 2)) + state["fc.bias"][best], logits.max(1), atol=1e-4)
+    rest = slice(graph.FEATURES, None)  # of a map that the last one does not show
+    earlier = (features[:, rest] * state["fc.weight"][best, rest]).sum(1)
+    assert np.allclose(outputs.cam.mean((1, 2)) + earlier + state["fc.bias"][best], logits.max(1), atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_what_few_pictures_are_told_by_is_averaged_over_the_mirror_image_too(trained, tmp_path, precision):
+    network = copy.deepcopy(trained.network)
+    network.pool("root")
+    rooted = replace(trained, network=network)
+    predictor = exported(rooted, tmp_path, flip_average="on", export=precision, pooling="root").predictor
+    pictures = noise(5).images
+    plain, mirrored = predictor.outputs(pictures), predictor.outputs(pictures[:, :, ::-1].copy())
+    assert np.allclose(plain.logits, mirrored.logits, atol=1e-4)
+    with torch.inference_mode():
+        x = enlarged(torch.from_numpy(pictures), predictor.manifest.network_size)
+        expected = (network(x) + network(x.flip(3))) / 2
+    assert np.allclose(plain.logits, expected.numpy(), atol=1e-4 if precision == "float32" else 0.1)
 
 
 def test_averaged_over_the_mirror_image_the_answer_is_the_same_for_both(made):

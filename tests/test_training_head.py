@@ -162,52 +162,29 @@ def test_mirror_image_that_shows_nothing_new_is_not_averaged():
     assert not choice.flip_average and "mirror image 1.000, alone 1.000" in choice.reason
 
 
-@pytest.mark.parametrize(("power", "pooling"), [(1, "mean"), (2, "root")])
-def test_features_whose_square_roots_tell_more_are_taken_under_the_root(power, pooling):
-    draw, labels = np.random.default_rng(0), torch.arange(120) % 3
-    seen = draw.normal(3, 0.7, (120, 8))
-    seen[np.arange(120), labels] += 1.0  # the class shifts one feature, or its square root
-    features = Features(labels, torch.from_numpy(np.abs(seen) ** power).float())
-    data = Dataset(np.zeros((120, 4, 4, 3), np.uint8), labels.numpy(), ("a", "b", "c"))
-    chosen, words = heads._pooling(features, data, TINY)
-    assert chosen == pooling, words
-    losses = [least_loss_by_hand(each, data) for each in (features.rooted(), features)]
-    assert words == f"; loss with square roots of the features {losses[0]:.3f}, without {losses[1]:.3f}"
-    assert (losses[0] < losses[1]) == (pooling == "root")
+def test_what_the_backbone_knows_of_classes_is_used_for_the_features_it_knows(monkeypatch):
+    given = []
 
+    def noted(*arguments, within, **options):
+        given.append(within)
+        return fit_linear(*arguments, within=within, **options)
 
-def least_loss_by_hand(features, data):
-    """The smaller loss of two ways, each answered by layers that were fitted on the other folds."""
-    fold, loss, losses = folds_of(data.labels, heads.FOLDS), mean_loss(balance_for(TINY, data)), []
-    for whitened, strength in heads.SURE_WAYS:
-        logits = np.zeros((len(fold), 3))
-        for number in range(heads.FOLDS):
-            rows, out = torch.from_numpy(fold != number), torch.from_numpy(fold == number)
-            decay = strength * prior(len(fold), whitened=whitened)
-            layer = fit_linear(features.plain[rows], features.labels[rows], 3, loss, decay, whitened=whitened)
-            logits[fold == number] = layer(features.plain[out]).numpy()
-
-        def warm(temperature, logits=logits):
-            scaled = np.exp(logits / temperature)
-            return log_loss(data.labels, scaled / scaled.sum(1, keepdims=True))
-
-        losses.append(minimize_scalar(warm, bounds=(0.01, 10), method="bounded").fun)
-    return min(losses)
-
-
-@pytest.mark.parametrize(("few", "pooling"), [(1000, "root"), (10, "mean")])
-def test_pooling_is_asked_for_few_pictures(few, pooling, monkeypatch):
-    monkeypatch.setattr(heads, "FEW", few)
-    monkeypatch.setattr(heads, "_pooling", lambda *_: ("root", ", asked"))
-    choice = choose_input(Colours(), colours(30), replace(TINY, pooling="auto"), (32,))
-    assert choice.pooling == pooling and (", asked." in choice.reason) == (pooling == "root")
-    assert choose_input(Colours(), colours(30), replace(TINY, pooling="root"), (32,)).pooling == "root"
+    monkeypatch.setattr(heads, "fit_linear", noted)
+    monkeypatch.setattr("pupila.training.loop.probe.fit_linear", noted)
+    for pooling in ("mean", "root"):
+        torch.manual_seed(0)
+        network = ResNet18(3, pooling)
+        network.within = torch.eye(network.fc.in_features)
+        fit_head(TINY, network, hard(60, 0), hard(30, 1))
+        assert len(given) == heads.FOLDS * len(WAYS) + 1
+        assert all(each is (network.within if pooling == "root" else None) for each in given)
+        given.clear()
 
 
 def test_of_very_many_classes_few_ways_are_tried(monkeypatch):
     tried = []
 
-    def counted(features, classes, *_, whitened):
+    def counted(features, classes, *_, whitened, **__):
         tried.append(whitened)
         return torch.zeros(len(features.labels), classes), None
 

@@ -26,12 +26,21 @@ def clouds(count=120, dimensions=6, seed=0):
     return torch.from_numpy(x + 5).float(), torch.from_numpy(labels)
 
 
-@pytest.mark.parametrize("whitened", [False, True])
+def known(dimensions=6):
+    """How features of clouds() vary within other classes: the first three alike."""
+    scale = 10.0 ** np.arange(dimensions)
+    alike = np.eye(dimensions)
+    alike[:3, :3] += 2
+    return torch.from_numpy(alike * scale * scale[:, None]).float()
+
+
+@pytest.mark.parametrize(("whitened", "within"), [(False, None), (True, None), (True, known())])
 @pytest.mark.parametrize("decay", [0.01, 0.1, 1.0])
-def test_fitted_layer_is_scikit_learns(decay, whitened):
+def test_fitted_layer_is_scikit_learns(decay, whitened, within):
     x, labels = clouds()
-    ours = fit_linear(x, labels, 3, functional.cross_entropy, decay, iterations=200, whitened=whitened)(x).softmax(1)
-    by = whitening(x, labels) if whitened else np.diag(1 / x.double().numpy().std(0))
+    ways = {"whitened": whitened, "within": within}
+    ours = fit_linear(x, labels, 3, functional.cross_entropy, decay, iterations=200, **ways)(x).softmax(1)
+    by = whitening(x, labels, within) if whitened else np.diag(1 / x.double().numpy().std(0))
     white = (x.double() - x.double().mean(0)).numpy() @ by
     theirs = LogisticRegression(C=1 / (decay * len(x)), tol=1e-10, max_iter=10_000).fit(white, labels)
     np.testing.assert_allclose(ours, theirs.predict_proba(white), atol=2e-3)
@@ -65,11 +74,36 @@ def test_what_varies_within_classes_counts_less_than_what_tells_them_apart():
     assert right[1] > right[0] + 0.1
 
 
-def test_features_that_never_vary_do_no_harm():
+def test_what_varies_within_other_classes_is_known_of_few_pictures():
+    """Two pictures of each class, and a light that moves all features: what it does is known from elsewhere."""
+    draw = np.random.default_rng(2)
+    right = {True: 0.0, False: 0.0}
+    for _ in range(20):
+        labels = np.arange(4) % 2
+        truth = np.arange(400) % 2
+        signal = draw.choice((-0.6, 0.6), 20)
+
+        def rows(labels, signal=signal):
+            light = 3 * draw.normal(size=(len(labels), 1))
+            x = light + np.outer(2 * labels - 1, signal) + 0.5 * draw.normal(size=(len(labels), 20))
+            return torch.from_numpy(x).float(), torch.from_numpy(labels)
+
+        x, known_labels = rows(labels)
+        other, asked = rows(truth)
+        for is_known in right:
+            within = torch.from_numpy(9.0 + 0.25 * np.eye(20)).float() if is_known else None
+            layer = fit_linear(x, known_labels, 2, functional.cross_entropy, 0.1, whitened=True, within=within)
+            right[is_known] += float((layer(other).argmax(1) == asked).double().mean()) / 20
+    assert right[True] > right[False] + 0.1, right
+
+
+@pytest.mark.parametrize("within", [None, known(8)])
+def test_features_that_never_vary_do_no_harm(within):
     x, labels = clouds()
     constant = torch.cat([x, torch.zeros(len(x), 2)], 1)
-    layer = fit_linear(constant, labels, 3, functional.cross_entropy, 0.1)
-    assert torch.isfinite(layer(constant)).all()
+    for whitened in (False, True):
+        layer = fit_linear(constant, labels, 3, functional.cross_entropy, 0.1, whitened=whitened, within=within)
+        assert (layer(constant).argmax(1) == labels).double().mean() > 0.6
 
 
 def test_folds_are_stratified_and_the_same_everywhere():

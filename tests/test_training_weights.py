@@ -75,6 +75,30 @@ def test_saved_backbone_is_read_back(tmp_path):
     assert torch.allclose(again.conv1.weight, network.conv1.weight, atol=1e-3)
 
 
+def test_bundled_backbone_knows_how_its_features_vary_within_classes(tmp_path):
+    start = starting_network("bundled", 5, 0)
+    within = start.network.within
+    assert within.shape == (768, 768) and torch.equal(within, within.T)
+    spread = within.diagonal().sqrt()
+    assert (within / spread / spread[:, None]).abs().max() <= 1.001 and torch.linalg.eigvalsh(within).min() > -1e-3
+    save_backbone(start.network, tmp_path / "own.safetensors")
+    assert starting_network(str(tmp_path / "own.safetensors"), 5, 0).network.within is None
+
+
+def test_a_covariance_is_read_from_its_lower_triangle():
+    rows = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    whole = rows.T @ rows
+    triangle = torch.stack([whole[row, column] for row in range(4) for column in range(row + 1)])
+    assert torch.equal(weights.covariance_from(triangle), whole)
+
+
+def test_weights_of_a_stranger_that_claim_to_know_of_classes_are_refused(tmp_path):
+    state = {**ResNet18(2).state_dict(), "within": torch.eye(768)}
+    torch.save(state, tmp_path / "own.pth")
+    with pytest.raises(ModelError, match="within is missing, of another shape, or too many"):
+        starting_network(str(tmp_path / "own.pth"), 2, 0)
+
+
 class Bomb:
     def __reduce__(self):
         return (pytest.fail, ("code in a weights file was run",))

@@ -36,8 +36,11 @@ def write_photos(folder, count=45, classes=("red", "green", "blue")):
     return folder
 
 
-def whitening(x, labels):
-    """By which features [N, D] are multiplied, the slow way, so that each class varies alike in all directions."""
+def whitening(x, labels, within=None):
+    """By which features [N, D] are multiplied, the slow way, so that each class varies alike in all directions.
+
+    within: their covariance [D, D] within other classes.
+    """
     from scipy.linalg import sqrtm  # the lowest versions are tested without it
 
     x, labels = np.asarray(x, float), np.asarray(labels)
@@ -47,5 +50,10 @@ def whitening(x, labels):
         residual = (row - x[labels == label].mean(0)) / spread
         covariance += np.outer(residual, residual) / len(x)
     identity = max(np.trace(covariance) / len(covariance), 0.1) * np.eye(len(covariance))
-    share = 2 * x.shape[1] / (2 * x.shape[1] + len(x))
-    return np.diag(1 / spread) @ np.linalg.inv(sqrtm((1 - share) * covariance + share * identity).real)
+    target, rows = identity, 2 * x.shape[1]
+    if within is not None:
+        by = np.maximum(spread, 0.3 * np.sqrt(np.diag(within)))
+        known = np.asarray(within, float) / np.outer(by, by)
+        target, rows = 0.2 * identity + 0.8 * identity[0, 0] * known * len(known) / np.trace(known), 4096
+    share = rows / (rows + len(x))
+    return np.diag(1 / spread) @ np.linalg.inv(sqrtm((1 - share) * covariance + share * target).real)

@@ -5,6 +5,7 @@
     python benchmarks/training/backbone.py train WORK START.npz --minutes 80 --rank 0 &
     python benchmarks/training/backbone.py train WORK START.npz --minutes 80 --rank 1
     python benchmarks/training/backbone.py write WORK backbone.safetensors
+    python benchmarks/training/backbone.py within WORK backbone.safetensors within.safetensors
 
 `pictures` decodes a tar of class folders into WORK, pixels a side last. `train` needs the training parts of five sets:
 `tiny` (Tiny ImageNet, 64 px), `mini` (mini-ImageNet, 84), `nette` and `woof` (Imagenette and Imagewoof, 128 or more),
@@ -14,7 +15,8 @@ docs/models/backbone.md has the addresses. `teach` keeps a teacher's logits for 
 is patient and consistent", 2022, ask it for each crop anew, which costs more than the training). START.npz:
 torchvision's names, and `trained_classes`, the rows of its last layer that the sorted WordNet ids of all sets belong
 to. Each process of `train` uses one core and is taken up again from WORK/backbone.pt; two of them average their
-weights every 16 steps (local SGD, Stich, 2019).
+weights every 16 steps (local SGD, Stich, 2019). `within` writes how the backbone's features vary within classes, the
+lower triangle of their covariance, from some pictures of each class of `mini`, `nette` and `tiny` (KNOWN).
 """
 
 import argparse
@@ -34,13 +36,19 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pupila.data import Dataset
+from pupila.recipe import Recipe
+from pupila.training.loop.probe import features_of
 from pupila.training.loop.resnet import ResNet18, normalised
+from pupila.training.weights import starting_network
 
 MIX = (
     ("tiny", 64, 128, 0.14), ("tiny", 96, 64, 0.10), ("cifar100", 64, 128, 0.10), ("cifar100", 96, 64, 0.24),
     ("mini", 84, 80, 0.08), ("mini", 128, 48, 0.16), ("nette", 128, 48, 0.09), ("woof", 128, 48, 0.09),
 )  # fmt: skip
 """Set, pixels a side, pictures a step and share of the steps. layer4 sees 4 x 4 cells at 128 px and 2 x 2 at 64."""
+KNOWN, KNOWN_SIZE = {"mini": 60, "nette": 200, "tiny": 20}, 128
+"""Pictures of each class, 12,000 in all, and the pixels a side at which `within` looks at them."""
 OWN_HEAD = "cifar100"
 """A set whose classes are none of ImageNet's."""
 FACTORS = {"conv1": 0.2, "bn1": 0.2, "layer1": 0.2, "layer2": 0.4, "layer3": 0.7, "layer4": 1.0, "fc": 1.0, "own": 3.0}
@@ -50,9 +58,9 @@ SAVED_EVERY = 240.0
 
 
 def main() -> None:
-    """Run one of the four steps."""
+    """Run one of the five steps."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=["pictures", "teach", "train", "write"])
+    parser.add_argument("step", choices=["pictures", "teach", "train", "write", "within"])
     parser.add_argument("work", type=Path)
     parser.add_argument("arguments", nargs="*")
     parser.add_argument("--minutes", type=float, default=80.0)
@@ -67,6 +75,8 @@ def main() -> None:
         teach(options.work, *options.arguments[:2], *map(int, options.arguments[2:]))
     elif options.step == "train":
         Training(options.work, Path(options.arguments[0]), options.rank, options.rate).run(options.minutes)
+    elif options.step == "within":
+        write_within(options.work, *map(Path, options.arguments))
     else:
         write(options.work, Path(options.arguments[0]))
 
@@ -249,6 +259,25 @@ def write(work: Path, path: Path) -> None:
     """Write the averaged weights of all but the last layers in float16."""
     mean = torch.load(work / "backbone.pt", weights_only=True)["mean"]
     save_file({n: v.half().contiguous() for n, v in mean.items() if not n.startswith(("fc.", "own."))}, path)
+
+
+def write_within(work: Path, weights: Path, path: Path) -> None:
+    """Write the covariance [768, 768] of features under the root within the classes of KNOWN: its lower triangle."""
+    network = starting_network(str(weights), 2, 0).network
+    network.pool("root")
+    residuals = []
+    for name, count in KNOWN.items():
+        images = np.load(work / f"{name}.npy", mmap_mode="r")
+        classes = np.array(json.loads((work / f"{name}.json").read_text()))
+        for each in np.unique(classes):
+            rows = np.flatnonzero(classes == each)[:count]
+            shown = [Image.fromarray(images[row]).resize((KNOWN_SIZE, KNOWN_SIZE)) for row in rows]
+            pictures = Dataset(np.stack([np.asarray(each) for each in shown]), np.zeros(len(rows), np.int64), ("any",))
+            features = features_of(network, pictures, Recipe(network_size=KNOWN_SIZE))
+            residuals.append(features - features.mean(0))
+    every = torch.cat(residuals)
+    covariance = every.T @ every / len(every)
+    save_file({"within": covariance[*torch.tril_indices(*covariance.shape)].half().contiguous()}, path)
 
 
 if __name__ == "__main__":

@@ -93,8 +93,8 @@ class Recipe:
     """Answer with the average over the picture and its mirror image: a little better, at twice the computation; auto:
     where it gains in cross-validation, with fewer than 5,000 pictures where it does not clearly lose."""
     pooling: Annotated[str, "auto", "mean", "root"] = "mean"
-    """What the last layer sees of the last feature map. mean: the average of each channel; root: its square root; auto:
-    root where it gains in cross-validation with fewer than 5,000 pictures and trained weights, else mean."""
+    """What the last layer sees. mean: the average of each channel of the last feature map; root: the square roots of
+    those of the last two stages' maps; auto: root with fewer than 5,000 pictures and trained weights, else mean."""
     batch_norm: Annotated[str, "auto", "train", "frozen"] = "auto"
     """Whose statistics. train: each batch's own; frozen: those that the starting weights brought; auto: frozen for
     fewer than 5,000 pictures and trained weights, which a fitted last layer needs."""

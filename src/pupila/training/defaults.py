@@ -54,12 +54,10 @@ def resolve(recipe: Recipe, stats: DatasetStats, found: InputChoice | None = Non
     """Choose what the recipe leaves open; `found`: what features chose, if they were asked."""
     chosen, given, open_keys = [], [], dict(CHOOSERS)
     if found is not None:
-        del open_keys["network_size"], open_keys["flip_average"], open_keys["pooling"]
+        del open_keys["network_size"], open_keys["flip_average"]
         flip, smaller = "on" if found.flip_average else "off", _smaller(recipe, stats, found.network_size)
         recipe = replace(recipe, network_size=found.network_size, flip_average=flip, progressive=smaller)
-        recipe = replace(recipe, pooling=found.pooling)
-        values = f"network_size = {found.network_size}, flip_average = {flip}, pooling = {found.pooling}"
-        chosen.append(f"{values}: {found.reason}")
+        chosen.append(f"network_size = {found.network_size}, flip_average = {flip}: {found.reason}")
     for key, choose in open_keys.items():
         if getattr(recipe, key) not in (0, "auto"):
             given.append(f"{key} = {_shown(getattr(recipe, key))}: the recipe says so.")
@@ -116,6 +114,18 @@ def _network_size(recipe: Recipe, stats: DatasetStats) -> tuple[int, str]:
     )
 
 
+def pooling_for(recipe: Recipe, stats: DatasetStats) -> tuple[str, str]:
+    """Return what the last layer sees, and why; it is settled before features choose all else."""
+    if recipe.pooling != "auto":
+        return recipe.pooling, ""
+    if stats.pretrained and stats.pictures < FEW:
+        return (
+            "root",
+            f"fewer than {FEW:,} pictures: the last two stages of trained weights know more than the last.",
+        )
+    return "mean", "the last stage learns what it needs, as there are pictures enough or no trained weights."
+
+
 def _batch_size(_: Recipe, stats: DatasetStats) -> tuple[int, str]:
     for most, batch_size in ((VERY_FEW, 32), (FEW, 64)):
         if stats.pictures < most:
@@ -163,7 +173,7 @@ def _batch_norm(_: Recipe, stats: DatasetStats) -> tuple[str, str]:
 CHOOSERS: dict[str, Callable[[Recipe, DatasetStats], tuple[float | str, str]]] = {
     "network_size": _network_size,
     "flip_average": lambda *_: ("off", "there are no trained weights to measure its gain with."),
-    "pooling": lambda *_: ("mean", "there are no trained weights to measure a gain of other features with."),
+    "pooling": lambda recipe, stats: pooling_for(recipe, stats),
     "batch_norm": _batch_norm,
     "batch_size": _batch_size,
     "learning_rate": _learning_rate,

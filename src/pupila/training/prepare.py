@@ -13,7 +13,7 @@ from pupila.data.quality.labels import relabelled
 from pupila.errors import TrainingError
 from pupila.feedback.corrections import Corrections, joined, read_corrections
 from pupila.recipe import Recipe
-from pupila.training.defaults import DatasetStats, ResolvedRecipe, resolve, sizes_to_try
+from pupila.training.defaults import DatasetStats, ResolvedRecipe, pooling_for, resolve, sizes_to_try
 from pupila.training.distributed.process_group import ALONE, Team
 from pupila.training.loop.device import pick_device
 from pupila.training.loop.head import InputChoice, at_most, choose_framing, choose_input
@@ -84,8 +84,8 @@ def prepare(data: TrainingData, recipe: Recipe, team: Team = ALONE) -> Prepared:
         f"{stats.pictures:,} pictures to train on, {len(validation):,} to validate, {stats.classes} classes, "
         f"{stats.size} px; starting from {start.origin}; on {pick_device().type}"
     )
+    start.network.pool(pooling_for(recipe, stats)[0])
     resolved = resolve(recipe, stats, _asked(start, training, recipe, stats))
-    start.network.pooling = resolved.recipe.pooling
     for reason in resolved.chosen:
         log.info(reason)
     corrections = outliers = teacher = None
@@ -108,7 +108,7 @@ def prepare(data: TrainingData, recipe: Recipe, team: Team = ALONE) -> Prepared:
 def _asked(start: Start, training: Dataset, recipe: Recipe, stats: DatasetStats) -> InputChoice | None:
     """Ask the features of trained weights for the size and the mirror image, where the recipe leaves either open."""
     sizes = sizes_to_try(recipe, stats)
-    if not stats.pretrained or (recipe.network_size and "auto" not in (recipe.flip_average, recipe.pooling)):
+    if not stats.pretrained or (recipe.network_size and recipe.flip_average != "auto"):
         return None
     return choose_input(start.network, training, recipe, sizes)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,9 @@ MAX_BYTES, MAX_HEADER = 256 * 2**20, 2**20
 """Of a file of weights, of which a ResNet-18 needs 45 MiB, and of the names and shapes in a .safetensors file."""
 MAX_NAME = 1_000
 """Letters of a tensor's name, of which a message may say one."""
+WITHIN = "within"
+"""What the bundled backbone knows of classes, see ResNet18.within: a file beside it holds the triangle below and with
+the diagonal, row by row (benchmarks/training/backbone.py)."""
 FRACTIONS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 PLAIN = {*FRACTIONS, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool}
 """Kinds of numbers that are read, in either format: PyTorch does not convert all others to a network's."""
@@ -48,6 +52,7 @@ def starting_network(weights: str, classes: int, seed: int, *, url: str = IMAGEN
     network = ResNet18(classes)
     state, origin = _state(weights, url)
     if state is not None:
+        network.within = state.pop(WITHIN, None) if weights in ("bundled", "auto") else None
         _load_backbone(network, state, origin)
     return Start(network, origin)
 
@@ -76,7 +81,17 @@ def _state(weights: str, url: str) -> tuple[dict[str, Tensor] | None, str]:
     path = bundled_backbone() if weights == "bundled" else weights_file(Path(weights))
     state = read_weights(path)
     name = "bundled" if weights == "bundled" else path.name
+    if weights == "bundled":
+        state[WITHIN] = covariance_from(read_weights(path.with_name("within.safetensors"))[WITHIN])
     return state, f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
+
+
+def covariance_from(triangle: Tensor) -> Tensor:
+    """Return the symmetric float32 [D, D] of which so many numbers are the lower triangle."""
+    size = (math.isqrt(8 * len(triangle) + 1) - 1) // 2
+    lower = torch.zeros(size, size)
+    lower[*torch.tril_indices(size, size)] = triangle.float()
+    return lower + lower.tril(-1).T
 
 
 def weights_file(path: Path) -> Path:

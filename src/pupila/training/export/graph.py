@@ -40,7 +40,8 @@ BATCH_NORM_EPSILON = 1e-5  # torch's default
 State = Mapping[str, NDArray[Any]]
 HEAD_NODES = (
     "normalise_scale", "normalise_shift", "enlarge", "mirror", "both", "root_mean", "root_shift", "root",
-    "root_scale", "mean", "cam", "cam_mean", "logits",
+    "root_scale", "earlier_average", "earlier_shift", "earlier_root", "earlier_scale", "earlier_mean", "earlier",
+    "mean", "cam", "cam_mean", "last", "logits",
 )  # fmt: skip
 """Nodes at either end that stay in float32 when the backbone is quantised: they cost next to nothing."""
 
@@ -59,10 +60,12 @@ def build(
         x = graph.node("Concat", [x, _mirrored(graph, x, "mirror")], "both", axis=0)
     x = _convolution(graph, x, state, "conv1", "bn1", stride=2, padding=3)
     x = graph.node("MaxPool", [graph.node("Relu", [x])], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    maps = [x]
     for stage in range(1, len(WIDTHS) + 1):
         for block in range(2):
             x = _block(graph, x, state, f"layer{stage}.{block}", stride=2 if stage > 1 and block == 0 else 1)
-    _head(graph, x, state, flip_average, pooling)
+        maps.append(x)
+    _head(graph, maps[-2], x, state, flip_average, pooling)
     return _model(graph, input_size, classes=len(state["fc.bias"]))
 
 
@@ -181,21 +184,41 @@ def _block(graph: _Graph, x: str, state: State, name: str, stride: int) -> str:
     return graph.node("Relu", [graph.node("Add", [y, x])])
 
 
-def _head(graph: _Graph, x: str, state: State, flip_average: bool, pooling: str) -> None:
-    """The last feature map -> features, logits, and the same head applied at every place of the map."""
+def _head(graph: _Graph, before: str, x: str, state: State, flip_average: bool, pooling: str) -> None:
+    """The last feature map -> features, logits, and the same head applied at every place of the map.
+
+    With square roots the map before it has a part in the logits, too.
+    """
     if pooling == "root":
         x = _rooted(graph, x)
     pooled = graph.node("Flatten", [graph.node("GlobalAveragePool", [x])], output="" if flip_average else "features")
     if flip_average:
         graph.node("Mean", graph.halves(pooled), "mean", "features")
-    weights = graph.weight("fc.weight", state["fc.weight"])
-    graph.node("Gemm", ["features", weights, graph.weight("fc.bias", state["fc.bias"])], "logits", "logits", transB=1)
+    weights = graph.weight("fc.weight", state["fc.weight"][:, :FEATURES])
+    inputs = ["features", weights, graph.weight("fc.bias", state["fc.bias"])]
+    if pooling == "root":
+        last = graph.node("Gemm", inputs, "last", transB=1)
+        graph.node("Add", [last, _earlier(graph, before, state, flip_average)], "logits", "logits")
+    else:
+        graph.node("Gemm", inputs, "logits", "logits", transB=1)
     shape = graph.weight("cam.shape", np.asarray([len(state["fc.bias"]), FEATURES, 1, 1], dtype=np.int64))
     kernel = graph.node("Reshape", [weights, shape])
     cam = graph.node("Conv", [x, kernel], "cam", "" if flip_average else "cam", kernel_shape=[1, 1])
     if flip_average:
         plain, mirrored = graph.halves(cam)
         graph.node("Mean", [plain, _mirrored(graph, mirrored, "cam_mirror")], "cam_mean", "cam")
+
+
+def _earlier(graph: _Graph, x: str, state: State, flip_average: bool) -> str:
+    """The feature map before the last -> what it adds to the logits: the head of its averages' square roots."""
+    least = graph.weight("earlier.least", np.asarray(LEAST_MEAN, dtype=np.float32))
+    average = graph.node("Flatten", [graph.node("GlobalAveragePool", [x], "earlier_average")])
+    root = graph.node("Sqrt", [graph.node("Add", [average, least], "earlier_shift")], "earlier_root")
+    features = graph.node("Div", [average, root], "earlier_scale")
+    if flip_average:
+        features = graph.node("Mean", graph.halves(features), "earlier_mean")
+    weights = graph.weight("fc.earlier", state["fc.weight"][:, FEATURES:].T)
+    return graph.node("MatMul", [features, weights], "earlier")
 
 
 def _rooted(graph: _Graph, x: str) -> str:

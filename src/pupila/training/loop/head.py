@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from pupila.data import Dataset, Splits, sample
 from pupila.evaluation.metrics import fit_temperature
@@ -66,7 +67,6 @@ class InputChoice:
     network_size: int
     flip_average: bool
     reason: str
-    pooling: str = "mean"
 
 
 def cost(size: int) -> float:
@@ -75,7 +75,7 @@ def cost(size: int) -> float:
 
 
 def choose_input(network: ResNet18, training: Dataset, recipe: Recipe, sizes: Sequence[int]) -> InputChoice:
-    """Choose the network size from `sizes`, which ascend, the pooling, and whether answers average mirror images.
+    """Choose the network size from `sizes`, which ascend, and whether answers average mirror images.
 
     By cross-validation of last layers on a sample of the training pictures. The smallest size within GAIN of the best
     is taken, as each costs about twice the one before. The mirror image, which costs as much, gains a point with few
@@ -102,11 +102,7 @@ def choose_input(network: ResNet18, training: Dataset, recipe: Recipe, sizes: Se
         by_chance = math.sqrt(plain * (1 - plain) / len(trial)) if len(training) < FEW else 0.0
         flip = averaged > plain or (plain < SURE and averaged > plain - by_chance)
         more = f"; averaged with the mirror image {averaged:.3f}, alone {plain:.3f}"
-    pooling = recipe.pooling
-    if pooling == "auto":
-        pooling, losses = _pooling(found[chosen][1], training, recipe) if len(training) < FEW else ("mean", "")
-        more += losses
-    return InputChoice(chosen, flip, f"cross-validated on features of {len(trial):,} pictures: {tried}{more}.", pooling)
+    return InputChoice(chosen, flip, f"cross-validated on features of {len(trial):,} pictures: {tried}{more}.")
 
 
 def _scores(features: Features, training: Dataset, recipe: Recipe) -> tuple[float, float]:
@@ -118,31 +114,20 @@ def _scores(features: Features, training: Dataset, recipe: Recipe) -> tuple[floa
     return plain, averaged
 
 
-def _pooling(features: Features, training: Dataset, recipe: Recipe) -> tuple[str, str]:
-    """Return `mean` or `root`, whichever gives the lower cross-validated loss, and both losses in words."""
-
-    def least(features: Features) -> float:
-        return min(_held_out_loss(features, training, recipe, way) for way in SURE_WAYS)
-
-    means, rooted = least(features), least(features.rooted())
-    pooling = "root" if rooted < means else "mean"
-    return pooling, f"; loss with square roots of the features {rooted:.3f}, without {means:.3f}"
-
-
-def _way_to_fit(features: Features, training: Dataset, recipe: Recipe) -> Way:
+def _way_to_fit(features: Features, training: Dataset, recipe: Recipe, within: Tensor | None = None) -> Way:
     """Return which of WAYS gives the lowest cross-validated loss."""
     ways = WAYS if len(training.classes) <= MANY_CLASSES else SURE_WAYS
-    return min(ways, key=lambda way: _held_out_loss(features, training, recipe, way))
+    return min(ways, key=lambda way: _held_out_loss(features, training, recipe, way, within))
 
 
-def _held_out_loss(features: Features, training: Dataset, recipe: Recipe, way: Way) -> float:
+def _held_out_loss(features: Features, training: Dataset, recipe: Recipe, way: Way, within: Tensor | None) -> float:
     """Return the cross-validated loss, which varies less by chance than accuracy.
 
     Of answers brought to the temperature that suits them, as a strong decay makes them unsure and not wrong.
     """
     loss, (whitened, strength) = mean_loss(balance_for(recipe, training)), way
     decay = strength * weight_decay(len(features.labels), whitened=whitened)
-    plain, _ = cross_validated(features, len(training.classes), loss, decay, FOLDS, whitened=whitened)
+    plain, _ = cross_validated(features, len(training.classes), loss, decay, FOLDS, whitened=whitened, within=within)
     return float(loss(plain / fit_temperature(plain.numpy(), features.labels.numpy()), features.labels))
 
 
@@ -179,9 +164,10 @@ def fit_head(
     balance, classes = balance_for(recipe, training), len(training.classes)
     loss, (x, labels) = mean_loss(balance), features.all()
     trial = features.take(torch.linspace(0, len(used) - 1, min(len(used), TRIAL_PICTURES)).long())
-    whitened, strength = _way_to_fit(trial, training, recipe)
+    within = network.within if network.pooling == "root" else None
+    whitened, strength = _way_to_fit(trial, training, recipe, within)
     decay = strength * weight_decay(len(used), whitened=whitened)
-    layer = fit_linear(x, labels, classes, loss, decay, whitened=whitened)
+    layer = fit_linear(x, labels, classes, loss, decay, whitened=whitened, within=within)
     layer.put_into(network)
     logits = layer(x)
     return {

@@ -20,7 +20,7 @@ from pupila.progress import progress_bar
 from pupila.recipe import Recipe
 from pupila.training.loop.class_weights import Balance
 from pupila.training.loop.device import autocast
-from pupila.training.loop.resnet import ResNet18, enlarged, roots
+from pupila.training.loop.resnet import ResNet18, enlarged
 
 BATCH = 250
 ITERATIONS = 40
@@ -32,6 +32,11 @@ COPIES = 6
 """Of the logits: the loss and its gradients hold four, and two more are made of them; L-BFGS keeps its steps beside."""
 LEAST_WITHIN = 0.1
 """Share of a feature's variance that is taken to lie within classes, at least: of one picture a class there is none."""
+KNOWN_ROWS, KNOWN_SHARE = 4096, 0.8
+"""As if what the backbone knows of classes had been seen in so many rows, and its share beside the identity (measured
+with 6 to 900 pictures, docs/experiments.md)."""
+LEAST_SPREAD = 0.3
+"""Of a feature that hardly varies, in multiples of what is known of how it varies within classes."""
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """From logits [N, K] and labels [N] to the mean loss."""
@@ -73,17 +78,13 @@ class Features:
         """Return those of some of the pictures."""
         return Features(self.labels[rows], self.plain[rows], None if self.mirrored is None else self.mirrored[rows])
 
-    def rooted(self) -> "Features":
-        """Return the square roots of all features."""
-        return Features(self.labels, roots(self.plain), None if self.mirrored is None else roots(self.mirrored))
-
     def averaged(self) -> Tensor:
         """Return the means over picture and mirror image, which give the mean of the two answers."""
         return self.plain if self.mirrored is None else (self.plain + self.mirrored) / 2
 
 
 def features_of(network: ResNet18, dataset: Dataset, recipe: Recipe, *, mirrored: bool = False) -> Tensor:
-    """Return float32 [N, 512] on the CPU, computed at recipe.network_size; leaves the network in evaluation mode."""
+    """Return float32 [N, D] on the CPU, computed at recipe.network_size; leaves the network in evaluation mode."""
     network.eval()
     device = next(network.parameters()).device
     parts = torch.split(torch.from_numpy(dataset.images), BATCH)
@@ -117,18 +118,25 @@ def fit_linear(
     iterations: int = ITERATIONS,
     *,
     whitened: bool = False,
+    within: Tensor | None = None,
 ) -> Linear:
     """Fit a last layer to features [N, D] by L-BFGS on standardised features; the result takes them as they are.
 
     decay / 2 times the squared weights of these features is added to the loss. whitened: they are made to vary alike
-    within the classes, too. Raises DataError if that would not fit into memory.
+    within the classes, too. within: their covariance [D, D] within other classes, see ResNet18. Raises DataError if
+    that would not fit into memory.
     """
     needed = 4.0 * classes * (COPIES * len(x) + 2 * iterations * x.shape[1])
     what = f"The answers to {counted(len(x), 'picture')} in {counted(classes, 'class')}"
     check_memory(needed, what, "Use fewer classes.")
     mean, spread = x.mean(0), x.std(0, correction=0) + 1e-6
     x = (x - mean) / spread
-    whitening = _whitening(x, labels, classes) if whitened else torch.eye(x.shape[1])
+    whitening = torch.eye(x.shape[1])
+    if within is not None:
+        by = torch.maximum(spread, LEAST_SPREAD * within.diagonal().sqrt())
+        within = within / by / by[:, None]
+    if whitened:
+        whitening = _whitening(x, labels, classes, within)
     x = x @ whitening
     weight = torch.zeros(classes, x.shape[1], requires_grad=True)
     bias = torch.zeros(classes, requires_grad=True)
@@ -141,24 +149,28 @@ def fit_linear(
         return total
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
-    raw = weight.detach() @ whitening / spread
+    raw = weight.detach() @ whitening.T / spread
     return Linear(raw, bias.detach() - raw @ mean)
 
 
-def _whitening(x: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Return [D, D], symmetric, by which standardised features [N, D] of one class vary alike in all directions.
+def _whitening(x: Tensor, labels: Tensor, classes: int, within: Tensor | None) -> Tensor:
+    """Return [D, D] by which standardised features [N, D] are multiplied, so that a class varies alike everywhere.
 
     So a decay holds the weights back most where pictures of one class differ anyway, as linear discriminant analysis
     does. The covariance within the classes is shrunk towards a multiple of the identity (Ledoit and Wolf, "A
-    well-conditioned estimator for large-dimensional covariance matrices", 2004), as if that had been seen in 2 D rows.
+    well-conditioned estimator for large-dimensional covariance matrices", 2004), as if that had been seen in 2 D rows,
+    or towards the covariance within classes of other pictures: few pictures tell little of their own.
     """
     rows, size = x.shape
     means = torch.zeros(classes, size).index_add(0, labels, x) / labels.bincount(minlength=classes)[:, None]
     residual = x - means[labels]
     covariance = residual.T @ residual
-    identity = (covariance.diagonal().mean() / rows).clamp(min=LEAST_WITHIN) * torch.eye(size)
-    values, directions = torch.linalg.eigh((covariance + 2 * size * identity) / (rows + 2 * size))
-    whitening: Tensor = (directions * values.rsqrt()) @ directions.T
+    target, known = torch.eye(size), 2 * size
+    if within is not None:
+        target, known = (1 - KNOWN_SHARE) * target + KNOWN_SHARE * within / within.diagonal().mean(), KNOWN_ROWS
+    target *= (covariance.diagonal().mean() / rows).clamp(min=LEAST_WITHIN)
+    factor = torch.linalg.cholesky((covariance + known * target) / (rows + known))
+    whitening: Tensor = torch.linalg.solve_triangular(factor, torch.eye(size), upper=False).T
     return whitening
 
 
@@ -184,6 +196,7 @@ def cross_validated(
     iterations: int = ITERATIONS,
     *,
     whitened: bool = False,
+    within: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return logits [N, K] by layers that were not fitted on the picture: of it, and averaged with its mirror image."""
     fold = torch.from_numpy(folds_of(features.labels.numpy(), folds))
@@ -191,6 +204,6 @@ def cross_validated(
     for number in range(folds):
         held_out = fold == number
         kept = features.take(~held_out).all()
-        layer = fit_linear(*kept, classes, loss, decay, iterations, whitened=whitened)
+        layer = fit_linear(*kept, classes, loss, decay, iterations, whitened=whitened, within=within)
         plain[held_out], averaged[held_out] = layer(features.plain[held_out]), layer(features.averaged()[held_out])
     return plain, averaged

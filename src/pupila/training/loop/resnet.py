@@ -9,6 +9,7 @@ from torch.nn import functional
 
 WIDTHS = (64, 128, 256, 512)
 FEATURES = WIDTHS[-1]
+"""Of the last stage."""
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -41,6 +42,9 @@ class BasicBlock(nn.Module):
 class ResNet18(nn.Module):
     """Normalised float pictures [N, 3, S, S] -> logits [N, K]. pooling: `mean` or `root`, see Recipe."""
 
+    within: Tensor | None = None
+    """[768, 768]: how the backbone's features under the root vary within the classes of many pictures, where known."""
+
     def __init__(self, classes: int, pooling: str = "mean") -> None:
         super().__init__()
         self.pooling = pooling
@@ -50,22 +54,27 @@ class ResNet18(nn.Module):
         self.layer2 = self._stage(WIDTHS[0], WIDTHS[1], 2)
         self.layer3 = self._stage(WIDTHS[1], WIDTHS[2], 2)
         self.layer4 = self._stage(WIDTHS[2], WIDTHS[3], 2)
-        self.fc = nn.Linear(FEATURES, classes)
+        self.fc = nn.Linear(width_of(pooling), classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def pool(self, pooling: str) -> None:
+        """Take these features from now on, and a new last layer where they are others."""
+        if pooling != self.pooling:
+            self.pooling, self.fc = pooling, nn.Linear(width_of(pooling), self.fc.out_features)
 
     @staticmethod
     def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
         return nn.Sequential(BasicBlock(inputs, outputs, stride), BasicBlock(outputs, outputs, 1))
 
     def features(self, x: Tensor) -> Tensor:
-        """[N, 3, S, S] -> [N, 512]: the averages of the last feature map, or their square roots."""
+        """[N, 3, S, S] -> [N, D]: averages of the last feature map, or square roots of those of the last two."""
         x = functional.relu(self.bn1(self.conv1(x)), inplace=True)
         x = functional.max_pool2d(x, 3, 2, 1)
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        x = x.mean((2, 3))
-        return roots(x) if self.pooling == "root" else x
+        earlier = self.layer3(self.layer2(self.layer1(x)))
+        last = self.layer4(earlier).mean((2, 3))
+        return roots(torch.cat([last, earlier.mean((2, 3))], 1)) if self.pooling == "root" else last
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, 3, S, S] -> [N, K]."""
@@ -73,8 +82,13 @@ class ResNet18(nn.Module):
         return logits
 
 
+def width_of(pooling: str) -> int:
+    """Return how many features the last layer sees: under the root those of the stage before, too, behind its own."""
+    return sum(WIDTHS[-2:]) if pooling == "root" else WIDTHS[-1]
+
+
 def roots(means: Tensor) -> Tensor:
-    """Return the square roots of features [N, 512], nearly: strong features vary most, and so weigh less."""
+    """Return the square roots of features [N, D], nearly: strong features vary most, and so weigh less."""
     return means / (means + LEAST_MEAN).sqrt()
 
 
