@@ -86,10 +86,11 @@ def choose_input(network: ResNet18, training: Dataset, recipe: Recipe, sizes: Se
     spent = min(TRIAL_COST, TRIAL_COST_A_MINUTE * recipe.minutes) if recipe.minutes else TRIAL_COST
     most = max(int(spent / sum(cost(size) for size in sizes)), 2 * len(training.classes))
     trial = at_most(training, min(TRIAL_PICTURES, most), recipe.seed)
+    within = known_within(network)
     found: dict[int, tuple[float, Features]] = {}
     for size in sizes:
         features = all_features(network, trial, replace(recipe, network_size=size, progressive=()), mirrored=False)
-        found[size] = _scores(features, training, recipe)[0], features
+        found[size] = _scores(features, training, recipe, within)[0], features
         if found[size][0] < max(score for score, _ in found.values()) - CLEARLY:
             break
     best = max(score for score, _ in found.values())
@@ -98,18 +99,24 @@ def choose_input(network: ResNet18, training: Dataset, recipe: Recipe, sizes: Se
     flip, more = recipe.flip_average == "on", ""
     if recipe.flip_average == "auto" and (recipe.trains == "all" or len(training) < FEW):
         mirrored = features_of(network, trial, replace(recipe, network_size=chosen, progressive=()), mirrored=True)
-        plain, averaged = _scores(replace(found[chosen][1], mirrored=mirrored), training, recipe)
+        plain, averaged = _scores(replace(found[chosen][1], mirrored=mirrored), training, recipe, within)
         by_chance = math.sqrt(plain * (1 - plain) / len(trial)) if len(training) < FEW else 0.0
         flip = averaged > plain or (plain < SURE and averaged > plain - by_chance)
         more = f"; averaged with the mirror image {averaged:.3f}, alone {plain:.3f}"
     return InputChoice(chosen, flip, f"cross-validated on features of {len(trial):,} pictures: {tried}{more}.")
 
 
-def _scores(features: Features, training: Dataset, recipe: Recipe) -> tuple[float, float]:
+def known_within(network: ResNet18) -> Tensor | None:
+    """Return what is known of how its features vary within classes; nothing of features that are no square roots."""
+    return network.within if network.pooling == "root" else None
+
+
+def _scores(features: Features, training: Dataset, recipe: Recipe, within: Tensor | None) -> tuple[float, float]:
     """Return the cross-validated accuracy of plain answers and of those averaged with the mirror image."""
-    balance = balance_for(recipe, training)
-    classes, decay = len(training.classes), weight_decay(len(features.labels))
-    logits = cross_validated(features, classes, mean_loss(balance), decay, FOLDS)
+    balance, (whitened, strength) = balance_for(recipe, training), SURE_WAYS[within is not None]
+    decay = strength * weight_decay(len(features.labels), whitened=whitened)
+    classes, loss = len(training.classes), mean_loss(balance)
+    logits = cross_validated(features, classes, loss, decay, FOLDS, whitened=whitened, within=within)
     plain, averaged = (balance.accuracy(each, features.labels) for each in logits)
     return plain, averaged
 
@@ -164,7 +171,7 @@ def fit_head(
     balance, classes = balance_for(recipe, training), len(training.classes)
     loss, (x, labels) = mean_loss(balance), features.all()
     trial = features.take(torch.linspace(0, len(used) - 1, min(len(used), TRIAL_PICTURES)).long())
-    within = network.within if network.pooling == "root" else None
+    within = known_within(network)
     whitened, strength = _way_to_fit(trial, training, recipe, within)
     decay = strength * weight_decay(len(used), whitened=whitened)
     layer = fit_linear(x, labels, classes, loss, decay, whitened=whitened, within=within)
