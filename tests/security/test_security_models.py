@@ -144,6 +144,12 @@ def many_weights(model: onnx.ModelProto) -> None:
         model.graph.initializer.add(name=f"x{i}", dims=[1], data_type=TensorProto.FLOAT, raw_data=bytes(4))
 
 
+def split_by_the_thousand(model: onnx.ModelProto) -> None:
+    """Each result would be a weight of its own, as by many_weights."""
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(38_000, np.float32), "numbers"))
+    model.graph.node.append(helper.make_node("Split", ["numbers"], [f"x{i}" for i in range(38_000)]))
+
+
 def many_values(model: onnx.ModelProto) -> None:
     for i in range(90_000):
         model.graph.value_info.add(name=f"x{i}")
@@ -292,6 +298,7 @@ CHANGES: dict[str, Change] = {
     "outer product": outer_product,
     "operators by the thousand": many_operators,
     "weights by the thousand": many_weights,
+    "results by the thousand": split_by_the_thousand,
     "values by the thousand": many_values,
     "weight of a huge shape": huge_weight(2**20, 2**20),
     "weight of a shape that overflows": huge_weight(2**32, 2**32),
@@ -559,7 +566,7 @@ def test_output_of_another_shape_than_was_counted_is_refused(good: bytes) -> Non
 
 
 DEADLY = """
-import signal, sys
+import itertools, signal, sys
 from pathlib import Path
 from pupila.predictor import Predictor
 from pupila.server import Settings, serve
@@ -572,7 +579,9 @@ class Deadly(Predictor):
 
 def load(path):
     predictor = Deadly.load(path)
-    if predictor.manifest.name == "deadly" and sys.argv[2] != "in its first batches":
+    if predictor.manifest.name == "deadly" and sys.argv[2] == "stalls":
+        sum(itertools.repeat(1, 10**11))  # no other thread runs, as where ONNX Runtime makes a session
+    elif predictor.manifest.name == "deadly" and sys.argv[2] != "in its first batches":
         signal.raise_signal(signal.Signals[sys.argv[2]])
     return predictor
 
@@ -580,9 +589,9 @@ serve(Path(sys.argv[1]), Settings(port=0, workers=2), load)
 """
 
 
-@pytest.mark.parametrize(("way", "ends"), [("SIGFPE", 2), ("in its first batches", 2), ("SIGKILL", 4)])
-def test_file_that_ends_who_loads_it_ends_each_worker_once(way: str, ends: int, tmp_path: Path) -> None:
-    """Twice where it is killed: the first time may have been another's doing."""
+@pytest.mark.parametrize(("way", "most"), [("SIGFPE", 1), ("in its first batches", 1), ("stalls", 1), ("SIGKILL", 3)])
+def test_file_that_ends_who_loads_it_ends_one_worker(way: str, most: int, tmp_path: Path) -> None:
+    """Another where it is killed: the first time may have been something else's doing. Others answer meanwhile."""
     path, log = write_model(tmp_path / "colours.onnx"), tmp_path / "log"
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -592,18 +601,27 @@ def test_file_that_ends_who_loads_it_ends_each_worker_once(way: str, ends: int, 
         first, server = version_of(path), Running(process, wait_for_url(process, log), log)
         wait_until(lambda: server.get("/readyz").json()["workers"] == 2)
         write_model(tmp_path / "new", name="deadly").replace(path)
-        wait_until(
-            lambda: log.read_text().count("has ended with") == ends and server.get("/readyz").json()["workers"] == 2
-        )
-        assert server.predict(picture()).headers["Pupila-Model"] == first
-        assert "has ended a process" in server.get("/readyz").json()["refused"]
+
+        def is_over() -> bool:
+            if way == "stalls":  # else the connection may be to the one that ends
+                asked = time.monotonic()
+                assert server.predict(picture()).headers["Pupila-Model"] == first
+                assert time.monotonic() - asked < 2
+            return log.read_text().count("has ended with") > 0 and server.get("/readyz").json()["workers"] == 2
+
+        wait_until(is_over)
+        wait_until(lambda: "has ended a process" in server.get("/readyz").json().get("refused", ""))
+        ends = log.read_text().count("has ended with")
+        assert ends <= most and log.read_text().count("has no heartbeat") == (way == "stalls")
         write_model(tmp_path / "new", name="better").replace(path)
         wait_until(lambda: server.predict(picture()).headers["Pupila-Model"] == version_of(path))
         assert log.read_text().count("has ended with") == ends
-        write_model(path, name="deadly")
     finally:
         process.terminate()
         process.wait(30)
+    write_model(path, name="deadly")
+    if way == "stalls":  # 63 s for each worker, at a start
+        return
     begun = subprocess.run([sys.executable, "-c", DEADLY, str(path), way], capture_output=True, text=True, timeout=25)
     assert "Loading it has ended a process" in begun.stderr
 

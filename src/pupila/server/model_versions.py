@@ -37,6 +37,10 @@ RELOAD_INTERVAL = 0.3
 """Seconds between two looks at the file."""
 
 
+class BusyError(ModelError):
+    """Another worker loads the file: one does at a time, so that what that may do to a process is done to one."""
+
+
 @dataclass(eq=False)
 class HotReloader:
     """Watches one model file for one worker."""
@@ -70,9 +74,12 @@ class HotReloader:
         stamp = stamp_of(self.path)
         if stamp is None or stamp == self.seen:
             return
-        self.seen = stamp
+        before, self.seen = self.seen, stamp
         try:
             predictor = loaded(self.path, self.load)
+        except BusyError:
+            self.seen = before
+            return
         except ModelError as error:
             self.health.refused = f"{self.path.name}: {error.reason}"
             log.error("a new model is refused, version %s goes on: %s", self.classifier.predictor.version, error)

@@ -43,7 +43,7 @@ class SharedTable:
         return found
 
 
-PID, HEARTBEAT, DUE, READY, CONNECTIONS, WAITING, LEAVING, STARTS, LOADING, KILLED = range(10)
+PID, HEARTBEAT, DUE, READY, CONNECTIONS, WAITING, LEAVING, STARTS, LOADING, KILLED, DEADLY = range(11)
 PENDING, KEPT, DROPPED, MARKS = range(4)
 """Columns of feedback_writer.py's table: pictures that wait to be written, were written, were given up. From MARKS on
 the names of those that wait."""
@@ -56,25 +56,35 @@ class Scoreboard(SharedTable):
     """Rows of the columns named above; times are of time.monotonic, which all processes share."""
 
     def __init__(self, workers: int) -> None:
-        super().__init__(workers, KILLED + 1)
+        super().__init__(workers, DEADLY + 1)
 
     def clear(self, slot: int) -> None:
-        """Forget the worker that used this row, but not how many there were, and which file the last was loading."""
+        """Forget the worker that used this row, but not how many there were, and what is known of files."""
         row = self.row(slot)
         for column in range(STARTS):
             row[column] = 0.0
 
     def blame(self, slot: int, fault: bool, killed: bool) -> None:
-        """Note for the next worker in this row whether the file that this one was loading is what ended it.
+        """Note for all workers whether the file that this one was loading is what ended it.
 
         A `fault` of its own is. If it was `killed`, as where the system is short of memory, the file may be what takes
         it: it gets a second try.
         """
-        row = self.row(slot)
-        again = killed and row[KILLED] == row[LOADING]
-        row[KILLED] = row[LOADING] if killed else 0.0
-        if not fault and not again:
-            row[LOADING] = 0.0
+        rows = [self.row(each) for each in range(self.rows)]
+        file, rows[slot][LOADING] = rows[slot][LOADING], 0.0
+        again = killed and any(row[KILLED] == file for row in rows)
+        rows[slot][KILLED] = file if killed else 0.0
+        if file and (fault or again):
+            for row in rows:
+                row[DEADLY] = file
+
+    def claim(self, slot: int, file: float) -> bool:
+        """Note that the worker of this row loads a file, unless another does, or has just ended over it."""
+        self.row(slot)[LOADING] = file
+        if all(self.row(other)[LOADING] != file for other in range(self.rows) if other != slot):
+            return True
+        self.row(slot)[LOADING] = 0.0
+        return False
 
     def living(self) -> "Iterator[tuple[int, memoryview[float]]]":
         """Yield number and content of the rows of the workers that are ready and have a fresh heartbeat."""

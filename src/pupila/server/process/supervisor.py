@@ -33,11 +33,12 @@ from pupila.server.api.errors import SILENCE
 from pupila.server.api.feedback_writer import Collector, new_table, prepare
 from pupila.server.api.request_context import EXTENSION
 from pupila.server.app import create_app
-from pupila.server.model_versions import HotReloader, load_first, open_file, warm_up
+from pupila.server.model_versions import BusyError, HotReloader, load_first, open_file, warm_up
 from pupila.server.observability.request_log import COLUMNS, STDOUT, RequestLog, Telemetry, opened
 from pupila.server.observability.tracing import Tracer, check_tracing
 from pupila.server.process.libc import give_memory_back, silence_libtiff
 from pupila.server.process.scoreboard import (
+    DEADLY,
     DUE,
     HEARTBEAT,
     LEAVING,
@@ -75,6 +76,8 @@ OVERDUE = 0.4
 BOOT, LOADED, TAKEN_OVER = 60.0, 45.0, 30.0
 """Seconds after which a worker that still loads its model is killed; after which it refuses a model that took so long,
 at its start; and the same for a hot reload, where it must be less, as a successor has to load it at its start."""
+TURN, TURNS = 0.05, 30.0
+"""Seconds between two looks whether another worker still loads the model, and for which a successor waits for that."""
 GIVE_UP, LOADING_GIVE_UP = 30.0, 300.0
 """Seconds without a worker that could load the model, after which the server ends; and where workers are killed while
 they load it, as the second time it is refused, and the last good one is loaded."""
@@ -378,8 +381,9 @@ class Supervisor:
             blamed = bool(self.scoreboard.row(worker.slot)[LOADING]) and -code in (*FAULTS, signal.SIGKILL)
             reason = f"No worker can start: the last one has ended with {name_of_end(code)}. See the log."
             self.give_up(reason, after=LOADING_GIVE_UP if blamed else GIVE_UP)
+        stalled = worker.killed and bool(self.scoreboard.row(worker.slot)[HEARTBEAT])  # not while it started
         self.scoreboard.clear(worker.slot)
-        self.scoreboard.blame(worker.slot, fault=-code in FAULTS, killed=-code == signal.SIGKILL)
+        self.scoreboard.blame(worker.slot, fault=stalled or -code in FAULTS, killed=-code == signal.SIGKILL)
         row = self.keeping.row(worker.slot)  # its queue is gone with it
         row[PENDING] = 0.0
         row[MARKS:] = memoryview(bytes(8 * len(row[MARKS:]))).cast("d")
@@ -459,16 +463,23 @@ class Supervisor:
             log.error("a new worker cannot load the model: %s", error, exc_info=is_new)
         return 0 if foreseen else 1
 
-    def loader(self, row: "memoryview[float]", most: float) -> Callable[[Path], Predictor]:
+    def loader(self, slot: int, most: float, patience: float | None) -> Callable[[Path], Predictor]:
         """Return what loads a model and computes every batch size, but not of a file that has ended a worker so.
 
-        Nor of one for which that takes more than so many seconds.
+        Nor of one for which that takes more than so many seconds. patience: seconds to wait while another worker loads
+        the same file, after which it is loaded none the less; of 0 seconds BusyError is raised. None: at once.
         """
-        deadly = row[LOADING]
+        row = self.scoreboard.row(slot)
 
         def load(path: Path) -> Predictor:
-            number = 1.0 + hash(stamp_of(path)) % 2**48
-            if number == deadly:
+            number, asked = 1.0 + hash(stamp_of(path)) % 2**48, time.monotonic()
+            while patience is not None and number != row[DEADLY] and not self.scoreboard.claim(slot, number):
+                if patience == 0:
+                    raise BusyError("Another worker is loading it.", path)
+                if time.monotonic() > asked + patience:
+                    break
+                time.sleep(TURN)
+            if number == row[DEADLY]:
                 raise ModelError("Loading it has ended a process. Export or copy it again.", path)
             row[LOADING] = number
             begun = time.monotonic()
@@ -492,14 +503,14 @@ class Supervisor:
         request_log = RequestLog(Telemetry(self.counts, slot), self.settings.access_log, tracer)
         stamp = stamp_of(self.model)
         fallback = self.original if self.ready_at is not None else None
-        row = self.scoreboard.row(slot)
-        predictor, self.health.refused = load_first(self.model, self.loader(row, LOADED), fallback)
+        load = self.loader(slot, LOADED, patience=TURNS if fallback is not None else None)
+        predictor, self.health.refused = load_first(self.model, load, fallback)
         collector = None
         if self.settings.feedback_dir is not None:
             replaces = self.scoreboard.sum(STARTS) > self.wanted
             collector = Collector(self.settings, self.keeping, slot, replaces)
         app = create_app(predictor, self.settings, self.health, request_log, self.access, collector)
-        load = self.loader(row, TAKEN_OVER)
+        load = self.loader(slot, TAKEN_OVER, patience=0)
         about = self.model, app.extensions[EXTENSION].classifier, self.health, load, stamp
         HotReloader(*about, request_log.telemetry.forget_classes).start()
         return app, request_log, collector
