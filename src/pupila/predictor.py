@@ -209,7 +209,6 @@ class Predictor:
             with flushing_denormals():
                 self._session.run(names, {"images": picture}, options)
             self.seconds = time.thread_time() - begun
-            self.at_once = max(1, min(self.together, int(TOGETHER_SECONDS / max(self.seconds, 1e-9))))
             slow = self.seconds > SLOWEST
         except Exception:  # ONNX Runtime says in a type of its own that it was ended
             if not options.terminate:
@@ -222,6 +221,7 @@ class Predictor:
         if (grown := _resident() - before) > MOST_MEMORY:
             raise ModelError(f"It takes more than {MOST_MEMORY >> 20:,} MiB for a picture. Export or copy it again.")
         self.together = max(1, min(self.together, MOST_MEMORY // max(grown, 1)))
+        self.at_once = max(1, min(self.together, int(TOGETHER_SECONDS / max(self.seconds, 1e-9))))
 
     def _golden_picture(self, number: int, png: str) -> Pixels:
         size = self.manifest.input_size

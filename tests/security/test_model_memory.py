@@ -454,7 +454,7 @@ def large_weights(bomb: Bomb) -> str:
     return value
 
 
-@pytest.mark.parametrize("said", [["N", 16, 1, 1], [2, 4, 1, 1], ["N", 4, 1], []])
+@pytest.mark.parametrize("said", [["N", 16, 1, 1], ["N", 0, 1, 1], [2, 4, 1, 1], ["N", 4, 1], []])
 def test_shape_that_is_said_of_a_value_but_is_not_its_own_is_refused(said: list[int | str], tmp_path: Path) -> None:
     path = write_bomb(tmp_path / "lie.onnx", grown_by_a_lie)
     model = onnx.load(path)

@@ -566,7 +566,7 @@ def test_output_of_another_shape_than_was_counted_is_refused(good: bytes) -> Non
 
 
 DEADLY = """
-import itertools, signal, sys
+import itertools, signal, sys, time
 from pathlib import Path
 from pupila.predictor import Predictor
 from pupila.server import Settings, serve
@@ -579,14 +579,48 @@ class Deadly(Predictor):
 
 def load(path):
     predictor = Deadly.load(path)
-    if predictor.manifest.name == "deadly" and sys.argv[2] == "stalls":
+    marks = [path.with_name("first"), path.with_name("second")]
+    if predictor.manifest.name == "deadly" and sys.argv[2] == "pauses":
+        sys.setswitchinterval(10)
+        until = time.monotonic() + 1.25
+        while time.monotonic() < until:
+            pass
+        sys.setswitchinterval(0.005)
+    elif predictor.manifest.name == "deadly" and sys.argv[2] == "stalls the second":
+        if marks[0].exists() and not marks[1].exists():
+            marks[1].touch()
+            sum(itertools.repeat(1, 10**11))
+        marks[0].touch()
+    elif predictor.manifest.name == "deadly" and sys.argv[2] == "stalls":
         sum(itertools.repeat(1, 10**11))  # no other thread runs, as where ONNX Runtime makes a session
     elif predictor.manifest.name == "deadly" and sys.argv[2] != "in its first batches":
         signal.raise_signal(signal.Signals[sys.argv[2]])
     return predictor
 
-serve(Path(sys.argv[1]), Settings(port=0, workers=2), load)
+serve(Path(sys.argv[1]), Settings(port=0, workers=2, request_timeout=1.0), load)
 """
+
+
+@pytest.mark.parametrize(("way", "stalled"), [("pauses", 0), ("stalls the second", 1)])
+def test_file_that_some_worker_could_load_is_taken_over_by_all(way: str, stalled: int, tmp_path: Path) -> None:
+    """A session that is made lets no other thread run, on a busy machine for a second."""
+    path, log = write_model(tmp_path / "colours.onnx"), tmp_path / "log"
+    with log.open("w") as output:
+        command = [sys.executable, "-c", DEADLY, str(path), way]
+        process = subprocess.Popen(command, stdout=output, stderr=output, text=True)
+    try:
+        server = Running(process, wait_for_url(process, log), log)
+        wait_until(lambda: server.get("/readyz").json()["workers"] == 2)
+        write_model(tmp_path / "new", name="deadly").replace(path)
+        wait_until(lambda: log.read_text().count("serves now") == 2 - stalled)
+        wait_until(lambda: log.read_text().count("has ended with") == stalled)
+        wait_until(lambda: server.get("/readyz").json()["workers"] == 2)
+        found = {server.predict(picture()).headers["Pupila-Model"] for _ in range(30)}
+        assert found == {version_of(path)} and "refused" not in server.get("/readyz").json()
+        assert log.read_text().count("has no heartbeat") == stalled
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 @pytest.mark.parametrize(("way", "most"), [("SIGFPE", 1), ("in its first batches", 1), ("stalls", 1), ("SIGKILL", 3)])

@@ -21,7 +21,7 @@ from pupila.batch.worker import Workers
 from pupila.data.sources.archive import room_for
 from pupila.errors import DataError, ImageError
 from pupila.images.process import MEMORY
-from pupila.predictor import Predictor
+from pupila.predictor import COPIES, Predictor
 from pupila.progress import printable_lines, progress_bar
 
 CHUNK = 64
@@ -174,7 +174,8 @@ def _answer(job: BatchJob, about: About, model: Path, crew: Crew) -> int:
     before = job.answered()
     left = about.files - before
     if left:
-        count = int(min(usable_cores(), -(-left // CHUNK), room_for(MEMORY)))
+        each = MEMORY + COPIES * model.stat().st_size
+        count = int(min(usable_cores(), -(-left // CHUNK), room_for(each)))
         with crew(count, model, about.version, about.top) as workers, progress_bar("predicting", left) as bar:
             for paths, lines in workers.answers(job.unanswered(CHUNK)):
                 job.answer(paths, lines)

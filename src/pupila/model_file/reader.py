@@ -305,7 +305,7 @@ def _attribute(attribute: Message) -> Any:
 def _shape(value: Message) -> tuple[int | str, ...]:
     tensor: Message = _one(_one(value, "type", {}), "tensor_type", {})
     dimensions: list[Message] = _one(tensor, "shape", {}).get("dim", [])
-    return tuple(_one(dim, "dim_value", None) or _one(dim, "dim_param", "?") for dim in dimensions)
+    return tuple(_one(dim, "dim_value", _one(dim, "dim_param", "?")) for dim in dimensions)
 
 
 def _says(value: Message) -> bool:

@@ -43,7 +43,7 @@ class SharedTable:
         return found
 
 
-PID, HEARTBEAT, DUE, READY, CONNECTIONS, WAITING, LEAVING, STARTS, LOADING, KILLED, DEADLY = range(11)
+PID, HEARTBEAT, DUE, READY, CONNECTIONS, WAITING, LEAVING, ACCEPTED, STARTS, LOADING, KILLED, DEADLY = range(12)
 PENDING, KEPT, DROPPED, MARKS = range(4)
 """Columns of feedback_writer.py's table: pictures that wait to be written, were written, were given up. From MARKS on
 the names of those that wait."""
@@ -64,19 +64,21 @@ class Scoreboard(SharedTable):
         for column in range(STARTS):
             row[column] = 0.0
 
-    def blame(self, slot: int, fault: bool, killed: bool) -> None:
+    def blame(self, slot: int, fault: bool, killed: bool, stalled: bool) -> None:
         """Note for all workers whether the file that this one was loading is what ended it.
 
-        A `fault` of its own is. If it was `killed`, as where the system is short of memory, the file may be what takes
-        it: it gets a second try.
+        A `fault` of its own is, and so is what `stalled` it, unless another worker could load the file. If it was
+        `killed`, as where the system is short of memory, the file may be what takes it: it gets a second try.
         """
         rows = [self.row(each) for each in range(self.rows)]
-        file, rows[slot][LOADING] = rows[slot][LOADING], 0.0
+        file, killed = rows[slot][LOADING], killed and not stalled
         again = killed and any(row[KILLED] == file for row in rows)
+        alone = stalled and not any(row[ACCEPTED] == file for row in rows)
         rows[slot][KILLED] = file if killed else 0.0
-        if file and (fault or again):
+        if file and (fault or again or alone):
             for row in rows:
                 row[DEADLY] = file
+        rows[slot][LOADING] = 0.0
 
     def claim(self, slot: int, file: float) -> bool:
         """Note that the worker of this row loads a file, unless another does, or has just ended over it."""
@@ -85,6 +87,13 @@ class Scoreboard(SharedTable):
             return True
         self.row(slot)[LOADING] = 0.0
         return False
+
+    def accept(self, slot: int, file: float) -> None:
+        """Note that the worker of this row has loaded a file, which clears that of having got one killed."""
+        self.row(slot)[ACCEPTED] = file
+        for row in map(self.row, range(self.rows)):
+            if row[KILLED] == file:
+                row[KILLED] = 0.0
 
     def living(self) -> "Iterator[tuple[int, memoryview[float]]]":
         """Yield number and content of the rows of the workers that are ready and have a fresh heartbeat."""

@@ -76,7 +76,7 @@ OVERDUE = 0.4
 BOOT, LOADED, TAKEN_OVER = 60.0, 45.0, 30.0
 """Seconds after which a worker that still loads its model is killed; after which it refuses a model that took so long,
 at its start; and the same for a hot reload, where it must be less, as a successor has to load it at its start."""
-TURN, TURNS = 0.05, 30.0
+TURN, TURNS = 0.05, 10.0
 """Seconds between two looks whether another worker still loads the model, and for which a successor waits for that."""
 GIVE_UP, LOADING_GIVE_UP = 30.0, 300.0
 """Seconds without a worker that could load the model, after which the server ends; and where workers are killed while
@@ -347,10 +347,11 @@ class Supervisor:
         self.last_look = now
         if self.scoreboard.ready():
             self.ready_at = now
-        stalled = min(STALLED, max(1.0, self.settings.request_timeout))
+        patience = min(STALLED, max(1.0, self.settings.request_timeout))
         for pid, worker in self.workers.items():
             row, silence = self.scoreboard.row(worker.slot), self.silence(worker)
-            overdue = 0 < row[DUE] < now - OVERDUE and silence > SILENT
+            stalled = STALLED if row[LOADING] else patience  # a session that is made lets no other thread run
+            overdue = not row[LOADING] and 0 < row[DUE] < now - OVERDUE and silence > SILENT
             if (overdue or silence > stalled) and not worker.killed:
                 log.error("worker %d has no heartbeat: it is replaced", pid)
                 os.kill(pid, signal.SIGKILL)
@@ -383,7 +384,7 @@ class Supervisor:
             self.give_up(reason, after=LOADING_GIVE_UP if blamed else GIVE_UP)
         stalled = worker.killed and bool(self.scoreboard.row(worker.slot)[HEARTBEAT])  # not while it started
         self.scoreboard.clear(worker.slot)
-        self.scoreboard.blame(worker.slot, fault=stalled or -code in FAULTS, killed=-code == signal.SIGKILL)
+        self.scoreboard.blame(worker.slot, -code in FAULTS, -code == signal.SIGKILL, stalled)
         row = self.keeping.row(worker.slot)  # its queue is gone with it
         row[PENDING] = 0.0
         row[MARKS:] = memoryview(bytes(8 * len(row[MARKS:]))).cast("d")
@@ -490,6 +491,7 @@ class Supervisor:
                 row[LOADING] = 0.0
             if time.monotonic() > begun + most:
                 raise ModelError(f"Loading it takes more than {most:g} s. Train a smaller network.", path)
+            self.scoreboard.accept(slot, number)
             return predictor
 
         return load
