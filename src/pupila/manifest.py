@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from pupila.errors import ModelError
@@ -131,11 +130,6 @@ class Manifest:
                 "Pupila does not know both. Upgrade Pupila."
             )
         return manifest
-
-    @cached_property
-    def longest_name(self) -> int:
-        """Letters of the longest class name."""
-        return max(map(len, self.classes), default=0)
 
     def without_golden(self) -> dict[str, Any]:
         """Return what a person wants to read: all but the golden pictures, which their number replaces.

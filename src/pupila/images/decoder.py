@@ -39,7 +39,7 @@ FRAMINGS = ("squash", "letterbox")
 USUAL_SCANS = 10
 """Scans of a progressive JPEG as programs write it."""
 UNIT = 32
-"""Pixels a side of what a JPEG decodes at once, at most: one pixel wide, it is decoded as if it had so many."""
+"""Pixels a side that are decoded of a JPEG, at least."""
 READING = 40
 """How many pixels of a JPEG are read in the time in which one is decoded: a smaller scale skips none of them."""
 LEVEL = 3
@@ -173,16 +173,19 @@ def _most(limits: ImageLimits) -> int:
 def _draft(file: _Opened, size: int) -> tuple[tuple[int, int] | None, int]:
     """Have a big JPEG decoded at 1/2, 1/4 or 1/8, never below twice the size; return which size, and what it costs."""
     image, work = file.image, file.work
-    unit = UNIT if file.kind == "JPEG" else 1
-    area = math.prod(-(-side // unit) * unit for side in image.size)
-    pixels = whole = area * max(work.passes, USUAL_SCANS) // USUAL_SCANS
+    least = UNIT if file.kind == "JPEG" else 1
+    pixels = whole = _area(image, least) * max(work.passes, USUAL_SCANS) // USUAL_SCANS
     reduced = (2 * size, 2 * size) if min(image.size) >= 4 * size else None
     if reduced is not None:
         image.draft("RGB", reduced)
     if work.passes == 1:  # else all coefficients are kept, at whatever scale
-        pixels = max(area, whole // READING)
+        pixels = max(_area(image, least), whole // READING)  # of the size that was asked for
     times = formats.DECODINGS if formats.lacks_end(file.kind, file.data) else 1
     return reduced, times * (pixels + work.coded + work.parts)
+
+
+def _area(image: Image.Image, least: int) -> int:
+    return math.prod(max(side, least) for side in image.size)
 
 
 @_without_history

@@ -40,7 +40,8 @@ FEW_LISTED = 1_000
 def listed(parts: Sequence[Part], query: Query, predictor: Predictor) -> int:
     """Return how many probabilities and numbers of maps are in the answer, those with long names several times."""
     classes = min(query.top or 1, len(predictor.manifest.classes))
-    classes *= 1 + predictor.manifest.longest_name // LONG_NAME
+    if classes > 1:
+        classes *= 1 + max(map(len, predictor.manifest.classes)) // LONG_NAME
     return len(parts) * (classes + (predictor.map_size if query.explain else 0))
 
 

@@ -67,15 +67,15 @@ class Scoreboard(SharedTable):
     def blame(self, slot: int, fault: bool, killed: bool, stalled: bool) -> None:
         """Note for all workers whether the file that this one was loading is what ended it.
 
-        A `fault` of its own is, and so is what `stalled` it, unless another worker could load the file. If it was
-        `killed`, as where the system is short of memory, the file may be what takes it: it gets a second try.
+        A `fault` of its own is. What `stalled` it is, too, and if it was `killed`, as where the system is short of
+        memory, the file may be what takes it, and gets a second try; neither is if another worker could load the file.
         """
         rows = [self.row(each) for each in range(self.rows)]
         file, killed = rows[slot][LOADING], killed and not stalled
         again = killed and any(row[KILLED] == file for row in rows)
-        alone = stalled and not any(row[ACCEPTED] == file for row in rows)
+        is_accepted = any(row[ACCEPTED] == file for row in rows)
         rows[slot][KILLED] = file if killed else 0.0
-        if file and (fault or again or alone):
+        if file and (fault or ((again or stalled) and not is_accepted)):
             for row in rows:
                 row[DEADLY] = file
         rows[slot][LOADING] = 0.0
