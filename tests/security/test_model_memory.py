@@ -498,6 +498,7 @@ def test_what_a_session_takes_before_any_picture_is_looked_at(tmp_path: Path, mo
     """As if the largest weights were copied, and more often than three times."""
     monkeypatch.setattr(predictors, "COPIES", 0)
     monkeypatch.setattr(predictors, "MOST_MEMORY", 2**24)
+    give_memory_back()  # see below
     with pytest.raises(ModelError, match="It takes more than 16 MiB beside its size"):
         Predictor.load(write_bomb(tmp_path / "large.onnx", large_weights))
 
