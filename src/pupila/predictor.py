@@ -46,7 +46,8 @@ SLOWEST, GIVEN_UP = 5.0, 30.0
 Its cost is counted beforehand; this is for what ONNX Runtime makes of the graph. The largest recipe takes about 1."""
 MOST_MEMORY, COPIES = 2**30, 3
 """Bytes by which the process may grow for a picture, and for those that are computed together: four for each number
-that may be in memory at once, and much again for what ONNX Runtime makes of the graph."""
+that may be in memory at once, and much again for what ONNX Runtime makes of the graph; and how many times its own size
+a file may take beside that, while it is loaded."""
 TOGETHER_SECONDS = 1.0
 """What one call should take at most, so that deadlines are looked at between two."""
 MAX_MAP = 64

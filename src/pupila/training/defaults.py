@@ -119,10 +119,8 @@ def pooling_for(recipe: Recipe, stats: DatasetStats) -> tuple[str, str]:
     if recipe.pooling != "auto":
         return recipe.pooling, ""
     if stats.pretrained and stats.pictures < FEW:
-        return (
-            "root",
-            f"fewer than {FEW:,} pictures: the last two stages of trained weights know more than the last.",
-        )
+        reason = f"fewer than {FEW:,} pictures: the last two stages of trained weights know more than the last."
+        return "root", reason
     return "mean", "the last stage learns what it needs, as there are pictures enough or no trained weights."
 
 
@@ -173,7 +171,7 @@ def _batch_norm(_: Recipe, stats: DatasetStats) -> tuple[str, str]:
 CHOOSERS: dict[str, Callable[[Recipe, DatasetStats], tuple[float | str, str]]] = {
     "network_size": _network_size,
     "flip_average": lambda *_: ("off", "there are no trained weights to measure its gain with."),
-    "pooling": lambda recipe, stats: pooling_for(recipe, stats),
+    "pooling": pooling_for,
     "batch_norm": _batch_norm,
     "batch_size": _batch_size,
     "learning_rate": _learning_rate,
